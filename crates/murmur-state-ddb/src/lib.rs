@@ -1,0 +1,1 @@
+//! State stores, deduper and table helpers of Murmur on DynamoDB.

@@ -1,0 +1,478 @@
+//! What every store, deduper and checkpoint store must do, as code: run yours through it.
+//!
+//! Unstable by design: a new release may ask for more. Every function panics with the broken
+//! promise as its message, and uses names of its own, so that one table serves a whole suite.
+//! Races are real: call it on a runtime with several threads.
+//!
+//! ```
+//! # use murmur_state::{conformance, MemoryDeduper};
+//! # tokio::runtime::Builder::new_multi_thread().build().unwrap().block_on(async {
+//! conformance::deduper(MemoryDeduper::new()).await;
+//! conformance::checkpoints(MemoryDeduper::new()).await;
+//! # });
+//! ```
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken promise is a panic here")]
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+
+use crate::{
+    Add, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
+    Ledger, Monoid, Once, Outcome, Owner, PipelineName, Position, Random, Read, ReadExt, Replace,
+    Saved, SequenceNumber, Store, StoreError,
+};
+
+const TASKS: u64 = 8;
+const ROUNDS: u64 = 10;
+
+/// A store under test, with the monoid it holds and a supply of its values.
+#[derive(Debug)]
+pub struct Subject<M, S, F> {
+    store: Arc<S>,
+    monoid: M,
+    value: F,
+}
+
+impl<M, S, F> Subject<M, S, F>
+where
+    M: Monoid,
+    S: Store<M>,
+    F: Fn(u64) -> M::Value + Send + Sync,
+{
+    /// `value(n)` gives the n-th of any number of values, small enough that hundreds combine
+    /// without overflow.
+    pub fn new(store: S, monoid: M, value: F) -> Self {
+        Self { store: Arc::new(store), monoid, value }
+    }
+
+    fn add(&self, entity: &str, bucket: i64, n: u64) -> Add<M::Value> {
+        Add { key: key(entity, bucket), value: (self.value)(n), ttl: None }
+    }
+
+    fn once(&self, id: &str, adds: Vec<Add<M::Value>>) -> Once<M::Value> {
+        Once { id: EventId::new(id).unwrap(), created: None, adds }
+    }
+
+    fn fold(&self, values: impl IntoIterator<Item = u64>) -> M::Value {
+        values.into_iter().fold(self.monoid.identity(), |mut all, n| {
+            self.monoid.combine(&mut all, &(self.value)(n)).expect("the values overflow");
+            all
+        })
+    }
+
+    async fn expect(&self, entity: &str, bucket: i64, values: impl IntoIterator<Item = u64>) {
+        let key = key(entity, bucket);
+        let found = self.store.get(&key).await.unwrap();
+        assert_eq!(found, Some(self.fold(values)), "the value of {key}");
+    }
+
+    /// Every promise of [`Store`] and [`Read`].
+    pub async fn store(&self) {
+        self.missing_keys_are_none().await;
+        self.many_keys_are_answered_in_order().await;
+        self.merges_combine_in_a_batch_and_across_batches().await;
+        self.buckets_and_entities_are_kept_apart().await;
+        self.concurrent_merges_are_all_counted().await;
+    }
+
+    async fn missing_keys_are_none(&self) {
+        assert_eq!(self.store.get(&key("store/missing", 0)).await.unwrap(), None);
+        assert_eq!(self.store.get_many(&[]).await.unwrap(), Vec::new());
+        assert!(self.store.merge(&[], Deadline::NONE).await.is_empty());
+    }
+
+    async fn many_keys_are_answered_in_order(&self) {
+        let adds: Vec<_> =
+            (0..230).step_by(2).map(|n| self.add("store/many", n as i64, n)).collect();
+        merge(&*self.store, &adds).await;
+        // Over one service request's worth of keys, missing ones and repeated ones among them.
+        let asked: Vec<Key> =
+            (0..230).chain(0..230).rev().map(|n| key("store/many", n)).collect();
+        let found = self.store.get_many(&asked).await.unwrap();
+        assert_eq!(found.len(), asked.len(), "one answer per key");
+        for (key, found) in asked.iter().zip(found) {
+            let n = key.bucket() as u64;
+            let wanted = n.is_multiple_of(2).then(|| self.fold([n]));
+            assert_eq!(found, wanted, "the answer for {key}");
+        }
+    }
+
+    async fn merges_combine_in_a_batch_and_across_batches(&self) {
+        let add = |n| self.add("store/combine", 0, n);
+        merge(&*self.store, &[add(1), add(2), self.add("store/other", 0, 9), add(3)]).await;
+        merge(&*self.store, &[add(4)]).await;
+        self.expect("store/combine", 0, 1..=4).await;
+        self.expect("store/other", 0, [9]).await;
+    }
+
+    async fn buckets_and_entities_are_kept_apart(&self) {
+        let places = [("a", -1), ("a", 0), ("a", i64::MAX), ("ä/\"\u{1F980}", 0), ("a", i64::MIN)];
+        let adds: Vec<_> =
+            places.iter().zip(1..).map(|((entity, bucket), n)| self.add(entity, *bucket, n)).collect();
+        merge(&*self.store, &adds).await;
+        for ((entity, bucket), n) in places.iter().zip(1..) {
+            self.expect(entity, *bucket, [n]).await;
+        }
+    }
+
+    async fn concurrent_merges_are_all_counted(&self) {
+        let task = |task: u64| {
+            let store = Arc::clone(&self.store);
+            let adds: Vec<_> =
+                (0..ROUNDS).map(|n| self.add("store/race", 0, task * ROUNDS + n)).collect();
+            tokio::spawn(async move {
+                for add in &adds {
+                    merge(&*store, std::slice::from_ref(add)).await;
+                }
+            })
+        };
+        join_all((0..TASKS).map(task)).await.into_iter().for_each(|done| done.unwrap());
+        self.expect("store/race", 0, 0..TASKS * ROUNDS).await;
+    }
+}
+
+impl<M, S, F> Subject<M, S, F>
+where
+    M: Monoid,
+    S: ExactlyOnce<M>,
+    F: Fn(u64) -> M::Value + Send + Sync,
+{
+    /// Every promise of [`ExactlyOnce`]. For an idempotent monoid, whose store need not remember
+    /// ids, only what the state must be is checked.
+    pub async fn exactly_once(&self, markers: S::Markers) {
+        let markers = Arc::new(markers);
+        self.redelivery_changes_nothing(&markers).await;
+        self.repeats_within_a_batch_count_once(&markers).await;
+        self.an_event_is_finished_key_by_key(&markers).await;
+        self.concurrent_deliveries_count_once(&markers).await;
+        if !M::IDEMPOTENT {
+            self.pipelines_have_markers_of_their_own(&markers).await;
+            self.modes_do_not_mix(&markers).await;
+        }
+    }
+
+    async fn redelivery_changes_nothing(&self, markers: &S::Markers) {
+        let events: Vec<_> = (0..20)
+            .map(|n| self.once(&format!("again-{n}"), vec![self.add("once/again", n % 3, n as u64)]))
+            .collect();
+        apply(&*self.store, markers, &events).await;
+        // The same batch, a part of it, and regrouped with something new.
+        let repeated = apply(&*self.store, markers, &events).await;
+        if !M::IDEMPOTENT {
+            assert!(repeated.iter().all(|outcome| matches!(outcome, Outcome::Duplicate)));
+        }
+        apply(&*self.store, markers, &events[7..]).await;
+        let mut regrouped = events[15..].to_vec();
+        regrouped.push(self.once("again-20", vec![self.add("once/again", 2, 20)]));
+        apply(&*self.store, markers, &regrouped).await;
+        for bucket in 0..3 {
+            self.expect("once/again", bucket, (bucket as u64..=20).step_by(3)).await;
+        }
+    }
+
+    async fn repeats_within_a_batch_count_once(&self, markers: &S::Markers) {
+        let event = self.once("twice", vec![self.add("once/twice", 0, 3)]);
+        apply(&*self.store, markers, &[event.clone(), event]).await;
+        self.expect("once/twice", 0, [3]).await;
+        let entry = self.add("once/key-twice", 0, 5);
+        apply(&*self.store, markers, &[self.once("key-twice", vec![entry.clone(), entry])]).await;
+        self.expect("once/key-twice", 0, [5]).await;
+    }
+
+    async fn an_event_is_finished_key_by_key(&self, markers: &S::Markers) {
+        let (a, b) = (self.add("once/part", 1, 1), self.add("once/part", 2, 2));
+        apply(&*self.store, markers, &[self.once("part", vec![a.clone()])]).await;
+        let outcomes = apply(&*self.store, markers, &[self.once("part", vec![a, b])]).await;
+        assert!(matches!(outcomes[0], Outcome::Applied), "{outcomes:?}");
+        self.expect("once/part", 1, [1]).await;
+        self.expect("once/part", 2, [2]).await;
+    }
+
+    async fn concurrent_deliveries_count_once(&self, markers: &Arc<S::Markers>) {
+        let events: Vec<_> = (0..ROUNDS * 3)
+            .map(|n| {
+                let adds = vec![self.add("once/race", 0, n), self.add("once/race", 1, n)];
+                self.once(&format!("race-{n}"), adds)
+            })
+            .collect();
+        let task = |task: u64| {
+            let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
+            // Every task sends all events, each in batches cut at other places.
+            let batches: Vec<Vec<_>> =
+                events.chunks(task as usize + 1).map(<[Once<M::Value>]>::to_vec).collect();
+            tokio::spawn(async move {
+                for batch in &batches {
+                    apply(&*store, &markers, batch).await;
+                }
+            })
+        };
+        join_all((0..TASKS).map(task)).await.into_iter().for_each(|done| done.unwrap());
+        for bucket in 0..2 {
+            self.expect("once/race", bucket, 0..ROUNDS * 3).await;
+        }
+    }
+
+    async fn pipelines_have_markers_of_their_own(&self, markers: &S::Markers) {
+        let event = self.once("shared", vec![self.add("once/shared-a", 0, 1)]);
+        apply(&*self.store, markers, std::slice::from_ref(&event)).await;
+        let other = PipelineName::new("another").unwrap();
+        let event = Once { adds: vec![self.add("once/shared-b", 0, 1)], ..event };
+        self.store.apply(&other, markers, &[event], Deadline::NONE).await;
+        self.expect("once/shared-b", 0, [1]).await;
+    }
+
+    async fn modes_do_not_mix(&self, markers: &S::Markers) {
+        let add = self.add("once/mode", 0, 1);
+        apply(&*self.store, markers, &[self.once("mode", vec![add.clone()])]).await;
+        let outcomes = self.store.merge(&[add], Deadline::NONE).await;
+        assert!(
+            matches!(&outcomes[0], Outcome::Failed(error @ StoreError::OtherMode { .. }) if error.fault() == Fault::Setup),
+            "a plain merge into an exactly-once row must be refused: {outcomes:?}"
+        );
+        self.expect("once/mode", 0, [1]).await;
+    }
+}
+
+impl<M, S, F> Subject<M, S, F>
+where
+    M: Group,
+    S: Ledger<M>,
+    F: Fn(u64) -> M::Value + Send + Sync,
+{
+    /// Every promise of [`Ledger`].
+    pub async fn ledger(&self, markers: S::Markers) {
+        let markers = Arc::new(markers);
+        self.every_cell_of_the_rule_table(&markers).await;
+        self.items_move_between_keys(&markers).await;
+        self.any_interleaving_converges(&markers).await;
+    }
+
+    fn replace(&self, item: &str, at: Option<u64>, now: Vec<Add<M::Value>>) -> Replace<M::Value> {
+        let at = match at {
+            None => Position::Scan,
+            Some(n) => Position::Stream(SequenceNumber::new(n.to_string()).unwrap()),
+        };
+        Replace { item: ItemId::from_parts([item]), at, now }
+    }
+
+    async fn every_cell_of_the_rule_table(&self, markers: &S::Markers) {
+        // (known, then, what counts in the end)
+        type Seen = (Option<u64>, u64);
+        let cells: [(&[Seen], Seen, u64); 7] = [
+            (&[], (None, 2), 2),
+            (&[], (Some(5), 2), 2),
+            (&[(None, 1)], (None, 2), 1),
+            (&[(None, 1)], (Some(5), 2), 2),
+            (&[(Some(5), 1)], (None, 2), 1),
+            (&[(Some(5), 1)], (Some(6), 2), 2),
+            (&[(Some(5), 1)], (Some(5), 2), 1),
+        ];
+        for (n, (known, then, wanted)) in cells.iter().enumerate() {
+            let (item, entity) = (format!("cell-{n}"), format!("ledger/cell-{n}"));
+            for (at, value) in known.iter().chain([then]) {
+                let entry = self.replace(&item, *at, vec![self.add(&entity, 0, *value)]);
+                replace(&*self.store, markers, &[entry]).await;
+            }
+            self.expect(&entity, 0, [*wanted]).await;
+        }
+        let entry = |at| self.replace("older", Some(at), vec![self.add("ledger/older", 0, at)]);
+        let outcomes = replace(&*self.store, markers, &[entry(9), entry(8), entry(9)]).await;
+        assert!(
+            matches!(outcomes[..], [Outcome::Applied, Outcome::Superseded, Outcome::Duplicate]),
+            "{outcomes:?}"
+        );
+        self.expect("ledger/older", 0, [9]).await;
+    }
+
+    async fn items_move_between_keys(&self, markers: &S::Markers) {
+        let at = |at, entity: &[&str]| {
+            let now = entity.iter().map(|entity| self.add(entity, 0, 4)).collect();
+            self.replace("mover", Some(at), now)
+        };
+        let (a, b) = ("ledger/from", "ledger/to");
+        replace(&*self.store, markers, &[at(1, &[a])]).await;
+        replace(&*self.store, markers, &[at(2, &[b])]).await;
+        self.expect(a, 0, []).await;
+        self.expect(b, 0, [4]).await;
+        replace(&*self.store, markers, &[at(3, &[])]).await;
+        self.expect(b, 0, []).await;
+        // A scanned row that was read before the removal must not bring the item back.
+        let stale = self.replace("mover", None, vec![self.add(a, 0, 4)]);
+        replace(&*self.store, markers, &[stale]).await;
+        self.expect(a, 0, []).await;
+    }
+
+    async fn any_interleaving_converges(&self, markers: &Arc<S::Markers>) {
+        // Each item has versions 1..=ROUNDS; the last one is what must count in the end. Tasks
+        // deliver all of them in stream order, and scan rows of arbitrary age in between.
+        let items = 5;
+        let contribution =
+            |item: u64, version: u64| self.add("ledger/race", ((item + version) % 3) as i64, item + version);
+        let task = |task: u64| {
+            let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
+            let random = fastrand::Rng::with_seed(task);
+            let mut random = random;
+            let mut entries = Vec::new();
+            for version in 1..=ROUNDS {
+                for item in 0..items {
+                    let name = format!("race-{item}");
+                    let seen = vec![contribution(item, version)];
+                    if random.u8(..) < 80 {
+                        let stale = vec![contribution(item, random.u64(1..=ROUNDS))];
+                        entries.push(self.replace(&name, None, stale));
+                    }
+                    entries.push(self.replace(&name, Some(version), seen));
+                }
+            }
+            tokio::spawn(async move {
+                for batch in entries.chunks(3 + task as usize) {
+                    replace(&*store, &markers, batch).await;
+                }
+            })
+        };
+        join_all((0..TASKS / 2).map(task)).await.into_iter().for_each(|done| done.unwrap());
+        for bucket in 0..3 {
+            let last = (0..items).filter(|item| (item + ROUNDS) % 3 == bucket);
+            self.expect("ledger/race", bucket as i64, last.map(|item| item + ROUNDS)).await;
+        }
+    }
+}
+
+/// Every promise of [`Deduper`].
+pub async fn deduper<D: Deduper>(deduper: D) {
+    let deduper = Arc::new(deduper);
+    let random = Random::seeded(1);
+    let (a, b) = (Owner::new(&random), Owner::new(&random));
+    let claim = async |id: &str, owner: &Owner| deduper.claim(id, owner, Deadline::NONE).await.unwrap();
+    let release = async |id: &str, owner: &Owner| deduper.release(id, owner, Deadline::NONE).await.unwrap();
+
+    assert_eq!(claim("id-1", &a).await, Claim::First);
+    assert_eq!(claim("id-1", &b).await, Claim::Duplicate, "another owner's id");
+    assert_eq!(claim("id-1", &a).await, Claim::First, "a repeated claim of one's own");
+    assert_eq!(claim("id-2", &b).await, Claim::First, "another id");
+
+    release("id-1", &b).await;
+    assert_eq!(claim("id-1", &b).await, Claim::Duplicate, "nobody releases another's claim");
+    release("id-1", &a).await;
+    release("id-1", &a).await;
+    assert_eq!(claim("id-1", &b).await, Claim::First, "a released id is free");
+    release("never-claimed", &a).await;
+
+    for id in ["with spaces", "ä/🦀", &"long".repeat(200)] {
+        assert_eq!(claim(id, &a).await, Claim::First);
+        assert_eq!(claim(id, &b).await, Claim::Duplicate);
+    }
+
+    for round in 0..ROUNDS {
+        let task = |_| {
+            let (deduper, owner) = (Arc::clone(&deduper), Owner::new(&random));
+            tokio::spawn(async move {
+                deduper.claim(&format!("race-{round}"), &owner, Deadline::NONE).await.unwrap()
+            })
+        };
+        let answers = join_all((0..TASKS).map(task)).await;
+        let first = answers.into_iter().filter(|answer| *answer.as_ref().unwrap() == Claim::First);
+        assert_eq!(first.count(), 1, "exactly one of {TASKS} claims is the first");
+    }
+}
+
+/// Every promise of [`Checkpoints`].
+pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
+    let checkpoints = Arc::new(checkpoints);
+    let save = async |name: &str, data: &str, over| checkpoints.save(name, data, over).await.unwrap();
+    let load = async |name: &str| checkpoints.load(name).await.unwrap();
+
+    assert_eq!(load("c").await, None);
+    assert_eq!(save("c", "one", Some(1)).await, Saved::Conflict, "nothing to save over yet");
+    assert_eq!(save("c", "one", None).await, Saved::Version(1));
+    assert_eq!(save("c", "one", None).await, Saved::Version(1), "one's own save, repeated");
+    assert_eq!(save("c", "other", None).await, Saved::Conflict, "there is one already");
+    assert_eq!(save("c", "two", Some(1)).await, Saved::Version(2));
+    assert_eq!(save("c", "three", Some(1)).await, Saved::Conflict, "an old version");
+    let found = load("c").await.unwrap();
+    assert_eq!((found.data.as_str(), found.version), ("two", 2));
+    assert_eq!(load("d").await, None, "names are kept apart");
+
+    for round in 0..ROUNDS {
+        let version = load("c").await.unwrap().version;
+        let task = |task: u64| {
+            let checkpoints = Arc::clone(&checkpoints);
+            tokio::spawn(async move {
+                let data = format!("{round}-{task}");
+                (checkpoints.save("c", &data, Some(version)).await.unwrap(), data)
+            })
+        };
+        let answers = join_all((0..TASKS).map(task)).await;
+        let mut winners = answers
+            .into_iter()
+            .map(|answer| answer.unwrap())
+            .filter(|(saved, _)| *saved == Saved::Version(version + 1));
+        let (_, data) = winners.next().expect("one of the concurrent saves succeeds");
+        assert!(winners.next().is_none(), "only one of the concurrent saves succeeds");
+        assert_eq!(load("c").await.unwrap().data, data);
+    }
+}
+
+fn key(entity: &str, bucket: i64) -> Key {
+    Key::new(entity, bucket).unwrap()
+}
+
+fn pipeline() -> PipelineName {
+    PipelineName::new("conformance").unwrap()
+}
+
+/// Merges, sending again what lost to contention: that was not applied.
+async fn merge<M: Monoid, S: Store<M>>(store: &S, adds: &[Add<M::Value>]) {
+    let mut pending = adds.to_vec();
+    while !pending.is_empty() {
+        let outcomes = store.merge(&pending, Deadline::NONE).await;
+        pending = unfinished(pending, &outcomes);
+    }
+}
+
+async fn apply<M: Monoid, S: ExactlyOnce<M>>(
+    store: &S,
+    markers: &S::Markers,
+    events: &[Once<M::Value>],
+) -> Vec<Outcome> {
+    let first = store.apply(&pipeline(), markers, events, Deadline::NONE).await;
+    let mut pending = unfinished(events.to_vec(), &first);
+    while !pending.is_empty() {
+        let outcomes = store.apply(&pipeline(), markers, &pending, Deadline::NONE).await;
+        pending = unfinished(pending, &outcomes);
+    }
+    first
+}
+
+async fn replace<M: Group, S: Ledger<M>>(
+    store: &S,
+    markers: &S::Markers,
+    items: &[Replace<M::Value>],
+) -> Vec<Outcome> {
+    let first = store.replace(&pipeline(), markers, items, Deadline::NONE).await;
+    let mut pending = unfinished(items.to_vec(), &first);
+    while !pending.is_empty() {
+        let outcomes = store.replace(&pipeline(), markers, &pending, Deadline::NONE).await;
+        pending = unfinished(pending, &outcomes);
+    }
+    first
+}
+
+fn unfinished<E>(entries: Vec<E>, outcomes: &[Outcome]) -> Vec<E> {
+    assert_eq!(entries.len(), outcomes.len(), "one outcome per entry");
+    entries
+        .into_iter()
+        .zip(outcomes)
+        .filter(|(_, outcome)| match outcome {
+            Outcome::Applied | Outcome::Duplicate | Outcome::Superseded => false,
+            Outcome::Blocked => true,
+            Outcome::Failed(error) => {
+                assert_eq!(error.fault(), Fault::Contention, "unexpected failure: {error:?}");
+                true
+            }
+        })
+        .map(|(entry, _)| entry)
+        .collect()
+}

@@ -1,0 +1,81 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::StoreError;
+use crate::time::{Deadline, Random};
+
+/// Who holds a claim: random, so that nobody releases a claim of somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Owner(String);
+
+impl Owner {
+    /// A new owner, unlike any other.
+    pub fn new(random: &Random) -> Self {
+        Self(format!("{:032x}", random.bits()))
+    }
+
+    /// The owner's name, 32 hexadecimal digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The id is this owner's now (or was already: a claim whose answer was lost).
+    First,
+    /// Another owner has it.
+    Duplicate,
+}
+
+/// Remembers ids so that each is acted upon once.
+///
+/// # Contract
+///
+/// Of any number of concurrent claims of one id by different owners, exactly one is
+/// [`Claim::First`]. The same owner claiming again gets `First` again. An id is remembered for
+/// at least the time the implementation was made with, and is free again after it.
+///
+/// # Errors
+///
+/// A failed claim may have been made; claim again with the same owner to find out.
+///
+/// # Cancel safety
+///
+/// Not cancel safe: a dropped `claim` may have claimed the id, a dropped `release` may or may
+/// not have freed it. Both are safe to repeat with the same owner.
+pub trait Deduper: Send + Sync + 'static {
+    /// Claims `id` for `owner`.
+    fn claim(
+        &self,
+        id: &str,
+        owner: &Owner,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
+
+    /// Gives `id` back if `owner` holds it; does nothing otherwise.
+    fn release(
+        &self,
+        id: &str,
+        owner: &Owner,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<D: Deduper> Deduper for Arc<D> {
+    async fn claim(&self, id: &str, owner: &Owner, deadline: Deadline) -> Result<Claim, StoreError> {
+        D::claim(self, id, owner, deadline).await
+    }
+
+    async fn release(&self, id: &str, owner: &Owner, deadline: Deadline) -> Result<(), StoreError> {
+        D::release(self, id, owner, deadline).await
+    }
+}

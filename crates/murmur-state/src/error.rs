@@ -1,0 +1,223 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::ids::{IdError, Key};
+use crate::time::Timestamp;
+
+/// The error behind an error, kept for `source()`; shared, because one failed write can be the
+/// answer to many records.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
+
+/// Where a store error happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The kind of store, for example `Int64SumStore`.
+    pub store: &'static str,
+    /// The table, or what stands for it.
+    pub table: Arc<str>,
+    /// The row, where one is to blame.
+    pub key: Option<Key>,
+}
+
+impl Place {
+    /// A table as a whole.
+    pub fn table(store: &'static str, table: impl Into<Arc<str>>) -> Self {
+        Self { store, table: table.into(), key: None }
+    }
+
+    /// The same table, at `key`.
+    pub fn at(&self, key: &Key) -> Self {
+        Self { key: Some(key.clone()), ..self.clone() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} on table `{}`", self.store, self.table)?;
+        match &self.key {
+            Some(key) => write!(f, ", key {key}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a failure asks of the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// This one record can never be stored; its neighbours are not concerned. Hand it to a
+    /// person (the callback for rejected records) or report it.
+    Record,
+    /// Others got in the way (throttling, a conflict). Trying again helps and costs only time.
+    Contention,
+    /// The service or the way to it failed. Trying again may help; attempts are limited.
+    Transient,
+    /// Nothing will work until somebody mends the set-up (a missing table, no permission, a row
+    /// of the wrong shape). The records are fine: report them, so that they come again.
+    Setup,
+}
+
+/// Why a store could not do what it was asked.
+///
+/// [`fault`](StoreError::fault) says what the caller can do about it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The table's or partition's capacity is used up.
+    #[error("{place}: throttled; it is tried again while time allows, more capacity helps")]
+    Throttled {
+        /// Where.
+        place: Place,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// Another writer was at the same row.
+    #[error("{place}: another writer was at the same row; it is tried again while time allows")]
+    Conflict {
+        /// Where.
+        place: Place,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// A compare-and-swap lost to other writers as often as it was allowed to.
+    #[error(
+        "{place}: lost the compare-and-swap {attempts} times; raise `max_retries`, or spread the writes over more keys"
+    )]
+    RetriesExhausted {
+        /// Where.
+        place: Place,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// A server error, a timeout or a broken connection.
+    #[error("{place}: the request failed{}", if *may_have_applied { ", and may have been applied" } else { "" })]
+    Unavailable {
+        /// Where.
+        place: Place,
+        /// Whether the write may have happened although no answer came.
+        may_have_applied: bool,
+        /// What failed.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The deadline passed before the work could be done.
+    #[error("{place}: not finished before the deadline; it was not begun, and is safe to send again")]
+    DeadlinePassed {
+        /// Where.
+        place: Place,
+    },
+    /// The record names a key or id that cannot exist.
+    #[error("the record's key or id cannot be used")]
+    InvalidId(#[source] IdError),
+    /// The result would not fit the row.
+    #[error("{place}: the value would leave the range of a 64-bit integer; the total is unchanged")]
+    Overflow {
+        /// Where.
+        place: Place,
+    },
+    /// The service refused this one value (too large by itself, malformed).
+    #[error("{place}: the service refused the value: {reason}")]
+    InvalidValue {
+        /// Where.
+        place: Place,
+        /// What it said.
+        reason: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The event is too old to be told from one already taken.
+    #[error("{place}: the event of {created:?} is older than the store remembers events; not applied")]
+    TooOld {
+        /// Where.
+        place: Place,
+        /// When the event was created.
+        created: Timestamp,
+    },
+    /// A row has grown to the service's size limit.
+    #[error("{place}: the row is at the item size limit of 400 KB; split the key, or use a smaller value")]
+    RowTooLarge {
+        /// Where.
+        place: Place,
+    },
+    /// A row of the table does not have the shape this store writes.
+    #[error("{place}: attribute `{attribute}` is {found}, expected {expected}; mend the row, or point the pipeline at its own table")]
+    WrongShape {
+        /// Where.
+        place: Place,
+        /// Which attribute.
+        attribute: &'static str,
+        /// What it is.
+        found: String,
+        /// What it should be.
+        expected: &'static str,
+        /// The decoding error, for bytes.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The row belongs to another delivery mode.
+    #[error(
+        "{place}: the row was written by {found}, and this is {wanted}; modes never mix in a table, use a new state table"
+    )]
+    OtherMode {
+        /// Where.
+        place: Place,
+        /// The mode whose traces the row carries.
+        found: &'static str,
+        /// The mode of this write.
+        wanted: &'static str,
+    },
+    /// The set-up is wrong: `advice` says what to do.
+    #[error("{place}: {advice}")]
+    Setup {
+        /// Where.
+        place: Place,
+        /// What to do.
+        advice: String,
+        /// What failed.
+        #[source]
+        source: Option<Cause>,
+    },
+}
+
+impl StoreError {
+    /// What the failure asks of the caller.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::InvalidId(_) | Self::Overflow { .. } | Self::InvalidValue { .. } | Self::TooOld { .. } => {
+                Fault::Record
+            }
+            Self::Throttled { .. } | Self::Conflict { .. } | Self::RetriesExhausted { .. } => {
+                Fault::Contention
+            }
+            Self::Unavailable { .. } | Self::DeadlinePassed { .. } => Fault::Transient,
+            Self::RowTooLarge { .. }
+            | Self::WrongShape { .. }
+            | Self::OtherMode { .. }
+            | Self::Setup { .. } => Fault::Setup,
+        }
+    }
+
+    /// Whether trying the same again can help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.fault(), Fault::Contention | Fault::Transient)
+    }
+}
+
+/// A setting that cannot be used; the message names it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("option `{option}`: {reason}")]
+pub struct OptionError {
+    /// The option's name, as the builder method is called.
+    pub option: &'static str,
+    /// What is wrong with it, and what would be right.
+    pub reason: String,
+}
+
+impl OptionError {
+    /// An error about `option`.
+    pub fn new(option: &'static str, reason: impl Into<String>) -> Self {
+        Self { option, reason: reason.into() }
+    }
+}

@@ -1,0 +1,362 @@
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// DynamoDB's limit on a partition key value, in bytes.
+const MAX_PARTITION_KEY_BYTES: usize = 2048;
+
+/// Marker keys longer than this carry a hash of their tail instead.
+const MAX_PLAIN_MARKER_BYTES: usize = 512;
+
+/// Why a name or id was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdError {
+    /// An entity of no characters: DynamoDB has no empty keys.
+    #[error("the entity is empty; give every record a key of at least one character, or none at all")]
+    EmptyEntity,
+    /// An entity over DynamoDB's limit for partition keys.
+    #[error("the entity has {bytes} bytes, over DynamoDB's limit of {MAX_PARTITION_KEY_BYTES}; shorten or hash it")]
+    EntityTooLong {
+        /// Its length in bytes of UTF-8.
+        bytes: usize,
+    },
+    /// An event id of no characters would make all such events one.
+    #[error("the event id is empty; without it a redelivered event cannot be told from a new one")]
+    EmptyEventId,
+    /// Not a decimal number.
+    #[error("`{0}` is not a sequence number; expected decimal digits only")]
+    SequenceNumber(String),
+    /// A pipeline name outside the alphabet that keeps marker keys unambiguous.
+    #[error("`{0}` is not a pipeline name; use 1 to 128 of the characters A-Z a-z 0-9 _ - .")]
+    PipelineName(String),
+}
+
+/// The address of one row of state: an entity and a time bucket.
+///
+/// Cloning is cheap. Ordered by entity, then bucket.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    entity: Arc<str>,
+    bucket: i64,
+}
+
+impl Key {
+    /// The key of `entity` in `bucket`; bucket 0 is used where there is no window.
+    ///
+    /// # Errors
+    ///
+    /// [`IdError`] if the entity is empty or longer than 2,048 bytes, which no row could hold.
+    pub fn new(entity: impl Into<Arc<str>>, bucket: i64) -> Result<Self, IdError> {
+        let entity = entity.into();
+        match entity.len() {
+            0 => Err(IdError::EmptyEntity),
+            bytes if bytes > MAX_PARTITION_KEY_BYTES => Err(IdError::EntityTooLong { bytes }),
+            _ => Ok(Self { entity, bucket }),
+        }
+    }
+
+    /// Whom or what the row is about (`pk`).
+    pub fn entity(&self) -> &str {
+        &self.entity
+    }
+
+    /// The time bucket (`sk`); 0 where there is no window.
+    pub fn bucket(&self) -> i64 {
+        self.bucket
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "({:?}, {})", self.entity, self.bucket)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key{self}")
+    }
+}
+
+/// What makes an event the same event when it comes again.
+///
+/// For a stream record the stream's `eventID`, for a scanned row a name made of its primary key.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct EventId(Arc<str>);
+
+impl EventId {
+    /// The id `id`.
+    ///
+    /// # Errors
+    ///
+    /// [`IdError::EmptyEventId`] if it is empty.
+    pub fn new(id: impl Into<Arc<str>>) -> Result<Self, IdError> {
+        let id = id.into();
+        if id.is_empty() { Err(IdError::EmptyEventId) } else { Ok(Self(id)) }
+    }
+
+    /// The id as given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for EventId {
+    type Error = IdError;
+    fn try_from(id: String) -> Result<Self, IdError> {
+        Self::new(id)
+    }
+}
+
+impl From<EventId> for String {
+    fn from(id: EventId) -> Self {
+        id.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a source item, made of its primary key: the same in a scan and in the stream.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct ItemId(Arc<str>);
+
+impl ItemId {
+    /// The id made of `parts` in order; injective, because each part carries its length.
+    pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut name = String::new();
+        for part in parts {
+            push_part(&mut name, part);
+        }
+        Self(name.into())
+    }
+
+    /// The id's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The event that is "this item was scanned": the same in every run over the same table.
+    pub fn scan_event(&self) -> EventId {
+        EventId(format!("scan/{}", self.0).into())
+    }
+}
+
+impl fmt::Display for ItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A stream record's sequence number: 21 to 40 digits from AWS, here any number of digits.
+///
+/// Compared as a number, shown as it was given: Lambda wants it back letter for letter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct SequenceNumber(Arc<str>);
+
+impl SequenceNumber {
+    /// Reads a sequence number.
+    ///
+    /// # Errors
+    ///
+    /// [`IdError::SequenceNumber`] if it is empty or has anything but decimal digits.
+    pub fn new(digits: impl Into<Arc<str>>) -> Result<Self, IdError> {
+        let digits = digits.into();
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(IdError::SequenceNumber(digits.as_ref().to_owned()));
+        }
+        Ok(Self(digits))
+    }
+
+    /// The digits as given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn significant(&self) -> &str {
+        self.0.trim_start_matches('0')
+    }
+}
+
+impl PartialEq for SequenceNumber {
+    fn eq(&self, other: &Self) -> bool {
+        self.significant() == other.significant()
+    }
+}
+
+impl Eq for SequenceNumber {}
+
+impl Hash for SequenceNumber {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.significant().hash(state);
+    }
+}
+
+impl Ord for SequenceNumber {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let (a, b) = (self.significant(), other.significant());
+        a.len().cmp(&b.len()).then_with(|| a.cmp(b))
+    }
+}
+
+impl PartialOrd for SequenceNumber {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl TryFrom<String> for SequenceNumber {
+    type Error = IdError;
+    fn try_from(digits: String) -> Result<Self, IdError> {
+        Self::new(digits)
+    }
+}
+
+impl From<SequenceNumber> for String {
+    fn from(number: SequenceNumber) -> Self {
+        number.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for SequenceNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A pipeline's name: names its markers and metrics, and stays the same for its life.
+///
+/// Its alphabet (`A-Z a-z 0-9 _ - .`, 1 to 128 of them) leaves `/` to separate it from what
+/// follows in a marker key, so that two pipelines never share one.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PipelineName(Arc<str>);
+
+impl PipelineName {
+    /// The name `name`.
+    ///
+    /// # Errors
+    ///
+    /// [`IdError::PipelineName`] if it is empty, too long or outside the alphabet.
+    pub fn new(name: impl Into<Arc<str>>) -> Result<Self, IdError> {
+        let name = name.into();
+        let fits = (1..=128).contains(&name.len())
+            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        if fits { Ok(Self(name)) } else { Err(IdError::PipelineName(name.as_ref().to_owned())) }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key of one of this pipeline's rows in a marker table.
+    ///
+    /// Injective in (`kind`, `parts`): parts carry their lengths, and where the key would be
+    /// longer than 512 bytes they are replaced by their SHA-256. `kind` is a word of Murmur's.
+    pub fn marker(&self, kind: &str, parts: &[&str]) -> String {
+        let mut tail = String::new();
+        for part in parts {
+            push_part(&mut tail, part);
+        }
+        let plain = format!("{}/{kind}/{tail}", self.0);
+        if plain.len() <= MAX_PLAIN_MARKER_BYTES {
+            return plain;
+        }
+        let digest: String =
+            Sha256::digest(tail.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{}/{kind}#sha256/{digest}", self.0)
+    }
+}
+
+impl fmt::Display for PipelineName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn push_part(into: &mut String, part: &str) {
+    into.push_str(&part.len().to_string());
+    into.push(':');
+    into.push_str(part);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn number(digits: &str) -> SequenceNumber {
+        SequenceNumber::new(digits).unwrap()
+    }
+
+    #[test]
+    fn sequence_numbers_compare_as_numbers_of_any_length() {
+        let forty = "9".repeat(40);
+        assert!(number("9") < number("10"));
+        assert!(number("99999999999999999999999999999999999999") < number(&forty));
+        assert_eq!(number("0007"), number("7"));
+        assert_eq!(number("0007").as_str(), "0007");
+        assert!(SequenceNumber::new("").is_err());
+        assert!(SequenceNumber::new("12a").is_err());
+        assert!(SequenceNumber::new("-1").is_err());
+    }
+
+    #[test]
+    fn keys_that_no_row_could_hold_are_refused() {
+        assert_eq!(Key::new("", 0), Err(IdError::EmptyEntity));
+        assert!(Key::new("x".repeat(2048), 0).is_ok());
+        assert_eq!(Key::new("é".repeat(1025), 0), Err(IdError::EntityTooLong { bytes: 2050 }));
+        assert_eq!(EventId::new(""), Err(IdError::EmptyEventId));
+    }
+
+    #[test]
+    fn pipeline_names_keep_to_their_alphabet() {
+        assert!(PipelineName::new("order_totals-v2.1").is_ok());
+        for bad in ["", "a/b", "a b", "ä", &"x".repeat(129)] {
+            assert!(PipelineName::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn sequence_numbers_agree_with_integers(a: u128, b: u128) {
+            let (x, y) = (number(&a.to_string()), number(&format!("000{b}")));
+            prop_assert_eq!(x.cmp(&y), a.cmp(&b));
+            prop_assert_eq!(x == y, a == b);
+        }
+
+        #[test]
+        fn markers_and_item_ids_are_injective(
+            a in proptest::collection::vec("[0-9:/ab]{0,6}", 0..4),
+            b in proptest::collection::vec("[0-9:/ab]{0,6}", 0..4),
+        ) {
+            let refs = |parts: &[String]| parts.iter().map(|p| p.as_str().to_owned()).collect::<Vec<_>>();
+            let (ra, rb) = (refs(&a), refs(&b));
+            let (sa, sb): (Vec<&str>, Vec<&str>) =
+                (ra.iter().map(String::as_str).collect(), rb.iter().map(String::as_str).collect());
+            let name = PipelineName::new("p").unwrap();
+            prop_assert_eq!(name.marker("claim", &sa) == name.marker("claim", &sb), a == b);
+            prop_assert_eq!(ItemId::from_parts(sa) == ItemId::from_parts(sb), a == b);
+        }
+    }
+
+    #[test]
+    fn long_markers_are_hashed_and_still_begin_with_the_name() {
+        let name = PipelineName::new("likes").unwrap();
+        let (long, other) = ("x".repeat(600), "y".repeat(600));
+        let marker = name.marker("claim", &[&long]);
+        assert!(marker.starts_with("likes/claim#sha256/") && marker.len() < 128);
+        assert_ne!(marker, name.marker("claim", &[&other]));
+        assert_eq!(name.marker("claim", &["e1"]), "likes/claim/2:e1");
+    }
+}

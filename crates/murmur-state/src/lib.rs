@@ -1,0 +1,31 @@
+#![doc = include_str!("../README.md")]
+
+mod checkpoint;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod dedup;
+mod error;
+mod handoff;
+mod ids;
+mod memory;
+mod metrics;
+mod monoid;
+mod retry;
+mod store;
+mod time;
+
+pub use checkpoint::{Checkpoint, Checkpoints, Saved};
+pub use dedup::{Claim, Deduper, Owner};
+pub use error::{Cause, Fault, OptionError, Place, StoreError};
+pub use handoff::{HandoffError, HandoffShard, HandoffToken};
+pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
+pub use memory::{MemoryDeduper, MemoryStore};
+pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
+pub use monoid::{
+    Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Overflow,
+};
+pub use retry::{Retry, RetryPolicy};
+pub use store::{
+    Add, ExactlyOnce, Ledger, Once, Outcome, Position, Read, ReadExt, Replace, Store,
+};
+pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};

@@ -1,0 +1,374 @@
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+
+use crate::checkpoint::{Checkpoint, Checkpoints, Saved};
+use crate::dedup::{Claim, Deduper, Owner};
+use crate::error::{Fault, Place, StoreError};
+use crate::ids::{ItemId, Key, PipelineName};
+use crate::monoid::{Group, Monoid, Overflow};
+use crate::store::{Add, ExactlyOnce, Ledger, Once, Outcome, Position, Read, Replace, Store};
+use crate::time::{Clock, Deadline, SystemClock, Timestamp};
+
+const STORE: &str = "MemoryStore";
+
+/// A store in this process: the reference for what every other store must do, and what tests of
+/// pipelines run on. It holds everything until it is dropped; clones share the rows.
+#[derive(Clone)]
+pub struct MemoryStore<M: Monoid> {
+    monoid: M,
+    place: Place,
+    inner: Arc<Mutex<Inner<M::Value>>>,
+}
+
+struct Inner<V> {
+    rows: BTreeMap<Key, Row<V>>,
+    ledger: HashMap<ItemId, Entry<V>>,
+}
+
+#[derive(Clone)]
+struct Row<V> {
+    value: V,
+    ttl: Option<i64>,
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Merge,
+    ExactlyOnce,
+    Ledger,
+}
+
+impl Mode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Merge => "a mode without ids (at-least-once or claim-first)",
+            Self::ExactlyOnce => "exactly-once",
+            Self::Ledger => "ledger",
+        }
+    }
+}
+
+struct Entry<V> {
+    at: Position,
+    now: Vec<Add<V>>,
+}
+
+impl<M: Monoid> MemoryStore<M> {
+    /// An empty store.
+    pub fn new(monoid: M) -> Self {
+        Self {
+            monoid,
+            place: Place::table(STORE, "memory"),
+            inner: Arc::new(Mutex::new(Inner { rows: BTreeMap::new(), ledger: HashMap::new() })),
+        }
+    }
+
+    /// Every row: key, value, and when it may be removed (seconds since the epoch).
+    pub fn rows(&self) -> Vec<(Key, M::Value, Option<i64>)> {
+        let inner = self.lock();
+        inner.rows.iter().map(|(key, row)| (key.clone(), row.value.clone(), row.ttl)).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner<M::Value>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(
+        &self,
+        rows: &mut BTreeMap<Key, Row<M::Value>>,
+        add: &Add<M::Value>,
+        mode: Mode,
+    ) -> Result<(), StoreError> {
+        let mut value = match rows.get(&add.key) {
+            Some(row) if row.mode != mode => {
+                return Err(StoreError::OtherMode {
+                    place: self.place.at(&add.key),
+                    found: row.mode.name(),
+                    wanted: mode.name(),
+                });
+            }
+            Some(row) => row.value.clone(),
+            None => self.monoid.identity(),
+        };
+        self.monoid
+            .combine(&mut value, &add.value)
+            .map_err(|Overflow| StoreError::Overflow { place: self.place.at(&add.key) })?;
+        rows.insert(add.key.clone(), Row { value, ttl: add.ttl, mode });
+        Ok(())
+    }
+}
+
+impl<M: Monoid> fmt::Debug for MemoryStore<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(STORE).field("rows", &self.lock().rows.len()).finish_non_exhaustive()
+    }
+}
+
+/// Keys at which an entry failed for a reason that is not its own.
+#[derive(Default)]
+struct Stopped(HashSet<Key>);
+
+impl Stopped {
+    fn blocks<V>(&self, adds: &[Add<V>]) -> bool {
+        adds.iter().any(|add| self.0.contains(&add.key))
+    }
+
+    fn note<V>(&mut self, error: &StoreError, adds: &[Add<V>]) {
+        if error.fault() != Fault::Record {
+            self.0.extend(adds.iter().map(|add| add.key.clone()));
+        }
+    }
+}
+
+impl<M: Monoid> Read<M::Value> for MemoryStore<M> {
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
+        let inner = self.lock();
+        Ok(keys.iter().map(|key| inner.rows.get(key).map(|row| row.value.clone())).collect())
+    }
+}
+
+impl<M: Monoid> Store<M> for MemoryStore<M> {
+    async fn merge(&self, adds: &[Add<M::Value>], _deadline: Deadline) -> Vec<Outcome> {
+        let mut inner = self.lock();
+        let mut stopped = Stopped::default();
+        adds.iter()
+            .map(|add| {
+                if stopped.blocks(std::slice::from_ref(add)) {
+                    return Outcome::Blocked;
+                }
+                match self.add(&mut inner.rows, add, Mode::Merge) {
+                    Ok(()) => Outcome::Applied,
+                    Err(error) => {
+                        stopped.note(&error, std::slice::from_ref(add));
+                        Outcome::Failed(error)
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
+impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
+    type Markers = MemoryDeduper;
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        events: &[Once<M::Value>],
+        _deadline: Deadline,
+    ) -> Vec<Outcome> {
+        // State first, then markers, always: the two locks make one transaction.
+        let mut inner = self.lock();
+        let mut marked = markers.lock();
+        let mut stopped = Stopped::default();
+        events
+            .iter()
+            .map(|event| {
+                if stopped.blocks(&event.adds) {
+                    return Outcome::Blocked;
+                }
+                let mut applied = false;
+                for add in &event.adds {
+                    let bucket = add.key.bucket().to_string();
+                    let marker =
+                        pipeline.marker("once", &[add.key.entity(), &bucket, event.id.as_str()]);
+                    if marked.once.contains(&marker) {
+                        continue;
+                    }
+                    if let Err(error) = self.add(&mut inner.rows, add, Mode::ExactlyOnce) {
+                        stopped.note(&error, &event.adds);
+                        return Outcome::Failed(error);
+                    }
+                    marked.once.insert(marker);
+                    applied = true;
+                }
+                // An event without keys has nothing to repeat.
+                if applied || event.adds.is_empty() { Outcome::Applied } else { Outcome::Duplicate }
+            })
+            .collect()
+    }
+}
+
+impl<M: Group> MemoryStore<M> {
+    /// The rows that change when `item` turns from `before` to `now`, or why they cannot.
+    fn turn(
+        &self,
+        rows: &BTreeMap<Key, Row<M::Value>>,
+        before: &[Add<M::Value>],
+        now: &[Add<M::Value>],
+    ) -> Result<BTreeMap<Key, Row<M::Value>>, StoreError> {
+        let mut changed: BTreeMap<Key, Row<M::Value>> = before
+            .iter()
+            .chain(now)
+            .filter_map(|add| Some((add.key.clone(), rows.get(&add.key)?.clone())))
+            .collect();
+        for add in before {
+            let value = self
+                .monoid
+                .invert(&add.value)
+                .map_err(|Overflow| StoreError::Overflow { place: self.place.at(&add.key) })?;
+            self.add(&mut changed, &Add { value, ..add.clone() }, Mode::Ledger)?;
+        }
+        for add in now {
+            self.add(&mut changed, add, Mode::Ledger)?;
+        }
+        Ok(changed)
+    }
+}
+
+impl<M: Group> Ledger<M> for MemoryStore<M> {
+    async fn replace(
+        &self,
+        _pipeline: &PipelineName,
+        _markers: &MemoryDeduper,
+        items: &[Replace<M::Value>],
+        _deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let mut inner = self.lock();
+        let mut stopped = Stopped::default();
+        items
+            .iter()
+            .map(|entry| {
+                if stopped.blocks(&entry.now) {
+                    return Outcome::Blocked;
+                }
+                let known = inner.ledger.get(&entry.item);
+                match (known.map(|known| &known.at), &entry.at) {
+                    (Some(Position::Scan), Position::Scan) => return Outcome::Duplicate,
+                    (Some(Position::Stream(_)), Position::Scan) => return Outcome::Superseded,
+                    (Some(Position::Stream(seen)), Position::Stream(at)) if at == seen => {
+                        return Outcome::Duplicate;
+                    }
+                    (Some(Position::Stream(seen)), Position::Stream(at)) if at < seen => {
+                        return Outcome::Superseded;
+                    }
+                    _ => {}
+                }
+                let before = known.map_or(&[][..], |known| &known.now);
+                match self.turn(&inner.rows, before, &entry.now) {
+                    Ok(changed) => {
+                        inner.rows.extend(changed);
+                        let now = Entry { at: entry.at.clone(), now: entry.now.clone() };
+                        inner.ledger.insert(entry.item.clone(), now);
+                        Outcome::Applied
+                    }
+                    Err(error) => {
+                        stopped.note(&error, &entry.now);
+                        Outcome::Failed(error)
+                    }
+                }
+            })
+            .collect()
+    }
+}
+
+/// How long a [`MemoryDeduper`] remembers a claim unless told otherwise: a stream's 24 hours of
+/// retention twice over.
+const REMEMBERED: Duration = Duration::from_secs(48 * 3600);
+
+/// The marker table in this process: claims, markers of events taken, checkpoints. Clones share
+/// it. Claims expire by its clock; the markers of exactly-once stay until it is dropped.
+#[derive(Clone)]
+pub struct MemoryDeduper {
+    ttl: Duration,
+    clock: Arc<dyn Clock>,
+    marked: Arc<Mutex<Marked>>,
+}
+
+#[derive(Default)]
+struct Marked {
+    claims: HashMap<String, (Owner, Timestamp)>,
+    once: HashSet<String>,
+    checkpoints: HashMap<String, Checkpoint>,
+}
+
+impl MemoryDeduper {
+    /// An empty one that remembers claims for 48 hours of the machine's clock.
+    pub fn new() -> Self {
+        Self::with_ttl(REMEMBERED, SystemClock::shared())
+    }
+
+    /// An empty one that remembers claims for `ttl` by `clock`.
+    pub fn with_ttl(ttl: Duration, clock: Arc<dyn Clock>) -> Self {
+        Self { ttl, clock, marked: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Marked> {
+        self.marked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for MemoryDeduper {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryDeduper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let marked = self.lock();
+        f.debug_struct("MemoryDeduper")
+            .field("claims", &marked.claims.len())
+            .field("once", &marked.once.len())
+            .field("checkpoints", &marked.checkpoints.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Deduper for MemoryDeduper {
+    async fn claim(&self, id: &str, owner: &Owner, _deadline: Deadline) -> Result<Claim, StoreError> {
+        let now = self.clock.now();
+        let mut marked = self.lock();
+        match marked.claims.get(id) {
+            Some((holder, until)) if *until > now => {
+                Ok(if holder == owner { Claim::First } else { Claim::Duplicate })
+            }
+            _ => {
+                marked.claims.insert(id.to_owned(), (owner.clone(), now.plus(self.ttl)));
+                Ok(Claim::First)
+            }
+        }
+    }
+
+    async fn release(&self, id: &str, owner: &Owner, _deadline: Deadline) -> Result<(), StoreError> {
+        let mut marked = self.lock();
+        if marked.claims.get(id).is_some_and(|(holder, _)| holder == owner) {
+            marked.claims.remove(id);
+        }
+        Ok(())
+    }
+}
+
+impl Checkpoints for MemoryDeduper {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
+        Box::pin(async move { Ok(self.lock().checkpoints.get(name).cloned()) })
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        data: &'a str,
+        over: Option<u64>,
+    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        Box::pin(async move {
+            let mut marked = self.lock();
+            let known = marked.checkpoints.get(name);
+            let next = Checkpoint { data: data.to_owned(), version: over.map_or(1, |over| over + 1) };
+            if known == Some(&next) {
+                return Ok(Saved::Version(next.version));
+            }
+            if known.map(|known| known.version) != over {
+                return Ok(Saved::Conflict);
+            }
+            let version = next.version;
+            marked.checkpoints.insert(name.to_owned(), next);
+            Ok(Saved::Version(version))
+        })
+    }
+}

@@ -1,0 +1,100 @@
+use std::fmt::Debug;
+
+/// Two values could not be combined: the result does not fit the value's type.
+///
+/// Nothing is wrapped or saturated: a total that would be wrong is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the combined value does not fit its type; keep such totals in a wider unit or split the key")]
+pub struct Overflow;
+
+/// How the values of one key are put together.
+///
+/// # Contract
+///
+/// For all values `a`, `b`, `c` for which no step overflows:
+///
+/// - `combine` is associative and **commutative**. Records of one key meet in whatever order
+///   retries, shards and parallel segments bring them, so an order-sensitive fold is not a
+///   `Monoid`. ("First" and "last" are minimum and maximum over a time the user gives.)
+/// - [`identity`](Monoid::identity) combined with `a` is `a`.
+/// - If [`IDEMPOTENT`](Monoid::IDEMPOTENT) is true, `a` combined with `a` is `a`. Redelivery
+///   then needs no bookkeeping, and Murmur writes none.
+///
+/// `murmur_core::laws` checks all of it on values of your choosing.
+pub trait Monoid: Clone + Send + Sync + 'static {
+    /// What one record gives, before [`lift`](Monoid::lift).
+    type Input;
+    /// What a row holds.
+    type Value: Clone + PartialEq + Debug + Send + Sync + 'static;
+
+    /// Whether combining a value with itself changes nothing.
+    const IDEMPOTENT: bool = false;
+
+    /// The value of a row to which nothing was added.
+    fn identity(&self) -> Self::Value;
+
+    /// Turns one record's input into a value.
+    fn lift(&self, input: Self::Input) -> Self::Value;
+
+    /// Combines `other` into `into`.
+    ///
+    /// # Errors
+    ///
+    /// [`Overflow`] if the result does not fit; `into` is unchanged then.
+    fn combine(&self, into: &mut Self::Value, other: &Self::Value) -> Result<(), Overflow>;
+}
+
+/// A monoid whose every value has an inverse, so that what was added can be taken back.
+///
+/// # Contract
+///
+/// `a` combined with `invert(a)` is the identity, wherever `invert` does not overflow.
+pub trait Group: Monoid {
+    /// The value that undoes `value`.
+    ///
+    /// # Errors
+    ///
+    /// [`Overflow`] if the inverse does not fit (the negative of `i64::MIN`).
+    fn invert(&self, value: &Self::Value) -> Result<Self::Value, Overflow>;
+}
+
+/// Monoids that are integer addition: a store may add with one atomic instruction.
+pub trait Additive: Group<Value = i64> {}
+
+/// Monoids that keep the greatest integer: a store may write only if greater.
+pub trait KeepsGreatest: Monoid<Value = i64> {}
+
+/// Monoids that keep the least integer: a store may write only if less.
+pub trait KeepsLeast: Monoid<Value = i64> {}
+
+/// Bytes in a state row are not an encoding this monoid knows.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot decode the stored value: {reason}")]
+pub struct CodecError {
+    reason: String,
+}
+
+impl CodecError {
+    /// An error that says what was found and what was expected.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// A monoid whose values can be kept as bytes.
+///
+/// # Contract
+///
+/// `decode(encode(v)) == v`, and equal values encode to equal bytes. The first byte names the
+/// version of the encoding, so that a later release can read what an earlier one wrote.
+pub trait Codec: Monoid {
+    /// The value's bytes.
+    fn encode(&self, value: &Self::Value) -> Vec<u8>;
+
+    /// The value of these bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`CodecError`] if the bytes are truncated, or of a version or kind not known here.
+    fn decode(&self, bytes: &[u8]) -> Result<Self::Value, CodecError>;
+}

@@ -1,0 +1,246 @@
+use std::sync::Arc;
+
+use crate::error::StoreError;
+use crate::ids::{EventId, ItemId, Key, PipelineName, SequenceNumber};
+use crate::monoid::{Group, Monoid};
+use crate::time::{Deadline, Timestamp};
+
+/// A value to be combined into one row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Add<V> {
+    /// Which row.
+    pub key: Key,
+    /// What is combined into it.
+    pub value: V,
+    /// When the row may be removed: seconds since the epoch, `None` for never.
+    pub ttl: Option<i64>,
+}
+
+/// An event that each of its keys takes at most once.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Once<V> {
+    /// What makes it the same event when it comes again.
+    pub id: EventId,
+    /// When it was created, as its source says; `None` if the source does not say.
+    pub created: Option<Timestamp>,
+    /// What it adds, one entry per key. A second entry of the same key counts as a duplicate.
+    pub adds: Vec<Add<V>>,
+}
+
+/// What one source item contributes from now on, in place of what it contributed before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replace<V> {
+    /// The item.
+    pub item: ItemId,
+    /// Where this version of it was seen.
+    pub at: Position,
+    /// All it contributes now, one entry per key; nothing for an item that is gone or skipped.
+    pub now: Vec<Add<V>>,
+}
+
+/// Where a version of an item was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// In a scan of the table, which no sequence number orders against the stream.
+    Scan,
+    /// In the stream, at this sequence number.
+    Stream(SequenceNumber),
+}
+
+/// What became of one entry of a batch.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// It is in the state now.
+    Applied,
+    /// It was in the state already, on every key; nothing changed.
+    Duplicate,
+    /// A later version of its item is in the state; nothing changed.
+    Superseded,
+    /// An earlier entry of one of its keys failed, so this one was not tried.
+    Blocked,
+    /// It is not in the state, or only on some of its keys; the error says why.
+    Failed(StoreError),
+}
+
+/// Reading the state.
+///
+/// # Contract
+///
+/// `get_many` answers every key asked for, in the order asked, also if a key is asked for twice.
+///
+/// # Missing keys
+///
+/// `None`. A row of the wrong shape is an error, never a missing value.
+///
+/// # Consistency
+///
+/// A read that begins after a write was answered sees it, unless the implementation was told
+/// otherwise by name.
+///
+/// # Cancel safety
+///
+/// Cancel safe: reading changes nothing.
+pub trait Read<V>: Send + Sync + 'static {
+    /// The values of `keys`, one answer each.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; there is no partial answer.
+    fn get_many(
+        &self,
+        keys: &[Key],
+    ) -> impl Future<Output = Result<Vec<Option<V>>, StoreError>> + Send;
+}
+
+/// Conveniences over [`Read`].
+pub trait ReadExt<V>: Read<V> {
+    /// The value of one key.
+    fn get(&self, key: &Key) -> impl Future<Output = Result<Option<V>, StoreError>> + Send {
+        async move { Ok(self.get_many(std::slice::from_ref(key)).await?.pop().flatten()) }
+    }
+}
+
+impl<V, R: Read<V> + ?Sized> ReadExt<V> for R {}
+
+/// A state store for a monoid: the least a pipeline needs.
+///
+/// # Contract
+///
+/// `merge` combines each entry into its row and answers each, in order. Entries of one key are
+/// combined in the order given; entries of different keys in any order, concurrently.
+///
+/// # Atomicity
+///
+/// Each entry is one atomic read-modify-write of its row. Entries are not atomic together.
+///
+/// # Delivery
+///
+/// At least once. An implementation may try again only what it knows was not applied; a failure
+/// that [may have been applied](StoreError::Unavailable) is returned, and the caller decides
+/// whether to risk counting it twice. For an idempotent monoid there is no such risk.
+///
+/// # Errors
+///
+/// One per entry, as [`Outcome::Failed`]. After a failure that is not the entry's own fault
+/// ([`Fault::Record`](crate::Fault::Record)), later entries of the same key are
+/// [`Outcome::Blocked`] and not tried. Neighbours on other keys are never concerned.
+///
+/// # Cancel safety
+///
+/// Not cancel safe: if the future is dropped, each entry may or may not have been applied.
+pub trait Store<M: Monoid>: Read<M::Value> {
+    /// Combines `adds` into their rows, each as often as it is asked to.
+    fn merge(
+        &self,
+        adds: &[Add<M::Value>],
+        deadline: Deadline,
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
+}
+
+/// A store that knows which events a row has taken.
+///
+/// # Contract
+///
+/// Each key of an event takes it at most once, however often, in whatever company and from
+/// however many callers at a time it is sent. An event is [`Outcome::Applied`] once every key
+/// has it and at least one took it now, [`Outcome::Duplicate`] if every key had it before.
+/// Sending the same events again after any failure is safe and finishes what was begun.
+///
+/// # Ordering, Atomicity, Errors
+///
+/// As for [`Store`]. Keys of one event are exact each by itself, not atomic together.
+///
+/// # Cancel safety
+///
+/// Dropping the future may leave any part of the batch applied; sending it again is safe.
+pub trait ExactlyOnce<M: Monoid>: Store<M> {
+    /// Where the store keeps what does not fit a row.
+    type Markers: Send + Sync + 'static;
+
+    /// Applies each event to each of its keys at most once.
+    fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        events: &[Once<M::Value>],
+        deadline: Deadline,
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
+}
+
+/// A store that knows what each source item contributes: scan and stream may overlap.
+///
+/// # Contract
+///
+/// With ∅ for "never seen", S(c) for "contributes c, seen by a scan" and T(s, c) for
+/// "contributes c, seen in the stream at s", an entry with contribution n does this:
+///
+/// | known | at `Scan` | at `Stream(s)` |
+/// |---|---|---|
+/// | ∅ | S(n), +n | T(s, n), +n |
+/// | S(c) | unchanged | T(s, n), n − c |
+/// | T(s′, c), s > s′ | unchanged | T(s, n), n − c |
+/// | T(s′, c), s ≤ s′ | unchanged | unchanged |
+///
+/// "Unchanged" is answered [`Outcome::Duplicate`] where the same position or another scan was
+/// there before, else [`Outcome::Superseded`]. At all times a row's value is the sum of the
+/// contributions that name its key.
+///
+/// # Atomicity
+///
+/// An item's contribution and all rows it changes are changed together or not at all.
+///
+/// # Errors, Cancel safety
+///
+/// As for [`ExactlyOnce`].
+pub trait Ledger<M: Group>: ExactlyOnce<M> {
+    /// Makes each item contribute what its entry says.
+    fn replace(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[Replace<M::Value>],
+        deadline: Deadline,
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<V, R: Read<V>> Read<V> for Arc<R> {
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<V>>, StoreError> {
+        R::get_many(self, keys).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Monoid, S: Store<M>> Store<M> for Arc<S> {
+    async fn merge(&self, adds: &[Add<M::Value>], deadline: Deadline) -> Vec<Outcome> {
+        S::merge(self, adds, deadline).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Arc<S> {
+    type Markers = S::Markers;
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        events: &[Once<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        S::apply(self, pipeline, markers, events, deadline).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
+    async fn replace(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[Replace<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        S::replace(self, pipeline, markers, items, deadline).await
+    }
+}

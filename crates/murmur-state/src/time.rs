@@ -1,0 +1,248 @@
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z, negative before it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The point `millis` milliseconds after the epoch.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// The point `secs` seconds after the epoch; saturates at the ends of the range.
+    pub const fn from_secs(secs: i64) -> Self {
+        Self(secs.saturating_mul(1000))
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, rounded down also before it.
+    pub const fn as_secs(self) -> i64 {
+        self.0.div_euclid(1000)
+    }
+
+    /// This point moved later by `by`; saturates.
+    pub fn plus(self, by: Duration) -> Self {
+        Self(self.0.saturating_add(millis(by)))
+    }
+
+    /// This point moved earlier by `by`; saturates.
+    pub fn minus(self, by: Duration) -> Self {
+        Self(self.0.saturating_sub(millis(by)))
+    }
+
+    /// How long after `earlier` this is; zero if it is not after it.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+impl From<SystemTime> for Timestamp {
+    fn from(time: SystemTime) -> Self {
+        match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => Self(millis(after)),
+            Err(before) => {
+                // Round down, as everywhere: half a millisecond before the epoch is −1.
+                let before = before.duration();
+                let whole = millis(before);
+                let rest = before.subsec_nanos() % 1_000_000 != 0;
+                Self(whole.saturating_neg().saturating_sub(i64::from(rest)))
+            }
+        }
+    }
+}
+
+/// Where time comes from: the one place to replace it in tests and simulations.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The wall clock, which may be wrong and may step.
+    fn now(&self) -> Timestamp;
+
+    /// Time since some fixed point of this clock's own; never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// Completes once `duration` has passed. Cancel safe.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// The machine's clock; sleeps on tokio's timer.
+///
+/// Under tokio's paused time `monotonic` and `sleep` are virtual, `now` is not.
+#[derive(Debug, Clone)]
+pub struct SystemClock {
+    origin: tokio::time::Instant,
+}
+
+impl SystemClock {
+    /// A clock whose monotonic time begins now.
+    pub fn new() -> Self {
+        Self { origin: tokio::time::Instant::now() }
+    }
+
+    /// The same, shared.
+    pub fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self::new())
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        SystemTime::now().into()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// A clock that stands still until it is moved; a sleep moves it and returns at once.
+#[derive(Debug, Clone)]
+pub struct ManualClock {
+    state: Arc<Mutex<(Timestamp, Duration)>>,
+}
+
+impl ManualClock {
+    /// A clock that shows `now`.
+    pub fn new(now: Timestamp) -> Self {
+        Self { state: Arc::new(Mutex::new((now, Duration::ZERO))) }
+    }
+
+    /// Moves wall and monotonic time on by `by`.
+    pub fn advance(&self, by: Duration) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = (state.0.plus(by), state.1.saturating_add(by));
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let clock = self.clone();
+        Box::pin(async move { clock.advance(duration) })
+    }
+}
+
+/// The point of a clock's monotonic time past which an operation must not go on.
+///
+/// Whoever takes a `Deadline` starts nothing new after it, bounds what it sends by what is left,
+/// and reports what it could not finish; it does not rely on being cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(Option<Duration>);
+
+impl Deadline {
+    /// No deadline.
+    pub const NONE: Self = Self(None);
+
+    /// The deadline `within` from now on `clock`.
+    pub fn within(clock: &dyn Clock, within: Duration) -> Self {
+        Self(Some(clock.monotonic().saturating_add(within)))
+    }
+
+    /// The earlier of the two.
+    pub fn earlier(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(a), Some(b)) => Self(Some(a.min(b))),
+            (a, b) => Self(a.or(b)),
+        }
+    }
+
+    /// What is left on `clock`; `None` if there is no deadline, zero if it has passed.
+    pub fn remaining(self, clock: &dyn Clock) -> Option<Duration> {
+        self.0.map(|at| at.saturating_sub(clock.monotonic()))
+    }
+
+    /// Whether it has passed.
+    pub fn passed(self, clock: &dyn Clock) -> bool {
+        self.remaining(clock).is_some_and(|left| left.is_zero())
+    }
+}
+
+/// Randomness for jitter and owner tokens: seeded in tests, from the system otherwise.
+///
+/// Not for secrets.
+#[derive(Debug, Clone)]
+pub struct Random(Arc<Mutex<fastrand::Rng>>);
+
+impl Random {
+    /// Seeded by the system.
+    pub fn new() -> Self {
+        Self(Arc::new(Mutex::new(fastrand::Rng::new())))
+    }
+
+    /// The same numbers for the same seed.
+    pub fn seeded(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))
+    }
+
+    /// 128 random bits.
+    pub fn bits(&self) -> u128 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).u128(..)
+    }
+
+    /// A duration drawn uniformly from zero to `max`, both included: full jitter.
+    pub fn up_to(&self, max: Duration) -> Duration {
+        let nanos = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX);
+        Duration::from_nanos(self.0.lock().unwrap_or_else(PoisonError::into_inner).u64(0..=nanos))
+    }
+}
+
+impl Default for Random {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_round_down_on_both_sides_of_1970() {
+        assert_eq!(Timestamp::from_millis(-1).as_secs(), -1);
+        assert_eq!(Timestamp::from_millis(1999).as_secs(), 1);
+        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_micros(500)).as_millis(), -1);
+        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_millis(2)).as_millis(), -2);
+        assert_eq!(Timestamp::from_secs(i64::MAX).as_millis(), i64::MAX);
+    }
+
+    #[test]
+    fn a_deadline_counts_down_and_stays_at_zero() {
+        let clock = ManualClock::new(Timestamp::from_secs(0));
+        let deadline = Deadline::within(&clock, Duration::from_secs(2));
+        assert_eq!(deadline.remaining(&clock), Some(Duration::from_secs(2)));
+        clock.advance(Duration::from_secs(3));
+        assert!(deadline.passed(&clock));
+        assert!(!Deadline::NONE.passed(&clock));
+        assert_eq!(Deadline::NONE.earlier(deadline), deadline);
+    }
+}

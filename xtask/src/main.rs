@@ -1,0 +1,2 @@
+//! Tasks of the Murmur workspace: demo, integration tests, checks.
+fn main() {}
