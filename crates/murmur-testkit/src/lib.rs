@@ -1,1 +1,15 @@
-//! What the tests of Murmur share: servers, faults, emulators.
+//! What the tests of Murmur share: a DynamoDB to talk to, and stand-ins for what cannot run here.
+//!
+//! - [`Dynamo`]: the DynamoDB of a test: the server that [`ENDPOINT_VAR`] names, else an embedded one.
+//! - [`Embedded`]: that embedded server by itself, for whoever needs the database behind it.
+//! - [`wire`]: faults between a client and its server.
+//!
+//! Not published, and no part of what a user depends on. What goes wrong here is the failure of a
+//! test, so the helpers for tests panic with a message instead of returning an error.
+
+mod dynamo;
+mod embedded;
+pub mod wire;
+
+pub use dynamo::{Dynamo, ENDPOINT_VAR};
+pub use embedded::Embedded;
