@@ -1,1 +1,23 @@
+#![doc = include_str!("../README.md")]
 
+pub mod decimal;
+mod decode;
+mod delivery;
+pub mod laws;
+mod monoids;
+mod pipeline;
+mod plan;
+mod processor;
+mod record;
+mod window;
+
+pub use decode::{BoxError, Decoded, Decoder, Side, View};
+pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
+pub use pipeline::{
+    BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Repeats, Stored, Valued,
+};
+pub use processor::{Processor, ProcessorBuilder, RecordError, RecordOutcome, Rejected};
+pub use record::{Change, EventName, Record, Row, item_id};
+/// The attribute types that records, decoders and sources speak of.
+pub use serde_dynamo::{AttributeValue, Item};
+pub use window::{Window, read_range};

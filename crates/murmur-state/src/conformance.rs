@@ -12,7 +12,11 @@
 //! # });
 //! ```
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a broken promise is a panic here")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a broken promise is a panic here"
+)]
 
 use std::sync::Arc;
 
@@ -44,22 +48,38 @@ where
     /// `value(n)` gives the n-th of any number of values, small enough that hundreds combine
     /// without overflow.
     pub fn new(store: S, monoid: M, value: F) -> Self {
-        Self { store: Arc::new(store), monoid, value }
+        Self {
+            store: Arc::new(store),
+            monoid,
+            value,
+        }
     }
 
     fn add(&self, entity: &str, bucket: i64, n: u64) -> Add<M::Value> {
-        Add { key: key(entity, bucket), value: (self.value)(n), ttl: None }
+        Add {
+            key: key(entity, bucket),
+            value: (self.value)(n),
+            ttl: None,
+        }
     }
 
     fn once(&self, id: &str, adds: Vec<Add<M::Value>>) -> Once<M::Value> {
-        Once { id: EventId::new(id).unwrap(), created: None, adds }
+        Once {
+            id: EventId::new(id).unwrap(),
+            created: None,
+            adds,
+        }
     }
 
     fn fold(&self, values: impl IntoIterator<Item = u64>) -> M::Value {
-        values.into_iter().fold(self.monoid.identity(), |mut all, n| {
-            self.monoid.combine(&mut all, &(self.value)(n)).expect("the values overflow");
-            all
-        })
+        values
+            .into_iter()
+            .fold(self.monoid.identity(), |mut all, n| {
+                self.monoid
+                    .combine(&mut all, &(self.value)(n))
+                    .expect("the values overflow");
+                all
+            })
     }
 
     async fn expect(&self, entity: &str, bucket: i64, values: impl IntoIterator<Item = u64>) {
@@ -78,18 +98,26 @@ where
     }
 
     async fn missing_keys_are_none(&self) {
-        assert_eq!(self.store.get(&key("store/missing", 0)).await.unwrap(), None);
+        assert_eq!(
+            self.store.get(&key("store/missing", 0)).await.unwrap(),
+            None
+        );
         assert_eq!(self.store.get_many(&[]).await.unwrap(), Vec::new());
         assert!(self.store.merge(&[], Deadline::NONE).await.is_empty());
     }
 
     async fn many_keys_are_answered_in_order(&self) {
-        let adds: Vec<_> =
-            (0..230).step_by(2).map(|n| self.add("store/many", n as i64, n)).collect();
+        let adds: Vec<_> = (0..230)
+            .step_by(2)
+            .map(|n| self.add("store/many", n as i64, n))
+            .collect();
         merge(&*self.store, &adds).await;
         // Over one service request's worth of keys, missing ones and repeated ones among them.
-        let asked: Vec<Key> =
-            (0..230).chain(0..230).rev().map(|n| key("store/many", n)).collect();
+        let asked: Vec<Key> = (0..230)
+            .chain(0..230)
+            .rev()
+            .map(|n| key("store/many", n))
+            .collect();
         let found = self.store.get_many(&asked).await.unwrap();
         assert_eq!(found.len(), asked.len(), "one answer per key");
         for (key, found) in asked.iter().zip(found) {
@@ -101,16 +129,29 @@ where
 
     async fn merges_combine_in_a_batch_and_across_batches(&self) {
         let add = |n| self.add("store/combine", 0, n);
-        merge(&*self.store, &[add(1), add(2), self.add("store/other", 0, 9), add(3)]).await;
+        merge(
+            &*self.store,
+            &[add(1), add(2), self.add("store/other", 0, 9), add(3)],
+        )
+        .await;
         merge(&*self.store, &[add(4)]).await;
         self.expect("store/combine", 0, 1..=4).await;
         self.expect("store/other", 0, [9]).await;
     }
 
     async fn buckets_and_entities_are_kept_apart(&self) {
-        let places = [("a", -1), ("a", 0), ("a", i64::MAX), ("ä/\"\u{1F980}", 0), ("a", i64::MIN)];
-        let adds: Vec<_> =
-            places.iter().zip(1..).map(|((entity, bucket), n)| self.add(entity, *bucket, n)).collect();
+        let places = [
+            ("a", -1),
+            ("a", 0),
+            ("a", i64::MAX),
+            ("ä/\"\u{1F980}", 0),
+            ("a", i64::MIN),
+        ];
+        let adds: Vec<_> = places
+            .iter()
+            .zip(1..)
+            .map(|((entity, bucket), n)| self.add(entity, *bucket, n))
+            .collect();
         merge(&*self.store, &adds).await;
         for ((entity, bucket), n) in places.iter().zip(1..) {
             self.expect(entity, *bucket, [n]).await;
@@ -120,15 +161,19 @@ where
     async fn concurrent_merges_are_all_counted(&self) {
         let task = |task: u64| {
             let store = Arc::clone(&self.store);
-            let adds: Vec<_> =
-                (0..ROUNDS).map(|n| self.add("store/race", 0, task * ROUNDS + n)).collect();
+            let adds: Vec<_> = (0..ROUNDS)
+                .map(|n| self.add("store/race", 0, task * ROUNDS + n))
+                .collect();
             tokio::spawn(async move {
                 for add in &adds {
                     merge(&*store, std::slice::from_ref(add)).await;
                 }
             })
         };
-        join_all((0..TASKS).map(task)).await.into_iter().for_each(|done| done.unwrap());
+        join_all((0..TASKS).map(task))
+            .await
+            .into_iter()
+            .for_each(|done| done.unwrap());
         self.expect("store/race", 0, 0..TASKS * ROUNDS).await;
     }
 }
@@ -155,20 +200,30 @@ where
 
     async fn redelivery_changes_nothing(&self, markers: &S::Markers) {
         let events: Vec<_> = (0..20)
-            .map(|n| self.once(&format!("again-{n}"), vec![self.add("once/again", n % 3, n as u64)]))
+            .map(|n| {
+                self.once(
+                    &format!("again-{n}"),
+                    vec![self.add("once/again", n % 3, n as u64)],
+                )
+            })
             .collect();
         apply(&*self.store, markers, &events).await;
         // The same batch, a part of it, and regrouped with something new.
         let repeated = apply(&*self.store, markers, &events).await;
         if !M::IDEMPOTENT {
-            assert!(repeated.iter().all(|outcome| matches!(outcome, Outcome::Duplicate)));
+            assert!(
+                repeated
+                    .iter()
+                    .all(|outcome| matches!(outcome, Outcome::Duplicate))
+            );
         }
         apply(&*self.store, markers, &events[7..]).await;
         let mut regrouped = events[15..].to_vec();
         regrouped.push(self.once("again-20", vec![self.add("once/again", 2, 20)]));
         apply(&*self.store, markers, &regrouped).await;
         for bucket in 0..3 {
-            self.expect("once/again", bucket, (bucket as u64..=20).step_by(3)).await;
+            self.expect("once/again", bucket, (bucket as u64..=20).step_by(3))
+                .await;
         }
     }
 
@@ -177,7 +232,12 @@ where
         apply(&*self.store, markers, &[event.clone(), event]).await;
         self.expect("once/twice", 0, [3]).await;
         let entry = self.add("once/key-twice", 0, 5);
-        apply(&*self.store, markers, &[self.once("key-twice", vec![entry.clone(), entry])]).await;
+        apply(
+            &*self.store,
+            markers,
+            &[self.once("key-twice", vec![entry.clone(), entry])],
+        )
+        .await;
         self.expect("once/key-twice", 0, [5]).await;
     }
 
@@ -200,15 +260,20 @@ where
         let task = |task: u64| {
             let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
             // Every task sends all events, each in batches cut at other places.
-            let batches: Vec<Vec<_>> =
-                events.chunks(task as usize + 1).map(<[Once<M::Value>]>::to_vec).collect();
+            let batches: Vec<Vec<_>> = events
+                .chunks(task as usize + 1)
+                .map(<[Once<M::Value>]>::to_vec)
+                .collect();
             tokio::spawn(async move {
                 for batch in &batches {
                     apply(&*store, &markers, batch).await;
                 }
             })
         };
-        join_all((0..TASKS).map(task)).await.into_iter().for_each(|done| done.unwrap());
+        join_all((0..TASKS).map(task))
+            .await
+            .into_iter()
+            .for_each(|done| done.unwrap());
         for bucket in 0..2 {
             self.expect("once/race", bucket, 0..ROUNDS * 3).await;
         }
@@ -218,14 +283,24 @@ where
         let event = self.once("shared", vec![self.add("once/shared-a", 0, 1)]);
         apply(&*self.store, markers, std::slice::from_ref(&event)).await;
         let other = PipelineName::new("another").unwrap();
-        let event = Once { adds: vec![self.add("once/shared-b", 0, 1)], ..event };
-        self.store.apply(&other, markers, &[event], Deadline::NONE).await;
+        let event = Once {
+            adds: vec![self.add("once/shared-b", 0, 1)],
+            ..event
+        };
+        self.store
+            .apply(&other, markers, &[event], Deadline::NONE)
+            .await;
         self.expect("once/shared-b", 0, [1]).await;
     }
 
     async fn modes_do_not_mix(&self, markers: &S::Markers) {
         let add = self.add("once/mode", 0, 1);
-        apply(&*self.store, markers, &[self.once("mode", vec![add.clone()])]).await;
+        apply(
+            &*self.store,
+            markers,
+            &[self.once("mode", vec![add.clone()])],
+        )
+        .await;
         let outcomes = self.store.merge(&[add], Deadline::NONE).await;
         assert!(
             matches!(&outcomes[0], Outcome::Failed(error @ StoreError::OtherMode { .. }) if error.fault() == Fault::Setup),
@@ -254,7 +329,11 @@ where
             None => Position::Scan,
             Some(n) => Position::Stream(SequenceNumber::new(n.to_string()).unwrap()),
         };
-        Replace { item: ItemId::from_parts([item]), at, now }
+        Replace {
+            item: ItemId::from_parts([item]),
+            at,
+            now,
+        }
     }
 
     async fn every_cell_of_the_rule_table(&self, markers: &S::Markers) {
@@ -280,7 +359,10 @@ where
         let entry = |at| self.replace("older", Some(at), vec![self.add("ledger/older", 0, at)]);
         let outcomes = replace(&*self.store, markers, &[entry(9), entry(8), entry(9)]).await;
         assert!(
-            matches!(outcomes[..], [Outcome::Applied, Outcome::Superseded, Outcome::Duplicate]),
+            matches!(
+                outcomes[..],
+                [Outcome::Applied, Outcome::Superseded, Outcome::Duplicate]
+            ),
             "{outcomes:?}"
         );
         self.expect("ledger/older", 0, [9]).await;
@@ -308,8 +390,9 @@ where
         // Each item has versions 1..=ROUNDS; the last one is what must count in the end. Tasks
         // deliver all of them in stream order, and scan rows of arbitrary age in between.
         let items = 5;
-        let contribution =
-            |item: u64, version: u64| self.add("ledger/race", ((item + version) % 3) as i64, item + version);
+        let contribution = |item: u64, version: u64| {
+            self.add("ledger/race", ((item + version) % 3) as i64, item + version)
+        };
         let task = |task: u64| {
             let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
             let random = fastrand::Rng::with_seed(task);
@@ -332,10 +415,14 @@ where
                 }
             })
         };
-        join_all((0..TASKS / 2).map(task)).await.into_iter().for_each(|done| done.unwrap());
+        join_all((0..TASKS / 2).map(task))
+            .await
+            .into_iter()
+            .for_each(|done| done.unwrap());
         for bucket in 0..3 {
             let last = (0..items).filter(|item| (item + ROUNDS) % 3 == bucket);
-            self.expect("ledger/race", bucket as i64, last.map(|item| item + ROUNDS)).await;
+            self.expect("ledger/race", bucket as i64, last.map(|item| item + ROUNDS))
+                .await;
         }
     }
 }
@@ -345,19 +432,37 @@ pub async fn deduper<D: Deduper>(deduper: D) {
     let deduper = Arc::new(deduper);
     let random = Random::seeded(1);
     let (a, b) = (Owner::new(&random), Owner::new(&random));
-    let claim = async |id: &str, owner: &Owner| deduper.claim(id, owner, Deadline::NONE).await.unwrap();
-    let release = async |id: &str, owner: &Owner| deduper.release(id, owner, Deadline::NONE).await.unwrap();
+    let claim =
+        async |id: &str, owner: &Owner| deduper.claim(id, owner, Deadline::NONE).await.unwrap();
+    let release =
+        async |id: &str, owner: &Owner| deduper.release(id, owner, Deadline::NONE).await.unwrap();
 
     assert_eq!(claim("id-1", &a).await, Claim::First);
-    assert_eq!(claim("id-1", &b).await, Claim::Duplicate, "another owner's id");
-    assert_eq!(claim("id-1", &a).await, Claim::First, "a repeated claim of one's own");
+    assert_eq!(
+        claim("id-1", &b).await,
+        Claim::Duplicate,
+        "another owner's id"
+    );
+    assert_eq!(
+        claim("id-1", &a).await,
+        Claim::First,
+        "a repeated claim of one's own"
+    );
     assert_eq!(claim("id-2", &b).await, Claim::First, "another id");
 
     release("id-1", &b).await;
-    assert_eq!(claim("id-1", &b).await, Claim::Duplicate, "nobody releases another's claim");
+    assert_eq!(
+        claim("id-1", &b).await,
+        Claim::Duplicate,
+        "nobody releases another's claim"
+    );
     release("id-1", &a).await;
     release("id-1", &a).await;
-    assert_eq!(claim("id-1", &b).await, Claim::First, "a released id is free");
+    assert_eq!(
+        claim("id-1", &b).await,
+        Claim::First,
+        "a released id is free"
+    );
     release("never-claimed", &a).await;
 
     for id in ["with spaces", "ä/🦀", &"long".repeat(200)] {
@@ -369,28 +474,54 @@ pub async fn deduper<D: Deduper>(deduper: D) {
         let task = |_| {
             let (deduper, owner) = (Arc::clone(&deduper), Owner::new(&random));
             tokio::spawn(async move {
-                deduper.claim(&format!("race-{round}"), &owner, Deadline::NONE).await.unwrap()
+                deduper
+                    .claim(&format!("race-{round}"), &owner, Deadline::NONE)
+                    .await
+                    .unwrap()
             })
         };
         let answers = join_all((0..TASKS).map(task)).await;
-        let first = answers.into_iter().filter(|answer| *answer.as_ref().unwrap() == Claim::First);
-        assert_eq!(first.count(), 1, "exactly one of {TASKS} claims is the first");
+        let first = answers
+            .into_iter()
+            .filter(|answer| *answer.as_ref().unwrap() == Claim::First);
+        assert_eq!(
+            first.count(),
+            1,
+            "exactly one of {TASKS} claims is the first"
+        );
     }
 }
 
 /// Every promise of [`Checkpoints`].
 pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
     let checkpoints = Arc::new(checkpoints);
-    let save = async |name: &str, data: &str, over| checkpoints.save(name, data, over).await.unwrap();
+    let save =
+        async |name: &str, data: &str, over| checkpoints.save(name, data, over).await.unwrap();
     let load = async |name: &str| checkpoints.load(name).await.unwrap();
 
     assert_eq!(load("c").await, None);
-    assert_eq!(save("c", "one", Some(1)).await, Saved::Conflict, "nothing to save over yet");
+    assert_eq!(
+        save("c", "one", Some(1)).await,
+        Saved::Conflict,
+        "nothing to save over yet"
+    );
     assert_eq!(save("c", "one", None).await, Saved::Version(1));
-    assert_eq!(save("c", "one", None).await, Saved::Version(1), "one's own save, repeated");
-    assert_eq!(save("c", "other", None).await, Saved::Conflict, "there is one already");
+    assert_eq!(
+        save("c", "one", None).await,
+        Saved::Version(1),
+        "one's own save, repeated"
+    );
+    assert_eq!(
+        save("c", "other", None).await,
+        Saved::Conflict,
+        "there is one already"
+    );
     assert_eq!(save("c", "two", Some(1)).await, Saved::Version(2));
-    assert_eq!(save("c", "three", Some(1)).await, Saved::Conflict, "an old version");
+    assert_eq!(
+        save("c", "three", Some(1)).await,
+        Saved::Conflict,
+        "an old version"
+    );
     let found = load("c").await.unwrap();
     assert_eq!((found.data.as_str(), found.version), ("two", 2));
     assert_eq!(load("d").await, None, "names are kept apart");
@@ -401,7 +532,10 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
             let checkpoints = Arc::clone(&checkpoints);
             tokio::spawn(async move {
                 let data = format!("{round}-{task}");
-                (checkpoints.save("c", &data, Some(version)).await.unwrap(), data)
+                (
+                    checkpoints.save("c", &data, Some(version)).await.unwrap(),
+                    data,
+                )
             })
         };
         let answers = join_all((0..TASKS).map(task)).await;
@@ -409,8 +543,13 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
             .into_iter()
             .map(|answer| answer.unwrap())
             .filter(|(saved, _)| *saved == Saved::Version(version + 1));
-        let (_, data) = winners.next().expect("one of the concurrent saves succeeds");
-        assert!(winners.next().is_none(), "only one of the concurrent saves succeeds");
+        let (_, data) = winners
+            .next()
+            .expect("one of the concurrent saves succeeds");
+        assert!(
+            winners.next().is_none(),
+            "only one of the concurrent saves succeeds"
+        );
         assert_eq!(load("c").await.unwrap().data, data);
     }
 }
@@ -437,10 +576,14 @@ async fn apply<M: Monoid, S: ExactlyOnce<M>>(
     markers: &S::Markers,
     events: &[Once<M::Value>],
 ) -> Vec<Outcome> {
-    let first = store.apply(&pipeline(), markers, events, Deadline::NONE).await;
+    let first = store
+        .apply(&pipeline(), markers, events, Deadline::NONE)
+        .await;
     let mut pending = unfinished(events.to_vec(), &first);
     while !pending.is_empty() {
-        let outcomes = store.apply(&pipeline(), markers, &pending, Deadline::NONE).await;
+        let outcomes = store
+            .apply(&pipeline(), markers, &pending, Deadline::NONE)
+            .await;
         pending = unfinished(pending, &outcomes);
     }
     first
@@ -451,10 +594,14 @@ async fn replace<M: Group, S: Ledger<M>>(
     markers: &S::Markers,
     items: &[Replace<M::Value>],
 ) -> Vec<Outcome> {
-    let first = store.replace(&pipeline(), markers, items, Deadline::NONE).await;
+    let first = store
+        .replace(&pipeline(), markers, items, Deadline::NONE)
+        .await;
     let mut pending = unfinished(items.to_vec(), &first);
     while !pending.is_empty() {
-        let outcomes = store.replace(&pipeline(), markers, &pending, Deadline::NONE).await;
+        let outcomes = store
+            .replace(&pipeline(), markers, &pending, Deadline::NONE)
+            .await;
         pending = unfinished(pending, &outcomes);
     }
     first
@@ -469,7 +616,11 @@ fn unfinished<E>(entries: Vec<E>, outcomes: &[Outcome]) -> Vec<E> {
             Outcome::Applied | Outcome::Duplicate | Outcome::Superseded => false,
             Outcome::Blocked => true,
             Outcome::Failed(error) => {
-                assert_eq!(error.fault(), Fault::Contention, "unexpected failure: {error:?}");
+                assert_eq!(
+                    error.fault(),
+                    Fault::Contention,
+                    "unexpected failure: {error:?}"
+                );
                 true
             }
         })

@@ -71,7 +71,12 @@ pub trait Deduper: Send + Sync + 'static {
 
 #[deny(clippy::missing_trait_methods)]
 impl<D: Deduper> Deduper for Arc<D> {
-    async fn claim(&self, id: &str, owner: &Owner, deadline: Deadline) -> Result<Claim, StoreError> {
+    async fn claim(
+        &self,
+        id: &str,
+        owner: &Owner,
+        deadline: Deadline,
+    ) -> Result<Claim, StoreError> {
         D::claim(self, id, owner, deadline).await
     }
 

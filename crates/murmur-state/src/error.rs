@@ -22,12 +22,19 @@ pub struct Place {
 impl Place {
     /// A table as a whole.
     pub fn table(store: &'static str, table: impl Into<Arc<str>>) -> Self {
-        Self { store, table: table.into(), key: None }
+        Self {
+            store,
+            table: table.into(),
+            key: None,
+        }
     }
 
     /// The same table, at `key`.
     pub fn at(&self, key: &Key) -> Self {
-        Self { key: Some(key.clone()), ..self.clone() }
+        Self {
+            key: Some(key.clone()),
+            ..self.clone()
+        }
     }
 }
 
@@ -102,7 +109,9 @@ pub enum StoreError {
         source: Option<Cause>,
     },
     /// The deadline passed before the work could be done.
-    #[error("{place}: not finished before the deadline; it was not begun, and is safe to send again")]
+    #[error(
+        "{place}: not finished before the deadline; it was not begun, and is safe to send again"
+    )]
     DeadlinePassed {
         /// Where.
         place: Place,
@@ -128,7 +137,9 @@ pub enum StoreError {
         source: Option<Cause>,
     },
     /// The event is too old to be told from one already taken.
-    #[error("{place}: the event of {created:?} is older than the store remembers events; not applied")]
+    #[error(
+        "{place}: the event of {created:?} is older than the store remembers events; not applied"
+    )]
     TooOld {
         /// Where.
         place: Place,
@@ -136,13 +147,17 @@ pub enum StoreError {
         created: Timestamp,
     },
     /// A row has grown to the service's size limit.
-    #[error("{place}: the row is at the item size limit of 400 KB; split the key, or use a smaller value")]
+    #[error(
+        "{place}: the row is at the item size limit of 400 KB; split the key, or use a smaller value"
+    )]
     RowTooLarge {
         /// Where.
         place: Place,
     },
     /// A row of the table does not have the shape this store writes.
-    #[error("{place}: attribute `{attribute}` is {found}, expected {expected}; mend the row, or point the pipeline at its own table")]
+    #[error(
+        "{place}: attribute `{attribute}` is {found}, expected {expected}; mend the row, or point the pipeline at its own table"
+    )]
     WrongShape {
         /// Where.
         place: Place,
@@ -185,9 +200,10 @@ impl StoreError {
     /// What the failure asks of the caller.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::InvalidId(_) | Self::Overflow { .. } | Self::InvalidValue { .. } | Self::TooOld { .. } => {
-                Fault::Record
-            }
+            Self::InvalidId(_)
+            | Self::Overflow { .. }
+            | Self::InvalidValue { .. }
+            | Self::TooOld { .. } => Fault::Record,
             Self::Throttled { .. } | Self::Conflict { .. } | Self::RetriesExhausted { .. } => {
                 Fault::Contention
             }
@@ -218,6 +234,9 @@ pub struct OptionError {
 impl OptionError {
     /// An error about `option`.
     pub fn new(option: &'static str, reason: impl Into<String>) -> Self {
-        Self { option, reason: reason.into() }
+        Self {
+            option,
+            reason: reason.into(),
+        }
     }
 }

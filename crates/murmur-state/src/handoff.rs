@@ -49,10 +49,14 @@ pub struct HandoffShard {
 #[non_exhaustive]
 pub enum HandoffError {
     /// It is not a token, or a truncated one.
-    #[error("this is not a handoff token, or not all of it; use the text exactly as the bootstrap reported it")]
+    #[error(
+        "this is not a handoff token, or not all of it; use the text exactly as the bootstrap reported it"
+    )]
     Unreadable(#[source] serde_json::Error),
     /// It is of a kind or version not known here.
-    #[error("the handoff token is of kind `{kind}`, version {version}; this release reads `{KIND}`, version {VERSION}: use the release that wrote it, or a later one")]
+    #[error(
+        "the handoff token is of kind `{kind}`, version {version}; this release reads `{KIND}`, version {VERSION}: use the release that wrote it, or a later one"
+    )]
     Unknown {
         /// Its kind.
         kind: String,
@@ -94,7 +98,8 @@ impl HandoffToken {
             version: u32,
             kind: String,
         }
-        let Head { version, kind } = serde_json::from_str(text).map_err(HandoffError::Unreadable)?;
+        let Head { version, kind } =
+            serde_json::from_str(text).map_err(HandoffError::Unreadable)?;
         if version != VERSION || kind != KIND {
             return Err(HandoffError::Unknown { kind, version });
         }
@@ -140,6 +145,9 @@ mod tests {
             Err(HandoffError::Unknown { version: 2, .. })
         ));
         let other = token().encode().replace(KIND, "kafka");
-        assert!(matches!(HandoffToken::decode(&other), Err(HandoffError::Unknown { .. })));
+        assert!(matches!(
+            HandoffToken::decode(&other),
+            Err(HandoffError::Unknown { .. })
+        ));
     }
 }

@@ -17,10 +17,14 @@ const MAX_PLAIN_MARKER_BYTES: usize = 512;
 #[non_exhaustive]
 pub enum IdError {
     /// An entity of no characters: DynamoDB has no empty keys.
-    #[error("the entity is empty; give every record a key of at least one character, or none at all")]
+    #[error(
+        "the entity is empty; give every record a key of at least one character, or none at all"
+    )]
     EmptyEntity,
     /// An entity over DynamoDB's limit for partition keys.
-    #[error("the entity has {bytes} bytes, over DynamoDB's limit of {MAX_PARTITION_KEY_BYTES}; shorten or hash it")]
+    #[error(
+        "the entity has {bytes} bytes, over DynamoDB's limit of {MAX_PARTITION_KEY_BYTES}; shorten or hash it"
+    )]
     EntityTooLong {
         /// Its length in bytes of UTF-8.
         bytes: usize,
@@ -98,7 +102,11 @@ impl EventId {
     /// [`IdError::EmptyEventId`] if it is empty.
     pub fn new(id: impl Into<Arc<str>>) -> Result<Self, IdError> {
         let id = id.into();
-        if id.is_empty() { Err(IdError::EmptyEventId) } else { Ok(Self(id)) }
+        if id.is_empty() {
+            Err(IdError::EmptyEventId)
+        } else {
+            Ok(Self(id))
+        }
     }
 
     /// The id as given.
@@ -183,7 +191,8 @@ impl SequenceNumber {
         &self.0
     }
 
-    fn significant(&self) -> &str {
+    /// The digits without leading zeros: equal numbers have the same, and it is empty for zero.
+    pub fn significant(&self) -> &str {
         self.0.trim_start_matches('0')
     }
 }
@@ -250,8 +259,14 @@ impl PipelineName {
     pub fn new(name: impl Into<Arc<str>>) -> Result<Self, IdError> {
         let name = name.into();
         let fits = (1..=128).contains(&name.len())
-            && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        if fits { Ok(Self(name)) } else { Err(IdError::PipelineName(name.as_ref().to_owned())) }
+            && name
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
+        if fits {
+            Ok(Self(name))
+        } else {
+            Err(IdError::PipelineName(name.as_ref().to_owned()))
+        }
     }
 
     /// The name.
@@ -272,8 +287,10 @@ impl PipelineName {
         if plain.len() <= MAX_PLAIN_MARKER_BYTES {
             return plain;
         }
-        let digest: String =
-            Sha256::digest(tail.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let digest: String = Sha256::digest(tail.as_bytes())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         format!("{}/{kind}#sha256/{digest}", self.0)
     }
 }
@@ -315,7 +332,10 @@ mod tests {
     fn keys_that_no_row_could_hold_are_refused() {
         assert_eq!(Key::new("", 0), Err(IdError::EmptyEntity));
         assert!(Key::new("x".repeat(2048), 0).is_ok());
-        assert_eq!(Key::new("é".repeat(1025), 0), Err(IdError::EntityTooLong { bytes: 2050 }));
+        assert_eq!(
+            Key::new("é".repeat(1025), 0),
+            Err(IdError::EntityTooLong { bytes: 2050 })
+        );
         assert_eq!(EventId::new(""), Err(IdError::EmptyEventId));
     }
 

@@ -22,10 +22,10 @@ pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
 pub use memory::{MemoryDeduper, MemoryStore};
 pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
 pub use monoid::{
-    Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Overflow,
+    Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Origin, Overflow,
 };
 pub use retry::{Retry, RetryPolicy};
 pub use store::{
-    Add, ExactlyOnce, Ledger, Once, Outcome, Position, Read, ReadExt, Replace, Store,
+    Add, ExactlyOnce, HORIZON, Ledger, Once, Outcome, Position, Read, ReadExt, Replace, Store,
 };
 pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};

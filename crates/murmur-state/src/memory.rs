@@ -64,14 +64,21 @@ impl<M: Monoid> MemoryStore<M> {
         Self {
             monoid,
             place: Place::table(STORE, "memory"),
-            inner: Arc::new(Mutex::new(Inner { rows: BTreeMap::new(), ledger: HashMap::new() })),
+            inner: Arc::new(Mutex::new(Inner {
+                rows: BTreeMap::new(),
+                ledger: HashMap::new(),
+            })),
         }
     }
 
     /// Every row: key, value, and when it may be removed (seconds since the epoch).
     pub fn rows(&self) -> Vec<(Key, M::Value, Option<i64>)> {
         let inner = self.lock();
-        inner.rows.iter().map(|(key, row)| (key.clone(), row.value.clone(), row.ttl)).collect()
+        inner
+            .rows
+            .iter()
+            .map(|(key, row)| (key.clone(), row.value.clone(), row.ttl))
+            .collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<M::Value>> {
@@ -97,15 +104,26 @@ impl<M: Monoid> MemoryStore<M> {
         };
         self.monoid
             .combine(&mut value, &add.value)
-            .map_err(|Overflow| StoreError::Overflow { place: self.place.at(&add.key) })?;
-        rows.insert(add.key.clone(), Row { value, ttl: add.ttl, mode });
+            .map_err(|Overflow| StoreError::Overflow {
+                place: self.place.at(&add.key),
+            })?;
+        rows.insert(
+            add.key.clone(),
+            Row {
+                value,
+                ttl: add.ttl,
+                mode,
+            },
+        );
         Ok(())
     }
 }
 
 impl<M: Monoid> fmt::Debug for MemoryStore<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct(STORE).field("rows", &self.lock().rows.len()).finish_non_exhaustive()
+        f.debug_struct(STORE)
+            .field("rows", &self.lock().rows.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -128,7 +146,10 @@ impl Stopped {
 impl<M: Monoid> Read<M::Value> for MemoryStore<M> {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         let inner = self.lock();
-        Ok(keys.iter().map(|key| inner.rows.get(key).map(|row| row.value.clone())).collect())
+        Ok(keys
+            .iter()
+            .map(|key| inner.rows.get(key).map(|row| row.value.clone()))
+            .collect())
     }
 }
 
@@ -189,7 +210,11 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
                     applied = true;
                 }
                 // An event without keys has nothing to repeat.
-                if applied || event.adds.is_empty() { Outcome::Applied } else { Outcome::Duplicate }
+                if applied || event.adds.is_empty() {
+                    Outcome::Applied
+                } else {
+                    Outcome::Duplicate
+                }
             })
             .collect()
     }
@@ -209,11 +234,20 @@ impl<M: Group> MemoryStore<M> {
             .filter_map(|add| Some((add.key.clone(), rows.get(&add.key)?.clone())))
             .collect();
         for add in before {
-            let value = self
-                .monoid
-                .invert(&add.value)
-                .map_err(|Overflow| StoreError::Overflow { place: self.place.at(&add.key) })?;
-            self.add(&mut changed, &Add { value, ..add.clone() }, Mode::Ledger)?;
+            let value =
+                self.monoid
+                    .invert(&add.value)
+                    .map_err(|Overflow| StoreError::Overflow {
+                        place: self.place.at(&add.key),
+                    })?;
+            self.add(
+                &mut changed,
+                &Add {
+                    value,
+                    ..add.clone()
+                },
+                Mode::Ledger,
+            )?;
         }
         for add in now {
             self.add(&mut changed, add, Mode::Ledger)?;
@@ -254,7 +288,10 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                 match self.turn(&inner.rows, before, &entry.now) {
                     Ok(changed) => {
                         inner.rows.extend(changed);
-                        let now = Entry { at: entry.at.clone(), now: entry.now.clone() };
+                        let now = Entry {
+                            at: entry.at.clone(),
+                            now: entry.now.clone(),
+                        };
                         inner.ledger.insert(entry.item.clone(), now);
                         Outcome::Applied
                     }
@@ -296,7 +333,11 @@ impl MemoryDeduper {
 
     /// An empty one that remembers claims for `ttl` by `clock`.
     pub fn with_ttl(ttl: Duration, clock: Arc<dyn Clock>) -> Self {
-        Self { ttl, clock, marked: Arc::default() }
+        Self {
+            ttl,
+            clock,
+            marked: Arc::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Marked> {
@@ -322,23 +363,41 @@ impl fmt::Debug for MemoryDeduper {
 }
 
 impl Deduper for MemoryDeduper {
-    async fn claim(&self, id: &str, owner: &Owner, _deadline: Deadline) -> Result<Claim, StoreError> {
+    async fn claim(
+        &self,
+        id: &str,
+        owner: &Owner,
+        _deadline: Deadline,
+    ) -> Result<Claim, StoreError> {
         let now = self.clock.now();
         let mut marked = self.lock();
         match marked.claims.get(id) {
-            Some((holder, until)) if *until > now => {
-                Ok(if holder == owner { Claim::First } else { Claim::Duplicate })
-            }
+            Some((holder, until)) if *until > now => Ok(if holder == owner {
+                Claim::First
+            } else {
+                Claim::Duplicate
+            }),
             _ => {
-                marked.claims.insert(id.to_owned(), (owner.clone(), now.plus(self.ttl)));
+                marked
+                    .claims
+                    .insert(id.to_owned(), (owner.clone(), now.plus(self.ttl)));
                 Ok(Claim::First)
             }
         }
     }
 
-    async fn release(&self, id: &str, owner: &Owner, _deadline: Deadline) -> Result<(), StoreError> {
+    async fn release(
+        &self,
+        id: &str,
+        owner: &Owner,
+        _deadline: Deadline,
+    ) -> Result<(), StoreError> {
         let mut marked = self.lock();
-        if marked.claims.get(id).is_some_and(|(holder, _)| holder == owner) {
+        if marked
+            .claims
+            .get(id)
+            .is_some_and(|(holder, _)| holder == owner)
+        {
             marked.claims.remove(id);
         }
         Ok(())
@@ -359,7 +418,10 @@ impl Checkpoints for MemoryDeduper {
         Box::pin(async move {
             let mut marked = self.lock();
             let known = marked.checkpoints.get(name);
-            let next = Checkpoint { data: data.to_owned(), version: over.map_or(1, |over| over + 1) };
+            let next = Checkpoint {
+                data: data.to_owned(),
+                version: over.map_or(1, |over| over + 1),
+            };
             if known == Some(&next) {
                 return Ok(Saved::Version(next.version));
             }

@@ -1,11 +1,24 @@
 use std::fmt::Debug;
 
+use crate::ids::{EventId, SequenceNumber};
+
 /// Two values could not be combined: the result does not fit the value's type.
 ///
 /// Nothing is wrapped or saturated: a total that would be wrong is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the combined value does not fit its type; keep such totals in a wider unit or split the key")]
+#[error(
+    "the combined value does not fit its type; keep such totals in a wider unit or split the key"
+)]
 pub struct Overflow;
+
+/// Which record an input came from: what orders records whose user-given times are equal.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin<'a> {
+    /// The record's event id.
+    pub id: &'a EventId,
+    /// Its sequence number; `None` for a scanned row.
+    pub sequence: Option<&'a SequenceNumber>,
+}
 
 /// How the values of one key are put together.
 ///
@@ -35,6 +48,13 @@ pub trait Monoid: Clone + Send + Sync + 'static {
 
     /// Turns one record's input into a value.
     fn lift(&self, input: Self::Input) -> Self::Value;
+
+    /// As [`lift`](Monoid::lift), where the value also depends on the record it came from.
+    /// A pipeline calls this one; the default ignores `origin`.
+    fn lift_from(&self, input: Self::Input, origin: Origin<'_>) -> Self::Value {
+        let _ = origin;
+        self.lift(input)
+    }
 
     /// Combines `other` into `into`.
     ///
@@ -77,7 +97,9 @@ pub struct CodecError {
 impl CodecError {
     /// An error that says what was found and what was expected.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into() }
+        Self {
+            reason: reason.into(),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one retry layer. The crate that waits is named here and nowhere else.
 
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -97,7 +98,11 @@ pub struct Retry {
 impl Retry {
     /// Follows `policy` on `clock`, jitter from `random`.
     pub fn new(policy: RetryPolicy, clock: Arc<dyn Clock>, random: Random) -> Self {
-        Self { policy, clock, random }
+        Self {
+            policy,
+            clock,
+            random,
+        }
     }
 
     /// The policy followed.
@@ -151,9 +156,44 @@ impl Retry {
                 })
             }
         };
-        let waits = FullJitter { retry: self, deadline: self.batch_deadline(deadline), round: 0 };
-        let sleeper = ClockSleeper(Arc::clone(&self.clock));
-        BackoffRetry::new(sleeper, waits, move |error, _| on_retry(&error), judged).await
+        let notify = move |error, _| on_retry(&error);
+        BackoffRetry::new(self.sleeper(), self.waits(deadline), notify, judged).await
+    }
+
+    /// Runs `round` again and again, with the same waits, until it breaks or time is used up.
+    /// For work of many parts, which counts the attempts of each part itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the round's own: nothing is held between rounds.
+    pub async fn rounds<Round, Fut>(&self, deadline: Deadline, mut round: Round)
+    where
+        Round: FnMut() -> Fut,
+        Fut: Future<Output = ControlFlow<()>>,
+    {
+        let judged = || {
+            let round = round();
+            async move {
+                match round.await {
+                    ControlFlow::Break(()) => Ok(()),
+                    ControlFlow::Continue(()) => Err(backoff::Error::transient(())),
+                }
+            }
+        };
+        // An error here says that time is used up, which the rounds have seen for themselves.
+        let _ = BackoffRetry::new(self.sleeper(), self.waits(deadline), |(), _| (), judged).await;
+    }
+
+    fn waits(&self, deadline: Deadline) -> FullJitter<'_> {
+        FullJitter {
+            retry: self,
+            deadline: self.batch_deadline(deadline),
+            round: 0,
+        }
+    }
+
+    fn sleeper(&self) -> ClockSleeper {
+        ClockSleeper(Arc::clone(&self.clock))
     }
 }
 
@@ -171,7 +211,9 @@ impl Backoff for FullJitter<'_> {
     /// `None` once the next attempt would begin past the deadline.
     fn next_backoff(&mut self) -> Option<Duration> {
         let RetryPolicy { base, cap, .. } = self.retry.policy;
-        let bound = base.saturating_mul(2u32.saturating_pow(self.round)).min(cap);
+        let bound = base
+            .saturating_mul(2u32.saturating_pow(self.round))
+            .min(cap);
         self.round = self.round.saturating_add(1);
         let wait = self.retry.random.up_to(bound);
         match self.deadline.remaining(&*self.retry.clock) {
@@ -199,7 +241,10 @@ mod tests {
     use std::sync::Mutex;
 
     fn throttled() -> StoreError {
-        StoreError::Throttled { place: Place::table("test", "t"), source: None }
+        StoreError::Throttled {
+            place: Place::table("test", "t"),
+            source: None,
+        }
     }
 
     fn unavailable() -> StoreError {
@@ -212,7 +257,10 @@ mod tests {
 
     fn retry(policy: RetryPolicy) -> (Retry, ManualClock) {
         let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
-        (Retry::new(policy, Arc::new(clock.clone()), Random::seeded(7)), clock)
+        (
+            Retry::new(policy, Arc::new(clock.clone()), Random::seeded(7)),
+            clock,
+        )
     }
 
     async fn count_attempts(
@@ -238,7 +286,10 @@ mod tests {
     #[tokio::test]
     async fn transient_failures_spend_attempts() {
         let (retry, _) = retry(RetryPolicy::default());
-        assert_eq!(count_attempts(&retry, Deadline::NONE, unavailable).await, (3, 2));
+        assert_eq!(
+            count_attempts(&retry, Deadline::NONE, unavailable).await,
+            (3, 2)
+        );
     }
 
     #[tokio::test]
@@ -261,7 +312,9 @@ mod tests {
     #[tokio::test]
     async fn permanent_failures_are_not_tried_again() {
         let (retry, _) = retry(RetryPolicy::default());
-        let wrong = || StoreError::Overflow { place: Place::table("test", "t") };
+        let wrong = || StoreError::Overflow {
+            place: Place::table("test", "t"),
+        };
         assert_eq!(count_attempts(&retry, Deadline::NONE, wrong).await, (1, 0));
     }
 
@@ -271,9 +324,13 @@ mod tests {
         let draws = |round: u32| -> Vec<Duration> {
             (0..2000)
                 .map(|_| {
-                    FullJitter { retry: &retry, deadline: Deadline::NONE, round }
-                        .next_backoff()
-                        .unwrap()
+                    FullJitter {
+                        retry: &retry,
+                        deadline: Deadline::NONE,
+                        round,
+                    }
+                    .next_backoff()
+                    .unwrap()
                 })
                 .collect()
         };
@@ -282,13 +339,19 @@ mod tests {
             let mean = waits.iter().sum::<Duration>() / 2000;
             assert!(waits.iter().all(|wait| *wait <= bound), "round {round}");
             assert!(waits.iter().any(|wait| *wait < bound / 20), "round {round}");
-            assert!(mean > bound * 45 / 100 && mean < bound * 55 / 100, "round {round}: {mean:?}");
+            assert!(
+                mean > bound * 45 / 100 && mean < bound * 55 / 100,
+                "round {round}: {mean:?}"
+            );
         }
     }
 
     #[test]
     fn zero_attempts_are_refused_by_name() {
-        let error = RetryPolicy::default().max_attempts(0).validate().unwrap_err();
+        let error = RetryPolicy::default()
+            .max_attempts(0)
+            .validate()
+            .unwrap_err();
         assert_eq!(error.option, "max_attempts");
         let swapped = RetryPolicy::default().waits(Duration::from_secs(2), Duration::from_secs(1));
         assert_eq!(swapped.validate().unwrap_err().option, "retry_backoff");

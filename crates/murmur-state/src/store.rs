@@ -1,9 +1,15 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::StoreError;
 use crate::ids::{EventId, ItemId, Key, PipelineName, SequenceNumber};
 use crate::monoid::{Group, Monoid};
 use crate::time::{Deadline, Timestamp};
+
+/// How long after its creation an event may still come: a stream's 24 hours of retention, and
+/// two hours for the spread of clocks and for stalls. State rows outlive their last possible
+/// contribution by it.
+pub const HORIZON: Duration = Duration::from_secs(26 * 3600);
 
 /// A value to be combined into one row.
 #[derive(Debug, Clone, PartialEq)]
@@ -96,7 +102,13 @@ pub trait Read<V>: Send + Sync + 'static {
 pub trait ReadExt<V>: Read<V> {
     /// The value of one key.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Option<V>, StoreError>> + Send {
-        async move { Ok(self.get_many(std::slice::from_ref(key)).await?.pop().flatten()) }
+        async move {
+            Ok(self
+                .get_many(std::slice::from_ref(key))
+                .await?
+                .pop()
+                .flatten())
+        }
     }
 }
 

@@ -89,7 +89,9 @@ pub struct SystemClock {
 impl SystemClock {
     /// A clock whose monotonic time begins now.
     pub fn new() -> Self {
-        Self { origin: tokio::time::Instant::now() }
+        Self {
+            origin: tokio::time::Instant::now(),
+        }
     }
 
     /// The same, shared.
@@ -127,7 +129,9 @@ pub struct ManualClock {
 impl ManualClock {
     /// A clock that shows `now`.
     pub fn new(now: Timestamp) -> Self {
-        Self { state: Arc::new(Mutex::new((now, Duration::ZERO))) }
+        Self {
+            state: Arc::new(Mutex::new((now, Duration::ZERO))),
+        }
     }
 
     /// Moves wall and monotonic time on by `by`.
@@ -206,13 +210,21 @@ impl Random {
 
     /// 128 random bits.
     pub fn bits(&self) -> u128 {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).u128(..)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .u128(..)
     }
 
     /// A duration drawn uniformly from zero to `max`, both included: full jitter.
     pub fn up_to(&self, max: Duration) -> Duration {
         let nanos = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX);
-        Duration::from_nanos(self.0.lock().unwrap_or_else(PoisonError::into_inner).u64(0..=nanos))
+        Duration::from_nanos(
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .u64(0..=nanos),
+        )
     }
 }
 
@@ -230,8 +242,14 @@ mod tests {
     fn timestamps_round_down_on_both_sides_of_1970() {
         assert_eq!(Timestamp::from_millis(-1).as_secs(), -1);
         assert_eq!(Timestamp::from_millis(1999).as_secs(), 1);
-        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_micros(500)).as_millis(), -1);
-        assert_eq!(Timestamp::from(UNIX_EPOCH - Duration::from_millis(2)).as_millis(), -2);
+        assert_eq!(
+            Timestamp::from(UNIX_EPOCH - Duration::from_micros(500)).as_millis(),
+            -1
+        );
+        assert_eq!(
+            Timestamp::from(UNIX_EPOCH - Duration::from_millis(2)).as_millis(),
+            -2
+        );
         assert_eq!(Timestamp::from_secs(i64::MAX).as_millis(), i64::MAX);
     }
 

@@ -78,23 +78,40 @@ async fn a_claim_is_free_again_after_its_time() {
     let (a, b) = (Owner::new(&random), Owner::new(&random));
     deduper.claim("id", &a, Deadline::NONE).await.unwrap();
     clock.advance(Duration::from_secs(59));
-    assert_eq!(deduper.claim("id", &b, Deadline::NONE).await.unwrap(), Claim::Duplicate);
+    assert_eq!(
+        deduper.claim("id", &b, Deadline::NONE).await.unwrap(),
+        Claim::Duplicate
+    );
     clock.advance(Duration::from_secs(1));
-    assert_eq!(deduper.claim("id", &b, Deadline::NONE).await.unwrap(), Claim::First);
+    assert_eq!(
+        deduper.claim("id", &b, Deadline::NONE).await.unwrap(),
+        Claim::First
+    );
     assert_eq!(clock.now(), Timestamp::from_secs(60));
 }
 
 fn add(entity: &str, value: i64) -> Add<i64> {
-    Add { key: Key::new(entity, 0).unwrap(), value, ttl: None }
+    Add {
+        key: Key::new(entity, 0).unwrap(),
+        value,
+        ttl: None,
+    }
 }
 
 #[tokio::test]
 async fn an_overflow_blames_its_own_entry_and_leaves_the_total_alone() {
     let store = MemoryStore::new(Total);
-    let outcomes =
-        store.merge(&[add("a", i64::MAX), add("a", 1), add("a", -1), add("b", 2)], Deadline::NONE).await;
+    let outcomes = store
+        .merge(
+            &[add("a", i64::MAX), add("a", 1), add("a", -1), add("b", 2)],
+            Deadline::NONE,
+        )
+        .await;
     assert!(matches!(&outcomes[1], Outcome::Failed(error) if error.fault() == Fault::Record));
-    assert!(matches!((&outcomes[2], &outcomes[3]), (Outcome::Applied, Outcome::Applied)));
+    assert!(matches!(
+        (&outcomes[2], &outcomes[3]),
+        (Outcome::Applied, Outcome::Applied)
+    ));
     let total = store.get(&Key::new("a", 0).unwrap()).await.unwrap();
     assert_eq!(total, Some(i64::MAX - 1));
 }
@@ -109,17 +126,31 @@ async fn a_failure_that_is_not_the_records_own_blocks_its_key_only() {
         created: None,
         adds: vec![add(entity, 1)],
     };
-    let events = [event("1", "plain"), event("2", "plain"), event("3", "fresh")];
+    let events = [
+        event("1", "plain"),
+        event("2", "plain"),
+        event("3", "fresh"),
+    ];
     let outcomes = store.apply(&name, &markers, &events, Deadline::NONE).await;
-    assert!(matches!(&outcomes[0], Outcome::Failed(StoreError::OtherMode { .. })));
-    assert!(matches!((&outcomes[1], &outcomes[2]), (Outcome::Blocked, Outcome::Applied)));
+    assert!(matches!(
+        &outcomes[0],
+        Outcome::Failed(StoreError::OtherMode { .. })
+    ));
+    assert!(matches!(
+        (&outcomes[1], &outcomes[2]),
+        (Outcome::Blocked, Outcome::Applied)
+    ));
 }
 
 #[tokio::test]
 async fn a_replacement_that_cannot_be_done_changes_nothing() {
     let (store, markers) = (MemoryStore::new(Total), MemoryDeduper::new());
     let name = PipelineName::new("p").unwrap();
-    let item = |item: &str, at: Position, now| Replace { item: ItemId::from_parts([item]), at, now };
+    let item = |item: &str, at: Position, now| Replace {
+        item: ItemId::from_parts([item]),
+        at,
+        now,
+    };
     let first = [
         item("x", Position::Scan, vec![add("a", 5)]),
         item("y", Position::Scan, vec![add("b", i64::MAX)]),
@@ -128,7 +159,14 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
     let at = Position::Stream(murmur_state::SequenceNumber::new("1").unwrap());
     let moved = [item("x", at, vec![add("b", 5)])];
     let outcomes = store.replace(&name, &markers, &moved, Deadline::NONE).await;
-    assert!(matches!(&outcomes[0], Outcome::Failed(StoreError::Overflow { .. })));
-    let rows: Vec<_> = store.rows().into_iter().map(|(_, value, _)| value).collect();
+    assert!(matches!(
+        &outcomes[0],
+        Outcome::Failed(StoreError::Overflow { .. })
+    ));
+    let rows: Vec<_> = store
+        .rows()
+        .into_iter()
+        .map(|(_, value, _)| value)
+        .collect();
     assert_eq!(rows, [5, i64::MAX]);
 }

@@ -1,0 +1,233 @@
+//! Exact amounts: decimals as integers of their smallest unit.
+
+use std::fmt;
+
+use serde::de::{Deserializer, Error, Visitor};
+
+/// A text is not an amount that can be kept exactly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DecimalError {
+    /// Not a decimal number.
+    #[error("`{0}` is not a decimal number like -12.34")]
+    NotANumber(String),
+    /// More decimals than the smallest unit has.
+    #[error("`{text}` has more than {scale} decimals; choose a larger scale, or round it yourself")]
+    TooFine {
+        /// The text.
+        text: String,
+        /// How many decimals the unit has.
+        scale: u32,
+    },
+    /// Out of the range of `i64`.
+    #[error("`{0}` in its smallest unit does not fit 64 bits")]
+    TooLarge(String),
+}
+
+/// `text` in its smallest unit, exactly: `minor_units("12.34", 2)` is 1234.
+///
+/// Takes what DynamoDB gives for a Number: an optional sign, digits, an optional fraction, an
+/// optional exponent. Decimals beyond `scale` must be zero; nothing is rounded.
+///
+/// # Errors
+///
+/// [`DecimalError`] if it is not a number, finer than `scale`, or too large.
+///
+/// ```
+/// use murmur_core::decimal::{DecimalError, minor_units};
+///
+/// assert_eq!(minor_units("12.34", 2), Ok(1234));
+/// assert_eq!(minor_units("-0.5", 2), Ok(-50));
+/// assert_eq!(minor_units("7.100", 1), Ok(71));
+/// assert!(matches!(minor_units("0.001", 2), Err(DecimalError::TooFine { .. })));
+/// ```
+pub fn minor_units(text: &str, scale: u32) -> Result<i64, DecimalError> {
+    let not_a_number = || DecimalError::NotANumber(text.to_owned());
+    let too_large = || DecimalError::TooLarge(text.to_owned());
+
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (
+            mantissa,
+            exponent.parse::<i32>().map_err(|_| not_a_number())?,
+        ),
+        None => (text, 0),
+    };
+    let (negative, unsigned) = match mantissa.strip_prefix(['-', '+']) {
+        Some(rest) => (mantissa.starts_with('-'), rest),
+        None => (false, mantissa),
+    };
+    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+    if whole.is_empty() && fraction.is_empty()
+        || !whole
+            .bytes()
+            .chain(fraction.bytes())
+            .all(|byte| byte.is_ascii_digit())
+    {
+        return Err(not_a_number());
+    }
+
+    // The value is `digits · 10^shift` smallest units.
+    let digits = format!("{whole}{fraction}");
+    let digits = digits.trim_start_matches('0');
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() {
+        return Ok(0);
+    }
+    let dropped = digits.len() - significant.len();
+    let shift = i64::from(exponent) + i64::from(scale) - fraction.len() as i64 + dropped as i64;
+    let shift = match u32::try_from(shift) {
+        Ok(shift) => shift,
+        Err(_) if shift < 0 => {
+            return Err(DecimalError::TooFine {
+                text: text.to_owned(),
+                scale,
+            });
+        }
+        Err(_) => return Err(too_large()),
+    };
+    let magnitude = significant
+        .parse::<i128>()
+        .ok()
+        .and_then(|value| value.checked_mul(10i128.checked_pow(shift)?))
+        .ok_or_else(too_large)?;
+    i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| too_large())
+}
+
+/// Deserializes an amount with `SCALE` decimals into its smallest unit.
+///
+/// For a field that is a text, an integer, or a DynamoDB Number. A Number with a fraction passes
+/// through a 64-bit float on its way here; it is taken only where that is exact, that is up to
+/// 15 significant digits, and refused beyond. For more, decode the item yourself
+/// ([`Decoder::item`](crate::Decoder::item)) with [`minor_units`].
+///
+/// ```
+/// #[derive(serde::Deserialize)]
+/// struct Order {
+///     #[serde(deserialize_with = "murmur_core::decimal::deserialize::<2, _>")]
+///     amount: i64,
+/// }
+/// let item = std::collections::HashMap::from([(
+///     "amount".to_owned(),
+///     serde_dynamo::AttributeValue::N("12.34".to_owned()),
+/// )]);
+/// let order: Order = serde_dynamo::from_item(item)?;
+/// assert_eq!(order.amount, 1234);
+/// # Ok::<(), serde_dynamo::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// The deserializer's, with the text of a [`DecimalError`].
+pub fn deserialize<'de, const SCALE: u32, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<i64, D::Error> {
+    struct Amount<const SCALE: u32>;
+
+    impl<const SCALE: u32> Visitor<'_> for Amount<SCALE> {
+        type Value = i64;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "an amount with at most {SCALE} decimals")
+        }
+
+        fn visit_i64<E: Error>(self, value: i64) -> Result<i64, E> {
+            self.visit_str(&value.to_string())
+        }
+
+        fn visit_u64<E: Error>(self, value: u64) -> Result<i64, E> {
+            self.visit_str(&value.to_string())
+        }
+
+        fn visit_f64<E: Error>(self, value: f64) -> Result<i64, E> {
+            // A decimal of up to 15 significant digits is the shortest text of its float.
+            let text = value.to_string();
+            let significant = text.trim_start_matches(['-', '0', '.']);
+            if significant.bytes().filter(u8::is_ascii_digit).count() > 15 {
+                return Err(E::custom(format!(
+                    "{text} may have lost digits; decode such amounts with `minor_units`"
+                )));
+            }
+            self.visit_str(&text)
+        }
+
+        fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
+            minor_units(text, SCALE).map_err(E::custom)
+        }
+    }
+
+    deserializer.deserialize_any(Amount::<SCALE>)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_not_an_amount_is_refused_with_its_reason() {
+        for text in [
+            "", "-", ".", "1.2.3", "1,5", " 1", "1e", "NaN", "0x10", "1e1.5", "--1",
+        ] {
+            assert_eq!(
+                minor_units(text, 2),
+                Err(DecimalError::NotANumber(text.to_owned())),
+                "{text}"
+            );
+        }
+        assert!(matches!(
+            minor_units("1.005", 2),
+            Err(DecimalError::TooFine { scale: 2, .. })
+        ));
+        assert!(matches!(
+            minor_units("1E-3", 2),
+            Err(DecimalError::TooFine { .. })
+        ));
+        assert!(matches!(
+            minor_units("92233720368547758.08", 2),
+            Err(DecimalError::TooLarge(_))
+        ));
+        assert!(matches!(
+            minor_units("1E+125", 2),
+            Err(DecimalError::TooLarge(_))
+        ));
+    }
+
+    #[test]
+    fn the_whole_range_is_exact() {
+        assert_eq!(minor_units("92233720368547758.07", 2), Ok(i64::MAX));
+        assert_eq!(minor_units("-92233720368547758.08", 2), Ok(i64::MIN));
+        assert_eq!(minor_units("1.5E+3", 2), Ok(150_000));
+        assert_eq!(minor_units("1500E-3", 2), Ok(150));
+        assert_eq!(minor_units("+.5", 1), Ok(5));
+        assert_eq!(minor_units("0e9999", 0), Ok(0));
+        assert_eq!(minor_units("00012.3400", 2), Ok(1234));
+    }
+
+    #[test]
+    fn a_float_that_may_have_lost_digits_is_refused() {
+        use serde::de::IntoDeserializer;
+        use serde::de::value::{Error, F64Deserializer};
+        let read = |value: f64| {
+            let deserializer: F64Deserializer<Error> = value.into_deserializer();
+            deserialize::<2, _>(deserializer)
+        };
+        assert_eq!(read(0.29).unwrap(), 29);
+        assert_eq!(read(-1_234_567_890_123.25).unwrap(), -123_456_789_012_325);
+        assert!(read(12_345_678_901_234.123).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn it_agrees_with_integers(value: i64, scale in 0u32..6) {
+            let (sign, magnitude) = (if value < 0 { "-" } else { "" }, value.unsigned_abs());
+            let unit = 10u64.pow(scale);
+            let text = if scale == 0 {
+                format!("{sign}{magnitude}")
+            } else {
+                let width = scale as usize;
+                format!("{sign}{}.{:0width$}", magnitude / unit, magnitude % unit)
+            };
+            prop_assert_eq!(minor_units(&text, scale), Ok(value));
+        }
+    }
+}

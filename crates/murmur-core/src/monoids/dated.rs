@@ -1,0 +1,134 @@
+use std::marker::PhantomData;
+
+use murmur_state::{Codec, CodecError, Monoid, Origin, Overflow, SequenceNumber, Timestamp};
+
+use super::element::{Element, Reader, Writer};
+
+/// A value and what orders it among others.
+///
+/// Ordered by the user's time, then sequence number (a scanned row has none and comes first),
+/// then event id, then the value itself: a total order, so that first and last do not depend on
+/// the order in which records arrive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dated<E> {
+    /// The time the user gave.
+    pub at: Timestamp,
+    /// The sequence number of the record, if it came from a stream.
+    pub sequence: Option<SequenceNumber>,
+    /// The event id of the record.
+    pub id: String,
+    /// The value.
+    pub value: E,
+}
+
+/// Keeps one value per key by the time the user gives: input is `(time, value)`.
+/// Use it by the names [`First`] and [`Last`]. A removed record does not undo it.
+///
+/// Stored bytes, version 1: `01`, `'F'` or `'L'`, the element's tag; where there is a value: its
+/// time (milliseconds, eight bytes), then sequence number digits (empty for none), event id and
+/// [`Element`] bytes, each as four bytes of length and the bytes. All integers are big-endian.
+#[derive(Debug, Clone, Copy)]
+pub struct ByTime<E, const LAST: bool>(PhantomData<fn() -> E>);
+
+/// The value of the earliest record.
+pub type First<E> = ByTime<E, false>;
+
+/// The value of the latest record.
+pub type Last<E> = ByTime<E, true>;
+
+impl<E, const LAST: bool> ByTime<E, LAST> {
+    const KIND: u8 = if LAST { b'L' } else { b'F' };
+
+    /// The value of the earliest or latest record.
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<E, const LAST: bool> Default for ByTime<E, LAST> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn dated<E>((at, value): (Timestamp, E), origin: Option<Origin<'_>>) -> Option<Dated<E>> {
+    Some(Dated {
+        at,
+        sequence: origin.and_then(|origin| origin.sequence.cloned()),
+        id: origin.map_or_else(String::new, |origin| origin.id.as_str().to_owned()),
+        value,
+    })
+}
+
+impl<E: Element, const LAST: bool> Monoid for ByTime<E, LAST> {
+    type Input = (Timestamp, E);
+    type Value = Option<Dated<E>>;
+    const IDEMPOTENT: bool = true;
+
+    fn identity(&self) -> Option<Dated<E>> {
+        None
+    }
+
+    fn lift(&self, input: (Timestamp, E)) -> Option<Dated<E>> {
+        dated(input, None)
+    }
+
+    fn lift_from(&self, input: (Timestamp, E), origin: Origin<'_>) -> Option<Dated<E>> {
+        dated(input, Some(origin))
+    }
+
+    fn combine(
+        &self,
+        into: &mut Option<Dated<E>>,
+        other: &Option<Dated<E>>,
+    ) -> Result<(), Overflow> {
+        let wins = |new: &Dated<E>, known: &Dated<E>| if LAST { new > known } else { new < known };
+        if let Some(new) = other
+            && into.as_ref().is_none_or(|known| wins(new, known))
+        {
+            *into = Some(new.clone());
+        }
+        Ok(())
+    }
+}
+
+impl<E: Element, const LAST: bool> Codec for ByTime<E, LAST> {
+    fn encode(&self, value: &Option<Dated<E>>) -> Vec<u8> {
+        let mut writer = Writer::new(Self::KIND, E::TAG);
+        if let Some(dated) = value {
+            let digits = match dated.sequence.as_ref().map(SequenceNumber::significant) {
+                None => "",
+                Some("") => "0",
+                Some(digits) => digits,
+            };
+            writer.integer(dated.at.as_millis());
+            writer.field(digits.as_bytes());
+            writer.field(dated.id.as_bytes());
+            writer.field(&dated.value.to_bytes());
+        }
+        writer.finish()
+    }
+
+    fn decode(&self, bytes: &[u8]) -> Result<Option<Dated<E>>, CodecError> {
+        let mut reader = Reader::new(bytes, Self::KIND, E::TAG)?;
+        if reader.is_empty() {
+            return Ok(None);
+        }
+        let at = Timestamp::from_millis(reader.integer()?);
+        let sequence = match String::from_bytes(reader.field()?)? {
+            digits if digits.is_empty() => None,
+            digits => Some(
+                SequenceNumber::new(digits).map_err(|error| CodecError::new(error.to_string()))?,
+            ),
+        };
+        let id = String::from_bytes(reader.field()?)?;
+        let value = E::from_bytes(reader.field()?)?;
+        reader.finish()?;
+        Ok(Some(Dated {
+            at,
+            sequence,
+            id,
+            value,
+        }))
+    }
+}

@@ -1,0 +1,11 @@
+//! The monoids that come with Murmur.
+
+mod dated;
+mod element;
+mod numeric;
+mod set;
+
+pub use dated::{ByTime, Dated, First, Last};
+pub use element::Element;
+pub use numeric::{Count, Max, Min, Sum};
+pub use set::Set;

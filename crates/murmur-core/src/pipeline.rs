@@ -1,0 +1,445 @@
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use murmur_state::{
+    Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError, PipelineName,
+    Store, Timestamp,
+};
+
+use crate::delivery::{AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey};
+use crate::monoids::Count;
+use crate::plan::{KeysFn, Plan, Run, Running, Time};
+use crate::window::Window;
+
+/// One aggregate of a table: which keys a record counts for, what it adds, how values combine,
+/// over which window, in which store, with which delivery guarantee.
+///
+/// The same definition serves bootstrap, Lambda handler and stream reader; each obeys the mode,
+/// which is therefore the definition's last step. Cloning is cheap and shares the store.
+///
+/// ```
+/// use murmur_core::{BuildError, Pipeline, Sum, Window};
+/// use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
+///
+/// struct Order { customer: String, amount_cents: i64, placed_at: i64 }
+///
+/// fn order_totals(
+///     store: MemoryStore<Sum>,
+///     markers: MemoryDeduper,
+/// ) -> Result<Pipeline<Order>, BuildError> {
+///     Pipeline::builder("order_totals")
+///         .key(|o: &Order| o.customer.clone())
+///         .value(|o| o.amount_cents)
+///         .aggregate(Sum::new())
+///         .window(Window::daily().retention_days(90), |o| Timestamp::from_secs(o.placed_at))
+///         .retract()
+///         .store(store)
+///         .exactly_once(markers)
+/// }
+/// # order_totals(MemoryStore::new(Sum::new()), MemoryDeduper::new()).unwrap();
+/// ```
+///
+/// What cannot work does not compile. A maximum cannot be taken back:
+///
+/// ```compile_fail
+/// # use murmur_core::{Max, Pipeline};
+/// # struct Order { customer: String, amount_cents: i64 }
+/// let pipeline = Pipeline::builder("largest")
+///     .key(|o: &Order| o.customer.clone())
+///     .value(|o| o.amount_cents)
+///     .aggregate(Max::new())
+///     .retract();
+/// ```
+///
+/// a store of sums holds no maximum:
+///
+/// ```compile_fail
+/// # use murmur_core::{Max, Pipeline, Sum};
+/// # use murmur_state::MemoryStore;
+/// # struct Order { customer: String, amount_cents: i64 }
+/// let pipeline = Pipeline::builder("largest")
+///     .key(|o: &Order| o.customer.clone())
+///     .value(|o| o.amount_cents)
+///     .aggregate(Max::new())
+///     .store(MemoryStore::new(Sum::new()))
+///     .at_least_once();
+/// ```
+///
+/// and without a key, a value, a store or a mode there is no pipeline:
+///
+/// ```compile_fail
+/// # use murmur_core::{Pipeline, Sum};
+/// # struct Order { customer: String, amount_cents: i64 }
+/// let pipeline = Pipeline::builder("totals")
+///     .key(|o: &Order| o.customer.clone())
+///     .aggregate(Sum::new());
+/// ```
+pub struct Pipeline<T> {
+    pub(crate) run: Arc<dyn Run<T>>,
+    markers: Option<Arc<dyn Checkpoints>>,
+}
+
+/// What a delivery mode makes of a record that comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Repeats {
+    /// It is counted again.
+    Counted,
+    /// It is recognised by its event id and counted once. The same item, once scanned and once
+    /// streamed, has two event ids and is counted twice.
+    EventOnce,
+    /// The same item counts once, however often it is scanned or streamed.
+    ItemOnce,
+}
+
+impl<T: Send + Sync + 'static> Pipeline<T> {
+    /// Begins the definition of the pipeline called `name`.
+    ///
+    /// The name appears in metrics and marker keys, and must stay the same for the pipeline's
+    /// life: 1 to 128 of the characters `A-Z a-z 0-9 _ - .`, checked at the end.
+    pub fn builder(name: &str) -> PipelineBuilder<T> {
+        PipelineBuilder {
+            name: name.to_owned(),
+            record: PhantomData,
+        }
+    }
+}
+
+impl<T> Pipeline<T> {
+    /// The pipeline's name.
+    pub fn name(&self) -> &PipelineName {
+        self.run.name()
+    }
+
+    /// Whether it takes old images back, so that its stream must carry them.
+    pub fn retracts(&self) -> bool {
+        self.run.needs_old_image()
+    }
+
+    /// Whether its windows go by the time of arrival, which a scan does not know.
+    pub fn windows_by_arrival(&self) -> bool {
+        self.run.windows_by_arrival()
+    }
+
+    /// What its mode makes of a record that comes again.
+    pub fn repeats(&self) -> Repeats {
+        self.run.repeats()
+    }
+
+    /// Its marker table as a place for checkpoints; `None` in the at-least-once mode, which has
+    /// no marker table.
+    pub fn checkpoints(&self) -> Option<&Arc<dyn Checkpoints>> {
+        self.markers.as_ref()
+    }
+}
+
+impl<T> Clone for Pipeline<T> {
+    fn clone(&self) -> Self {
+        Self {
+            run: Arc::clone(&self.run),
+            markers: self.markers.clone(),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Pipeline<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipeline")
+            .field("name", &self.run.name().as_str())
+            .field("repeats", &self.run.repeats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a pipeline could not be built.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The name cannot be used.
+    #[error("the pipeline's name cannot be used")]
+    Name(#[source] IdError),
+    /// An option cannot be used.
+    #[error("pipeline `{pipeline}` cannot be built")]
+    Option {
+        /// The pipeline's name.
+        pipeline: String,
+        /// Which option, and why.
+        #[source]
+        source: OptionError,
+    },
+}
+
+/// A pipeline that needs its key next.
+#[derive(Debug)]
+#[must_use = "a pipeline is built by its last step, the delivery mode"]
+pub struct PipelineBuilder<T> {
+    name: String,
+    record: PhantomData<fn() -> T>,
+}
+
+impl<T: Send + Sync + 'static> PipelineBuilder<T> {
+    /// Each record counts for one key.
+    pub fn key<K: AsRef<str>>(self, key: impl Fn(&T) -> K + Send + Sync + 'static) -> Keyed<T> {
+        self.keys(move |record, out| out(key(record).as_ref()))
+    }
+
+    /// Each record counts for every key that is put `out`: roll-ups, without an allocation per
+    /// key. A key put out twice counts once; a record that puts out none counts for nothing and
+    /// is counted as skipped.
+    pub fn keys(self, keys: impl Fn(&T, &mut dyn FnMut(&str)) + Send + Sync + 'static) -> Keyed<T> {
+        Keyed {
+            name: self.name,
+            keys: Box::new(keys),
+        }
+    }
+}
+
+/// A pipeline that needs its value next, or [`count`](Keyed::count).
+#[must_use = "a pipeline is built by its last step, the delivery mode"]
+pub struct Keyed<T> {
+    name: String,
+    keys: Box<KeysFn<T>>,
+}
+
+impl<T: Send + Sync + 'static> Keyed<T> {
+    /// What a record adds, before the monoid lifts it.
+    pub fn value<I: 'static>(
+        self,
+        value: impl Fn(&T) -> I + Send + Sync + 'static,
+    ) -> Valued<T, I> {
+        Valued {
+            keyed: self,
+            value: Box::new(value),
+        }
+    }
+
+    /// Counts records; no value is needed.
+    pub fn count(self) -> Definition<T, Count> {
+        self.value(|_| ()).aggregate(Count::new())
+    }
+}
+
+/// A pipeline that needs its monoid next.
+#[must_use = "a pipeline is built by its last step, the delivery mode"]
+pub struct Valued<T, I> {
+    keyed: Keyed<T>,
+    value: Box<dyn Fn(&T) -> I + Send + Sync>,
+}
+
+impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
+    /// How values combine.
+    pub fn aggregate<M: Monoid<Input = I>>(self, monoid: M) -> Definition<T, M> {
+        Definition {
+            name: self.keyed.name,
+            plan: Plan {
+                keys: self.keyed.keys,
+                value: self.value,
+                monoid,
+                window: None,
+                invert: None,
+            },
+        }
+    }
+}
+
+/// A pipeline that needs its store next, and can be given a window and retraction.
+#[must_use = "a pipeline is built by its last step, the delivery mode"]
+pub struct Definition<T, M: Monoid> {
+    name: String,
+    plan: Plan<T, M>,
+}
+
+impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
+    /// Values are kept per window of time. The time comes from the item, so that an old image is
+    /// taken back from its own bucket, a scanned row lands where its change would, and a recount
+    /// is possible. Default: no window, bucket 0.
+    pub fn window<At: Into<Timestamp>>(
+        mut self,
+        window: Window,
+        at: impl Fn(&T) -> At + Send + Sync + 'static,
+    ) -> Self {
+        self.plan.window = Some((
+            window,
+            Time::Item(Box::new(move |record| at(record).into())),
+        ));
+        self
+    }
+
+    /// Values are kept per window of the time at which the *change* was made, as the stream says
+    /// it (`ApproximateCreationDateTime`, rounded to the second, the same on every redelivery).
+    ///
+    /// The item itself then says nothing about its bucket: retraction and bootstrap are refused,
+    /// and no recount of the table can be compared. A record without the time is rejected.
+    pub fn window_by_arrival(mut self, window: Window) -> Self {
+        self.plan.window = Some((window, Time::Arrival));
+        self
+    }
+
+    /// MODIFY and REMOVE take back what the old image had added. Needs a monoid with an inverse,
+    /// and a stream of NEW_AND_OLD_IMAGES. Default: changes only add, which counts a modified
+    /// item twice.
+    pub fn retract(mut self) -> Self
+    where
+        M: Group,
+    {
+        self.plan.invert = Some(|monoid, value| monoid.invert(value));
+        self
+    }
+
+    /// Where the values are kept. It must be able to hold this monoid.
+    pub fn store<S: Store<M>>(self, store: S) -> Stored<T, M, S> {
+        Stored {
+            definition: self,
+            store,
+        }
+    }
+}
+
+/// A pipeline that needs its delivery mode: the last step.
+#[must_use = "a pipeline is built by its last step, the delivery mode"]
+pub struct Stored<T, M: Monoid, S> {
+    definition: Definition<T, M>,
+    store: S,
+}
+
+impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
+    /// Every record is counted **at least** once: redelivery, and a write whose answer was lost,
+    /// count it again. Exact only for idempotent monoids (Min, Max, Set, First, Last). One write
+    /// per key and batch.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if name or window cannot be used.
+    pub fn at_least_once(self) -> Result<Pipeline<T>, BuildError> {
+        self.build(|store| AtLeastOnce { store }, None)
+    }
+
+    /// Claims each event's id in the marker table, then counts it: what the original does.
+    ///
+    /// Redelivered events are recognised. What remains wrong: a write that was applied although
+    /// its answer was lost is counted again, and an invocation that dies between claim and write
+    /// loses the event. If a merge fails, the claim is released, so that redelivery counts the
+    /// event; of an event with several keys, those merged before are then counted again.
+    ///
+    /// Costs one conditional write per event (the claim) beside one write per key and batch. A
+    /// claim's name is the pipeline's name and the event id, so that pipelines can share the
+    /// table; it is kept as long as `deduper` was made to keep it.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if name or window cannot be used.
+    pub fn claim_first<D: Deduper + Checkpoints>(
+        self,
+        deduper: D,
+    ) -> Result<Pipeline<T>, BuildError> {
+        self.claim(deduper, ClaimNames::PipelineAndEvent)
+    }
+
+    /// As [`claim_first`](Stored::claim_first), with claims named by the bare event id as in
+    /// tables of the original. Pipelines that share such a table hide events from each other:
+    /// give each its own.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if name or window cannot be used.
+    pub fn claim_first_by_bare_event_id<D: Deduper + Checkpoints>(
+        self,
+        deduper: D,
+    ) -> Result<Pipeline<T>, BuildError> {
+        self.claim(deduper, ClaimNames::BareEvent)
+    }
+
+    fn claim<D: Deduper + Checkpoints>(
+        self,
+        deduper: D,
+        names: ClaimNames,
+    ) -> Result<Pipeline<T>, BuildError> {
+        let deduper = Arc::new(deduper);
+        let checkpoints = Arc::clone(&deduper) as Arc<dyn Checkpoints>;
+        self.build(
+            |store| ClaimFirst {
+                store,
+                deduper,
+                names,
+            },
+            Some(checkpoints),
+        )
+    }
+
+    /// Every event is counted exactly once on each of its keys, under redelivery, crashes, races
+    /// and lost answers.
+    ///
+    /// The same item once scanned and once streamed is two events: for a bootstrap of a table
+    /// that keeps changing use [`ledger`](Stored::ledger).
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if name or window cannot be used.
+    pub fn exactly_once(self, markers: S::Markers) -> Result<Pipeline<T>, BuildError>
+    where
+        S: ExactlyOnce<M>,
+        S::Markers: Checkpoints,
+    {
+        let markers = Arc::new(markers);
+        let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
+        self.build(|store| OncePerKey { store, markers }, Some(checkpoints))
+    }
+
+    /// Every item counts exactly once with what it is now, also where a scan and the stream
+    /// overlap. Implies retraction, by what the ledger knows; old images are not needed.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] if name or window cannot be used.
+    pub fn ledger(self, markers: S::Markers) -> Result<Pipeline<T>, BuildError>
+    where
+        M: Group,
+        S: Ledger<M>,
+        S::Markers: Checkpoints,
+    {
+        let mut stored = self;
+        stored.definition.plan.invert = None;
+        let markers = Arc::new(markers);
+        let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
+        stored.build(|store| InLedger { store, markers }, Some(checkpoints))
+    }
+
+    fn build<D: Delivery<M>>(
+        self,
+        delivery: impl FnOnce(S) -> D,
+        markers: Option<Arc<dyn Checkpoints>>,
+    ) -> Result<Pipeline<T>, BuildError> {
+        let Definition { name, plan } = self.definition;
+        let pipeline = PipelineName::new(name.as_str()).map_err(BuildError::Name)?;
+        let checked = plan.validate(D::LEDGER);
+        checked.map_err(|source| BuildError::Option {
+            pipeline: name,
+            source,
+        })?;
+        let run = Arc::new(Running {
+            name: pipeline,
+            plan,
+            delivery: delivery(self.store),
+        });
+        Ok(Pipeline { run, markers })
+    }
+}
+
+macro_rules! debug_by_name {
+    ($($builder:ident<$($param:ident $(: $bound:ident)?),+> => $name:expr;)+) => {$(
+        impl<$($param $(: $bound)?),+> fmt::Debug for $builder<$($param),+> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                let name: fn(&Self) -> &str = $name;
+                f.debug_tuple(stringify!($builder)).field(&name(self)).finish()
+            }
+        }
+    )+};
+}
+
+debug_by_name! {
+    Keyed<T> => |keyed| &keyed.name;
+    Valued<T, I> => |valued| &valued.keyed.name;
+    Definition<T, M: Monoid> => |definition| &definition.name;
+    Stored<T, M: Monoid, S> => |stored| &stored.definition.name;
+}

@@ -1,0 +1,175 @@
+use murmur_state::{ItemId, Position, SequenceNumber, Timestamp};
+use serde_dynamo::{AttributeValue, Item};
+
+/// What a pipeline is fed with: a row found by a scan, or a change told by a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// A row of the table as a scan found it.
+    Scanned(Row),
+    /// A change of an item.
+    Changed(Change),
+}
+
+/// A row of the table as a scan found it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    /// What makes it the same row in another run: made of the primary key.
+    pub event_id: String,
+    /// The item's name, the same in scan and stream ([`item_id`]).
+    pub item_id: ItemId,
+    /// The row's attributes.
+    pub item: Item,
+}
+
+/// A change of an item, as a DynamoDB stream tells it.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Change {
+    /// The stream's `eventID`, unique in the whole stream.
+    pub event_id: String,
+    /// What happened.
+    pub event: EventName,
+    /// The item's primary key.
+    pub keys: Item,
+    /// The item after the change, if there is one and the stream carries new images.
+    pub new_image: Option<Item>,
+    /// The item before the change, if there was one and the stream carries old images.
+    pub old_image: Option<Item>,
+    /// The record's place among the changes of its item.
+    pub sequence_number: Option<SequenceNumber>,
+    /// When the change was made, rounded down to the second; `None` if the stream does not say.
+    pub created: Option<Timestamp>,
+    /// Whether DynamoDB's Time to Live removed the item, not a user.
+    pub expired: bool,
+    /// The ARN of the stream.
+    pub stream_arn: Option<String>,
+}
+
+/// What happened to an item.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum EventName {
+    /// It was not there before.
+    #[default]
+    Insert,
+    /// It was there before and is there now.
+    Modify,
+    /// It is not there any more.
+    Remove,
+    /// A name this release does not know; such a record is rejected, not guessed at.
+    Other(String),
+}
+
+impl From<&str> for EventName {
+    fn from(name: &str) -> Self {
+        match name {
+            "INSERT" => Self::Insert,
+            "MODIFY" => Self::Modify,
+            "REMOVE" => Self::Remove,
+            other => Self::Other(other.to_owned()),
+        }
+    }
+}
+
+impl Record {
+    /// What makes the record the same when it comes again, as its source gave it.
+    pub fn event_id(&self) -> &str {
+        match self {
+            Self::Scanned(row) => &row.event_id,
+            Self::Changed(change) => &change.event_id,
+        }
+    }
+
+    /// The name of the item the record is about.
+    pub fn item_id(&self) -> ItemId {
+        match self {
+            Self::Scanned(row) => row.item_id.clone(),
+            Self::Changed(change) => item_id(&change.keys),
+        }
+    }
+
+    /// Its sequence number; a scanned row has none.
+    pub fn sequence_number(&self) -> Option<&SequenceNumber> {
+        match self {
+            Self::Scanned(_) => None,
+            Self::Changed(change) => change.sequence_number.as_ref(),
+        }
+    }
+
+    /// When the change was made, if its source says; a scanned row does not.
+    pub fn created(&self) -> Option<Timestamp> {
+        match self {
+            Self::Scanned(_) => None,
+            Self::Changed(change) => change.created,
+        }
+    }
+
+    /// Whether it is a change of this kind.
+    pub fn is(&self, event: &EventName) -> bool {
+        matches!(self, Self::Changed(change) if change.event == *event)
+    }
+
+    /// Where the record was seen; `None` for a change without a sequence number.
+    pub fn position(&self) -> Option<Position> {
+        match self {
+            Self::Scanned(_) => Some(Position::Scan),
+            Self::Changed(change) => change.sequence_number.clone().map(Position::Stream),
+        }
+    }
+}
+
+/// The name of the item with this primary key: attributes in order of their names, each with its
+/// type, so that the same key gives the same name whichever way it was read.
+pub fn item_id(keys: &Item) -> ItemId {
+    let mut attributes: Vec<_> = keys.iter().collect();
+    attributes.sort_unstable_by_key(|(name, _)| *name);
+    let texts: Vec<(&str, &str, String)> = attributes
+        .into_iter()
+        .map(|(name, value)| match value {
+            AttributeValue::S(text) => (name.as_str(), "S", text.clone()),
+            AttributeValue::N(number) => (name.as_str(), "N", number.clone()),
+            AttributeValue::B(bytes) => (
+                name.as_str(),
+                "B",
+                bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+            ),
+            // Not a key type; still named, never dropped.
+            other => (name.as_str(), "?", format!("{other:?}")),
+        })
+        .collect();
+    ItemId::from_parts(
+        texts
+            .iter()
+            .flat_map(|(name, kind, text)| [*name, *kind, text.as_str()]),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn keys(pairs: &[(&str, AttributeValue)]) -> Item {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect::<HashMap<_, _>>()
+            .into()
+    }
+
+    #[test]
+    fn item_ids_do_not_depend_on_attribute_order_and_keep_types_apart() {
+        let text = |value: &str| AttributeValue::S(value.into());
+        let a = keys(&[("pk", text("1")), ("sk", text("2"))]);
+        let b = keys(&[("sk", text("2")), ("pk", text("1"))]);
+        assert_eq!(item_id(&a), item_id(&b));
+        let number = keys(&[("pk", AttributeValue::N("1".into())), ("sk", text("2"))]);
+        assert_ne!(item_id(&a), item_id(&number));
+        let bytes = keys(&[("pk", AttributeValue::B(vec![1, 255]))]);
+        assert_eq!(item_id(&bytes).as_str(), "2:pk1:B4:01ff");
+    }
+
+    #[test]
+    fn event_names_nobody_knows_are_kept() {
+        assert_eq!(EventName::from("REMOVE"), EventName::Remove);
+        assert_eq!(EventName::from("MERGE"), EventName::Other("MERGE".into()));
+    }
+}
