@@ -1,1 +1,30 @@
-//! DynamoDB Streams without Lambda: an in-process stream event store, and a trigger with Lambda's semantics over it or over the Streams API.
+#![doc = include_str!("../README.md")]
+
+#[cfg(feature = "aws")]
+mod aws;
+mod description;
+mod error;
+mod handler;
+mod lineage;
+mod options;
+mod record;
+mod source;
+mod store;
+mod trigger;
+
+pub use aws_lambda_events::event::dynamodb::{
+    Event, EventRecord, KeyType, OperationType, StreamStatus, StreamViewType, UserIdentity,
+};
+pub use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+pub use serde_dynamo::{AttributeValue, Item};
+
+#[cfg(feature = "aws")]
+pub use aws::{StreamsApi, describe_stream};
+pub use description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
+pub use error::StreamError;
+pub use handler::{EventHandler, HandlerError, report_failures};
+pub use options::{StartingPosition, TriggerBuilder};
+pub use record::{StreamRecord, time_to_live};
+pub use source::{Batch, Cursor, Start, StreamSource};
+pub use store::{StoreSource, StreamStore};
+pub use trigger::{Summary, Trigger, TriggerError};

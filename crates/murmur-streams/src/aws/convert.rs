@@ -1,0 +1,196 @@
+//! From the SDK's types to Lambda's and ours.
+
+use std::collections::{HashMap, HashSet};
+
+use aws_lambda_events::event::dynamodb::{
+    EventRecord, KeyType, StreamStatus, StreamViewType, UserIdentity,
+};
+use aws_sdk_dynamodbstreams::primitives::DateTime;
+use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
+use murmur_state::{SequenceNumber, Timestamp};
+use serde_dynamo::Item;
+
+use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
+use crate::error::StreamError;
+
+pub(super) fn record(record: types::Record, arn: &str) -> Result<EventRecord, StreamError> {
+    let mut event = EventRecord::default();
+    event.event_id = record.event_id.unwrap_or_default();
+    // The name as sent, even one the SDK does not know: DynamoDB Local has one of its own.
+    event.event_name = record
+        .event_name
+        .map(|name| name.as_str().to_owned())
+        .unwrap_or_default();
+    event.event_version = record.event_version;
+    event.event_source = record.event_source;
+    event.aws_region = record.aws_region.unwrap_or_default();
+    event.event_source_arn = Some(arn.to_owned());
+    event.user_identity = record.user_identity.map(|identity| {
+        let mut user = UserIdentity::default();
+        user.type_ = identity.r#type.unwrap_or_default();
+        user.principal_id = identity.principal_id.unwrap_or_default();
+        user
+    });
+    let change = record
+        .dynamodb
+        .ok_or_else(|| missing(arn, "change of a record"))?;
+    let created = change.approximate_creation_date_time;
+    event.change.approximate_creation_date_time = created
+        .and_then(|at| chrono::DateTime::from_timestamp(at.secs(), 0))
+        .unwrap_or_default();
+    event.change.keys = item(change.keys, arn)?;
+    event.change.new_image = item(change.new_image, arn)?;
+    event.change.old_image = item(change.old_image, arn)?;
+    event.change.sequence_number = change.sequence_number;
+    event.change.size_bytes = change.size_bytes.unwrap_or_default();
+    event.change.stream_view_type = change
+        .stream_view_type
+        .map(|view| view_type(view.as_str(), arn))
+        .transpose()?;
+    Ok(event)
+}
+
+pub(super) fn description(
+    described: types::StreamDescription,
+    shards: Vec<types::Shard>,
+    arn: &str,
+) -> Result<StreamDescription, StreamError> {
+    let status = described
+        .stream_status
+        .ok_or_else(|| missing(arn, "StreamStatus"))?;
+    let view = described
+        .stream_view_type
+        .ok_or_else(|| missing(arn, "StreamViewType"))?;
+    let info = StreamInfo {
+        stream_arn: described.stream_arn.unwrap_or_else(|| arn.to_owned()),
+        table_name: described
+            .table_name
+            .ok_or_else(|| missing(arn, "TableName"))?,
+        stream_view_type: view_type(view.as_str(), arn)?,
+        stream_label: described.stream_label.unwrap_or_default(),
+        stream_status: stream_status(status.as_str(), arn)?,
+        key_schema: described
+            .key_schema
+            .unwrap_or_default()
+            .into_iter()
+            .map(|element| key_element(element, arn))
+            .collect::<Result<_, _>>()?,
+        creation_time: described.creation_request_date_time.as_ref().map(timestamp),
+    };
+    // Pages may overlap while shards come and go.
+    let mut seen = HashSet::new();
+    let mut unique = Vec::with_capacity(shards.len());
+    for shard in shards {
+        let shard = shard_info(shard, arn)?;
+        if seen.insert(shard.id.clone()) {
+            unique.push(shard);
+        }
+    }
+    Ok(StreamDescription {
+        info,
+        shards: unique,
+    })
+}
+
+fn shard_info(shard: types::Shard, arn: &str) -> Result<ShardInfo, StreamError> {
+    let number = |digits: Option<String>| digits.map(SequenceNumber::new).transpose();
+    let (first, ending) = match shard.sequence_number_range {
+        Some(range) => (range.starting_sequence_number, range.ending_sequence_number),
+        None => (None, None),
+    };
+    Ok(ShardInfo {
+        id: shard.shard_id.ok_or_else(|| missing(arn, "ShardId"))?,
+        parent: shard.parent_shard_id,
+        first: number(first)?,
+        ending: number(ending)?,
+    })
+}
+
+fn key_element(
+    element: types::KeySchemaElement,
+    arn: &str,
+) -> Result<KeySchemaElement, StreamError> {
+    let key_type = match element.key_type.as_str() {
+        "HASH" => KeyType::Hash,
+        "RANGE" => KeyType::Range,
+        other => return Err(unknown(arn, "key type", other)),
+    };
+    Ok(KeySchemaElement {
+        attribute_name: element.attribute_name,
+        key_type,
+    })
+}
+
+fn view_type(name: &str, arn: &str) -> Result<StreamViewType, StreamError> {
+    Ok(match name {
+        "NEW_IMAGE" => StreamViewType::NewImage,
+        "OLD_IMAGE" => StreamViewType::OldImage,
+        "NEW_AND_OLD_IMAGES" => StreamViewType::NewAndOldImages,
+        "KEYS_ONLY" => StreamViewType::KeysOnly,
+        other => return Err(unknown(arn, "stream view type", other)),
+    })
+}
+
+fn stream_status(name: &str, arn: &str) -> Result<StreamStatus, StreamError> {
+    Ok(match name {
+        "ENABLING" => StreamStatus::Enabling,
+        "ENABLED" => StreamStatus::Enabled,
+        "DISABLING" => StreamStatus::Disabling,
+        "DISABLED" => StreamStatus::Disabled,
+        other => return Err(unknown(arn, "stream status", other)),
+    })
+}
+
+fn item(
+    attributes: Option<HashMap<String, AttributeValue>>,
+    arn: &str,
+) -> Result<Item, StreamError> {
+    let attributes = attributes.unwrap_or_default();
+    // The conversion panics on a form it does not know.
+    match attributes.iter().find(|(_, value)| !is_known(value)) {
+        Some((name, _)) => Err(unknown(arn, "form of attribute", name)),
+        None => Ok(attributes.into()),
+    }
+}
+
+fn is_known(value: &AttributeValue) -> bool {
+    match value {
+        AttributeValue::M(map) => map.values().all(is_known),
+        AttributeValue::L(list) => list.iter().all(is_known),
+        other => !other.is_unknown(),
+    }
+}
+
+fn timestamp(at: &DateTime) -> Timestamp {
+    let millis = i64::from(at.subsec_nanos() / 1_000_000);
+    Timestamp::from_millis(
+        Timestamp::from_secs(at.secs())
+            .as_millis()
+            .saturating_add(millis),
+    )
+}
+
+fn missing(arn: &str, what: &str) -> StreamError {
+    StreamError::unexpected(arn, format!("its answer has no {what}"))
+}
+
+fn unknown(arn: &str, what: &str, name: &str) -> StreamError {
+    StreamError::unexpected(arn, format!("unknown {what} `{name}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_nobody_knows_are_named() {
+        for error in [
+            view_type("NEW_SHAPE", "arn").unwrap_err(),
+            stream_status("X", "arn").unwrap_err(),
+        ] {
+            assert!(matches!(error, StreamError::Unexpected { .. }) && !error.is_retryable());
+        }
+        let error = view_type("NEW_SHAPE", "arn").unwrap_err();
+        assert!(error.to_string().contains("`NEW_SHAPE`"), "{error}");
+    }
+}

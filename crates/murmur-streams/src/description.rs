@@ -1,0 +1,121 @@
+use std::collections::HashSet;
+
+use aws_lambda_events::event::dynamodb::{KeyType, StreamStatus, StreamViewType};
+use murmur_state::{SequenceNumber, Timestamp};
+
+use crate::error::StreamError;
+
+/// What is known of a stream as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamInfo {
+    /// The ARN: names table and generation of the stream.
+    pub stream_arn: String,
+    /// The table whose changes it carries.
+    pub table_name: String,
+    /// Which images its records carry.
+    pub stream_view_type: StreamViewType,
+    /// The moment it was switched on, as text; the last part of the ARN.
+    pub stream_label: String,
+    /// Whether it takes records.
+    pub stream_status: StreamStatus,
+    /// The table's primary key; empty where the server does not say.
+    pub key_schema: Vec<KeySchemaElement>,
+    /// When it was made; the in-process store fills in the time of registration.
+    pub creation_time: Option<Timestamp>,
+}
+
+impl StreamInfo {
+    /// An enabled stream; table name and label are taken from the ARN
+    /// (`arn:aws:dynamodb:region:account:table/NAME/stream/LABEL`), empty where it has none.
+    pub fn new(stream_arn: impl Into<String>, stream_view_type: StreamViewType) -> Self {
+        let stream_arn = stream_arn.into();
+        let part = |at| {
+            stream_arn
+                .splitn(4, '/')
+                .nth(at)
+                .unwrap_or_default()
+                .to_owned()
+        };
+        Self {
+            table_name: part(1),
+            stream_label: part(3),
+            stream_arn,
+            stream_view_type,
+            stream_status: StreamStatus::Enabled,
+            key_schema: Vec::new(),
+            creation_time: None,
+        }
+    }
+
+    /// Whether the stream takes records, now or soon (ENABLED or ENABLING).
+    pub fn is_enabled(&self) -> bool {
+        matches!(
+            self.stream_status,
+            StreamStatus::Enabled | StreamStatus::Enabling
+        )
+    }
+}
+
+/// One attribute of a table's primary key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeySchemaElement {
+    /// The attribute's name.
+    pub attribute_name: String,
+    /// HASH (partition key) or RANGE (sort key).
+    pub key_type: KeyType,
+}
+
+/// One shard of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardInfo {
+    /// The shard's id.
+    pub id: String,
+    /// The shard it continues, whose records come first; it may be gone from the list already.
+    pub parent: Option<String>,
+    /// The first sequence number in it, where the stream says.
+    pub first: Option<SequenceNumber>,
+    /// The last sequence number it will ever have. Some servers show one for a shard that is
+    /// still open: ask [`StreamDescription::is_closed`].
+    pub ending: Option<SequenceNumber>,
+}
+
+/// A stream and all its shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamDescription {
+    /// The stream.
+    pub info: StreamInfo,
+    /// Its shards, in the order listed.
+    pub shards: Vec<ShardInfo>,
+}
+
+impl StreamDescription {
+    /// Whether a shard can take no more records: it has an ending sequence number *and* a listed
+    /// child. In doubt it is open, and reading it is harmless.
+    pub fn is_closed(&self, shard: &ShardInfo) -> bool {
+        shard.ending.is_some() && self.has_child(&shard.id)
+    }
+
+    /// Fails unless the stream takes records.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Disabled`] for a stream that is switched off or being so.
+    pub fn ensure_enabled(&self) -> Result<(), StreamError> {
+        if self.info.is_enabled() {
+            return Ok(());
+        }
+        Err(StreamError::Disabled {
+            arn: self.info.stream_arn.clone(),
+        })
+    }
+
+    pub(crate) fn has_child(&self, id: &str) -> bool {
+        self.shards
+            .iter()
+            .any(|shard| shard.parent.as_deref() == Some(id))
+    }
+
+    pub(crate) fn ids(&self) -> HashSet<&str> {
+        self.shards.iter().map(|shard| shard.id.as_str()).collect()
+    }
+}

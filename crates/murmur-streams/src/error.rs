@@ -1,0 +1,175 @@
+use murmur_state::{Cause, IdError, OptionError, SequenceNumber};
+
+/// Why a stream could not be read, or written to.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StreamError {
+    /// There is no such stream.
+    #[error(
+        "no stream `{arn}`: check ARN, account and region (a stream switched off and on again has a new ARN); a stream of the in-process store is registered first"
+    )]
+    UnknownStream {
+        /// The ARN that was asked for.
+        arn: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The stream has no such shard, or has it no longer.
+    #[error(
+        "stream `{arn}` has no shard `{shard}`: its records have been trimmed if it was listed before; what was not read of it is gone, and needs a repair or a new bootstrap"
+    )]
+    UnknownShard {
+        /// The stream.
+        arn: String,
+        /// The shard that was asked for.
+        shard: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The stream is switched off, so no record will ever come.
+    #[error(
+        "stream `{arn}` is disabled: switch the table's stream on, and use the ARN it then has"
+    )]
+    Disabled {
+        /// The stream.
+        arn: String,
+    },
+    /// The caller may not read the stream.
+    #[error(
+        "access to stream `{arn}` is denied: allow dynamodb:DescribeStream, dynamodb:GetShardIterator and dynamodb:GetRecords on it"
+    )]
+    Denied {
+        /// The stream.
+        arn: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The requests could not even be sent: no credentials, no region, a wrong endpoint.
+    #[error(
+        "stream `{arn}`: the request could not be made; check that credentials, region and endpoint are set"
+    )]
+    Setup {
+        /// The stream.
+        arn: String,
+        /// What failed.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// Too many requests, or more than two readers on a shard.
+    #[error(
+        "stream `{arn}`: throttled; try again later, and keep to two readers per shard, Lambda triggers included"
+    )]
+    Throttled {
+        /// The stream.
+        arn: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// A server error, a timeout or a broken connection.
+    #[error("stream `{arn}`: the service could not be reached or failed; try again later")]
+    Unavailable {
+        /// The stream.
+        arn: String,
+        /// What failed.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The records asked for have passed the stream's 24 hours.
+    #[error(
+        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (a stream keeps 24 hours); what was not read is gone, and needs a repair or a new bootstrap"
+    )]
+    Trimmed {
+        /// The stream.
+        arn: String,
+        /// The shard.
+        shard: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// An iterator that began at LATEST expired before it gave a record, so that nobody knows
+    /// where it stood.
+    #[error(
+        "stream `{arn}`, shard `{shard}`: the iterator begun at LATEST expired before its first record, and where it stood is lost; read at least every 15 minutes, or start at TRIM_HORIZON"
+    )]
+    LatestExpired {
+        /// The stream.
+        arn: String,
+        /// The shard.
+        shard: String,
+    },
+    /// A record was put whose sequence number does not rise.
+    #[error(
+        "stream `{arn}`: sequence number {given} is not above {last}, the last one; leave it out to have one assigned"
+    )]
+    NotRising {
+        /// The stream.
+        arn: String,
+        /// The number given.
+        given: SequenceNumber,
+        /// The last number of the stream.
+        last: SequenceNumber,
+    },
+    /// The service refused the request as it stands.
+    #[error(
+        "stream `{arn}`: the service refused the request ({code}); sending it again will not help"
+    )]
+    Refused {
+        /// The stream.
+        arn: String,
+        /// The service's error code.
+        code: String,
+        /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// The stream answered something that cannot be understood.
+    #[error(
+        "stream `{arn}`: {reason}; the service may be newer than this release, or not DynamoDB Streams"
+    )]
+    Unexpected {
+        /// The stream.
+        arn: String,
+        /// What was wrong with the answer.
+        reason: String,
+    },
+    /// A sequence number that is none.
+    #[error(transparent)]
+    SequenceNumber(#[from] IdError),
+    /// An argument that cannot be used.
+    #[error(transparent)]
+    Option(#[from] OptionError),
+}
+
+impl StreamError {
+    /// Whether trying the same again later can help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
+    }
+
+    pub(crate) fn unknown_stream(arn: &str) -> Self {
+        Self::UnknownStream {
+            arn: arn.to_owned(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn unknown_shard(arn: &str, shard: &str) -> Self {
+        Self::UnknownShard {
+            arn: arn.to_owned(),
+            shard: shard.to_owned(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn unexpected(arn: &str, reason: impl Into<String>) -> Self {
+        Self::Unexpected {
+            arn: arn.to_owned(),
+            reason: reason.into(),
+        }
+    }
+}

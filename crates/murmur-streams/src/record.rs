@@ -1,0 +1,103 @@
+use aws_lambda_events::event::dynamodb::{
+    EventRecord, OperationType, StreamViewType, UserIdentity,
+};
+use chrono::DateTime;
+use murmur_state::{SequenceNumber, Timestamp};
+use serde_dynamo::Item;
+
+/// One change of one item, as the in-process store keeps it.
+///
+/// [`EventRecord::from`] gives what a Lambda function would be handed. What is left empty is
+/// filled in by [`StreamStore::put_record`](crate::StreamStore::put_record) where a field says
+/// so; `..StreamRecord::default()` is meant to be used.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StreamRecord {
+    /// Unique in the whole stream. Empty: one is assigned.
+    pub event_id: String,
+    /// What happened to the item.
+    pub event_name: OperationType,
+    /// The version of the record's form. Empty: `1.1`.
+    pub event_version: String,
+    /// The service it is from. Empty: `aws:dynamodb`.
+    pub event_source: String,
+    /// The region. Empty: the one in the stream's ARN.
+    pub aws_region: String,
+    /// Which images it carries. `None`: as the stream says.
+    pub stream_view_type: Option<StreamViewType>,
+    /// The table. Empty: the stream's.
+    pub table_name: String,
+    /// The stream it belongs to. Always required.
+    pub stream_arn: String,
+    /// The item's primary key.
+    pub keys: Item,
+    /// The item after the change; empty if there is none, or the stream does not carry it.
+    pub new_image: Item,
+    /// The item before the change; empty if there was none, or the stream does not carry it.
+    pub old_image: Item,
+    /// Its place in the stream. `None`: the next one is assigned.
+    pub sequence_number: Option<SequenceNumber>,
+    /// When the change was made. `None`: now, by the store's clock.
+    pub created_at: Option<Timestamp>,
+    /// Its size in bytes, as given.
+    pub size_bytes: i64,
+    /// Who made the change, where it was not a user: see [`time_to_live`].
+    pub user_identity: Option<UserIdentity>,
+}
+
+/// The identity that marks a removal as done by Time to Live
+/// (Amazon DynamoDB Developer Guide, "DynamoDB Streams and Time to Live").
+pub fn time_to_live() -> UserIdentity {
+    let mut identity = UserIdentity::default();
+    identity.type_ = "Service".to_owned();
+    identity.principal_id = "dynamodb.amazonaws.com".to_owned();
+    identity
+}
+
+/// The record as Lambda hands it to a function.
+///
+/// The creation time is cut to whole seconds, as DynamoDB does; a missing one, and one that no
+/// date can show, becomes 1970.
+impl From<&StreamRecord> for EventRecord {
+    fn from(record: &StreamRecord) -> Self {
+        let StreamRecord {
+            event_id,
+            event_name,
+            event_version,
+            event_source,
+            aws_region,
+            stream_view_type,
+            table_name,
+            stream_arn,
+            keys,
+            new_image,
+            old_image,
+            sequence_number,
+            created_at,
+            size_bytes,
+            user_identity,
+        } = record;
+        let mut event = Self::default();
+        event.event_id = event_id.clone();
+        event.event_name = event_name.to_string();
+        event.event_version = some(event_version);
+        event.event_source = some(event_source);
+        event.aws_region = aws_region.clone();
+        event.table_name = some(table_name);
+        event.event_source_arn = some(stream_arn);
+        event.user_identity = user_identity.clone();
+        event.change.stream_view_type = stream_view_type.clone();
+        event.change.keys = keys.clone();
+        event.change.new_image = new_image.clone();
+        event.change.old_image = old_image.clone();
+        event.change.sequence_number = sequence_number.as_ref().map(ToString::to_string);
+        event.change.approximate_creation_date_time = created_at
+            .and_then(|at| DateTime::from_timestamp(at.as_secs(), 0))
+            .unwrap_or_default();
+        event.change.size_bytes = *size_bytes;
+        event
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}

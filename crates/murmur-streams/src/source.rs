@@ -1,0 +1,111 @@
+use std::future::Future;
+use std::sync::Arc;
+
+use aws_lambda_events::event::dynamodb::EventRecord;
+use murmur_state::SequenceNumber;
+
+use crate::description::StreamDescription;
+use crate::error::StreamError;
+
+/// The most records one read may ask for, as DynamoDB's `GetRecords`.
+pub(crate) const MAX_READ: usize = 1000;
+
+/// Where reading a shard begins.
+///
+/// There is no start by time: DynamoDB Streams has none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest record the shard still has.
+    TrimHorizon,
+    /// After the newest record at the time of the first read.
+    Latest,
+    /// The record with this number.
+    At(SequenceNumber),
+    /// The record that follows this number.
+    After(SequenceNumber),
+}
+
+/// A place in a shard: where to begin, or where the last read ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cursor {
+    /// To be looked up.
+    Start(Start),
+    /// The source's own token, from [`Batch::next`].
+    Iterator {
+        /// Means something to the source that made it, and to nobody else.
+        token: String,
+        /// Where to look it up anew once the source has forgotten the token (DynamoDB: after 15
+        /// minutes): after the last record read, or where reading began.
+        renew: Start,
+    },
+}
+
+impl From<Start> for Cursor {
+    fn from(start: Start) -> Self {
+        Self::Start(start)
+    }
+}
+
+/// What one read gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// The records in the shard's order, in Lambda's form. May be empty without being the end.
+    pub records: Vec<EventRecord>,
+    /// Where to go on; `None` once a closed shard is read to its end.
+    pub next: Option<Cursor>,
+}
+
+/// One stream, to be read shard by shard.
+///
+/// Both methods are required.
+///
+/// # Contract
+///
+/// `describe` lists every shard, over as many pages as it takes. `read` answers up to `limit`
+/// records (1 to 1000) of one shard in order, none left out: reading on from each
+/// [`Batch::next`] meets every record once. An empty answer with a `next` says that nothing is
+/// there *yet*, or that the source has more to look through. The source does not keep children
+/// behind their parents; the [`Trigger`](crate::Trigger) does.
+///
+/// # Errors
+///
+/// [`StreamError::is_retryable`] tells what may be tried again. A source renews expired
+/// iterators by itself.
+///
+/// # Cancel safety
+///
+/// Reading changes nothing: a dropped call can be made again with the same arguments.
+pub trait StreamSource: Send + Sync {
+    /// The stream and all its shards.
+    fn describe(&self) -> impl Future<Output = Result<StreamDescription, StreamError>> + Send;
+
+    /// Up to `limit` records of `shard` from `from` on.
+    fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> impl Future<Output = Result<Batch, StreamError>> + Send;
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<S: StreamSource> StreamSource for &S {
+    async fn describe(&self) -> Result<StreamDescription, StreamError> {
+        S::describe(self).await
+    }
+
+    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+        S::read(self, shard, from, limit).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<S: StreamSource> StreamSource for Arc<S> {
+    async fn describe(&self) -> Result<StreamDescription, StreamError> {
+        S::describe(self).await
+    }
+
+    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+        S::read(self, shard, from, limit).await
+    }
+}
