@@ -2,6 +2,7 @@
 //!
 //! - [`Dynamo`]: the DynamoDB of a test: the server that [`ENDPOINT_VAR`] names, else an embedded one.
 //! - [`Embedded`]: that embedded server by itself, for whoever needs the database behind it.
+//! - [`lambda::RuntimeApi`]: the Lambda Runtime API, to run a Lambda binary as a real process.
 //! - [`wire`]: faults between a client and its server.
 //!
 //! Not published, and no part of what a user depends on. What goes wrong here is the failure of a
@@ -9,6 +10,7 @@
 
 mod dynamo;
 mod embedded;
+pub mod lambda;
 pub mod wire;
 
 pub use dynamo::{Dynamo, ENDPOINT_VAR};
