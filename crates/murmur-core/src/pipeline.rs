@@ -9,7 +9,7 @@ use murmur_state::{
 
 use crate::delivery::{AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey};
 use crate::monoids::Count;
-use crate::plan::{KeysFn, Plan, Run, Running, Time};
+use crate::plan::{KeysFn, Plan, Run, Running, Time, ValueFn};
 use crate::window::Window;
 
 /// One aggregate of a table: which keys a record counts for, what it adds, how values combine,
@@ -224,7 +224,7 @@ impl<T: Send + Sync + 'static> Keyed<T> {
 #[must_use = "a pipeline is built by its last step, the delivery mode"]
 pub struct Valued<T, I> {
     keyed: Keyed<T>,
-    value: Box<dyn Fn(&T) -> I + Send + Sync>,
+    value: Box<ValueFn<T, I>>,
 }
 
 impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {

@@ -12,6 +12,7 @@ use crate::record::{EventName, Record};
 use crate::window::Window;
 
 pub(crate) type KeysFn<T> = dyn Fn(&T, &mut dyn FnMut(&str)) + Send + Sync;
+pub(crate) type ValueFn<T, I> = dyn Fn(&T) -> I + Send + Sync;
 type InvertFn<M> = fn(&M, &<M as Monoid>::Value) -> Result<<M as Monoid>::Value, Overflow>;
 
 /// Where an event's time comes from.
@@ -23,7 +24,7 @@ pub(crate) enum Time<T> {
 /// A pipeline's definition, without store and mode.
 pub(crate) struct Plan<T, M: Monoid> {
     pub(crate) keys: Box<KeysFn<T>>,
-    pub(crate) value: Box<dyn Fn(&T) -> M::Input + Send + Sync>,
+    pub(crate) value: Box<ValueFn<T, M::Input>>,
     pub(crate) monoid: M,
     pub(crate) window: Option<(Window, Time<T>)>,
     /// How to take an old image back; `None` without retraction.

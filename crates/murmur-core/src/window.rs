@@ -107,7 +107,7 @@ impl Window {
     pub(crate) fn validate(&self) -> Result<(), OptionError> {
         let millis = self.length.as_millis();
         if millis == 0
-            || self.length.subsec_nanos() % 1_000_000 != 0
+            || !self.length.subsec_nanos().is_multiple_of(1_000_000)
             || i64::try_from(millis).is_err()
         {
             return Err(OptionError::new(

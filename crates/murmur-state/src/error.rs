@@ -16,7 +16,7 @@ pub struct Place {
     /// The table, or what stands for it.
     pub table: Arc<str>,
     /// The row, where one is to blame.
-    pub key: Option<Key>,
+    pub key: Option<Box<Key>>,
 }
 
 impl Place {
@@ -32,7 +32,7 @@ impl Place {
     /// The same table, at `key`.
     pub fn at(&self, key: &Key) -> Self {
         Self {
-            key: Some(key.clone()),
+            key: Some(Box::new(key.clone())),
             ..self.clone()
         }
     }
