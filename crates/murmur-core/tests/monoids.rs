@@ -1,5 +1,7 @@
 //! Every monoid keeps its laws, and its bytes can be read back.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 use std::collections::BTreeSet;
 
 use murmur_core::{Count, Dated, First, Last, Max, Min, Set, Sum, laws};

@@ -1,5 +1,7 @@
 //! What the processor promises of a batch: one outcome per record, each in the right place.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 mod support;
 
 use std::sync::Arc;
