@@ -3,6 +3,7 @@
 #[cfg(feature = "aws")]
 mod aws;
 mod description;
+mod engine;
 mod error;
 mod handler;
 mod lineage;

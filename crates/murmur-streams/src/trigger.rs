@@ -1,24 +1,18 @@
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 
-use aws_lambda_events::event::dynamodb::Event;
 use futures::FutureExt;
-use futures::future::{self, BoxFuture, Shared};
-use murmur_state::{Cause, Causes, Deadline};
+use futures::future;
+use murmur_state::{Cause, Causes};
 
-use crate::description::StreamDescription;
+use crate::engine::{Engine, Left, Round, Until, Watch};
 use crate::error::StreamError;
-use crate::handler::{EventHandler, HandlerError, done_records};
-use crate::lineage::{Lineage, Shard};
+use crate::handler::EventHandler;
+use crate::lineage::Lineage;
 use crate::options::{Options, TriggerBuilder};
-use crate::source::{MAX_READ, StreamSource};
-
-/// How often new shards are looked for while none is read to its end.
-const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
+use crate::source::StreamSource;
 
 /// Reads a stream and calls a handler with its records, as Lambda's event source mapping does.
 ///
@@ -194,252 +188,6 @@ impl<S, H> fmt::Debug for Trigger<S, H> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Until {
-    Drained,
-    ShutDown,
-}
-
-/// In what state a round leaves a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// Nothing more for now.
-    Empty,
-    /// Read to its end: its children may begin.
-    Ended,
-    /// The round was over; there may be more.
-    Interrupted,
-}
-
-/// What lasts for one run.
-struct Watch<'a> {
-    shutdown: Shared<BoxFuture<'a, ()>>,
-    summary: Mutex<Summary>,
-    until: Until,
-}
-
-impl Watch<'_> {
-    fn shut_down(&self) -> bool {
-        self.shutdown.clone().now_or_never().is_some()
-    }
-
-    fn count(&self, change: impl FnOnce(&mut Summary)) {
-        change(&mut self.summary.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn summary(&self) -> Summary {
-        *self.summary.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What lasts from one listing of the shards to the next.
-struct Round<'a, 'w> {
-    watch: &'a Watch<'w>,
-    /// Set by a shard that ended or failed: the others finish what they are at.
-    over: AtomicBool,
-    until: Deadline,
-}
-
-struct Engine<S, H> {
-    source: S,
-    handler: H,
-    options: Options,
-}
-
-impl<S: StreamSource, H: EventHandler> Engine<S, H> {
-    fn round(&self) -> Deadline {
-        Deadline::within(&*self.options.clock, DISCOVERY_INTERVAL)
-    }
-
-    fn is_over(&self, round: &Round<'_, '_>) -> bool {
-        round.over.load(Ordering::Relaxed)
-            || round.until.passed(&*self.options.clock)
-            || round.watch.shut_down()
-    }
-
-    async fn describe(
-        &self,
-        round: &Round<'_, '_>,
-    ) -> Result<Option<StreamDescription>, StreamError> {
-        self.patiently(round, || self.source.describe()).await
-    }
-
-    /// Works on one shard until it is empty or ended, or the round is over.
-    async fn work(&self, shard: &mut Shard, round: &Round<'_, '_>) -> Result<Left, TriggerError> {
-        let left = self.batches(shard, round).await;
-        if !matches!(left, Ok(Left::Empty)) {
-            round.over.store(true, Ordering::Relaxed);
-        }
-        left
-    }
-
-    async fn batches(
-        &self,
-        shard: &mut Shard,
-        round: &Round<'_, '_>,
-    ) -> Result<Left, TriggerError> {
-        let mut empty_reads = 0;
-        while !self.is_over(round) {
-            if shard.pending.is_empty() {
-                if shard.cursor.is_none() {
-                    return Ok(Left::Ended);
-                }
-                if !self.fill(shard, round).await? {
-                    break;
-                }
-                if shard.pending.is_empty() {
-                    empty_reads += 1;
-                    // One with a child will end, and its child waits for that.
-                    let drained = empty_reads >= self.options.drain_empty_reads
-                        && round.watch.until == Until::Drained
-                        && !shard.has_child;
-                    match &shard.cursor {
-                        None => {}
-                        Some(_) if drained => return Ok(Left::Empty),
-                        Some(_) => self.pause(self.options.poll_interval, round.watch).await,
-                    }
-                    continue;
-                }
-                round.watch.count(|summary| summary.batches += 1);
-            }
-            empty_reads = 0;
-            self.deliver(shard, round).await?;
-            yield_now().await;
-        }
-        Ok(Left::Interrupted)
-    }
-
-    /// Reads the next batch; `false` if the run was shut down first.
-    async fn fill(&self, shard: &mut Shard, round: &Round<'_, '_>) -> Result<bool, StreamError> {
-        let batch_size = self.options.batch_size;
-        while let Some(cursor) = &shard.cursor {
-            let limit = (batch_size - shard.pending.len()).min(MAX_READ);
-            let read = self.patiently(round, || self.source.read(&shard.id, cursor, limit));
-            let Some(batch) = read.await? else {
-                return Ok(false);
-            };
-            let full = batch.records.len() >= limit;
-            shard.cursor = batch.next;
-            shard.pending.extend(batch.records);
-            if !full || shard.pending.len() >= batch_size {
-                break;
-            }
-        }
-        Ok(true)
-    }
-
-    /// Hands what is pending to the handler, once, and acts on the answer.
-    async fn deliver(&self, shard: &mut Shard, round: &Round<'_, '_>) -> Result<(), TriggerError> {
-        if shard.failures > 0 {
-            round.watch.count(|summary| summary.retries += 1);
-        }
-        let mut event = Event::default();
-        event.records = shard.pending.clone();
-        let answer = self.handler.handle(event).await;
-        let (done, reported) = match &answer {
-            Ok(response) => (
-                done_records(&shard.pending, response),
-                response.batch_item_failures.len() as u64,
-            ),
-            Err(_) => (0, 0),
-        };
-        shard.pending.drain(..done);
-        round.watch.count(|summary| {
-            summary.records += done as u64;
-            summary.failures += reported;
-            summary.errors += u64::from(answer.is_err());
-        });
-        if shard.pending.is_empty() {
-            shard.failures = 0;
-            return Ok(());
-        }
-        shard.failures = if done > 0 {
-            1
-        } else {
-            shard.failures.saturating_add(1)
-        };
-        self.after_failure(shard, answer.err(), round).await
-    }
-
-    async fn after_failure(
-        &self,
-        shard: &Shard,
-        error: Option<HandlerError>,
-        round: &Round<'_, '_>,
-    ) -> Result<(), TriggerError> {
-        let number = shard
-            .pending
-            .first()
-            .and_then(|r| r.change.sequence_number.clone());
-        let sequence_number = number.unwrap_or_default();
-        let source: Option<Cause> = error.map(Into::into);
-        tracing::warn!(
-            shard = shard.id,
-            sequence_number,
-            failures = shard.failures,
-            error = source.as_deref().map(|cause| Causes(cause).to_string()),
-            "the handler did not finish a batch; from this record on it comes again"
-        );
-        let retries = shard.failures - 1;
-        if self
-            .options
-            .maximum_retry_attempts
-            .is_some_and(|limit| retries >= limit)
-        {
-            let shard = shard.id.clone();
-            return Err(TriggerError::RetriesExhausted {
-                shard,
-                sequence_number,
-                retries,
-                source,
-            });
-        }
-        self.pause(self.backoff(retries), round.watch).await;
-        Ok(())
-    }
-
-    /// Makes a read, again and again while that can help and the budget lasts; `None` if the run
-    /// was shut down meanwhile.
-    async fn patiently<T, Fut>(
-        &self,
-        round: &Round<'_, '_>,
-        read: impl Fn() -> Fut,
-    ) -> Result<Option<T>, StreamError>
-    where
-        Fut: Future<Output = Result<T, StreamError>>,
-    {
-        let clock = &*self.options.clock;
-        let deadline = Deadline::within(clock, self.options.retry.budget);
-        for failures in 0.. {
-            match read().await {
-                Ok(answer) => return Ok(Some(answer)),
-                Err(error) if !error.is_retryable() || deadline.passed(clock) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(error = %Causes(&error), "a read of the stream failed; it is made again");
-                    self.pause(self.backoff(failures), round.watch).await;
-                }
-            }
-            if round.watch.shut_down() {
-                break;
-            }
-        }
-        Ok(None)
-    }
-
-    fn backoff(&self, failures: u32) -> Duration {
-        let bound = self
-            .options
-            .retry
-            .base
-            .saturating_mul(2u32.saturating_pow(failures));
-        self.options.random.up_to(bound.min(self.options.retry.cap))
-    }
-
-    async fn pause(&self, duration: Duration, watch: &Watch<'_>) {
-        future::select(self.options.clock.sleep(duration), watch.shutdown.clone()).await;
-    }
-}
-
 /// The first error, the others traced; else how each shard was left.
 fn settle(results: Vec<Result<Left, TriggerError>>) -> Result<Vec<Left>, TriggerError> {
     let (mut left, mut first) = (Vec::with_capacity(results.len()), None);
@@ -451,17 +199,4 @@ fn settle(results: Vec<Result<Left, TriggerError>>) -> Result<Vec<Left>, Trigger
         }
     }
     first.map_or(Ok(left), Err)
-}
-
-/// Lets other tasks have a turn: neither source nor handler need ever wait.
-async fn yield_now() {
-    let mut yielded = false;
-    future::poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

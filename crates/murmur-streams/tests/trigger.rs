@@ -1,0 +1,747 @@
+//! The trigger over the in-process store and over sources that misbehave, on virtual time.
+
+use std::collections::VecDeque;
+use std::future::{Future, pending, ready};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use murmur_state::{Clock, ManualClock, Random, SequenceNumber, Timestamp};
+use murmur_streams::{
+    Batch, Cursor, DynamoDbEventResponse, Event, EventHandler, EventRecord, HandlerError,
+    ShardInfo, StartingPosition, StoreSource, StreamDescription, StreamError, StreamInfo,
+    StreamRecord, StreamSource, StreamStatus, StreamStore, StreamViewType, Trigger, TriggerBuilder,
+    TriggerError, report_failures,
+};
+
+const ARN: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000";
+
+fn store() -> StreamStore {
+    let store = StreamStore::with_clock(Arc::new(ManualClock::new(Timestamp::from_secs(1))));
+    store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
+    store
+}
+
+fn put(store: &StreamStore, ids: &[&str]) -> Vec<SequenceNumber> {
+    let record = |id: &&str| StreamRecord {
+        stream_arn: ARN.into(),
+        event_id: (*id).into(),
+        ..StreamRecord::default()
+    };
+    ids.iter()
+        .map(|id| store.put_record(record(id)).unwrap())
+        .collect()
+}
+
+/// Notes the ids of every batch, and answers from a script, then that all is done.
+#[derive(Clone, Default)]
+struct Scripted {
+    batches: Arc<Mutex<Vec<Vec<String>>>>,
+    answers: Arc<Mutex<VecDeque<Result<Vec<String>, &'static str>>>>,
+}
+
+impl Scripted {
+    fn answer(&self, reported: &[&SequenceNumber]) {
+        let reported = reported.iter().map(ToString::to_string).collect();
+        self.answers.lock().unwrap().push_back(Ok(reported));
+    }
+
+    fn fail(&self) {
+        self.answers
+            .lock()
+            .unwrap()
+            .push_back(Err("the database is on fire"));
+    }
+
+    fn batches(&self) -> Vec<Vec<String>> {
+        self.batches.lock().unwrap().clone()
+    }
+}
+
+impl EventHandler for Scripted {
+    async fn handle(&self, event: Event) -> Result<DynamoDbEventResponse, HandlerError> {
+        let ids = event
+            .records
+            .iter()
+            .map(|record| record.event_id.clone())
+            .collect();
+        self.batches.lock().unwrap().push(ids);
+        let answer = self
+            .answers
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Ok(vec![]));
+        Ok(report_failures(answer?))
+    }
+}
+
+/// Never waits, and remembers for how long it should have.
+#[derive(Debug, Clone)]
+struct SleepLog(ManualClock, Arc<Mutex<Vec<Duration>>>);
+
+impl SleepLog {
+    fn new() -> Self {
+        Self(ManualClock::new(Timestamp::from_secs(1)), Arc::default())
+    }
+
+    fn sleeps(&self) -> Vec<Duration> {
+        std::mem::take(&mut self.1.lock().unwrap())
+    }
+}
+
+impl Clock for SleepLog {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.1.lock().unwrap().push(duration);
+        self.0.sleep(duration)
+    }
+}
+
+fn on<S: StreamSource>(source: S, handler: Scripted) -> TriggerBuilder<S, Scripted> {
+    Trigger::builder(source, handler)
+        .clock(Arc::new(SleepLog::new()))
+        .random(Random::seeded(1))
+        .poll_interval(Duration::ZERO)
+}
+
+fn drained(store: &StreamStore, handler: &Scripted) -> Trigger<StoreSource, Scripted> {
+    on(store.source(ARN), handler.clone()).build().unwrap()
+}
+
+#[tokio::test]
+async fn batches_have_the_size_asked_for_and_every_record_once() {
+    let store = store();
+    put(&store, &["a", "b", "c", "d", "e"]);
+    let handler = Scripted::default();
+    let mut trigger = on(store.source(ARN), handler.clone())
+        .batch_size(2)
+        .build()
+        .unwrap();
+    let summary = trigger.drain().await.unwrap();
+    assert_eq!(
+        handler.batches(),
+        [vec!["a", "b"], vec!["c", "d"], vec!["e"]]
+    );
+    assert_eq!((summary.batches, summary.records), (3, 5));
+    assert_eq!(
+        (summary.retries, summary.failures, summary.errors),
+        (0, 0, 0)
+    );
+    put(&store, &["f"]);
+    assert_eq!(trigger.drain().await.unwrap().records, 1);
+    assert_eq!(handler.batches()[3..], [vec!["f"]]);
+}
+
+#[tokio::test]
+async fn a_batch_may_take_several_reads_and_is_100_by_default() {
+    let store = store();
+    put(&store, &["x"; 2_500]);
+    for (size, batches) in [
+        (Some(10_000), vec![2_500]),
+        (Some(1_200), vec![1_200, 1_200, 100]),
+    ] {
+        let handler = Scripted::default();
+        let mut builder = on(store.source(ARN), handler.clone());
+        if let Some(size) = size {
+            builder = builder.batch_size(size);
+        }
+        builder.build().unwrap().drain().await.unwrap();
+        let sizes: Vec<_> = handler.batches().iter().map(Vec::len).collect();
+        assert_eq!(sizes, batches);
+    }
+    let handler = Scripted::default();
+    drained(&store, &handler).drain().await.unwrap();
+    assert!(handler.batches().iter().all(|batch| batch.len() == 100));
+}
+
+#[tokio::test]
+async fn from_the_lowest_failure_on_records_come_again() {
+    let store = store();
+    let numbers = put(&store, &["a", "b", "c", "d"]);
+    let handler = Scripted::default();
+    handler.answer(&[&numbers[3], &numbers[1]]);
+    handler.answer(&[&numbers[2]]);
+    let summary = drained(&store, &handler).drain().await.unwrap();
+    assert_eq!(
+        handler.batches(),
+        [
+            vec!["a", "b", "c", "d"],
+            vec!["b", "c", "d"],
+            vec!["c", "d"]
+        ]
+    );
+    assert_eq!((summary.batches, summary.records), (1, 4));
+    assert_eq!(
+        (summary.retries, summary.failures, summary.errors),
+        (2, 3, 0)
+    );
+}
+
+#[tokio::test]
+async fn an_error_or_an_unknown_identifier_brings_the_whole_batch_again() {
+    let store = store();
+    let numbers = put(&store, &["a", "b"]);
+    let handler = Scripted::default();
+    handler.fail();
+    handler
+        .answers
+        .lock()
+        .unwrap()
+        .push_back(Ok(vec![String::new()]));
+    handler
+        .answers
+        .lock()
+        .unwrap()
+        .push_back(Ok(vec![numbers[1].to_string(), "e-1".into()]));
+    let summary = drained(&store, &handler).drain().await.unwrap();
+    assert_eq!(handler.batches(), vec![vec!["a", "b"]; 4]);
+    assert_eq!(
+        (summary.retries, summary.failures, summary.errors),
+        (3, 3, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_function_that_lambda_could_call_is_a_handler() {
+    let store = store();
+    put(&store, &["a"]);
+    async fn lambda(event: Event) -> Result<DynamoDbEventResponse, std::io::Error> {
+        assert_eq!(event.records.len(), 1);
+        Ok(DynamoDbEventResponse::default())
+    }
+    let mut trigger = Trigger::builder(store.source(ARN), lambda).build().unwrap();
+    assert_eq!(trigger.drain().await.unwrap().records, 1);
+}
+
+#[tokio::test]
+async fn exhausted_retries_name_shard_and_record_and_pass_nothing_over() {
+    for (limit, deliveries) in [(0, 1), (2, 3)] {
+        let store = store();
+        let numbers = put(&store, &["a", "b", "c"]);
+        let handler = Scripted::default();
+        for _ in 0..deliveries {
+            handler.answer(&[&numbers[1]]);
+        }
+        let mut trigger = on(store.source(ARN), handler.clone())
+            .maximum_retry_attempts(limit)
+            .build()
+            .unwrap();
+        let error = trigger.drain().await.unwrap_err();
+        let shard_id = store.describe_stream(ARN).unwrap().shards.remove(0).id;
+        let TriggerError::RetriesExhausted {
+            shard,
+            sequence_number,
+            retries,
+            source: None,
+        } = &error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!(
+            (shard, sequence_number.as_str()),
+            (&shard_id, numbers[1].as_str())
+        );
+        assert_eq!(*retries, limit);
+        for part in [shard, sequence_number, "maximum_retry_attempts"] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        assert_eq!(handler.batches().len(), deliveries);
+        // Mended: it goes on with the record that failed.
+        assert_eq!(trigger.drain().await.unwrap().records, 2);
+        assert_eq!(handler.batches().last().unwrap(), &["b", "c"]);
+    }
+}
+
+#[tokio::test]
+async fn the_handlers_error_is_the_source_of_exhausted_retries() {
+    let store = store();
+    put(&store, &["a"]);
+    let handler = Scripted::default();
+    handler.fail();
+    let mut trigger = on(store.source(ARN), handler)
+        .maximum_retry_attempts(0)
+        .build()
+        .unwrap();
+    let error = trigger.drain().await.unwrap_err();
+    let source = std::error::Error::source(&error).unwrap();
+    assert_eq!(source.to_string(), "the database is on fire");
+}
+
+#[tokio::test]
+async fn progress_begins_the_count_of_retries_anew() {
+    let store = store();
+    let numbers = put(&store, &["a", "b", "c"]);
+    let handler = Scripted::default();
+    for number in [&numbers[0], &numbers[1], &numbers[2]] {
+        handler.answer(&[number]);
+    }
+    let mut trigger = on(store.source(ARN), handler)
+        .maximum_retry_attempts(1)
+        .build()
+        .unwrap();
+    assert_eq!(trigger.drain().await.unwrap().records, 3);
+}
+
+#[tokio::test]
+async fn retries_go_on_without_end_by_default_and_pause_by_full_jitter() {
+    let store = store();
+    put(&store, &["a"]);
+    let handler = Scripted::default();
+    for _ in 0..500 {
+        handler.fail();
+    }
+    let clock = SleepLog::new();
+    let mut trigger = on(store.source(ARN), handler.clone())
+        .clock(Arc::new(clock.clone()))
+        .retry_backoff(Duration::from_millis(100), Duration::from_millis(350))
+        .build()
+        .unwrap();
+    assert_eq!(trigger.drain().await.unwrap().errors, 500);
+    let sleeps = clock.sleeps();
+    assert_eq!(sleeps.len(), 500);
+    for (sleep, bound) in sleeps
+        .iter()
+        .zip([100, 200].into_iter().chain(std::iter::repeat(350)))
+    {
+        assert!(*sleep <= Duration::from_millis(bound), "{sleep:?}");
+    }
+    assert!(
+        sleeps
+            .iter()
+            .any(|sleep| *sleep < Duration::from_millis(20))
+    );
+    assert!(
+        sleeps
+            .iter()
+            .any(|sleep| *sleep > Duration::from_millis(330))
+    );
+    assert_ne!(sleeps[10], sleeps[11]);
+}
+
+#[tokio::test]
+async fn a_parent_is_done_before_its_child_begins() {
+    let store = store();
+    let numbers = put(&store, &["a", "b"]);
+    store.roll_over(ARN).unwrap();
+    put(&store, &["c"]);
+    store.roll_over(ARN).unwrap();
+    store.roll_over(ARN).unwrap();
+    put(&store, &["d"]);
+    let handler = Scripted::default();
+    handler.answer(&[&numbers[1]]);
+    handler.fail();
+    let summary = drained(&store, &handler).drain().await.unwrap();
+    assert_eq!(
+        handler.batches(),
+        [vec!["a", "b"], vec!["b"], vec!["b"], vec!["c"], vec!["d"]]
+    );
+    assert_eq!(summary.records, 4);
+}
+
+#[tokio::test]
+async fn latest_skips_what_was_there_and_nothing_that_came_after() {
+    let store = store();
+    put(&store, &["old"]);
+    store.roll_over(ARN).unwrap();
+    put(&store, &["older than the trigger"]);
+    let handler = Scripted::default();
+    let mut trigger = on(store.source(ARN), handler.clone())
+        .starting_position(StartingPosition::Latest)
+        .build()
+        .unwrap();
+    assert_eq!(trigger.drain().await.unwrap().records, 0);
+    put(&store, &["a"]);
+    store.roll_over(ARN).unwrap();
+    put(&store, &["b"]);
+    assert_eq!(trigger.drain().await.unwrap().records, 2);
+    assert_eq!(handler.batches(), [["a"], ["b"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_finishes_what_is_under_way_and_begins_nothing_more() {
+    let store = store();
+    put(&store, &["a", "b"]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&calls);
+    let slow = move |_: Event| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            Ok::<_, HandlerError>(DynamoDbEventResponse::default())
+        }
+    };
+    let mut trigger = Trigger::builder(store.source(ARN), slow)
+        .batch_size(1)
+        .build()
+        .unwrap();
+    let summary = trigger
+        .run(tokio::time::sleep(Duration::from_secs(3)))
+        .await
+        .unwrap();
+    assert_eq!((summary.records, calls.load(Ordering::Relaxed)), (1, 1));
+    // The next run goes on from there.
+    assert_eq!(trigger.drain().await.unwrap().records, 1);
+    // One that is shut down before it begins does nothing.
+    put(&store, &["c"]);
+    assert_eq!(trigger.run(ready(())).await.unwrap().records, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutting_down_cuts_pauses_short() {
+    let store = store();
+    let begun = tokio::time::Instant::now();
+    let hour = Duration::from_secs(3_600);
+    let failing = |_: Event| ready(Err::<DynamoDbEventResponse, _>("down"));
+    let mut trigger = Trigger::builder(store.source(ARN), failing)
+        .poll_interval(hour)
+        .retry_backoff(hour, hour)
+        .random(Random::seeded(1))
+        .build()
+        .unwrap();
+    trigger
+        .run(tokio::time::sleep(Duration::from_secs(1)))
+        .await
+        .unwrap();
+    put(&store, &["a"]);
+    let summary = trigger
+        .run(tokio::time::sleep(Duration::from_secs(1)))
+        .await
+        .unwrap();
+    assert_eq!(summary.errors, 1);
+    assert_eq!(begun.elapsed(), Duration::from_secs(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_meets_records_and_shards_that_come_later() {
+    let store = store();
+    let handler = Scripted::default();
+    let producer = async {
+        for ids in [["a", "b"], ["c", "d"], ["e", "f"]] {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            put(&store, &ids);
+            store.roll_over(ARN).unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+    };
+    let mut trigger = Trigger::builder(store.source(ARN), handler.clone())
+        .build()
+        .unwrap();
+    let summary = trigger.run(producer).await.unwrap();
+    assert_eq!(handler.batches(), [["a", "b"], ["c", "d"], ["e", "f"]]);
+    assert_eq!(summary.records, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_shard_is_asked_again_after_the_poll_interval() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let source = Fake::open(vec![]).counting(Arc::clone(&reads));
+    let mut trigger = Trigger::builder(source, Scripted::default())
+        .poll_interval(Duration::from_secs(7))
+        .build()
+        .unwrap();
+    trigger
+        .run(tokio::time::sleep(Duration::from_secs(71)))
+        .await
+        .unwrap();
+    assert_eq!(reads.load(Ordering::Relaxed), 11);
+}
+
+#[tokio::test]
+async fn a_disabled_stream_is_drained_and_ends_a_run() {
+    let store = store();
+    put(&store, &["a"]);
+    store.register_stream(StreamInfo {
+        stream_status: StreamStatus::Disabled,
+        ..StreamInfo::new(ARN, StreamViewType::KeysOnly)
+    });
+    let handler = Scripted::default();
+    assert_eq!(drained(&store, &handler).drain().await.unwrap().records, 1);
+    let error = drained(&store, &handler).run(pending()).await.unwrap_err();
+    assert!(matches!(
+        error,
+        TriggerError::Stream(StreamError::Disabled { .. })
+    ));
+    assert_eq!(handler.batches(), [["a"], ["a"]]);
+}
+
+#[tokio::test]
+async fn an_unknown_stream_is_an_error() {
+    let error = drained(&StreamStore::new(), &Scripted::default())
+        .drain()
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        error,
+        TriggerError::Stream(StreamError::UnknownStream { .. })
+    ));
+}
+
+#[tokio::test]
+async fn reads_that_fail_in_passing_are_made_again_while_the_budget_lasts() {
+    let throttled = || StreamError::Throttled {
+        arn: ARN.into(),
+        source: None,
+    };
+    let handler = Scripted::default();
+    let source = Fake::open(vec![Err(throttled()), Err(throttled()), Ok(&["a"])]);
+    assert_eq!(
+        on(source, handler.clone())
+            .build()
+            .unwrap()
+            .drain()
+            .await
+            .unwrap()
+            .records,
+        1
+    );
+
+    let endless = || Fake::open((0..100_000).map(|_| Err(throttled())).collect());
+    let clock = SleepLog::new();
+    let mut trigger = on(endless(), handler.clone())
+        .clock(Arc::new(clock.clone()))
+        .build()
+        .unwrap();
+    let error = trigger.drain().await.unwrap_err();
+    assert!(matches!(
+        error,
+        TriggerError::Stream(StreamError::Throttled { .. })
+    ));
+    let waited = clock.sleeps().iter().sum::<Duration>();
+    assert!((60..65).contains(&waited.as_secs()), "{waited:?}");
+
+    let once = on(endless(), handler.clone()).read_retry_budget(Duration::ZERO);
+    assert!(
+        once.clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap()
+            .drain()
+            .await
+            .is_err()
+    );
+    assert!(clock.sleeps().is_empty());
+
+    let trimmed = StreamError::Trimmed {
+        arn: ARN.into(),
+        shard: "s".into(),
+        source: None,
+    };
+    let source = Fake::open(vec![Err(trimmed), Ok(&["a"])]);
+    let error = on(source, handler)
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        error,
+        TriggerError::Stream(StreamError::Trimmed { .. })
+    ));
+}
+
+#[tokio::test]
+async fn draining_takes_as_many_empty_answers_for_the_end_as_it_is_told() {
+    for (reads, records) in [(1, 0), (2, 0), (3, 1)] {
+        let source = Fake::open(vec![Ok(&[]), Ok(&[]), Ok(&["a"])]);
+        let mut trigger = on(source, Scripted::default())
+            .drain_empty_reads(reads)
+            .build()
+            .unwrap();
+        assert_eq!(trigger.drain().await.unwrap().records, records, "{reads}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_keeps_failing_does_not_hold_up_the_others() {
+    let source = Fake::two_shards(&["bad"], &["a", "b", "c"]);
+    let (done, all_done) = tokio::sync::oneshot::channel();
+    let (seen, done) = (AtomicUsize::new(0), Mutex::new(Some(done)));
+    let handler = move |event: Event| {
+        let bad = event.records[0].event_id == "bad";
+        if !bad && seen.fetch_add(1, Ordering::Relaxed) == 2 {
+            done.lock().unwrap().take().unwrap().send(()).unwrap();
+        }
+        ready(if bad {
+            Err("down")
+        } else {
+            Ok(DynamoDbEventResponse::default())
+        })
+    };
+    let mut trigger = Trigger::builder(source, handler)
+        .batch_size(1)
+        .build()
+        .unwrap();
+    let summary = trigger
+        .run(async { all_done.await.unwrap() })
+        .await
+        .unwrap();
+    assert_eq!(summary.records, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_shards_call_is_finished_before_an_error_is_returned() {
+    let source = Fake::two_shards(&["slow"], &["bad"]);
+    let finished = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&finished);
+    let handler = move |event: Event| {
+        let (bad, noted) = (event.records[0].event_id == "bad", Arc::clone(&noted));
+        async move {
+            if bad {
+                return Err("down");
+            }
+            tokio::time::sleep(Duration::from_secs(9)).await;
+            noted.store(true, Ordering::Relaxed);
+            Ok(DynamoDbEventResponse::default())
+        }
+    };
+    let mut trigger = Trigger::builder(source, handler)
+        .maximum_retry_attempts(0)
+        .build()
+        .unwrap();
+    assert!(trigger.run(pending()).await.is_err());
+    assert!(finished.load(Ordering::Relaxed));
+}
+
+#[tokio::test]
+async fn shards_that_wait_for_each_other_are_an_error() {
+    let mut source = Fake::two_shards(&["a"], &["b"]);
+    source.shards[0].parent = Some(source.shards[1].id.clone());
+    source.shards[1].parent = Some(source.shards[0].id.clone());
+    let error = on(source, Scripted::default())
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap_err();
+    assert!(matches!(
+        error,
+        TriggerError::Stream(StreamError::Unexpected { .. })
+    ));
+}
+
+#[test]
+fn options_that_cannot_be_used_are_refused_by_name() {
+    let store = store();
+    let refused = |set: fn(TriggerBuilder<StoreSource, Scripted>) -> TriggerBuilder<_, _>| {
+        set(on(store.source(ARN), Scripted::default()))
+            .build()
+            .unwrap_err()
+            .option
+    };
+    assert_eq!(refused(|trigger| trigger.batch_size(0)), "batch_size");
+    assert_eq!(refused(|trigger| trigger.batch_size(10_001)), "batch_size");
+    assert_eq!(
+        refused(|trigger| trigger.drain_empty_reads(0)),
+        "drain_empty_reads"
+    );
+    let attempts = |trigger: TriggerBuilder<_, _>| trigger.maximum_retry_attempts(10_001);
+    assert_eq!(refused(attempts), "maximum_retry_attempts");
+    let swapped = |trigger: TriggerBuilder<_, _>| {
+        trigger.retry_backoff(Duration::from_secs(2), Duration::from_secs(1))
+    };
+    assert_eq!(refused(swapped), "retry_backoff");
+    let widest = on(store.source(ARN), Scripted::default());
+    assert!(
+        widest
+            .batch_size(10_000)
+            .maximum_retry_attempts(10_000)
+            .build()
+            .is_ok()
+    );
+}
+
+#[test]
+fn a_run_can_be_spawned() {
+    fn spawnable<F: Future + Send>(_: F) {}
+    let (store, handler) = (store(), Scripted::default());
+    let mut trigger = drained(&store, &handler);
+    spawnable(trigger.run(ready(())));
+    spawnable(trigger.drain());
+    let source = Arc::new(store.source(ARN));
+    let mut closure = Trigger::builder(Arc::clone(&source), |_: Event| async {
+        Ok::<_, HandlerError>(DynamoDbEventResponse::default())
+    })
+    .build()
+    .unwrap();
+    spawnable(closure.drain());
+    let mut borrowed = Trigger::builder(&*source, handler).build().unwrap();
+    spawnable(borrowed.drain());
+}
+
+/// Shards that answer from a script, then empty; they never end.
+struct Fake {
+    shards: Vec<ShardInfo>,
+    answers: Mutex<Vec<VecDeque<Answer>>>,
+    reads: Arc<AtomicUsize>,
+}
+
+type Answer = Result<&'static [&'static str], StreamError>;
+
+impl Fake {
+    fn new(scripts: Vec<Vec<Answer>>) -> Self {
+        let shard = |at| ShardInfo {
+            id: format!("s{at}"),
+            parent: None,
+            first: None,
+            ending: None,
+        };
+        Self {
+            shards: (0..scripts.len()).map(shard).collect(),
+            answers: Mutex::new(scripts.into_iter().map(VecDeque::from).collect()),
+            reads: Arc::default(),
+        }
+    }
+
+    fn open(script: Vec<Answer>) -> Self {
+        Self::new(vec![script])
+    }
+
+    /// One record per answer, so that batches of one need no leftovers.
+    fn two_shards(a: &'static [&'static str], b: &'static [&'static str]) -> Self {
+        Self::new([a, b].map(|ids| ids.chunks(1).map(Ok).collect()).into())
+    }
+
+    fn counting(mut self, reads: Arc<AtomicUsize>) -> Self {
+        self.reads = reads;
+        self
+    }
+}
+
+impl StreamSource for Fake {
+    async fn describe(&self) -> Result<StreamDescription, StreamError> {
+        let info = StreamInfo::new(ARN, StreamViewType::KeysOnly);
+        Ok(StreamDescription {
+            info,
+            shards: self.shards.clone(),
+        })
+    }
+
+    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
+        let at = self
+            .shards
+            .iter()
+            .position(|info| info.id == shard)
+            .unwrap();
+        let answer = self.answers.lock().unwrap()[at]
+            .pop_front()
+            .unwrap_or(Ok(&[]));
+        let record = |id: &&str| {
+            let mut record = EventRecord::default();
+            record.event_id = (*id).to_owned();
+            record
+        };
+        Ok(Batch {
+            records: answer?.iter().map(record).collect(),
+            next: Some(from.clone()),
+        })
+    }
+}
