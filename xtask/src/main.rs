@@ -1,2 +1,65 @@
-//! Tasks of the Murmur workspace: demo, integration tests, checks.
-fn main() {}
+//! Tasks of the Murmur workspace: `cargo xtask --help`.
+//!
+//! Exit codes: 0 everything passed; 1 a check or a test failed; 2 it could not be run; 130 and 143
+//! stopped by Ctrl-C and SIGTERM.
+
+// A command line tool prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod ci;
+mod itest;
+mod process;
+mod server;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run all tests, those of DynamoDB against a real DynamoDB Local
+    Itest(itest::Args),
+    /// Run the checks of this project, all or some of them
+    Ci(ci::Args),
+}
+
+impl Task {
+    /// `false`: it ran, and found a failure.
+    async fn run(self) -> Result<bool> {
+        match self {
+            Self::Itest(args) => itest::run(args).await,
+            Self::Ci(args) => ci::run(args).await,
+        }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let task = Cli::parse().task;
+    // An interrupt drops the task, and whatever it has started stops with it.
+    tokio::select! {
+        result = task.run() => match result {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::from(1),
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(2)
+            }
+        },
+        code = process::interrupted() => ExitCode::from(code),
+    }
+}

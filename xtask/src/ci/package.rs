@@ -1,0 +1,216 @@
+//! That the crates can be published: as they are named here, and as they must be named there.
+//!
+//! `docs/publishing.md` is the text to this.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::Command;
+
+use crate::process;
+use crate::workspace::{self, Member};
+
+const CORE: &str = "murmur-core";
+
+/// Stands for the name the owner of the project will choose.
+const NEW_NAME: &str = "murmur-pipelines";
+
+/// Packages every published crate and compiles what was packaged.
+pub(super) async fn check() -> Result<()> {
+    process::run(&mut package(&workspace::members().await?)).await
+}
+
+/// Does the rename that publishing needs, in a copy, and packages and compiles that.
+pub(super) async fn check_rename() -> Result<()> {
+    let members = workspace::members().await?;
+    let copy = workspace::target("rename");
+    copy_workspace(&copy).await?;
+    rename_core(&copy)?;
+    let target = workspace::target("");
+    process::run(
+        package(&members)
+            .current_dir(&copy)
+            .env("CARGO_TARGET_DIR", &target),
+    )
+    .await?;
+
+    let core = packaged(&target, NEW_NAME)?;
+    let library = core
+        .get("lib")
+        .and_then(|lib| lib.get("name"))
+        .and_then(toml::Value::as_str);
+    if library != Some("murmur_core") {
+        bail!("{NEW_NAME} is packaged with the library {library:?}, not murmur_core");
+    }
+    let is_dependent = |member: &&Member| member.dependencies.iter().any(|name| name == CORE);
+    for dependent in members
+        .iter()
+        .filter(|member| member.published)
+        .filter(is_dependent)
+    {
+        let manifest = packaged(&target, &dependent.name)?;
+        let core = manifest
+            .get("dependencies")
+            .and_then(|dependencies| dependencies.get(CORE));
+        let package = core
+            .and_then(|core| core.get("package"))
+            .and_then(toml::Value::as_str);
+        if package != Some(NEW_NAME) {
+            bail!(
+                "{} is packaged with {CORE} from {package:?}, not {NEW_NAME}",
+                dependent.name
+            );
+        }
+        println!("{}: {CORE} comes from {NEW_NAME}", dependent.name);
+    }
+    Ok(())
+}
+
+/// `cargo package` for all that is published. The others have no version to resolve by.
+fn package(members: &[Member]) -> Command {
+    let mut package = process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"]);
+    for member in members.iter().filter(|member| !member.published) {
+        package.args(["--exclude", &member.name]);
+    }
+    package
+}
+
+/// The manifest of `name` as it would be uploaded.
+fn packaged(target: &Path, name: &str) -> Result<toml::Table> {
+    let folder = format!("package/{name}-{}", env!("CARGO_PKG_VERSION"));
+    let path = target.join(folder).join("Cargo.toml");
+    let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+    text.parse().with_context(|| path.display().to_string())
+}
+
+/// Copies what git tracks or would, to `to`.
+async fn copy_workspace(to: &Path) -> Result<()> {
+    if to.exists() {
+        fs::remove_dir_all(to)?;
+    }
+    let mut git = Command::new("git");
+    git.args([
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]);
+    let files = process::read(git.current_dir(workspace::root())).await?;
+    for file in files.split('\0').filter(|file| !file.is_empty()) {
+        let (from, to) = (workspace::root().join(file), to.join(file));
+        // Deleted, but not committed.
+        if !from.exists() {
+            continue;
+        }
+        fs::create_dir_all(to.parent().context("a file is in a folder")?)?;
+        fs::copy(&from, &to).with_context(|| from.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// The three edits of `docs/publishing.md`, under `root`.
+fn rename_core(root: &Path) -> Result<()> {
+    let edits = [
+        (
+            "Cargo.toml",
+            "murmur-core = { path".to_owned(),
+            format!("murmur-core = {{ package = \"{NEW_NAME}\", path"),
+        ),
+        (
+            "crates/murmur-core/Cargo.toml",
+            "name = \"murmur-core\"".to_owned(),
+            format!("name = \"{NEW_NAME}\""),
+        ),
+        (
+            "crates/murmur-core/Cargo.toml",
+            "\n[lints]".to_owned(),
+            "\n[lib]\nname = \"murmur_core\"\n\n[lints]".to_owned(),
+        ),
+    ];
+    for (file, old, new) in edits {
+        let path = root.join(file);
+        let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        if text.matches(&old).count() != 1 {
+            bail!("{file} does not have {old:?} once: see docs/publishing.md");
+        }
+        fs::write(&path, text.replace(&old, &new))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn member(name: &str, published: bool) -> Member {
+        let name = name.to_owned();
+        Member {
+            name,
+            folder: "/".into(),
+            published,
+            features: vec![],
+            dependencies: vec![],
+        }
+    }
+
+    /// A line of a Markdown file's code block that begins like this.
+    fn documented(begin: &str) -> bool {
+        let text = fs::read_to_string(workspace::root().join("docs/publishing.md")).unwrap();
+        text.lines().any(|line| line.starts_with(begin))
+    }
+
+    #[test]
+    fn what_is_not_published_is_not_packaged() {
+        let command = package(&[member("murmur-core", true), member("xtask", false)]);
+        let args: Vec<_> = command
+            .as_std()
+            .get_args()
+            .map(|arg| arg.to_string_lossy())
+            .collect();
+        assert!(
+            args.ends_with(&["--exclude".into(), "xtask".into()]),
+            "{args:?}"
+        );
+        assert!(!args.contains(&"murmur-core".into()));
+    }
+
+    #[tokio::test]
+    async fn the_documented_command_leaves_out_what_is_not_published() {
+        let members = workspace::members().await.unwrap();
+        let excluded = members.iter().filter(|member| !member.published);
+        let excludes: String = excluded
+            .map(|member| format!(" --exclude {}", member.name))
+            .collect();
+        let command = format!("cargo package --workspace{excludes}");
+        assert!(
+            documented(&command),
+            "docs/publishing.md does not have: {command}"
+        );
+    }
+
+    #[test]
+    fn the_rename_is_what_the_docs_say() {
+        let copy = TempDir::new().unwrap();
+        fs::create_dir_all(copy.path().join("crates/murmur-core")).unwrap();
+        let files = ["Cargo.toml", "crates/murmur-core/Cargo.toml"];
+        for file in files {
+            fs::copy(workspace::root().join(file), copy.path().join(file)).unwrap();
+        }
+        rename_core(copy.path()).unwrap();
+        for file in files {
+            let read = |root: &Path| fs::read_to_string(root.join(file)).unwrap();
+            let (old, new) = (read(workspace::root()), read(copy.path()));
+            let added: Vec<_> = new.lines().filter(|line| !old.contains(*line)).collect();
+            assert!(!added.is_empty());
+            for line in added {
+                assert!(documented(line), "docs/publishing.md does not have: {line}");
+            }
+        }
+        // Once done, it is not done again.
+        assert!(rename_core(copy.path()).is_err());
+    }
+}

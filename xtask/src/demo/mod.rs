@@ -1,0 +1,382 @@
+//! `cargo xtask demo`: a table becomes live totals, which are compared with a recount.
+
+mod live;
+mod progress;
+mod recount;
+mod rows;
+mod server;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use murmur_core::{Decoded, Decoder, Item, Pipeline, Sum, decimal};
+use murmur_lambda_ddbstreams::Handler;
+use murmur_snapshot::{Bootstrap, Progress, Report};
+use murmur_snapshot_ddb::ParallelScan;
+use murmur_state::HandoffToken;
+use murmur_state_ddb::{Deduper, Int64SumStore};
+use murmur_streams::{StreamsApi, Trigger};
+
+use progress::Bar;
+use recount::{Comparison, Log};
+use rows::{Measure, Rows};
+use server::{Server, Tables};
+
+/// How long the stream may go without a new record before the demo gives up on it.
+const STREAM_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Turn a DynamoDB table into live totals, and compare them with a recount.
+///
+/// Makes a table, fills it with generated orders (or the rows of a file), switches its stream on,
+/// bootstraps the totals by a parallel scan, then changes the table while the Lambda handler keeps
+/// the totals live. It ends with how many totals were compared with a recount of its own log of
+/// writes, and how many differ; if any does, or none was compared, it fails.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// How many orders to generate; a tenth as many are added live
+    #[arg(long, default_value_t = 10_000, value_name = "N", conflicts_with = "items")]
+    orders: usize,
+    /// The seed of the generated orders and of the live changes
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    seed: u64,
+    /// Rows of your own: DynamoDB-JSON lines, plain or gzip, {"Item":{…}} as exports write them
+    #[arg(long, value_name = "FILE", requires = "key")]
+    items: Option<std::path::PathBuf>,
+    /// The attribute to group your rows by: a String or Number
+    #[arg(long, value_name = "ATTR", requires = "items")]
+    key: Option<String>,
+    /// The attribute to total: a Number, or a String that is one
+    #[arg(long, value_name = "ATTR", requires = "items", conflicts_with = "count")]
+    value: Option<String>,
+    /// How many decimals the value has; 12.34 with 2 is totalled as 1234
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "value")]
+    decimals: u32,
+    /// Count your rows instead of totalling an attribute
+    #[arg(long, requires = "items")]
+    count: bool,
+    /// A DynamoDB to use instead of the embedded one: DynamoDB Local (http://…), or AWS (https://…,
+    /// with the credentials and region of your environment). Only tables made by this run are
+    /// touched, and they are removed at its end
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Segments of the parallel scan
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    segments: u32,
+}
+
+/// Runs the demo; `false` if the totals are not what they should be.
+pub(crate) async fn run(args: Args) -> Result<bool> {
+    let listed = args.items.is_some();
+    let comparison = perform(&args, |_, _| async { Ok(()) }).await?;
+    if listed {
+        comparison.print_totals();
+    }
+    println!("{comparison}");
+    Ok(comparison.holds())
+}
+
+/// Everything up to the comparison. `before_comparing` gets the client and the state table.
+async fn perform<F: Future<Output = Result<()>>>(
+    args: &Args,
+    before_comparing: impl FnOnce(aws_sdk_dynamodb::Client, String) -> F,
+) -> Result<Comparison> {
+    let rows = rows(args)?;
+    let server = Server::start(args.endpoint.as_deref()).await?;
+    println!("{server}");
+    let tables = Tables::create(&server, &rows.primary_key).await?;
+    let mut log = Log::default();
+
+    let bar = Bar::new("filling the table", rows.at_rest.len());
+    tables.load(&rows.at_rest, &bar).await?;
+    log.extend(&rows.at_rest, &rows.measure)?;
+    bar.finish();
+
+    let stream_arn = tables.enable_stream().await?;
+    println!("stream on, with new and old images");
+
+    let definition = || totals(&server, &tables, &rows.measure);
+    let report = bootstrap(&server, &tables, &rows, args.segments, definition()?).await?;
+    if report.rejected > 0 {
+        bail!("the bootstrap could not count {} rows: {:?}", report.rejected, report.listed);
+    }
+
+    live(&server, &tables, &rows, &stream_arn, definition()?, &mut log).await?;
+    before_comparing(server.client.clone(), tables.state.clone()).await?;
+    let comparison = Comparison::of(&log, &tables.read_state().await?);
+    tables.remove().await?;
+    Ok(comparison)
+}
+
+fn rows(args: &Args) -> Result<Rows> {
+    let Some(path) = &args.items else { return Ok(Rows::orders(args.orders, args.seed)) };
+    let key = args.key.clone().context("--items needs --key ATTR")?;
+    let measure = match (&args.value, args.count) {
+        (Some(value), false) => Measure::total(key, value.clone(), args.decimals),
+        (None, true) => Measure::count(key),
+        _ => bail!("--items needs --value ATTR or --count: what is to be aggregated?"),
+    };
+    Rows::from_file(path, measure, args.seed)
+}
+
+/// What one row adds, and to which total.
+struct Fact {
+    key: String,
+    value: i64,
+}
+
+fn totals(server: &Server, tables: &Tables, measure: &Measure) -> Result<Definition> {
+    let pipeline = Pipeline::builder("demo_totals")
+        .key(|fact: &Fact| fact.key.clone())
+        .value(|fact| fact.value)
+        .aggregate(Sum::new())
+        .retract()
+        .store(Int64SumStore::new(server.client.clone(), tables.state.as_str()))
+        .claim_first(Deduper::new(server.client.clone(), tables.markers.as_str()))?;
+    let measure = measure.clone();
+    let decoder = Decoder::item(move |item: &Item| {
+        let Some(key) = measure.text(item, &measure.key)? else { return Ok(Decoded::Skip) };
+        let value = match &measure.value {
+            None => 1,
+            Some(attribute) => match measure.text(item, attribute)? {
+                Some(text) => decimal::minor_units(&text, measure.decimals)?,
+                None => return Ok(Decoded::Skip),
+            },
+        };
+        Ok(Decoded::Record(Fact { key, value }))
+    });
+    Ok(Definition { pipeline, decoder })
+}
+
+struct Definition {
+    pipeline: Pipeline<Fact>,
+    decoder: Decoder<Fact>,
+}
+
+async fn bootstrap(
+    server: &Server,
+    tables: &Tables,
+    rows: &Rows,
+    segments: u32,
+    Definition { pipeline, decoder }: Definition,
+) -> Result<Report> {
+    let source = ParallelScan::builder(server.client.clone(), tables.source.as_str())
+        .streams_client(server.streams.clone())
+        .segments(segments)
+        .build()?;
+    let bar = Arc::new(Bar::new("bootstrap", rows.at_rest.len()));
+    let shown = Arc::clone(&bar);
+    let begun = Instant::now();
+    let report = Bootstrap::with_decoder([pipeline], source, decoder)
+        .on_progress(move |progress: &Progress| {
+            if let Progress::Page { rows, .. } = progress {
+                shown.add(*rows as usize);
+            }
+        })
+        .run()
+        .await?;
+    bar.finish();
+    println!(
+        "bootstrap: {} rows scanned in {segments} segments, {} counted, in {:.1} s",
+        report.rows,
+        report.applied,
+        begun.elapsed().as_secs_f64()
+    );
+    let token = report.token.as_ref().context("the scan captured no handoff token")?;
+    println!("handoff: {}", summary(token));
+    Ok(report)
+}
+
+fn summary(token: &HandoffToken) -> String {
+    let open = token.shards.iter().filter(|shard| !shard.closed).count();
+    format!("{open} open and {} closed shards, captured before the scan", token.shards.len() - open)
+}
+
+async fn live(
+    server: &Server,
+    tables: &Tables,
+    rows: &Rows,
+    stream_arn: &str,
+    Definition { pipeline, decoder }: Definition,
+    log: &mut Log,
+) -> Result<()> {
+    let handler = Handler::with_decoder([pipeline], decoder).build()?;
+    let expected = rows.live.iter().map(Vec::len).sum();
+    let bar = Arc::new(Bar::new("live", expected));
+    let seen = Arc::new(Seen::default());
+
+    let (shown, noted) = (Arc::clone(&bar), Arc::clone(&seen));
+    let source = StreamsApi::new(server.streams.clone(), stream_arn);
+    let mut trigger = Trigger::builder(source, move |event: murmur_streams::Event| {
+        let (handler, shown, noted) = (handler.clone(), Arc::clone(&shown), Arc::clone(&noted));
+        async move {
+            let ids: Vec<_> = event.records.iter().map(|record| record.event_id.clone()).collect();
+            let response = handler.call(event).await?;
+            if response.batch_item_failures.is_empty() {
+                shown.set(noted.add(ids));
+            }
+            Ok::<_, murmur_lambda_ddbstreams::HandlerError>(response)
+        }
+    })
+    .poll_interval(server.poll_interval())
+    .build()?;
+
+    // The handler follows while the writer writes, until it has seen every change.
+    let writer = live::write(tables, rows, log);
+    let reader = trigger.run(seen.reaches(expected));
+    let (written, read) = tokio::join!(writer, reader);
+    let changes = written?;
+    let summary = read?;
+    bar.finish();
+    if seen.count() < expected {
+        bail!(
+            "the stream gave {} of {expected} changes, then nothing for {STREAM_PATIENCE:?}",
+            seen.count()
+        );
+    }
+    println!("live: {changes}, in {} batches through the Lambda handler", summary.batches);
+    Ok(())
+}
+
+/// The changes that the handler is done with.
+#[derive(Default)]
+struct Seen(Mutex<HashSet<String>>);
+
+impl Seen {
+    fn add(&self, ids: Vec<String>) -> usize {
+        let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.extend(ids);
+        seen.len()
+    }
+
+    fn count(&self) -> usize {
+        self.add(Vec::new())
+    }
+
+    /// Completes once `expected` changes are done, or none has been for too long.
+    async fn reaches(&self, expected: usize) {
+        let (mut last, mut since) = (0, Instant::now());
+        while last < expected && since.elapsed() < STREAM_PATIENCE {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let now = self.count();
+            if now > last {
+                (last, since) = (now, Instant::now());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_sdk_dynamodb::types::AttributeValue;
+    use clap::Parser;
+    use std::io::Write;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(line: &[&str]) -> Args {
+        Cli::parse_from([&["demo"], line].concat()).args
+    }
+
+    #[tokio::test]
+    async fn generated_orders_end_with_no_total_differing() {
+        let comparison = perform(&args(&["--orders", "400"]), |_, _| async { Ok(()) }).await.unwrap();
+        assert!(comparison.holds(), "{comparison}");
+        assert!(comparison.to_string().contains("0 differ"), "{comparison}");
+    }
+
+    #[tokio::test]
+    async fn one_total_flipped_is_one_that_differs() {
+        let comparison = perform(&args(&["--orders", "400"]), |client, table| async move {
+            let rows = client.scan().table_name(&table).limit(1).send().await?;
+            let row = &rows.items()[0];
+            client
+                .update_item()
+                .table_name(&table)
+                .key("pk", row["pk"].clone())
+                .key("sk", row["sk"].clone())
+                .update_expression("ADD v :one")
+                .expression_attribute_values(":one", AttributeValue::N("1".into()))
+                .send()
+                .await?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+        assert!(!comparison.holds());
+        assert!(comparison.to_string().ends_with("1 differs"), "{comparison}");
+    }
+
+    #[tokio::test]
+    async fn a_total_on_one_side_only_differs() {
+        let comparison = perform(&args(&["--orders", "300"]), |client, table| async move {
+            let stray = AttributeValue::S("nobody".into());
+            client
+                .put_item()
+                .table_name(&table)
+                .item("pk", stray)
+                .item("sk", AttributeValue::N("0".into()))
+                .item("v", AttributeValue::N("0".into()))
+                .send()
+                .await?;
+            Ok(())
+        })
+        .await
+        .unwrap();
+        assert!(!comparison.holds() && comparison.to_string().ends_with("1 differs"));
+    }
+
+    fn file(gzip: bool) -> tempfile::NamedTempFile {
+        let mut lines = String::new();
+        for n in 0..300 {
+            let item = format!(
+                r#"{{"id":{{"S":"{n}"}},"shop":{{"S":"s{}"}},"paid":{{"N":"{}.50"}}}}"#,
+                n % 7,
+                n % 11
+            );
+            // Exports wrap the item; a bare one will do as well.
+            lines += &if n % 2 == 0 { format!("{{\"Item\":{item}}}\n") } else { item + "\n" };
+        }
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        if gzip {
+            let mut encoder = flate2::write::GzEncoder::new(file.as_file_mut(), Default::default());
+            encoder.write_all(lines.as_bytes()).unwrap();
+            encoder.finish().unwrap();
+        } else {
+            file.write_all(lines.as_bytes()).unwrap();
+        }
+        file
+    }
+
+    #[tokio::test]
+    async fn rows_of_ones_own_end_with_the_files_totals() {
+        for gzip in [false, true] {
+            let file = file(gzip);
+            let path = file.path().to_str().unwrap();
+            let line = ["--items", path, "--key", "shop", "--value", "paid", "--decimals", "2"];
+            let comparison = perform(&args(&line), |_, _| async { Ok(()) }).await.unwrap();
+            assert!(comparison.holds(), "{comparison}");
+            let expected: i128 = (0..300).filter(|n| n % 7 == 3).map(|n| n % 11 * 100 + 50).sum();
+            assert_eq!(comparison.total("s3"), Some(expected));
+            let line = ["--items", path, "--key", "shop", "--count"];
+            let counts = perform(&args(&line), |_, _| async { Ok(()) }).await.unwrap();
+            assert!(counts.holds() && counts.total("s0") == Some(43), "{counts}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_value_with_more_decimals_than_said_is_named_with_its_line() {
+        let file = file(false);
+        let path = file.path().to_str().unwrap();
+        let line = ["--items", path, "--key", "shop", "--value", "paid"];
+        let error = perform(&args(&line), |_, _| async { Ok(()) }).await.unwrap_err();
+        let message = format!("{error:#}");
+        assert!(message.contains("line 1") && message.contains("--decimals"), "{message}");
+    }
+}

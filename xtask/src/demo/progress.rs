@@ -1,0 +1,46 @@
+//! Progress for people: a bar on a terminal, a line every two seconds elsewhere.
+
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+const LINE_EVERY: Duration = Duration::from_secs(2);
+
+/// Progress of one step towards a known end.
+pub(super) struct Bar {
+    label: &'static str,
+    bar: ProgressBar,
+    /// When the last plain line was printed; `None` on a terminal.
+    printed: Option<Mutex<Instant>>,
+}
+
+impl Bar {
+    pub(super) fn new(label: &'static str, length: usize) -> Self {
+        let template = "{msg:<20} {wide_bar} {pos}/{len}  {per_sec}  {eta} left";
+        let style = ProgressStyle::with_template(template)
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(length as u64).with_style(style).with_message(label);
+        let plain = !std::io::stderr().is_terminal();
+        Self { label, bar, printed: plain.then(|| Mutex::new(Instant::now())) }
+    }
+
+    pub(super) fn add(&self, done: usize) {
+        self.set(self.bar.position() as usize + done);
+    }
+
+    pub(super) fn set(&self, done: usize) {
+        self.bar.set_position(done as u64);
+        let Some(printed) = &self.printed else { return };
+        let mut printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
+        if printed.elapsed() >= LINE_EVERY {
+            *printed = Instant::now();
+            eprintln!("{}: {done} of {}", self.label, self.bar.length().unwrap_or(0));
+        }
+    }
+
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

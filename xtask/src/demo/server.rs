@@ -1,0 +1,224 @@
+//! The DynamoDB of the demo, and the tables it makes there.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::client::Waiters;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PutRequest,
+    ScalarAttributeType, StreamSpecification, StreamViewType, WriteRequest,
+};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use murmur_state_ddb::{create_dedup_table, create_int64_table};
+use murmur_testkit::{Dynamo, Embedded};
+
+use super::progress::Bar;
+use super::rows::Row;
+
+/// Longest wait for a table to be made or a stream to be switched on.
+const PATIENCE: Duration = Duration::from_secs(120);
+const LOADERS: usize = 8;
+
+/// A DynamoDB, with clients for it.
+pub(super) struct Server {
+    pub(super) client: Client,
+    pub(super) streams: aws_sdk_dynamodbstreams::Client,
+    /// Where it is; `None` for the embedded one.
+    endpoint: Option<String>,
+    /// Kept, because the embedded server lives as long as it.
+    _dynamo: Option<Dynamo>,
+}
+
+impl Server {
+    pub(super) async fn start(endpoint: Option<&str>) -> Result<Self> {
+        let (client, streams, dynamo) = match endpoint {
+            Some(url) if url.starts_with("https://") => {
+                let config = aws_config::from_env().endpoint_url(url).load().await;
+                // One URL cannot serve two services on AWS: the stream's is found by region.
+                let streams = aws_config::load_from_env().await;
+                let streams = aws_sdk_dynamodbstreams::Client::new(&streams);
+                (Client::new(&config), streams, None)
+            }
+            Some(url) if url.starts_with("http://") => {
+                let dynamo = Dynamo::at(url);
+                (dynamo.client(), dynamo.streams(), Some(dynamo))
+            }
+            Some(url) => bail!("--endpoint {url}: give a URL that begins with http:// or https://"),
+            None => {
+                let dynamo = Dynamo::embedded(Embedded::start()?);
+                (dynamo.client(), dynamo.streams(), Some(dynamo))
+            }
+        };
+        let endpoint = endpoint.map(str::to_owned);
+        Ok(Self { client, streams, endpoint, _dynamo: dynamo })
+    }
+
+    /// How often an idle stream is asked: AWS takes five reads a second and shard.
+    pub(super) fn poll_interval(&self) -> Duration {
+        Duration::from_millis(if self.endpoint.is_none() { 20 } else { 250 })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.endpoint {
+            None => f.write_str("DynamoDB: embedded, in this process"),
+            Some(endpoint) => write!(f, "DynamoDB: {endpoint}"),
+        }
+    }
+}
+
+/// The three tables of a run. They are removed when it ends, also by Ctrl-C.
+pub(super) struct Tables {
+    client: Client,
+    primary_key: String,
+    pub(super) source: String,
+    pub(super) state: String,
+    pub(super) markers: String,
+    removed: AtomicBool,
+}
+
+impl Tables {
+    pub(super) async fn create(server: &Server, primary_key: &str) -> Result<Self> {
+        let client = server.client.clone();
+        let run = format!("murmur-demo-{:016x}", fastrand::u64(..));
+        let tables = Self {
+            client: client.clone(),
+            primary_key: primary_key.to_owned(),
+            source: format!("{run}-source"),
+            state: format!("{run}-state"),
+            markers: format!("{run}-markers"),
+            removed: AtomicBool::new(false),
+        };
+        let attribute = AttributeDefinition::builder()
+            .attribute_name(primary_key)
+            .attribute_type(ScalarAttributeType::S)
+            .build()?;
+        let key = KeySchemaElement::builder()
+            .attribute_name(primary_key)
+            .key_type(KeyType::Hash)
+            .build()?;
+        client
+            .create_table()
+            .table_name(&tables.source)
+            .attribute_definitions(attribute)
+            .key_schema(key)
+            .billing_mode(BillingMode::PayPerRequest)
+            .send()
+            .await
+            .with_context(|| format!("cannot make the table {}", tables.source))?;
+        client.wait_until_table_exists().table_name(&tables.source).wait(PATIENCE).await?;
+        create_int64_table(&client, &tables.state).await?;
+        create_dedup_table(&client, &tables.markers).await?;
+        Ok(tables)
+    }
+
+    /// Puts all rows, 25 to a request.
+    pub(super) async fn load(&self, rows: &[Row], bar: &Bar) -> Result<()> {
+        let batches: Vec<_> = rows.chunks(25).map(|rows| self.put_batch(rows, bar)).collect();
+        stream::iter(batches).buffer_unordered(LOADERS).try_collect::<()>().await
+    }
+
+    async fn put_batch(&self, rows: &[Row], bar: &Bar) -> Result<()> {
+        let mut requests = Vec::with_capacity(rows.len());
+        for item in rows.iter().filter_map(|row| row.item.clone()) {
+            let put = PutRequest::builder().set_item(Some(item.into())).build()?;
+            requests.push(WriteRequest::builder().put_request(put).build());
+        }
+        let mut left = HashMap::from([(self.source.clone(), requests)]);
+        let mut wait = Duration::from_millis(50);
+        while !left.is_empty() {
+            let answer =
+                self.client.batch_write_item().set_request_items(Some(left)).send().await?;
+            left = answer.unprocessed_items.unwrap_or_default();
+            if !left.is_empty() {
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(5));
+            }
+        }
+        bar.add(rows.len());
+        Ok(())
+    }
+
+    /// Puts one row, or removes it.
+    pub(super) async fn write(&self, row: &Row) -> Result<()> {
+        match row.item.clone() {
+            Some(item) => {
+                let put = self.client.put_item().table_name(&self.source);
+                put.set_item(Some(item.into())).send().await?;
+            }
+            None => {
+                let key = AttributeValue::S(row.id.clone());
+                let delete = self.client.delete_item().table_name(&self.source);
+                delete.key(&self.primary_key, key).send().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Switches the source table's stream on; its ARN.
+    pub(super) async fn enable_stream(&self) -> Result<String> {
+        let stream = StreamSpecification::builder()
+            .stream_enabled(true)
+            .stream_view_type(StreamViewType::NewAndOldImages)
+            .build()?;
+        let update = self.client.update_table().table_name(&self.source);
+        update.stream_specification(stream).send().await?;
+        self.client.wait_until_table_exists().table_name(&self.source).wait(PATIENCE).await?;
+        let table = self.client.describe_table().table_name(&self.source).send().await?.table;
+        table.and_then(|table| table.latest_stream_arn).context("the table has no stream")
+    }
+
+    /// Every row of the state table, read without any of Murmur's code.
+    pub(super) async fn read_state(&self) -> Result<BTreeMap<String, i128>> {
+        let scan = self.client.scan().table_name(&self.state).consistent_read(true);
+        let rows: Vec<_> = scan.into_paginator().items().send().collect::<Result<_, _>>().await?;
+        let mut totals = BTreeMap::new();
+        for row in rows {
+            let (Some(AttributeValue::S(key)), Some(AttributeValue::N(value))) =
+                (row.get("pk"), row.get("v"))
+            else {
+                bail!("the state table has a row of the wrong shape: {row:?}");
+            };
+            totals.insert(key.clone(), value.parse()?);
+        }
+        Ok(totals)
+    }
+
+    /// Removes the tables of this run.
+    pub(super) async fn remove(&self) -> Result<()> {
+        self.removed.store(true, Ordering::Relaxed);
+        for table in [&self.source, &self.state, &self.markers] {
+            match self.client.delete_table().table_name(table).send().await {
+                Ok(_) => {}
+                Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => {}
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot remove the table {table}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tables {
+    /// Where the run was cut short: an error, or Ctrl-C.
+    fn drop(&mut self) {
+        if self.removed.load(Ordering::Relaxed) {
+            return;
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                let removed = runtime.map_err(Into::into).and_then(|rt| rt.block_on(self.remove()));
+                if let Err(error) = removed {
+                    eprintln!("tables may be left behind: {error:#}");
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,148 @@
+//! Child processes, none of which outlives the task that started it.
+
+use std::env;
+use std::ffi::OsStr;
+use std::process::{ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use tokio::process::{Child, Command};
+
+use crate::workspace;
+
+/// How long a process that was told to end may take, before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A process and all it starts. Dropping it ends them.
+///
+/// It is a process group of its own: ending `cargo` alone would leave the tests it runs behind.
+pub(crate) struct Group(Child);
+
+impl Group {
+    /// Starts `command`, without an input.
+    pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        #[cfg(unix)]
+        command.process_group(0);
+        Ok(Self(command.spawn().with_context(|| {
+            format!("cannot start {}", line(command))
+        })?))
+    }
+
+    /// Waits for the process itself to end. Cancel safe.
+    pub(crate) async fn wait(&mut self) -> Result<ExitStatus> {
+        Ok(self.0.wait().await?)
+    }
+
+    fn ended(&mut self) -> bool {
+        !matches!(self.0.try_wait(), Ok(None))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for Group {
+    fn drop(&mut self) {
+        use rustix::process::{Pid, Signal, kill_process_group};
+
+        if self.ended() {
+            return;
+        }
+        let group = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let Some(group) = group else { return };
+        // An error here means that nobody is left in the group.
+        let _ = kill_process_group(group, Signal::TERM);
+        let told = Instant::now();
+        while !self.ended() && told.elapsed() < GRACE {
+            thread::sleep(Duration::from_millis(10));
+        }
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}
+
+/// `cargo` with `args`, in the workspace.
+pub(crate) fn cargo(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(args).current_dir(workspace::root());
+    command
+}
+
+/// Runs `command` with its output on ours, and says whether it succeeded. Cancel safe: the process
+/// ends.
+pub(crate) async fn succeeds(command: &mut Command) -> Result<bool> {
+    Ok(Group::spawn(command)?.wait().await?.success())
+}
+
+/// Runs `command` with its output on ours; that it fails is an error. Cancel safe: the process
+/// ends.
+pub(crate) async fn run(command: &mut Command) -> Result<()> {
+    if !succeeds(command).await? {
+        bail!("failed: {}", line(command));
+    }
+    Ok(())
+}
+
+/// The standard output of `command`, a short one; that it fails is an error with what it printed.
+/// Cancel safe: the process ends.
+pub(crate) async fn read(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await;
+    let output = output.with_context(|| format!("cannot start {}", line(command)))?;
+    if !output.status.success() {
+        let printed = String::from_utf8_lossy(&output.stderr);
+        bail!("failed: {}\n{}", line(command), printed.trim_end());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Awaits `work`, and tells what is going on when it takes longer than two seconds.
+pub(crate) async fn telling<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    let began = Instant::now();
+    let mut pause = Duration::from_secs(2);
+    loop {
+        match tokio::time::timeout(pause, &mut work).await {
+            Ok(done) => return done,
+            Err(_) => eprintln!("  … {what} ({} s)", began.elapsed().as_secs()),
+        }
+        pause = Duration::from_secs(10);
+    }
+}
+
+/// Ends when this process is told to, with the exit code for it. Cancel safe.
+pub(crate) async fn interrupted() -> u8 {
+    const BY_SIGINT: u8 = 128 + 2;
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        const BY_SIGTERM: u8 = 128 + 15;
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            let code = tokio::select! {
+                _ = tokio::signal::ctrl_c() => BY_SIGINT,
+                _ = terminate.recv() => BY_SIGTERM,
+            };
+            eprintln!("interrupted: stopping what was started");
+            return code;
+        }
+    }
+    let _ = tokio::signal::ctrl_c().await;
+    eprintln!("interrupted: stopping what was started");
+    BY_SIGINT
+}
+
+/// The command as a person would type it.
+fn line(command: &Command) -> String {
+    let command = command.as_std();
+    let program = std::path::Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default();
+    let words = std::iter::once(program).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy().into_owned())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
