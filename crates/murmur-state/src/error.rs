@@ -63,6 +63,17 @@ pub enum Fault {
     Setup,
 }
 
+/// An error that knows what it asks of the caller, so that [`Retry`](crate::Retry) can act on it.
+pub trait Failure: std::error::Error {
+    /// What the failure asks of the caller.
+    fn fault(&self) -> Fault;
+
+    /// Whether trying the same again can help.
+    fn is_retryable(&self) -> bool {
+        matches!(self.fault(), Fault::Contention | Fault::Transient)
+    }
+}
+
 /// Why a store could not do what it was asked.
 ///
 /// [`fault`](StoreError::fault) says what the caller can do about it.
@@ -217,7 +228,13 @@ impl StoreError {
 
     /// Whether trying the same again can help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.fault(), Fault::Contention | Fault::Transient)
+        Failure::is_retryable(self)
+    }
+}
+
+impl Failure for StoreError {
+    fn fault(&self) -> Fault {
+        StoreError::fault(self)
     }
 }
 

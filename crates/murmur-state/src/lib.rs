@@ -16,7 +16,7 @@ mod time;
 
 pub use checkpoint::{Checkpoint, Checkpoints, Saved};
 pub use dedup::{Claim, Deduper, Owner};
-pub use error::{Cause, Fault, OptionError, Place, StoreError};
+pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
 pub use handoff::{HandoffError, HandoffShard, HandoffToken};
 pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
 pub use memory::{MemoryDeduper, MemoryStore};

@@ -10,7 +10,7 @@ use backoff::backoff::Backoff;
 use backoff::future::{Retry as BackoffRetry, Sleeper};
 use futures::future::BoxFuture;
 
-use crate::error::{Fault, OptionError, StoreError};
+use crate::error::{Failure, Fault, OptionError};
 use crate::time::{Clock, Deadline, Random};
 
 /// How often, how fast and how long to try again.
@@ -127,15 +127,16 @@ impl Retry {
     /// # Cancel safety
     ///
     /// As the operation's own: nothing is held between attempts.
-    pub async fn run<T, Op, Fut>(
+    pub async fn run<T, E, Op, Fut>(
         &self,
         deadline: Deadline,
-        mut on_retry: impl FnMut(&StoreError),
+        mut on_retry: impl FnMut(&E),
         mut operation: Op,
-    ) -> Result<T, StoreError>
+    ) -> Result<T, E>
     where
+        E: Failure,
         Op: FnMut() -> Fut,
-        Fut: Future<Output = Result<T, StoreError>>,
+        Fut: Future<Output = Result<T, E>>,
     {
         let transient = AtomicU32::new(0);
         let max_attempts = self.policy.max_attempts;
@@ -236,7 +237,7 @@ impl Sleeper for ClockSleeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Place;
+    use crate::error::{Place, StoreError};
     use crate::time::{ManualClock, Timestamp};
     use std::sync::Mutex;
 

@@ -1,5 +1,7 @@
 //! The in-memory implementations keep every promise of the suite.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
