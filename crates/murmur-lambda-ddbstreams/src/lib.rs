@@ -1,1 +1,15 @@
-//! A Lambda handler that keeps Murmur pipelines live from a DynamoDB Streams trigger.
+#![doc = include_str!("../README.md")]
+
+mod convert;
+mod handler;
+mod options;
+#[cfg(feature = "runtime")]
+mod runtime;
+
+/// The types of Lambda's own that a handler takes and gives.
+pub use aws_lambda_events::event::dynamodb::Event;
+pub use aws_lambda_events::streams::DynamoDbEventResponse;
+pub use handler::{Handler, HandlerError};
+pub use options::HandlerBuilder;
+#[cfg(feature = "runtime")]
+pub use runtime::{NotInLambda, run};

@@ -1,0 +1,221 @@
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lambda_events::event::dynamodb::Event;
+use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
+use murmur_core::{Decoder, Pipeline, Processor, Record, RecordError, RecordOutcome};
+use murmur_state::{Causes, Clock, Deadline};
+use serde::de::DeserializeOwned;
+use tracing::Instrument;
+use tracing::field::{Empty, display};
+
+use crate::convert::change;
+use crate::options::HandlerBuilder;
+
+/// Feeds pipelines with the change records that Lambda hands over, and answers which failed.
+///
+/// # Delivery
+///
+/// What the answer does not report is done: counted, skipped, or taken by the callback for
+/// rejected records. What it reports comes again, with everything after it in its shard; how
+/// often such a record then counts is up to each pipeline's delivery mode. The event source
+/// mapping must have `ReportBatchItemFailures` among its `FunctionResponseTypes`: without it
+/// Lambda ignores the answer, and what failed is **lost**.
+///
+/// Cloning is cheap and shares everything.
+pub struct Handler<T> {
+    inner: Arc<Inner<T>>,
+}
+
+struct Inner<T> {
+    processor: Processor<T>,
+    margin: Duration,
+}
+
+/// The invocation failed as a whole, so that Lambda sends its whole batch again.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandlerError {
+    /// A record that must come again has no sequence number to report it by.
+    #[error(
+        "the record with event id `{event_id}` is not done and has no sequence number to report; the whole batch must come again"
+    )]
+    NoSequenceNumber {
+        /// The stream's `eventID`.
+        event_id: String,
+        /// Why it is not done; `None` if a record before it, or the deadline, held it up.
+        #[source]
+        source: Option<Box<RecordError>>,
+    },
+}
+
+impl<T: Send + Sync + 'static> Handler<T> {
+    /// A handler for `pipelines` over one record type, decoded by serde once for all of them.
+    #[expect(clippy::new_ret_no_self, reason = "a handler is built with options")]
+    pub fn new(pipelines: impl IntoIterator<Item = Pipeline<T>>) -> HandlerBuilder<T>
+    where
+        T: DeserializeOwned,
+    {
+        Self::with_decoder(pipelines, Decoder::serde())
+    }
+
+    /// A handler for `pipelines` over one record type, decoded by `decoder` once for all of them.
+    pub fn with_decoder(
+        pipelines: impl IntoIterator<Item = Pipeline<T>>,
+        decoder: Decoder<T>,
+    ) -> HandlerBuilder<T> {
+        HandlerBuilder::new(pipelines, decoder)
+    }
+
+    pub(crate) fn assembled(processor: Processor<T>, margin: Duration) -> Self {
+        Self {
+            inner: Arc::new(Inner { processor, margin }),
+        }
+    }
+
+    /// The pipelines fed.
+    pub fn pipelines(&self) -> &[Pipeline<T>] {
+        self.inner.processor.pipelines()
+    }
+
+    /// The clock a deadline for [`handle`](Handler::handle) is made on.
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        self.inner.processor.clock()
+    }
+
+    /// Processes one event, with no input but its arguments and the stores.
+    ///
+    /// `deadline` is when the invocation ends. What is not finished a
+    /// [margin](HandlerBuilder::deadline_margin) before it is reported as failed, so that the
+    /// answer gets out in time; after a deadline that has passed nothing is begun.
+    ///
+    /// The answer names every record that is not done by its sequence number, letter for letter
+    /// as it came, in the event's order. Lambda goes on from the lowest (AWS Lambda Developer
+    /// Guide, "Configuring partial batch response with DynamoDB and Lambda").
+    ///
+    /// # Errors
+    ///
+    /// [`HandlerError::NoSequenceNumber`] if a record that is not done has none, or an empty
+    /// one. Nothing else fails an invocation.
+    ///
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: any part of the event may have been applied, and claims may be held,
+    /// whose events are then lost. Give a deadline instead of dropping the future.
+    pub async fn handle(
+        &self,
+        event: Event,
+        deadline: Deadline,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
+        let stream = event
+            .records
+            .first()
+            .and_then(|record| record.event_source_arn.as_deref())
+            .map(display);
+        let span = tracing::info_span!(
+            "murmur",
+            records = event.records.len(),
+            failed = Empty,
+            stream
+        );
+        self.process(event, deadline).instrument(span).await
+    }
+
+    /// Processes one event without a deadline: the form a stream reader of this process calls,
+    /// as `move |event| handler.call(event)`. The future is its own, it borrows nothing.
+    ///
+    /// # Errors, Cancel safety
+    ///
+    /// As [`handle`](Handler::handle).
+    pub fn call(
+        &self,
+        event: Event,
+    ) -> impl Future<Output = Result<DynamoDbEventResponse, HandlerError>> + Send + use<T> {
+        let handler = self.clone();
+        async move { handler.handle(event, Deadline::NONE).await }
+    }
+
+    async fn process(
+        &self,
+        event: Event,
+        deadline: Deadline,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
+        let mut numbers = Vec::with_capacity(event.records.len());
+        let mut records = Vec::with_capacity(event.records.len());
+        for record in event.records {
+            // As it came: Lambda compares texts, and knows its own even if it is no number.
+            numbers.push(record.change.sequence_number.clone());
+            records.push(Record::Changed(change(record)));
+        }
+        let outcomes = if deadline.passed(&**self.clock()) {
+            tracing::warn!("the deadline has passed, nothing is begun");
+            vec![RecordOutcome::Blocked; records.len()]
+        } else {
+            let work = self.leave_margin(deadline);
+            self.inner.processor.process(&records, work).await
+        };
+        let answer = report(&records, numbers, outcomes);
+        match &answer {
+            Ok(response) => {
+                tracing::Span::current().record("failed", response.batch_item_failures.len());
+            }
+            Err(error) => tracing::error!(error = %Causes(error), "the invocation fails"),
+        }
+        answer
+    }
+
+    /// When work must end for the answer to be out by `deadline`.
+    fn leave_margin(&self, deadline: Deadline) -> Deadline {
+        let clock = &**self.clock();
+        match deadline.remaining(clock) {
+            Some(left) => Deadline::within(clock, left - self.inner.margin.min(left / 2)),
+            None => Deadline::NONE,
+        }
+    }
+}
+
+/// The answer that names each record that is not done.
+fn report(
+    records: &[Record],
+    numbers: Vec<Option<String>>,
+    outcomes: Vec<RecordOutcome>,
+) -> Result<DynamoDbEventResponse, HandlerError> {
+    let mut response = DynamoDbEventResponse::default();
+    for ((record, number), outcome) in records.iter().zip(numbers).zip(outcomes) {
+        if outcome.is_done() {
+            continue;
+        }
+        let Some(number) = number.filter(|number| !number.is_empty()) else {
+            return Err(HandlerError::NoSequenceNumber {
+                event_id: record.event_id().to_owned(),
+                source: match outcome {
+                    RecordOutcome::Failed(error) => Some(Box::new(error)),
+                    _ => None,
+                },
+            });
+        };
+        let mut failure = DynamoDbBatchItemFailure::default();
+        failure.item_identifier = Some(number);
+        response.batch_item_failures.push(failure);
+    }
+    Ok(response)
+}
+
+impl<T> Clone for Handler<T> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
+    }
+}
+
+impl<T> fmt::Debug for Handler<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handler")
+            .field("processor", &self.inner.processor)
+            .field("deadline_margin", &self.inner.margin)
+            .finish()
+    }
+}

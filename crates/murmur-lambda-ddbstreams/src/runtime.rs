@@ -1,0 +1,99 @@
+//! The thin layer between a [`Handler`] and Lambda's runtime.
+
+use std::env;
+use std::sync::Once;
+use std::time::Duration;
+
+use aws_lambda_events::event::dynamodb::Event;
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
+use murmur_state::{Causes, Deadline};
+
+use crate::handler::{Handler, HandlerError};
+
+/// What the runtime reads at its start, and panics without.
+const NEEDED: [&str; 4] = [
+    "AWS_LAMBDA_RUNTIME_API",
+    "AWS_LAMBDA_FUNCTION_NAME",
+    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
+    "AWS_LAMBDA_FUNCTION_VERSION",
+];
+
+/// The process was not started by Lambda, or by something that stands for it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{variable}` is not set, so this is no Lambda environment: deploy the function, or run it here with `cargo lambda watch`"
+)]
+pub struct NotInLambda {
+    /// The environment variable that is missing.
+    pub variable: &'static str,
+}
+
+/// Serves Lambda invocations with `handler`, until the process is ended.
+///
+/// The deadline is the invocation's own. One that lies in the past already when the invocation
+/// begins (`cargo lambda watch` sends 1970) counts as none, and is warned of once.
+///
+/// # Errors
+///
+/// [`NotInLambda`]; whatever the runtime cannot go on after. An event that cannot be read, and
+/// a [`HandlerError`], fail their invocation only: its batch comes again.
+///
+/// # Cancel safety
+///
+/// Not cancel safe: as [`Handler::handle`].
+pub async fn run<T: Send + Sync + 'static>(handler: Handler<T>) -> Result<(), Error> {
+    if let Some(variable) = NEEDED.into_iter().find(|name| env::var(name).is_err()) {
+        return Err(NotInLambda { variable }.into());
+    }
+    lambda_runtime::run(service_fn(|event| handler.invoke(event))).await
+}
+
+impl<T: Send + Sync + 'static> Handler<T> {
+    /// Processes one invocation, deadline and all: what [`run`] calls, for whoever needs a
+    /// runtime with layers of his own.
+    ///
+    /// # Errors, Cancel safety
+    ///
+    /// As [`handle`](Handler::handle).
+    pub async fn invoke(
+        &self,
+        event: LambdaEvent<Event>,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
+        let deadline = self.deadline(event.context.deadline);
+        self.handle(event.payload, deadline).await
+    }
+
+    /// `at` is in milliseconds since the epoch.
+    fn deadline(&self, at: u64) -> Deadline {
+        static WARN: Once = Once::new();
+        let clock = &**self.clock();
+        let now = u64::try_from(clock.now().as_millis()).unwrap_or(0);
+        match at.checked_sub(now) {
+            None | Some(0) => {
+                WARN.call_once(|| {
+                    tracing::warn!(
+                        deadline = at,
+                        now,
+                        "invocations begin after their deadline, so it is taken for none; \
+                         on AWS this means that the clock is wrong"
+                    );
+                });
+                Deadline::NONE
+            }
+            Some(left) => Deadline::within(clock, Duration::from_millis(left)),
+        }
+    }
+}
+
+impl From<HandlerError> for Diagnostic {
+    fn from(error: HandlerError) -> Self {
+        let error_type = match &error {
+            HandlerError::NoSequenceNumber { .. } => "NoSequenceNumber",
+        };
+        Self {
+            error_type: error_type.to_owned(),
+            error_message: Causes(&error).to_string(),
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Options that cannot be used, and what the types promise.
+
+use std::time::Duration;
+
+use murmur_core::{Pipeline, Sum};
+use murmur_lambda_ddbstreams::{Handler, HandlerBuilder};
+use murmur_state::Deadline;
+
+use crate::support::{Order, Scripted, event, totals};
+
+fn builder() -> HandlerBuilder<Order> {
+    Handler::new([totals(&Scripted::new(Sum::new()))])
+}
+
+#[test]
+fn options_that_cannot_be_used_are_refused_by_name() {
+    let none: [Pipeline<Order>; 0] = [];
+    let twice = totals(&Scripted::new(Sum::new()));
+    let second = Duration::from_secs(1);
+    for (builder, option) in [
+        (builder().max_attempts(0), "max_attempts"),
+        (builder().retry_backoff(second * 2, second), "retry_backoff"),
+        (Handler::new(none), "pipelines"),
+        (Handler::new([twice.clone(), twice]), "pipelines"),
+    ] {
+        assert_eq!(builder.build().unwrap_err().option, option);
+    }
+    assert!(builder().retry_backoff(second, second).build().is_ok());
+}
+
+#[tokio::test]
+async fn futures_can_be_sent_and_a_call_borrows_nothing() {
+    fn sent<T: Send>(future: T) -> T {
+        future
+    }
+    fn shared<T: Send + Sync + Clone + 'static>(_: &T) {}
+
+    let handler = builder().build().unwrap();
+    shared(&handler);
+    let own = sent(handler.call(event([])));
+    sent(handler.handle(event([]), Deadline::NONE))
+        .await
+        .unwrap();
+    drop(handler);
+    own.await.unwrap();
+}
