@@ -146,7 +146,8 @@ async fn the_same_record_twice_in_a_batch_counts_once_in_every_mode() {
 
 #[tokio::test]
 async fn redelivery_counts_once_where_the_mode_says_so() {
-    let modes: [(fn(MemoryStore<Sum>) -> Pipeline<Order>, i64); 5] = [
+    type Mode = fn(MemoryStore<Sum>) -> Pipeline<Order>;
+    let modes: [(Mode, i64); 5] = [
         (|store| totals(store).at_least_once().unwrap(), 12),
         (
             |store| totals(store).claim_first(MemoryDeduper::new()).unwrap(),

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
@@ -80,29 +80,23 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// The machine's clock; sleeps on tokio's timer.
 ///
+/// All of a process's system clocks are one: a [`Deadline`] made on one means the same on another.
 /// Under tokio's paused time `monotonic` and `sleep` are virtual, `now` is not.
-#[derive(Debug, Clone)]
-pub struct SystemClock {
-    origin: tokio::time::Instant,
-}
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock(());
+
+/// Where monotonic time begins, for every system clock of the process.
+static ORIGIN: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
 
 impl SystemClock {
-    /// A clock whose monotonic time begins now.
+    /// The machine's clock.
     pub fn new() -> Self {
-        Self {
-            origin: tokio::time::Instant::now(),
-        }
+        Self(())
     }
 
     /// The same, shared.
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self::new())
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
     }
 }
 
@@ -112,7 +106,7 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.origin.elapsed()
+        tokio::time::Instant::now().saturating_duration_since(*ORIGIN)
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -251,6 +245,17 @@ mod tests {
             -2
         );
         assert_eq!(Timestamp::from_secs(i64::MAX).as_millis(), i64::MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn all_system_clocks_share_one_monotonic_time() {
+        let early = SystemClock::new();
+        let deadline = Deadline::within(&early, Duration::from_secs(2));
+        early.sleep(Duration::from_secs(1)).await;
+        assert_eq!(
+            deadline.remaining(&SystemClock::new()),
+            Some(Duration::from_secs(1))
+        );
     }
 
     #[test]
