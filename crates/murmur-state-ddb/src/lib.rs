@@ -1,1 +1,19 @@
-//! State stores, deduper and table helpers of Murmur on DynamoDB.
+#![doc = include_str!("../README.md")]
+
+mod attribute;
+mod bytes;
+mod checkpoints;
+mod create;
+mod deduper;
+mod error;
+mod int64;
+mod lanes;
+mod options;
+mod rows;
+mod table;
+
+pub use bytes::BytesStore;
+pub use create::{create_bytes_table, create_dedup_table, create_int64_table};
+pub use deduper::Deduper;
+pub use int64::{Int64MaxStore, Int64MinStore, Int64SumStore};
+pub use options::TableOptions;

@@ -1,0 +1,133 @@
+//! The names of all attributes, and how the shared ones are read.
+//!
+//! `pk`, `sk`, `v`, `ttl` and `ver` mean what they mean to the Go original, so that both can work
+//! on one table. All others are Murmur's own.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::{Key, Place, StoreError};
+
+/// A row as it travels.
+pub(crate) type Item = HashMap<String, AttributeValue>;
+
+/// Partition key, S: the entity of a state row, the id of a marker row.
+pub(crate) const PK: &str = "pk";
+/// Sort key of state rows, N: the time bucket, 0 without a window.
+pub(crate) const SK: &str = "sk";
+/// The value of a state row: N for integers, B for encoded values.
+pub(crate) const V: &str = "v";
+/// When the row may be removed, N: seconds since the epoch. A reserved word: always an alias.
+pub(crate) const TTL: &str = "ttl";
+/// How often a compare-and-swap row was written, N; the version of a checkpoint.
+pub(crate) const VER: &str = "ver";
+/// Who wrote a compare-and-swap row last, B: 16 random bytes of one merge, by which a writer
+/// whose answer was lost recognises its own write.
+pub(crate) const TOK: &str = "tok";
+/// Who holds a claim, S; the original's markers have none.
+pub(crate) const OWN: &str = "own";
+/// The text of a checkpoint, S. A reserved word: always an alias.
+pub(crate) const DATA: &str = "data";
+
+// Reserved for the exact modes. A state row that carries any of them is refused by the modes
+// without ids; see `NO_TRACES`.
+
+/// Exactly-once: ids of the events taken in the current period, BS.
+pub(crate) const CUR: &str = "cur";
+/// Exactly-once: ids of the events taken in the period before, BS.
+pub(crate) const PREV: &str = "prev";
+/// Exactly-once: the period `cur` belongs to, N.
+pub(crate) const PER: &str = "per";
+/// Exactly-once: the epoch of a hot row, whose ids live in the marker table.
+pub(crate) const HOT: &str = "hot";
+/// Exactly-once: the stamp of a hot row's last write.
+pub(crate) const HOT_AT: &str = "hot_at";
+/// Ledger: the row is a sum of contributions that a ledger keeps.
+pub(crate) const LED: &str = "led";
+
+/// What a row must not carry to be written by a mode without ids.
+pub(crate) const NO_TRACES: &str = "attribute_not_exists(cur) AND attribute_not_exists(prev) \
+     AND attribute_not_exists(per) AND attribute_not_exists(hot) \
+     AND attribute_not_exists(hot_at) AND attribute_not_exists(led)";
+
+/// Refuses a row that an exact mode has written.
+pub(crate) fn no_traces(place: &Place, row: &Item) -> Result<(), StoreError> {
+    let carries = |names: &[&str]| names.iter().any(|name| row.contains_key(*name));
+    let found = if carries(&[LED]) {
+        "ledger"
+    } else if carries(&[CUR, PREV, PER, HOT, HOT_AT]) {
+        "exactly-once"
+    } else {
+        return Ok(());
+    };
+    let wanted = "a mode without ids (at-least-once or claim-first)";
+    Err(StoreError::OtherMode {
+        place: place.clone(),
+        found,
+        wanted,
+    })
+}
+
+/// The address of a state row.
+pub(crate) fn row_key(key: &Key) -> Item {
+    HashMap::from([
+        (PK.to_owned(), AttributeValue::S(key.entity().to_owned())),
+        (SK.to_owned(), number(key.bucket())),
+    ])
+}
+
+/// A number as DynamoDB takes it.
+pub(crate) fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+/// The integer in `attribute`, which must fit `T`.
+pub(crate) fn integer<T: std::str::FromStr>(
+    place: &Place,
+    row: &Item,
+    attribute: &'static str,
+    expected: &'static str,
+) -> Result<T, StoreError> {
+    match row.get(attribute) {
+        Some(AttributeValue::N(digits)) => digits.parse().ok(),
+        _ => None,
+    }
+    .ok_or_else(|| wrong_shape(place, row, attribute, expected))
+}
+
+/// The error for an attribute that is not what it should be.
+pub(crate) fn wrong_shape(
+    place: &Place,
+    row: &Item,
+    attribute: &'static str,
+    expected: &'static str,
+) -> StoreError {
+    let found = match row.get(attribute) {
+        None => "missing".to_owned(),
+        Some(AttributeValue::N(digits)) => format!("the number {digits}"),
+        Some(other) => format!("of type {}", type_name(other)),
+    };
+    StoreError::WrongShape {
+        place: place.clone(),
+        attribute,
+        found,
+        expected,
+        source: None,
+    }
+}
+
+fn type_name(value: &AttributeValue) -> &'static str {
+    match value {
+        AttributeValue::S(_) => "S",
+        AttributeValue::N(_) => "N",
+        AttributeValue::B(_) => "B",
+        AttributeValue::Ss(_) => "SS",
+        AttributeValue::Ns(_) => "NS",
+        AttributeValue::Bs(_) => "BS",
+        AttributeValue::M(_) => "M",
+        AttributeValue::L(_) => "L",
+        AttributeValue::Bool(_) => "BOOL",
+        AttributeValue::Null(_) => "NULL",
+        _ => "unknown",
+    }
+}

@@ -1,0 +1,369 @@
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::{
+    Add, Codec, Deadline, Key, OptionError, Outcome, Overflow, Place, Read, Store, StoreError,
+};
+
+use crate::attribute::{Item, TOK, TTL, V, VER, integer, no_traces, number, wrong_shape};
+use crate::error::Written;
+use crate::lanes::{self, Write};
+use crate::options::TableOptions;
+use crate::rows::Update;
+use crate::table::Table;
+
+const STORE: &str = "BytesStore";
+
+/// Waits between swaps begin at up to 10 ms and double up to 1 s: the winner needs one round
+/// trip, and the more lose, the further they spread.
+const SWAP_BASE: Duration = Duration::from_millis(10);
+const SWAP_CAP: Duration = Duration::from_secs(1);
+
+/// An item's limit (Amazon DynamoDB Developer Guide, quotas).
+const ITEM_LIMIT: usize = 400 * 1024;
+
+/// Values of any monoid as bytes: each entry is a read, a combination in this process, and a
+/// compare-and-swap on the row's version.
+///
+/// A swap lost to another writer is tried again on the row that won, without reading it anew
+/// (the failed condition returns it), after a wait of full jitter.
+///
+/// # At least once
+///
+/// Every merge leaves a random token in the row. A swap whose answer was lost is looked up: if
+/// the row carries the token, it is done; if the row stands at the next version with another's
+/// token, it was not; only if the row has moved on further can nobody tell. Then, for a monoid
+/// that is not idempotent, the entry fails with `may_have_applied: true`; an idempotent one is
+/// combined again, which is harmless.
+///
+/// # Cost
+///
+/// One consistent read (one read unit per 4 KB) and one write unit per KB of the row and entry;
+/// a lost swap costs the write units again. An entry that changes nothing is not written.
+#[derive(Clone)]
+pub struct BytesStore<M: Codec> {
+    table: Table,
+    monoid: M,
+    max_retries: u32,
+}
+
+impl<M: Codec> BytesStore<M> {
+    /// A store of `monoid`'s values on `table`, as
+    /// [`create_bytes_table`](crate::create_bytes_table) makes it. The caller keeps the client;
+    /// nothing is sent until the store is used.
+    pub fn new(client: Client, table: impl Into<Arc<str>>, monoid: M) -> Self {
+        Self {
+            table: Table::new(STORE, client, table),
+            monoid,
+            max_retries: 10,
+        }
+    }
+
+    /// The same with options.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming an option that cannot be used.
+    pub fn with_options(
+        client: Client,
+        table: impl Into<Arc<str>>,
+        monoid: M,
+        options: TableOptions,
+    ) -> Result<Self, OptionError> {
+        let store = Self::new(client, table, monoid);
+        Ok(Self {
+            table: store.table.with_options(options)?,
+            ..store
+        })
+    }
+
+    /// How often an entry is tried again after its swap was lost to another writer, before it
+    /// fails with [`StoreError::RetriesExhausted`]; 0 tries once.
+    ///
+    /// Default 10: up to 11 writes for one entry, about 2 s of waits. The answer to more
+    /// contention than that is fewer writers per key.
+    #[must_use]
+    pub fn max_retries(mut self, max_retries: u32) -> Self {
+        self.max_retries = max_retries;
+        self
+    }
+
+    fn value(&self, place: &Place, row: &Item) -> Result<M::Value, StoreError> {
+        let expected = "bytes that this monoid wrote";
+        let Some(AttributeValue::B(bytes)) = row.get(V) else {
+            return Err(wrong_shape(place, row, V, expected));
+        };
+        self.monoid
+            .decode(bytes.as_ref())
+            .map_err(|error| StoreError::WrongShape {
+                place: place.clone(),
+                attribute: V,
+                found: format!("{} bytes that cannot be decoded", bytes.as_ref().len()),
+                expected,
+                source: Some(Arc::new(error)),
+            })
+    }
+
+    /// What a merge needs to know of a row; `None` if there is no row.
+    fn known(&self, place: &Place, row: &Item) -> Result<Option<Known<M::Value>>, StoreError> {
+        if row.is_empty() {
+            return Ok(None);
+        }
+        no_traces(place, row)?;
+        let ver = integer(
+            place,
+            row,
+            VER,
+            "a version, as compare-and-swap rows have it",
+        )?;
+        let token = match row.get(TOK) {
+            Some(AttributeValue::B(token)) => Some(token.clone()),
+            _ => None,
+        };
+        let ttl = match row.get(TTL) {
+            Some(AttributeValue::N(ttl)) => ttl.parse().ok(),
+            _ => None,
+        };
+        let value = self.value(place, row)?;
+        Ok(Some(Known {
+            value,
+            ttl,
+            version: Version { ver, token },
+        }))
+    }
+
+    async fn read(
+        &self,
+        place: &Place,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Option<Known<M::Value>>, StoreError> {
+        self.known(
+            place,
+            &self.table.get_row(key, deadline).await?.unwrap_or_default(),
+        )
+    }
+
+    fn combined(
+        &self,
+        place: &Place,
+        known: Option<&Known<M::Value>>,
+        add: &Add<M::Value>,
+    ) -> Result<M::Value, StoreError> {
+        let mut value = known.map_or_else(|| self.monoid.identity(), |known| known.value.clone());
+        self.monoid
+            .combine(&mut value, &add.value)
+            .map_err(|Overflow| StoreError::Overflow {
+                place: place.clone(),
+            })?;
+        Ok(value)
+    }
+
+    /// Writes `value` over the version that is known, and nothing else.
+    async fn swap(
+        &self,
+        add: &Add<M::Value>,
+        value: &M::Value,
+        over: Option<&Version>,
+        token: &Blob,
+        deadline: Deadline,
+    ) -> Result<Written, StoreError> {
+        let next = over.map_or(1, |over| over.ver.saturating_add(1));
+        let mut values = vec![
+            (
+                ":value",
+                AttributeValue::B(Blob::new(self.monoid.encode(value))),
+            ),
+            (":next", number(next)),
+            (":token", AttributeValue::B(token.clone())),
+        ];
+        // The token makes a version unlike any other, also after the row was removed and its
+        // versions began anew.
+        let condition = match over {
+            None => "attribute_not_exists(pk)",
+            Some(over) => {
+                values.push((":ver", number(over.ver)));
+                match &over.token {
+                    None => "ver = :ver AND attribute_not_exists(tok)",
+                    Some(token) => {
+                        values.push((":known", AttributeValue::B(token.clone())));
+                        "ver = :ver AND tok = :known"
+                    }
+                }
+            }
+        };
+        let update = Update {
+            set: &["v = :value", "ver = :next", "tok = :token"],
+            add: None,
+        };
+        self.table
+            .update(add, update, condition, values, deadline)
+            .await
+    }
+
+    /// Blames the value if it could not be stored in any row, the row otherwise.
+    fn too_large(&self, place: &Place, add: &Add<M::Value>, grown: bool) -> StoreError {
+        let alone = self.monoid.encode(&add.value).len() + add.key.entity().len();
+        if grown && alone < ITEM_LIMIT {
+            return StoreError::RowTooLarge {
+                place: place.clone(),
+            };
+        }
+        let reason = format!("{alone} bytes by itself, over the item size limit of {ITEM_LIMIT}");
+        StoreError::InvalidValue {
+            place: place.clone(),
+            reason,
+            source: None,
+        }
+    }
+}
+
+/// A row, as far as a swap depends on it.
+struct Known<V> {
+    value: V,
+    ttl: Option<i64>,
+    version: Version,
+}
+
+/// The state of a row that a swap replaces. Rows of the original carry no token.
+#[derive(Clone, PartialEq, Eq)]
+struct Version {
+    ver: u64,
+    token: Option<Blob>,
+}
+
+/// A swap whose answer was lost: what it was to replace, and the failure.
+struct Doubt {
+    over: Option<Version>,
+    error: StoreError,
+}
+
+impl Doubt {
+    /// What a row found later says about the swap, if it does not carry the swap's token.
+    fn verdict(&self, found: Option<&Version>) -> Verdict {
+        if found == self.over.as_ref() {
+            return Verdict::NotYet;
+        }
+        let next = self
+            .over
+            .as_ref()
+            .map_or(1, |over| over.ver.saturating_add(1));
+        if found.is_some_and(|found| found.ver == next) {
+            Verdict::Never
+        } else {
+            Verdict::Unknown
+        }
+    }
+}
+
+enum Verdict {
+    /// It may still arrive; the same swap can be sent again, since only one of the two can win.
+    NotYet,
+    /// Another writer replaced what it was to replace.
+    Never,
+    /// The row has moved on, perhaps over it.
+    Unknown,
+}
+
+impl<M: Codec> Write<M::Value> for BytesStore<M> {
+    fn concurrency(&self) -> usize {
+        self.table.options.concurrency
+    }
+
+    async fn write(&self, add: &Add<M::Value>, deadline: Deadline) -> Result<(), StoreError> {
+        let place = self.table.place().at(&add.key);
+        let token = Blob::new(self.table.options.random.bits().to_be_bytes());
+        let mut known = self.read(&place, &add.key, deadline).await?;
+        let mut doubt: Option<Doubt> = None;
+        // Once a swap is in doubt, no other failure may hide that it may have been applied.
+        let blame = |doubt: Option<Doubt>, error| doubt.map_or(error, |doubt| doubt.error);
+
+        for round in 0..=self.max_retries {
+            if round > 0 {
+                self.table.pause(round, SWAP_BASE, SWAP_CAP).await;
+            }
+            let value = match self.combined(&place, known.as_ref(), add) {
+                Ok(value) => value,
+                Err(error) => return Err(blame(doubt, error)),
+            };
+            if known
+                .as_ref()
+                .is_some_and(|known| known.value == value && known.ttl == add.ttl)
+            {
+                return Ok(());
+            }
+            let over = known.as_ref().map(|known| &known.version);
+            let row = match self.swap(add, &value, over, &token, deadline).await {
+                Ok(Written::Done) => return Ok(()),
+                Ok(Written::Refused(row)) => row,
+                Err(
+                    error @ StoreError::Unavailable {
+                        may_have_applied: true,
+                        ..
+                    },
+                ) => {
+                    let over = over.cloned();
+                    let row = self.table.get_row(&add.key, deadline).await;
+                    doubt = Some(Doubt { over, error });
+                    match row {
+                        Ok(row) => row.unwrap_or_default(),
+                        Err(error) => return Err(blame(doubt, error)),
+                    }
+                }
+                Err(StoreError::RowTooLarge { .. }) => {
+                    return Err(blame(doubt, self.too_large(&place, add, known.is_some())));
+                }
+                Err(error) => return Err(blame(doubt, error)),
+            };
+            if row.get(TOK) == Some(&AttributeValue::B(token.clone())) {
+                return Ok(());
+            }
+            known = match self.known(&place, &row) {
+                Ok(known) => known,
+                Err(error) => return Err(blame(doubt, error)),
+            };
+            doubt = match doubt.take() {
+                None => None,
+                Some(doubt) => match doubt.verdict(known.as_ref().map(|known| &known.version)) {
+                    Verdict::NotYet => Some(doubt),
+                    Verdict::Never => None,
+                    Verdict::Unknown if M::IDEMPOTENT => None,
+                    Verdict::Unknown => return Err(doubt.error),
+                },
+            };
+        }
+        let attempts = self.max_retries.saturating_add(1);
+        Err(blame(
+            doubt,
+            StoreError::RetriesExhausted { place, attempts },
+        ))
+    }
+}
+
+impl<M: Codec> Read<M::Value> for BytesStore<M> {
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
+        let place = self.table.place();
+        self.table
+            .get_many(keys, |key, row| self.value(&place.at(key), row))
+            .await
+    }
+}
+
+impl<M: Codec> Store<M> for BytesStore<M> {
+    async fn merge(&self, adds: &[Add<M::Value>], deadline: Deadline) -> Vec<Outcome> {
+        lanes::merge(self, adds, deadline).await
+    }
+}
+
+impl<M: Codec> fmt::Debug for BytesStore<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(STORE)
+            .field("table", &self.table)
+            .field("max_retries", &self.max_retries)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,87 @@
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use murmur_state::{Checkpoint, Checkpoints, Deadline, Place, Saved, StoreError};
+
+use crate::attribute::{DATA, Item, PK, VER, integer, number, wrong_shape};
+use crate::deduper::Deduper;
+use crate::error::{Access, Written, store_error, written};
+
+/// Checkpoints as rows of the marker table: `data`, `ver`, and no `ttl`. Data is limited by the
+/// item size, 400 KB.
+impl Checkpoints for Deduper {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
+        async move {
+            let place = self.place(name)?;
+            let answer = self
+                .table
+                .client
+                .get_item()
+                .table_name(&*self.table.name)
+                .key(PK, AttributeValue::S(name.to_owned()))
+                .consistent_read(true)
+                .customize()
+                .config_override(self.table.read(&place, Deadline::NONE)?)
+                .send()
+                .await
+                .map_err(|error| store_error(&place, Access::Read, error))?;
+            answer.item.map(|row| checkpoint(&place, &row)).transpose()
+        }
+        .boxed()
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        data: &'a str,
+        over: Option<u64>,
+    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        async move {
+            let place = self.place(name)?;
+            let version = over.map_or(1, |over| over.saturating_add(1));
+            let saved = Checkpoint {
+                data: data.to_owned(),
+                version,
+            };
+            let mut put = self
+                .table
+                .client
+                .put_item()
+                .table_name(&*self.table.name)
+                .item(PK, AttributeValue::S(name.to_owned()))
+                .item(DATA, AttributeValue::S(saved.data.clone()))
+                .item(VER, number(version))
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::AllOld,
+                );
+            put = match over {
+                None => put.condition_expression("attribute_not_exists(pk)"),
+                Some(over) => put
+                    .condition_expression("ver = :over")
+                    .expression_attribute_values(":over", number(over)),
+            };
+            let once = self.table.write_once(&place, Deadline::NONE)?;
+            let result = put.customize().config_override(once).send().await;
+            match written(&place, result)? {
+                Written::Done => Ok(Saved::Version(version)),
+                Written::Refused(row) if row.is_empty() => Ok(Saved::Conflict),
+                // One's own save whose answer was lost is found as it was made.
+                Written::Refused(row) if checkpoint(&place, &row)? == saved => {
+                    Ok(Saved::Version(version))
+                }
+                Written::Refused(_) => Ok(Saved::Conflict),
+            }
+        }
+        .boxed()
+    }
+}
+
+fn checkpoint(place: &Place, row: &Item) -> Result<Checkpoint, StoreError> {
+    match row.get(DATA) {
+        Some(AttributeValue::S(data)) => Ok(Checkpoint {
+            data: data.clone(),
+            version: integer(place, row, VER, "the version of a checkpoint")?,
+        }),
+        _ => Err(wrong_shape(place, row, DATA, "the text of a checkpoint")),
+    }
+}

@@ -1,0 +1,175 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::{
+    Claim, Deadline, IdError, Key, OptionError, Owner, Place, StoreError, Timestamp,
+};
+
+use crate::attribute::{OWN, PK, TTL, number};
+use crate::error::{Written, written};
+use crate::options::TableOptions;
+use crate::table::Table;
+
+/// DynamoDB's limit on a partition key value, in bytes (Amazon DynamoDB Developer Guide, quotas).
+const MAX_ID_BYTES: usize = 2048;
+
+/// The marker table: claims of ids that expire, and checkpoints that do not.
+///
+/// A claim is one conditional put of (id, owner, expiry). A put whose answer was lost is
+/// recognised by its owner when it is repeated; a row past its expiry blocks nobody, though
+/// DynamoDB removes it days later; markers of the original, which name no owner, count as
+/// claimed by somebody else until they expire.
+///
+/// It also keeps [`Checkpoints`](murmur_state::Checkpoints), as rows that never expire. Ids and
+/// checkpoint names share the table: name both by
+/// [`PipelineName::marker`](murmur_state::PipelineName::marker), with kinds of their own.
+///
+/// # What it does not promise
+///
+/// Claiming before merging is not exactly-once. A process that dies between claim and merge
+/// leaves an id claimed whose event is in no total, until the claim expires. A claim whose answer
+/// was lost may also arrive late: after the same owner has claimed anew and released.
+///
+/// # Cost
+///
+/// One write unit per claim, duplicates included, and one per release; ids are far below 1 KB.
+#[derive(Debug, Clone)]
+pub struct Deduper {
+    pub(crate) table: Table,
+    ttl: Duration,
+}
+
+impl Deduper {
+    /// How long claims are remembered unless told otherwise: 48 h, the 24 h a stream keeps its
+    /// records twice over.
+    pub const DEFAULT_TTL: Duration = Duration::from_secs(48 * 3600);
+
+    /// A deduper on `table`, as [`create_dedup_table`](crate::create_dedup_table) makes it, that
+    /// remembers claims for [`DEFAULT_TTL`](Self::DEFAULT_TTL). The caller keeps the client;
+    /// nothing is sent until the deduper is used.
+    pub fn new(client: Client, table: impl Into<Arc<str>>) -> Self {
+        Self {
+            table: Table::new("Deduper", client, table),
+            ttl: Self::DEFAULT_TTL,
+        }
+    }
+
+    /// The same with options. `concurrency` and `eventually_consistent_reads` mean nothing here:
+    /// requests are made one at a time, and what is read decides something.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming an option that cannot be used.
+    pub fn with_options(
+        client: Client,
+        table: impl Into<Arc<str>>,
+        options: TableOptions,
+    ) -> Result<Self, OptionError> {
+        let deduper = Self::new(client, table);
+        Ok(Self {
+            table: deduper.table.with_options(options)?,
+            ..deduper
+        })
+    }
+
+    /// How long a claim is remembered, rounded up to whole seconds. It must be longer than an
+    /// event can take to come again: below 24 h a redelivered stream record may count twice.
+    /// Above zero.
+    ///
+    /// Default [`DEFAULT_TTL`](Self::DEFAULT_TTL), 48 h. Longer costs storage only.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] if it is zero.
+    pub fn ttl(mut self, ttl: Duration) -> Result<Self, OptionError> {
+        if ttl.is_zero() {
+            return Err(OptionError::new(
+                "ttl",
+                "must be above zero; 48 h suits a stream",
+            ));
+        }
+        self.ttl = ttl;
+        Ok(self)
+    }
+
+    /// Where a row is, if its name can be one.
+    pub(crate) fn place(&self, name: &str) -> Result<Place, StoreError> {
+        if name.is_empty() {
+            return Err(StoreError::InvalidId(IdError::EmptyEventId));
+        }
+        Key::new(name, 0)
+            .map(|key| self.table.place().at(&key))
+            .map_err(|_| StoreError::InvalidValue {
+                place: self.table.place(),
+                reason: format!(
+                    "the id has {} bytes, over DynamoDB's limit of {MAX_ID_BYTES} for a \
+                     partition key; hash it",
+                    name.len()
+                ),
+                source: None,
+            })
+    }
+
+    /// The second at which a claim made at `now` is forgotten, never too early.
+    fn expiry(&self, now: Timestamp) -> i64 {
+        now.plus(self.ttl)
+            .plus(Duration::from_millis(999))
+            .as_secs()
+    }
+}
+
+impl murmur_state::Deduper for Deduper {
+    async fn claim(
+        &self,
+        id: &str,
+        owner: &Owner,
+        deadline: Deadline,
+    ) -> Result<Claim, StoreError> {
+        let place = self.place(id)?;
+        let now = self.table.options.clock.now();
+        let result = self
+            .table
+            .client
+            .put_item()
+            .table_name(&*self.table.name)
+            .item(PK, AttributeValue::S(id.to_owned()))
+            .item(TTL, number(self.expiry(now)))
+            .item(OWN, owned(owner))
+            .condition_expression("attribute_not_exists(pk) OR #ttl < :now OR own = :own")
+            .expression_attribute_names("#ttl", TTL)
+            .expression_attribute_values(":now", number(now.as_secs()))
+            .expression_attribute_values(":own", owned(owner))
+            .customize()
+            .config_override(self.table.write_once(&place, deadline)?)
+            .send()
+            .await;
+        Ok(match written(&place, result)? {
+            Written::Done => Claim::First,
+            Written::Refused(_) => Claim::Duplicate,
+        })
+    }
+
+    async fn release(&self, id: &str, owner: &Owner, deadline: Deadline) -> Result<(), StoreError> {
+        let place = self.place(id)?;
+        let result = self
+            .table
+            .client
+            .delete_item()
+            .table_name(&*self.table.name)
+            .key(PK, AttributeValue::S(id.to_owned()))
+            .condition_expression("own = :own")
+            .expression_attribute_values(":own", owned(owner))
+            .customize()
+            .config_override(self.table.write_once(&place, deadline)?)
+            .send()
+            .await;
+        // Refused: it is somebody else's, or gone already. Either way it is not this owner's.
+        written(&place, result).map(|_| ())
+    }
+}
+
+fn owned(owner: &Owner) -> AttributeValue {
+    AttributeValue::S(owner.as_str().to_owned())
+}

@@ -1,0 +1,99 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use murmur_state::{Clock, OptionError, Random, SystemClock};
+
+/// How a store or deduper talks to its table; the same for all of them.
+///
+/// Checked by the constructor that takes it, which names an option that cannot be used.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use murmur_state_ddb::TableOptions;
+/// let options = TableOptions::default().concurrency(32).attempt_timeout(Duration::from_secs(2));
+/// ```
+#[derive(Debug, Clone)]
+pub struct TableOptions {
+    pub(crate) concurrency: usize,
+    pub(crate) consistent_reads: bool,
+    pub(crate) attempt_timeout: Duration,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Random,
+}
+
+impl Default for TableOptions {
+    fn default() -> Self {
+        Self {
+            concurrency: 16,
+            consistent_reads: true,
+            attempt_timeout: Duration::from_secs(5),
+            clock: SystemClock::shared(),
+            random: Random::new(),
+        }
+    }
+}
+
+impl TableOptions {
+    /// How many requests one call has under way at a time: distinct keys are written
+    /// concurrently, one key's entries always in order. At least 1.
+    ///
+    /// Default 16. More is faster until the client's connections or the table's capacity are
+    /// used up.
+    #[must_use]
+    pub fn concurrency(mut self, concurrency: usize) -> Self {
+        self.concurrency = concurrency;
+        self
+    }
+
+    /// Lets `get_many` answer with what was there a moment ago: half the read units, and a read
+    /// after a write may miss it. What a merge reads for itself stays consistent.
+    ///
+    /// Default: strongly consistent, one read unit per 4 KB.
+    #[must_use]
+    pub fn eventually_consistent_reads(mut self) -> Self {
+        self.consistent_reads = false;
+        self
+    }
+
+    /// How long one request may take before it is given up; less where a deadline leaves less.
+    /// A write given up may have been applied. Above zero.
+    ///
+    /// Default 5 s. Shorter finds a dead connection sooner, and gives up slow answers.
+    #[must_use]
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// The clock that waits, judges expiry and is compared with deadlines: it must be the clock
+    /// the caller's [`Deadline`](murmur_state::Deadline)s were made on.
+    ///
+    /// Default [`SystemClock`].
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Where jitter and write tokens come from.
+    ///
+    /// Default: seeded by the system.
+    #[must_use]
+    pub fn random(mut self, random: Random) -> Self {
+        self.random = random;
+        self
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), OptionError> {
+        if self.concurrency == 0 {
+            return Err(OptionError::new("concurrency", "must be at least 1"));
+        }
+        if self.attempt_timeout.is_zero() {
+            return Err(OptionError::new(
+                "attempt_timeout",
+                "must be above zero, such as 5 s",
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! Rows of a state table: read in bulk, written one by one under the guard of the modes.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use murmur_state::{Add, Deadline, Key, StoreError};
+
+use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, no_traces, number, row_key, wrong_shape};
+use crate::error::{Access, Written, store_error, written};
+use crate::table::Table;
+
+/// Keys of one BatchGetItem (API reference, BatchGetItem).
+const CHUNK: usize = 100;
+
+/// Answers in a row that bring nothing, after which a read is given up as throttled.
+const FRUITLESS: u32 = 10;
+const READ_BASE: Duration = Duration::from_millis(50);
+const READ_CAP: Duration = Duration::from_secs(5);
+
+/// The two forms of an update: assignments, and one addition.
+pub(crate) struct Update<'a> {
+    pub(crate) set: &'a [&'a str],
+    pub(crate) add: Option<&'a str>,
+}
+
+impl Table {
+    /// The values of `keys`, one answer each, in their order.
+    pub(crate) async fn get_many<V: Clone>(
+        &self,
+        keys: &[Key],
+        decode: impl Fn(&Key, &Item) -> Result<V, StoreError>,
+    ) -> Result<Vec<Option<V>>, StoreError> {
+        let mut seen = HashSet::with_capacity(keys.len());
+        let distinct: Vec<&Key> = keys.iter().filter(|key| seen.insert(*key)).collect();
+        let consistent = self.options.consistent_reads;
+        let chunks: Vec<_> = distinct
+            .chunks(CHUNK)
+            .map(|chunk| self.get_chunk(chunk, consistent, Deadline::NONE))
+            .collect();
+        let rows: Vec<Vec<(Key, Item)>> = stream::iter(chunks)
+            .buffer_unordered(self.options.concurrency)
+            .try_collect()
+            .await?;
+        let mut values = HashMap::with_capacity(distinct.len());
+        for (key, row) in rows.into_iter().flatten() {
+            let value = decode(&key, &row)?;
+            values.insert(key, value);
+        }
+        Ok(keys.iter().map(|key| values.get(key).cloned()).collect())
+    }
+
+    /// One row as it is now, read consistently.
+    pub(crate) async fn get_row(
+        &self,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Option<Item>, StoreError> {
+        let rows = self.get_chunk(&[key], true, deadline).await?;
+        Ok(rows.into_iter().next().map(|(_, row)| row))
+    }
+
+    /// The rows of up to 100 distinct keys, asking again for what was left unprocessed.
+    async fn get_chunk(
+        &self,
+        keys: &[&Key],
+        consistent: bool,
+        deadline: Deadline,
+    ) -> Result<Vec<(Key, Item)>, StoreError> {
+        let place = match keys {
+            [key] => self.place().at(key),
+            _ => self.place(),
+        };
+        let mut rows = Vec::with_capacity(keys.len());
+        let mut pending: Vec<Item> = keys.iter().map(|key| row_key(key)).collect();
+        let mut fruitless = 0;
+        while !pending.is_empty() {
+            let asked = pending.len();
+            let request = KeysAndAttributes::builder()
+                .set_keys(Some(pending))
+                .consistent_read(consistent)
+                .build()
+                .map_err(|error| StoreError::Setup {
+                    place: place.clone(),
+                    advice: "the read could not be built".to_owned(),
+                    source: Some(std::sync::Arc::new(error)),
+                })?;
+            let answer = self
+                .client
+                .batch_get_item()
+                .request_items(&*self.name, request)
+                .customize()
+                .config_override(self.read(&place, deadline)?)
+                .send()
+                .await
+                .map_err(|error| store_error(&place, Access::Read, error))?;
+            for row in answer
+                .responses
+                .into_iter()
+                .flatten()
+                .flat_map(|(_, rows)| rows)
+            {
+                rows.push((self.key_of(&row)?, row));
+            }
+            let left = answer.unprocessed_keys.into_iter().flatten();
+            pending = left.flat_map(|(_, left)| left.keys).collect();
+            if pending.is_empty() {
+                break;
+            }
+            fruitless = if pending.len() < asked {
+                0
+            } else {
+                fruitless + 1
+            };
+            if fruitless == FRUITLESS {
+                return Err(StoreError::Throttled {
+                    place,
+                    source: None,
+                });
+            }
+            tracing::debug!(table = %self.name, left = pending.len(), "unprocessed keys");
+            self.pause(fruitless + 1, READ_BASE, READ_CAP).await;
+        }
+        Ok(rows)
+    }
+
+    fn key_of(&self, row: &Item) -> Result<Key, StoreError> {
+        let place = self.place();
+        let (Some(AttributeValue::S(entity)), Some(AttributeValue::N(bucket))) =
+            (row.get(PK), row.get(SK))
+        else {
+            return Err(wrong_shape(
+                &place,
+                row,
+                PK,
+                "a string, beside `sk`, a number",
+            ));
+        };
+        let bucket = bucket
+            .parse()
+            .map_err(|_| wrong_shape(&place, row, SK, "a 64-bit integer"))?;
+        Key::new(entity.as_str(), bucket).map_err(StoreError::InvalidId)
+    }
+
+    /// One conditional write, sent once; refuses a row that an exact mode has written. `add`
+    /// gives key and `ttl`, `values` what the expressions name.
+    pub(crate) async fn update<V>(
+        &self,
+        add: &Add<V>,
+        update: Update<'_>,
+        condition: &str,
+        values: impl IntoIterator<Item = (&'static str, AttributeValue)>,
+        deadline: Deadline,
+    ) -> Result<Written, StoreError> {
+        let place = self.place().at(&add.key);
+        let mut set = update.set.to_vec();
+        // "Never" is said, not left to whatever the row had.
+        let remove = match add.ttl {
+            Some(_) => {
+                set.push("#ttl = :ttl");
+                ""
+            }
+            None => "REMOVE #ttl",
+        };
+        let set = if set.is_empty() {
+            String::new()
+        } else {
+            format!("SET {} ", set.join(", "))
+        };
+        let added = update
+            .add
+            .map_or(String::new(), |add| format!("ADD {add} "));
+        let mut request = self
+            .client
+            .update_item()
+            .table_name(&*self.name)
+            .set_key(Some(row_key(&add.key)))
+            .update_expression(format!("{set}{added}{remove}"))
+            .condition_expression(format!("{NO_TRACES} AND ({condition})"))
+            .expression_attribute_names("#ttl", TTL)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if let Some(ttl) = add.ttl {
+            request = request.expression_attribute_values(":ttl", number(ttl));
+        }
+        for (name, value) in values {
+            request = request.expression_attribute_values(name, value);
+        }
+        let once = self.write_once(&place, deadline)?;
+        let result = request.customize().config_override(once).send().await;
+        let written = written(&place, result)?;
+        if let Written::Refused(row) = &written {
+            no_traces(&place, row)?;
+        }
+        Ok(written)
+    }
+}

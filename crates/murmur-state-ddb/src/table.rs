@@ -1,0 +1,89 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use murmur_state::{Deadline, OptionError, Place, StoreError};
+
+use crate::options::TableOptions;
+
+/// A table, and how each call to it is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Table {
+    pub(crate) client: Client,
+    pub(crate) name: Arc<str>,
+    pub(crate) options: TableOptions,
+    store: &'static str,
+}
+
+impl Table {
+    pub(crate) fn new(store: &'static str, client: Client, name: impl Into<Arc<str>>) -> Self {
+        Self {
+            client,
+            name: name.into(),
+            options: TableOptions::default(),
+            store,
+        }
+    }
+
+    pub(crate) fn with_options(mut self, options: TableOptions) -> Result<Self, OptionError> {
+        options.validate()?;
+        self.options = options;
+        Ok(self)
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place::table(self.store, Arc::clone(&self.name))
+    }
+
+    /// The settings of a write: sent once, whatever the client was told.
+    ///
+    /// The SDK sends a write again after a timeout or a 5xx, when the first may have been
+    /// applied: an `ADD` would count twice, a claim would find itself and be called a duplicate.
+    pub(crate) fn write_once(
+        &self,
+        place: &Place,
+        deadline: Deadline,
+    ) -> Result<config::Builder, StoreError> {
+        let timeouts = TimeoutConfig::builder()
+            .operation_attempt_timeout(self.time_left(place, deadline)?)
+            .build();
+        let once = RetryConfig::disabled();
+        Ok(config::Builder::new()
+            .retry_config(once)
+            .timeout_config(timeouts))
+    }
+
+    /// The settings of a read: the client's retries stay, the deadline bounds them all.
+    pub(crate) fn read(
+        &self,
+        place: &Place,
+        deadline: Deadline,
+    ) -> Result<config::Builder, StoreError> {
+        let mut timeouts =
+            TimeoutConfig::builder().operation_attempt_timeout(self.time_left(place, deadline)?);
+        timeouts.set_operation_timeout(deadline.remaining(&*self.options.clock));
+        Ok(config::Builder::new().timeout_config(timeouts.build()))
+    }
+
+    fn time_left(&self, place: &Place, deadline: Deadline) -> Result<Duration, StoreError> {
+        let timeout = self.options.attempt_timeout;
+        match deadline.remaining(&*self.options.clock) {
+            Some(Duration::ZERO) => Err(StoreError::DeadlinePassed {
+                place: place.clone(),
+            }),
+            Some(left) => Ok(left.min(timeout)),
+            None => Ok(timeout),
+        }
+    }
+
+    /// Waits before trying for the `round`-th time again: full jitter up to
+    /// `min(cap, base · 2^(round − 1))`.
+    pub(crate) async fn pause(&self, round: u32, base: Duration, cap: Duration) {
+        let doubled = base.saturating_mul(2_u32.saturating_pow(round.saturating_sub(1)));
+        let wait = self.options.random.up_to(doubled.min(cap));
+        self.options.clock.sleep(wait).await;
+    }
+}

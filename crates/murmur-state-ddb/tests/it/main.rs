@@ -1,0 +1,16 @@
+//! The stores and the deduper on a DynamoDB, with and without faults on the way to it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is the failure message"
+)]
+
+mod bytes;
+mod conformance;
+mod deduper;
+mod errors;
+mod int64;
+mod reads;
+mod support;
+mod tables;
