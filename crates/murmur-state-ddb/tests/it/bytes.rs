@@ -1,7 +1,7 @@
 //! Compare-and-swap: lost races, lost answers, sizes, shapes.
 
 use murmur_state::{Add, Clock, Deadline, Fault, ManualClock, Outcome, ReadExt, Store, StoreError};
-use murmur_state_ddb::BytesStore;
+use murmur_state_ddb::{BytesStore, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};
 use serde_json::{Value, json};
@@ -459,4 +459,19 @@ async fn rows_of_the_exact_modes_are_refused() {
         }
         assert_eq!(row(&client, &table, trace).await.unwrap()["v"], b(b"1a"));
     }
+}
+
+#[tokio::test]
+async fn what_a_merge_reads_for_itself_is_consistent_whatever_readers_were_promised() {
+    let dynamo = Dynamo::connect().await;
+    let table = state_table(&dynamo).await;
+    let wire = Wire::calm();
+    let options = TableOptions::default().eventually_consistent_reads();
+    let store = BytesStore::with_options(wire.client(&dynamo), &*table, Words, options).unwrap();
+    store
+        .merge(&[add("k", words(&["a"]))], Deadline::NONE)
+        .await;
+    let read = &wire.requests()[0];
+    assert_eq!(read.operation, "BatchGetItem");
+    assert_eq!(read.body["RequestItems"][&table]["ConsistentRead"], true);
 }

@@ -300,7 +300,7 @@ async fn an_attempt_is_given_up_after_its_timeout_or_at_the_deadline() {
     let clock = SystemClock::new();
     // (option, deadline, seconds until it is given up)
     for (timeout, left, wanted) in [(None, None, 5), (Some(2), None, 2), (Some(9), Some(3), 3)] {
-        let mut options = TableOptions::default().clock(Arc::new(clock.clone()));
+        let mut options = TableOptions::default().clock(Arc::new(clock));
         if let Some(timeout) = timeout {
             options = options.attempt_timeout(Duration::from_secs(timeout));
         }

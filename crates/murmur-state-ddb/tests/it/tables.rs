@@ -135,3 +135,32 @@ async fn what_was_left_unfinished_is_finished_when_asked_again() {
         Some(TimeToLiveStatus::Enabled)
     );
 }
+
+#[tokio::test]
+async fn ttl_switched_on_by_somebody_else_in_between_is_as_good() {
+    let dynamo = Dynamo::connect().await;
+    let (client, table) = (dynamo.client(), dynamo.table("raced"));
+    let wire = Wire::new(|request| match (request.operation.as_str(), request.nth) {
+        // Off at the first look, on by the time the switch is asked for.
+        ("UpdateTimeToLive", _) => Action::Then {
+            status: 400,
+            body: r#"{"__type":"ValidationException","message":"TimeToLive is already enabled"}"#
+                .to_owned(),
+        },
+        _ => Action::Pass,
+    });
+    create_dedup_table(&wire.client(&dynamo), &table)
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            wire.count("UpdateTimeToLive"),
+            wire.count("DescribeTimeToLive")
+        ),
+        (1, 2)
+    );
+    assert_eq!(
+        ttl(&client, &table).await.0,
+        Some(TimeToLiveStatus::Enabled)
+    );
+}
