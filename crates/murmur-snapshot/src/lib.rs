@@ -1,1 +1,20 @@
-//! Filling a Murmur pipeline from a snapshot: source contract, bootstrap runner, JSON Lines source.
+#![doc = include_str!("../README.md")]
+
+mod bootstrap;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod error;
+mod jsonl;
+mod register;
+mod rejections;
+mod report;
+mod run_record;
+mod scan;
+mod source;
+
+pub use bootstrap::Bootstrap;
+pub use error::{BootstrapError, SourceError};
+pub use jsonl::{JsonLines, JsonLinesBuilder};
+pub use report::{Counts, Progress, RejectedRow, Report};
+pub use run_record::{RunRecord, RunRecordError};
+pub use source::{BadRow, Cursor, Page, Source};

@@ -1,0 +1,159 @@
+//! What every [`Source`] must do, as code: run yours through it.
+//!
+//! Unstable by design: a new release may ask for more. It panics with the broken promise as its
+//! message.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a broken promise is a panic here"
+)]
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::future::Future;
+
+use futures::FutureExt;
+
+use crate::source::{Cursor, Page, Source};
+
+/// Every promise of [`Source`], on a source that stands still and holds `rows` rows.
+///
+/// `make` gives the same source anew, as another process would make it. Give it pages so small
+/// that some segment has at least two, or resuming would not be tried; that is checked too.
+pub async fn source<S, Fut>(make: impl Fn() -> Fut, rows: usize)
+where
+    S: Source,
+    Fut: Future<Output = S>,
+{
+    let source = make().await;
+    assert!(!source.name().is_empty(), "a source has a name");
+    assert!(source.segments() >= 1, "a source has a segment");
+    source
+        .capture_handoff()
+        .await
+        .expect("the handoff is captured");
+
+    let chains = all_chains(&source).await;
+    let pages = || chains.iter().flatten();
+    assert!(
+        rows < 2 || chains.iter().any(|chain| chain.len() > 1),
+        "give the source smaller pages: none has a cursor to resume from"
+    );
+    complete_and_disjoint(pages(), rows);
+    for page in pages() {
+        let given = (page.rows.len() + page.bad.len()) as u64;
+        assert!(
+            page.examined >= given,
+            "a row was given without being examined"
+        );
+    }
+    source.close().await.expect("it closes");
+
+    let again = make().await;
+    assert_eq!(
+        again.name(),
+        source.name(),
+        "the name is the same in every run"
+    );
+    assert_eq!(again.segments(), source.segments(), "so are the segments");
+    assert_eq!(
+        ids(all_chains(&again).await.iter().flatten()),
+        ids(pages()),
+        "the ids are the same in every run"
+    );
+
+    every_cursor_resumes(&make, &chains).await;
+    dropped_pages_come_again(&make, &chains).await;
+}
+
+/// The pages of each segment.
+async fn all_chains<S: Source>(source: &S) -> Vec<Vec<Page>> {
+    let mut chains = Vec::new();
+    for segment in 0..source.segments() {
+        chains.push(chain(source, segment, None).await);
+    }
+    chains
+}
+
+async fn chain<S: Source>(source: &S, segment: u32, after: Option<Cursor>) -> Vec<Page> {
+    let (mut pages, mut after, mut seen) = (Vec::new(), after, HashSet::new());
+    loop {
+        let page = source.page(segment, after.as_ref()).await.expect("a page");
+        after = page.next.clone();
+        pages.push(page);
+        match &after {
+            None => return pages,
+            Some(next) => assert!(seen.insert(next.clone()), "cursor `{next}` comes twice"),
+        }
+    }
+}
+
+/// Item id → event id.
+fn ids<'a>(pages: impl IntoIterator<Item = &'a Page>) -> BTreeMap<String, String> {
+    let rows = pages.into_iter().flat_map(|page| &page.rows);
+    rows.map(|row| (row.item_id.to_string(), row.event_id.clone()))
+        .collect()
+}
+
+fn complete_and_disjoint<'a>(pages: impl Iterator<Item = &'a Page>, rows: usize) {
+    let (mut items, mut events) = (BTreeSet::new(), BTreeSet::new());
+    for row in pages.flat_map(|page| &page.rows) {
+        assert!(
+            items.insert(&row.item_id),
+            "item `{}` is given twice",
+            row.item_id
+        );
+        assert!(
+            !row.event_id.is_empty(),
+            "item `{}` has no event id",
+            row.item_id
+        );
+        assert!(
+            events.insert(&row.event_id),
+            "event `{}` stands for two items",
+            row.event_id
+        );
+    }
+    assert_eq!(items.len(), rows, "every row is given");
+}
+
+async fn every_cursor_resumes<S, Fut>(make: &impl Fn() -> Fut, chains: &[Vec<Page>])
+where
+    S: Source,
+    Fut: Future<Output = S>,
+{
+    for (segment, pages) in chains.iter().enumerate() {
+        for (n, page) in pages.iter().enumerate() {
+            let Some(cursor) = &page.next else { continue };
+            let source = make().await;
+            let rest = chain(&source, segment as u32, Some(cursor.clone())).await;
+            assert_eq!(
+                ids(&rest),
+                ids(&pages[n + 1..]),
+                "segment {segment}, resumed at `{cursor}`, gives exactly the rest"
+            );
+        }
+    }
+}
+
+async fn dropped_pages_come_again<S, Fut>(make: &impl Fn() -> Fut, chains: &[Vec<Page>])
+where
+    S: Source,
+    Fut: Future<Output = S>,
+{
+    let source = make().await;
+    for (segment, pages) in chains.iter().enumerate() {
+        let (segment, mut after) = (segment as u32, None);
+        for page in pages {
+            // Begun and dropped, finished and dropped, and then taken.
+            let _ = source.page(segment, after).now_or_never();
+            let unused = source.page(segment, after).await.expect("a page");
+            let taken = source.page(segment, after).await.expect("a page");
+            for again in [unused, taken] {
+                assert_eq!(ids([&again]), ids([page]), "a dropped page is given again");
+                assert_eq!(again.next, page.next, "with the same cursor");
+            }
+            after = page.next.as_ref();
+        }
+    }
+}

@@ -1,0 +1,404 @@
+mod line;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::lock::Mutex;
+use murmur_core::Row;
+use murmur_state::{HandoffToken, OptionError};
+use tokio::fs::File;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+
+use self::line::{Format, MAX_LINE};
+use crate::error::SourceError;
+use crate::source::{BadRow, Cursor, Page, Source};
+
+/// Lines per page unless told otherwise.
+const PAGE_SIZE: usize = 1000;
+
+/// Big enough that a file's read-ahead, not the hop to the blocking thread, is what costs.
+const FILE_BUFFER: usize = 128 * 1024;
+
+/// A source that reads JSON Lines: one JSON object per line, from a file or anything else that
+/// reads.
+///
+/// Plain objects by default: strings, numbers, booleans, null, lists and objects become the
+/// attribute values of the same kind, numbers digit for digit as written. With
+/// [`dynamodb_json`](JsonLinesBuilder::dynamodb_json) the lines are those of a table export.
+///
+/// It has one segment and no stream. A line that is no such object, lacks a key attribute, is
+/// longer than 16 MiB or nested deeper than 128 levels is a bad row called `line N`; blank lines
+/// are none at all. A cursor is the number of lines read; continuing reads the lines before it
+/// again without looking into them.
+///
+/// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key), so
+/// that they are those of the same item in a scan or a stream of the table, provided that number
+/// keys are written as DynamoDB writes them (`1`, not `1.0`). Two lines of one key are one
+/// event.
+///
+/// Each page is kept until the next is asked for, which costs one copy of it.
+pub struct JsonLines {
+    name: String,
+    place: String,
+    key: Vec<String>,
+    format: Format,
+    page_size: usize,
+    reading: Mutex<Reading>,
+}
+
+impl JsonLines {
+    /// Reads the file at `path`, called by its file name. It is opened by the first page, and
+    /// needs a tokio runtime.
+    pub fn path(path: impl Into<PathBuf>) -> JsonLinesBuilder {
+        let path = path.into();
+        let name = match path.file_name() {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => path.display().to_string(),
+        };
+        let place = format!("file `{}`", path.display());
+        JsonLinesBuilder::new(name, Some(place), Input::Path(path))
+    }
+
+    /// Reads `reader`, once: a decompressor, the body of an answer, bytes in memory. `name` is
+    /// the source's name. Going back further than the page under way is an error.
+    pub fn reader(
+        name: impl Into<String>,
+        reader: impl AsyncBufRead + Send + Unpin + 'static,
+    ) -> JsonLinesBuilder {
+        JsonLinesBuilder::new(name.into(), None, Input::Once(Some(Box::new(reader))))
+    }
+}
+
+/// Options of a [`JsonLines`] source.
+#[must_use = "a source is made by `build`"]
+pub struct JsonLinesBuilder {
+    name: String,
+    place: Option<String>,
+    key: Vec<String>,
+    format: Format,
+    page_size: usize,
+    input: Input,
+}
+
+impl JsonLinesBuilder {
+    fn new(name: String, place: Option<String>, input: Input) -> Self {
+        Self {
+            name,
+            place,
+            key: Vec::new(),
+            format: Format::Plain,
+            page_size: PAGE_SIZE,
+            input,
+        }
+    }
+
+    /// The names of the attributes that make up the primary key: strings, numbers or binary.
+    /// Required: without a key there is no telling whether a row was counted before.
+    pub fn key<A: Into<String>>(mut self, attributes: impl IntoIterator<Item = A>) -> Self {
+        self.key = attributes.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The lines are DynamoDB JSON (`{"id":{"S":"7"}}`), each bare or in `{"Item":…}` as table
+    /// exports write them. Default: plain JSON.
+    pub fn dynamodb_json(mut self) -> Self {
+        self.format = Format::DynamoDb;
+        self
+    }
+
+    /// Lines per page, at least 1; a page is one batch of writes, and in memory twice.
+    /// Default 1000.
+    pub fn page_size(mut self, lines: usize) -> Self {
+        self.page_size = lines;
+        self
+    }
+
+    /// The source's name, which must stay the same between runs. Default: the file's name, or
+    /// the name given with the reader.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Checks the options. Nothing is opened yet.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming the option: no name, no key, a page size of zero.
+    pub fn build(self) -> Result<JsonLines, OptionError> {
+        if self.name.is_empty() {
+            return Err(OptionError::new(
+                "name",
+                "is empty; the run's record goes by it",
+            ));
+        }
+        if self.key.is_empty() || self.key.iter().any(String::is_empty) {
+            return Err(OptionError::new(
+                "key",
+                "name the attributes of the primary key, such as `.key([\"id\"])`",
+            ));
+        }
+        if self.page_size == 0 {
+            return Err(OptionError::new("page_size", "must be at least 1"));
+        }
+        Ok(JsonLines {
+            place: self
+                .place
+                .unwrap_or_else(|| format!("reader `{}`", self.name)),
+            name: self.name,
+            key: self.key,
+            format: self.format,
+            page_size: self.page_size,
+            reading: Mutex::new(Reading {
+                input: self.input,
+                reader: None,
+                line: Vec::new(),
+                lines: 0,
+                page: PageSoFar::at(0),
+            }),
+        })
+    }
+}
+
+type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
+
+enum Input {
+    Path(PathBuf),
+    Once(Option<Reader>),
+}
+
+/// Where the reading stands. Everything that an interrupted call has read is in here.
+struct Reading {
+    input: Input,
+    reader: Option<Reader>,
+    /// The line under way.
+    line: Vec<u8>,
+    /// How many lines were read to their end.
+    lines: u64,
+    page: PageSoFar,
+}
+
+/// The page under way, or the last one given.
+struct PageSoFar {
+    /// How many lines are before it.
+    from: u64,
+    rows: Vec<Row>,
+    bad: Vec<BadRow>,
+    complete: bool,
+    last: bool,
+}
+
+impl PageSoFar {
+    fn at(from: u64) -> Self {
+        Self {
+            from,
+            rows: Vec::new(),
+            bad: Vec::new(),
+            complete: false,
+            last: false,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len() + self.bad.len()
+    }
+}
+
+impl Reading {
+    /// Makes the page after the first `from` lines the one under way.
+    fn aim(&mut self, from: u64) {
+        if self.page.from == from {
+            return;
+        }
+        if from < self.lines {
+            self.rewind();
+        }
+        self.page = PageSoFar::at(from);
+    }
+
+    fn rewind(&mut self) {
+        self.reader = None;
+        self.line.clear();
+        self.lines = 0;
+        self.page = PageSoFar::at(self.page.from);
+    }
+
+    /// Reads on to the end of a line, which is then in `line`, without its end; `false` at the
+    /// end of all. Cancel safe: a line half read is read on.
+    async fn next_line(&mut self) -> io::Result<bool> {
+        let reader = match &mut self.reader {
+            Some(reader) => reader,
+            none => none.insert(match &mut self.input {
+                Input::Path(path) => {
+                    let file = File::open(path).await?;
+                    Box::new(BufReader::with_capacity(FILE_BUFFER, file))
+                }
+                Input::Once(reader) => reader.take().ok_or_else(|| {
+                    io::Error::new(
+                        io::ErrorKind::Unsupported,
+                        "a reader can be read once only; give a new one",
+                    )
+                })?,
+            }),
+        };
+        loop {
+            let buffer = reader.fill_buf().await?;
+            if buffer.is_empty() {
+                let more = !self.line.is_empty();
+                self.lines += u64::from(more);
+                return Ok(more);
+            }
+            let end = buffer.iter().position(|byte| *byte == b'\n');
+            let text = &buffer[..end.unwrap_or(buffer.len())];
+            // One byte over the limit is enough to know.
+            let room = (MAX_LINE + 1).saturating_sub(self.line.len());
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            let taken = end.map_or(buffer.len(), |end| end + 1);
+            reader.consume(taken);
+            if end.is_some() {
+                self.lines += 1;
+                return Ok(true);
+            }
+        }
+    }
+}
+
+impl JsonLines {
+    /// Fills the page under way.
+    async fn fill(&self, reading: &mut Reading) -> Result<(), SourceError> {
+        let from = reading.page.from;
+        while !reading.page.complete {
+            let more = match reading.next_line().await {
+                Ok(more) => more,
+                Err(error) => {
+                    // What comes after a failure is not to be trusted.
+                    reading.rewind();
+                    return Err(self.failed(error));
+                }
+            };
+            if reading.lines <= from && more {
+                reading.line.clear();
+                continue;
+            }
+            if !more && reading.lines < from {
+                return Err(SourceError::Cursor {
+                    place: self.place.clone(),
+                    cursor: from.to_string(),
+                    reason: format!(
+                        "there are {} lines only; is it the same file?",
+                        reading.lines
+                    ),
+                });
+            }
+            if more {
+                match line::row(self.format, &self.key, reading.lines, &reading.line) {
+                    Some(Ok(row)) => reading.page.rows.push(row),
+                    Some(Err(bad)) => reading.page.bad.push(bad),
+                    None => {}
+                }
+                reading.line.clear();
+            }
+            reading.page.last = !more;
+            reading.page.complete = !more || reading.page.len() >= self.page_size;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: io::Error) -> SourceError {
+        let advice = match error.kind() {
+            io::ErrorKind::NotFound => "there is no such file; check the path",
+            io::ErrorKind::PermissionDenied => "it may not be read; check the file's permissions",
+            io::ErrorKind::IsADirectory => "it is a directory; name one file of it",
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                "its content is damaged or cut off; get it anew"
+            }
+            io::ErrorKind::Unsupported => "it cannot be read again from the beginning",
+            _ => {
+                return SourceError::Unavailable {
+                    place: self.place.clone(),
+                    source: Some(Arc::new(error)),
+                };
+            }
+        };
+        SourceError::Setup {
+            place: self.place.clone(),
+            advice: advice.to_owned(),
+            source: Some(Arc::new(error)),
+        }
+    }
+
+    fn cursor_error(&self, cursor: &Cursor, reason: &str) -> SourceError {
+        SourceError::Cursor {
+            place: self.place.clone(),
+            cursor: cursor.to_string(),
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+impl Source for JsonLines {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn segments(&self) -> u32 {
+        1
+    }
+
+    async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
+        Ok(None)
+    }
+
+    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
+        if segment != 0 {
+            return Err(SourceError::Setup {
+                place: self.place.clone(),
+                advice: format!("there is no segment {segment}; it has one, segment 0"),
+                source: None,
+            });
+        }
+        let from = match after {
+            None => 0,
+            Some(cursor) => cursor
+                .as_str()
+                .parse()
+                .map_err(|_| self.cursor_error(cursor, "it is not a number of lines"))?,
+        };
+        let mut reading = self.reading.lock().await;
+        reading.aim(from);
+        self.fill(&mut reading).await?;
+        let page = &reading.page;
+        Ok(Page {
+            rows: page.rows.clone(),
+            bad: page.bad.clone(),
+            next: (!page.last).then(|| Cursor::new(reading.lines.to_string())),
+            examined: page.len() as u64,
+            read_units: None,
+        })
+    }
+
+    async fn close(&self) -> Result<(), SourceError> {
+        self.reading.lock().await.reader = None;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for JsonLines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLines")
+            .field("place", &self.place)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for JsonLinesBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JsonLinesBuilder")
+            .field("name", &self.name)
+            .field("key", &self.key)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,150 @@
+use std::ops::AddAssign;
+
+use murmur_core::RecordOutcome;
+use murmur_state::{HandoffToken, PipelineName};
+
+/// What became of the rows.
+///
+/// Every row is in exactly one of the six kinds, by the worst that became of it in any pipeline:
+/// `rows = applied + duplicates + superseded + skipped + expired + rejected`.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Rows the source looked at, filtered ones included.
+    pub examined: u64,
+    /// Rows the source gave, bad ones included.
+    pub rows: u64,
+    /// Rows that count now.
+    pub applied: u64,
+    /// Rows that counted before, in an earlier attempt at the run.
+    pub duplicates: u64,
+    /// Rows of items of which a later version counts already.
+    pub superseded: u64,
+    /// Rows the decoder skipped, or without a key to count for.
+    pub skipped: u64,
+    /// Rows of windows that are over.
+    pub expired: u64,
+    /// Rows that can never count, or not everywhere: passed over.
+    pub rejected: u64,
+    /// What reading cost in read units, where the source says.
+    pub read_units: f64,
+}
+
+impl Counts {
+    /// Counts a row by its outcome; `None` for one that is neither counted nor passed over.
+    pub(crate) fn take(&mut self, outcome: &RecordOutcome) -> Option<()> {
+        let kind = match outcome {
+            RecordOutcome::Applied => &mut self.applied,
+            RecordOutcome::Duplicate => &mut self.duplicates,
+            RecordOutcome::Superseded => &mut self.superseded,
+            RecordOutcome::Skipped => &mut self.skipped,
+            RecordOutcome::Expired => &mut self.expired,
+            RecordOutcome::PassedOver => &mut self.rejected,
+            RecordOutcome::Blocked | RecordOutcome::Failed(_) => return None,
+        };
+        *kind += 1;
+        Some(())
+    }
+}
+
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        let Self {
+            examined,
+            rows,
+            applied,
+            duplicates,
+            superseded,
+            skipped,
+            expired,
+            rejected,
+            read_units,
+        } = other;
+        self.examined += examined;
+        self.rows += rows;
+        self.applied += applied;
+        self.duplicates += duplicates;
+        self.superseded += superseded;
+        self.skipped += skipped;
+        self.expired += expired;
+        self.rejected += rejected;
+        self.read_units += read_units;
+    }
+}
+
+/// How a bootstrap ended.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The run's id: the same in every attempt at it.
+    pub run: String,
+    /// Whether an earlier attempt at the same run was there.
+    pub rerun: bool,
+    /// Whether it was stopped before its end: the run is unfinished, and can be run again.
+    pub stopped: bool,
+    /// Where live begins, as captured before the run's first page; `None` if the source has no
+    /// stream.
+    pub token: Option<HandoffToken>,
+    /// What became of the rows in this attempt.
+    pub counts: Counts,
+    /// The rows that were rejected, by each pipeline that did, up to the limit set;
+    /// [`Counts::rejected`] says how many rows there were in all.
+    pub rejected: Vec<RejectedRow>,
+}
+
+/// A row that can never count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RejectedRow {
+    /// The row's event id, or where it stands.
+    pub id: String,
+    /// The pipeline that rejected it; `None` if it cannot be read at all.
+    pub pipeline: Option<PipelineName>,
+    /// Why, with all causes.
+    pub reason: String,
+}
+
+/// What a bootstrap tells while it is running.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub enum Progress<'a> {
+    /// Its record is saved, the first page comes next.
+    Started {
+        /// The run's id.
+        run: &'a str,
+        /// Whether an earlier attempt at the same run was there.
+        rerun: bool,
+        /// Where live begins.
+        token: Option<&'a HandoffToken>,
+        /// How many segments there are.
+        segments: u32,
+    },
+    /// A page is done with.
+    Page {
+        /// Its segment.
+        segment: u32,
+        /// What became of its rows.
+        page: &'a Counts,
+        /// What became of all rows so far.
+        total: &'a Counts,
+    },
+    /// A segment was read to its end.
+    SegmentDone {
+        /// Which.
+        segment: u32,
+        /// How many of them are done.
+        done: u32,
+        /// How many there are.
+        of: u32,
+    },
+    /// All is read and the record says so.
+    Finished {
+        /// How it ended.
+        report: &'a Report,
+    },
+    /// It was stopped before its end.
+    Stopped {
+        /// How far it came.
+        report: &'a Report,
+    },
+}

@@ -1,0 +1,213 @@
+use murmur_state::{
+    Checkpoint, Checkpoints, HandoffError, HandoffToken, PipelineName, StoreError, Timestamp,
+};
+use serde::{Deserialize, Serialize};
+
+/// The version of the record this release writes.
+const VERSION: u32 = 1;
+
+/// What is kept of a bootstrap run, for each of its pipelines, from before its first page on:
+/// the handoff token, and whether the run is finished.
+///
+/// It is a checkpoint in the pipeline's marker table (or where
+/// [`Bootstrap::checkpoints`](crate::Bootstrap::checkpoints) says) and does not expire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RunRecord {
+    /// The run's id: the same in every attempt at it.
+    pub run: String,
+    /// The names of the pipelines that it feeds, sorted.
+    pub pipelines: Vec<String>,
+    /// When it began: taken before the token was captured.
+    pub captured_at: Timestamp,
+    /// Where live begins; `None` if the source has no stream.
+    pub token: Option<HandoffToken>,
+    /// When it was finished, if it is.
+    pub finished_at: Option<Timestamp>,
+}
+
+/// The record of a run cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunRecordError {
+    /// It could not be loaded.
+    #[error("it could not be loaded")]
+    Store(#[source] StoreError),
+    /// It is not a record, or not all of it.
+    #[error(
+        "the checkpoint `{name}` is not the record of a run, or not all of it; restore it, or remove it together with the pipeline's state"
+    )]
+    Unreadable {
+        /// The checkpoint's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// It is of a version not known here.
+    #[error(
+        "the checkpoint `{name}` is of version {version}, and this release reads {VERSION}; use the release that wrote it, or a later one"
+    )]
+    Unknown {
+        /// The checkpoint's name.
+        name: String,
+        /// Its version.
+        version: u32,
+    },
+    /// Its handoff token cannot be used.
+    #[error("the checkpoint `{name}` has a handoff token that cannot be used")]
+    Token {
+        /// The checkpoint's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: HandoffError,
+    },
+}
+
+impl RunRecordError {
+    /// Whether trying the same again can help.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_retryable())
+    }
+}
+
+/// The record as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    run: String,
+    pipelines: Vec<String>,
+    captured_at: Timestamp,
+    token: Option<String>,
+    finished_at: Option<Timestamp>,
+}
+
+impl RunRecord {
+    /// The record of the run of `pipeline` over the source called `source`, as kept in `place`;
+    /// `None` if there never was one. This is where live gets its token when the bootstrap ran
+    /// in another process.
+    ///
+    /// # Errors
+    ///
+    /// [`RunRecordError`] if it cannot be loaded or is not one.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn load(
+        place: &dyn Checkpoints,
+        pipeline: &PipelineName,
+        source: &str,
+    ) -> Result<Option<Self>, RunRecordError> {
+        let name = Self::name(pipeline, source);
+        let found = place.load(&name).await.map_err(RunRecordError::Store)?;
+        found.map(|found| Self::decode(&name, &found)).transpose()
+    }
+
+    /// The name of the checkpoint.
+    pub(crate) fn name(pipeline: &PipelineName, source: &str) -> String {
+        pipeline.marker("bootstrap", &[source])
+    }
+
+    pub(crate) fn encode(&self) -> String {
+        let Self {
+            run,
+            pipelines,
+            captured_at,
+            token,
+            finished_at,
+        } = self.clone();
+        let kept = Kept {
+            version: VERSION,
+            run,
+            pipelines,
+            captured_at,
+            token: token.map(|token| token.encode()),
+            finished_at,
+        };
+        serde_json::json!(kept).to_string()
+    }
+
+    pub(crate) fn decode(name: &str, found: &Checkpoint) -> Result<Self, RunRecordError> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u32,
+        }
+        let unreadable = |source| RunRecordError::Unreadable {
+            name: name.to_owned(),
+            source,
+        };
+        let Head { version } = serde_json::from_str(&found.data).map_err(unreadable)?;
+        if version != VERSION {
+            let name = name.to_owned();
+            return Err(RunRecordError::Unknown { name, version });
+        }
+        let kept: Kept = serde_json::from_str(&found.data).map_err(unreadable)?;
+        let token = kept.token.as_deref().map(HandoffToken::decode).transpose();
+        Ok(Self {
+            run: kept.run,
+            pipelines: kept.pipelines,
+            captured_at: kept.captured_at,
+            token: token.map_err(|source| RunRecordError::Token {
+                name: name.to_owned(),
+                source,
+            })?,
+            finished_at: kept.finished_at,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record() -> RunRecord {
+        RunRecord {
+            run: "r1".into(),
+            pipelines: vec!["a".into(), "b".into()],
+            captured_at: Timestamp::from_secs(1_700_000_000),
+            token: Some(HandoffToken::new(
+                "arn",
+                Timestamp::from_secs(1),
+                Vec::new(),
+            )),
+            finished_at: None,
+        }
+    }
+
+    fn found(data: impl Into<String>) -> Checkpoint {
+        Checkpoint {
+            data: data.into(),
+            version: 1,
+        }
+    }
+
+    #[test]
+    fn it_survives_the_round_trip() {
+        let decoded = RunRecord::decode("n", &found(record().encode())).unwrap();
+        assert_eq!(decoded, record());
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let text = record().encode();
+        for end in 0..text.len() {
+            let error = RunRecord::decode("n", &found(&text[..end])).unwrap_err();
+            assert!(error.to_string().contains("`n`"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_later_version_and_an_unknown_token_are_named() {
+        let later = record().encode().replace("\"version\":1", "\"version\":9");
+        let error = RunRecord::decode("n", &found(later)).unwrap_err();
+        assert!(
+            matches!(error, RunRecordError::Unknown { version: 9, .. }),
+            "{error}"
+        );
+        let other = record().encode().replace("dynamodb-streams", "kafka");
+        let error = RunRecord::decode("n", &found(other)).unwrap_err();
+        assert!(matches!(error, RunRecordError::Token { .. }), "{error}");
+    }
+}

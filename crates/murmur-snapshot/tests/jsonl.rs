@@ -1,0 +1,295 @@
+//! JSON Lines as a source.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is a test's failure message"
+)]
+
+mod support;
+
+use std::fs;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use murmur_core::AttributeValue;
+use murmur_snapshot::{
+    Bootstrap, BootstrapError, Cursor, JsonLines, Source, SourceError, conformance,
+};
+use murmur_state::MemoryDeduper;
+use support::*;
+use tokio::io::{AsyncRead, BufReader, ReadBuf};
+
+fn lines(n: u64) -> String {
+    let line = |i: u64| {
+        format!(
+            "{{\"id\":\"o{i}\",\"customer\":\"c{}\",\"cents\":{}}}\n",
+            i % 3,
+            i * 7
+        )
+    };
+    (0..n).map(line).collect()
+}
+
+/// Gives a few bytes at a time, and nothing at every other call.
+struct Trickle {
+    bytes: Vec<u8>,
+    at: usize,
+    ready: bool,
+    /// Fails once this many bytes were given.
+    fails_at: Option<usize>,
+}
+
+fn trickle(text: String, fails_at: Option<usize>) -> BufReader<Trickle> {
+    let trickle = Trickle {
+        bytes: text.into_bytes(),
+        at: 0,
+        ready: false,
+        fails_at,
+    };
+    BufReader::with_capacity(16, trickle)
+}
+
+impl AsyncRead for Trickle {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.ready = !self.ready;
+        if self.ready {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.fails_at.is_some_and(|at| self.at >= at) {
+            self.fails_at = None;
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let to = (self.at + 7).min(self.bytes.len());
+        buf.put_slice(&self.bytes[self.at..to]);
+        self.at = to;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn a_reader_keeps_the_contract_of_a_source() {
+    let make = || async {
+        let source = JsonLines::reader("orders", trickle(lines(23), None));
+        source.key(["id"]).page_size(4).build().unwrap()
+    };
+    conformance::source(make, 23).await;
+}
+
+#[tokio::test]
+async fn a_file_keeps_the_contract_of_a_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.jsonl");
+    // No line end at the end of the last line.
+    fs::write(&path, lines(24).trim_end()).unwrap();
+    let make = || async {
+        JsonLines::path(&path)
+            .key(["id"])
+            .page_size(4)
+            .build()
+            .unwrap()
+    };
+    conformance::source(make, 24).await;
+    assert_eq!(make().await.name(), "orders.jsonl");
+}
+
+#[tokio::test]
+async fn dynamodb_json_keeps_the_contract_of_a_source() {
+    let line = |i: u64| match i % 2 {
+        0 => format!("{{\"Item\":{{\"id\":{{\"S\":\"{i}\"}},\"at\":{{\"N\":\"{i}\"}}}}}}\n"),
+        _ => format!("{{\"id\":{{\"S\":\"{i}\"}},\"at\":{{\"N\":\"{i}\"}}}}\r\n"),
+    };
+    let text: String = (0..11).map(line).collect();
+    let make = || async {
+        let source = JsonLines::reader("export", io::Cursor::new(text.clone()));
+        source
+            .key(["id", "at"])
+            .dynamodb_json()
+            .page_size(3)
+            .build()
+            .unwrap()
+    };
+    conformance::source(make, 11).await;
+}
+
+#[tokio::test]
+async fn bad_lines_are_counted_and_listed_by_their_number() {
+    let text = "\n{\"id\":\"1\",\"customer\":\"a\",\"cents\":5}\nnonsense\n   \n\
+                {\"customer\":\"a\",\"cents\":5}\n{\"id\":\"2\",\"customer\":\"a\",\"cents\":\"x\"}\n\
+                {\"id\":\"3\",\"customer\":\"a\",\"cents\":6}";
+    let (store, markers) = (store(), MemoryDeduper::new());
+    let source = || {
+        JsonLines::reader("orders", text.as_bytes())
+            .key(["id"])
+            .page_size(2)
+            .build()
+            .unwrap()
+    };
+    let run = || Bootstrap::new([exactly_once("totals", &store, &markers)], source());
+
+    let refused = run().on_rejected(|rejected| async move {
+        match rejected.record.event_id() {
+            "line 5" => Err("no".into()),
+            _ => Ok(()),
+        }
+    });
+    let error = refused.run().await.unwrap_err();
+    assert!(
+        matches!(&error, BootstrapError::Row { row, .. } if row == "line 5"),
+        "{error}"
+    );
+
+    let report = run().run().await.unwrap();
+    let counts = report.counts;
+    assert_eq!((counts.rows, counts.rejected, counts.examined), (5, 3, 5));
+    let listed: Vec<_> = report.rejected.iter().map(|row| row.id.as_str()).collect();
+    assert_eq!(listed[..2], ["line 3", "line 5"]);
+    assert!(listed[2].contains("id"), "{listed:?}");
+    assert!(
+        report.rejected[1].reason.contains("`id`"),
+        "{:?}",
+        report.rejected
+    );
+    assert_eq!(total(&store, "a").await, Some(11));
+}
+
+#[tokio::test]
+async fn numbers_arrive_as_they_were_written() {
+    let text = "{\"id\":9007199254740993,\"x\":12.340}";
+    let source = JsonLines::reader("n", text.as_bytes())
+        .key(["id"])
+        .build()
+        .unwrap();
+    let page = source.page(0, None).await.unwrap();
+    assert_eq!(
+        page.rows[0].item["id"],
+        AttributeValue::N("9007199254740993".into())
+    );
+    assert_eq!(page.rows[0].item["x"], AttributeValue::N("12.340".into()));
+}
+
+#[tokio::test]
+async fn a_reader_does_not_go_back_but_a_file_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.jsonl");
+    fs::write(&path, lines(9)).unwrap();
+    let file = JsonLines::path(&path)
+        .key(["id"])
+        .page_size(2)
+        .build()
+        .unwrap();
+    let reader = JsonLines::reader("orders", io::Cursor::new(lines(9)))
+        .key(["id"])
+        .page_size(2)
+        .build()
+        .unwrap();
+    for source in [&file, &reader] {
+        let first = source.page(0, None).await.unwrap();
+        assert_eq!(first.rows.len(), 2);
+        source.page(0, first.next.as_ref()).await.unwrap();
+    }
+    assert_eq!(file.page(0, None).await.unwrap().rows.len(), 2);
+    let error = reader.page(0, None).await.unwrap_err();
+    assert!(matches!(error, SourceError::Setup { .. }), "{error}");
+    assert!(error.to_string().contains("`orders`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_not_taken_for_the_end() {
+    let source = JsonLines::reader("orders", trickle(lines(20), Some(200)))
+        .key(["id"])
+        .build()
+        .unwrap();
+    let error = source.page(0, None).await.unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    let error = source.page(0, None).await.unwrap_err();
+    assert!(!error.is_retryable(), "it cannot be begun again: {error}");
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_read_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, wanted) in [
+        (folder.path().join("none"), "no such file"),
+        (folder.path().to_owned(), "directory"),
+    ] {
+        let source = JsonLines::path(&path).key(["id"]).build().unwrap();
+        let error = source.page(0, None).await.unwrap_err();
+        assert!(error.to_string().contains(wanted), "{error}");
+        assert!(
+            error.to_string().contains(&*path.to_string_lossy()),
+            "{error}"
+        );
+        assert!(!error.is_retryable());
+    }
+}
+
+#[tokio::test]
+async fn cursors_that_lead_nowhere_are_errors() {
+    let source = || {
+        JsonLines::reader("orders", io::Cursor::new(lines(5)))
+            .key(["id"])
+            .build()
+            .unwrap()
+    };
+    for cursor in ["6", "x", "-1", ""] {
+        let error = source()
+            .page(0, Some(&Cursor::new(cursor)))
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, SourceError::Cursor { .. }),
+            "{cursor}: {error}"
+        );
+    }
+    let end = source().page(0, Some(&Cursor::new("5"))).await.unwrap();
+    assert_eq!((end.rows.len(), end.next), (0, None));
+    assert!(source().page(1, None).await.is_err());
+}
+
+#[tokio::test]
+async fn options_are_checked_and_named() {
+    let source = || JsonLines::reader("orders", io::Cursor::new(lines(5)));
+    assert_eq!(source().build().unwrap_err().option, "key");
+    assert_eq!(source().key([""]).build().unwrap_err().option, "key");
+    assert_eq!(
+        source()
+            .key(["id"])
+            .page_size(0)
+            .build()
+            .unwrap_err()
+            .option,
+        "page_size"
+    );
+    assert_eq!(
+        source().key(["id"]).name("").build().unwrap_err().option,
+        "name"
+    );
+    assert_eq!(
+        source().key(["id"]).name("other").build().unwrap().name(),
+        "other"
+    );
+    let page = source()
+        .key(["id"])
+        .build()
+        .unwrap()
+        .page(0, None)
+        .await
+        .unwrap();
+    assert_eq!(page.rows.len(), 5);
+    let page = source()
+        .key(["id"])
+        .page_size(3)
+        .build()
+        .unwrap()
+        .page(0, None)
+        .await
+        .unwrap();
+    assert_eq!(page.rows.len(), 3);
+}
