@@ -131,7 +131,7 @@ pub enum StoreError {
     #[error("the record's key or id cannot be used")]
     InvalidId(#[source] IdError),
     /// The result would not fit the row.
-    #[error("{place}: the value would leave the range of a 64-bit integer; the total is unchanged")]
+    #[error("{place}: the value would leave the range of its type; the total is unchanged")]
     Overflow {
         /// Where.
         place: Place,
