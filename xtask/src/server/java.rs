@@ -88,7 +88,9 @@ async fn fetch() -> Result<()> {
     let pom = workspace::target("dynamodb-local/pom.xml");
     fs::write(&pom, pom_xml())?;
     let mut maven = Command::new("mvn");
-    maven.args(["--batch-mode", "--quiet", "-Dstyle.color=never", "--file"]).arg(&pom);
+    maven
+        .args(["--batch-mode", "--quiet", "-Dstyle.color=never", "--file"])
+        .arg(&pom);
     maven.arg("dependency:copy-dependencies");
     maven.arg(format!("-DoutputDirectory={}", partial.display()));
     process::telling("fetching through Maven", process::run(&mut maven))
