@@ -156,6 +156,22 @@ async fn waits_double_from_their_base_to_their_maximum_with_full_jitter() {
 }
 
 #[tokio::test]
+async fn one_seed_draws_the_same_waits_every_time() {
+    let tries = async |seed| {
+        let time = clock();
+        let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
+            .script("alice", vec![Step::Throttle; 5]);
+        let handler = Handler::new([totals(&store)])
+            .random(Random::seeded(seed))
+            .clock(Arc::new(time));
+        handler.build().unwrap().call(three()).await.unwrap();
+        store.writes()
+    };
+    assert_eq!(tries(1).await, tries(1).await);
+    assert_ne!(tries(1).await, tries(2).await);
+}
+
+#[tokio::test]
 async fn counts_go_by_the_pipelines_name() {
     let (time, seen) = (clock(), Seen::default());
     let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
