@@ -13,10 +13,12 @@ use clap::ValueEnum;
 
 use crate::{itest, process, workspace};
 
-/// Runs the checks named, or all of them, and goes on after one that fails.
+/// Run the checks of this project, all or some of them.
+///
+/// Goes on after a check that fails, and fails at the end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The checks to run, all by default
+    /// The checks to run, by their names in `--list`; all by default
     #[arg(value_name = "CHECK", hide_possible_values = true)]
     checks: Vec<Check>,
     /// Say what there is to run, in its order, and run nothing
@@ -32,7 +34,7 @@ enum Check {
     /// Manifests, crate docs and README agree with each other
     Tidy,
     /// Every name and test in docs/from-go.md exists
-    FromGo,
+    Docs,
     /// No crate depends on more than it may, with any of its features
     Boundaries,
     /// Licences, advisories and sources of the dependencies (cargo-deny)
@@ -40,7 +42,7 @@ enum Check {
     /// Clippy has nothing to say
     Clippy,
     /// Rustdoc has nothing to say
-    Doc,
+    Rustdoc,
     /// Every crate compiles alone, without its features and with each of them
     Features,
     /// All crates can be packaged, and what is packaged compiles
@@ -69,7 +71,7 @@ impl Check {
         match self {
             Self::Fmt => process::run(&mut process::cargo(["fmt", "--all", "--check"])).await,
             Self::Tidy => tidy::check(&workspace::members().await?),
-            Self::FromGo => docs::check(),
+            Self::Docs => docs::check(),
             Self::Boundaries => boundaries::check(&workspace::members().await?).await,
             Self::Deny => deny::check().await,
             Self::Clippy => {
@@ -77,7 +79,7 @@ impl Check {
                 clippy.args(["--all-features", "--", "--deny", "warnings"]);
                 process::run(&mut clippy).await
             }
-            Self::Doc => {
+            Self::Rustdoc => {
                 let mut doc = process::cargo(["doc", "--workspace", "--all-features", "--no-deps"]);
                 doc.arg("--document-private-items")
                     .env("RUSTDOCFLAGS", "--deny warnings");

@@ -6,9 +6,9 @@ use murmur_testkit::ENDPOINT_VAR;
 use crate::process;
 use crate::server::{Found, Server, choose};
 
-/// Runs `cargo test --workspace --all-features` with a DynamoDB Local beside it.
+/// Run all tests, those of DynamoDB against a real DynamoDB Local.
 ///
-/// The server is the one that MURMUR_DYNAMODB_ENDPOINT names, else one started for this run and
+/// That is `cargo test --workspace --all-features` with a server beside it: the one that MURMUR_DYNAMODB_ENDPOINT names, else one started for this run and
 /// stopped after it: by docker compose, else by Java 17 and Maven. Where none can be had the tests
 /// use the embedded DynamoDB, and with CI=true that is a failure.
 #[derive(clap::Args)]

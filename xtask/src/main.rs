@@ -29,11 +29,10 @@ struct Cli {
     task: Task,
 }
 
+/// One file per task; the docs of its arguments are its help.
 #[derive(Subcommand)]
 enum Task {
-    /// Run all tests, those of DynamoDB against a real DynamoDB Local
     Itest(itest::Args),
-    /// Run the checks of this project, all or some of them
     Ci(ci::Args),
 }
 

@@ -135,7 +135,9 @@ fn missing_name(root: &Path, name: &str) -> Option<String> {
         ));
     }
     let source = source_text(&source);
-    let missing = segments.find(|segment| !source.lines().any(|line| is_item(line, segment)));
+    let missing = segments.find(|segment| {
+        !is_exported(&source, segment) && !source.lines().any(|line| is_item(line, segment))
+    });
     missing.map(|segment| format!("`{name}`: nothing is called {segment} in {package}"))
 }
 
@@ -172,6 +174,17 @@ fn source_text(folder: &Path) -> String {
         }
     }
     text
+}
+
+/// Whether a `pub use` names it, which compiles only if it exists: what a macro declares is found
+/// nowhere else.
+fn is_exported(source: &str, name: &str) -> bool {
+    let uses = source
+        .split("\npub use ")
+        .skip(1)
+        .filter_map(|rest| rest.split(';').next());
+    uses.flat_map(|list| list.split(|c: char| !c.is_alphanumeric() && c != '_'))
+        .any(|word| word == name)
 }
 
 /// Whether `line` declares something called `name`: an item, a field or a variant of an enum.
@@ -226,7 +239,10 @@ mod tests {
     fn workspace() -> TempDir {
         let folder = TempDir::new().unwrap();
         for (file, text) in [
-            ("src/lib.rs", "mod sum;\n"),
+            (
+                "src/lib.rs",
+                "mod sum;\npub use sum::{\n    ByMacro, Sum,\n};\n",
+            ),
             (
                 "src/sum/mod.rs",
                 "pub struct Sum<T>(T);\nimpl Sum { pub const fn new() {} }\n",
@@ -269,6 +285,12 @@ mod tests {
             assert_eq!(row.complaints(workspace().path()), Vec::<String>::new());
         }
         let row = "| Go | `murmur_x::Mode::Fast`, `murmur_x::Mode::Slow` | — | an enum |";
+        assert_eq!(complaints(row), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_a_macro_declares_is_found_where_it_is_exported() {
+        let row = "| Go | `murmur_x::ByMacro::new` | `crates/murmur-x/tests/t.rs::it_adds` | |";
         assert_eq!(complaints(row), Vec::<String>::new());
     }
 
