@@ -8,9 +8,10 @@ use crate::server::{Found, Server, choose};
 
 /// Run all tests, those of DynamoDB against a real DynamoDB Local.
 ///
-/// That is `cargo test --workspace --all-features` with a server beside it: the one that MURMUR_DYNAMODB_ENDPOINT names, else one started for this run and
-/// stopped after it: by docker compose, else by Java 17 and Maven. Where none can be had the tests
-/// use the embedded DynamoDB, and with CI=true that is a failure.
+/// That is `cargo test --workspace --all-features` with a server beside it: the one that
+/// MURMUR_DYNAMODB_ENDPOINT names, else one started for this run and stopped after it: by docker
+/// compose, else by Java 17 and Maven. Where none can be had the tests use the embedded DynamoDB,
+/// and with CI=true that is a failure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Passed to `cargo test`; a `-p` takes the place of `--workspace`:
