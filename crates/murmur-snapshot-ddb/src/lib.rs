@@ -1,1 +1,12 @@
-//! Parallel scan of a DynamoDB table as a Murmur snapshot source, and the handoff to its stream.
+#![doc = include_str!("../README.md")]
+
+mod attributes;
+mod builder;
+mod cursor;
+mod error;
+mod handoff;
+mod parallel_scan;
+mod table;
+
+pub use builder::ParallelScanBuilder;
+pub use parallel_scan::ParallelScan;

@@ -1,0 +1,220 @@
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_core::Item;
+use murmur_state::{Clock, OptionError, SystemClock};
+
+use crate::parallel_scan::{EventIdFn, Filter, ParallelScan};
+
+/// Most segments of a parallel scan (Amazon DynamoDB API Reference, "Scan").
+const MAX_SEGMENTS: u32 = 1_000_000;
+
+/// Options of a [`ParallelScan`].
+#[must_use = "a scan is made by `build`"]
+pub struct ParallelScanBuilder {
+    client: Client,
+    table: String,
+    streams: Option<aws_sdk_dynamodbstreams::Client>,
+    stream_arn: Option<String>,
+    segments: u32,
+    page_size: u32,
+    consistent: bool,
+    filter: Filter,
+    event_id: Option<Box<EventIdFn>>,
+    attempt_timeout: Duration,
+    clock: Arc<dyn Clock>,
+}
+
+impl ParallelScanBuilder {
+    pub(crate) fn new(client: Client, table: String) -> Self {
+        Self {
+            client,
+            table,
+            streams: None,
+            stream_arn: None,
+            segments: 1,
+            page_size: 1000,
+            consistent: true,
+            filter: Filter::default(),
+            event_id: None,
+            attempt_timeout: Duration::from_secs(10),
+            clock: SystemClock::shared(),
+        }
+    }
+
+    /// Captures, before the first page, where live has to begin, through this client.
+    ///
+    /// Default: no token is captured, and whoever starts live has to know where. Costs one
+    /// DescribeTable and a DescribeStream per 100 shards.
+    pub fn streams(mut self, client: aws_sdk_dynamodbstreams::Client) -> Self {
+        self.streams = Some(client);
+        self
+    }
+
+    /// The stream that live will read; it must be one of the table's own, and enabled. Needs
+    /// [`streams`](Self::streams). Default: the table's latest.
+    pub fn stream_arn(mut self, arn: impl Into<String>) -> Self {
+        self.stream_arn = Some(arn.into());
+        self
+    }
+
+    /// How many parts the table is scanned in, 1 to 1,000,000. How many of them are read at a
+    /// time is [`Bootstrap::concurrency`](murmur_snapshot::Bootstrap::concurrency).
+    ///
+    /// Default 1. More are faster while the table's read capacity lasts; 4 to 32 suit most
+    /// tables. Each costs at least one request, even on an empty table.
+    pub fn segments(mut self, segments: u32) -> Self {
+        self.segments = segments;
+        self
+    }
+
+    /// The name of an event "this item was scanned", for markers written by another program. It
+    /// has to be the same in every run and different for every item: two items of one name are
+    /// counted as one. An item whose name is empty is rejected.
+    ///
+    /// Default: made of the primary key.
+    pub fn event_id(mut self, event_id: impl Fn(&Item) -> String + Send + Sync + 'static) -> Self {
+        self.event_id = Some(Box::new(event_id));
+        self
+    }
+
+    /// Items looked at per page, at least 1: the service's `Limit`, applied before the filter.
+    /// A page is also at most 1 MB. It is one batch of writes.
+    ///
+    /// Default 1000. Lower needs less memory and writes smaller batches, at more requests.
+    pub fn page_size(mut self, items: u32) -> Self {
+        self.page_size = items;
+        self
+    }
+
+    /// Leaves out, on the server, items for which `expression` does not hold. Saves transfer and
+    /// decoding, no read units: they are spent before the filter.
+    ///
+    /// An item that the filter leaves out and a live change lets in is counted by live alone.
+    /// Default: every item.
+    pub fn filter(mut self, expression: impl Into<String>) -> Self {
+        self.filter.expression = expression.into();
+        self
+    }
+
+    /// What `#placeholder` stands for in the [`filter`](Self::filter): an attribute's name.
+    /// Default: nothing.
+    pub fn filter_name(
+        mut self,
+        placeholder: impl Into<String>,
+        attribute: impl Into<String>,
+    ) -> Self {
+        let names = &mut self.filter.names;
+        names.insert(placeholder.into(), attribute.into());
+        self
+    }
+
+    /// What `:placeholder` stands for in the [`filter`](Self::filter): a value. Default:
+    /// nothing.
+    pub fn filter_value(mut self, placeholder: impl Into<String>, value: AttributeValue) -> Self {
+        self.filter.values.insert(placeholder.into(), value);
+        self
+    }
+
+    /// Reads what may be a moment old, at half the read units. An item written just before the
+    /// scan can be missed by it, and if its shard was closed by then, live does not bring it
+    /// either.
+    ///
+    /// Default: strongly consistent, one read unit per 4 KB.
+    pub fn eventually_consistent(mut self) -> Self {
+        self.consistent = false;
+        self
+    }
+
+    /// How long one request may take before it is given up and tried again; above zero. The SDK
+    /// has no such limit of its own, so that a dead connection would be waited on for ever.
+    ///
+    /// Default 10 s.
+    pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+
+    /// The clock that dates the handoff token. Default: the machine's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the options. Nothing is sent yet: the table is described before its first page.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming the option.
+    pub fn build(self) -> Result<ParallelScan, OptionError> {
+        if self.table.is_empty() {
+            return Err(OptionError::new(
+                "table",
+                "is empty; name the table to scan",
+            ));
+        }
+        if !(1..=MAX_SEGMENTS).contains(&self.segments) {
+            let reason = format!("{} is not within 1 to {MAX_SEGMENTS}", self.segments);
+            return Err(OptionError::new("segments", reason));
+        }
+        let page_size = i32::try_from(self.page_size)
+            .ok()
+            .filter(|items| *items > 0);
+        let page_size = page_size.ok_or_else(|| {
+            let reason = format!("{} is not within 1 to {}", self.page_size, i32::MAX);
+            OptionError::new("page_size", reason)
+        })?;
+        if self.attempt_timeout.is_zero() {
+            return Err(OptionError::new(
+                "attempt_timeout",
+                "must be above zero, such as 10 s",
+            ));
+        }
+        if self.stream_arn.is_some() && self.streams.is_none() {
+            return Err(OptionError::new(
+                "stream_arn",
+                "needs a client to look at the stream; give one with `streams`",
+            ));
+        }
+        let unused = [
+            ("filter_name", self.filter.names.is_empty()),
+            ("filter_value", self.filter.values.is_empty()),
+        ];
+        let filter = match self.filter.expression.is_empty() {
+            false => Some(self.filter),
+            true => match unused.iter().find(|(_, empty)| !empty) {
+                None => None,
+                Some((option, _)) => {
+                    return Err(OptionError::new(option, "is of no use without a `filter`"));
+                }
+            },
+        };
+        Ok(ParallelScan {
+            client: self.client,
+            table: self.table,
+            streams: self.streams,
+            stream_arn: self.stream_arn,
+            segments: self.segments,
+            page_size,
+            consistent: self.consistent,
+            filter,
+            event_id: self.event_id,
+            attempt_timeout: self.attempt_timeout,
+            clock: self.clock,
+            described: OnceLock::new(),
+        })
+    }
+}
+
+impl fmt::Debug for ParallelScanBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ParallelScanBuilder")
+            .field("table", &self.table)
+            .field("segments", &self.segments)
+            .field("filter", &self.filter)
+            .finish_non_exhaustive()
+    }
+}

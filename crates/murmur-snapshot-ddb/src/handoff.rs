@@ -1,0 +1,97 @@
+use murmur_snapshot::SourceError;
+use murmur_state::{HandoffShard, HandoffToken, Timestamp};
+use murmur_streams::{StreamDescription, describe_stream};
+
+use crate::error;
+use crate::parallel_scan::ParallelScan;
+use crate::table;
+
+/// Where live begins; `None` without a streams client.
+pub(crate) async fn capture(scan: &ParallelScan) -> Result<Option<HandoffToken>, SourceError> {
+    let Some(client) = &scan.streams else {
+        return Ok(None);
+    };
+    // Before the first look: in doubt a token is thought older than it is.
+    let captured_at = scan.clock.now();
+    // Not from memory: the stream may have been switched on since.
+    let table = table::describe(scan).await?;
+    let arn = match (&scan.stream_arn, &table.stream_arn) {
+        (Some(given), _) => given,
+        (None, Some(latest)) => latest,
+        (None, None) => {
+            return Err(error::setup(
+                scan,
+                "it has no stream; switch one on (NEW_AND_OLD_IMAGES suits every pipeline), or \
+                 leave `streams` out and bring live to the right place yourself",
+            ));
+        }
+    };
+    // A stream's ARN is the table's, `/stream/` and a label (Amazon DynamoDB Developer Guide).
+    let of_table = arn.split_once("/stream/").map(|(table, _)| table);
+    if of_table != Some(table.arn.as_str()) {
+        return Err(error::setup(
+            scan,
+            format!(
+                "`stream_arn` is `{arn}`, which is not a stream of `{}`; give one of its own, \
+                 or leave it out for its latest",
+                table.arn
+            ),
+        ));
+    }
+    let description = describe_stream(client, arn)
+        .await
+        .map_err(|error| error::of_stream(scan, error))?;
+    let enabled = description.ensure_enabled();
+    enabled.map_err(|error| error::of_stream(scan, error))?;
+    Ok(Some(token(&description, captured_at)))
+}
+
+fn token(description: &StreamDescription, captured_at: Timestamp) -> HandoffToken {
+    let shards = description.shards.iter().map(|shard| HandoffShard {
+        id: shard.id.clone(),
+        parent: shard.parent.clone(),
+        first: shard.first.clone(),
+        closed: description.is_closed(shard),
+    });
+    HandoffToken::new(
+        description.info.stream_arn.as_str(),
+        captured_at,
+        shards.collect(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use murmur_state::SequenceNumber;
+    use murmur_streams::{ShardInfo, StreamInfo, StreamViewType};
+
+    #[test]
+    fn a_shard_is_closed_with_an_ending_and_a_listed_child_only() {
+        let number = |n: &str| SequenceNumber::new(n).unwrap();
+        let shard = |id: &str, parent: Option<&str>, ending: Option<&str>| ShardInfo {
+            id: id.to_owned(),
+            parent: parent.map(str::to_owned),
+            first: Some(number("100")),
+            ending: ending.map(number),
+        };
+        let description = StreamDescription {
+            info: StreamInfo::new("arn/t/stream/1", StreamViewType::NewAndOldImages),
+            shards: vec![
+                shard("both", Some("gone"), Some("200")),
+                shard("ending-only", None, Some("200")),
+                shard("child-only", None, None),
+                shard("neither", Some("both"), None),
+                shard("other", Some("child-only"), None),
+            ],
+        };
+        let token = token(&description, Timestamp::from_secs(7));
+        let closed = token.shards.iter().filter(|shard| shard.closed);
+        assert_eq!(closed.map(|shard| &*shard.id).collect::<Vec<_>>(), ["both"]);
+        assert_eq!(token.stream_arn, "arn/t/stream/1");
+        assert_eq!(token.captured_at, Timestamp::from_secs(7));
+        assert_eq!(token.shards[0].parent.as_deref(), Some("gone"));
+        assert_eq!(token.shards[0].first, Some(number("100")));
+        assert_eq!(token.shards.len(), 5);
+    }
+}
