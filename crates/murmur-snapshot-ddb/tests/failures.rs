@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::{Client, Config};
 use murmur_snapshot::{Source, SourceError};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
 use murmur_state::Causes;
-use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Request, Wire};
+use murmur_testkit::{Dynamo, Embedded};
 use serde_json::json;
 use support::*;
 
@@ -41,7 +41,8 @@ async fn page_of(
     action: Action,
     change: impl FnOnce(ParallelScanBuilder) -> ParallelScanBuilder,
 ) -> SourceError {
-    let dynamo = Dynamo::connect().await;
+    // Nothing reaches the server, and under paused time no other would be waited for.
+    let dynamo = Dynamo::embedded(Embedded::start().unwrap());
     let wire = Wire::new(move |request: &Request| match request.operation.as_str() {
         asked if asked == operation => action.clone(),
         "DescribeTable" => described("ACTIVE"),
