@@ -92,3 +92,104 @@ impl Lineage {
         self.shards.values().all(Shard::is_done)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::{ShardInfo, StreamInfo};
+    use aws_lambda_events::event::dynamodb::StreamViewType;
+    use murmur_state::SequenceNumber;
+
+    /// Shards given as (id, parent, whether an ending sequence number is shown).
+    fn listed(shards: &[(&str, Option<&str>, bool)]) -> StreamDescription {
+        let info = |(id, parent, ends): &(&str, Option<&str>, bool)| ShardInfo {
+            id: (*id).to_owned(),
+            parent: parent.map(str::to_owned),
+            first: None,
+            ending: ends.then(|| SequenceNumber::new("7").unwrap()),
+        };
+        StreamDescription {
+            info: StreamInfo::new("arn", StreamViewType::KeysOnly),
+            shards: shards.iter().map(info).collect(),
+        }
+    }
+
+    fn ready(lineage: &mut Lineage) -> Vec<String> {
+        lineage
+            .ready()
+            .into_iter()
+            .map(|shard| shard.id.clone())
+            .collect()
+    }
+
+    #[test]
+    fn latest_is_for_shards_that_are_open_and_wait_for_nobody() {
+        let mut lineage = Lineage::default();
+        let first = [
+            ("closed", Some("trimmed"), true),
+            ("child", Some("closed"), false),
+            ("unsure", None, false),
+            ("waits", Some("unsure"), false),
+            ("shows an end", None, true),
+        ];
+        lineage.update(&listed(&first), StartingPosition::Latest);
+        let start = |lineage: &Lineage, id: &str| lineage.shards[id].cursor.clone();
+        assert_eq!(start(&lineage, "closed"), None);
+        assert_eq!(start(&lineage, "child"), Some(Start::Latest.into()));
+        assert_eq!(start(&lineage, "unsure"), Some(Start::Latest.into()));
+        assert_eq!(start(&lineage, "waits"), Some(Start::TrimHorizon.into()));
+        assert_eq!(start(&lineage, "shows an end"), Some(Start::Latest.into()));
+        let later = [
+            ("child", Some("closed"), true),
+            ("grandchild", Some("child"), false),
+        ];
+        lineage.update(&listed(&later), StartingPosition::Latest);
+        assert_eq!(
+            start(&lineage, "grandchild"),
+            Some(Start::TrimHorizon.into())
+        );
+    }
+
+    #[test]
+    fn a_stream_without_shards_was_still_begun() {
+        let mut lineage = Lineage::default();
+        lineage.update(&listed(&[]), StartingPosition::Latest);
+        lineage.update(&listed(&[("s", None, false)]), StartingPosition::Latest);
+        assert_eq!(lineage.shards["s"].cursor, Some(Start::TrimHorizon.into()));
+    }
+
+    #[test]
+    fn children_wait_for_a_parent_that_is_known_and_not_done() {
+        let mut lineage = Lineage::default();
+        let tree = [
+            ("a", Some("trimmed"), true),
+            ("b", Some("a"), false),
+            ("c", Some("a"), false),
+        ];
+        lineage.update(&listed(&tree), StartingPosition::TrimHorizon);
+        assert_eq!(ready(&mut lineage), ["a"]);
+        let a = lineage.ready().remove(0);
+        a.cursor = None;
+        a.pending.push(EventRecord::default());
+        assert_eq!(ready(&mut lineage), ["a"], "read to its end, and not done");
+        lineage.ready().remove(0).pending.clear();
+        assert_eq!(ready(&mut lineage), ["b", "c"]);
+    }
+
+    #[test]
+    fn shards_are_forgotten_once_they_are_done_and_no_longer_listed() {
+        let mut lineage = Lineage::default();
+        let tree = listed(&[("a", None, true), ("b", Some("a"), false)]);
+        lineage.update(&tree, StartingPosition::TrimHorizon);
+        lineage.ready().remove(0).cursor = None;
+        lineage.update(&tree, StartingPosition::TrimHorizon);
+        assert_eq!(
+            ready(&mut lineage),
+            ["b"],
+            "done, still listed, and not begun again"
+        );
+        lineage.update(&listed(&[]), StartingPosition::TrimHorizon);
+        assert_eq!(lineage.shards.keys().collect::<Vec<_>>(), ["b"]);
+        assert!(!lineage.is_done());
+    }
+}

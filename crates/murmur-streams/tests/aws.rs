@@ -1,5 +1,7 @@
 //! The Streams API as a source: against a server, and against canned answers on the wire.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -2,6 +2,8 @@
 //! random, and runs that are dropped halfway: every record is delivered at least once, in order
 //! per shard, parents first, and nothing after the lowest failure is taken for done.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 use std::future::Future;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};

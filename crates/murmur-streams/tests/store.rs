@@ -1,5 +1,7 @@
 //! The in-process store: what it keeps, assigns, refuses, and how its records look to Lambda.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread;

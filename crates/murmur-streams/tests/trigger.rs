@@ -1,5 +1,7 @@
 //! The trigger over the in-process store and over sources that misbehave, on virtual time.
 
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
 use std::collections::VecDeque;
 use std::future::{Future, pending, ready};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -34,11 +36,14 @@ fn put(store: &StreamStore, ids: &[&str]) -> Vec<SequenceNumber> {
         .collect()
 }
 
+/// The sequence numbers a handler reports, or its error.
+type Reported = Result<Vec<String>, &'static str>;
+
 /// Notes the ids of every batch, and answers from a script, then that all is done.
 #[derive(Clone, Default)]
 struct Scripted {
     batches: Arc<Mutex<Vec<Vec<String>>>>,
-    answers: Arc<Mutex<VecDeque<Result<Vec<String>, &'static str>>>>,
+    answers: Arc<Mutex<VecDeque<Reported>>>,
 }
 
 impl Scripted {
@@ -611,6 +616,96 @@ async fn another_shards_call_is_finished_before_an_error_is_returned() {
 }
 
 #[tokio::test]
+async fn a_batch_after_one_that_failed_is_no_retry_of_it() {
+    let store = store();
+    put(&store, &["a", "b", "c"]);
+    let handler = Scripted::default();
+    handler.fail();
+    handler.answer(&[]);
+    handler.fail();
+    let trigger = on(store.source(ARN), handler)
+        .batch_size(1)
+        .maximum_retry_attempts(1);
+    let summary = trigger.build().unwrap().drain().await.unwrap();
+    assert_eq!((summary.batches, summary.records), (3, 3));
+    assert_eq!((summary.retries, summary.errors), (2, 2));
+}
+
+#[tokio::test]
+async fn only_empty_answers_in_a_row_are_taken_for_the_end() {
+    let script: Vec<Answer> = vec![Ok(&[]), Ok(&["a"]), Ok(&[]), Ok(&["b"])];
+    let trigger = on(Fake::open(script), Scripted::default()).drain_empty_reads(2);
+    assert_eq!(trigger.build().unwrap().drain().await.unwrap().records, 2);
+}
+
+#[tokio::test]
+async fn a_shard_with_a_child_is_drained_to_its_end_through_empty_answers() {
+    let scripts = vec![
+        vec![Ok(&[][..]), Ok(&["a"]), Ok(&[]), Ok(&[])],
+        vec![Ok(&["b"][..])],
+    ];
+    let handler = Scripted::default();
+    let source = Fake::new(scripts).parent(1, 0);
+    on(source, handler.clone())
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap();
+    assert_eq!(handler.batches(), [["a"], ["b"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_child_begins_at_once_though_another_shard_is_idle() {
+    let scripts = vec![vec![Ok(&["a"][..])], vec![], vec![Ok(&["b"][..])]];
+    let handler = Scripted::default();
+    let source = Fake::new(scripts).parent(2, 0);
+    let mut trigger = Trigger::builder(source, handler.clone()).build().unwrap();
+    trigger
+        .run(tokio::time::sleep(Duration::from_secs(5)))
+        .await
+        .unwrap();
+    assert_eq!(handler.batches(), [["a"], ["b"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_shards_are_found_though_none_has_ended() {
+    let handler = Scripted::default();
+    let source = Fake {
+        at_first: 1,
+        ..Fake::new(vec![vec![], vec![Ok(&["new"])]])
+    };
+    let mut trigger = Trigger::builder(source, handler.clone()).build().unwrap();
+    trigger
+        .run(tokio::time::sleep(Duration::from_secs(60)))
+        .await
+        .unwrap();
+    assert_eq!(handler.batches(), [["new"]]);
+}
+
+#[tokio::test]
+async fn other_tasks_get_their_turn_while_records_keep_coming() {
+    let store = store();
+    put(&store, &["first"]);
+    let calls = Arc::new(AtomicUsize::new(0));
+    let (counted, producer) = (Arc::clone(&calls), store.clone());
+    // Neither this source nor this handler ever waits.
+    let endless = move |_: Event| {
+        if counted.fetch_add(1, Ordering::Relaxed) < 10_000 {
+            put(&producer, &["next"]);
+        }
+        ready(Ok::<_, HandlerError>(DynamoDbEventResponse::default()))
+    };
+    let mut trigger = Trigger::builder(store.source(ARN), endless)
+        .build()
+        .unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move { stop.send(()).unwrap() });
+    trigger.run(async { stopped.await.unwrap() }).await.unwrap();
+    assert!(calls.load(Ordering::Relaxed) < 10_000);
+}
+
+#[tokio::test]
 async fn shards_that_wait_for_each_other_are_an_error() {
     let mut source = Fake::two_shards(&["a"], &["b"]);
     source.shards[0].parent = Some(source.shards[1].id.clone());
@@ -676,10 +771,15 @@ fn a_run_can_be_spawned() {
     spawnable(borrowed.drain());
 }
 
-/// Shards that answer from a script, then empty; they never end.
+/// Shards that answer from a script, then empty.
 struct Fake {
     shards: Vec<ShardInfo>,
     answers: Mutex<Vec<VecDeque<Answer>>>,
+    /// Those that end with their script.
+    ends: Vec<usize>,
+    /// How many shards the first description lists.
+    at_first: usize,
+    described: AtomicBool,
     reads: Arc<AtomicUsize>,
 }
 
@@ -695,7 +795,10 @@ impl Fake {
         };
         Self {
             shards: (0..scripts.len()).map(shard).collect(),
+            at_first: scripts.len(),
             answers: Mutex::new(scripts.into_iter().map(VecDeque::from).collect()),
+            ends: Vec::new(),
+            described: AtomicBool::new(false),
             reads: Arc::default(),
         }
     }
@@ -709,6 +812,12 @@ impl Fake {
         Self::new([a, b].map(|ids| ids.chunks(1).map(Ok).collect()).into())
     }
 
+    fn parent(mut self, child: usize, parent: usize) -> Self {
+        self.shards[child].parent = Some(self.shards[parent].id.clone());
+        self.ends.push(parent);
+        self
+    }
+
     fn counting(mut self, reads: Arc<AtomicUsize>) -> Self {
         self.reads = reads;
         self
@@ -718,9 +827,13 @@ impl Fake {
 impl StreamSource for Fake {
     async fn describe(&self) -> Result<StreamDescription, StreamError> {
         let info = StreamInfo::new(ARN, StreamViewType::KeysOnly);
+        let known = match self.described.swap(true, Ordering::Relaxed) {
+            false => self.at_first,
+            true => self.shards.len(),
+        };
         Ok(StreamDescription {
             info,
-            shards: self.shards.clone(),
+            shards: self.shards[..known].to_vec(),
         })
     }
 
@@ -731,17 +844,18 @@ impl StreamSource for Fake {
             .iter()
             .position(|info| info.id == shard)
             .unwrap();
-        let answer = self.answers.lock().unwrap()[at]
-            .pop_front()
-            .unwrap_or(Ok(&[]));
+        let script = &mut self.answers.lock().unwrap()[at];
+        let answer = script.pop_front().unwrap_or(Ok(&[]));
+        let ended = script.is_empty() && self.ends.contains(&at);
         let record = |id: &&str| {
             let mut record = EventRecord::default();
             record.event_id = (*id).to_owned();
             record
         };
+        let records = answer?.iter().map(record).collect();
         Ok(Batch {
-            records: answer?.iter().map(record).collect(),
-            next: Some(from.clone()),
+            records,
+            next: (!ended).then(|| from.clone()),
         })
     }
 }
