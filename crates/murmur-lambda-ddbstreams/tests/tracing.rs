@@ -1,6 +1,5 @@
 //! What an invocation leaves in the log.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
-
 #![cfg(feature = "runtime")]
 
 use std::io;

@@ -1,0 +1,130 @@
+//! Live totals and counts of orders, per customer and day.
+//!
+//! The pipelines are defined once, here; `bootstrap` fills them from the table of orders, and
+//! `lambda` keeps them live from its stream.
+
+use aws_sdk_dynamodb::Client;
+use murmur_core::{BuildError, Pipeline, Sum, Window};
+use murmur_state::Timestamp;
+use murmur_state_ddb::{Deduper, Int64SumStore};
+
+/// Days, kept for 90 of them.
+pub const WINDOW: Window = Window::daily().retention_days(90);
+
+/// An item of the source table, as far as it is needed here.
+#[derive(Debug, Clone, PartialEq, serde::Deserialize)]
+pub struct Order {
+    /// Who ordered.
+    pub customer: String,
+    /// For how much, in cents.
+    pub amount_cents: i64,
+    /// When, in seconds since 1970.
+    pub placed_at: i64,
+}
+
+impl Order {
+    fn placed_at(&self) -> Timestamp {
+        Timestamp::from_secs(self.placed_at)
+    }
+}
+
+/// What each customer ordered for, per day, in cents.
+///
+/// # Errors
+///
+/// If the definition cannot be used.
+pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<Order>, BuildError> {
+    Pipeline::builder("order_totals")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount_cents)
+        .aggregate(Sum::new())
+        .window(WINDOW, Order::placed_at)
+        .retract()
+        .store(store)
+        .claim_first(markers)
+}
+
+/// How many orders each customer made, per day.
+///
+/// # Errors
+///
+/// If the definition cannot be used.
+pub fn order_counts(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<Order>, BuildError> {
+    Pipeline::builder("order_counts")
+        .key(|order: &Order| order.customer.clone())
+        .count()
+        .window(WINDOW, Order::placed_at)
+        .retract()
+        .store(store)
+        .claim_first(markers)
+}
+
+/// The tables of this application. A state table belongs to one pipeline; the marker table can
+/// be shared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tables {
+    /// State of [`order_totals`].
+    pub totals: String,
+    /// State of [`order_counts`].
+    pub counts: String,
+    /// What was counted already.
+    pub markers: String,
+}
+
+/// An environment variable that has to be set is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the environment variable {variable} is not set; set it to the name of the {table}")]
+pub struct NotSet {
+    /// The variable.
+    pub variable: &'static str,
+    /// What it should name.
+    pub table: &'static str,
+}
+
+impl Tables {
+    /// The tables that `TOTALS_TABLE`, `COUNTS_TABLE` and `MARKER_TABLE` name.
+    ///
+    /// # Errors
+    ///
+    /// [`NotSet`] naming the first that is missing or empty.
+    pub fn from_env() -> Result<Self, NotSet> {
+        Self::from_variables(|variable| std::env::var(variable).ok())
+    }
+
+    /// As [`from_env`](Tables::from_env), with the variables that `lookup` finds.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_env`](Tables::from_env).
+    pub fn from_variables(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, NotSet> {
+        let table = |variable, table| {
+            lookup(variable)
+                .filter(|name| !name.is_empty())
+                .ok_or(NotSet { variable, table })
+        };
+        Ok(Self {
+            totals: table("TOTALS_TABLE", "state table of the totals")?,
+            counts: table("COUNTS_TABLE", "state table of the counts")?,
+            markers: table("MARKER_TABLE", "marker table")?,
+        })
+    }
+
+    /// Both pipelines, on these tables.
+    ///
+    /// # Errors
+    ///
+    /// If a definition cannot be used.
+    pub fn pipelines(&self, client: &Client) -> Result<[Pipeline<Order>; 2], BuildError> {
+        let store = |table: &str| Int64SumStore::new(client.clone(), table);
+        let markers = Deduper::new(client.clone(), self.markers.as_str());
+        Ok([
+            order_totals(store(&self.totals), markers.clone())?,
+            order_counts(store(&self.counts), markers)?,
+        ])
+    }
+}
+
+/// Region, credentials and endpoint, from where every AWS tool takes them.
+pub async fn aws_config() -> aws_config::SdkConfig {
+    aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await
+}

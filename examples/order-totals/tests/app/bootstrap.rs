@@ -1,0 +1,172 @@
+//! The bootstrap binary as a process.
+
+use std::process::Output;
+
+use murmur_state::HandoffToken;
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::Command;
+
+use crate::support::{App, image, stderr};
+
+const CUSTOMERS: [&str; 3] = ["alice", "bob", "carol"];
+
+fn bootstrap(app: &App) -> Command {
+    let mut command = app.command(env!("CARGO_BIN_EXE_bootstrap"));
+    command.args(["--table", &app.orders]);
+    command
+}
+
+async fn run(app: &App, arguments: &[&str]) -> Output {
+    bootstrap(app).args(arguments).output().await.unwrap()
+}
+
+/// Orders of 1, 2, 3 … cents, of one customer after the other.
+async fn put_orders(app: &App, count: i64) {
+    for n in 1..=count {
+        let customer = CUSTOMERS[usize::try_from(n).unwrap() % 3];
+        app.put_order(&format!("o-{n}"), (customer, n)).await;
+    }
+}
+
+/// Compares the state with a recount of [`put_orders`].
+async fn assert_counted_once(app: &App, count: i64) {
+    for (place, customer) in (0..).zip(CUSTOMERS) {
+        let own = (1..=count).filter(|n| n % 3 == place);
+        let (total, orders) = (own.clone().sum::<i64>(), own.count() as i64);
+        assert_eq!(
+            app.state(customer).await,
+            (Some(total), Some(orders)),
+            "{customer}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
+    let app = App::start().await;
+    put_orders(&app, 100).await;
+
+    let output = run(&app, &["--segments", "4"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let token = String::from_utf8(output.stdout.clone()).unwrap();
+    let token = HandoffToken::decode(token.trim()).unwrap();
+    assert!(
+        token.stream_arn.contains(&app.orders),
+        "{}",
+        token.stream_arn
+    );
+    assert!(
+        stderr(&output).contains("100 rows: 100 count now"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(
+        stderr(&output).contains("4 of 4 segments"),
+        "{}",
+        stderr(&output)
+    );
+    assert_counted_once(&app, 100).await;
+
+    let output = run(&app, &[]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("again"), "{}", stderr(&output));
+    assert!(output.stdout.is_empty());
+    assert_counted_once(&app, 100).await;
+
+    let output = run(&app, &["--again"]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("100 did before"),
+        "{}",
+        stderr(&output)
+    );
+    assert_counted_once(&app, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_can_never_count_are_listed_and_told_by_the_exit_status() {
+    let app = App::start().await;
+    put_orders(&app, 9).await;
+    let mut bad = image("o-bad", ("alice", 0));
+    bad["amount_cents"] = json!({ "S": "a lot" });
+    app.put(serde_json::from_value(bad).unwrap()).await;
+
+    let output = run(&app, &[]).await;
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    let listed = stderr(&output);
+    let listed = listed.lines().find(|line| line.starts_with("rejected: "));
+    assert!(
+        listed.is_some_and(|line| line.contains("o-bad")),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!output.stdout.is_empty(), "live can begin all the same");
+    assert_counted_once(&app, 9).await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
+    let app = App::start().await;
+    put_orders(&app, 300).await;
+
+    // One row at a time, so that the signal comes long before the end.
+    for signal in ["INT", "TERM"] {
+        let mut command = bootstrap(&app);
+        command.args(["--segments", "1", "--page-size", "1"]);
+        let mut process = command.spawn().unwrap();
+        let mut told = BufReader::new(process.stderr.take().unwrap());
+        let mut line = String::new();
+        told.read_line(&mut line).await.unwrap();
+        assert!(line.starts_with("run "), "{line}");
+        let id = process.id().unwrap().to_string();
+        let sent = Command::new("kill")
+            .args(["-s", signal, &id])
+            .status()
+            .await;
+        assert!(sent.unwrap().success());
+        told.read_to_string(&mut line).await.unwrap();
+        let status = process.wait().await.unwrap();
+        assert_eq!(status.code(), Some(3), "{line}");
+        assert!(line.contains("run it again"), "{line}");
+    }
+
+    let output = run(&app, &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("begun again"),
+        "{}",
+        stderr(&output)
+    );
+    assert_counted_once(&app, 300).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missing_or_unusable_is_named() {
+    let app = App::without_tables().await;
+    let output = app
+        .command(env!("CARGO_BIN_EXE_bootstrap"))
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--table"), "{}", stderr(&output));
+
+    let output = run(&app, &["--segments", "0"]).await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("segments"), "{}", stderr(&output));
+
+    let output = run(&app, &[]).await;
+    assert_eq!(output.status.code(), Some(1), "no table is there");
+    assert!(stderr(&output).contains("table"), "{}", stderr(&output));
+
+    let mut unset = bootstrap(&app);
+    let output = unset.env_remove("COUNTS_TABLE").output().await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("COUNTS_TABLE"),
+        "{}",
+        stderr(&output)
+    );
+}

@@ -1,0 +1,13 @@
+//! The application as its user meets it: processes, the template, the README.
+#![recursion_limit = "256"]
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a panic is the failure message"
+)]
+
+mod bootstrap;
+mod lambda;
+mod manifest;
+mod support;
+mod template;

@@ -1,0 +1,284 @@
+//! The template says what the README says, and grants what the application does, no more.
+
+use std::collections::BTreeSet;
+
+use murmur_lambda_ddbstreams::{Event, Handler};
+use murmur_snapshot::Bootstrap;
+use murmur_snapshot_ddb::ParallelScan;
+use murmur_testkit::wire::{Action, Wire};
+use order_totals::Tables;
+use serde_json::{Value, json};
+
+use crate::support::{App, change, image, rows, section};
+
+fn template() -> Value {
+    serde_saphyr::from_str(include_str!("../../template.yaml")).unwrap()
+}
+
+fn properties(resource: &str) -> Value {
+    template()["Resources"][resource]["Properties"].clone()
+}
+
+/// The resource or parameter that a property refers to.
+fn target(value: &Value) -> String {
+    if let Some(name) = value["Ref"].as_str() {
+        return name.to_owned();
+    }
+    if let Some(name) = value["Fn::GetAtt"][0].as_str() {
+        return name.to_owned();
+    }
+    let text = value["Fn::Sub"].as_str().expect("a reference");
+    let (_, table) = text.split_once(":table/").expect("a table's ARN");
+    table.replace(['$', '{', '}'], "")
+}
+
+/// A setting as the README writes it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(shown).collect::<Vec<_>>().join(", "),
+        Value::Object(on) if on.contains_key("OnFailure") => {
+            format!("OnFailure: {}", target(&value["OnFailure"]["Destination"]))
+        }
+        other => other.to_string(),
+    }
+}
+
+#[test]
+fn the_mappings_settings_are_those_of_the_readme() {
+    let mapping = properties("Mapping");
+    let settings: BTreeSet<_> = mapping
+        .as_object()
+        .unwrap()
+        .iter()
+        // What it connects is no setting.
+        .filter(|(name, _)| !["FunctionName", "EventSourceArn"].contains(&name.as_str()))
+        .map(|(name, value)| (name.clone(), shown(value)))
+        .collect();
+    let named: BTreeSet<_> = rows(section("mapping-settings"))
+        .into_iter()
+        .map(|row| (row[0].clone(), row[1].clone()))
+        .collect();
+    assert_eq!(settings, named);
+    assert_eq!(named.len(), 9);
+}
+
+/// Role, resources and actions of each statement.
+type Grants = BTreeSet<(String, Vec<String>, Vec<String>)>;
+
+fn list(value: &Value) -> Vec<Value> {
+    value.as_array().cloned().unwrap_or(vec![value.clone()])
+}
+
+fn granted() -> Grants {
+    let documents = [
+        (
+            "FunctionRole",
+            properties("FunctionRole")["Policies"][0]["PolicyDocument"].clone(),
+        ),
+        (
+            "BootstrapPolicy",
+            properties("BootstrapPolicy")["PolicyDocument"].clone(),
+        ),
+    ];
+    assert_eq!(list(&properties("FunctionRole")["Policies"]).len(), 1);
+    let mut grants = Grants::new();
+    for (role, document) in documents {
+        for statement in document["Statement"].as_array().unwrap() {
+            assert_eq!(statement["Effect"], "Allow");
+            let resources = list(&statement["Resource"]).iter().map(target).collect();
+            let actions = list(&statement["Action"]).iter().map(shown).collect();
+            grants.insert((role.to_owned(), resources, actions));
+        }
+    }
+    grants
+}
+
+#[test]
+fn the_permissions_are_those_of_the_readme() {
+    let words = |cell: &str| cell.split_whitespace().map(str::to_owned).collect();
+    let named: Grants = rows(section("permissions"))
+        .into_iter()
+        .map(|row| (row[0].clone(), words(&row[1]), words(&row[2])))
+        .collect();
+    assert_eq!(granted(), named);
+    for (_, _, actions) in granted() {
+        assert!(
+            !actions.iter().any(|action| action.contains('*')),
+            "{actions:?}"
+        );
+    }
+}
+
+/// What a role may do, as `resource action`, table by table.
+fn table_grants(role: &str) -> BTreeSet<String> {
+    let own = granted().into_iter().filter(|(of, ..)| of == role);
+    let pairs = own.flat_map(|(_, resources, actions)| {
+        let pair = move |resource: String| {
+            let actions = actions.clone().into_iter();
+            actions.filter_map(move |action| {
+                Some(format!("{resource} {}", action.strip_prefix("dynamodb:")?))
+            })
+        };
+        resources.into_iter().flat_map(pair).collect::<Vec<_>>()
+    });
+    pairs
+        .filter(|pair| !pair.to_lowercase().contains("stream"))
+        .collect()
+}
+
+/// What was sent over `wire`, in the same words.
+fn used(wire: &Wire, app: &App) -> BTreeSet<String> {
+    let Tables {
+        totals,
+        counts,
+        markers,
+    } = &app.tables;
+    let requests = wire.requests().into_iter();
+    requests
+        .map(|request| {
+            let table = request.body["TableName"].as_str().unwrap_or_default();
+            let name = match table {
+                table if table == totals => "TotalsTable",
+                table if table == counts => "CountsTable",
+                table if table == markers => "MarkerTable",
+                table if table == app.orders => "OrdersTable",
+                other => panic!("{} on `{other}`", request.operation),
+            };
+            format!("{name} {}", request.operation)
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_functions_role_grants_exactly_what_it_does() {
+    let app = App::start().await;
+    // One failed write, so that a claim is given back.
+    let totals = app.tables.totals.clone();
+    let wire = Wire::new(move |request| {
+        if request.body["TableName"] == totals.as_str() && request.nth < 2 {
+            return Action::error(400, "AccessDeniedException", "not yet");
+        }
+        Action::Pass
+    });
+    let pipelines = app.tables.pipelines(&wire.client(&app.dynamo)).unwrap();
+    let handler = Handler::new(pipelines).build().unwrap();
+    let records = [change(1, "o-1", None, Some(image("o-1", ("alice", 1250))))];
+    let event: Event = serde_json::from_value(json!({ "Records": records })).unwrap();
+    let answer = handler.call(event.clone()).await.unwrap();
+    assert_eq!(answer.batch_item_failures.len(), 1);
+    let answer = handler.call(event).await.unwrap();
+    assert_eq!(answer.batch_item_failures.len(), 0);
+    assert_eq!(app.state("alice").await, (Some(1250), Some(1)));
+    assert_eq!(used(&wire, &app), table_grants("FunctionRole"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bootstraps_policy_grants_exactly_what_it_does() {
+    let app = App::start().await;
+    app.put_order("o-1", ("alice", 1250)).await;
+    let totals = app.tables.totals.clone();
+    let wire = Wire::new(move |request| {
+        if request.body["TableName"] == totals.as_str() && request.nth < 2 {
+            return Action::error(400, "AccessDeniedException", "not yet");
+        }
+        Action::Pass
+    });
+    for attempt in 0..2 {
+        let client = wire.client(&app.dynamo);
+        let pipelines = app.tables.pipelines(&client).unwrap();
+        let source = ParallelScan::builder(client, app.orders.as_str())
+            .streams(app.dynamo.streams())
+            .build()
+            .unwrap();
+        let done = Bootstrap::new(pipelines, source).run().await;
+        assert_eq!(done.is_ok(), attempt == 1, "{done:?}");
+    }
+    assert_eq!(app.state("alice").await, (Some(1250), Some(1)));
+    assert_eq!(used(&wire, &app), table_grants("BootstrapPolicy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_are_those_the_helpers_make_with_ttl() {
+    let app = App::start().await;
+    for (resource, table) in [
+        ("TotalsTable", &app.tables.totals),
+        ("CountsTable", &app.tables.counts),
+        ("MarkerTable", &app.tables.markers),
+    ] {
+        let properties = properties(resource);
+        let pairs = |list: &Value, kind: &str| -> BTreeSet<(String, String)> {
+            let text = |value: &Value| value.as_str().expect("a text").to_owned();
+            let list = list.as_array().unwrap().iter();
+            list.map(|entry| (text(&entry["AttributeName"]), text(&entry[kind])))
+                .collect()
+        };
+        let made = app
+            .client
+            .describe_table()
+            .table_name(table)
+            .send()
+            .await
+            .unwrap();
+        let made = made.table.unwrap();
+        let keys = made.key_schema().iter().map(|key| {
+            (
+                key.attribute_name().to_owned(),
+                key.key_type().as_str().to_owned(),
+            )
+        });
+        let types = made.attribute_definitions().iter().map(|attribute| {
+            let kind = attribute.attribute_type().as_str().to_owned();
+            (attribute.attribute_name().to_owned(), kind)
+        });
+        assert_eq!(pairs(&properties["KeySchema"], "KeyType"), keys.collect());
+        assert_eq!(
+            pairs(&properties["AttributeDefinitions"], "AttributeType"),
+            types.collect()
+        );
+        let ttl = json!({ "AttributeName": "ttl", "Enabled": true });
+        assert_eq!(properties["TimeToLiveSpecification"], ttl);
+        assert_eq!(
+            template()["Resources"][resource]["DeletionPolicy"],
+            "Retain"
+        );
+    }
+}
+
+#[test]
+fn the_function_is_told_its_tables_and_the_names_in_the_template_exist() {
+    let function = properties("Function");
+    let variables = &function["Environment"]["Variables"];
+    let tables = Tables::from_variables(|name| Some(target(&variables[name])));
+    let expected = Tables {
+        totals: "TotalsTable".into(),
+        counts: "CountsTable".into(),
+        markers: "MarkerTable".into(),
+    };
+    assert_eq!(tables, Ok(expected));
+    assert_eq!(function["Architectures"], json!(["arm64"]));
+    assert_eq!(target(&function["Role"]), "FunctionRole");
+
+    fn references(value: &Value, into: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) => {
+                for key in ["Ref", "Fn::GetAtt"] {
+                    if map.contains_key(key) {
+                        into.insert(target(value));
+                    }
+                }
+                map.values().for_each(|value| references(value, into));
+            }
+            Value::Array(list) => list.iter().for_each(|value| references(value, into)),
+            _ => {}
+        }
+    }
+    let template = template();
+    let mut referred = BTreeSet::new();
+    references(&template, &mut referred);
+    assert!(referred.len() > 8, "{referred:?}");
+    for name in referred {
+        let known = ["Resources", "Parameters"].map(|part| !template[part][&name].is_null());
+        assert_ne!(known, [false, false], "{name}");
+    }
+}
