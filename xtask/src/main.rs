@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod ci;
+mod demo;
 mod itest;
 mod process;
 mod server;
@@ -32,6 +33,7 @@ struct Cli {
 /// One file per task; the docs of its arguments are its help.
 #[derive(Subcommand)]
 enum Task {
+    Demo(demo::Args),
     Itest(itest::Args),
     Ci(ci::Args),
 }
@@ -40,6 +42,7 @@ impl Task {
     /// `false`: it ran, and found a failure.
     async fn run(self) -> Result<bool> {
         match self {
+            Self::Demo(args) => demo::run(args).await,
             Self::Itest(args) => itest::run(args).await,
             Self::Ci(args) => ci::run(args).await,
         }

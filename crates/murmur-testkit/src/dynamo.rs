@@ -46,10 +46,7 @@ impl Dynamo {
                 panic!("the embedded DynamoDB does not start: {error}");
             }));
         };
-        let dynamo = Self {
-            endpoint,
-            embedded: None,
-        };
+        let dynamo = Self::at(endpoint);
         let client = dynamo.client();
         let answer = tokio::time::timeout(FIRST_ANSWER, client.list_tables().limit(1).send());
         match answer.await {
@@ -63,6 +60,14 @@ impl Dynamo {
                 "{ENDPOINT_VAR} is {}, which did not answer within {FIRST_ANSWER:?}",
                 dynamo.endpoint
             ),
+        }
+    }
+
+    /// The server at `endpoint`, whatever [`ENDPOINT_VAR`] says. Nothing is sent to it yet.
+    pub fn at(endpoint: impl Into<String>) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            embedded: None,
         }
     }
 

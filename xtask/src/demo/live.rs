@@ -21,8 +21,15 @@ pub(super) struct Changes {
 
 impl fmt::Display for Changes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { inserts, changes, removals } = self;
-        write!(f, "{inserts} inserts, {changes} changes, {removals} removals")
+        let Self {
+            inserts,
+            changes,
+            removals,
+        } = self;
+        write!(
+            f,
+            "{inserts} inserts, {changes} changes, {removals} removals"
+        )
     }
 }
 
@@ -33,7 +40,10 @@ pub(super) async fn write(tables: &Tables, rows: &Rows, log: &mut Log) -> Result
     let mut changes = Changes::default();
     for wave in &rows.live {
         let writes: Vec<_> = wave.iter().map(|row| tables.write(row)).collect();
-        stream::iter(writes).buffer_unordered(WRITERS).try_collect::<()>().await?;
+        stream::iter(writes)
+            .buffer_unordered(WRITERS)
+            .try_collect::<()>()
+            .await?;
         log.extend(wave, &rows.measure)?;
         for Row { id, item } in wave {
             match item {

@@ -36,7 +36,12 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(120);
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// How many orders to generate; a tenth as many are added live
-    #[arg(long, default_value_t = 10_000, value_name = "N", conflicts_with = "items")]
+    #[arg(
+        long,
+        default_value_t = 10_000,
+        value_name = "N",
+        conflicts_with = "items"
+    )]
     orders: usize,
     /// The seed of the generated orders and of the live changes
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -48,7 +53,12 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ATTR", requires = "items")]
     key: Option<String>,
     /// The attribute to total: a Number, or a String that is one
-    #[arg(long, value_name = "ATTR", requires = "items", conflicts_with = "count")]
+    #[arg(
+        long,
+        value_name = "ATTR",
+        requires = "items",
+        conflicts_with = "count"
+    )]
     value: Option<String>,
     /// How many decimals the value has; 12.34 with 2 is totalled as 1234
     #[arg(long, default_value_t = 0, value_name = "N", requires = "value")]
@@ -98,11 +108,22 @@ async fn perform<F: Future<Output = Result<()>>>(
 
     let definition = || totals(&server, &tables, &rows.measure);
     let report = bootstrap(&server, &tables, &rows, args.segments, definition()?).await?;
-    if report.rejected > 0 {
-        bail!("the bootstrap could not count {} rows: {:?}", report.rejected, report.listed);
+    if report.counts.rejected > 0 {
+        bail!(
+            "the bootstrap could not count these rows: {:?}",
+            report.rejected
+        );
     }
 
-    live(&server, &tables, &rows, &stream_arn, definition()?, &mut log).await?;
+    live(
+        &server,
+        &tables,
+        &rows,
+        &stream_arn,
+        definition()?,
+        &mut log,
+    )
+    .await?;
     before_comparing(server.client.clone(), tables.state.clone()).await?;
     let comparison = Comparison::of(&log, &tables.read_state().await?);
     tables.remove().await?;
@@ -110,7 +131,9 @@ async fn perform<F: Future<Output = Result<()>>>(
 }
 
 fn rows(args: &Args) -> Result<Rows> {
-    let Some(path) = &args.items else { return Ok(Rows::orders(args.orders, args.seed)) };
+    let Some(path) = &args.items else {
+        return Ok(Rows::orders(args.orders, args.seed));
+    };
     let key = args.key.clone().context("--items needs --key ATTR")?;
     let measure = match (&args.value, args.count) {
         (Some(value), false) => Measure::total(key, value.clone(), args.decimals),
@@ -132,11 +155,16 @@ fn totals(server: &Server, tables: &Tables, measure: &Measure) -> Result<Definit
         .value(|fact| fact.value)
         .aggregate(Sum::new())
         .retract()
-        .store(Int64SumStore::new(server.client.clone(), tables.state.as_str()))
+        .store(Int64SumStore::new(
+            server.client.clone(),
+            tables.state.as_str(),
+        ))
         .claim_first(Deduper::new(server.client.clone(), tables.markers.as_str()))?;
     let measure = measure.clone();
     let decoder = Decoder::item(move |item: &Item| {
-        let Some(key) = measure.text(item, &measure.key)? else { return Ok(Decoded::Skip) };
+        let Some(key) = measure.text(item, &measure.key)? else {
+            return Ok(Decoded::Skip);
+        };
         let value = match &measure.value {
             None => 1,
             Some(attribute) => match measure.text(item, attribute)? {
@@ -162,16 +190,16 @@ async fn bootstrap(
     Definition { pipeline, decoder }: Definition,
 ) -> Result<Report> {
     let source = ParallelScan::builder(server.client.clone(), tables.source.as_str())
-        .streams_client(server.streams.clone())
+        .streams(server.streams.clone())
         .segments(segments)
         .build()?;
     let bar = Arc::new(Bar::new("bootstrap", rows.at_rest.len()));
     let shown = Arc::clone(&bar);
     let begun = Instant::now();
     let report = Bootstrap::with_decoder([pipeline], source, decoder)
-        .on_progress(move |progress: &Progress| {
-            if let Progress::Page { rows, .. } = progress {
-                shown.add(*rows as usize);
+        .on_progress(move |progress: &Progress<'_>| {
+            if let Progress::Page { total, .. } = progress {
+                shown.set(total.rows as usize);
             }
         })
         .run()
@@ -179,18 +207,24 @@ async fn bootstrap(
     bar.finish();
     println!(
         "bootstrap: {} rows scanned in {segments} segments, {} counted, in {:.1} s",
-        report.rows,
-        report.applied,
+        report.counts.rows,
+        report.counts.applied,
         begun.elapsed().as_secs_f64()
     );
-    let token = report.token.as_ref().context("the scan captured no handoff token")?;
+    let token = report
+        .token
+        .as_ref()
+        .context("the scan captured no handoff token")?;
     println!("handoff: {}", summary(token));
     Ok(report)
 }
 
 fn summary(token: &HandoffToken) -> String {
     let open = token.shards.iter().filter(|shard| !shard.closed).count();
-    format!("{open} open and {} closed shards, captured before the scan", token.shards.len() - open)
+    format!(
+        "{open} open and {} closed shards, captured before the scan",
+        token.shards.len() - open
+    )
 }
 
 async fn live(
@@ -211,7 +245,11 @@ async fn live(
     let mut trigger = Trigger::builder(source, move |event: murmur_streams::Event| {
         let (handler, shown, noted) = (handler.clone(), Arc::clone(&shown), Arc::clone(&noted));
         async move {
-            let ids: Vec<_> = event.records.iter().map(|record| record.event_id.clone()).collect();
+            let ids: Vec<_> = event
+                .records
+                .iter()
+                .map(|record| record.event_id.clone())
+                .collect();
             let response = handler.call(event).await?;
             if response.batch_item_failures.is_empty() {
                 shown.set(noted.add(ids));
@@ -235,7 +273,10 @@ async fn live(
             seen.count()
         );
     }
-    println!("live: {changes}, in {} batches through the Lambda handler", summary.batches);
+    println!(
+        "live: {changes}, in {} batches through the Lambda handler",
+        summary.batches
+    );
     Ok(())
 }
 
@@ -286,7 +327,9 @@ mod tests {
 
     #[tokio::test]
     async fn generated_orders_end_with_no_total_differing() {
-        let comparison = perform(&args(&["--orders", "400"]), |_, _| async { Ok(()) }).await.unwrap();
+        let comparison = perform(&args(&["--orders", "400"]), |_, _| async { Ok(()) })
+            .await
+            .unwrap();
         assert!(comparison.holds(), "{comparison}");
         assert!(comparison.to_string().contains("0 differ"), "{comparison}");
     }
@@ -310,7 +353,10 @@ mod tests {
         .await
         .unwrap();
         assert!(!comparison.holds());
-        assert!(comparison.to_string().ends_with("1 differs"), "{comparison}");
+        assert!(
+            comparison.to_string().ends_with("1 differs"),
+            "{comparison}"
+        );
     }
 
     #[tokio::test]
@@ -341,7 +387,11 @@ mod tests {
                 n % 11
             );
             // Exports wrap the item; a bare one will do as well.
-            lines += &if n % 2 == 0 { format!("{{\"Item\":{item}}}\n") } else { item + "\n" };
+            lines += &if n % 2 == 0 {
+                format!("{{\"Item\":{item}}}\n")
+            } else {
+                item + "\n"
+            };
         }
         let mut file = tempfile::NamedTempFile::new().unwrap();
         if gzip {
@@ -359,13 +409,29 @@ mod tests {
         for gzip in [false, true] {
             let file = file(gzip);
             let path = file.path().to_str().unwrap();
-            let line = ["--items", path, "--key", "shop", "--value", "paid", "--decimals", "2"];
-            let comparison = perform(&args(&line), |_, _| async { Ok(()) }).await.unwrap();
+            let line = [
+                "--items",
+                path,
+                "--key",
+                "shop",
+                "--value",
+                "paid",
+                "--decimals",
+                "2",
+            ];
+            let comparison = perform(&args(&line), |_, _| async { Ok(()) })
+                .await
+                .unwrap();
             assert!(comparison.holds(), "{comparison}");
-            let expected: i128 = (0..300).filter(|n| n % 7 == 3).map(|n| n % 11 * 100 + 50).sum();
+            let expected: i128 = (0..300)
+                .filter(|n| n % 7 == 3)
+                .map(|n| n % 11 * 100 + 50)
+                .sum();
             assert_eq!(comparison.total("s3"), Some(expected));
             let line = ["--items", path, "--key", "shop", "--count"];
-            let counts = perform(&args(&line), |_, _| async { Ok(()) }).await.unwrap();
+            let counts = perform(&args(&line), |_, _| async { Ok(()) })
+                .await
+                .unwrap();
             assert!(counts.holds() && counts.total("s0") == Some(43), "{counts}");
         }
     }
@@ -375,8 +441,13 @@ mod tests {
         let file = file(false);
         let path = file.path().to_str().unwrap();
         let line = ["--items", path, "--key", "shop", "--value", "paid"];
-        let error = perform(&args(&line), |_, _| async { Ok(()) }).await.unwrap_err();
+        let error = perform(&args(&line), |_, _| async { Ok(()) })
+            .await
+            .unwrap_err();
         let message = format!("{error:#}");
-        assert!(message.contains("line 1") && message.contains("--decimals"), "{message}");
+        assert!(
+            message.contains("line 1") && message.contains("--decimals"),
+            "{message}"
+        );
     }
 }

@@ -19,11 +19,17 @@ pub(super) struct Bar {
 impl Bar {
     pub(super) fn new(label: &'static str, length: usize) -> Self {
         let template = "{msg:<20} {wide_bar} {pos}/{len}  {per_sec}  {eta} left";
-        let style = ProgressStyle::with_template(template)
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
-        let bar = ProgressBar::new(length as u64).with_style(style).with_message(label);
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = ProgressBar::new(length as u64)
+            .with_style(style)
+            .with_message(label);
         let plain = !std::io::stderr().is_terminal();
-        Self { label, bar, printed: plain.then(|| Mutex::new(Instant::now())) }
+        Self {
+            label,
+            bar,
+            printed: plain.then(|| Mutex::new(Instant::now())),
+        }
     }
 
     pub(super) fn add(&self, done: usize) {
@@ -36,7 +42,11 @@ impl Bar {
         let mut printed = printed.lock().unwrap_or_else(PoisonError::into_inner);
         if printed.elapsed() >= LINE_EVERY {
             *printed = Instant::now();
-            eprintln!("{}: {done} of {}", self.label, self.bar.length().unwrap_or(0));
+            eprintln!(
+                "{}: {done} of {}",
+                self.label,
+                self.bar.length().unwrap_or(0)
+            );
         }
     }
 

@@ -50,14 +50,22 @@ impl Log {
 pub(super) fn units(text: &str, decimals: u32) -> Result<i128> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fraction = fraction.trim_end_matches('0');
-    let missing = (decimals as usize).checked_sub(fraction.len()).with_context(|| {
-        format!("`{text}` has {} decimals; say so with --decimals", fraction.len())
-    })?;
+    let missing = (decimals as usize)
+        .checked_sub(fraction.len())
+        .with_context(|| {
+            format!(
+                "`{text}` has {} decimals; say so with --decimals",
+                fraction.len()
+            )
+        })?;
     let digits = format!("{whole}{fraction}{}", "0".repeat(missing));
-    digits.parse().with_context(|| format!("`{text}` is not a number like 12.34"))
+    digits
+        .parse()
+        .with_context(|| format!("`{text}` is not a number like 12.34"))
 }
 
 /// The totals in the state table beside those of the recount.
+#[derive(Debug)]
 pub(super) struct Comparison {
     rows: BTreeMap<String, (Option<i128>, Option<i128>)>,
 }
@@ -80,7 +88,9 @@ impl Comparison {
     }
 
     fn differing(&self) -> impl Iterator<Item = (&String, &(Option<i128>, Option<i128>))> {
-        self.rows.iter().filter(|(_, (recounted, live))| recounted != live)
+        self.rows
+            .iter()
+            .filter(|(_, (recounted, live))| recounted != live)
     }
 
     /// The live total of `key`.
@@ -101,7 +111,12 @@ impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let show = |side: &Option<i128>| side.map_or("nothing".to_owned(), |n| n.to_string());
         for (key, (recounted, live)) in self.differing().take(20) {
-            writeln!(f, "{key}: live {}, recounted {}", show(live), show(recounted))?;
+            writeln!(
+                f,
+                "{key}: live {}, recounted {}",
+                show(live),
+                show(recounted)
+            )?;
         }
         match (self.rows.len(), self.differing().count()) {
             (0, _) => write!(f, "no totals compared: nothing is proven"),
@@ -125,7 +140,10 @@ mod tests {
     #[test]
     fn the_last_write_of_a_row_counts() {
         let write = |id: &str, fact: Option<(&str, i128)>| {
-            (id.to_owned(), fact.map(|(key, value)| (key.to_owned(), value)))
+            (
+                id.to_owned(),
+                fact.map(|(key, value)| (key.to_owned(), value)),
+            )
         };
         let log = Log(vec![
             write("1", Some(("a", 5))),

@@ -26,11 +26,19 @@ pub(super) struct Measure {
 
 impl Measure {
     pub(super) fn total(key: String, value: String, decimals: u32) -> Self {
-        Self { key, value: Some(value), decimals }
+        Self {
+            key,
+            value: Some(value),
+            decimals,
+        }
     }
 
     pub(super) fn count(key: String) -> Self {
-        Self { key, value: None, decimals: 0 }
+        Self {
+            key,
+            value: None,
+            decimals: 0,
+        }
     }
 
     /// The text of an attribute; `None` if the row has none, or NULL.
@@ -70,10 +78,19 @@ impl Rows {
             let text = |text: String| AttributeValue::S(text);
             let item = HashMap::from([
                 ("order_id".to_owned(), text(format!("order-{n:07}"))),
-                ("customer".to_owned(), text(format!("customer-{customer:03}"))),
-                ("amount_cents".to_owned(), AttributeValue::N(random.u32(1..50_000).to_string())),
+                (
+                    "customer".to_owned(),
+                    text(format!("customer-{customer:03}")),
+                ),
+                (
+                    "amount_cents".to_owned(),
+                    AttributeValue::N(random.u32(1..50_000).to_string()),
+                ),
             ]);
-            Row { id: format!("order-{n:07}"), item: Some(item.into()) }
+            Row {
+                id: format!("order-{n:07}"),
+                item: Some(item.into()),
+            }
         };
         let at_rest: Vec<Row> = (0..count).map(&mut order).collect();
         let inserts: Vec<Row> = (count..count + count / 10).map(&mut order).collect();
@@ -81,7 +98,10 @@ impl Rows {
         fastrand::Rng::with_seed(seed ^ 1).shuffle(&mut changed);
         let (changed, rest) = changed.split_at(count / 20);
         let mut changes: Vec<Row> = changed.iter().map(|n| order(*n)).collect();
-        changes.extend(rest[..count / 30].iter().map(|n| Row { item: None, ..at_rest[*n].clone() }));
+        changes.extend(rest[..count / 30].iter().map(|n| Row {
+            item: None,
+            ..at_rest[*n].clone()
+        }));
         Self {
             primary_key: "order_id".to_owned(),
             measure: Measure::total("customer".to_owned(), "amount_cents".to_owned(), 0),
@@ -103,9 +123,14 @@ impl Rows {
         let mut chosen = BTreeSet::new();
         for n in 0..touched {
             let (at, from) = (random.usize(..rows.len()), random.usize(..rows.len()));
-            let (Some(item), Some(other)) = (&rows[at].item, &rows[from].item) else { continue };
+            let (Some(item), Some(other)) = (&rows[at].item, &rows[from].item) else {
+                continue;
+            };
             let mut changed = item.clone();
-            for attribute in [Some(&measure.key), measure.value.as_ref()].into_iter().flatten() {
+            for attribute in [Some(&measure.key), measure.value.as_ref()]
+                .into_iter()
+                .flatten()
+            {
                 match other.get(attribute) {
                     Some(value) => changed.insert(attribute.clone(), value.clone()),
                     None => changed.remove(attribute),
@@ -114,7 +139,10 @@ impl Rows {
             let item = if n % 2 == 0 { Some(changed) } else { None };
             // A write that changes nothing makes no stream record.
             if item != rows[at].item && chosen.insert(at) {
-                disturbed.push(Row { id: rows[at].id.clone(), item });
+                disturbed.push(Row {
+                    id: rows[at].id.clone(),
+                    item,
+                });
                 restored.push(rows[at].clone());
             }
         }
@@ -145,14 +173,20 @@ fn read(path: &Path, measure: &Measure) -> Result<Vec<Row>> {
         let id = format!("{:09}", n + 1);
         let item = item(&line, &id, measure)
             .with_context(|| format!("{}, line {}", path.display(), n + 1))?;
-        rows.push(Row { id, item: Some(item) });
+        rows.push(Row {
+            id,
+            item: Some(item),
+        });
     }
     Ok(rows)
 }
 
 fn item(line: &str, id: &str, measure: &Measure) -> Result<Item> {
     let mut json: serde_json::Value = serde_json::from_str(line).context("this is not JSON")?;
-    let inner = json.get_mut("Item").map(serde_json::Value::take).unwrap_or(json);
+    let inner = json
+        .get_mut("Item")
+        .map(serde_json::Value::take)
+        .unwrap_or(json);
     let mut item: Item = serde_json::from_value(inner)
         .context(r#"this is not DynamoDB JSON like {"Item":{"id":{"S":"1"}}}"#)?;
     measure.text(&item, &measure.key)?;

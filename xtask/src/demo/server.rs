@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::client::Waiters;
+use aws_sdk_dynamodb::config::BehaviorVersion;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PutRequest,
     ScalarAttributeType, StreamSpecification, StreamViewType, WriteRequest,
@@ -37,11 +38,11 @@ impl Server {
     pub(super) async fn start(endpoint: Option<&str>) -> Result<Self> {
         let (client, streams, dynamo) = match endpoint {
             Some(url) if url.starts_with("https://") => {
-                let config = aws_config::from_env().endpoint_url(url).load().await;
-                // One URL cannot serve two services on AWS: the stream's is found by region.
-                let streams = aws_config::load_from_env().await;
-                let streams = aws_sdk_dynamodbstreams::Client::new(&streams);
-                (Client::new(&config), streams, None)
+                let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+                let table = aws_sdk_dynamodb::config::Builder::from(&config).endpoint_url(url);
+                // On AWS the streams have an endpoint of their own, found by the region.
+                let streams = aws_sdk_dynamodbstreams::Client::new(&config);
+                (Client::from_conf(table.build()), streams, None)
             }
             Some(url) if url.starts_with("http://") => {
                 let dynamo = Dynamo::at(url);
@@ -54,7 +55,12 @@ impl Server {
             }
         };
         let endpoint = endpoint.map(str::to_owned);
-        Ok(Self { client, streams, endpoint, _dynamo: dynamo })
+        Ok(Self {
+            client,
+            streams,
+            endpoint,
+            _dynamo: dynamo,
+        })
     }
 
     /// How often an idle stream is asked: AWS takes five reads a second and shard.
@@ -111,7 +117,11 @@ impl Tables {
             .send()
             .await
             .with_context(|| format!("cannot make the table {}", tables.source))?;
-        client.wait_until_table_exists().table_name(&tables.source).wait(PATIENCE).await?;
+        client
+            .wait_until_table_exists()
+            .table_name(&tables.source)
+            .wait(PATIENCE)
+            .await?;
         create_int64_table(&client, &tables.state).await?;
         create_dedup_table(&client, &tables.markers).await?;
         Ok(tables)
@@ -119,8 +129,14 @@ impl Tables {
 
     /// Puts all rows, 25 to a request.
     pub(super) async fn load(&self, rows: &[Row], bar: &Bar) -> Result<()> {
-        let batches: Vec<_> = rows.chunks(25).map(|rows| self.put_batch(rows, bar)).collect();
-        stream::iter(batches).buffer_unordered(LOADERS).try_collect::<()>().await
+        let batches: Vec<_> = rows
+            .chunks(25)
+            .map(|rows| self.put_batch(rows, bar))
+            .collect();
+        stream::iter(batches)
+            .buffer_unordered(LOADERS)
+            .try_collect::<()>()
+            .await
     }
 
     async fn put_batch(&self, rows: &[Row], bar: &Bar) -> Result<()> {
@@ -132,8 +148,12 @@ impl Tables {
         let mut left = HashMap::from([(self.source.clone(), requests)]);
         let mut wait = Duration::from_millis(50);
         while !left.is_empty() {
-            let answer =
-                self.client.batch_write_item().set_request_items(Some(left)).send().await?;
+            let answer = self
+                .client
+                .batch_write_item()
+                .set_request_items(Some(left))
+                .send()
+                .await?;
             left = answer.unprocessed_items.unwrap_or_default();
             if !left.is_empty() {
                 tokio::time::sleep(wait).await;
@@ -168,15 +188,36 @@ impl Tables {
             .build()?;
         let update = self.client.update_table().table_name(&self.source);
         update.stream_specification(stream).send().await?;
-        self.client.wait_until_table_exists().table_name(&self.source).wait(PATIENCE).await?;
-        let table = self.client.describe_table().table_name(&self.source).send().await?.table;
-        table.and_then(|table| table.latest_stream_arn).context("the table has no stream")
+        self.client
+            .wait_until_table_exists()
+            .table_name(&self.source)
+            .wait(PATIENCE)
+            .await?;
+        let table = self
+            .client
+            .describe_table()
+            .table_name(&self.source)
+            .send()
+            .await?
+            .table;
+        table
+            .and_then(|table| table.latest_stream_arn)
+            .context("the table has no stream")
     }
 
     /// Every row of the state table, read without any of Murmur's code.
     pub(super) async fn read_state(&self) -> Result<BTreeMap<String, i128>> {
-        let scan = self.client.scan().table_name(&self.state).consistent_read(true);
-        let rows: Vec<_> = scan.into_paginator().items().send().collect::<Result<_, _>>().await?;
+        let scan = self
+            .client
+            .scan()
+            .table_name(&self.state)
+            .consistent_read(true);
+        let rows: Vec<_> = scan
+            .into_paginator()
+            .items()
+            .send()
+            .collect::<Result<_, _>>()
+            .await?;
         let mut totals = BTreeMap::new();
         for row in rows {
             let (Some(AttributeValue::S(key)), Some(AttributeValue::N(value))) =
@@ -195,7 +236,10 @@ impl Tables {
         for table in [&self.source, &self.state, &self.markers] {
             match self.client.delete_table().table_name(table).send().await {
                 Ok(_) => {}
-                Err(error) if error.as_service_error().is_some_and(|e| e.is_resource_not_found_exception()) => {}
+                Err(error)
+                    if error
+                        .as_service_error()
+                        .is_some_and(|e| e.is_resource_not_found_exception()) => {}
                 Err(error) => {
                     return Err(error).with_context(|| format!("cannot remove the table {table}"));
                 }
@@ -213,8 +257,12 @@ impl Drop for Tables {
         }
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                let removed = runtime.map_err(Into::into).and_then(|rt| rt.block_on(self.remove()));
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                let removed = runtime
+                    .map_err(Into::into)
+                    .and_then(|rt| rt.block_on(self.remove()));
                 if let Err(error) = removed {
                     eprintln!("tables may be left behind: {error:#}");
                 }
