@@ -21,9 +21,11 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    /// All tests.
+    /// All tests, and all that fail.
     pub(crate) fn all() -> Self {
-        Self { args: Vec::new() }
+        Self {
+            args: vec!["--no-fail-fast".into()],
+        }
     }
 }
 
