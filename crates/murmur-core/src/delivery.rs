@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::future::Future;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt};
@@ -125,15 +126,22 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         for share in shares {
             let name = self.claim_name(pipeline, share.id);
             claims.push(async move {
-                let claim = context
-                    .retry
-                    .run(
-                        work,
-                        |error| context.retried(pipeline, error),
-                        || deduper.claim(&name, owner, work),
-                    )
-                    .await;
-                (name, share.adds, claim)
+                // Whether the claim may be held although no answer said so.
+                let lost = AtomicBool::new(false);
+                let attempt = || async {
+                    let claim = deduper.claim(&name, owner, work).await;
+                    if let Err(StoreError::Unavailable {
+                        may_have_applied: true,
+                        ..
+                    }) = &claim
+                    {
+                        lost.store(true, Ordering::Relaxed);
+                    }
+                    claim
+                };
+                let retried = |error: &StoreError| context.retried(pipeline, error);
+                let claim = context.retry.run(work, retried, attempt).await;
+                (name, share.adds, claim, lost.into_inner())
             });
         }
         let claimed: Vec<_> = stream::iter(claims)
@@ -141,8 +149,9 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             .collect()
             .await;
 
-        let (mut outcomes, mut held, mut adds) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, (name, share, claim)) in claimed.into_iter().enumerate() {
+        let (mut outcomes, mut undone) = (Vec::with_capacity(claimed.len()), Vec::new());
+        let (mut held, mut adds) = (Vec::new(), Vec::new());
+        for (place, (name, share, claim, lost)) in claimed.into_iter().enumerate() {
             outcomes.push(match claim {
                 Ok(Claim::First) => {
                     held.push((place, name));
@@ -151,9 +160,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
                 }
                 Ok(Claim::Duplicate) => Outcome::Duplicate,
                 Err(error) => {
-                    // The claim may have been made although its answer was lost.
-                    held.push((place, name));
-                    adds.push(Vec::new());
+                    undone.extend(lost.then_some(name));
                     Outcome::Failed(error)
                 }
             });
@@ -163,14 +170,11 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             ..*context
         };
         let merged = merge(&self.store, pipeline, monoid, adds, &within_work).await;
-        let mut undone = Vec::new();
         for ((place, name), outcome) in held.into_iter().zip(merged) {
-            if !matches!(outcomes[place], Outcome::Failed(_)) {
-                outcomes[place] = outcome;
-            }
-            if !matches!(outcomes[place], Outcome::Applied) {
+            if !matches!(outcome, Outcome::Applied) {
                 undone.push(name);
             }
+            outcomes[place] = outcome;
         }
         let mut releases = Vec::with_capacity(undone.len());
         for name in undone {

@@ -354,7 +354,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             if !id.is_empty() && *first.entry(id).or_insert(place) != place {
                 continue;
             }
-            match self.prepare(record).await {
+            match self.prepare(record, deadline).await {
                 Ok(ready) => prepared.push((place, ready)),
                 Err(outcome) => outcomes[place] = outcome,
             }
@@ -383,7 +383,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         for (pipeline, verdicts) in self.pipelines.iter().zip(verdicts) {
             for ((place, ready), verdict) in prepared.iter().zip(verdicts) {
                 let outcome = self
-                    .conclude(pipeline.name(), &records[*place], verdict)
+                    .conclude(pipeline.name(), &records[*place], verdict, deadline)
                     .await;
                 let so_far = std::mem::replace(&mut outcomes[*place], RecordOutcome::Skipped);
                 let so_far = if ready.passed_over {
@@ -407,12 +407,16 @@ impl<T: Send + Sync + 'static> Processor<T> {
     }
 
     /// Decodes what is needed. `Err` is the outcome of a record that goes no further.
-    async fn prepare(&self, record: &Record) -> Result<Prepared<T>, RecordOutcome> {
+    async fn prepare(
+        &self,
+        record: &Record,
+        deadline: Deadline,
+    ) -> Result<Prepared<T>, RecordOutcome> {
         let id = match EventId::new(record.event_id()) {
             Ok(id) => id,
             Err(error) => {
                 return Err(self
-                    .reject_whole(record, RecordError::InvalidId(error))
+                    .reject_whole(record, RecordError::InvalidId(error), deadline)
                     .await);
             }
         };
@@ -420,7 +424,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             && let EventName::Other(name) = &change.event
         {
             let error = RecordError::UnknownEvent { name: name.clone() };
-            return Err(self.reject_whole(record, error).await);
+            return Err(self.reject_whole(record, error, deadline).await);
         }
         let mut ready = Prepared {
             id,
@@ -444,7 +448,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                         side,
                         source: source.into(),
                     };
-                    self.reject(record, None, error)
+                    self.reject(record, None, error, deadline)
                         .await
                         .map_err(RecordOutcome::Failed)?;
                     ready.passed_over = true;
@@ -464,6 +468,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         pipeline: &PipelineName,
         record: &Record,
         verdict: Verdict,
+        deadline: Deadline,
     ) -> RecordOutcome {
         let (suffix, outcome) = match verdict {
             Verdict::Skipped => (":skip", RecordOutcome::Skipped),
@@ -480,7 +485,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                     source,
                 };
                 if record_fault {
-                    return match self.reject(record, Some(pipeline), error).await {
+                    return match self.reject(record, Some(pipeline), error, deadline).await {
                         Ok(()) => RecordOutcome::PassedOver,
                         Err(error) => RecordOutcome::Failed(error),
                     };
@@ -493,24 +498,34 @@ impl<T: Send + Sync + 'static> Processor<T> {
         outcome
     }
 
-    async fn reject_whole(&self, record: &Record, error: RecordError) -> RecordOutcome {
-        match self.reject(record, None, error).await {
+    async fn reject_whole(
+        &self,
+        record: &Record,
+        error: RecordError,
+        deadline: Deadline,
+    ) -> RecordOutcome {
+        match self.reject(record, None, error, deadline).await {
             Ok(()) => RecordOutcome::PassedOver,
             Err(error) => RecordOutcome::Failed(error),
         }
     }
 
-    /// Hands a record that can never count to the callback. `Ok` if it took it.
+    /// Hands a record that can never count to the callback, if there is one and time for it.
+    /// `Ok` if it took it.
     async fn reject(
         &self,
         record: &Record,
         pipeline: Option<&PipelineName>,
         error: RecordError,
+        deadline: Deadline,
     ) -> Result<(), RecordError> {
         self.note(&error, record, pipeline);
         let Some(callback) = &self.on_rejected else {
             return Err(error);
         };
+        if deadline.passed(&**self.clock()) {
+            return Err(error);
+        }
         let rejected = Rejected {
             record: record.clone(),
             pipeline: pipeline.cloned(),

@@ -770,6 +770,48 @@ async fn what_the_deadline_leaves_no_time_for_is_reported_and_its_claim_given_ba
     );
 }
 
+#[tokio::test]
+async fn no_callback_is_begun_after_the_deadline() {
+    let clock = clock();
+    let (calls, slow) = (Arc::new(AtomicUsize::new(0)), clock.clone());
+    let counter = Arc::clone(&calls);
+    let store = MemoryStore::new(Sum::new());
+    let (builder, _) = builder(totals(store).at_least_once().unwrap());
+    let processor = builder
+        .clock(Arc::new(clock.clone()))
+        .on_rejected(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            slow.advance(Duration::from_secs(3));
+            async { Ok(()) }
+        })
+        .build()
+        .unwrap();
+    let batch: Vec<_> = (0..4).map(|n| undecodable(&format!("e{n}"))).collect();
+    let deadline = Deadline::within(&clock, Duration::from_secs(5));
+    assert_outcomes!(
+        processor.process(&batch, deadline).await,
+        RecordOutcome::PassedOver,
+        RecordOutcome::PassedOver,
+        RecordOutcome::Failed(_),
+        RecordOutcome::Failed(_)
+    );
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_claim_that_was_never_made_is_not_given_back() {
+    let deduper = FlakyDeduper::default();
+    let store = MemoryStore::new(Sum::new());
+    let (processor, counts) = processor(totals(store).claim_first(deduper.clone()).unwrap());
+    deduper.refuse_claims.store(3, Ordering::Relaxed);
+    assert_outcomes!(
+        outcomes(&processor, &[insert("1", order("a", 5))]).await,
+        RecordOutcome::Failed(_)
+    );
+    assert_eq!(deduper.releases.load(Ordering::Relaxed), 0);
+    assert_eq!(counts.of("totals:claim_left"), 0);
+}
+
 fn daily(store: MemoryStore<Sum>) -> murmur_core::Stored<Order, Sum, MemoryStore<Sum>> {
     Pipeline::builder("daily")
         .key(|o: &Order| o.customer.clone())

@@ -16,7 +16,8 @@ use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 const STORE: &str = "MemoryStore";
 
 /// A store in this process: the reference for what every other store must do, and what tests of
-/// pipelines run on. It holds everything until it is dropped; clones share the rows.
+/// pipelines run on. It holds everything until it is dropped; clones share the rows. It answers
+/// at once, so deadlines do not concern it.
 #[derive(Clone)]
 pub struct MemoryStore<M: Monoid> {
     monoid: M,
@@ -310,7 +311,8 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
 const REMEMBERED: Duration = Duration::from_secs(48 * 3600);
 
 /// The marker table in this process: claims, markers of events taken, checkpoints. Clones share
-/// it. Claims expire by its clock; the markers of exactly-once stay until it is dropped.
+/// it. Claims expire by its clock; the markers of exactly-once stay until it is dropped. It
+/// answers at once, so deadlines do not concern it.
 #[derive(Clone)]
 pub struct MemoryDeduper {
     ttl: Duration,

@@ -17,7 +17,9 @@ const DATABASE_VAR: &str = "MURMUR_ADVISORY_DB";
 /// The folder that `deny.toml` names as `db-path`.
 const DATABASES: &str = "advisory-dbs";
 
-/// How cargo-deny calls the folder of <https://github.com/RustSec/advisory-db>.
+const DATABASE_URL: &str = "https://github.com/RustSec/advisory-db";
+
+/// How cargo-deny calls the folder of [`DATABASE_URL`].
 const DATABASE: &str = "advisory-db-3157b0e258782691";
 
 /// Runs `cargo deny check`.
@@ -38,7 +40,7 @@ pub(super) async fn check() -> Result<()> {
     }
     let mut fetch = command(&["fetch", "db"]);
     match process::telling("fetching the advisory database", process::read(&mut fetch)).await {
-        Ok(_) => process::run(&mut command(&["check", "--disable-fetch"])).await,
+        Ok(_) => process::run(&mut command(&["--offline", "check"])).await,
         Err(error) if workspace::on_ci() => Err(error.context(format!(
             "no advisory database, and {DATABASE_VAR} names none"
         ))),
@@ -66,7 +68,12 @@ async fn clone_database(path: &Path) -> Result<()> {
         fs::remove_dir_all(&clone)?;
     }
     let mut git = Command::new("git");
-    process::run(git.args(["clone", "--quiet"]).arg(&path).arg(&clone)).await
+    process::run(git.args(["clone", "--quiet"]).arg(&path).arg(&clone)).await?;
+    // A later run without the variable updates it from where the database is kept.
+    let mut git = Command::new("git");
+    git.args(["remote", "set-url", "origin", DATABASE_URL])
+        .current_dir(&clone);
+    process::run(&mut git).await
 }
 
 /// The program, installed under `target/` if need be.

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::client::Waiters;
 use aws_sdk_dynamodb::config::BehaviorVersion;
+use aws_sdk_dynamodb::operation::delete_table::DeleteTableError;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PutRequest,
     ScalarAttributeType, StreamSpecification, StreamViewType, WriteRequest,
@@ -24,56 +25,66 @@ use super::rows::Row;
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOADERS: usize = 8;
 
-/// A DynamoDB, with clients for it.
-pub(super) struct Server {
-    pub(super) client: Client,
-    pub(super) streams: aws_sdk_dynamodbstreams::Client,
-    /// Where it is; `None` for the embedded one.
-    endpoint: Option<String>,
-    /// Kept, because the embedded server lives as long as it.
-    _dynamo: Option<Dynamo>,
+/// Where a DynamoDB is.
+#[derive(Clone)]
+enum Place {
+    Embedded(Dynamo),
+    Url(Dynamo),
+    Aws(String),
 }
 
-impl Server {
-    pub(super) async fn start(endpoint: Option<&str>) -> Result<Self> {
-        let (client, streams, dynamo) = match endpoint {
-            Some(url) if url.starts_with("https://") => {
+impl Place {
+    /// Clients with connections of their own: those of another runtime would stand still with it.
+    async fn connect(&self) -> (Client, aws_sdk_dynamodbstreams::Client) {
+        match self {
+            Self::Embedded(dynamo) | Self::Url(dynamo) => (dynamo.client(), dynamo.streams()),
+            Self::Aws(url) => {
                 let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
                 let table = aws_sdk_dynamodb::config::Builder::from(&config).endpoint_url(url);
                 // On AWS the streams have an endpoint of their own, found by the region.
                 let streams = aws_sdk_dynamodbstreams::Client::new(&config);
-                (Client::from_conf(table.build()), streams, None)
+                (Client::from_conf(table.build()), streams)
             }
-            Some(url) if url.starts_with("http://") => {
-                let dynamo = Dynamo::at(url);
-                (dynamo.client(), dynamo.streams(), Some(dynamo))
-            }
+        }
+    }
+}
+
+/// A DynamoDB, with clients for it.
+pub(super) struct Server {
+    pub(super) client: Client,
+    pub(super) streams: aws_sdk_dynamodbstreams::Client,
+    place: Place,
+}
+
+impl Server {
+    pub(super) async fn start(endpoint: Option<&str>) -> Result<Self> {
+        let place = match endpoint {
+            None => Place::Embedded(Dynamo::embedded(Embedded::start()?)),
+            Some(url) if url.starts_with("http://") => Place::Url(Dynamo::at(url)),
+            Some(url) if url.starts_with("https://") => Place::Aws(url.to_owned()),
             Some(url) => bail!("--endpoint {url}: give a URL that begins with http:// or https://"),
-            None => {
-                let dynamo = Dynamo::embedded(Embedded::start()?);
-                (dynamo.client(), dynamo.streams(), Some(dynamo))
-            }
         };
-        let endpoint = endpoint.map(str::to_owned);
+        let (client, streams) = place.connect().await;
         Ok(Self {
             client,
             streams,
-            endpoint,
-            _dynamo: dynamo,
+            place,
         })
     }
 
     /// How often an idle stream is asked: AWS takes five reads a second and shard.
     pub(super) fn poll_interval(&self) -> Duration {
-        Duration::from_millis(if self.endpoint.is_none() { 20 } else { 250 })
+        let embedded = matches!(self.place, Place::Embedded(_));
+        Duration::from_millis(if embedded { 20 } else { 250 })
     }
 }
 
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.endpoint {
-            None => f.write_str("DynamoDB: embedded, in this process"),
-            Some(endpoint) => write!(f, "DynamoDB: {endpoint}"),
+        match &self.place {
+            Place::Embedded(_) => f.write_str("DynamoDB: embedded, in this process"),
+            Place::Url(dynamo) => write!(f, "DynamoDB: {}", dynamo.endpoint()),
+            Place::Aws(url) => write!(f, "DynamoDB: {url}"),
         }
     }
 }
@@ -81,6 +92,7 @@ impl fmt::Display for Server {
 /// The three tables of a run. They are removed when it ends, also by Ctrl-C.
 pub(super) struct Tables {
     client: Client,
+    place: Place,
     primary_key: String,
     pub(super) source: String,
     pub(super) state: String,
@@ -94,6 +106,7 @@ impl Tables {
         let run = format!("murmur-demo-{:016x}", fastrand::u64(..));
         let tables = Self {
             client: client.clone(),
+            place: server.place.clone(),
             primary_key: primary_key.to_owned(),
             source: format!("{run}-source"),
             state: format!("{run}-state"),
@@ -232,17 +245,20 @@ impl Tables {
 
     /// Removes the tables of this run.
     pub(super) async fn remove(&self) -> Result<()> {
+        self.remove_by(&self.client).await?;
         self.removed.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn remove_by(&self, client: &Client) -> Result<()> {
         for table in [&self.source, &self.state, &self.markers] {
-            match self.client.delete_table().table_name(table).send().await {
-                Ok(_) => {}
-                Err(error)
-                    if error
-                        .as_service_error()
-                        .is_some_and(|e| e.is_resource_not_found_exception()) => {}
-                Err(error) => {
-                    return Err(error).with_context(|| format!("cannot remove the table {table}"));
-                }
+            let removed = client.delete_table().table_name(table).send().await;
+            if let Err(error) = removed
+                && !error
+                    .as_service_error()
+                    .is_some_and(DeleteTableError::is_resource_not_found_exception)
+            {
+                return Err(error).with_context(|| format!("cannot remove the table {table}"));
             }
         }
         Ok(())
@@ -250,23 +266,21 @@ impl Tables {
 }
 
 impl Drop for Tables {
-    /// Where the run was cut short: an error, or Ctrl-C.
+    /// Where the run was cut short, by an error or by Ctrl-C.
     fn drop(&mut self) {
         if self.removed.load(Ordering::Relaxed) {
             return;
         }
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                let removed = runtime
-                    .map_err(Into::into)
-                    .and_then(|rt| rt.block_on(self.remove()));
-                if let Err(error) = removed {
-                    eprintln!("tables may be left behind: {error:#}");
-                }
-            });
-        });
+        let remove = || -> Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async { self.remove_by(&self.place.connect().await.0).await })
+        };
+        // On a thread of its own, because this one is inside the runtime that was interrupted.
+        let removed = std::thread::scope(|scope| scope.spawn(remove).join());
+        if let Ok(Err(error)) = removed {
+            eprintln!("tables may be left behind: {error:#}");
+        }
     }
 }

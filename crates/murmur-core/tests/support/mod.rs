@@ -196,6 +196,7 @@ pub struct FlakyDeduper {
     pub inner: MemoryDeduper,
     pub lose_claims: Arc<AtomicUsize>,
     pub refuse_claims: Arc<AtomicUsize>,
+    pub releases: Arc<AtomicUsize>,
 }
 
 fn take(counter: &AtomicUsize) -> bool {
@@ -220,6 +221,7 @@ impl Deduper for FlakyDeduper {
     }
 
     async fn release(&self, id: &str, owner: &Owner, by: Deadline) -> Result<(), StoreError> {
+        self.releases.fetch_add(1, Ordering::Relaxed);
         self.inner.release(id, owner, by).await
     }
 }
