@@ -94,7 +94,7 @@ async fn rejected_rows_are_counted_listed_and_passed_over() {
     for (n, (id, reason)) in [
         ("not-a-number", "cannot be decoded: "),
         ("no-key", "entity is empty"),
-        ("too-much", "64-bit"),
+        ("too-much", "total is unchanged"),
         ("too-long", "2048"),
     ]
     .into_iter()
@@ -193,6 +193,57 @@ async fn skipped_and_expired_rows_are_counted_as_such() {
         (counts.skipped, counts.expired, counts.applied, counts.rows),
         (1, 1, 2, 4)
     );
+}
+
+/// A store of which every merge fails twice before it is done.
+struct Shaky {
+    calls: AtomicUsize,
+    inner: MemoryStore<Sum>,
+}
+
+impl Read<i64> for Shaky {
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.inner.get_many(keys).await
+    }
+}
+
+impl Store<Sum> for Shaky {
+    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
+        if self.calls.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
+            return self.inner.merge(adds, deadline).await;
+        }
+        let failed = |_| {
+            Outcome::Failed(StoreError::Unavailable {
+                place: Place::table("Shaky", "totals"),
+                may_have_applied: false,
+                source: None,
+            })
+        };
+        adds.iter().map(failed).collect()
+    }
+}
+
+#[tokio::test]
+async fn writes_are_retried_by_the_policy() {
+    let run = |policy: Option<RetryPolicy>| {
+        let (calls, inner) = (AtomicUsize::new(0), store());
+        let pipeline = Pipeline::builder("totals")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .store(Shaky { calls, inner })
+            .claim_first(MemoryDeduper::new())
+            .unwrap();
+        let run = Bootstrap::new([pipeline], Table::new(&rows(4, 1), 1, 10));
+        let run = run.clock(Arc::new(ManualClock::new(NOW)));
+        match policy {
+            Some(policy) => run.retry(policy).run(),
+            None => run.run(),
+        }
+    };
+    assert_eq!(run(None).await.unwrap().counts.applied, 4);
+    let error = run(Some(RetryPolicy::default().max_attempts(2))).await;
+    assert!(matches!(error, Err(BootstrapError::Row { .. })));
 }
 
 /// A store that answers every entry for one customer in its own way.
