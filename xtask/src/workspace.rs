@@ -77,10 +77,7 @@ fn member(package: &Value) -> Member {
             .parent()
             .map(Path::to_owned)
             .unwrap_or_default(),
-        // `publish = false` is an empty list of registries.
-        published: package["publish"]
-            .as_array()
-            .is_none_or(|registries| !registries.is_empty()),
+        published: is_published(package),
         features: package["features"]
             .as_object()
             .into_iter()
@@ -89,6 +86,15 @@ fn member(package: &Value) -> Member {
             .collect(),
         dependencies: normal.map(|dependency| text(&dependency["name"])).collect(),
     }
+}
+
+/// `publish = false` is an empty list of registries. A crate that others of the workspace depend on
+/// cannot say that, or `cargo package --workspace` finds no registry to resolve it from; it says
+/// `[package.metadata.murmur] published = false`.
+fn is_published(package: &Value) -> bool {
+    let registries = package["publish"].as_array();
+    let said = &package["metadata"]["murmur"]["published"];
+    registries.is_none_or(|registries| !registries.is_empty()) && *said != Value::Bool(false)
 }
 
 fn list(value: &Value) -> impl Iterator<Item = &Value> {
@@ -146,5 +152,7 @@ mod tests {
     fn publish_false_is_seen() {
         assert!(!member(&json!({ "publish": [] })).published);
         assert!(member(&json!({ "publish": ["crates-io"] })).published);
+        let said = json!({ "metadata": { "murmur": { "published": false } } });
+        assert!(!member(&said).published);
     }
 }

@@ -448,7 +448,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                         side,
                         source: source.into(),
                     };
-                    self.reject(record, None, error, deadline)
+                    self.hand_over(record, None, error, deadline)
                         .await
                         .map_err(RecordOutcome::Failed)?;
                     ready.passed_over = true;
@@ -485,7 +485,10 @@ impl<T: Send + Sync + 'static> Processor<T> {
                     source,
                 };
                 if record_fault {
-                    return match self.reject(record, Some(pipeline), error, deadline).await {
+                    return match self
+                        .hand_over(record, Some(pipeline), error, deadline)
+                        .await
+                    {
                         Ok(()) => RecordOutcome::PassedOver,
                         Err(error) => RecordOutcome::Failed(error),
                     };
@@ -504,15 +507,29 @@ impl<T: Send + Sync + 'static> Processor<T> {
         error: RecordError,
         deadline: Deadline,
     ) -> RecordOutcome {
-        match self.reject(record, None, error, deadline).await {
+        match self.hand_over(record, None, error, deadline).await {
             Ok(()) => RecordOutcome::PassedOver,
             Err(error) => RecordOutcome::Failed(error),
         }
     }
 
+    /// Passes a record over that can never count in any pipeline, for a reason its source knows:
+    /// counted, traced and handed to the callback like one that cannot be decoded.
+    ///
+    /// # Errors
+    ///
+    /// `error` itself if there is no callback, or the callback's: the record is not passed over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, the callback may or may not have taken the record.
+    pub async fn reject(&self, record: &Record, error: RecordError) -> Result<(), RecordError> {
+        self.hand_over(record, None, error, Deadline::NONE).await
+    }
+
     /// Hands a record that can never count to the callback, if there is one and time for it.
     /// `Ok` if it took it.
-    async fn reject(
+    async fn hand_over(
         &self,
         record: &Record,
         pipeline: Option<&PipelineName>,

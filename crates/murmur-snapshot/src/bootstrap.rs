@@ -295,7 +295,6 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         let parts = Parts {
             source: &self.source,
             processor: &self.processor,
-            rejections: &self.rejections,
             retry: &self.retry,
             progress: &*self.progress,
         };

@@ -1,5 +1,5 @@
 use murmur_core::RecordError;
-use murmur_state::{Cause, Fault, OptionError, PipelineName, StoreError};
+use murmur_state::{Cause, Failure, Fault, OptionError, PipelineName, StoreError};
 
 use crate::run_record::{RunRecord, RunRecordError};
 
@@ -62,7 +62,13 @@ impl SourceError {
 
     /// Whether trying the same again can help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.fault(), Fault::Contention | Fault::Transient)
+        Failure::is_retryable(self)
+    }
+}
+
+impl Failure for SourceError {
+    fn fault(&self) -> Fault {
+        SourceError::fault(self)
     }
 }
 

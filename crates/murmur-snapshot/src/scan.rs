@@ -3,17 +3,16 @@
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{BoxFuture, Either, Shared, join_all, select};
-use murmur_core::{Processor, Record, RecordError, RecordOutcome, Rejected, Row, Side};
-use murmur_state::{Causes, Deadline, Fault, ItemId, Recorder, Retry};
+use murmur_core::{Processor, Record, RecordError, RecordOutcome, Row, Side};
+use murmur_state::{Causes, Deadline, ItemId, Recorder, Retry};
 
 use crate::error::{BootstrapError, SourceError};
-use crate::rejections::Rejections;
 use crate::report::{Counts, Progress};
 use crate::source::{BadRow, Cursor, Page, Source};
 
@@ -23,7 +22,6 @@ pub(crate) type ProgressFn = dyn Fn(&Progress<'_>) + Send + Sync;
 pub(crate) struct Parts<'a, T, S> {
     pub(crate) source: &'a S,
     pub(crate) processor: &'a Processor<T>,
-    pub(crate) rejections: &'a Rejections,
     pub(crate) retry: &'a Retry,
     pub(crate) progress: &'a ProgressFn,
 }
@@ -220,46 +218,22 @@ impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
         Ok(())
     }
 
-    /// Passes over what is no row, counted and traced as the processor does with undecodable
-    /// rows.
+    /// Passes over what is no row.
     async fn reject(&self, segment: u32, bad: BadRow) -> Result<(), BootstrapError> {
         let error = RecordError::Undecodable {
             side: Side::New,
             source: bad.error,
         };
-        tracing::warn!(event_id = bad.id, error = %Causes(&error), "a row failed");
-        self.count_all(":failed", Some(&error));
-        let row = Row {
+        let record = Record::Scanned(Row {
             event_id: bad.id.clone(),
             item_id: ItemId::from_parts([bad.id.as_str()]),
             item: bad.item,
-        };
-        let rejected = Rejected {
-            record: Record::Scanned(row),
-            pipeline: None,
-            error,
-        };
-        match self.parts.rejections.take(rejected).await {
-            Ok(()) => {
-                self.count_all(":dead_letter", None);
-                Ok(())
-            }
-            Err(source) => {
-                let source = source.into();
-                Err(self.row_error(segment, &bad.id, RecordError::Callback { source }))
-            }
-        }
-    }
-
-    fn count_all(&self, suffix: &str, error: Option<&RecordError>) {
-        let recorder = self.parts.processor.recorder();
-        for pipeline in self.parts.processor.pipelines() {
-            let name = format!("{}{suffix}", pipeline.name());
-            recorder.count(&name, 1);
-            if let Some(error) = error {
-                recorder.error(&name, error);
-            }
-        }
+        });
+        self.parts
+            .processor
+            .reject(&record, error)
+            .await
+            .map_err(|error| self.row_error(segment, &bad.id, error))
     }
 
     fn row_error(&self, segment: u32, row: &str, source: RecordError) -> BootstrapError {
@@ -284,49 +258,24 @@ impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
 }
 
 /// Asks a source until it answers, fails for good, or attempts or time are used up.
-pub(crate) async fn retried<A, Op, Fut>(
-    retry: &Retry,
-    recorder: &dyn Recorder,
-    source_name: &str,
+///
+/// Boxed, because a source's futures nest deeply already and the compiler gives up on deeper ones.
+pub(crate) fn retried<'a, A, Op, Fut>(
+    retry: &'a Retry,
+    recorder: &'a dyn Recorder,
+    source_name: &'a str,
     operation: Op,
-) -> Result<A, SourceError>
+) -> BoxFuture<'a, Result<A, SourceError>>
 where
-    A: Send,
-    Op: Fn() -> Fut + Send + Sync,
-    Fut: Future<Output = Result<A, SourceError>> + Send,
+    A: Send + 'a,
+    Op: FnMut() -> Fut + Send + 'a,
+    Fut: Future<Output = Result<A, SourceError>> + Send + 'a,
 {
-    let (transient, answer) = (AtomicU32::new(0), Arc::new(Mutex::new(None)));
-    let (operation, transient, answer) = (&operation, &transient, &answer);
-    let round = || async move {
-        let result = operation().await;
-        let flow = match &result {
-            Err(error) => match error.fault() {
-                Fault::Contention => ControlFlow::Continue(()),
-                Fault::Transient
-                    if transient.fetch_add(1, Ordering::Relaxed) + 1
-                        < retry.policy().max_attempts =>
-                {
-                    ControlFlow::Continue(())
-                }
-                _ => ControlFlow::Break(()),
-            },
-            Ok(_) => ControlFlow::Break(()),
-        };
-        if let (ControlFlow::Continue(()), Err(error)) = (flow, &result) {
-            tracing::warn!(source = source_name, error = %Causes(error), "the source failed");
-            let name = format!("{source_name}:retry");
-            recorder.count(&name, 1);
-            recorder.error(&name, error);
-        }
-        *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        flow
+    let on_retry = move |error: &SourceError| {
+        tracing::warn!(source = source_name, error = %Causes(error), "the source failed");
+        let name = format!("{source_name}:retry");
+        recorder.count(&name, 1);
+        recorder.error(&name, error);
     };
-    retry.rounds(Deadline::NONE, round).await;
-    let last = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-    last.unwrap_or_else(|| {
-        Err(SourceError::Unavailable {
-            place: source_name.to_owned(),
-            source: None,
-        })
-    })
+    retry.run(Deadline::NONE, on_retry, operation).boxed()
 }

@@ -16,9 +16,9 @@ const CORE: &str = "murmur-core";
 /// Stands for the name the owner of the project will choose.
 const NEW_NAME: &str = "murmur-pipelines";
 
-/// Packages every published crate and compiles what was packaged.
+/// Packages every crate and compiles what was packaged.
 pub(super) async fn check() -> Result<()> {
-    process::run(&mut package(&workspace::members().await?)).await
+    process::run(&mut package()).await
 }
 
 /// Does the rename that publishing needs, in a copy, and packages and compiles that.
@@ -29,7 +29,7 @@ pub(super) async fn check_rename() -> Result<()> {
     rename_core(&copy)?;
     let target = workspace::target("");
     process::run(
-        package(&members)
+        package()
             .current_dir(&copy)
             .env("CARGO_TARGET_DIR", &target),
     )
@@ -67,13 +67,8 @@ pub(super) async fn check_rename() -> Result<()> {
     Ok(())
 }
 
-/// `cargo package` for all that is published. The others have no version to resolve by.
-fn package(members: &[Member]) -> Command {
-    let mut package = process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"]);
-    for member in members.iter().filter(|member| !member.published) {
-        package.args(["--exclude", &member.name]);
-    }
-    package
+fn package() -> Command {
+    process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"])
 }
 
 /// The manifest of `name` as it would be uploaded.
@@ -146,50 +141,30 @@ mod tests {
 
     use super::*;
 
-    fn member(name: &str, published: bool) -> Member {
-        let name = name.to_owned();
-        Member {
-            name,
-            folder: "/".into(),
-            published,
-            features: vec![],
-            dependencies: vec![],
-        }
-    }
-
     /// A line of a Markdown file's code block that begins like this.
     fn documented(begin: &str) -> bool {
         let text = fs::read_to_string(workspace::root().join("docs/publishing.md")).unwrap();
         text.lines().any(|line| line.starts_with(begin))
     }
 
-    #[test]
-    fn what_is_not_published_is_not_packaged() {
-        let command = package(&[member("murmur-core", true), member("xtask", false)]);
-        let args: Vec<_> = command
-            .as_std()
-            .get_args()
-            .map(|arg| arg.to_string_lossy())
-            .collect();
-        assert!(
-            args.ends_with(&["--exclude".into(), "xtask".into()]),
-            "{args:?}"
-        );
-        assert!(!args.contains(&"murmur-core".into()));
-    }
-
     #[tokio::test]
-    async fn the_documented_command_leaves_out_what_is_not_published() {
+    async fn the_documented_command_publishes_nothing_but_what_is_to_be() {
         let members = workspace::members().await.unwrap();
-        let excluded = members.iter().filter(|member| !member.published);
+        let excluded: Vec<_> = members.iter().filter(|member| !member.published).collect();
+        assert_eq!(excluded.len(), 3);
         let excludes: String = excluded
+            .iter()
             .map(|member| format!(" --exclude {}", member.name))
             .collect();
-        let command = format!("cargo package --workspace{excludes}");
-        assert!(
-            documented(&command),
-            "docs/publishing.md does not have: {command}"
-        );
+        for command in [
+            "cargo package --workspace".to_owned(),
+            format!("cargo publish --workspace{excludes}"),
+        ] {
+            assert!(
+                documented(&command),
+                "docs/publishing.md does not have: {command}"
+            );
+        }
     }
 
     #[test]

@@ -7,13 +7,7 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::{self, Member};
 
 /// What every member takes from the workspace.
-const INHERITED: [&str; 5] = [
-    "edition",
-    "license",
-    "repository",
-    "rust-version",
-    "version",
-];
+const INHERITED: [&str; 4] = ["edition", "license", "rust-version", "version"];
 
 /// What a published crate says of itself besides.
 const PUBLISHED: [&str; 4] = ["categories", "description", "keywords", "readme"];

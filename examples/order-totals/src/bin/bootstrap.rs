@@ -1,6 +1,4 @@
 //! Fills the totals from the orders table, and prints where live begins.
-// The futures of the scan and of the AWS SDK nest deeper than the compiler looks by default.
-#![recursion_limit = "256"]
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,

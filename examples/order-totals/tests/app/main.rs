@@ -1,5 +1,4 @@
 //! The application as its user meets it: processes, the template, the README.
-#![recursion_limit = "256"]
 #![allow(
     clippy::expect_used,
     clippy::unwrap_used,

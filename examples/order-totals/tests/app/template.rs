@@ -63,6 +63,14 @@ fn the_mappings_settings_are_those_of_the_readme() {
     assert_eq!(named.len(), 9);
 }
 
+#[test]
+fn the_projects_readme_has_the_same_tables() {
+    let projects = include_str!("../../../../README.md");
+    for name in ["mapping-settings", "permissions"] {
+        assert!(projects.contains(section(name)), "{name}");
+    }
+}
+
 /// Role, resources and actions of each statement.
 type Grants = BTreeSet<(String, Vec<String>, Vec<String>)>;
 
