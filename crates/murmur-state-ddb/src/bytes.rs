@@ -6,7 +6,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, Codec, Deadline, Key, OptionError, Outcome, Overflow, Place, Read, Store, StoreError,
+    Add, Codec, Deadline, Key, OptionError, Outcome, Overflow, Place, Read, RetryPolicy, Store,
+    StoreError,
 };
 
 use crate::attribute::{Item, TOK, TTL, V, VER, integer, no_traces, number, wrong_shape};
@@ -282,9 +283,10 @@ impl<M: Codec> Write<M::Value> for BytesStore<M> {
         // Once a swap is in doubt, no other failure may hide that it may have been applied.
         let blame = |doubt: Option<Doubt>, error| doubt.map_or(error, |doubt| doubt.error);
 
+        let swaps = RetryPolicy::default().waits(SWAP_BASE, SWAP_CAP);
         for round in 0..=self.max_retries {
             if round > 0 {
-                self.table.pause(round, SWAP_BASE, SWAP_CAP).await;
+                self.table.pause(&swaps, round - 1).await;
             }
             let value = match self.combined(&place, known.as_ref(), add) {
                 Ok(value) => value,

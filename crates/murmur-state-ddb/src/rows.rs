@@ -1,13 +1,12 @@
 //! Rows of a state table: read in bulk, written one by one under the guard of the modes.
 
 use std::collections::{HashMap, HashSet};
-use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{
     AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use murmur_state::{Add, Deadline, Key, StoreError};
+use murmur_state::{Add, Deadline, Key, RetryPolicy, StoreError};
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, no_traces, number, row_key, wrong_shape};
 use crate::error::{Access, Written, store_error, written};
@@ -18,8 +17,6 @@ const CHUNK: usize = 100;
 
 /// Answers in a row that bring nothing, after which a read is given up as throttled.
 const FRUITLESS: u32 = 10;
-const READ_BASE: Duration = Duration::from_millis(50);
-const READ_CAP: Duration = Duration::from_secs(5);
 
 /// The two forms of an update: assignments, and one addition.
 pub(crate) struct Update<'a> {
@@ -122,7 +119,7 @@ impl Table {
                 });
             }
             tracing::debug!(table = %self.name, left = pending.len(), "unprocessed keys");
-            self.pause(fruitless + 1, READ_BASE, READ_CAP).await;
+            self.pause(&RetryPolicy::default(), fruitless).await;
         }
         Ok(rows)
     }

@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
-use murmur_state::{Deadline, OptionError, Place, StoreError};
+use murmur_state::{Deadline, OptionError, Place, RetryPolicy, StoreError};
 
 use crate::options::TableOptions;
 
@@ -79,11 +79,9 @@ impl Table {
         }
     }
 
-    /// Waits before trying for the `round`-th time again: full jitter up to
-    /// `min(cap, base · 2^(round − 1))`.
-    pub(crate) async fn pause(&self, round: u32, base: Duration, cap: Duration) {
-        let doubled = base.saturating_mul(2_u32.saturating_pow(round.saturating_sub(1)));
-        let wait = self.options.random.up_to(doubled.min(cap));
+    /// Waits before trying again for the `round`-th time, counted from 0.
+    pub(crate) async fn pause(&self, policy: &RetryPolicy, round: u32) {
+        let wait = policy.wait(round, &self.options.random);
         self.options.clock.sleep(wait).await;
     }
 }

@@ -65,6 +65,13 @@ impl RetryPolicy {
         self
     }
 
+    /// The wait before trying again for the `round`-th time, counted from 0: drawn uniformly from
+    /// zero to `min(cap, base · 2^round)`.
+    pub fn wait(&self, round: u32, random: &Random) -> Duration {
+        let doubled = self.base.saturating_mul(2u32.saturating_pow(round));
+        random.up_to(doubled.min(self.cap))
+    }
+
     /// Checks that the policy can be followed.
     ///
     /// # Errors
@@ -211,12 +218,8 @@ impl Backoff for FullJitter<'_> {
 
     /// `None` once the next attempt would begin past the deadline.
     fn next_backoff(&mut self) -> Option<Duration> {
-        let RetryPolicy { base, cap, .. } = self.retry.policy;
-        let bound = base
-            .saturating_mul(2u32.saturating_pow(self.round))
-            .min(cap);
+        let wait = self.retry.policy.wait(self.round, &self.retry.random);
         self.round = self.round.saturating_add(1);
-        let wait = self.retry.random.up_to(bound);
         match self.deadline.remaining(&*self.retry.clock) {
             Some(left) if wait >= left => None,
             _ => Some(wait),
