@@ -259,12 +259,7 @@ impl<S: StreamSource, H: EventHandler> Engine<S, H> {
     }
 
     fn backoff(&self, failures: u32) -> Duration {
-        let bound = self
-            .options
-            .retry
-            .base
-            .saturating_mul(2u32.saturating_pow(failures));
-        self.options.random.up_to(bound.min(self.options.retry.cap))
+        self.options.retry.wait(failures, &self.options.random)
     }
 
     pub(crate) async fn pause(&self, duration: Duration, watch: &Watch<'_>) {
