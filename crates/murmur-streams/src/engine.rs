@@ -1,6 +1,8 @@
 //! The work on the shards between two listings of them.
 
 use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::task::Poll;
@@ -8,8 +10,8 @@ use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::Event;
 use futures::FutureExt;
-use futures::future::{self, BoxFuture, Shared};
-use murmur_state::{Cause, Causes, Deadline};
+use futures::future::{self, BoxFuture, Either, Shared};
+use murmur_state::{Cause, Causes, Deadline, Retry};
 
 use crate::description::StreamDescription;
 use crate::error::StreamError;
@@ -240,22 +242,19 @@ impl<S: StreamSource, H: EventHandler> Engine<S, H> {
     where
         Fut: Future<Output = Result<T, StreamError>>,
     {
-        let clock = &*self.options.clock;
-        let deadline = Deadline::within(clock, self.options.retry.budget);
-        for failures in 0.. {
-            match read().await {
-                Ok(answer) => return Ok(Some(answer)),
-                Err(error) if !error.is_retryable() || deadline.passed(clock) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(error = %Causes(&error), "a read of the stream failed; it is made again");
-                    self.pause(self.backoff(failures), round.watch).await;
-                }
-            }
-            if round.watch.shut_down() {
-                break;
-            }
+        // A stream that cannot be read for a while is no reason to stop: only time is limited.
+        let patient = self.options.retry.max_attempts(u32::MAX);
+        let (clock, random) = (Arc::clone(&self.options.clock), self.options.random.clone());
+        let retry = Retry::new(patient, clock, random);
+        let on_retry = |error: &StreamError| {
+            tracing::warn!(error = %Causes(error), "a read of the stream failed; it is made again");
+        };
+        let read = pin!(retry.run(Deadline::NONE, on_retry, read));
+        // A read that is dropped has changed nothing.
+        match future::select(read, round.watch.shutdown.clone()).await {
+            Either::Left((answer, _)) => answer.map(Some),
+            Either::Right(_) => Ok(None),
         }
-        Ok(None)
     }
 
     fn backoff(&self, failures: u32) -> Duration {

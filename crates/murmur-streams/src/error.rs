@@ -1,4 +1,4 @@
-use murmur_state::{Cause, IdError, OptionError, SequenceNumber};
+use murmur_state::{Cause, Failure, Fault, IdError, OptionError, SequenceNumber};
 
 /// Why a stream could not be read, or written to.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -145,10 +145,25 @@ pub enum StreamError {
     Option(#[from] OptionError),
 }
 
+impl Failure for StreamError {
+    fn fault(&self) -> Fault {
+        StreamError::fault(self)
+    }
+}
+
 impl StreamError {
+    /// What the failure asks of the caller.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Throttled { .. } => Fault::Contention,
+            Self::Unavailable { .. } => Fault::Transient,
+            _ => Fault::Setup,
+        }
+    }
+
     /// Whether trying the same again later can help.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
+        Failure::is_retryable(self)
     }
 
     pub(crate) fn unknown_stream(arn: &str) -> Self {
