@@ -5,6 +5,7 @@ mod decode;
 mod delivery;
 pub mod laws;
 mod monoids;
+mod outcome;
 mod pipeline;
 mod plan;
 mod processor;
@@ -13,10 +14,11 @@ mod window;
 
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
+pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::{
     BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Repeats, Stored, Valued,
 };
-pub use processor::{Processor, ProcessorBuilder, RecordError, RecordOutcome, Rejected};
+pub use processor::{Processor, ProcessorBuilder};
 pub use record::{Change, EventName, Record, Row, item_id};
 /// The attribute types that records, decoders and sources speak of.
 pub use serde_dynamo::{AttributeValue, Item};

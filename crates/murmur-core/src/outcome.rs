@@ -1,0 +1,140 @@
+use std::sync::Arc;
+
+use murmur_state::{Failure, Fault, IdError, PipelineName, StoreError};
+
+use crate::decode::Side;
+use crate::record::Record;
+
+/// What became of a record: the worst of what became of it in each pipeline.
+#[derive(Debug, Clone)]
+pub enum RecordOutcome {
+    /// It counts.
+    Applied,
+    /// It counted before; nothing changed.
+    Duplicate,
+    /// A later version of its item counts; nothing changed.
+    Superseded,
+    /// The decoder skipped it, or it names no key.
+    Skipped,
+    /// Its windows are over; dropped and counted.
+    Expired,
+    /// It, or a part of it, can never count; the callback for rejected records took it.
+    PassedOver,
+    /// An earlier record of one of its keys failed. It must come again.
+    Blocked,
+    /// It does not count everywhere it should. It must come again.
+    Failed(RecordError),
+}
+
+impl RecordOutcome {
+    /// Whether the record is done with, so that it need not come again.
+    pub fn is_done(&self) -> bool {
+        !matches!(self, Self::Blocked | Self::Failed(_))
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Skipped => 0,
+            Self::Expired => 1,
+            Self::Duplicate => 2,
+            Self::Superseded => 3,
+            Self::Applied => 4,
+            Self::PassedOver => 5,
+            Self::Blocked => 6,
+            Self::Failed(_) => 7,
+        }
+    }
+
+    pub(crate) fn worse(self, other: Self) -> Self {
+        if other.rank() > self.rank() {
+            other
+        } else {
+            self
+        }
+    }
+}
+
+/// Why a record does not count.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// The decoder could not read it.
+    #[error("the {side} cannot be decoded")]
+    Undecodable {
+        /// Which image.
+        side: Side,
+        /// What the decoder said.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// It tells of something this release does not know.
+    #[error("the event name `{name}` is not known; a newer release may know it")]
+    UnknownEvent {
+        /// The name.
+        name: String,
+    },
+    /// Its event id cannot be used.
+    #[error("the record's event id cannot be used")]
+    InvalidId(#[source] IdError),
+    /// The stream does not carry an image that is needed.
+    #[error(
+        "the record has no {side}: set the stream's view type to NEW_AND_OLD_IMAGES{}",
+        if *.side == Side::New { " or NEW_IMAGE" } else { ", which retraction needs" }
+    )]
+    MissingImage {
+        /// Which image.
+        side: Side,
+    },
+    /// A pipeline could not store it.
+    #[error("pipeline `{pipeline}` could not count the record")]
+    Store {
+        /// The pipeline's name.
+        pipeline: PipelineName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// The callback for rejected records failed, so the record is not passed over.
+    #[error("the callback for rejected records failed")]
+    Callback {
+        /// What it said.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl RecordError {
+    /// What the failure asks of the caller.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Undecodable { .. } | Self::UnknownEvent { .. } | Self::InvalidId(_) => {
+                Fault::Record
+            }
+            Self::MissingImage { .. } => Fault::Setup,
+            Self::Store { source, .. } => source.fault(),
+            Self::Callback { .. } => Fault::Transient,
+        }
+    }
+
+    /// Whether trying the same again can help.
+    pub fn is_retryable(&self) -> bool {
+        Failure::is_retryable(self)
+    }
+}
+
+impl Failure for RecordError {
+    fn fault(&self) -> Fault {
+        RecordError::fault(self)
+    }
+}
+
+/// A record that can never count as it is, on its way to the callback.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// The record, as its source gave it.
+    pub record: Record,
+    /// Which pipeline rejected it; `None` where all did, because it cannot be decoded.
+    pub pipeline: Option<PipelineName>,
+    /// Why.
+    pub error: RecordError,
+}
