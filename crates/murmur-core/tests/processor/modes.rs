@@ -1,0 +1,240 @@
+//! What each delivery mode makes of a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use murmur_core::{
+    Decoded, Decoder, Max, Pipeline, ProcessorBuilder, RecordError, RecordOutcome, Repeats, Set,
+    Sum,
+};
+use murmur_state::{
+    Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Random, Read, ReadExt,
+};
+
+use crate::support::{Answer, Order, Scripted, insert, key, missing_table, order, value};
+use crate::{outcomes, processor, totals};
+
+#[tokio::test]
+async fn one_write_per_key_and_batch() {
+    let store = Scripted::new(|_| Answer::Apply);
+    let (processor, counts) = processor(totals(store.clone()).at_least_once().unwrap());
+    let batch: Vec<_> = (0..100)
+        .map(|n| insert(&format!("e{n}"), order(["a", "b"][n % 2], 1)))
+        .collect();
+    assert!(
+        outcomes(&processor, &batch)
+            .await
+            .iter()
+            .all(RecordOutcome::is_done)
+    );
+    assert_eq!(store.writes(), 2);
+    assert_eq!(value(&store, "a").await, Some(50));
+    assert_eq!(counts.of("totals"), 100);
+}
+
+#[tokio::test]
+async fn several_keys_per_record_and_a_key_put_out_twice_counts_once() {
+    let store = MemoryStore::new(Sum::new());
+    let pipeline = Pipeline::builder("rollup")
+        .keys(|o: &Order, out| {
+            out(&o.customer);
+            out("all");
+        })
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .store(store.clone())
+        .exactly_once(MemoryDeduper::new())
+        .unwrap();
+    let (processor, _) = processor(pipeline);
+    let batch = [insert("1", order("ann", 5)), insert("2", order("all", 7))];
+    outcomes(&processor, &batch).await;
+    outcomes(&processor, &batch).await;
+    assert_eq!(value(&store, "ann").await, Some(5));
+    assert_eq!(value(&store, "all").await, Some(12));
+}
+
+#[tokio::test]
+async fn the_same_record_twice_in_a_batch_counts_once_in_every_mode() {
+    let record = insert("twice", order("a", 5));
+    let batch = [record.clone(), insert("other", order("a", 1)), record];
+    let modes: [fn(MemoryStore<Sum>) -> Pipeline<Order>; 4] = [
+        |store| totals(store).at_least_once().unwrap(),
+        |store| totals(store).claim_first(MemoryDeduper::new()).unwrap(),
+        |store| totals(store).exactly_once(MemoryDeduper::new()).unwrap(),
+        |store| totals(store).ledger(MemoryDeduper::new()).unwrap(),
+    ];
+    for mode in modes {
+        let store = MemoryStore::new(Sum::new());
+        let (processor, counts) = processor(mode(store.clone()));
+        assert!(
+            outcomes(&processor, &batch)
+                .await
+                .iter()
+                .all(RecordOutcome::is_done)
+        );
+        assert_eq!(value(&store, "a").await, Some(6));
+        assert_eq!(counts.of("totals:dedup_skip"), 1);
+    }
+}
+
+#[tokio::test]
+async fn redelivery_counts_once_where_the_mode_says_so() {
+    type Mode = fn(MemoryStore<Sum>) -> Pipeline<Order>;
+    let modes: [(Mode, i64); 5] = [
+        (|store| totals(store).at_least_once().unwrap(), 12),
+        (
+            |store| totals(store).claim_first(MemoryDeduper::new()).unwrap(),
+            6,
+        ),
+        (
+            |store| {
+                totals(store)
+                    .claim_first_by_bare_event_id(MemoryDeduper::new())
+                    .unwrap()
+            },
+            6,
+        ),
+        (
+            |store| totals(store).exactly_once(MemoryDeduper::new()).unwrap(),
+            6,
+        ),
+        (
+            |store| totals(store).ledger(MemoryDeduper::new()).unwrap(),
+            6,
+        ),
+    ];
+    for (mode, expected) in modes {
+        let store = MemoryStore::new(Sum::new());
+        let (processor, _) = processor(mode(store.clone()));
+        let batch = [insert("1", order("a", 5)), insert("2", order("a", 1))];
+        outcomes(&processor, &batch).await;
+        outcomes(&processor, &batch).await;
+        assert_eq!(value(&store, "a").await, Some(expected));
+    }
+}
+
+#[tokio::test]
+async fn claims_are_named_by_pipeline_and_event_or_by_the_bare_event() {
+    let markers = MemoryDeduper::new();
+    let (named, bare) = (MemoryStore::new(Sum::new()), MemoryStore::new(Sum::new()));
+    let batch = [insert("event-1", order("a", 5))];
+    let (first, _) = processor(totals(named).claim_first(markers.clone()).unwrap());
+    outcomes(&first, &batch).await;
+    let (second, _) = processor(
+        totals(bare.clone())
+            .claim_first_by_bare_event_id(markers.clone())
+            .unwrap(),
+    );
+    outcomes(&second, &batch).await;
+    assert_eq!(
+        value(&bare, "a").await,
+        Some(5),
+        "another name, so another claim"
+    );
+    let owner = Owner::new(&Random::seeded(9));
+    for name in ["totals/claim/7:event-1", "event-1"] {
+        let claim = markers.claim(name, &owner, Deadline::NONE).await.unwrap();
+        assert_eq!(claim, Claim::Duplicate, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn pipelines_that_share_a_marker_table_do_not_see_each_others_claims() {
+    let markers = MemoryDeduper::new();
+    let (a, b) = (MemoryStore::new(Sum::new()), MemoryStore::new(Sum::new()));
+    let counting = Pipeline::builder("counts")
+        .key(|o: &Order| o.customer.clone())
+        .value(|_| 1)
+        .aggregate(Sum::new())
+        .store(b.clone())
+        .claim_first(markers.clone())
+        .unwrap();
+    let both = [totals(a.clone()).claim_first(markers).unwrap(), counting];
+    let processor = ProcessorBuilder::new(both).build().unwrap();
+    outcomes(&processor, &[insert("1", order("a", 5))]).await;
+    assert_eq!(
+        (value(&a, "a").await, value(&b, "a").await),
+        (Some(5), Some(1))
+    );
+}
+
+#[tokio::test]
+async fn several_pipelines_share_one_decode_and_the_worst_outcome_counts() {
+    let decodes = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&decodes);
+    let decoder = Decoder::item(move |item| {
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(Decoded::Record(serde_dynamo::from_item(item.clone())?))
+    });
+    let good = MemoryStore::new(Sum::new());
+    let bad = Scripted::new(|_| Answer::Refuse(missing_table()));
+    let failing = Pipeline::builder("failing")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .store(bad)
+        .at_least_once()
+        .unwrap();
+    let both = [totals(good.clone()).at_least_once().unwrap(), failing];
+    let processor = ProcessorBuilder::with_decoder(both, decoder)
+        .build()
+        .unwrap();
+    let outcome = outcomes(&processor, &[insert("1", order("a", 5))])
+        .await
+        .remove(0);
+    let RecordOutcome::Failed(error @ RecordError::Store { .. }) = outcome else {
+        panic!("{outcome:?}")
+    };
+    assert_eq!(error.fault(), Fault::Setup);
+    assert!(error.to_string().contains("failing"));
+    assert_eq!(value(&good, "a").await, Some(5));
+    assert_eq!(decodes.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn max_and_set_run_in_every_mode_they_allow() {
+    let largest = MemoryStore::new(Max::new());
+    let pipeline = Pipeline::builder("largest")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Max::new())
+        .store(largest.clone())
+        .at_least_once()
+        .unwrap();
+    assert_eq!(pipeline.repeats(), Repeats::ItemOnce);
+    let customers = MemoryStore::new(Set::<String>::new());
+    let uniques = Pipeline::builder("uniques")
+        .key(|_: &Order| "all")
+        .value(|o| o.customer.clone())
+        .aggregate(Set::new())
+        .store(customers.clone())
+        .at_least_once()
+        .unwrap();
+    let processor = ProcessorBuilder::new([pipeline, uniques]).build().unwrap();
+    let batch = [
+        insert("1", order("a", 5)),
+        insert("2", order("b", 9)),
+        insert("3", order("a", 3)),
+    ];
+    outcomes(&processor, &batch).await;
+    outcomes(&processor, &batch).await;
+    assert_eq!(largest.get(&key("a")).await.unwrap(), Some(5));
+    assert_eq!(
+        customers.get_many(&[key("all")]).await.unwrap()[0]
+            .as_ref()
+            .unwrap()
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn a_processors_future_can_move_between_threads() {
+    fn assert_send<T: Send>(_: T) {}
+    let (processor, _) = processor(
+        totals(MemoryStore::new(Sum::new()))
+            .at_least_once()
+            .unwrap(),
+    );
+    assert_send(processor.process(&[], Deadline::NONE));
+}

@@ -1,0 +1,211 @@
+//! Records that can never count.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use murmur_core::{
+    Change, EventName, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome, Rejected,
+    Side, Sum,
+};
+use murmur_state::{Deadline, MemoryStore, StoreError};
+
+use crate::support::{Order, change, clock, insert, order, value};
+use crate::{builder, outcomes, processor, totals, undecodable};
+
+#[tokio::test]
+async fn an_undecodable_record_without_a_callback_is_reported_and_harms_nobody() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, counts) = processor(totals(store.clone()).at_least_once().unwrap());
+    let batch = [
+        insert("1", order("a", 1)),
+        undecodable("2"),
+        insert("3", order("a", 2)),
+    ];
+    assert_outcomes!(
+        outcomes(&processor, &batch).await,
+        RecordOutcome::Applied,
+        RecordOutcome::Failed(RecordError::Undecodable {
+            side: Side::New,
+            ..
+        }),
+        RecordOutcome::Applied
+    );
+    assert_eq!(value(&store, "a").await, Some(3));
+    assert_eq!(
+        (counts.of("totals:failed"), counts.of("totals:dead_letter")),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
+async fn the_callback_passes_over_or_reports() {
+    for take in [true, false] {
+        let store = MemoryStore::new(Sum::new());
+        let seen = Arc::new(Mutex::new(Vec::<Rejected>::new()));
+        let (builder, counts) = builder(totals(store).at_least_once().unwrap());
+        let log = Arc::clone(&seen);
+        let processor = builder
+            .on_rejected(move |rejected| {
+                log.lock().unwrap().push(rejected);
+                async move {
+                    if take {
+                        Ok(())
+                    } else {
+                        Err("queue is full".into())
+                    }
+                }
+            })
+            .build()
+            .unwrap();
+        let outcome = outcomes(&processor, &[undecodable("bad")]).await.remove(0);
+        assert_eq!(outcome.is_done(), take);
+        assert_eq!(counts.of("totals:dead_letter"), u64::from(take));
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].record.event_id(), "bad");
+        assert!(seen[0].pipeline.is_none());
+        if let RecordOutcome::Failed(error) = outcome {
+            assert!(error.is_retryable(), "the callback may succeed next time");
+        }
+    }
+}
+
+#[tokio::test]
+async fn unusable_keys_and_ids_fail_alone() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, _) = processor(totals(store.clone()).at_least_once().unwrap());
+    let long = "x".repeat(2049);
+    let batch = [
+        insert("1", order("", 1)),
+        insert("2", order(&long, 1)),
+        insert("", order("a", 1)),
+        insert("", order("a", 1)),
+        insert("4", order("a", 2)),
+    ];
+    assert_outcomes!(
+        outcomes(&processor, &batch).await,
+        RecordOutcome::Failed(RecordError::Store {
+            source: StoreError::InvalidId(_),
+            ..
+        }),
+        RecordOutcome::Failed(RecordError::Store {
+            source: StoreError::InvalidId(_),
+            ..
+        }),
+        RecordOutcome::Failed(RecordError::InvalidId(_)),
+        RecordOutcome::Failed(RecordError::InvalidId(_)),
+        RecordOutcome::Applied
+    );
+    assert_eq!(value(&store, "a").await, Some(2));
+}
+
+#[tokio::test]
+async fn an_event_name_nobody_knows_is_rejected_not_guessed_at() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, counts) = processor(totals(store.clone()).at_least_once().unwrap());
+    let strange = Change {
+        event: EventName::Other("UPSERT".into()),
+        ..change("1", "1", None, Some(order("a", 5)))
+    };
+    assert_outcomes!(
+        outcomes(&processor, &[Record::Changed(strange)]).await,
+        RecordOutcome::Failed(RecordError::UnknownEvent { .. })
+    );
+    assert_eq!(
+        (value(&store, "a").await, counts.of("totals:failed")),
+        (None, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_refused_sum_is_sent_again_record_by_record_and_blames_one() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, _) = processor(totals(store.clone()).at_least_once().unwrap());
+    outcomes(&processor, &[insert("0", order("a", i64::MAX - 10))]).await;
+    let batch = [
+        insert("1", order("a", 4)),
+        insert("2", order("a", 100)),
+        insert("3", order("a", 5)),
+    ];
+    assert_outcomes!(
+        outcomes(&processor, &batch).await,
+        RecordOutcome::Applied,
+        RecordOutcome::Failed(RecordError::Store {
+            source: StoreError::Overflow { .. },
+            ..
+        }),
+        RecordOutcome::Applied
+    );
+    assert_eq!(value(&store, "a").await, Some(i64::MAX - 1));
+}
+
+#[tokio::test]
+async fn an_overflow_goes_to_the_callback_by_its_pipelines_name() {
+    let store = MemoryStore::new(Sum::new());
+    let names = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&names);
+    let (builder, counts) = builder(totals(store).at_least_once().unwrap());
+    let processor = builder
+        .on_rejected(move |rejected| {
+            log.lock()
+                .unwrap()
+                .push(rejected.pipeline.map(|name| name.to_string()));
+            async { Ok(()) }
+        })
+        .build()
+        .unwrap();
+    outcomes(&processor, &[insert("0", order("a", i64::MAX))]).await;
+    assert_outcomes!(
+        outcomes(&processor, &[insert("1", order("a", 1))]).await,
+        RecordOutcome::PassedOver
+    );
+    assert_eq!(*names.lock().unwrap(), [Some("totals".to_owned())]);
+    assert_eq!(counts.of("totals:dead_letter"), 1);
+}
+
+#[tokio::test]
+async fn no_callback_is_begun_after_the_deadline() {
+    let clock = clock();
+    let (calls, slow) = (Arc::new(AtomicUsize::new(0)), clock.clone());
+    let counter = Arc::clone(&calls);
+    let store = MemoryStore::new(Sum::new());
+    let (builder, _) = builder(totals(store).at_least_once().unwrap());
+    let processor = builder
+        .clock(Arc::new(clock.clone()))
+        .on_rejected(move |_| {
+            counter.fetch_add(1, Ordering::Relaxed);
+            slow.advance(Duration::from_secs(3));
+            async { Ok(()) }
+        })
+        .build()
+        .unwrap();
+    let batch: Vec<_> = (0..4).map(|n| undecodable(&format!("e{n}"))).collect();
+    let deadline = Deadline::within(&clock, Duration::from_secs(5));
+    assert_outcomes!(
+        processor.process(&batch, deadline).await,
+        RecordOutcome::PassedOver,
+        RecordOutcome::PassedOver,
+        RecordOutcome::Failed(_),
+        RecordOutcome::Failed(_)
+    );
+    assert_eq!(calls.load(Ordering::Relaxed), 2);
+}
+
+#[test]
+fn processors_that_cannot_work_are_refused_by_option() {
+    let pipeline = || {
+        totals(MemoryStore::new(Sum::new()))
+            .at_least_once()
+            .unwrap()
+    };
+    let none: [Pipeline<Order>; 0] = [];
+    assert_eq!(
+        ProcessorBuilder::new(none).build().unwrap_err().option,
+        "pipelines"
+    );
+    let twins = ProcessorBuilder::new([pipeline(), pipeline()]);
+    assert_eq!(twins.build().unwrap_err().option, "pipelines");
+    let idle = ProcessorBuilder::new([pipeline()]).retry_with(|policy| policy.max_attempts(0));
+    assert_eq!(idle.build().unwrap_err().option, "max_attempts");
+}

@@ -1,0 +1,124 @@
+//! Windows of time, and definitions that cannot be built.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use murmur_core::{BuildError, Count, Definition, Pipeline, RecordOutcome, Stored, Sum, Window};
+use murmur_state::{Key, MemoryDeduper, MemoryStore, Timestamp};
+
+use crate::support::{NOW, Order, clock, insert, order, order_at, scanned};
+use crate::{builder, outcomes, processor};
+
+fn daily(store: MemoryStore<Sum>) -> Stored<Order, Sum, MemoryStore<Sum>> {
+    Pipeline::builder("daily")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .window(Window::daily().retention_days(2), |o| {
+            Timestamp::from_secs(o.placed_at)
+        })
+        .store(store)
+}
+
+#[tokio::test]
+async fn the_items_time_chooses_bucket_and_ttl() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, _) = processor(daily(store.clone()).at_least_once().unwrap());
+    outcomes(&processor, &[insert("1", order_at("a", 5, NOW - 86_400))]).await;
+    let window = Window::daily().retention_days(2);
+    let bucket = window.bucket(Timestamp::from_secs(NOW)) - 1;
+    assert_eq!(
+        store.rows(),
+        [(Key::new("a", bucket).unwrap(), 5, window.ttl(bucket))]
+    );
+}
+
+#[tokio::test]
+async fn contributions_to_windows_that_are_over_are_dropped_and_counted() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, counts) = processor(daily(store.clone()).at_least_once().unwrap());
+    let batch = [
+        insert("1", order_at("a", 5, NOW - 4 * 86_400)),
+        insert("2", order("a", 1)),
+    ];
+    assert_outcomes!(
+        outcomes(&processor, &batch).await,
+        RecordOutcome::Expired,
+        RecordOutcome::Applied
+    );
+    assert_eq!(store.rows().len(), 1);
+    assert_eq!((counts.of("daily:expired"), counts.of("daily")), (1, 1));
+}
+
+#[tokio::test]
+async fn arrival_windows_go_by_the_changes_own_time_on_every_delivery() {
+    let store = MemoryStore::new(Count::new());
+    let clock = clock();
+    let pipeline = Pipeline::builder("arrivals")
+        .key(|o: &Order| o.customer.clone())
+        .count()
+        .window_by_arrival(Window::hourly())
+        .store(store.clone())
+        .exactly_once(MemoryDeduper::new())
+        .unwrap();
+    assert!(pipeline.windows_by_arrival());
+    let (builder, _) = builder(pipeline);
+    let processor = builder.clock(Arc::new(clock.clone())).build().unwrap();
+    let batch = [insert("1", order("a", 5))];
+    outcomes(&processor, &batch).await;
+    clock.advance(Duration::from_secs(7200));
+    outcomes(&processor, &batch).await;
+    assert_eq!(
+        store.rows(),
+        [(Key::new("a", NOW / 3600).unwrap(), 1, None)]
+    );
+    // A row that was scanned did not arrive.
+    let scanned = outcomes(&processor, &[scanned("1", order("a", 5))])
+        .await
+        .remove(0);
+    assert!(matches!(scanned, RecordOutcome::Failed(_)), "{scanned:?}");
+}
+
+#[test]
+fn what_cannot_be_built_is_named() {
+    let store = || MemoryStore::new(Sum::new());
+    let bad_name = Pipeline::builder("a/b")
+        .key(|o: &Order| o.customer.clone())
+        .count()
+        .store(MemoryStore::new(Count::new()))
+        .at_least_once();
+    assert!(matches!(bad_name, Err(BuildError::Name(_))));
+    let build = |retract: bool, window: fn(Definition<Order, Sum>) -> Definition<Order, Sum>| {
+        let definition = Pipeline::builder("p")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new());
+        let definition = window(if retract {
+            definition.retract()
+        } else {
+            definition
+        });
+        definition.store(store()).at_least_once()
+    };
+    let option = |result: Result<Pipeline<Order>, BuildError>| match result {
+        Err(BuildError::Option { source, .. }) => source.option,
+        other => panic!("{other:?}"),
+    };
+    let arrival = build(true, |definition| {
+        definition.window_by_arrival(Window::hourly())
+    });
+    assert_eq!(option(arrival), "window_by_arrival");
+    let zero = build(false, |definition| {
+        definition.window(Window::of(Duration::ZERO), |o| {
+            Timestamp::from_secs(o.placed_at)
+        })
+    });
+    assert_eq!(option(zero), "window");
+    let ledger = Pipeline::builder("p")
+        .key(|o: &Order| o.customer.clone())
+        .count()
+        .window_by_arrival(Window::hourly())
+        .store(MemoryStore::new(Count::new()))
+        .ledger(MemoryDeduper::new());
+    assert_eq!(option(ledger), "window_by_arrival");
+}
