@@ -33,7 +33,7 @@ enum Check {
     Fmt,
     /// Manifests, crate docs and README agree with each other
     Tidy,
-    /// Every name and test in docs/from-go.md exists
+    /// Every name and test in docs/from-go.md exists, and every test the README names
     Docs,
     /// No crate depends on more than it may, with any of its features
     Boundaries,
