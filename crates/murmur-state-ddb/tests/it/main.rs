@@ -7,6 +7,7 @@
 )]
 
 mod bytes;
+mod claim_first;
 mod conformance;
 mod deduper;
 mod errors;
