@@ -97,7 +97,15 @@ impl Rows {
         let mut changed: Vec<usize> = (0..count).collect();
         fastrand::Rng::with_seed(seed ^ 1).shuffle(&mut changed);
         let (changed, rest) = changed.split_at(count / 20);
-        let mut changes: Vec<Row> = changed.iter().map(|n| order(*n)).collect();
+        let mut changes = Vec::with_capacity(changed.len());
+        for n in changed {
+            let mut row = order(*n);
+            // A write that changes nothing makes no stream record.
+            while row.item == at_rest[*n].item {
+                row = order(*n);
+            }
+            changes.push(row);
+        }
         changes.extend(rest[..count / 30].iter().map(|n| Row {
             item: None,
             ..at_rest[*n].clone()
