@@ -162,6 +162,7 @@ pub fn deserialize<'de, const SCALE: u32, D: Deserializer<'de>>(
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde::de::{self, IntoDeserializer};
 
     #[test]
     fn what_is_not_an_amount_is_refused_with_its_reason() {
@@ -203,14 +204,25 @@ mod tests {
         assert_eq!(minor_units("00012.3400", 2), Ok(1234));
     }
 
+    fn read<'de>(value: impl IntoDeserializer<'de, de::value::Error>) -> Result<i64, String> {
+        deserialize::<2, _>(value.into_deserializer()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn integers_and_texts_are_amounts_too() {
+        assert_eq!(read(-7i64), Ok(-700));
+        assert_eq!(read(7u64), Ok(700));
+        assert_eq!(read("7.5"), Ok(750));
+        assert!(read(u64::MAX).unwrap_err().contains("does not fit"));
+        let error = read(true).unwrap_err();
+        assert!(
+            error.contains("an amount with at most 2 decimals"),
+            "{error}"
+        );
+    }
+
     #[test]
     fn a_float_that_may_have_lost_digits_is_refused() {
-        use serde::de::IntoDeserializer;
-        use serde::de::value::{Error, F64Deserializer};
-        let read = |value: f64| {
-            let deserializer: F64Deserializer<Error> = value.into_deserializer();
-            deserialize::<2, _>(deserializer)
-        };
         assert_eq!(read(0.29).unwrap(), 29);
         assert_eq!(read(-1_234_567_890_123.25).unwrap(), -123_456_789_012_325);
         assert!(read(12_345_678_901_234.123).is_err());

@@ -131,10 +131,11 @@ pub(crate) enum DecodeFailure {
     MissingImage,
 }
 
-/// Whether a change of this kind has such an image, in a stream that carries it.
+/// Whether an image that is not there should be: a change of this kind has one, in a stream that
+/// carries it.
 fn expected(record: &Record, side: Side) -> bool {
     match record {
-        Record::Scanned(_) => side == Side::New,
+        Record::Scanned(_) => false,
         Record::Changed(change) => match (&change.event, side) {
             (EventName::Insert | EventName::Modify, Side::New) => true,
             (EventName::Modify | EventName::Remove, Side::Old) => true,

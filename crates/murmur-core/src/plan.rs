@@ -134,35 +134,29 @@ impl<T, M: Monoid> Plan<T, M> {
                 keys.push(Key::new(entity, bucket));
             }
         });
-        let Some(last) = keys.len().checked_sub(1) else {
+        if keys.is_empty() {
             return Ok(());
-        };
+        }
         into.named = true;
 
         let origin = Origin {
             id: entry.id,
             sequence: entry.record.sequence_number(),
         };
-        let mut value = Some(self.monoid.lift_from((self.value)(image), origin));
-        if let (Some(invert), Some(lifted)) = (invert, &value) {
-            value = Some(invert(&self.monoid, lifted).map_err(|Overflow| overflow(None))?);
+        let mut value = self.monoid.lift_from((self.value)(image), origin);
+        if let Some(invert) = invert {
+            value = invert(&self.monoid, &value).map_err(|Overflow| overflow(None))?;
         }
-        for (n, key) in keys.into_iter().enumerate() {
+        for key in keys {
             let key = key.map_err(StoreError::InvalidId)?;
-            let one = if n == last {
-                value.take()
-            } else {
-                value.clone()
-            };
-            let Some(one) = one else { break };
             match into.adds.iter_mut().find(|add| add.key == key) {
                 Some(add) => self
                     .monoid
-                    .combine(&mut add.value, &one)
+                    .combine(&mut add.value, &value)
                     .map_err(|Overflow| overflow(Some(&add.key)))?,
                 None => into.adds.push(Add {
                     key,
-                    value: one,
+                    value: value.clone(),
                     ttl,
                 }),
             }

@@ -5,7 +5,9 @@
 use std::collections::BTreeSet;
 
 use murmur_core::{Count, Dated, First, Last, Max, Min, Set, Sum, laws};
-use murmur_state::{Codec, EventId, Monoid, Origin, Overflow, SequenceNumber, Timestamp};
+use murmur_state::{
+    Codec, CodecError, EventId, Group, Monoid, Origin, Overflow, SequenceNumber, Timestamp,
+};
 use proptest::prelude::*;
 
 fn dated() -> impl Strategy<Value = Option<Dated<String>>> {
@@ -125,6 +127,49 @@ impl Monoid for Doubles {
     }
 }
 
+/// A sum whose inverse is off by one, and whose bytes lose the sign.
+#[derive(Clone)]
+struct Sloppy;
+
+impl Monoid for Sloppy {
+    type Input = i64;
+    type Value = i64;
+    fn identity(&self) -> i64 {
+        0
+    }
+    fn lift(&self, input: i64) -> i64 {
+        input
+    }
+    fn combine(&self, into: &mut i64, other: &i64) -> Result<(), Overflow> {
+        Sum::new().combine(into, other)
+    }
+}
+
+impl Group for Sloppy {
+    fn invert(&self, value: &i64) -> Result<i64, Overflow> {
+        Ok(1 - value)
+    }
+}
+
+impl Codec for Sloppy {
+    fn encode(&self, value: &i64) -> Vec<u8> {
+        value.unsigned_abs().to_be_bytes().to_vec()
+    }
+    fn decode(&self, bytes: &[u8]) -> Result<i64, CodecError> {
+        let bytes = bytes
+            .try_into()
+            .map_err(|_| CodecError::new("not 8 bytes"))?;
+        Ok(i64::from_be_bytes(bytes))
+    }
+}
+
+#[test]
+fn the_law_checker_finds_inverses_and_bytes_that_are_wrong() {
+    assert_eq!(laws::group(&Sloppy, &1, &2, &3).unwrap_err().law, "inverse");
+    assert_eq!(laws::codec(&Sloppy, &1, &-2).unwrap_err().law, "round trip");
+    assert_eq!(laws::codec(&Sloppy, &1, &2), Ok(()));
+}
+
 #[test]
 fn the_law_checker_finds_what_is_no_monoid() {
     let order = laws::monoid(&KeepsLeft, &1, &2, &3).unwrap_err();
@@ -158,6 +203,11 @@ fn first_and_last_go_by_time_then_sequence_number_then_id() {
         last.combine(&mut all, b).unwrap();
         all.unwrap().value
     };
+    let bare = last.lift((Timestamp::from_secs(2), 7)).unwrap();
+    assert_eq!(
+        (bare.at, bare.sequence, bare.value),
+        (Timestamp::from_secs(2), None, 7)
+    );
     // The later time, whatever the sequence number.
     assert_eq!(
         wins(

@@ -1,5 +1,7 @@
 //! Which images count, and how.
 
+use std::sync::{Arc, Mutex};
+
 use murmur_core::{
     AttributeValue, Change, Count, Decoded, Decoder, EventName, Item, Pipeline, ProcessorBuilder,
     Record, RecordError, RecordOutcome, Side, Sum,
@@ -217,4 +219,93 @@ async fn a_whole_record_decoder_sees_removals_keys_and_both_images() {
     let outcomes = processor.process(&batch, Deadline::NONE).await;
     assert_outcomes!(outcomes, RecordOutcome::Applied, RecordOutcome::Skipped);
     assert_eq!(value(&store, "order-7").await, Some(1));
+}
+
+#[tokio::test]
+async fn a_whole_record_decoder_is_asked_for_the_sides_a_change_has() {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&asked);
+    let decoder = Decoder::record(move |view| {
+        let side = (view.record.event_id().to_owned(), view.side);
+        log.lock().unwrap().push(side);
+        assert!(view.item().is_some() || view.side == Side::New);
+        Ok(Decoded::<Order>::Skip)
+    });
+    let pipeline = Pipeline::builder("totals")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .retract()
+        .store(MemoryStore::new(Sum::new()))
+        .at_least_once()
+        .unwrap();
+    assert!(pipeline.retracts());
+    let processor = ProcessorBuilder::with_decoder([pipeline], decoder)
+        .build()
+        .unwrap();
+    let image = || Some(order("a", 1));
+    let batch = [
+        Record::Changed(change("insert", "1", None, image())),
+        Record::Changed(change("modify", "1", image(), image())),
+        Record::Changed(change("remove", "1", image(), None)),
+        scanned("2", order("a", 1)),
+    ];
+    processor.process(&batch, Deadline::NONE).await;
+    let asked = asked.lock().unwrap();
+    let sides = |event: &str| -> Vec<Side> {
+        let asked = asked.iter().filter(|(id, _)| id == event);
+        asked.map(|(_, side)| *side).collect()
+    };
+    assert_eq!(sides("insert"), [Side::New]);
+    assert_eq!(sides("modify"), [Side::New, Side::Old]);
+    assert_eq!(sides("remove"), [Side::New, Side::Old]);
+    assert_eq!(sides(batch[3].event_id()), [Side::New]);
+}
+
+#[tokio::test]
+async fn the_new_side_of_a_removal_counts_for_nothing_where_old_images_are_taken_back() {
+    // A decoder that answers for every side, as one that reads only keys would.
+    let decoder = || Decoder::record(|_| Ok(Decoded::Record("all".to_owned())));
+    let definition = || {
+        Pipeline::builder("items")
+            .key(|key: &String| key.clone())
+            .count()
+    };
+    let image = || Some(order("a", 1));
+    let batch = [
+        Record::Changed(change("1", "1", None, image())),
+        Record::Changed(change("2", "1", image(), None)),
+    ];
+    let store = || MemoryStore::new(Count::new());
+    let (taken_back, remembered, added) = (store(), store(), store());
+    let pipelines = [
+        definition()
+            .retract()
+            .store(taken_back.clone())
+            .at_least_once(),
+        definition()
+            .store(remembered.clone())
+            .ledger(MemoryDeduper::new()),
+        definition().store(added.clone()).at_least_once(),
+    ];
+    for pipeline in pipelines {
+        let processor = ProcessorBuilder::with_decoder([pipeline.unwrap()], decoder())
+            .build()
+            .unwrap();
+        for record in &batch {
+            let mut record = record.clone();
+            if let Record::Changed(change) = &mut record {
+                let number = change.event_id.as_str();
+                change.sequence_number = Some(SequenceNumber::new(number).unwrap());
+            }
+            processor.process(&[record], Deadline::NONE).await;
+        }
+    }
+    assert_eq!(value(&taken_back, "all").await, Some(0));
+    assert_eq!(value(&remembered, "all").await, Some(0));
+    assert_eq!(
+        value(&added, "all").await,
+        Some(2),
+        "what changes count for"
+    );
 }

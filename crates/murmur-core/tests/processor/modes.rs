@@ -238,3 +238,37 @@ fn a_processors_future_can_move_between_threads() {
     );
     assert_send(processor.process(&[], Deadline::NONE));
 }
+
+#[test]
+fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
+    let store = || MemoryStore::new(Sum::new());
+    let plain = totals(store()).at_least_once().unwrap();
+    assert!(!plain.retracts() && !plain.windows_by_arrival() && plain.checkpoints().is_none());
+    assert_eq!(plain.repeats(), Repeats::Counted);
+    assert!(format!("{plain:?}").contains("totals"));
+    let claims = totals(store()).claim_first(MemoryDeduper::new()).unwrap();
+    let once = totals(store()).exactly_once(MemoryDeduper::new()).unwrap();
+    let ledger = totals(store()).ledger(MemoryDeduper::new()).unwrap();
+    let modes = [claims, once, ledger];
+    assert!(
+        modes
+            .iter()
+            .all(|pipeline| pipeline.checkpoints().is_some())
+    );
+    let repeats = modes.map(|pipeline| pipeline.repeats());
+    assert_eq!(
+        repeats,
+        [Repeats::EventOnce, Repeats::EventOnce, Repeats::ItemOnce]
+    );
+    let processor = ProcessorBuilder::new([
+        totals(store()).ledger(MemoryDeduper::new()).unwrap(),
+        Pipeline::builder("other")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .store(store())
+            .exactly_once(MemoryDeduper::new())
+            .unwrap(),
+    ]);
+    assert_eq!(processor.build().unwrap().repeats(), Repeats::EventOnce);
+}

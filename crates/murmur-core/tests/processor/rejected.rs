@@ -8,9 +8,11 @@ use murmur_core::{
     Change, EventName, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome, Rejected,
     Side, Sum,
 };
-use murmur_state::{Deadline, MemoryStore, StoreError};
+use murmur_state::{Deadline, Fault, MemoryStore, StoreError};
 
-use crate::support::{Order, change, clock, insert, order, value};
+use crate::support::{
+    Answer, Order, Scripted, change, clock, insert, missing_table, order, place, value,
+};
 use crate::{builder, outcomes, processor, totals, undecodable};
 
 #[tokio::test]
@@ -208,4 +210,33 @@ fn processors_that_cannot_work_are_refused_by_option() {
     assert_eq!(twins.build().unwrap_err().option, "pipelines");
     let idle = ProcessorBuilder::new([pipeline()]).retry_with(|policy| policy.max_attempts(0));
     assert_eq!(idle.build().unwrap_err().option, "max_attempts");
+}
+
+#[tokio::test]
+async fn a_record_whose_other_key_cannot_be_written_now_is_reported_not_passed_over() {
+    // The keys in both orders: the graver failure counts, whichever comes first.
+    for keys in [["full", "broken"], ["broken", "full"]] {
+        let store = Scripted::new(|add| match add.key.entity() {
+            "full" => Answer::Refuse(StoreError::Overflow { place: place() }),
+            _ => Answer::Refuse(missing_table()),
+        });
+        let pipeline = Pipeline::builder("totals")
+            .keys(move |_: &Order, out| keys.iter().for_each(|key| out(key)))
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .store(store)
+            .at_least_once()
+            .unwrap();
+        let (builder, counts) = builder(pipeline);
+        let processor = builder.on_rejected(|_| async { Ok(()) }).build().unwrap();
+        let outcome = outcomes(&processor, &[insert("1", order("a", 1))])
+            .await
+            .remove(0);
+        let RecordOutcome::Failed(error) = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert_eq!(error.fault(), Fault::Setup);
+        assert!(!error.is_retryable());
+        assert_eq!(counts.of("totals:dead_letter"), 0);
+    }
 }
