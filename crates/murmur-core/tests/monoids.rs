@@ -208,6 +208,13 @@ fn first_and_last_go_by_time_then_sequence_number_then_id() {
         (bare.at, bare.sequence, bare.value),
         (Timestamp::from_secs(2), None, 7)
     );
+    let first = First::<i64>::new();
+    let mut earliest = lift(2, 1, &early, None);
+    for (at, value) in [(3, 2), (1, 3), (2, 4)] {
+        let other = lift(at, value, &late, None);
+        first.combine(&mut earliest, &other).unwrap();
+    }
+    assert_eq!(earliest.unwrap().value, 3);
     // The later time, whatever the sequence number.
     assert_eq!(
         wins(
