@@ -75,13 +75,15 @@ proptest! {
     }
 
     #[test]
-    fn every_truncation_of_a_last_is_an_error(value in dated()) {
+    fn a_last_with_bytes_missing_or_too_many_is_an_error(value in dated()) {
         let last = Last::<String>::new();
         let bytes = last.encode(&value);
         // Cut after the head it is the identity; anywhere else it is refused.
         for end in (0..bytes.len()).filter(|end| *end != 3) {
             prop_assert!(last.decode(&bytes[..end]).is_err(), "{end}");
         }
+        let longer = [&bytes[..], &[0]].concat();
+        prop_assert!(last.decode(&longer).is_err());
     }
 }
 

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::{
-    Decoded, Decoder, Max, Pipeline, ProcessorBuilder, RecordError, RecordOutcome, Repeats, Set,
-    Sum,
+    Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome,
+    Repeats, Set, Sum,
 };
 use murmur_state::{
     Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Random, Read, ReadExt,
+    SequenceNumber, Timestamp,
 };
 
-use crate::support::{Answer, Order, Scripted, insert, key, missing_table, order, value};
+use crate::support::{Answer, Order, Scripted, change, insert, key, missing_table, order, value};
 use crate::{outcomes, processor, totals};
 
 #[tokio::test]
@@ -271,4 +272,27 @@ fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
             .unwrap(),
     ]);
     assert_eq!(processor.build().unwrap().repeats(), Repeats::EventOnce);
+}
+
+#[tokio::test]
+async fn of_equal_times_the_greater_sequence_number_is_the_last() {
+    let store = MemoryStore::new(Last::<i64>::new());
+    let latest = Pipeline::builder("latest")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| (Timestamp::from_secs(o.placed_at), o.cents))
+        .aggregate(Last::new())
+        .store(store.clone())
+        .at_least_once()
+        .unwrap();
+    let (processor, _) = processor(latest);
+    let at = |event: &str, sequence: &str, cents: i64| {
+        let mut change = change(event, "1", None, Some(order("a", cents)));
+        change.sequence_number = Some(SequenceNumber::new(sequence).unwrap());
+        Record::Changed(change)
+    };
+    let batch = [at("z", "9", 1), at("a", "10", 2), at("y", "8", 3)];
+    outcomes(&processor, &batch).await;
+    let last = store.get(&key("a")).await.unwrap().flatten().unwrap();
+    assert_eq!((last.value, last.id.as_str()), (2, "a"));
+    assert_eq!(last.sequence, SequenceNumber::new("10").ok());
 }

@@ -240,3 +240,32 @@ async fn a_record_whose_other_key_cannot_be_written_now_is_reported_not_passed_o
         assert_eq!(counts.of("totals:dead_letter"), 0);
     }
 }
+
+#[tokio::test]
+async fn what_a_source_rejects_goes_the_same_way() {
+    let pipeline = || {
+        totals(MemoryStore::new(Sum::new()))
+            .at_least_once()
+            .unwrap()
+    };
+    let error = || RecordError::UnknownEvent {
+        name: "half a line".into(),
+    };
+    let record = insert("line 7", order("a", 1));
+    let (strict, counts) = processor(pipeline());
+    let reported = strict.reject(&record, error()).await.unwrap_err();
+    assert!(matches!(reported, RecordError::UnknownEvent { .. }));
+    assert_eq!(
+        (counts.of("totals:failed"), counts.of("totals:dead_letter")),
+        (1, 0)
+    );
+
+    let (builder, counts) = builder(pipeline());
+    let lenient = builder.on_rejected(|_| async { Ok(()) }).build().unwrap();
+    lenient.reject(&record, error()).await.unwrap();
+    assert_eq!(
+        (counts.of("totals:failed"), counts.of("totals:dead_letter")),
+        (1, 1)
+    );
+    assert_eq!(lenient.pipelines().len(), 1);
+}
