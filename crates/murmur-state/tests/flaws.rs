@@ -1,0 +1,354 @@
+//! The conformance suite notices every way of breaking the contracts that is tried here.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+
+use futures::future::BoxFuture;
+use murmur_state::conformance::{self, Subject};
+use murmur_state::{
+    Add, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group, Key, Ledger,
+    MemoryDeduper, MemoryStore, Monoid, Once, Outcome, Overflow, Owner, PipelineName, Position,
+    Random, Read, ReadExt, Replace, Saved, Store, StoreError,
+};
+
+#[derive(Clone, Debug)]
+struct Total;
+
+impl Monoid for Total {
+    type Input = i64;
+    type Value = i64;
+    fn identity(&self) -> i64 {
+        0
+    }
+    fn lift(&self, input: i64) -> i64 {
+        input
+    }
+    fn combine(&self, into: &mut i64, other: &i64) -> Result<(), Overflow> {
+        *into = into.checked_add(*other).ok_or(Overflow)?;
+        Ok(())
+    }
+}
+
+impl Group for Total {
+    fn invert(&self, value: &i64) -> Result<i64, Overflow> {
+        value.checked_neg().ok_or(Overflow)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Flaw {
+    None,
+    // Of reading.
+    MissingIsZero,
+    AnswersBackwards,
+    OneAnswerPerDistinctKey,
+    // Of merging.
+    FirstOfEachKeyOnly,
+    IgnoresBuckets,
+    ReadsThenWrites,
+    // Of exactly-once.
+    ForgetsEvents,
+    TakesEventsWhole,
+    SharesMarkers,
+    MixesModes,
+    // Of the ledger.
+    NeverTakesBack,
+    ScanWins,
+    OldRecordsWin,
+}
+
+struct Flawed {
+    flaw: Flaw,
+    inner: MemoryStore<Total>,
+    seen: Mutex<HashSet<String>>,
+}
+
+impl Flawed {
+    fn subject(flaw: Flaw) -> Subject<Total, Self, fn(u64) -> i64> {
+        let store = Self {
+            flaw,
+            inner: MemoryStore::new(Total),
+            seen: Mutex::default(),
+        };
+        Subject::new(store, Total, |n| n as i64 + 1)
+    }
+
+    fn first_time(&self, name: String) -> bool {
+        self.seen.lock().unwrap().insert(name)
+    }
+}
+
+impl Read<i64> for Flawed {
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
+        let mut values = self.inner.get_many(keys).await?;
+        match self.flaw {
+            Flaw::MissingIsZero => values.iter_mut().for_each(|v| *v = Some(v.unwrap_or(0))),
+            Flaw::AnswersBackwards => values.reverse(),
+            Flaw::OneAnswerPerDistinctKey => {
+                let mut seen = HashSet::new();
+                let mut keys = keys.iter();
+                values.retain(|_| keys.next().is_some_and(|key| seen.insert(key)));
+            }
+            _ => {}
+        }
+        Ok(values)
+    }
+}
+
+impl Store<Total> for Flawed {
+    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
+        let mut adds = adds.to_vec();
+        match self.flaw {
+            Flaw::FirstOfEachKeyOnly => {
+                let mut seen = HashSet::new();
+                for add in &mut adds {
+                    if !seen.insert(add.key.clone()) {
+                        add.value = 0;
+                    }
+                }
+            }
+            Flaw::IgnoresBuckets => {
+                for add in &mut adds {
+                    add.key = Key::new(add.key.entity(), 0).unwrap();
+                }
+            }
+            Flaw::ReadsThenWrites => {
+                for add in &mut adds {
+                    let before = self.inner.get(&add.key).await.unwrap().unwrap_or(0);
+                    // As long as a request takes, so that the tasks do meet.
+                    for _ in 0..200 {
+                        tokio::task::yield_now().await;
+                    }
+                    let now = self.inner.get(&add.key).await.unwrap().unwrap_or(0);
+                    // What others wrote meanwhile is overwritten.
+                    add.value += before - now;
+                }
+            }
+            Flaw::MixesModes => {
+                return adds.iter().map(|_| Outcome::Applied).collect();
+            }
+            _ => {}
+        }
+        self.inner.merge(&adds, deadline).await
+    }
+}
+
+impl ExactlyOnce<Total> for Flawed {
+    type Markers = MemoryDeduper;
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        events: &[Once<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let shared = PipelineName::new("shared").unwrap();
+        let mut outcomes = Vec::new();
+        for event in events {
+            let pipeline = match self.flaw {
+                // Every delivery is a new event.
+                Flaw::ForgetsEvents => &{
+                    let mut n = 0;
+                    while !self.first_time(format!("{}-{n}", event.id)) {
+                        n += 1;
+                    }
+                    PipelineName::new(format!("p{n}")).unwrap()
+                },
+                Flaw::SharesMarkers => &shared,
+                _ => pipeline,
+            };
+            let name = format!("{pipeline}/{}", event.id);
+            let whole = matches!(self.flaw, Flaw::TakesEventsWhole | Flaw::SharesMarkers);
+            if whole && !self.first_time(name) {
+                outcomes.push(Outcome::Duplicate);
+                continue;
+            }
+            let one = std::slice::from_ref(event);
+            outcomes.extend(self.inner.apply(pipeline, markers, one, deadline).await);
+        }
+        outcomes
+    }
+}
+
+impl Ledger<Total> for Flawed {
+    async fn replace(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[Replace<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let mut items = items.to_vec();
+        for item in &mut items {
+            let n = self.seen.lock().unwrap().len();
+            let name = format!("{}-{:?}-{n}", item.item, item.at);
+            self.first_time(name);
+            let later = || Position::Stream(format!("9{n:09}").try_into().unwrap());
+            match (self.flaw, &item.at) {
+                (Flaw::ScanWins, Position::Scan) => item.at = later(),
+                (Flaw::OldRecordsWin, Position::Stream(_)) => item.at = later(),
+                (Flaw::NeverTakesBack, _) => {
+                    item.item =
+                        murmur_state::ItemId::from_parts([item.item.as_str(), &n.to_string()]);
+                }
+                _ => {}
+            }
+        }
+        self.inner
+            .replace(pipeline, markers, &items, deadline)
+            .await
+    }
+}
+
+/// Whether the suite panics.
+async fn notices(suite: impl Future<Output = ()> + Send + 'static) -> bool {
+    tokio::spawn(suite).await.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_a_flaw_passes() {
+    let subject = Flawed::subject(Flaw::None);
+    subject.store().await;
+    subject.exactly_once(MemoryDeduper::new()).await;
+    subject.ledger(MemoryDeduper::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flaw_of_a_store_is_noticed() {
+    for flaw in [
+        Flaw::MissingIsZero,
+        Flaw::AnswersBackwards,
+        Flaw::OneAnswerPerDistinctKey,
+        Flaw::FirstOfEachKeyOnly,
+        Flaw::IgnoresBuckets,
+        Flaw::ReadsThenWrites,
+    ] {
+        let subject = Flawed::subject(flaw);
+        assert!(
+            notices(async move { subject.store().await }).await,
+            "{flaw:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flaw_of_exactly_once_is_noticed() {
+    for flaw in [
+        Flaw::ForgetsEvents,
+        Flaw::TakesEventsWhole,
+        Flaw::SharesMarkers,
+        Flaw::MixesModes,
+    ] {
+        let subject = Flawed::subject(flaw);
+        let suite = async move { subject.exactly_once(MemoryDeduper::new()).await };
+        assert!(notices(suite).await, "{flaw:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flaw_of_a_ledger_is_noticed() {
+    for flaw in [Flaw::NeverTakesBack, Flaw::ScanWins, Flaw::OldRecordsWin] {
+        let subject = Flawed::subject(flaw);
+        let suite = async move { subject.ledger(MemoryDeduper::new()).await };
+        assert!(notices(suite).await, "{flaw:?}");
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum MarkerFlaw {
+    EveryClaimIsFirst,
+    OwnClaimIsDuplicate,
+    AnybodyReleases,
+    NobodyReleases,
+    SavesOverAnything,
+    ForgetsOwnSave,
+}
+
+struct FlawedMarkers(MarkerFlaw, MemoryDeduper);
+
+impl Deduper for FlawedMarkers {
+    async fn claim(&self, id: &str, owner: &Owner, by: Deadline) -> Result<Claim, StoreError> {
+        match self.0 {
+            MarkerFlaw::EveryClaimIsFirst => Ok(Claim::First),
+            MarkerFlaw::OwnClaimIsDuplicate => {
+                let other = Owner::new(&Random::new());
+                self.1.claim(id, &other, by).await
+            }
+            MarkerFlaw::AnybodyReleases => {
+                // One name for all: whoever asks is the owner, but a claim is still made once.
+                let all = Owner::new(&Random::seeded(0));
+                let probe = Owner::new(&Random::new());
+                match self.1.claim(id, &probe, by).await? {
+                    Claim::Duplicate => self.1.claim(id, owner, by).await,
+                    Claim::First => {
+                        self.1.release(id, &probe, by).await?;
+                        self.1.claim(id, &all, by).await
+                    }
+                }
+            }
+            _ => self.1.claim(id, owner, by).await,
+        }
+    }
+
+    async fn release(&self, id: &str, owner: &Owner, by: Deadline) -> Result<(), StoreError> {
+        match self.0 {
+            MarkerFlaw::NobodyReleases => Ok(()),
+            MarkerFlaw::AnybodyReleases => {
+                let all = Owner::new(&Random::seeded(0));
+                self.1.release(id, &all, by).await
+            }
+            _ => self.1.release(id, owner, by).await,
+        }
+    }
+}
+
+impl Checkpoints for FlawedMarkers {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
+        self.1.load(name)
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        data: &'a str,
+        over: Option<u64>,
+    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        Box::pin(async move {
+            let known = self.1.load(name).await?;
+            match self.0 {
+                MarkerFlaw::SavesOverAnything => {
+                    let version = known.map(|known| known.version);
+                    self.1.save(name, data, version).await
+                }
+                MarkerFlaw::ForgetsOwnSave if known.map(|known| known.version) != over => {
+                    Ok(Saved::Conflict)
+                }
+                _ => self.1.save(name, data, over).await,
+            }
+        })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flaw_of_a_deduper_is_noticed() {
+    for flaw in [
+        MarkerFlaw::EveryClaimIsFirst,
+        MarkerFlaw::OwnClaimIsDuplicate,
+        MarkerFlaw::AnybodyReleases,
+        MarkerFlaw::NobodyReleases,
+    ] {
+        let markers = FlawedMarkers(flaw, MemoryDeduper::new());
+        assert!(notices(conformance::deduper(markers)).await, "{flaw:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_flaw_of_checkpoints_is_noticed() {
+    for flaw in [MarkerFlaw::SavesOverAnything, MarkerFlaw::ForgetsOwnSave] {
+        let markers = FlawedMarkers(flaw, MemoryDeduper::new());
+        assert!(notices(conformance::checkpoints(markers)).await, "{flaw:?}");
+    }
+}
