@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use murmur_testkit::{ENDPOINT_VAR, Embedded};
+use murmur_testkit::{Dynamo, ENDPOINT_VAR, Embedded};
 use tempfile::TempDir;
 
 /// `cargo xtask` with `args`, where `cargo` is this shell script and nothing else is on the path.
@@ -91,6 +91,41 @@ fn itest_without_docker_and_java_fails_on_a_build_server() {
         "{printed}"
     );
     assert_eq!(code, Some(2));
+}
+
+#[tokio::test]
+async fn an_interrupted_demo_removes_its_tables() {
+    let server = Embedded::start().unwrap();
+    let client = Dynamo::embedded(server.clone()).client();
+    let tables = async || {
+        client
+            .list_tables()
+            .send()
+            .await
+            .unwrap()
+            .table_names()
+            .len()
+    };
+
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    demo.args(["demo", "--orders", "200000", "--endpoint"])
+        .arg(server.endpoint())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut demo = demo.spawn().unwrap();
+    while tables().await < 3 {
+        tokio::task::yield_now().await;
+        assert!(
+            demo.try_wait().unwrap().is_none(),
+            "the demo ended by itself"
+        );
+    }
+    let kill = Command::new("/bin/kill")
+        .args(["-INT", &demo.id().to_string()])
+        .status();
+    assert!(kill.unwrap().success());
+    assert_eq!(demo.wait().unwrap().code(), Some(130));
+    assert_eq!(tables().await, 0);
 }
 
 #[test]
