@@ -2,8 +2,9 @@
 //!
 //! `docs/publishing.md` is the text to this.
 
+use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use tokio::process::Command;
@@ -13,12 +14,15 @@ use crate::workspace::{self, Member};
 
 const CORE: &str = "murmur-core";
 
+/// Where packages are made and compiled, apart from the builds of the workspace itself.
+const TARGET: &str = "packages";
+
 /// Stands for the name the owner of the project will choose.
 const NEW_NAME: &str = "murmur-pipelines";
 
 /// Packages every crate and compiles what was packaged.
 pub(super) async fn check() -> Result<()> {
-    process::run(&mut package()).await
+    package(workspace::root()).await
 }
 
 /// Does the rename that publishing needs, in a copy, and packages and compiles that.
@@ -27,14 +31,9 @@ pub(super) async fn check_rename() -> Result<()> {
     let copy = workspace::target("rename");
     copy_workspace(&copy).await?;
     rename_core(&copy)?;
-    let target = workspace::target("");
-    process::run(
-        package()
-            .current_dir(&copy)
-            .env("CARGO_TARGET_DIR", &target),
-    )
-    .await?;
+    package(&copy).await?;
 
+    let target = workspace::target(TARGET);
     let core = packaged(&target, NEW_NAME)?;
     let library = core
         .get("lib")
@@ -67,8 +66,51 @@ pub(super) async fn check_rename() -> Result<()> {
     Ok(())
 }
 
-fn package() -> Command {
-    process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"])
+/// `cargo package` for the workspace at `root`.
+async fn package(root: &Path) -> Result<()> {
+    let target = workspace::target(TARGET);
+    forget_earlier(&target)?;
+    let mut package = process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"]);
+    package.current_dir(root).env("CARGO_TARGET_DIR", &target);
+    process::run(&mut package).await
+}
+
+/// Removes what was made of our crates by an earlier run. Cargo takes a package of one name and
+/// version for unchangeable, and would compile the earlier one's source, or use what it compiled.
+fn forget_earlier(target: &Path) -> Result<()> {
+    let ours = |entry: &Path| {
+        let name = entry.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with("murmur-"))
+    };
+    let cargo_home = match env::var_os("CARGO_HOME") {
+        Some(home) => home.into(),
+        None => env::home_dir()
+            .context("there is no home folder")?
+            .join(".cargo"),
+    };
+    // The registry that cargo makes of the packages has no host, so its folder begins so.
+    let registries = entries(&cargo_home.join("registry/src"))?;
+    let local = registries.iter().filter(|registry| {
+        let name = registry.file_name().and_then(|name| name.to_str());
+        name.is_some_and(|name| name.starts_with('-'))
+    });
+    let mut stale = entries(&target.join("debug/.fingerprint"))?;
+    for registry in local {
+        stale.extend(entries(registry)?);
+    }
+    for folder in stale.iter().filter(|folder| ours(folder)) {
+        fs::remove_dir_all(folder).with_context(|| folder.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// What is in a folder; nothing if there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    entries.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// The manifest of `name` as it would be uploaded.
