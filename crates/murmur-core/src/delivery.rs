@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Key, Ledger, Monoid, Once,
-    Outcome, Owner, PipelineName, Place, Random, Recorder, Replace, Retry, Store, StoreError,
+    Outcome, Owner, PipelineName, Random, Recorder, Replace, Retry, Store, StoreError,
 };
 
 use crate::pipeline::Repeats;
+use crate::plan::the_record;
 use crate::record::Record;
 
 /// How many claims of one batch are under way at a time.
@@ -277,7 +278,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                     outcomes.push(Outcome::Applied);
                 }
                 None => outcomes.push(Outcome::Failed(StoreError::InvalidValue {
-                    place: Place::table("the record itself", "-"),
+                    place: the_record(),
                     reason: "it has no sequence number, and a ledger goes by it".into(),
                     source: None,
                 })),

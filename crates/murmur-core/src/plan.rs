@@ -165,8 +165,13 @@ impl<T, M: Monoid> Plan<T, M> {
     }
 }
 
+/// Where an error happened that no table has a part in.
+pub(crate) fn the_record() -> Place {
+    Place::table("the record itself", "-")
+}
+
 fn overflow(key: Option<&Key>) -> StoreError {
-    let place = Place::table("the record itself", "-");
+    let place = the_record();
     StoreError::Overflow {
         place: key.map_or(place.clone(), |key| place.at(key)),
     }
@@ -174,7 +179,7 @@ fn overflow(key: Option<&Key>) -> StoreError {
 
 fn no_arrival_time() -> StoreError {
     StoreError::InvalidValue {
-        place: Place::table("the record itself", "-"),
+        place: the_record(),
         reason: "it has no creation time, and the pipeline's window goes by it".into(),
         source: None,
     }

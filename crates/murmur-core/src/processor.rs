@@ -107,11 +107,6 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// The clock in use.
-    pub fn clock_in_use(&self) -> &Arc<dyn Clock> {
-        &self.clock
-    }
-
     /// Checks the options.
     ///
     /// # Errors

@@ -2,39 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
+mod total;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
-    Add, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key, Ledger,
-    ManualClock, MemoryDeduper, MemoryStore, Monoid, Once, Outcome, Overflow, Owner, PipelineName,
-    Position, Random, ReadExt, Replace, Store, StoreError, Timestamp,
+    Add, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger,
+    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, Random,
+    ReadExt, Replace, Store, StoreError, Timestamp,
 };
-
-#[derive(Clone, Debug)]
-struct Total;
-
-impl Monoid for Total {
-    type Input = i64;
-    type Value = i64;
-    fn identity(&self) -> i64 {
-        0
-    }
-    fn lift(&self, input: i64) -> i64 {
-        input
-    }
-    fn combine(&self, into: &mut i64, other: &i64) -> Result<(), Overflow> {
-        *into = into.checked_add(*other).ok_or(Overflow)?;
-        Ok(())
-    }
-}
-
-impl Group for Total {
-    fn invert(&self, value: &i64) -> Result<i64, Overflow> {
-        value.checked_neg().ok_or(Overflow)
-    }
-}
+use total::Total;
 
 fn subject() -> Subject<Total, MemoryStore<Total>, fn(u64) -> i64> {
     Subject::new(MemoryStore::new(Total), Total, |n| n as i64 + 1)

@@ -2,40 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
+mod total;
+
 use std::collections::HashSet;
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
-    Add, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group, Key, Ledger,
-    MemoryDeduper, MemoryStore, Monoid, Once, Outcome, Overflow, Owner, PipelineName, Position,
-    Random, Read, ReadExt, Replace, Saved, Store, StoreError,
+    Add, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Key, Ledger,
+    MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, Random, Read,
+    ReadExt, Replace, Saved, Store, StoreError,
 };
-
-#[derive(Clone, Debug)]
-struct Total;
-
-impl Monoid for Total {
-    type Input = i64;
-    type Value = i64;
-    fn identity(&self) -> i64 {
-        0
-    }
-    fn lift(&self, input: i64) -> i64 {
-        input
-    }
-    fn combine(&self, into: &mut i64, other: &i64) -> Result<(), Overflow> {
-        *into = into.checked_add(*other).ok_or(Overflow)?;
-        Ok(())
-    }
-}
-
-impl Group for Total {
-    fn invert(&self, value: &i64) -> Result<i64, Overflow> {
-        value.checked_neg().ok_or(Overflow)
-    }
-}
+use total::Total;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Flaw {
