@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
-    Add, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Key, Ledger, Monoid, Once,
-    Outcome, Owner, PipelineName, Random, Recorder, Replace, Retry, Store, StoreError,
+    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Key, Ledger,
+    Monoid, Once, Outcome, Owner, PipelineName, Random, Recorder, Replace, Retry, Store,
+    StoreError,
 };
 
 use crate::pipeline::Repeats;
@@ -209,9 +210,115 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
     }
 }
 
+/// What a pipeline of an exact mode claims its state table for, stream by stream.
+pub(crate) struct Owning {
+    version: u32,
+    mode: &'static str,
+    /// Streams for which the store has agreed in this process.
+    agreed: Mutex<HashSet<Option<Arc<str>>>>,
+}
+
+impl Owning {
+    pub(crate) fn new(version: u32, mode: &'static str) -> Self {
+        Self {
+            version,
+            mode,
+            agreed: Mutex::default(),
+        }
+    }
+
+    /// Parts the shares of streams to which the store belongs from those of streams to which it
+    /// does not, whose outcome is the store's refusal.
+    async fn bind<'a, M: Monoid, S: ExactlyOnce<M>>(
+        &self,
+        (store, markers): (&S, &S::Markers),
+        pipeline: &PipelineName,
+        shares: Vec<Share<'a, M::Value>>,
+        context: &Context<'_>,
+    ) -> Bound<'a, M::Value> {
+        let mut refused: HashMap<Option<&str>, StoreError> = HashMap::new();
+        let mut bound = Bound {
+            outcomes: Vec::with_capacity(shares.len()),
+            places: Vec::with_capacity(shares.len()),
+            shares: Vec::with_capacity(shares.len()),
+        };
+        let mut last = None;
+        for (place, share) in shares.into_iter().enumerate() {
+            let stream = share.record.stream_arn();
+            if last != Some(stream) && !refused.contains_key(&stream) {
+                match self
+                    .agree((store, markers), pipeline, stream, context)
+                    .await
+                {
+                    Ok(()) => last = Some(stream),
+                    Err(error) => {
+                        refused.insert(stream, error);
+                    }
+                }
+            }
+            bound.outcomes.push(match refused.get(&stream) {
+                Some(error) => Outcome::Failed(error.clone()),
+                None => {
+                    bound.places.push(place);
+                    bound.shares.push(share);
+                    Outcome::Applied
+                }
+            });
+        }
+        bound
+    }
+
+    async fn agree<M: Monoid, S: ExactlyOnce<M>>(
+        &self,
+        (store, markers): (&S, &S::Markers),
+        pipeline: &PipelineName,
+        stream: Option<&str>,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        let stream: Option<Arc<str>> = stream.map(Into::into);
+        let agreed = || self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
+        if agreed().contains(&stream) {
+            return Ok(());
+        }
+        let binding = Binding {
+            pipeline: pipeline.clone(),
+            version: self.version,
+            mode: self.mode.into(),
+            stream: stream.clone(),
+        };
+        context
+            .retry
+            .run(
+                context.deadline,
+                |error| context.retried(pipeline, error),
+                || store.bind(&binding, markers, context.deadline),
+            )
+            .await?;
+        agreed().insert(stream);
+        Ok(())
+    }
+}
+
+/// The shares that may be delivered, each with its place among all.
+struct Bound<'a, V> {
+    outcomes: Vec<Outcome>,
+    places: Vec<usize>,
+    shares: Vec<Share<'a, V>>,
+}
+
+impl<V> Bound<'_, V> {
+    fn outcomes(mut self, delivered: Vec<Outcome>) -> Vec<Outcome> {
+        for (place, outcome) in self.places.into_iter().zip(delivered) {
+            self.outcomes[place] = outcome;
+        }
+        self.outcomes
+    }
+}
+
 pub(crate) struct OncePerKey<S, K> {
     pub(crate) store: S,
     pub(crate) markers: Arc<K>,
+    pub(crate) owning: Owning,
 }
 
 impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
@@ -220,10 +327,34 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
     async fn deliver(
         &self,
         pipeline: &PipelineName,
-        _monoid: &M,
+        monoid: &M,
         shares: Vec<Share<'_, M::Value>>,
         context: &Context<'_>,
     ) -> Vec<Outcome> {
+        let target = (&self.store, &*self.markers);
+        let mut bound = self.owning.bind(target, pipeline, shares, context).await;
+        let shares = std::mem::take(&mut bound.shares);
+        let delivered = if M::IDEMPOTENT {
+            // The same value again changes nothing: no ids are needed.
+            let adds = shares.into_iter().map(|share| share.adds).collect();
+            merge(&self.store, pipeline, monoid, adds, context).await
+        } else {
+            self.apply(pipeline, shares, context).await
+        };
+        bound.outcomes(delivered)
+    }
+}
+
+impl<S, K> OncePerKey<S, K> {
+    async fn apply<M: Monoid>(
+        &self,
+        pipeline: &PipelineName,
+        shares: Vec<Share<'_, M::Value>>,
+        context: &Context<'_>,
+    ) -> Vec<Outcome>
+    where
+        S: ExactlyOnce<M, Markers = K>,
+    {
         let events = shares
             .into_iter()
             .map(|share| Once {
@@ -252,6 +383,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
 pub(crate) struct InLedger<S, K> {
     pub(crate) store: S,
     pub(crate) markers: Arc<K>,
+    pub(crate) owning: Owning,
 }
 
 impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
@@ -265,6 +397,9 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         shares: Vec<Share<'_, M::Value>>,
         context: &Context<'_>,
     ) -> Vec<Outcome> {
+        let target = (&self.store, &*self.markers);
+        let mut bound = self.owning.bind(target, pipeline, shares, context).await;
+        let shares = std::mem::take(&mut bound.shares);
         let (mut outcomes, mut places, mut items) = (Vec::new(), Vec::new(), Vec::new());
         for (place, share) in shares.into_iter().enumerate() {
             match share.record.position() {
@@ -300,7 +435,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         for (place, outcome) in places.into_iter().zip(settled.await) {
             outcomes[place] = outcome;
         }
-        outcomes
+        bound.outcomes(outcomes)
     }
 }
 
@@ -339,14 +474,14 @@ async fn merge<M: Monoid, S: Store<M>>(
             outcome => chunk
                 .members
                 .iter()
-                .for_each(|at| worsen(&mut outcomes[*at], &outcome)),
+                .for_each(|at| outcomes[*at].worsen(&outcome)),
         }
     }
     for (chunk, outcome) in settle_chunks(store, pipeline, alone, context).await {
         chunk
             .members
             .iter()
-            .for_each(|at| worsen(&mut outcomes[*at], &outcome));
+            .for_each(|at| outcomes[*at].worsen(&outcome));
     }
     outcomes
 }
@@ -397,19 +532,6 @@ async fn settle_chunks<M: Monoid, S: Store<M>>(
     chunks.into_iter().zip(settled.await).collect()
 }
 
-fn worsen(outcome: &mut Outcome, by: &Outcome) {
-    let rank = |outcome: &Outcome| match outcome {
-        Outcome::Duplicate | Outcome::Superseded => 0,
-        Outcome::Applied => 1,
-        Outcome::Blocked => 2,
-        Outcome::Failed(error) if error.fault() == Fault::Record => 3,
-        Outcome::Failed(_) => 4,
-    };
-    if rank(by) > rank(outcome) {
-        *outcome = by.clone();
-    }
-}
-
 /// What [`settle`] has left to do.
 struct Unsettled<E> {
     entries: Vec<E>,
@@ -451,6 +573,7 @@ where
         let mut state = lock();
         let places = std::mem::take(&mut state.places);
         let (mut stopped, mut again) = (HashSet::new(), Vec::new());
+        let mut after = Fault::Transient;
         for ((entry, outcome), place) in batch.into_iter().zip(answers).zip(places) {
             let keys = || adds(&entry).iter().map(|add| add.key.clone());
             let retry = match &outcome {
@@ -458,7 +581,10 @@ where
                 Outcome::Blocked => !keys().any(|key| stopped.contains(&key)),
                 Outcome::Failed(error) => {
                     let retry = match error.fault() {
-                        Fault::Contention => true,
+                        Fault::Contention => {
+                            after = Fault::Contention;
+                            true
+                        }
                         Fault::Transient => {
                             state.transient[place] += 1;
                             state.transient[place] < max_attempts
@@ -482,7 +608,7 @@ where
         if state.entries.is_empty() {
             ControlFlow::Break(())
         } else {
-            ControlFlow::Continue(())
+            ControlFlow::Continue(after)
         }
     };
     context.retry.rounds(context.deadline, round).await;

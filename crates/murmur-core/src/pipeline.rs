@@ -7,7 +7,9 @@ use murmur_state::{
     Store, Timestamp,
 };
 
-use crate::delivery::{AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey};
+use crate::delivery::{
+    AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey, Owning,
+};
 use crate::monoids::Count;
 use crate::plan::{KeysFn, Plan, Run, Running, Time, ValueFn};
 use crate::window::Window;
@@ -232,6 +234,7 @@ impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
     pub fn aggregate<M: Monoid<Input = I>>(self, monoid: M) -> Definition<T, M> {
         Definition {
             name: self.keyed.name,
+            version: 1,
             plan: Plan {
                 keys: self.keyed.keys,
                 value: self.value,
@@ -247,6 +250,7 @@ impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
 #[must_use = "a pipeline is built by its last step, the delivery mode"]
 pub struct Definition<T, M: Monoid> {
     name: String,
+    version: u32,
     plan: Plan<T, M>,
 }
 
@@ -284,6 +288,14 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
         M: Group,
     {
         self.plan.invert = Some(|monoid, value| monoid.invert(value));
+        self
+    }
+
+    /// The version of this definition: raise it whenever keys, value, monoid or window change, so
+    /// that what the old definition counted is not mixed with what the new one counts. A new
+    /// version needs a new, empty state table; the exact modes refuse the old one. Default 1.
+    pub fn version(mut self, version: u32) -> Self {
+        self.version = version;
         self
     }
 
@@ -383,7 +395,15 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     {
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
-        self.build(|store| OncePerKey { store, markers }, Some(checkpoints))
+        let owning = Owning::new(self.definition.version, "exactly-once");
+        self.build(
+            |store| OncePerKey {
+                store,
+                markers,
+                owning,
+            },
+            Some(checkpoints),
+        )
     }
 
     /// Every item counts exactly once with what it is now, also where a scan and the stream
@@ -402,7 +422,15 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         stored.definition.plan.invert = None;
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
-        stored.build(|store| InLedger { store, markers }, Some(checkpoints))
+        let owning = Owning::new(stored.definition.version, "ledger");
+        stored.build(
+            |store| InLedger {
+                store,
+                markers,
+                owning,
+            },
+            Some(checkpoints),
+        )
     }
 
     fn build<D: Delivery<M>>(
@@ -410,7 +438,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         delivery: impl FnOnce(S) -> D,
         markers: Option<Arc<dyn Checkpoints>>,
     ) -> Result<Pipeline<T>, BuildError> {
-        let Definition { name, plan } = self.definition;
+        let Definition { name, plan, .. } = self.definition;
         let pipeline = PipelineName::new(name.as_str()).map_err(BuildError::Name)?;
         let checked = plan.validate(D::LEDGER);
         checked.map_err(|source| BuildError::Option {

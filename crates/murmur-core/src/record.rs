@@ -102,6 +102,14 @@ impl Record {
         }
     }
 
+    /// The ARN of the stream it came from, if it came from one that says so.
+    pub fn stream_arn(&self) -> Option<&str> {
+        match self {
+            Self::Scanned(_) => None,
+            Self::Changed(change) => change.stream_arn.as_deref(),
+        }
+    }
+
     /// Whether it is a change of this kind.
     pub fn is(&self, event: &EventName) -> bool {
         matches!(self, Self::Changed(change) if change.event == *event)

@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
-use murmur_state::{Deadline, OptionError, Place, RetryPolicy, StoreError};
+use murmur_state::{Deadline, Fault, OptionError, Place, RetryPolicy, StoreError};
 
 use crate::options::TableOptions;
 
@@ -81,7 +81,7 @@ impl Table {
 
     /// Waits before trying again for the `round`-th time, counted from 0.
     pub(crate) async fn pause(&self, policy: &RetryPolicy, round: u32) {
-        let wait = policy.wait(round, &self.options.random);
+        let wait = policy.wait(round, Fault::Transient, &self.options.random);
         self.options.clock.sleep(wait).await;
     }
 }

@@ -23,9 +23,9 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use crate::{
-    Add, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    Ledger, Monoid, Once, Outcome, Owner, PipelineName, Position, Random, Read, ReadExt, Replace,
-    Saved, SequenceNumber, Store, StoreError,
+    Add, Binding, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
+    ItemId, Key, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Position, Random, Read,
+    ReadExt, Replace, Saved, SequenceNumber, Store, StoreError,
 };
 
 const TASKS: u64 = 8;
@@ -195,6 +195,41 @@ where
         if !M::IDEMPOTENT {
             self.pipelines_have_markers_of_their_own(&markers).await;
             self.modes_do_not_mix(&markers).await;
+        }
+        self.rows_belong_to_one_pipeline(&markers).await;
+    }
+
+    async fn rows_belong_to_one_pipeline(&self, markers: &S::Markers) {
+        let bind = async |pipeline: &str, version, mode: &str, stream: Option<&str>| {
+            let binding = Binding {
+                pipeline: PipelineName::new(pipeline).unwrap(),
+                version,
+                mode: mode.into(),
+                stream: stream.map(Into::into),
+            };
+            self.store.bind(&binding, markers, Deadline::NONE).await
+        };
+        bind("owner", 3, "exactly-once", None).await.unwrap();
+        bind("owner", 3, "exactly-once", Some("arn/1"))
+            .await
+            .unwrap();
+        // Whoever names no stream, or the same again, goes on.
+        bind("owner", 3, "exactly-once", None).await.unwrap();
+        bind("owner", 3, "exactly-once", Some("arn/1"))
+            .await
+            .unwrap();
+        for (pipeline, version, mode, stream) in [
+            ("another", 3, "exactly-once", Some("arn/1")),
+            ("owner", 4, "exactly-once", Some("arn/1")),
+            ("owner", 2, "exactly-once", None),
+            ("owner", 3, "ledger", Some("arn/1")),
+            ("owner", 3, "exactly-once", Some("arn/2")),
+        ] {
+            let bound = bind(pipeline, version, mode, stream).await;
+            assert!(
+                matches!(bound, Err(StoreError::OtherOwner { .. })),
+                "rows of another owner must be refused to {pipeline} {version} {mode} {stream:?}: {bound:?}"
+            );
         }
     }
 

@@ -194,6 +194,18 @@ pub enum StoreError {
         /// The mode of this write.
         wanted: &'static str,
     },
+    /// The rows belong to another pipeline, definition, mode or stream.
+    #[error(
+        "{place}: its rows belong to {found}, and this is {wanted}; give each pipeline, and each version of its definition, a state table of its own"
+    )]
+    OtherOwner {
+        /// Where.
+        place: Place,
+        /// Whom the rows belong to.
+        found: Box<str>,
+        /// Who wanted to write.
+        wanted: Box<str>,
+    },
     /// The set-up is wrong: `advice` says what to do.
     #[error("{place}: {advice}")]
     Setup {
@@ -222,6 +234,7 @@ impl StoreError {
             Self::RowTooLarge { .. }
             | Self::WrongShape { .. }
             | Self::OtherMode { .. }
+            | Self::OtherOwner { .. }
             | Self::Setup { .. } => Fault::Setup,
         }
     }

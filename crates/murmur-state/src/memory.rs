@@ -10,7 +10,9 @@ use crate::dedup::{Claim, Deduper, Owner};
 use crate::error::{Fault, Place, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
 use crate::monoid::{Group, Monoid, Overflow};
-use crate::store::{Add, ExactlyOnce, Ledger, Once, Outcome, Position, Read, Replace, Store};
+use crate::store::{
+    Add, Binding, ExactlyOnce, Ledger, Once, Outcome, Position, Read, Replace, Store,
+};
 use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 
 const STORE: &str = "MemoryStore";
@@ -26,6 +28,7 @@ pub struct MemoryStore<M: Monoid> {
 }
 
 struct Inner<V> {
+    bound: Option<Binding>,
     rows: BTreeMap<Key, Row<V>>,
     ledger: HashMap<ItemId, Entry<V>>,
 }
@@ -66,6 +69,7 @@ impl<M: Monoid> MemoryStore<M> {
             monoid,
             place: Place::table(STORE, "memory"),
             inner: Arc::new(Mutex::new(Inner {
+                bound: None,
                 rows: BTreeMap::new(),
                 ledger: HashMap::new(),
             })),
@@ -177,6 +181,30 @@ impl<M: Monoid> Store<M> for MemoryStore<M> {
 
 impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
     type Markers = MemoryDeduper;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        _markers: &MemoryDeduper,
+        _deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let bound = &mut self.lock().bound;
+        match bound {
+            Some(found) if !found.admits(binding) => Err(StoreError::OtherOwner {
+                place: self.place.clone(),
+                found: found.to_string().into(),
+                wanted: binding.to_string().into(),
+            }),
+            Some(found) => {
+                found.stream = found.stream.take().or_else(|| binding.stream.clone());
+                Ok(())
+            }
+            None => {
+                *bound = Some(binding.clone());
+                Ok(())
+            }
+        }
+    }
 
     async fn apply(
         &self,

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
@@ -18,7 +18,7 @@ use crate::time::{Clock, Deadline, Random};
 /// Waits are drawn with full jitter: uniformly from zero to `min(cap, base · 2ⁿ)`
 /// (AWS Architecture Blog, "Exponential Backoff And Jitter"). Transient failures (server errors,
 /// timeouts) are tried `max_attempts` times in all; contention (throttles, conflicts) spends only
-/// the time budget.
+/// the time budget, and its waits begin at `contention_base`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -26,6 +26,9 @@ pub struct RetryPolicy {
     pub max_attempts: u32,
     /// Upper bound of the first wait. Default 50 ms.
     pub base: Duration,
+    /// Upper bound of the first wait after a throttle or a conflict. Default 500 ms: transactions
+    /// that meet on an item are cancelled, not queued, so those who come back soon only meet again.
+    pub contention_base: Duration,
     /// Upper bound of every wait. Default 5 s.
     pub cap: Duration,
     /// How long one batch may go on trying, whatever its deadline. Default 60 s.
@@ -37,6 +40,7 @@ impl Default for RetryPolicy {
         Self {
             max_attempts: 3,
             base: Duration::from_millis(50),
+            contention_base: Duration::from_millis(500),
             cap: Duration::from_secs(5),
             budget: Duration::from_secs(60),
         }
@@ -51,10 +55,17 @@ impl RetryPolicy {
         self
     }
 
-    /// The same with waits from `base`, doubling up to `cap`.
+    /// The same with waits from `base`, doubling up to `cap`, after whatever failure.
     #[must_use]
     pub fn waits(mut self, base: Duration, cap: Duration) -> Self {
-        (self.base, self.cap) = (base, cap);
+        (self.base, self.contention_base, self.cap) = (base, base, cap);
+        self
+    }
+
+    /// The same with waits after throttles and conflicts that begin at `base`.
+    #[must_use]
+    pub fn contention_base(mut self, base: Duration) -> Self {
+        self.contention_base = base;
         self
     }
 
@@ -65,11 +76,17 @@ impl RetryPolicy {
         self
     }
 
-    /// The wait before trying again for the `round`-th time, counted from 0: drawn uniformly from
-    /// zero to `min(cap, base · 2^round)`.
-    pub fn wait(&self, round: u32, random: &Random) -> Duration {
-        let doubled = self.base.saturating_mul(2u32.saturating_pow(round));
-        random.up_to(doubled.min(self.cap))
+    /// The wait before trying again for the `round`-th time, counted from 0, after a failure of
+    /// this kind: drawn uniformly from zero to `min(cap, base · 2^round)`.
+    pub fn wait(&self, round: u32, after: Fault, random: &Random) -> Duration {
+        let base = match after {
+            Fault::Contention => self.contention_base,
+            Fault::Transient | Fault::Record | Fault::Setup => self.base,
+        };
+        random.up_to(
+            base.saturating_mul(2u32.saturating_pow(round))
+                .min(self.cap),
+        )
     }
 
     /// Checks that the policy can be followed.
@@ -84,11 +101,13 @@ impl RetryPolicy {
                 "must be at least 1: the first try counts",
             ));
         }
-        if self.base > self.cap {
-            return Err(OptionError::new(
-                "retry_backoff",
-                format!("base {:?} is above the cap {:?}", self.base, self.cap),
-            ));
+        for base in [self.base, self.contention_base] {
+            if base > self.cap {
+                return Err(OptionError::new(
+                    "retry_backoff",
+                    format!("base {base:?} is above the cap {:?}", self.cap),
+                ));
+            }
         }
         Ok(())
     }
@@ -147,29 +166,36 @@ impl Retry {
     {
         let transient = AtomicU32::new(0);
         let max_attempts = self.policy.max_attempts;
+        let waits = self.waits(deadline);
+        let contended = Arc::clone(&waits.contended);
         let judged = || {
             let attempt = operation();
-            let transient = &transient;
+            let (transient, contended) = (&transient, &contended);
             async move {
-                attempt.await.map_err(|error| match error.fault() {
-                    Fault::Contention => backoff::Error::transient(error),
-                    Fault::Transient
-                        if transient.fetch_add(1, Ordering::Relaxed) + 1 < max_attempts =>
-                    {
-                        backoff::Error::transient(error)
-                    }
-                    Fault::Transient | Fault::Record | Fault::Setup => {
-                        backoff::Error::permanent(error)
+                attempt.await.map_err(|error| {
+                    let fault = error.fault();
+                    contended.store(fault == Fault::Contention, Ordering::Relaxed);
+                    match fault {
+                        Fault::Contention => backoff::Error::transient(error),
+                        Fault::Transient
+                            if transient.fetch_add(1, Ordering::Relaxed) + 1 < max_attempts =>
+                        {
+                            backoff::Error::transient(error)
+                        }
+                        Fault::Transient | Fault::Record | Fault::Setup => {
+                            backoff::Error::permanent(error)
+                        }
                     }
                 })
             }
         };
         let notify = move |error, _| on_retry(&error);
-        BackoffRetry::new(self.sleeper(), self.waits(deadline), notify, judged).await
+        BackoffRetry::new(self.sleeper(), waits, notify, judged).await
     }
 
     /// Runs `round` again and again, with the same waits, until it breaks or time is used up.
-    /// For work of many parts, which counts the attempts of each part itself.
+    /// For work of many parts, which counts the attempts of each part itself and continues with
+    /// the kind of failure to wait after.
     ///
     /// # Cancel safety
     ///
@@ -177,19 +203,25 @@ impl Retry {
     pub async fn rounds<Round, Fut>(&self, deadline: Deadline, mut round: Round)
     where
         Round: FnMut() -> Fut,
-        Fut: Future<Output = ControlFlow<()>>,
+        Fut: Future<Output = ControlFlow<(), Fault>>,
     {
+        let waits = self.waits(deadline);
+        let contended = Arc::clone(&waits.contended);
         let judged = || {
             let round = round();
+            let contended = &contended;
             async move {
                 match round.await {
                     ControlFlow::Break(()) => Ok(()),
-                    ControlFlow::Continue(()) => Err(backoff::Error::transient(())),
+                    ControlFlow::Continue(after) => {
+                        contended.store(after == Fault::Contention, Ordering::Relaxed);
+                        Err(backoff::Error::transient(()))
+                    }
                 }
             }
         };
         // An error here says that time is used up, which the rounds have seen for themselves.
-        let _ = BackoffRetry::new(self.sleeper(), self.waits(deadline), |(), _| (), judged).await;
+        let _ = BackoffRetry::new(self.sleeper(), waits, |(), _| (), judged).await;
     }
 
     fn waits(&self, deadline: Deadline) -> FullJitter<'_> {
@@ -197,6 +229,7 @@ impl Retry {
             retry: self,
             deadline: self.batch_deadline(deadline),
             round: 0,
+            contended: Arc::default(),
         }
     }
 
@@ -209,6 +242,8 @@ struct FullJitter<'a> {
     retry: &'a Retry,
     deadline: Deadline,
     round: u32,
+    /// Whether the wait to come is for others who got in the way.
+    contended: Arc<AtomicBool>,
 }
 
 impl Backoff for FullJitter<'_> {
@@ -218,7 +253,14 @@ impl Backoff for FullJitter<'_> {
 
     /// `None` once the next attempt would begin past the deadline.
     fn next_backoff(&mut self) -> Option<Duration> {
-        let wait = self.retry.policy.wait(self.round, &self.retry.random);
+        let after = match self.contended.load(Ordering::Relaxed) {
+            true => Fault::Contention,
+            false => Fault::Transient,
+        };
+        let wait = self
+            .retry
+            .policy
+            .wait(self.round, after, &self.retry.random);
         self.round = self.round.saturating_add(1);
         match self.deadline.remaining(&*self.retry.clock) {
             Some(left) if wait >= left => None,
@@ -325,21 +367,32 @@ mod tests {
     #[test]
     fn waits_have_full_jitter_and_a_cap() {
         let (retry, _) = retry(RetryPolicy::default().budget(Duration::MAX));
-        let draws = |round: u32| -> Vec<Duration> {
+        let draws = |round: u32, contended: bool| -> Vec<Duration> {
             (0..2000)
                 .map(|_| {
                     FullJitter {
                         retry: &retry,
                         deadline: Deadline::NONE,
                         round,
+                        contended: Arc::new(AtomicBool::new(contended)),
                     }
                     .next_backoff()
                     .unwrap()
                 })
                 .collect()
         };
-        for (round, bound_ms) in [(0, 50), (1, 100), (3, 400), (7, 5000), (90, 5000)] {
-            let (waits, bound) = (draws(round), Duration::from_millis(bound_ms));
+        for (round, contended, bound_ms) in [
+            (0, false, 50),
+            (1, false, 100),
+            (3, false, 400),
+            (7, false, 5000),
+            (90, false, 5000),
+            (0, true, 500),
+            (2, true, 2000),
+            (4, true, 5000),
+        ] {
+            let waits = draws(round, contended);
+            let bound = Duration::from_millis(bound_ms);
             let mean = waits.iter().sum::<Duration>() / 2000;
             assert!(waits.iter().all(|wait| *wait <= bound), "round {round}");
             assert!(waits.iter().any(|wait| *wait < bound / 20), "round {round}");

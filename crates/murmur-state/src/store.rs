@@ -1,7 +1,8 @@
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::StoreError;
+use crate::error::{Fault, StoreError};
 use crate::ids::{EventId, ItemId, Key, PipelineName, SequenceNumber};
 use crate::monoid::{Group, Monoid};
 use crate::time::{Deadline, Timestamp};
@@ -66,6 +67,75 @@ pub enum Outcome {
     Blocked,
     /// It is not in the state, or only on some of its keys; the error says why.
     Failed(StoreError),
+}
+
+impl Outcome {
+    /// Becomes the worse of the two, for an entry of several parts: it is [`Duplicate`] only if
+    /// every part is, and done only if every part is. Among failures, one that is not the
+    /// entry's own fault is the worse, since the entry has to come again.
+    ///
+    /// [`Duplicate`]: Outcome::Duplicate
+    pub fn worsen(&mut self, by: &Self) {
+        if by.rank() > self.rank() {
+            *self = by.clone();
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Duplicate | Self::Superseded => 0,
+            Self::Applied => 1,
+            Self::Failed(error) if error.fault() == Fault::Record => 2,
+            Self::Blocked => 3,
+            Self::Failed(_) => 4,
+        }
+    }
+}
+
+/// Whom a store's rows belong to.
+///
+/// Two pipelines, two versions of a definition or two modes on the same rows would each be wrong
+/// without a sign of it, so a store keeps this beside its rows and refuses whatever differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The pipeline's name.
+    pub pipeline: PipelineName,
+    /// The version of its definition.
+    pub version: u32,
+    /// Its delivery mode, for example `exactly-once`.
+    pub mode: Arc<str>,
+    /// The ARN of the stream its records come from; `None` as long as none came from a stream.
+    pub stream: Option<Arc<str>>,
+}
+
+impl Binding {
+    /// Whether work under `other` may go on in rows bound by `self`: all is equal, or one of the
+    /// two names no stream.
+    pub fn admits(&self, other: &Self) -> bool {
+        let same_stream = match (&self.stream, &other.stream) {
+            (Some(one), Some(two)) => one == two,
+            _ => true,
+        };
+        same_stream
+            && (&self.pipeline, self.version, &self.mode)
+                == (&other.pipeline, other.version, &other.mode)
+    }
+}
+
+impl fmt::Display for Binding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            pipeline,
+            version,
+            mode,
+            stream,
+        } = self;
+        write!(f, "pipeline `{pipeline}`, version {version}, {mode}")?;
+        match stream {
+            Some(stream) => write!(f, ", of stream {stream}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Reading the state.
@@ -169,6 +239,24 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
     /// Where the store keeps what does not fit a row.
     type Markers: Send + Sync + 'static;
 
+    /// Makes the store's rows belong to `binding`, or sees that they do: called before the first
+    /// `apply` under it. A stream named for the first time is added to what is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::OtherOwner`] if they belong to something [else](Binding::admits);
+    /// [`StoreError::Setup`] if `markers` cannot serve this store. Nothing is written then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: call it again.
+    fn bind(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Applies each event to each of its keys at most once.
     fn apply(
         &self,
@@ -233,6 +321,15 @@ impl<M: Monoid, S: Store<M>> Store<M> for Arc<S> {
 impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Arc<S> {
     type Markers = S::Markers;
 
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        S::bind(self, binding, markers, deadline).await
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,
@@ -254,5 +351,34 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
         deadline: Deadline,
     ) -> Vec<Outcome> {
         S::replace(self, pipeline, markers, items, deadline).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Place;
+
+    #[test]
+    fn a_part_that_must_come_again_is_worse_than_one_that_never_counts() {
+        let place = || Place::table("test", "t");
+        let never = Outcome::Failed(StoreError::Overflow { place: place() });
+        let again = Outcome::Failed(StoreError::DeadlinePassed { place: place() });
+        let order = [
+            Outcome::Duplicate,
+            Outcome::Applied,
+            never,
+            Outcome::Blocked,
+            again,
+        ];
+        for (n, better) in order.iter().enumerate() {
+            for worse in &order[n..] {
+                let (mut one, mut other) = (better.clone(), worse.clone());
+                one.worsen(worse);
+                other.worsen(better);
+                assert_eq!(one.rank(), worse.rank());
+                assert_eq!(other.rank(), worse.rank());
+            }
+        }
     }
 }

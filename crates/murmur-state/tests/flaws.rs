@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
-    Add, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Key, Ledger,
+    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Key, Ledger,
     MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, Random, Read,
     ReadExt, Replace, Saved, Store, StoreError,
 };
@@ -32,6 +32,7 @@ enum Flaw {
     TakesEventsWhole,
     SharesMarkers,
     MixesModes,
+    BelongsToAnybody,
     // Of the ledger.
     NeverTakesBack,
     ScanWins,
@@ -116,6 +117,18 @@ impl Store<Total> for Flawed {
 
 impl ExactlyOnce<Total> for Flawed {
     type Markers = MemoryDeduper;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        match self.flaw {
+            Flaw::BelongsToAnybody => Ok(()),
+            _ => self.inner.bind(binding, markers, deadline).await,
+        }
+    }
 
     async fn apply(
         &self,
@@ -220,6 +233,7 @@ async fn every_flaw_of_exactly_once_is_noticed() {
         Flaw::TakesEventsWhole,
         Flaw::SharesMarkers,
         Flaw::MixesModes,
+        Flaw::BelongsToAnybody,
     ] {
         let subject = Flawed::subject(flaw);
         let suite = async move { subject.exactly_once(MemoryDeduper::new()).await };

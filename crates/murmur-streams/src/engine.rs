@@ -11,7 +11,7 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::Event;
 use futures::FutureExt;
 use futures::future::{self, BoxFuture, Either, Shared};
-use murmur_state::{Cause, Causes, Deadline, Retry};
+use murmur_state::{Cause, Causes, Deadline, Fault, Retry};
 
 use crate::description::StreamDescription;
 use crate::error::StreamError;
@@ -258,7 +258,9 @@ impl<S: StreamSource, H: EventHandler> Engine<S, H> {
     }
 
     fn backoff(&self, failures: u32) -> Duration {
-        self.options.retry.wait(failures, &self.options.random)
+        self.options
+            .retry
+            .wait(failures, Fault::Transient, &self.options.random)
     }
 
     pub(crate) async fn pause(&self, duration: Duration, watch: &Watch<'_>) {

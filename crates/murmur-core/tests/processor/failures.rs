@@ -167,7 +167,7 @@ async fn what_the_deadline_leaves_no_time_for_is_reported_and_its_claim_given_ba
     let clock = clock();
     let ticking = clock.clone();
     let store = Scripted::new(move |_| {
-        ticking.advance(Duration::from_secs(3));
+        ticking.advance(Duration::from_secs(1));
         Answer::Refuse(throttled())
     });
     let pipeline = totals(store.clone())
