@@ -40,7 +40,8 @@ impl<T: Send + Sync + 'static> HandlerBuilder<T> {
     /// How long to wait before trying again: drawn uniformly from zero to a bound that begins
     /// at `base` and doubles up to `max`, which must not be below it.
     ///
-    /// Default 50 ms and 5 s. Shorter waits press harder on a table that is throttled.
+    /// Default 50 ms, after a throttle or a conflict 500 ms, and 5 s. Shorter waits press harder on
+    /// a table that is throttled.
     pub fn retry_backoff(mut self, base: Duration, max: Duration) -> Self {
         self.processor = self.processor.retry_with(|policy| policy.waits(base, max));
         self

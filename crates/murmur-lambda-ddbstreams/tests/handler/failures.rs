@@ -141,7 +141,7 @@ async fn longest_waits(told: Option<(Duration, Duration)>) -> Vec<Duration> {
 async fn waits_double_from_their_base_to_their_maximum_with_full_jitter() {
     let millis = Duration::from_millis;
     for (told, base, max) in [
-        (None, millis(50), millis(5000)),
+        (None, millis(500), millis(5000)),
         (Some((millis(10), millis(40))), millis(10), millis(40)),
     ] {
         for (n, longest) in longest_waits(told).await.into_iter().enumerate() {
