@@ -3,6 +3,8 @@
 //! - [`Dynamo`]: the DynamoDB of a test: the server that [`ENDPOINT_VAR`] names, else an embedded one.
 //! - [`Embedded`]: that embedded server by itself, for whoever needs the database behind it.
 //! - [`lambda::RuntimeApi`]: the Lambda Runtime API, to run a Lambda binary as a real process.
+//! - [`time`]: virtual time, with a clock of its own for every process of a simulation.
+//! - [`esm`]: Lambda's event source mapping, simulated, with what goes wrong around one.
 //! - [`wire`]: faults between a client and its server.
 //!
 //! Not published, and no part of what a user depends on. What goes wrong here is the failure of a
@@ -10,7 +12,9 @@
 
 mod dynamo;
 mod embedded;
+pub mod esm;
 pub mod lambda;
+pub mod time;
 pub mod wire;
 
 pub use dynamo::{Dynamo, ENDPOINT_VAR};
