@@ -26,6 +26,8 @@ pub(crate) const VER: &str = "ver";
 pub(crate) const TOK: &str = "tok";
 /// Who holds a claim, S; the original's markers have none.
 pub(crate) const OWN: &str = "own";
+/// In a control row: the ARN of the stream, S. A reserved word: always an alias.
+pub(crate) const STREAM: &str = "stream";
 /// The text of a checkpoint, S. A reserved word: always an alias.
 pub(crate) const DATA: &str = "data";
 
@@ -38,9 +40,11 @@ pub(crate) const CUR: &str = "cur";
 pub(crate) const PREV: &str = "prev";
 /// Exactly-once: the period `cur` belongs to, N.
 pub(crate) const PER: &str = "per";
-/// Exactly-once: the epoch of a hot row, whose ids live in the marker table.
+/// Exactly-once: ids of the events that a marker row stands for, BS.
+pub(crate) const IDS: &str = "ids";
+/// Exactly-once: the epoch of a hot row, whose ids live in the marker table, S.
 pub(crate) const HOT: &str = "hot";
-/// Exactly-once: the stamp of a hot row's last write.
+/// Exactly-once: when a hot row was written last, N: milliseconds since the epoch.
 pub(crate) const HOT_AT: &str = "hot_at";
 /// Ledger: the row is a sum of contributions that a ledger keeps.
 pub(crate) const LED: &str = "led";

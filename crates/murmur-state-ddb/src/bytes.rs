@@ -6,15 +6,18 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, Codec, Deadline, Key, OptionError, Outcome, Overflow, Place, Read, RetryPolicy, Store,
-    StoreError,
+    Add, Binding, Codec, Deadline, ExactlyOnce, Key, Once, OptionError, Outcome, Overflow,
+    PipelineName, Place, Read, RetryPolicy, Store, StoreError,
 };
 
 use crate::attribute::{Item, TOK, TTL, V, VER, integer, no_traces, number, wrong_shape};
+use crate::change::Change;
+use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
+use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
-use crate::rows::Update;
+use crate::owner;
 use crate::table::Table;
 
 const STORE: &str = "BytesStore";
@@ -50,6 +53,7 @@ pub struct BytesStore<M: Codec> {
     table: Table,
     monoid: M,
     max_retries: u32,
+    slots: Arc<Slots>,
 }
 
 impl<M: Codec> BytesStore<M> {
@@ -61,6 +65,7 @@ impl<M: Codec> BytesStore<M> {
             table: Table::new(STORE, client, table),
             monoid,
             max_retries: 10,
+            slots: Arc::default(),
         }
     }
 
@@ -111,10 +116,18 @@ impl<M: Codec> BytesStore<M> {
 
     /// What a merge needs to know of a row; `None` if there is no row.
     fn known(&self, place: &Place, row: &Item) -> Result<Option<Known<M::Value>>, StoreError> {
+        no_traces(place, row)?;
+        self.known_of_any_mode(place, row)
+    }
+
+    fn known_of_any_mode(
+        &self,
+        place: &Place,
+        row: &Item,
+    ) -> Result<Option<Known<M::Value>>, StoreError> {
         if row.is_empty() {
             return Ok(None);
         }
-        no_traces(place, row)?;
         let ver = integer(
             place,
             row,
@@ -164,46 +177,38 @@ impl<M: Codec> BytesStore<M> {
         Ok(value)
     }
 
-    /// Writes `value` over the version that is known, and nothing else.
-    async fn swap(
+    /// `change` with `value` in place of the version that is known, and of nothing else.
+    fn swap(
         &self,
-        add: &Add<M::Value>,
+        change: Change,
         value: &M::Value,
         over: Option<&Version>,
         token: &Blob,
-        deadline: Deadline,
-    ) -> Result<Written, StoreError> {
+    ) -> Change {
+        let value = Blob::new(self.monoid.encode(value));
         let next = over.map_or(1, |over| over.ver.saturating_add(1));
-        let mut values = vec![
-            (
-                ":value",
-                AttributeValue::B(Blob::new(self.monoid.encode(value))),
-            ),
-            (":next", number(next)),
-            (":token", AttributeValue::B(token.clone())),
-        ];
+        let change = change
+            .set("v = :value")
+            .set("ver = :next")
+            .set("tok = :token")
+            .value(":value", AttributeValue::B(value))
+            .value(":next", number(next))
+            .value(":token", AttributeValue::B(token.clone()));
         // The token makes a version unlike any other, also after the row was removed and its
         // versions began anew.
-        let condition = match over {
-            None => "attribute_not_exists(pk)",
-            Some(over) => {
-                values.push((":ver", number(over.ver)));
-                match &over.token {
-                    None => "ver = :ver AND attribute_not_exists(tok)",
-                    Some(token) => {
-                        values.push((":known", AttributeValue::B(token.clone())));
-                        "ver = :ver AND tok = :known"
-                    }
-                }
-            }
-        };
-        let update = Update {
-            set: &["v = :value", "ver = :next", "tok = :token"],
-            add: None,
-        };
-        self.table
-            .update(add, update, condition, values, deadline)
-            .await
+        match over {
+            None => change.only_if("attribute_not_exists(pk)"),
+            Some(Version { ver, token: None }) => change
+                .only_if("ver = :ver AND attribute_not_exists(tok)")
+                .value(":ver", number(ver)),
+            Some(Version {
+                ver,
+                token: Some(token),
+            }) => change
+                .only_if("ver = :ver AND tok = :known")
+                .value(":ver", number(ver))
+                .value(":known", AttributeValue::B(token.clone())),
+        }
     }
 
     /// Blames the value if it could not be stored in any row, the row otherwise.
@@ -299,8 +304,9 @@ impl<M: Codec> Write<M::Value> for BytesStore<M> {
                 return Ok(());
             }
             let over = known.as_ref().map(|known| &known.version);
-            let row = match self.swap(add, &value, over, &token, deadline).await {
-                Ok(Written::Done) => return Ok(()),
+            let change = self.swap(Change::default(), &value, over, &token);
+            let row = match self.table.update(add, change, deadline).await {
+                Ok(Written::Done(_)) => return Ok(()),
                 Ok(Written::Refused(row)) => row,
                 Err(
                     error @ StoreError::Unavailable {
@@ -358,6 +364,94 @@ impl<M: Codec> Read<M::Value> for BytesStore<M> {
 impl<M: Codec> Store<M> for BytesStore<M> {
     async fn merge(&self, adds: &[Add<M::Value>], deadline: Deadline) -> Vec<Outcome> {
         lanes::merge(self, adds, deadline).await
+    }
+}
+
+/// By ids in the row as [`Int64SumStore`](crate::Int64SumStore) keeps them, beside the
+/// compare-and-swap; a monoid that is idempotent needs none, and is merged.
+impl<M: Codec> ExactlyOnce<M> for BytesStore<M> {
+    type Markers = Deduper;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let layout = match M::IDEMPOTENT {
+            true => "idempotent bytes",
+            false => "bytes",
+        };
+        let layout = markers.layout(layout);
+        owner::bind(&self.table, markers, &layout, binding, deadline).await
+    }
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        events: &[Once<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        if M::IDEMPOTENT {
+            return lanes::merge_events(self, events, deadline).await;
+        }
+        let batch = Batch {
+            table: &self.table,
+            markers,
+            cell: self,
+            pipeline,
+            deadline,
+        };
+        once::apply(&batch, &self.slots, events).await
+    }
+}
+
+impl<M: Codec> Cell<M::Value> for BytesStore<M> {
+    type Total = M::Value;
+
+    const READS: bool = true;
+
+    fn total<'a>(&self, values: impl Iterator<Item = &'a M::Value>) -> Result<M::Value, Overflow> {
+        let mut total = self.monoid.identity();
+        for value in values {
+            self.monoid.combine(&mut total, value)?;
+        }
+        Ok(total)
+    }
+
+    fn write(
+        &self,
+        place: &Place,
+        change: Change,
+        row: &Item,
+        total: &M::Value,
+    ) -> Result<Change, Unwritable> {
+        let known = self
+            .known_of_any_mode(place, row)
+            .map_err(Unwritable::Row)?;
+        let mut value = known
+            .as_ref()
+            .map_or_else(|| self.monoid.identity(), |known| known.value.clone());
+        self.monoid
+            .combine(&mut value, total)
+            .map_err(|Overflow| Unwritable::Overflow)?;
+        let over = known.as_ref().map(|known| &known.version);
+        let token = Blob::new(self.table.options.random.bits().to_be_bytes());
+        Ok(self.swap(change, &value, over, &token))
+    }
+
+    fn refusal(&self, _place: &Place, _row: &Item) -> Refusal {
+        Refusal::Swapped
+    }
+
+    fn too_large(&self, value: &M::Value) -> Option<usize> {
+        let bytes = self.monoid.encode(value).len();
+        (bytes >= ITEM_LIMIT).then_some(bytes)
+    }
+
+    fn patience(&self) -> (u32, Duration, Duration) {
+        (self.max_retries, SWAP_BASE, SWAP_CAP)
     }
 }
 

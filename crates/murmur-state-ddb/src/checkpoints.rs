@@ -5,7 +5,7 @@ use murmur_state::{Checkpoint, Checkpoints, Deadline, Place, Saved, StoreError};
 
 use crate::attribute::{DATA, Item, PK, VER, integer, number, wrong_shape};
 use crate::deduper::Deduper;
-use crate::error::{Access, Written, store_error, written};
+use crate::error::{Written, written};
 
 /// Checkpoints as rows of the marker table: `data`, `ver`, and no `ttl`. Data is limited by the
 /// item size, 400 KB.
@@ -13,19 +13,8 @@ impl Checkpoints for Deduper {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
         async move {
             let place = self.place(name)?;
-            let answer = self
-                .table
-                .client
-                .get_item()
-                .table_name(&*self.table.name)
-                .key(PK, AttributeValue::S(name.to_owned()))
-                .consistent_read(true)
-                .customize()
-                .config_override(self.table.read(&place, Deadline::NONE)?)
-                .send()
-                .await
-                .map_err(|error| store_error(&place, Access::Read, error))?;
-            answer.item.map(|row| checkpoint(&place, &row)).transpose()
+            let row = self.get(name, Deadline::NONE).await?;
+            row.map(|row| checkpoint(&place, &row)).transpose()
         }
         .boxed()
     }
@@ -63,7 +52,7 @@ impl Checkpoints for Deduper {
             let once = self.table.write_once(&place, Deadline::NONE)?;
             let result = put.customize().config_override(once).send().await;
             match written(&place, result)? {
-                Written::Done => Ok(Saved::Version(version)),
+                Written::Done(_) => Ok(Saved::Version(version)),
                 Written::Refused(row) if row.is_empty() => Ok(Saved::Conflict),
                 // One's own save whose answer was lost is found as it was made.
                 Written::Refused(row) if checkpoint(&place, &row)? == saved => {

@@ -4,11 +4,12 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Claim, Deadline, IdError, Key, OptionError, Owner, Place, StoreError, Timestamp,
+    Claim, Deadline, HORIZON, IdError, Key, OptionError, Owner, Place, StoreError, Timestamp,
 };
 
-use crate::attribute::{OWN, PK, TTL, number};
-use crate::error::{Written, written};
+use crate::attribute::{Item, OWN, PK, TTL, number};
+use crate::error::{Access, Written, store_error, written};
+use crate::once::Rules;
 use crate::options::TableOptions;
 use crate::table::Table;
 
@@ -94,6 +95,79 @@ impl Deduper {
         Ok(self)
     }
 
+    /// How long an exactly-once pipeline remembers an event at the least, which is also how long
+    /// its rows keep ids. Events older than 49/52 of it are refused as
+    /// [`TooOld`](StoreError::TooOld). All processes of a pipeline must say the same; the state
+    /// table remembers it.
+    ///
+    /// Default [`HORIZON`], 26 h: the 24 h a stream keeps its records, and 2 h for clocks up to
+    /// 45 minutes off and stalls up to 15 minutes. Longer costs storage, and write units where
+    /// rows grow past 1 KB.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] if it is shorter than that: a record could come again after its id is
+    /// forgotten, and count twice. For sources that keep their records for less than a stream,
+    /// see [`horizon_below_a_streams`](Self::horizon_below_a_streams).
+    pub fn horizon(self, horizon: Duration) -> Result<Self, OptionError> {
+        if horizon < HORIZON {
+            return Err(OptionError::new(
+                "horizon",
+                format!(
+                    "{horizon:?} is shorter than {HORIZON:?}, the time a stream's record can take \
+                     to come again; use a longer one, or `horizon_below_a_streams` for a source \
+                     that keeps its records for less"
+                ),
+            ));
+        }
+        self.horizon_below_a_streams(horizon)
+    }
+
+    /// The same without the lower limit, for sources that never bring an event again later than
+    /// 12/13 of `horizon` after its creation (24 h of 26 h). On a stream it counts twice what
+    /// comes later than that. Above one second.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] if it is shorter than a second.
+    pub fn horizon_below_a_streams(mut self, horizon: Duration) -> Result<Self, OptionError> {
+        if horizon < Duration::from_secs(1) {
+            return Err(OptionError::new("horizon", "must be at least a second"));
+        }
+        self.table.options.rules = Rules::of(horizon);
+        Ok(self)
+    }
+
+    /// How rows are kept whose ids these markers belong to: what all processes must agree on.
+    pub(crate) fn layout(&self, kind: &str) -> String {
+        format!(
+            "{kind}, ids 1, horizon {:?}",
+            self.table.options.rules.horizon
+        )
+    }
+
+    /// The row called `name`, read consistently.
+    pub(crate) async fn get(
+        &self,
+        name: &str,
+        deadline: Deadline,
+    ) -> Result<Option<Item>, StoreError> {
+        let place = self.place(name)?;
+        let answer = self
+            .table
+            .client
+            .get_item()
+            .table_name(&*self.table.name)
+            .key(PK, AttributeValue::S(name.to_owned()))
+            .consistent_read(true)
+            .customize()
+            .config_override(self.table.read(&place, deadline)?)
+            .send()
+            .await
+            .map_err(|error| store_error(&place, Access::Read, error))?;
+        Ok(answer.item)
+    }
+
     /// Where a row is, if its name can be one.
     pub(crate) fn place(&self, name: &str) -> Result<Place, StoreError> {
         if name.is_empty() {
@@ -146,7 +220,7 @@ impl murmur_state::Deduper for Deduper {
             .send()
             .await;
         Ok(match written(&place, result)? {
-            Written::Done => Claim::First,
+            Written::Done(_) => Claim::First,
             Written::Refused(_) => Claim::Duplicate,
         })
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use murmur_state::{Cause, Place, StoreError};
 
@@ -20,9 +21,9 @@ pub(crate) enum Access {
 
 /// What became of a conditional write that the service answered.
 #[derive(Debug)]
-pub(crate) enum Written {
+pub(crate) enum Written<T> {
     /// The condition held, the write is done.
-    Done,
+    Done(T),
     /// The condition did not hold on this row; empty if there is none.
     Refused(Item),
 }
@@ -31,17 +32,78 @@ pub(crate) enum Written {
 pub(crate) fn written<T, E>(
     place: &Place,
     result: Result<T, SdkError<E>>,
-) -> Result<Written, StoreError>
+) -> Result<Written<T>, StoreError>
 where
     E: Conditional + ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     match result {
-        Ok(_) => Ok(Written::Done),
+        Ok(done) => Ok(Written::Done(done)),
         Err(error) => match error.as_service_error().and_then(E::refused) {
             Some(row) => Ok(Written::Refused(row.clone())),
             None => Err(store_error(place, Access::Write, error)),
         },
     }
+}
+
+/// What became of a transaction that the service answered.
+#[derive(Debug)]
+pub(crate) enum Transacted {
+    /// All its actions are done.
+    Done,
+    /// None of them is; why, action by action.
+    Cancelled(Vec<Reason>),
+}
+
+/// What one action has to do with the cancellation of its transaction.
+#[derive(Debug, Clone)]
+pub(crate) enum Reason {
+    /// Nothing.
+    None,
+    /// Its condition did not hold on this row; empty if there is none.
+    Refused(Item),
+    /// It could not be done.
+    Failed(StoreError),
+}
+
+/// Tells a cancelled transaction, reason by reason, from one that failed as a whole.
+///
+/// Codes: "TransactionCanceledException" (API reference, TransactWriteItems).
+pub(crate) fn transacted<T>(
+    place: &Place,
+    result: Result<T, SdkError<TransactWriteItemsError>>,
+) -> Result<Transacted, StoreError> {
+    let error = match result {
+        Ok(_) => return Ok(Transacted::Done),
+        Err(error) => error,
+    };
+    let Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) =
+        error.as_service_error()
+    else {
+        return Err(store_error(place, Access::Write, error));
+    };
+    let reasons = cancelled.cancellation_reasons().iter().map(|reason| {
+        let message = reason.message().unwrap_or_default().to_owned();
+        let place = place.clone();
+        let source = None;
+        Reason::Failed(match reason.code().unwrap_or("None") {
+            "None" => return Reason::None,
+            "ConditionalCheckFailed" => {
+                return Reason::Refused(reason.item().cloned().unwrap_or_default());
+            }
+            "TransactionConflict" => StoreError::Conflict { place, source },
+            "ProvisionedThroughputExceeded" | "ThrottlingError" | "RequestLimitExceeded" => {
+                StoreError::Throttled { place, source }
+            }
+            "ItemCollectionSizeLimitExceeded" => StoreError::RowTooLarge { place },
+            _ if is_item_size(&message) => StoreError::RowTooLarge { place },
+            code => StoreError::InvalidValue {
+                place,
+                reason: format!("{code}: {message}"),
+                source,
+            },
+        })
+    });
+    Ok(Transacted::Cancelled(reasons.collect()))
 }
 
 /// Errors of operations that take a condition.

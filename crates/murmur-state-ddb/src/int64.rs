@@ -1,16 +1,20 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use murmur_state::{
-    Add, Additive, Deadline, KeepsGreatest, KeepsLeast, Key, OptionError, Outcome, Read, Store,
-    StoreError,
+    Add, Additive, Binding, Deadline, ExactlyOnce, KeepsGreatest, KeepsLeast, Key, Once,
+    OptionError, Outcome, Overflow, PipelineName, Place, Read, Store, StoreError,
 };
 
-use crate::attribute::{V, integer, number};
+use crate::attribute::{Item, V, integer, number};
+use crate::change::Change;
+use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
+use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
-use crate::rows::Update;
+use crate::owner;
 use crate::table::Table;
 
 macro_rules! int64_store {
@@ -26,7 +30,7 @@ macro_rules! int64_store {
             /// it. The caller keeps the client; nothing is sent until the store is used.
             pub fn new(client: Client, table: impl Into<Arc<str>>) -> Self {
                 let table = Table::new(stringify!($store), client, table);
-                Self { rows: Int64Rows { table, rule: $rule } }
+                Self { rows: Int64Rows::new(table, $rule) }
             }
 
             /// The same with options.
@@ -40,7 +44,7 @@ macro_rules! int64_store {
                 options: TableOptions,
             ) -> Result<Self, OptionError> {
                 let table = Table::new(stringify!($store), client, table).with_options(options)?;
-                Ok(Self { rows: Int64Rows { table, rule: $rule } })
+                Ok(Self { rows: Int64Rows::new(table, $rule) })
             }
         }
 
@@ -63,6 +67,16 @@ int64_store! {
     ///
     /// A total stays within `i64`: the write that would leave it is
     /// [`StoreError::Overflow`] and changes nothing.
+    ///
+    /// # Exactly once
+    ///
+    /// The ids of the events a row has taken are kept in the row (a *cold* row), and in rows of
+    /// the marker table where that costs less (a *hot* one). An event's id is kept for at least
+    /// the [horizon](crate::Deduper::horizon); an event older than it allows is
+    /// [`StoreError::TooOld`]. A cold row costs one request and one write unit per KB for up to
+    /// 70 events of one batch and key; a hot one one transaction, two write units per KB of the
+    /// row and of one marker row per second in which its events were made. Cloned stores share
+    /// what they know of rows; separate ones learn it by a refused write.
     ///
     /// # At least once
     ///
@@ -107,6 +121,70 @@ int64_store! {
     Int64MinStore, Rule::Least, KeepsLeast
 }
 
+impl<M: Additive> ExactlyOnce<M> for Int64SumStore {
+    type Markers = Deduper;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.rows.bind("sum", binding, markers, deadline).await
+    }
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        events: &[Once<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let batch = Batch {
+            table: &self.rows.table,
+            markers,
+            cell: &self.rows,
+            pipeline,
+            deadline,
+        };
+        once::apply(&batch, &self.rows.slots, events).await
+    }
+}
+
+macro_rules! exactly_once_without_ids {
+    ($($store:ident: $monoid:ident, $layout:literal;)*) => {$(
+        /// By plain conditional writes: the same value again changes nothing, so that no ids are
+        /// needed. Every event is answered `Applied`.
+        impl<M: $monoid> ExactlyOnce<M> for $store {
+            type Markers = Deduper;
+
+            async fn bind(
+                &self,
+                binding: &Binding,
+                markers: &Deduper,
+                deadline: Deadline,
+            ) -> Result<(), StoreError> {
+                self.rows.bind($layout, binding, markers, deadline).await
+            }
+
+            async fn apply(
+                &self,
+                _pipeline: &PipelineName,
+                _markers: &Deduper,
+                events: &[Once<i64>],
+                deadline: Deadline,
+            ) -> Vec<Outcome> {
+                lanes::merge_events(&self.rows, events, deadline).await
+            }
+        }
+    )*};
+}
+
+exactly_once_without_ids! {
+    Int64MaxStore: KeepsGreatest, "max";
+    Int64MinStore: KeepsLeast, "min";
+}
+
 /// How an entry meets the value stored.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
@@ -130,16 +208,11 @@ impl Rule {
         }
     }
 
-    fn update(self) -> Update<'static> {
+    fn change(self, value: i64) -> Change {
+        let change = Change::default().value(":value", number(value));
         match self {
-            Self::Add => Update {
-                set: &[],
-                add: Some("v :value"),
-            },
-            Self::Greatest | Self::Least => Update {
-                set: &["v = :value"],
-                add: None,
-            },
+            Self::Add => change.add("v :value"),
+            Self::Greatest | Self::Least => change.set("v = :value"),
         }
     }
 }
@@ -148,9 +221,29 @@ impl Rule {
 struct Int64Rows {
     table: Table,
     rule: Rule,
+    slots: Arc<Slots>,
 }
 
 impl Int64Rows {
+    fn new(table: Table, rule: Rule) -> Self {
+        Self {
+            table,
+            rule,
+            slots: Arc::default(),
+        }
+    }
+
+    async fn bind(
+        &self,
+        kind: &str,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let layout = markers.layout(kind);
+        owner::bind(&self.table, markers, &layout, binding, deadline).await
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         let place = self.table.place();
         self.table
@@ -161,28 +254,82 @@ impl Int64Rows {
 
 const INT64: &str = "a 64-bit integer";
 
+/// The condition that a value stored, if there is one, lies between two others.
+const WITHIN: &str = "(attribute_not_exists(pk) OR v BETWEEN :first AND :last)";
+
+/// Totals, exactly once.
+impl Cell<i64> for Int64Rows {
+    /// In 128 bits, where the values of one write always fit.
+    type Total = i128;
+
+    const READS: bool = false;
+
+    fn total<'a>(&self, values: impl Iterator<Item = &'a i64>) -> Result<i128, Overflow> {
+        Ok(values.copied().map(i128::from).sum())
+    }
+
+    fn write(
+        &self,
+        _place: &Place,
+        change: Change,
+        _row: &Item,
+        total: &i128,
+    ) -> Result<Change, Unwritable> {
+        // `ADD` does not stop at the range of i64, so the condition does.
+        let first = i128::from(i64::MIN).max(i128::from(i64::MIN) - total);
+        let last = i128::from(i64::MAX).min(i128::from(i64::MAX) - total);
+        if first > last {
+            return Err(Unwritable::Overflow);
+        }
+        let fits_alone = (first..=last).contains(&0);
+        Ok(change
+            .add("v :sum")
+            .value(":sum", number(total))
+            .only_if(if fits_alone {
+                WITHIN
+            } else {
+                "v BETWEEN :first AND :last"
+            })
+            .value(":first", number(first))
+            .value(":last", number(last)))
+    }
+
+    fn refusal(&self, place: &Place, row: &Item) -> Refusal {
+        if row.is_empty() {
+            return Refusal::Overflow;
+        }
+        match integer::<i64>(place, row, V, INT64) {
+            Ok(_) => Refusal::Overflow,
+            Err(error) => Refusal::Row(error),
+        }
+    }
+
+    fn too_large(&self, _value: &i64) -> Option<usize> {
+        None
+    }
+
+    fn patience(&self) -> (u32, Duration, Duration) {
+        (10, Duration::from_millis(10), Duration::from_secs(1))
+    }
+}
+
 impl Write<i64> for Int64Rows {
     fn concurrency(&self) -> usize {
         self.table.options.concurrency
     }
 
     async fn write(&self, add: &Add<i64>, deadline: Deadline) -> Result<(), StoreError> {
-        let mut values = vec![(":value", number(add.value))];
+        let change = self.rule.change(add.value);
         // A row without `v` is not Murmur's to fill: only a missing row counts as nothing.
-        let condition = match self.rule.meets(add.value) {
-            Some((first, last)) => {
-                values.extend([(":first", number(first)), (":last", number(last))]);
-                "attribute_not_exists(pk) OR v BETWEEN :first AND :last"
-            }
-            None => "attribute_not_exists(pk)",
+        let change = match self.rule.meets(add.value) {
+            Some((first, last)) => change
+                .only_if(WITHIN)
+                .value(":first", number(first))
+                .value(":last", number(last)),
+            None => change.only_if("attribute_not_exists(pk)"),
         };
-        let update = self.rule.update();
-        match self
-            .table
-            .update(add, update, condition, values, deadline)
-            .await?
-        {
-            Written::Done => Ok(()),
+        match self.table.update(add, change, deadline).await? {
+            Written::Done(_) => Ok(()),
             Written::Refused(row) => {
                 let place = self.table.place().at(&add.key);
                 let _: i64 = integer(&place, &row, V, INT64)?;

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use futures::StreamExt;
 use futures::stream;
-use murmur_state::{Add, Deadline, Fault, Key, Outcome, StoreError};
+use murmur_state::{Add, Deadline, Fault, Key, Once, Outcome, StoreError};
 
 /// Writing one entry into its row.
 pub(crate) trait Write<V>: Sync {
@@ -44,6 +44,24 @@ pub(crate) async fn merge<V: Sync>(
     let mut outcomes: Vec<(usize, Outcome)> = done.into_iter().flatten().collect();
     outcomes.sort_unstable_by_key(|(index, _)| *index);
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
+}
+
+/// Events whose repetition changes nothing: what they add is merged, with no regard to ids.
+pub(crate) async fn merge_events<V: Clone + Sync>(
+    writer: &impl Write<V>,
+    events: &[Once<V>],
+    deadline: Deadline,
+) -> Vec<Outcome> {
+    let adds: Vec<Add<V>> = events.iter().flat_map(|event| event.adds.clone()).collect();
+    let mut merged = merge(writer, &adds, deadline).await.into_iter();
+    let of_event = |event: &Once<V>| {
+        let mut outcome = Outcome::Applied;
+        for part in merged.by_ref().take(event.adds.len()) {
+            outcome.worsen(&part);
+        }
+        outcome
+    };
+    events.iter().map(of_event).collect()
 }
 
 /// One key's entries, until one fails for a reason that is not its own.

@@ -2,13 +2,16 @@
 
 mod attribute;
 mod bytes;
+mod change;
 mod checkpoints;
 mod create;
 mod deduper;
 mod error;
 mod int64;
 mod lanes;
+mod once;
 mod options;
+mod owner;
 mod rows;
 mod table;
 
@@ -16,4 +19,7 @@ pub use bytes::BytesStore;
 pub use create::{create_bytes_table, create_dedup_table, create_int64_table};
 pub use deduper::Deduper;
 pub use int64::{Int64MaxStore, Int64MinStore, Int64SumStore};
+#[cfg(feature = "flaws")]
+#[doc(hidden)]
+pub use once::Rules;
 pub use options::TableOptions;

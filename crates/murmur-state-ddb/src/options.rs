@@ -3,6 +3,8 @@ use std::time::Duration;
 
 use murmur_state::{Clock, OptionError, Random, SystemClock};
 
+use crate::once::Rules;
+
 /// How a store or deduper talks to its table; the same for all of them.
 ///
 /// Checked by the constructor that takes it, which names an option that cannot be used.
@@ -19,6 +21,7 @@ pub struct TableOptions {
     pub(crate) attempt_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Random,
+    pub(crate) rules: Rules,
 }
 
 impl Default for TableOptions {
@@ -29,6 +32,7 @@ impl Default for TableOptions {
             attempt_timeout: Duration::from_secs(5),
             clock: SystemClock::shared(),
             random: Random::new(),
+            rules: Rules::default(),
         }
     }
 }
@@ -81,6 +85,15 @@ impl TableOptions {
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.random = random;
+        self
+    }
+
+    /// Other numbers for the exactly-once protocol; those of the marker table's options count.
+    #[cfg(feature = "flaws")]
+    #[doc(hidden)]
+    #[must_use]
+    pub fn rules(mut self, rules: Rules) -> Self {
+        self.rules = rules;
         self
     }
 

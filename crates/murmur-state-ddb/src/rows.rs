@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure,
-};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
 use futures::{StreamExt, TryStreamExt, stream};
 use murmur_state::{Add, Deadline, Key, RetryPolicy, StoreError};
 
-use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, no_traces, number, row_key, wrong_shape};
+use crate::attribute::{Item, NO_TRACES, PK, SK, no_traces, row_key, wrong_shape};
+use crate::change::Change;
 use crate::error::{Access, Written, store_error, written};
 use crate::table::Table;
 
@@ -17,12 +17,6 @@ const CHUNK: usize = 100;
 
 /// Answers in a row that bring nothing, after which a read is given up as throttled.
 const FRUITLESS: u32 = 10;
-
-/// The two forms of an update: assignments, and one addition.
-pub(crate) struct Update<'a> {
-    pub(crate) set: &'a [&'a str],
-    pub(crate) add: Option<&'a str>,
-}
 
 impl Table {
     /// The values of `keys`, one answer each, in their order.
@@ -142,52 +136,24 @@ impl Table {
         Key::new(entity.as_str(), bucket).map_err(StoreError::InvalidId)
     }
 
-    /// One conditional write, sent once; refuses a row that an exact mode has written. `add`
-    /// gives key and `ttl`, `values` what the expressions name.
+    /// One conditional write to the row of `add`, sent once; refuses a row that an exact mode has
+    /// written. `change` says all but the `ttl`.
     pub(crate) async fn update<V>(
         &self,
         add: &Add<V>,
-        update: Update<'_>,
-        condition: &str,
-        values: impl IntoIterator<Item = (&'static str, AttributeValue)>,
+        change: Change,
         deadline: Deadline,
-    ) -> Result<Written, StoreError> {
+    ) -> Result<Written<UpdateItemOutput>, StoreError> {
         let place = self.place().at(&add.key);
-        let mut set = update.set.to_vec();
-        // "Never" is said, not left to whatever the row had.
-        let remove = match add.ttl {
-            Some(_) => {
-                set.push("#ttl = :ttl");
-                ""
-            }
-            None => "REMOVE #ttl",
-        };
-        let set = if set.is_empty() {
-            String::new()
-        } else {
-            format!("SET {} ", set.join(", "))
-        };
-        let added = update
-            .add
-            .map_or(String::new(), |add| format!("ADD {add} "));
-        let mut request = self
-            .client
-            .update_item()
-            .table_name(&*self.name)
-            .set_key(Some(row_key(&add.key)))
-            .update_expression(format!("{set}{added}{remove}"))
-            .condition_expression(format!("{NO_TRACES} AND ({condition})"))
-            .expression_attribute_names("#ttl", TTL)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        if let Some(ttl) = add.ttl {
-            request = request.expression_attribute_values(":ttl", number(ttl));
-        }
-        for (name, value) in values {
-            request = request.expression_attribute_values(name, value);
-        }
-        let once = self.write_once(&place, deadline)?;
-        let result = request.customize().config_override(once).send().await;
-        let written = written(&place, result)?;
+        let sent = change
+            .only_if(NO_TRACES)
+            .ttl(add.ttl)
+            .request(self.client.update_item(), &self.name, row_key(&add.key))
+            .customize()
+            .config_override(self.write_once(&place, deadline)?)
+            .send()
+            .await;
+        let written = written(&place, sent)?;
         if let Written::Refused(row) = &written {
             no_traces(&place, row)?;
         }

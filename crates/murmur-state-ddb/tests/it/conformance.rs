@@ -2,7 +2,7 @@
 
 use murmur_state::conformance::{self, Subject};
 use murmur_state_ddb::{
-    BytesStore, Deduper, Int64MaxStore, Int64MinStore, Int64SumStore, TableOptions,
+    BytesStore, Deduper, Int64MaxStore, Int64MinStore, Int64SumStore, Rules, TableOptions,
 };
 use murmur_testkit::Dynamo;
 
@@ -68,4 +68,61 @@ async fn the_deduper_is_a_deduper_and_keeps_checkpoints() {
     let deduper = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
     conformance::deduper(deduper.clone()).await;
     conformance::checkpoints(deduper).await;
+}
+
+/// Marker options with which rows turn hot at `cold_ids`.
+fn markers_that_turn_at(cold_ids: usize) -> TableOptions {
+    let rules = Rules {
+        cold_ids,
+        ..Rules::default()
+    };
+    TableOptions::default().rules(rules)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn int64_sum_store_takes_events_exactly_once_cold_and_hot() {
+    let dynamo = Dynamo::connect().await;
+    for cold_ids in [usize::MAX, 9, 1] {
+        let store = Int64SumStore::new(dynamo.client(), state_table(&dynamo).await);
+        let table = marker_table(&dynamo).await;
+        let options = markers_that_turn_at(cold_ids);
+        let markers = Deduper::with_options(dynamo.client(), table, options).unwrap();
+        Subject::new(store, Total, |n| n as i64 * 7 - 100)
+            .exactly_once(markers)
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_store_takes_events_exactly_once_cold_and_hot() {
+    let dynamo = Dynamo::connect().await;
+    for cold_ids in [usize::MAX, 9, 1] {
+        let table = state_table(&dynamo).await;
+        let store = BytesStore::new(dynamo.client(), table, Total).max_retries(100);
+        let table = marker_table(&dynamo).await;
+        let options = markers_that_turn_at(cold_ids);
+        let markers = Deduper::with_options(dynamo.client(), table, options).unwrap();
+        Subject::new(store, Total, |n| n as i64)
+            .exactly_once(markers)
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stores_of_idempotent_monoids_take_events_exactly_once() {
+    let dynamo = Dynamo::connect().await;
+    let state = || state_table(&dynamo);
+    let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
+    let store = Int64MaxStore::new(dynamo.client(), state().await);
+    Subject::new(store, Highest, |n| n as i64 - 5)
+        .exactly_once(markers.clone())
+        .await;
+    let store = Int64MinStore::new(dynamo.client(), state().await);
+    Subject::new(store, Lowest, |n| n as i64 - 5)
+        .exactly_once(markers.clone())
+        .await;
+    let store = BytesStore::new(dynamo.client(), state().await, Words).max_retries(100);
+    Subject::new(store, Words, |n| [format!("w{n}")].into())
+        .exactly_once(markers)
+        .await;
 }
