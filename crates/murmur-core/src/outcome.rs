@@ -14,7 +14,8 @@ pub enum RecordOutcome {
     Duplicate,
     /// A later version of its item counts; nothing changed.
     Superseded,
-    /// The decoder skipped it, or it names no key.
+    /// The decoder skipped it, it names no key, or it is a removal by Time to Live in a pipeline
+    /// that keeps what has expired.
     Skipped,
     /// Its windows are over; dropped and counted.
     Expired,

@@ -241,6 +241,7 @@ impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
                 monoid,
                 window: None,
                 invert: None,
+                keeps_expired: false,
             },
         }
     }
@@ -291,9 +292,25 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
         self
     }
 
-    /// The version of this definition: raise it whenever keys, value, monoid or window change, so
-    /// that what the old definition counted is not mixed with what the new one counts. A new
-    /// version needs a new, empty state table; the exact modes refuse the old one. Default 1.
+    /// An item that DynamoDB's Time to Live removes goes on counting with what it was last; only
+    /// a user's removal takes it back. For tables that forget old items while their totals stay.
+    ///
+    /// Such a removal changes no state. It is counted under `:ttl_kept`, and its old image is
+    /// not even decoded. An item put anew under the same key afterwards counts beside what is
+    /// kept; in a [ledger](Stored::ledger), which knows one contribution per item, in its place.
+    /// A bootstrap finds only what is in the table: what was removed before it is not counted.
+    ///
+    /// Default: a removal by Time to Live is taken back like any other. Refused at the end
+    /// unless removals are taken back at all, by [`retract`](Definition::retract) or a ledger.
+    pub fn keep_expired_items(mut self) -> Self {
+        self.plan.keeps_expired = true;
+        self
+    }
+
+    /// The version of this definition: raise it whenever keys, value, monoid, window or what is
+    /// taken back change, so that what the old definition counted is not mixed with what the new
+    /// one counts. A new version needs a new, empty state table; the exact modes refuse the old
+    /// one. Default 1.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self
@@ -322,7 +339,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if name or window cannot be used.
+    /// [`BuildError`] if the name or an option cannot be used.
     pub fn at_least_once(self) -> Result<Pipeline<T>, BuildError> {
         self.build(|store| AtLeastOnce { store }, None)
     }
@@ -340,7 +357,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if name or window cannot be used.
+    /// [`BuildError`] if the name or an option cannot be used.
     pub fn claim_first<D: Deduper + Checkpoints>(
         self,
         deduper: D,
@@ -354,7 +371,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if name or window cannot be used.
+    /// [`BuildError`] if the name or an option cannot be used.
     pub fn claim_first_by_bare_event_id<D: Deduper + Checkpoints>(
         self,
         deduper: D,
@@ -387,7 +404,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if name or window cannot be used.
+    /// [`BuildError`] if the name or an option cannot be used.
     pub fn exactly_once(self, markers: S::Markers) -> Result<Pipeline<T>, BuildError>
     where
         S: ExactlyOnce<M>,
@@ -411,7 +428,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// # Errors
     ///
-    /// [`BuildError`] if name or window cannot be used.
+    /// [`BuildError`] if the name or an option cannot be used.
     pub fn ledger(self, markers: S::Markers) -> Result<Pipeline<T>, BuildError>
     where
         M: Group,

@@ -29,6 +29,8 @@ pub(crate) struct Plan<T, M: Monoid> {
     pub(crate) window: Option<(Window, Time<T>)>,
     /// How to take an old image back; `None` without retraction.
     pub(crate) invert: Option<InvertFn<M>>,
+    /// Whether removals by Time to Live change nothing.
+    pub(crate) keeps_expired: bool,
 }
 
 /// One record as a pipeline sees it: decoded, valid, and the only one of its event id.
@@ -45,6 +47,8 @@ pub(crate) enum Verdict {
     Delivered(Outcome),
     /// It adds nothing.
     Skipped,
+    /// Time to Live removed its item, which goes on counting.
+    Kept,
     /// All it would add lies in windows whose retention is over.
     Expired,
 }
@@ -59,6 +63,13 @@ struct Contribution<V> {
 
 impl<T, M: Monoid> Plan<T, M> {
     pub(crate) fn validate(&self, ledger: bool) -> Result<(), OptionError> {
+        if self.keeps_expired && self.invert.is_none() && !ledger {
+            return Err(OptionError::new(
+                "keep_expired_items",
+                "removals change nothing in this pipeline, whoever makes them; leave it out, or \
+                 take removals back by `retract` or a ledger",
+            ));
+        }
         let Some((window, time)) = &self.window else {
             return Ok(());
         };
@@ -189,6 +200,8 @@ fn no_arrival_time() -> StoreError {
 pub(crate) trait Run<T>: Send + Sync {
     fn name(&self) -> &PipelineName;
     fn needs_old_image(&self) -> bool;
+    /// Whether it needs the old image of an item that Time to Live removed.
+    fn needs_old_image_of_expired(&self) -> bool;
     fn windows_by_arrival(&self) -> bool;
     fn repeats(&self) -> Repeats;
     /// One verdict per entry.
@@ -217,6 +230,15 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
         let mut verdicts = Vec::with_capacity(entries.len());
         let (mut places, mut shares) = (Vec::new(), Vec::new());
         for (place, entry) in entries.iter().enumerate() {
+            if self.plan.keeps_expired && entry.record.is_removal_by_ttl() {
+                tracing::debug!(
+                    pipeline = self.name.as_str(),
+                    event_id = entry.record.event_id(),
+                    "removed by Time to Live: the item goes on counting",
+                );
+                verdicts.push(Verdict::Kept);
+                continue;
+            }
             // The new side of a removal counts for nothing where old images are taken back.
             let gone = entry.record.is(&EventName::Remove) && (self.needs_old_image() || D::LEDGER);
             let new = entry.new.filter(|_| !gone);
@@ -255,6 +277,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
 
     fn needs_old_image(&self) -> bool {
         self.plan.invert.is_some()
+    }
+
+    fn needs_old_image_of_expired(&self) -> bool {
+        self.needs_old_image() && !self.plan.keeps_expired
     }
 
     fn windows_by_arrival(&self) -> bool {

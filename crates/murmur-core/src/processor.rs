@@ -136,6 +136,10 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         let retry = Retry::new(self.policy, self.clock, self.random.clone());
         Ok(Processor {
             needs_old: self.pipelines.iter().any(Pipeline::retracts),
+            needs_old_of_expired: self
+                .pipelines
+                .iter()
+                .any(|pipeline| pipeline.run.needs_old_image_of_expired()),
             pipelines: self.pipelines,
             decoder: self.decoder,
             retry,
@@ -162,6 +166,7 @@ pub struct Processor<T> {
     pipelines: Vec<Pipeline<T>>,
     decoder: Decoder<T>,
     needs_old: bool,
+    needs_old_of_expired: bool,
     retry: Retry,
     recorder: Arc<dyn Recorder>,
     random: Random,
@@ -300,7 +305,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
             old: None,
             passed_over: false,
         };
-        let sides = [Some(Side::New), self.needs_old.then_some(Side::Old)];
+        let needs_old = if record.is_removal_by_ttl() {
+            self.needs_old_of_expired
+        } else {
+            self.needs_old
+        };
+        let sides = [Some(Side::New), needs_old.then_some(Side::Old)];
         for side in sides.into_iter().flatten() {
             let image = match self.decoder.decode(record, side) {
                 None => None,
@@ -340,6 +350,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ) -> RecordOutcome {
         let (suffix, outcome) = match verdict {
             Verdict::Skipped => (":skip", RecordOutcome::Skipped),
+            Verdict::Kept => (":ttl_kept", RecordOutcome::Skipped),
             // Counted image by image where they were dropped.
             Verdict::Expired => return RecordOutcome::Expired,
             Verdict::Delivered(Outcome::Applied) => ("", RecordOutcome::Applied),

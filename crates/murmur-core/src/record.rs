@@ -115,6 +115,11 @@ impl Record {
         matches!(self, Self::Changed(change) if change.event == *event)
     }
 
+    /// Whether it tells that DynamoDB's Time to Live removed the item.
+    pub fn is_removal_by_ttl(&self) -> bool {
+        self.is(&EventName::Remove) && matches!(self, Self::Changed(change) if change.expired)
+    }
+
     /// Where the record was seen; `None` for a change without a sequence number.
     pub fn position(&self) -> Option<Position> {
         match self {

@@ -3,8 +3,9 @@ use std::fmt;
 /// Where counts go.
 ///
 /// Names follow one pattern: `<pipeline>` for records that took effect, and
-/// `<pipeline>:retry`, `:dedup_skip`, `:dead_letter`, `:skip`, `:expired`, `:superseded`,
-/// `:failed`, `:blocked` for what else became of them. Implementations must not block.
+/// `<pipeline>:retry`, `:dedup_skip`, `:dead_letter`, `:skip`, `:expired`, `:ttl_kept`,
+/// `:superseded`, `:failed`, `:blocked` for what else became of them. Implementations must not
+/// block.
 pub trait Recorder: fmt::Debug + Send + Sync + 'static {
     /// Adds `by` to the counter called `name`.
     fn count(&self, name: &str, by: u64);

@@ -9,6 +9,7 @@ macro_rules! assert_outcomes {
     };
 }
 
+mod expiry;
 mod failures;
 mod images;
 mod modes;
