@@ -3,6 +3,7 @@
 //! - [`Dynamo`]: the DynamoDB of a test: the server that [`ENDPOINT_VAR`] names, else an embedded one.
 //! - [`Embedded`]: that embedded server by itself, for whoever needs the database behind it.
 //! - [`lambda::RuntimeApi`]: the Lambda Runtime API, to run a Lambda binary as a real process.
+//! - [`cloud`]: a DynamoDB that fails, loses answers and cancels transactions, as one far away does.
 //! - [`time`]: virtual time, with a clock of its own for every process of a simulation.
 //! - [`esm`]: Lambda's event source mapping, simulated, with what goes wrong around one.
 //! - [`wire`]: faults between a client and its server.
@@ -10,6 +11,7 @@
 //! Not published, and no part of what a user depends on. What goes wrong here is the failure of a
 //! test, so the helpers for tests panic with a message instead of returning an error.
 
+pub mod cloud;
 mod dynamo;
 mod embedded;
 pub mod esm;

@@ -1,0 +1,374 @@
+//! A process's connection to the cloud.
+
+use std::fmt;
+use std::future::pending;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region as AwsRegion};
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use fastrand::Rng;
+use futures::FutureExt as _;
+use tokio::sync::{oneshot, watch};
+
+use super::count::Fault;
+use super::region::{Region, Sent};
+use super::server::Answer;
+use super::weather::Weather;
+use crate::wire::Request;
+
+type Rewriter = dyn Fn(&mut Request) + Send + Sync;
+
+/// One process's connection to a [`Cloud`](super::Cloud): its client, its dice, its death.
+///
+/// Clones are the same process.
+#[derive(Clone)]
+pub struct Process(Arc<Shared>);
+
+struct Shared {
+    region: Arc<Region>,
+    /// No weather, not counted.
+    admin: bool,
+    state: Mutex<State>,
+    dead: watch::Sender<bool>,
+}
+
+struct State {
+    dice: Rng,
+    rewriter: Option<Arc<Rewriter>>,
+    /// How many requests are left to it; the last one is never answered.
+    left: Option<u64>,
+}
+
+/// What becomes of one request. All of it is drawn for every request, so that one fault more or
+/// less in the weather does not shift the dice of the requests after it.
+#[derive(Debug, Clone)]
+pub(super) struct Fate {
+    pub(super) fault: Option<Fault>,
+    there: Duration,
+    back: Duration,
+    pub(super) stall: Duration,
+    /// For whatever else has to be chosen: 0.0 to 1.0.
+    pub(super) detail: f64,
+}
+
+impl Fate {
+    const CALM: Self = Self {
+        fault: None,
+        there: Duration::ZERO,
+        back: Duration::ZERO,
+        stall: Duration::ZERO,
+        detail: 0.0,
+    };
+
+    fn is_instant(&self) -> bool {
+        self.fault != Some(Fault::Stall) && self.there.is_zero() && self.back.is_zero()
+    }
+
+    fn draw(dice: &mut Rng, weather: &Weather, strikes: bool) -> Self {
+        let mut chance = dice.f64();
+        let mut fault = None;
+        for (kind, rate) in weather.rates() {
+            if chance < rate && fault.is_none() {
+                fault = Some(kind);
+            }
+            chance -= rate;
+        }
+        let mut within = |range: &std::ops::RangeInclusive<Duration>| {
+            let span = range.end().saturating_sub(*range.start());
+            *range.start() + span.mul_f64(dice.f64())
+        };
+        Self {
+            fault: fault.filter(|_| strikes),
+            there: within(&weather.latency),
+            back: within(&weather.latency),
+            stall: within(&weather.stall_for),
+            detail: dice.f64(),
+        }
+    }
+}
+
+/// What a process does with a request that it is about to send.
+enum Leave {
+    /// It is dead.
+    Never,
+    Sent(Box<Sent>, Fate),
+    /// It dies of it.
+    Last(Box<Sent>, Fate),
+}
+
+impl Process {
+    pub(super) fn new(region: Arc<Region>, number: u64) -> Self {
+        Self::make(region, number, false)
+    }
+
+    pub(super) fn admin(region: Arc<Region>) -> Self {
+        Self::make(region, 0, true)
+    }
+
+    fn make(region: Arc<Region>, number: u64, admin: bool) -> Self {
+        let state = State {
+            // Far apart, so that seed 1 of one run is not process 1 of another.
+            dice: Rng::with_seed(
+                region
+                    .seed()
+                    .wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            ),
+            rewriter: None,
+            left: None,
+        };
+        Self(Arc::new(Shared {
+            region,
+            admin,
+            state: Mutex::new(state),
+            dead: watch::Sender::new(false),
+        }))
+    }
+
+    /// A DynamoDB client with the SDK's defaults, retries included. Its retry quota is this process's own.
+    pub fn client(&self) -> aws_sdk_dynamodb::Client {
+        aws_sdk_dynamodb::Client::from_conf(self.client_config().build())
+    }
+
+    /// The configuration behind [`client`](Self::client), for a client with something changed.
+    pub fn client_config(&self) -> aws_sdk_dynamodb::config::Builder {
+        let partition = RetryPartition::custom("cloud").token_bucket(TokenBucket::default());
+        aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(AwsRegion::from_static("us-east-1"))
+            .credentials_provider(Credentials::new("murmur", "murmur", None, None, "testkit"))
+            .endpoint_url(self.0.region.endpoint())
+            .retry_partition(partition.build())
+            .http_client(self.clone())
+    }
+
+    /// Changes the body of every request before it leaves: to leave a rule out of a condition, say,
+    /// and see the tests notice.
+    pub fn rewrite(&self, rewriter: impl Fn(&mut Request) + Send + Sync + 'static) {
+        self.0.state().rewriter = Some(Arc::new(rewriter));
+    }
+
+    /// Kills it. Requests under way arrive all the same, none is answered any more, and no other
+    /// leaves: their futures never complete.
+    pub fn kill(&self) {
+        let first = !self.0.dead.send_replace(true);
+        if first && !self.0.admin {
+            self.0.region.note(Fault::Kill);
+        }
+    }
+
+    /// Kills it at its `requests`-th request from now, which arrives or not, as the dice fall; 0
+    /// kills it at once.
+    pub fn kill_after(&self, requests: u64) {
+        if requests == 0 {
+            self.kill();
+        } else {
+            self.0.state().left = Some(requests);
+        }
+    }
+
+    /// Whether it was killed.
+    pub fn is_killed(&self) -> bool {
+        *self.0.dead.borrow()
+    }
+
+    /// Completes once it is killed. Cancel safe.
+    pub async fn killed(&self) {
+        let mut dead = self.0.dead.subscribe();
+        // Its sender lives in `self`.
+        let _ = dead.wait_for(|dead| *dead).await;
+    }
+
+    fn leave(&self, request: HttpRequest, connector: Option<SharedHttpConnector>) -> Leave {
+        if self.is_killed() {
+            return Leave::Never;
+        }
+        let region = &self.0.region;
+        let mut sent = Box::new(Sent::read(request, connector));
+        if self.0.admin {
+            return Leave::Sent(sent, Fate::CALM);
+        }
+        let rewriters = [
+            self.0.state().rewriter.clone(),
+            region.state().rewriter.clone(),
+        ];
+        for rewriter in rewriters.into_iter().flatten() {
+            rewriter(&mut sent.request);
+        }
+        let weather = region.leaves(&mut sent.request);
+        let mut state = self.0.state();
+        let fate = Fate::draw(&mut state.dice, &weather, sent.is_about_items());
+        let last = state.left.as_mut().is_some_and(|left| {
+            *left -= 1;
+            *left == 0
+        });
+        drop(state);
+        if !last {
+            return Leave::Sent(sent, fate);
+        }
+        self.kill();
+        match fate.detail < 0.5 {
+            true => Leave::Last(sent, fate),
+            false => Leave::Never,
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process")
+            .field("killed", &self.is_killed())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl HttpClient for Process {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector {
+            process: self.clone(),
+            inner: self.0.region.connector(settings, components),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Connector {
+    process: Process,
+    /// To the real server, if there is one.
+    inner: Option<SharedHttpConnector>,
+}
+
+type Delivered = Result<Answer, ConnectorError>;
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let process = self.process.clone();
+        let (sent, fate) = match process.leave(request, self.inner.clone()) {
+            Leave::Never => return HttpConnectorFuture::new(pending()),
+            Leave::Sent(sent, fate) | Leave::Last(sent, fate) => (sent, fate),
+        };
+        let region = process.0.region.clone();
+        let instant = region.is_instant() && fate.is_instant();
+        let flight = region.takes_off();
+        let (answer, mut answered) = oneshot::channel();
+        let travel = async move {
+            let _flight = flight;
+            travel(&process, *sent, fate, answer).await;
+        };
+        if instant {
+            // Nothing to wait for: done before anybody can give up, and a task is saved.
+            let arrived = travel.now_or_never();
+            debug_assert!(arrived.is_some(), "an instant request waited");
+            if let Ok(answer) = answered.try_recv() {
+                return HttpConnectorFuture::ready(answer.and_then(http));
+            }
+        } else {
+            // On a task of its own, since a request travels on when its client has given up.
+            tokio::spawn(travel);
+        }
+        let process = self.process.clone();
+        HttpConnectorFuture::new(async move {
+            if let Ok(answer) = answered.await {
+                return answer.and_then(http);
+            }
+            if process.is_killed() {
+                return pending().await;
+            }
+            process.0.region.silence().await;
+            Err(broken())
+        })
+    }
+}
+
+/// The way of one request to the server, and of its answer back.
+async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Sender<Delivered>) {
+    let region = &process.0.region;
+    let write = sent.is_write();
+    region.sleep(fate.there).await;
+    let delivered = match fate.fault {
+        Some(fault @ Fault::FailBefore) => {
+            region.note(fault);
+            Some(Ok(failure()))
+        }
+        Some(fault @ Fault::DropBefore) => {
+            region.note(fault);
+            Some(Err(broken()))
+        }
+        Some(fault @ Fault::Stall) => {
+            region.note(fault);
+            // Its client hears nothing while it is on its way.
+            region.stall(sent, &fate).await;
+            None
+        }
+        Some(Fault::Throttle) => Some(region.throttle(sent, fate.detail).await),
+        Some(Fault::Conflict) => Some(region.conflict(sent, fate.detail).await),
+        fault => {
+            let result = region.arrive(sent).await;
+            let applied = write && result.as_ref().is_ok_and(Answer::is_ok);
+            if let Some(fault) = fault {
+                region.note(fault);
+                if applied {
+                    region.note(Fault::LostAnswer);
+                }
+            }
+            let delivered = match fault {
+                Some(Fault::FailAfter) => Some(Ok(failure())),
+                Some(Fault::DropAfter) => Some(Err(broken())),
+                Some(_) => None,
+                None => Some(result),
+            };
+            region.sleep(fate.back).await;
+            if fault.is_none() && applied && (process.is_killed() || answer.is_closed()) {
+                region.note(Fault::LostAnswer);
+            }
+            deliver(process, answer, delivered);
+            return;
+        }
+    };
+    region.sleep(fate.back).await;
+    deliver(process, answer, delivered);
+}
+
+fn deliver(process: &Process, answer: oneshot::Sender<Delivered>, delivered: Option<Delivered>) {
+    if let Some(delivered) = delivered
+        && !process.is_killed()
+    {
+        // Nobody may wait for it any more.
+        let _ = answer.send(delivered);
+    }
+}
+
+fn http(answer: Answer) -> Result<HttpResponse, ConnectorError> {
+    let status = answer.status.try_into();
+    let status = status.map_err(|error| ConnectorError::user(Box::new(error)))?;
+    Ok(HttpResponse::new(
+        status,
+        SdkBody::from(answer.body.to_string()),
+    ))
+}
+
+fn failure() -> Answer {
+    Answer::error(500, "InternalServerError", "by chance")
+}
+
+fn broken() -> ConnectorError {
+    ConnectorError::io(Box::new(io::Error::from(io::ErrorKind::ConnectionReset)))
+}

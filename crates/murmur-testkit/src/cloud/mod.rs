@@ -1,0 +1,137 @@
+//! A DynamoDB that behaves like one far away: it fails, loses answers, throttles, and cancels
+//! transactions that meet.
+//!
+//! A [`Cloud`] stands between AWS clients and a DynamoDB: one [in this process](Cloud::in_process),
+//! reached without sockets so that tokio's paused clock works, or [a real server](Cloud::over). Its
+//! [`Weather`] says what goes wrong, a seed decides when. Each [`Process`] has a connection of its own
+//! and can be killed. [`Met`] counts what happened, [`Usage`] what it cost.
+//!
+//! ```
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+//! use murmur_testkit::cloud::{Cloud, Fault, Weather};
+//!
+//! let cloud = Cloud::in_process(7, Weather::lossy());
+//! let process = cloud.process();
+//! let tables = process.client().list_tables().send().await?;
+//! assert!(tables.table_names().is_empty());
+//! assert_eq!(cloud.met().count(Fault::LostAnswer), 0);
+//! assert_eq!(cloud.usage().requests_of("ListTables"), 1);
+//! # Ok::<(), aws_sdk_dynamodb::Error>(())
+//! # })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod connection;
+mod count;
+mod items;
+mod limits;
+mod region;
+mod server;
+mod weather;
+
+use std::fmt;
+use std::sync::Arc;
+
+use murmur_state::Timestamp;
+
+use crate::time::Time;
+pub use crate::wire::Request;
+
+pub use connection::Process;
+pub use count::{Fault, Met, Usage};
+pub use weather::Weather;
+
+use region::Region;
+
+/// Where the time of a cloud in this process begins, unless it is given one.
+pub const START: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+/// A DynamoDB with weather.
+///
+/// Clones are the same cloud. Every fault is drawn from the seed, the number of the process and the
+/// order of its requests, so on a single thread with a paused clock a run repeats itself. What the SDK draws
+/// for itself, the jitter of its own retries, comes from `fastrand`'s generator of the thread:
+/// call `fastrand::seed` where it matters.
+#[derive(Clone)]
+pub struct Cloud(Arc<Region>);
+
+impl Cloud {
+    /// A DynamoDB without tables inside this process, whose time is tokio's and begins at [`START`].
+    ///
+    /// It works on a paused clock and on a running one, where it really waits.
+    ///
+    /// # Panics
+    ///
+    /// If the rates of the weather are no shares, or there is no tokio runtime.
+    pub fn in_process(seed: u64, weather: Weather) -> Self {
+        Self::in_process_at(&Time::paused(START), seed, weather)
+    }
+
+    /// The same at the time of a simulation, which must be of the paused kind.
+    ///
+    /// # Panics
+    ///
+    /// If `time` is of the stepped kind: then use [`over`](Self::over). If the rates of the weather are no shares.
+    pub fn in_process_at(time: &Time, seed: u64, weather: Weather) -> Self {
+        assert!(
+            !time.is_stepped(),
+            "a cloud in this process waits by tokio's clock: give it Time::paused"
+        );
+        Self(Arc::new(Region::here(time.clone(), seed, weather)))
+    }
+
+    /// A connection to this cloud, with dice of its own.
+    pub fn process(&self) -> Process {
+        Process::new(self.0.clone(), self.0.next_process())
+    }
+
+    /// A client that meets no weather, is no process and is not counted: to make tables, and to look
+    /// at what is in them.
+    pub fn admin(&self) -> aws_sdk_dynamodb::Client {
+        Process::admin(self.0.clone()).client()
+    }
+
+    /// Changes the weather, for requests from now on.
+    ///
+    /// # Panics
+    ///
+    /// If its rates are no shares.
+    pub fn set_weather(&self, weather: Weather) {
+        weather.check();
+        self.0.state().weather = weather;
+    }
+
+    /// Changes the body of every request before it leaves its process, after the process's own
+    /// [rewriter](Process::rewrite).
+    pub fn rewrite(&self, rewriter: impl Fn(&mut Request) + Send + Sync + 'static) {
+        self.0.state().rewriter = Some(Arc::new(rewriter));
+    }
+
+    /// Completes once no request is under way any more, stalled ones included, which arrive then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn flush(&self) {
+        self.0.flush().await;
+    }
+
+    /// What was met so far.
+    pub fn met(&self) -> Met {
+        self.0.state().met.clone()
+    }
+
+    /// What was used so far.
+    pub fn usage(&self) -> Usage {
+        self.0.state().usage.clone()
+    }
+}
+
+impl fmt::Debug for Cloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cloud")
+            .field("met", &self.met())
+            .field("usage", &self.usage())
+            .finish_non_exhaustive()
+    }
+}

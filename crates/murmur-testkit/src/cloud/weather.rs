@@ -1,0 +1,126 @@
+//! What may go wrong, and how often.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+const MILLI: Duration = Duration::from_millis(1);
+
+/// What may go wrong between a client and its DynamoDB, and how slow both are.
+///
+/// Rates are shares of the requests that read or write items, 0.0 to 1.0; at most one of them
+/// strikes a request, so together they are at most 1. Requests for tables (creating, describing)
+/// and Streams are left alone. Times are in tokio's time, rounded up to its milliseconds, and are
+/// meant for a paused clock; [`Cloud::over`](super::Cloud::over) a real server nothing is waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weather {
+    /// Not applied; the answer is a 500.
+    pub fail_before: f64,
+    /// Not applied; the connection breaks.
+    pub drop_before: f64,
+    /// Applied; the answer is lost, a 500 comes instead.
+    pub fail_after: f64,
+    /// Applied; the connection breaks before the answer.
+    pub drop_after: f64,
+    /// Applied; nothing comes back until the client gives up.
+    pub hang_after: f64,
+    /// Nothing comes back, and the request travels on for a time out of
+    /// [`stall_for`](Self::stall_for); then it is applied, whatever happened meanwhile.
+    pub stall: f64,
+    /// Not applied: throttled. Of a batch request a part may be left unprocessed instead.
+    pub throttle: f64,
+    /// Not applied: refused as if some transaction held one of its items.
+    pub conflict: f64,
+    /// How long a stalled request travels. Default: up to 15 minutes.
+    pub stall_for: RangeInclusive<Duration>,
+    /// How long each way takes, there and back again. Default: nothing.
+    pub latency: RangeInclusive<Duration>,
+    /// How long a transaction holds its items. A transaction or a plain write that meets a held
+    /// item is refused with a conflict. Default: nothing, so conflicts never arise by themselves.
+    pub hold: Duration,
+    /// How long a plain write keeps its item busy; writes to one item queue up. Default: nothing.
+    pub service: Duration,
+    /// Write units a second that one item takes before it throttles. AWS: 1,000 for a partition, which
+    /// may be a single item. Default: no limit.
+    pub partition_limit: Option<f64>,
+}
+
+impl Weather {
+    /// Nothing goes wrong, nothing takes time.
+    pub fn calm() -> Self {
+        Self {
+            fail_before: 0.0,
+            drop_before: 0.0,
+            fail_after: 0.0,
+            drop_after: 0.0,
+            hang_after: 0.0,
+            stall: 0.0,
+            throttle: 0.0,
+            conflict: 0.0,
+            stall_for: MILLI..=Duration::from_secs(15 * 60),
+            latency: Duration::ZERO..=Duration::ZERO,
+            hold: Duration::ZERO,
+            service: Duration::ZERO,
+            partition_limit: None,
+        }
+    }
+
+    /// 2 % of the answers are lost after the request was applied.
+    pub fn lossy() -> Self {
+        Self {
+            fail_after: 0.008,
+            drop_after: 0.008,
+            hang_after: 0.004,
+            ..Self::calm()
+        }
+    }
+
+    /// Everything at once: one request in five meets a fault, answers take 1 to 20 ms each way, and
+    /// transactions hold their items for 15 ms.
+    pub fn storm() -> Self {
+        Self {
+            fail_before: 0.02,
+            drop_before: 0.02,
+            fail_after: 0.03,
+            drop_after: 0.03,
+            hang_after: 0.02,
+            stall: 0.02,
+            throttle: 0.03,
+            conflict: 0.03,
+            latency: MILLI..=20 * MILLI,
+            hold: 15 * MILLI,
+            service: MILLI,
+            ..Self::calm()
+        }
+    }
+
+    /// The rates, in a fixed order.
+    pub(super) fn rates(&self) -> [(super::Fault, f64); 8] {
+        use super::Fault;
+        [
+            (Fault::FailBefore, self.fail_before),
+            (Fault::DropBefore, self.drop_before),
+            (Fault::FailAfter, self.fail_after),
+            (Fault::DropAfter, self.drop_after),
+            (Fault::HangAfter, self.hang_after),
+            (Fault::Stall, self.stall),
+            (Fault::Throttle, self.throttle),
+            (Fault::Conflict, self.conflict),
+        ]
+    }
+
+    pub(super) fn check(&self) {
+        let rates = self.rates();
+        let sum: f64 = rates.iter().map(|(_, rate)| rate).sum();
+        let each = rates.iter().all(|(_, rate)| (0.0..=1.0).contains(rate));
+        assert!(
+            each && sum <= 1.0 + 1e-9,
+            "the rates of a weather are 0 to 1 each and at most 1 together: {self:?}"
+        );
+    }
+}
+
+impl Default for Weather {
+    fn default() -> Self {
+        Self::calm()
+    }
+}
