@@ -2,8 +2,8 @@
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Add, EventId, IdError, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName,
-    Place, StoreError, Timestamp,
+    Add, EventId, HORIZON, IdError, Key, Monoid, OptionError, Origin, Outcome, Overflow,
+    PipelineName, Place, StoreError, Timestamp,
 };
 
 use crate::delivery::{Context, Delivery, Share};
@@ -128,7 +128,7 @@ impl<T, M: Monoid> Plan<T, M> {
                     Time::Arrival => entry.record.created().ok_or_else(no_arrival_time)?,
                 };
                 let bucket = window.bucket(at);
-                if window.is_expired(bucket, now) {
+                if window.is_expired(bucket, judged(entry.record, now)) {
                     into.late += 1;
                     into.named = true;
                     return Ok(());
@@ -173,6 +173,16 @@ impl<T, M: Monoid> Plan<T, M> {
             }
         }
         Ok(())
+    }
+}
+
+/// The time at which a window must not be over for `record` to count in it: the change's own, so
+/// that every delivery, on every clock, decides alike, and an addition that was dropped is never
+/// taken back. Where the row may be gone already, the clock decides after all.
+fn judged(record: &Record, now: Timestamp) -> Timestamp {
+    match record.created() {
+        Some(created) => created.max(now.minus(HORIZON)),
+        None => now,
     }
 }
 

@@ -14,8 +14,10 @@ const RANGE_CHUNK: usize = 1_000;
 /// before 1970 have negative buckets.
 ///
 /// With a retention, a bucket's rows carry a `ttl` of the bucket's end plus the retention plus
-/// [`HORIZON`], and what would be added to a bucket whose retention is over is dropped and
-/// counted, so that a row that was removed never comes back as a fraction of itself.
+/// [`HORIZON`]. What would be added to a bucket, or taken back from it, by a change made after
+/// its retention was over is dropped and counted, so that a row that was removed never comes back
+/// as a fraction of itself, or below nothing. Scanned rows and changes that do not say when they
+/// were made go by the clock, as do changes older than the horizon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     length: Duration,

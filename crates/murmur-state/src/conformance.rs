@@ -356,6 +356,7 @@ where
         let markers = Arc::new(markers);
         self.every_cell_of_the_rule_table(&markers).await;
         self.items_move_between_keys(&markers).await;
+        self.rows_that_may_be_gone_are_left_alone(&markers).await;
         self.any_interleaving_converges(&markers).await;
     }
 
@@ -419,6 +420,20 @@ where
         let stale = self.replace("mover", None, vec![self.add(a, 0, 4)]);
         replace(&*self.store, markers, &[stale]).await;
         self.expect(a, 0, []).await;
+    }
+
+    async fn rows_that_may_be_gone_are_left_alone(&self, markers: &S::Markers) {
+        let (over, live) = ("ledger/over", "ledger/live");
+        let at = |at, entity: &str, ttl| {
+            let add = self.add(entity, 0, 4);
+            self.replace("late", Some(at), vec![Add { ttl, ..add }])
+        };
+        // A ttl of 1970 has passed on every clock.
+        replace(&*self.store, markers, &[at(1, over, Some(1))]).await;
+        replace(&*self.store, markers, &[at(2, live, None)]).await;
+        replace(&*self.store, markers, &[at(3, over, Some(1))]).await;
+        self.expect(over, 0, [4, 4]).await;
+        self.expect(live, 0, []).await;
     }
 
     async fn any_interleaving_converges(&self, markers: &Arc<S::Markers>) {

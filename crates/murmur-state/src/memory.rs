@@ -250,19 +250,24 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
 }
 
 impl<M: Group> MemoryStore<M> {
-    /// The rows that change when `item` turns from `before` to `now`, or why they cannot.
+    /// The rows that change when an item turns from `before` to `now`, or why they cannot.
     fn turn(
         &self,
         rows: &BTreeMap<Key, Row<M::Value>>,
         before: &[Add<M::Value>],
         now: &[Add<M::Value>],
+        clock: &dyn Clock,
     ) -> Result<BTreeMap<Key, Row<M::Value>>, StoreError> {
         let mut changed: BTreeMap<Key, Row<M::Value>> = before
             .iter()
             .chain(now)
             .filter_map(|add| Some((add.key.clone(), rows.get(&add.key)?.clone())))
             .collect();
+        let today = clock.now().as_secs();
         for add in before {
+            if add.ttl.is_some_and(|ttl| ttl <= today) {
+                continue;
+            }
             let value =
                 self.monoid
                     .invert(&add.value)
@@ -289,7 +294,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
     async fn replace(
         &self,
         _pipeline: &PipelineName,
-        _markers: &MemoryDeduper,
+        markers: &MemoryDeduper,
         items: &[Replace<M::Value>],
         _deadline: Deadline,
     ) -> Vec<Outcome> {
@@ -314,7 +319,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                     _ => {}
                 }
                 let before = known.map_or(&[][..], |known| &known.now);
-                match self.turn(&inner.rows, before, &entry.now) {
+                match self.turn(&inner.rows, before, &entry.now, &*markers.clock) {
                     Ok(changed) => {
                         inner.rows.extend(changed);
                         let now = Entry {
@@ -339,8 +344,9 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
 const REMEMBERED: Duration = Duration::from_secs(48 * 3600);
 
 /// The marker table in this process: claims, markers of events taken, checkpoints. Clones share
-/// it. Claims expire by its clock; the markers of exactly-once stay until it is dropped. It
-/// answers at once, so deadlines do not concern it.
+/// it. Claims expire by its clock, by which a ledger also knows which rows are past their `ttl`;
+/// the markers of exactly-once stay until it is dropped. It answers at once, so deadlines do not
+/// concern it.
 #[derive(Clone)]
 pub struct MemoryDeduper {
     ttl: Duration,

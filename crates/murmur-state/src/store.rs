@@ -285,6 +285,9 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 /// there before, else [`Outcome::Superseded`]. At all times a row's value is the sum of the
 /// contributions that name its key.
 ///
+/// What an item contributed to a row whose `ttl` has passed stays there: the row may be gone, and
+/// must not come back below nothing.
+///
 /// # Atomicity
 ///
 /// An item's contribution and all rows it changes are changed together or not at all.

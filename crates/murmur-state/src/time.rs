@@ -133,6 +133,12 @@ impl ManualClock {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = (state.0.plus(by), state.1.saturating_add(by));
     }
+
+    /// Steps the wall time to `now`, forth or back, as a machine's clock may. Monotonic time stays.
+    pub fn step(&self, now: Timestamp) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = now;
+    }
 }
 
 impl Clock for ManualClock {

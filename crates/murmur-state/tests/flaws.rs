@@ -35,6 +35,7 @@ enum Flaw {
     BelongsToAnybody,
     // Of the ledger.
     NeverTakesBack,
+    TakesBackFromRowsThatMayBeGone,
     ScanWins,
     OldRecordsWin,
 }
@@ -182,6 +183,9 @@ impl Ledger<Total> for Flawed {
             match (self.flaw, &item.at) {
                 (Flaw::ScanWins, Position::Scan) => item.at = later(),
                 (Flaw::OldRecordsWin, Position::Stream(_)) => item.at = later(),
+                (Flaw::TakesBackFromRowsThatMayBeGone, _) => {
+                    item.now.iter_mut().for_each(|add| add.ttl = None);
+                }
                 (Flaw::NeverTakesBack, _) => {
                     item.item =
                         murmur_state::ItemId::from_parts([item.item.as_str(), &n.to_string()]);
@@ -243,7 +247,12 @@ async fn every_flaw_of_exactly_once_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_flaw_of_a_ledger_is_noticed() {
-    for flaw in [Flaw::NeverTakesBack, Flaw::ScanWins, Flaw::OldRecordsWin] {
+    for flaw in [
+        Flaw::NeverTakesBack,
+        Flaw::TakesBackFromRowsThatMayBeGone,
+        Flaw::ScanWins,
+        Flaw::OldRecordsWin,
+    ] {
         let subject = Flawed::subject(flaw);
         let suite = async move { subject.ledger(MemoryDeduper::new()).await };
         assert!(notices(suite).await, "{flaw:?}");
