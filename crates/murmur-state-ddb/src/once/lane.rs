@@ -55,17 +55,17 @@ pub(crate) struct Event<'a, V> {
     /// Its place in the batch.
     pub(crate) index: usize,
     pub(crate) id: Id,
+    /// When it was created; `None` where its source does not say.
     pub(crate) created: Option<Timestamp>,
     pub(crate) value: &'a V,
     pub(crate) ttl: Option<i64>,
 }
 
 impl<V> Event<'_, V> {
-    /// The second of creation; `None` where its source does not say.
+    /// The second of creation, rounded down: the same through Lambda, the Streams API and the
+    /// in-process store, which give times of different fineness.
     fn second(&self) -> Option<i64> {
-        self.created
-            .map(Timestamp::as_secs)
-            .filter(|second| *second > 0)
+        self.created.map(Timestamp::as_secs)
     }
 }
 
@@ -432,9 +432,9 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     /// The marker rows that the waiting events would take, with the bytes of their ids.
     fn markers(&self) -> BTreeMap<i64, usize> {
         let mut markers = BTreeMap::new();
-        for (n, event) in (0..).zip(&self.todo) {
+        for (n, event) in (1..).zip(&self.todo) {
             // Without a creation time each event has a row of its own.
-            *markers.entry(event.second().unwrap_or(-1 - n)).or_default() += ID_BYTES;
+            *markers.entry(event.second().unwrap_or(-n)).or_default() += ID_BYTES;
         }
         markers
     }

@@ -99,7 +99,8 @@ impl<'a, V> Lanes<'a, V> {
                 events.push(Event {
                     index,
                     id,
-                    created: event.created,
+                    // Some sources say 1970 for "unknown".
+                    created: event.created.filter(|created| created.as_secs() > 0),
                     value: &add.value,
                     ttl: add.ttl,
                 });

@@ -12,6 +12,7 @@ mod conformance;
 mod deduper;
 mod errors;
 mod int64;
+mod once;
 mod reads;
 mod support;
 mod tables;
