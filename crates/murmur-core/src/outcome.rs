@@ -139,3 +139,31 @@ pub struct Rejected {
     /// Why.
     pub error: RecordError,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_come_again_is_worse_than_anything_that_is_done() {
+        let failed = |error| RecordOutcome::Failed(error);
+        let outcomes = [
+            RecordOutcome::Skipped,
+            RecordOutcome::Expired,
+            RecordOutcome::Duplicate,
+            RecordOutcome::Superseded,
+            RecordOutcome::Applied,
+            RecordOutcome::PassedOver,
+            RecordOutcome::Blocked,
+            failed(RecordError::UnknownEvent { name: "?".into() }),
+            failed(RecordError::MissingImage { side: Side::New }),
+        ];
+        for one in &outcomes {
+            for other in &outcomes {
+                let both = one.clone().worse(other.clone());
+                assert_eq!(both.is_done(), one.is_done() && other.is_done());
+                assert_eq!(both.rank(), one.rank().max(other.rank()));
+            }
+        }
+    }
+}

@@ -13,6 +13,7 @@ mod expiry;
 mod failures;
 mod images;
 mod modes;
+mod order;
 mod overdue;
 mod rejected;
 mod support;

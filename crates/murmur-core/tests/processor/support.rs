@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use murmur_core::{AttributeValue, Change, EventName, Item, Record, Row, Sum, item_id};
 use murmur_state::{
-    Add, Claim, Deadline, Deduper, Key, ManualClock, MemoryDeduper, MemoryStore, Outcome, Owner,
-    Place, Read, ReadExt, Recorder, SequenceNumber, Store, StoreError, Timestamp,
+    Add, Binding, Claim, Deadline, Deduper, ExactlyOnce, Fault, Key, Ledger, ManualClock,
+    MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Place, Read, ReadExt, Recorder,
+    Replace, SequenceNumber, Store, StoreError, Timestamp,
 };
 
 /// An order as the tests' tables hold it.
@@ -121,6 +122,23 @@ impl Scripted {
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::Relaxed)
     }
+
+    fn answer(&self, add: &Add<i64>) -> Answer {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        (self.script.lock().unwrap())(add)
+    }
+}
+
+/// Keys at which something failed that is not the record's own fault.
+#[derive(Default)]
+struct Stopped(Vec<Key>);
+
+impl Stopped {
+    fn note(&mut self, key: &Key, outcome: &Outcome) {
+        if matches!(outcome, Outcome::Failed(error) if error.fault() != Fault::Record) {
+            self.0.push(key.clone());
+        }
+    }
 }
 
 pub fn place() -> Place {
@@ -159,15 +177,13 @@ impl Read<i64> for Scripted {
 impl Store<Sum> for Scripted {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
-        let mut stopped: Vec<Key> = Vec::new();
+        let mut stopped = Stopped::default();
         for add in adds {
-            if stopped.contains(&add.key) {
+            if stopped.0.contains(&add.key) {
                 outcomes.push(Outcome::Blocked);
                 continue;
             }
-            self.writes.fetch_add(1, Ordering::Relaxed);
-            let answer = (self.script.lock().unwrap())(add);
-            let outcome = match answer {
+            let outcome = match self.answer(add) {
                 Answer::Apply => self
                     .inner
                     .merge(std::slice::from_ref(add), deadline)
@@ -179,12 +195,105 @@ impl Store<Sum> for Scripted {
                     Outcome::Failed(unavailable(true))
                 }
             };
-            if let Outcome::Failed(error) = &outcome
-                && error.fault() != murmur_state::Fault::Record
-            {
-                stopped.push(add.key.clone());
-            }
+            stopped.note(&add.key, &outcome);
             outcomes.push(outcome);
+        }
+        outcomes
+    }
+}
+
+impl ExactlyOnce<Sum> for Scripted {
+    type Markers = MemoryDeduper;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        by: Deadline,
+    ) -> Result<(), StoreError> {
+        self.inner.bind(binding, markers, by).await
+    }
+
+    /// Each key by itself, as the script answers for it.
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        events: &[Once<i64>],
+        by: Deadline,
+    ) -> Vec<Outcome> {
+        let mut stopped = Stopped::default();
+        let mut outcomes = Vec::new();
+        for event in events {
+            let mut worst = Outcome::Duplicate;
+            for add in &event.adds {
+                if stopped.0.contains(&add.key) {
+                    worst.worsen(&Outcome::Blocked);
+                    continue;
+                }
+                let part = Once {
+                    adds: vec![add.clone()],
+                    ..event.clone()
+                };
+                let outcome = match self.answer(add) {
+                    Answer::Refuse(error) => Outcome::Failed(error),
+                    Answer::Apply => self
+                        .inner
+                        .apply(pipeline, markers, &[part], by)
+                        .await
+                        .remove(0),
+                    Answer::Lose => {
+                        self.inner.apply(pipeline, markers, &[part], by).await;
+                        Outcome::Failed(unavailable(true))
+                    }
+                };
+                stopped.note(&add.key, &outcome);
+                worst.worsen(&outcome);
+            }
+            outcomes.push(worst);
+        }
+        outcomes
+    }
+}
+
+impl Ledger<Sum> for Scripted {
+    /// All keys of an item or none, as the script answers for the worst of them.
+    async fn replace(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[Replace<i64>],
+        by: Deadline,
+    ) -> Vec<Outcome> {
+        let mut stopped = Stopped::default();
+        let mut outcomes = Vec::new();
+        for item in items {
+            let (mut worst, mut lost) = (Outcome::Applied, false);
+            for add in &item.now {
+                let outcome = if stopped.0.contains(&add.key) {
+                    Outcome::Blocked
+                } else {
+                    match self.answer(add) {
+                        Answer::Apply => Outcome::Applied,
+                        Answer::Refuse(error) => Outcome::Failed(error),
+                        Answer::Lose => {
+                            lost = true;
+                            Outcome::Applied
+                        }
+                    }
+                };
+                stopped.note(&add.key, &outcome);
+                worst.worsen(&outcome);
+            }
+            if matches!(worst, Outcome::Applied) {
+                let one = std::slice::from_ref(item);
+                let applied = self.inner.replace(pipeline, markers, one, by).await;
+                worst = match lost {
+                    false => applied[0].clone(),
+                    true => Outcome::Failed(unavailable(true)),
+                };
+            }
+            outcomes.push(worst);
         }
         outcomes
     }
