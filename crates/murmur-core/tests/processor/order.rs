@@ -14,8 +14,10 @@ use crate::support::{
 
 type Definition = Stored<Order, Sum, Scripted>;
 
+type Mode = fn(Definition) -> Pipeline<Order>;
+
 /// Each mode, and whether it takes a record on all of its keys or on none.
-const MODES: [(fn(Definition) -> Pipeline<Order>, bool); 4] = [
+const MODES: [(Mode, bool); 4] = [
     (|definition| definition.at_least_once().unwrap(), false),
     (
         |definition| definition.claim_first(MemoryDeduper::new()).unwrap(),
@@ -211,5 +213,36 @@ async fn a_lost_answer_counts_once_where_the_mode_is_exact() {
         }
         let totals = (value(&store, "a").await, value(&store, "b").await);
         assert_eq!(totals, (Some(12), Some(7)));
+    }
+}
+
+#[tokio::test]
+async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
+    for (mode, _) in MODES {
+        for fails in FAILURES {
+            let mut calls = 0;
+            let store = Scripted::new(move |_| {
+                calls += 1;
+                // The first fills the row, the second fails once.
+                if calls == 2 {
+                    Answer::Refuse(fails())
+                } else {
+                    Answer::Apply
+                }
+            });
+            let (processor, _) = lenient([mode(definition("totals", &store))]);
+            outcomes(&processor, &[insert("0", order("a", -10))]).await;
+            let batch = [
+                insert("1", order("a", i64::MAX)),
+                insert("2", order("a", 1)),
+            ];
+            let outcomes = outcomes(&processor, &batch).await;
+            if fails().is_retryable() {
+                assert_outcomes!(outcomes, RecordOutcome::Applied, RecordOutcome::Applied);
+                assert_eq!(value(&store, "a").await, Some(i64::MAX - 9));
+            } else {
+                assert_outcomes!(outcomes, RecordOutcome::Failed(_), RecordOutcome::Blocked);
+            }
+        }
     }
 }
