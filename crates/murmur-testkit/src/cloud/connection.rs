@@ -192,7 +192,7 @@ impl Process {
             return Leave::Never;
         }
         let region = &self.0.region;
-        let mut sent = Box::new(Sent::read(request, connector));
+        let mut sent = Box::new(Sent::read(request, connector, !self.0.admin));
         if self.0.admin {
             return Leave::Sent(sent, Fate::CALM);
         }
@@ -286,7 +286,8 @@ impl HttpConnector for Connector {
         }
         let process = self.process.clone();
         HttpConnectorFuture::new(async move {
-            if let Ok(answer) = answered.await {
+            // An instant request that was not answered never will be.
+            if !instant && let Ok(answer) = answered.await {
                 return answer.and_then(http);
             }
             if process.is_killed() {
@@ -316,7 +317,7 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
             region.note(fault);
             // Its client hears nothing while it is on its way.
             region.stall(sent, &fate).await;
-            None
+            region.is_real().then(|| Err(timed_out()))
         }
         Some(Fault::Throttle) => Some(region.throttle(sent, fate.detail).await),
         Some(Fault::Conflict) => Some(region.conflict(sent, fate.detail).await),
@@ -332,7 +333,7 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
             let delivered = match fault {
                 Some(Fault::FailAfter) => Some(Ok(failure())),
                 Some(Fault::DropAfter) => Some(Err(broken())),
-                Some(_) => None,
+                Some(_) => region.is_real().then(|| Err(timed_out())),
                 None => Some(result),
             };
             region.sleep(fate.back).await;
@@ -367,6 +368,11 @@ fn http(answer: Answer) -> Result<HttpResponse, ConnectorError> {
 
 fn failure() -> Answer {
     Answer::error(500, "InternalServerError", "by chance")
+}
+
+/// What a client's own timeout would say, over a real server, where nobody waits for it.
+fn timed_out() -> ConnectorError {
+    ConnectorError::timeout(Box::new(io::Error::from(io::ErrorKind::TimedOut)))
 }
 
 fn broken() -> ConnectorError {

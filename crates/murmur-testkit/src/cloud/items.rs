@@ -38,6 +38,20 @@ impl Touch {
         id
     }
 
+    /// Whether `item` is this one.
+    pub(super) fn is(&self, item: &Value) -> bool {
+        let same = |(name, value): (&String, &Value)| {
+            let numbers = (value["N"].as_str(), item[name]["N"].as_str());
+            match numbers {
+                (Some(one), Some(other)) => {
+                    normalize_dynamo_number(one) == normalize_dynamo_number(other)
+                }
+                _ => item.get(name) == Some(value),
+            }
+        };
+        self.key.iter().all(same)
+    }
+
     /// The size of what a Put leaves, else 0.
     pub(super) fn put_size(&self) -> usize {
         self.put.as_ref().map_or(0, size)
@@ -91,6 +105,19 @@ pub(super) fn touched(
             })
             .map(|(table, part)| one(table, part))
             .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// The tables a request puts whole items into.
+pub(super) fn put_into(operation: &str, body: &Value) -> Vec<String> {
+    let of = |part: &Value| part["TableName"].as_str().map(str::to_owned);
+    match operation {
+        "PutItem" => of(body).into_iter().collect(),
+        "TransactWriteItems" => list(&body["TransactItems"])
+            .filter_map(|action| of(&action["Put"]))
+            .collect(),
+        "BatchWriteItem" => tables(body).map(|(table, _)| table.to_owned()).collect(),
         _ => Vec::new(),
     }
 }

@@ -25,6 +25,7 @@ mod connection;
 mod count;
 mod items;
 mod limits;
+mod refusal;
 mod region;
 mod server;
 mod weather;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 
 use murmur_state::Timestamp;
 
+use crate::Dynamo;
 use crate::time::Time;
 pub use crate::wire::Request;
 
@@ -78,6 +80,20 @@ impl Cloud {
             "a cloud in this process waits by tokio's clock: give it Time::paused"
         );
         Self(Arc::new(Region::here(time.clone(), seed, weather)))
+    }
+
+    /// The same faults in front of a real server: an embedded one over HTTP, or DynamoDB Local.
+    ///
+    /// Nothing waits there. A latency is none; a client whose answer never comes is told at once that
+    /// it timed out; a stalled request arrives after up to 64 later ones, or at [`flush`](Self::flush); items are
+    /// held while their transaction is with the server, if the weather holds them at all. With several
+    /// requests at once the order, and so the run, does not repeat itself.
+    ///
+    /// # Panics
+    ///
+    /// If the rates of the weather are no shares, or it has a partition limit.
+    pub fn over(dynamo: &Dynamo, seed: u64, weather: Weather) -> Self {
+        Self(Arc::new(Region::over(dynamo.clone(), seed, weather)))
     }
 
     /// A connection to this cloud, with dice of its own.

@@ -4,10 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
+use aws_smithy_http_client::Builder;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient as _, HttpConnector as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::byte_stream::ByteStream;
 use dynoxide::Database;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -16,7 +21,9 @@ use super::connection::Fate;
 use super::count::{Fault, Met, Usage};
 use super::items::{self, Touch};
 use super::server::{self, Answer};
-use super::{limits, weather::Weather};
+use super::weather::Weather;
+use super::{START, limits, refusal};
+use crate::Dynamo;
 use crate::time::Time;
 use crate::wire::Request;
 
@@ -26,18 +33,28 @@ type Delivered = Result<Answer, ConnectorError>;
 /// How long a client without timeouts hears nothing before its connection breaks.
 const SILENCE: Duration = Duration::from_secs(3600);
 
-/// How long a client request token is remembered.
+/// How long a client request token is remembered once its transaction is through.
 const TOKEN_LIFE: Duration = Duration::from_secs(600);
+
+/// Over a real server: the most requests that overtake a stalled one.
+const OVERTAKEN: f64 = 64.0;
 
 /// A request that left its process.
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) request: Request,
-    counted: bool,
+    /// Whether it is in the books.
+    pub(super) counted: bool,
+    /// What goes to a real server, and the way there.
+    wire: Option<(HttpRequest, SharedHttpConnector)>,
 }
 
 impl Sent {
-    pub(super) fn read(request: HttpRequest, _connector: Option<SharedHttpConnector>) -> Self {
+    pub(super) fn read(
+        request: HttpRequest,
+        connector: Option<SharedHttpConnector>,
+        counted: bool,
+    ) -> Self {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
         let body = request.body().bytes();
@@ -48,35 +65,45 @@ impl Sent {
                 nth: 0,
                 body: body.unwrap_or_default(),
             },
-            counted: true,
+            counted,
+            wire: connector.map(|connector| (request, connector)),
         }
-    }
-
-    pub(super) fn uncounted(mut self) -> Self {
-        self.counted = false;
-        self
     }
 
     /// Whether it reads or writes items: these are what the weather strikes.
     pub(super) fn is_about_items(&self) -> bool {
-        matches!(
-            self.request.operation.as_str(),
-            "BatchGetItem" | "GetItem" | "Query" | "Scan" | "TransactGetItems"
-        ) || self.is_write()
+        let operation = self.request.operation.as_str();
+        let reads = ["BatchGetItem", "GetItem", "Query", "Scan", "TransactGetItems"];
+        reads.contains(&operation) || self.is_write()
     }
 
     pub(super) fn is_write(&self) -> bool {
-        matches!(
-            self.request.operation.as_str(),
-            "BatchWriteItem" | "DeleteItem" | "PutItem" | "TransactWriteItems" | "UpdateItem"
-        )
+        is_plain_write(&self.request.operation) || self.request.operation == "TransactWriteItems"
     }
+}
+
+fn is_plain_write(operation: &str) -> bool {
+    ["BatchWriteItem", "DeleteItem", "PutItem", "UpdateItem"].contains(&operation)
+}
+
+fn is_transaction(operation: &str) -> bool {
+    ["TransactGetItems", "TransactWriteItems"].contains(&operation)
+}
+
+enum Server {
+    Here(Database),
+    There {
+        dynamo: Dynamo,
+        http: SharedHttpClient,
+        /// A request that came by, whose headers serve for questions of our own.
+        template: Mutex<Option<(HttpRequest, SharedHttpConnector)>>,
+    },
 }
 
 pub(super) struct Region {
     seed: u64,
     time: Time,
-    database: Database,
+    server: Server,
     state: Mutex<State>,
     in_flight: watch::Sender<u64>,
 }
@@ -90,6 +117,8 @@ pub(super) struct State {
     lanes: HashMap<String, Lane>,
     tokens: HashMap<String, Token>,
     key_names: HashMap<String, Vec<String>>,
+    /// Over a real server: what still travels, and how many arrivals overtake it.
+    stalled: Vec<(u64, Sent)>,
 }
 
 /// What goes on at one item.
@@ -99,13 +128,23 @@ struct Lane {
     held: bool,
     /// By plain writes, up to this time since the start.
     busy: Duration,
+    /// Write units it took beyond what flowed off since; as of this time.
+    taken: (f64, Duration),
+}
+
+impl Lane {
+    /// What it took lately, while `rate` units a second flow off.
+    fn taken(&self, now: Duration, rate: f64) -> f64 {
+        let passed = now.saturating_sub(self.taken.1).as_secs_f64();
+        (self.taken.0 - passed * rate).max(0.0)
+    }
 }
 
 /// A client request token that was seen.
 struct Token {
-    body: Value,
-    since: Duration,
-    done: bool,
+    items: Value,
+    /// When its transaction was through; none while it is under way.
+    done: Option<Duration>,
 }
 
 /// Counts a request as under way while it lives.
@@ -119,21 +158,41 @@ impl Drop for Flight {
 
 impl Region {
     pub(super) fn here(time: Time, seed: u64, weather: Weather) -> Self {
+        let server = Server::Here(server::database(time.clone()));
+        Self::new(time, server, seed, weather)
+    }
+
+    pub(super) fn over(dynamo: Dynamo, seed: u64, weather: Weather) -> Self {
+        assert!(
+            weather.partition_limit.is_none(),
+            "a real server's requests take real time: a limit per second needs a cloud in this process"
+        );
+        let server = Server::There {
+            dynamo,
+            http: Builder::new().build_http(),
+            template: Mutex::default(),
+        };
+        Self::new(Time::stepped(START), server, seed, weather)
+    }
+
+    fn new(time: Time, server: Server, seed: u64, weather: Weather) -> Self {
         weather.check();
+        let state = State {
+            weather,
+            rewriter: None,
+            met: Met::default(),
+            usage: Usage::default(),
+            processes: 0,
+            lanes: HashMap::new(),
+            tokens: HashMap::new(),
+            key_names: HashMap::new(),
+            stalled: Vec::new(),
+        };
         Self {
             seed,
-            database: server::database(time.clone()),
             time,
-            state: Mutex::new(State {
-                weather,
-                rewriter: None,
-                met: Met::default(),
-                usage: Usage::default(),
-                processes: 0,
-                lanes: HashMap::new(),
-                tokens: HashMap::new(),
-                key_names: HashMap::new(),
-            }),
+            server,
+            state: Mutex::new(state),
             in_flight: watch::Sender::new(0),
         }
     }
@@ -149,15 +208,26 @@ impl Region {
     }
 
     pub(super) fn endpoint(&self) -> String {
-        "http://cloud.invalid".into()
+        match &self.server {
+            Server::Here(_) => "http://cloud.invalid".into(),
+            Server::There { dynamo, .. } => dynamo.endpoint().to_owned(),
+        }
     }
 
+    /// The way to the real server, if there is one.
     pub(super) fn connector(
         &self,
-        _settings: &HttpConnectorSettings,
-        _components: &RuntimeComponents,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
     ) -> Option<SharedHttpConnector> {
-        None
+        match &self.server {
+            Server::Here(_) => None,
+            Server::There { http, .. } => Some(http.http_connector(settings, components)),
+        }
+    }
+
+    pub(super) fn is_real(&self) -> bool {
+        matches!(self.server, Server::There { .. })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -181,7 +251,7 @@ impl Region {
     /// Whether requests meet nothing that takes time.
     pub(super) fn is_instant(&self) -> bool {
         let weather = &self.state().weather;
-        weather.hold.is_zero() && weather.service.is_zero()
+        !self.is_real() && weather.hold.is_zero() && weather.service.is_zero()
     }
 
     pub(super) fn takes_off(&self) -> Flight {
@@ -193,49 +263,638 @@ impl Region {
         let mut in_flight = self.in_flight.subscribe();
         // Its sender lives in `self`.
         let _ = in_flight.wait_for(|count| *count == 0).await;
+        let stalled = std::mem::take(&mut self.state().stalled);
+        for (_, sent) in stalled {
+            self.arrive_late(sent).await;
+        }
     }
 
+    /// Nothing over a real server: what would be a delay there is none.
     pub(super) async fn sleep(&self, duration: Duration) {
-        if !duration.is_zero() {
+        if !duration.is_zero() && !self.is_real() {
             self.time.sleep(duration).await;
         }
     }
 
+    /// As long as a client without timeouts waits for an answer.
     pub(super) async fn silence(&self) {
         self.sleep(SILENCE).await;
     }
 
     /// Lets a request arrive late, when its client has given up.
     pub(super) async fn stall(&self, sent: Sent, fate: &Fate) {
-        self.sleep(fate.stall).await;
+        if self.is_real() {
+            let overtaken = 1 + (fate.detail * OVERTAKEN) as u64;
+            self.state().stalled.push((overtaken, sent));
+        } else {
+            self.sleep(fate.stall).await;
+            self.arrive_late(sent).await;
+        }
+    }
+
+    async fn arrive_late(&self, sent: Sent) {
         let write = sent.is_write();
-        let result = self.arrive(sent).await;
-        match result {
-            Ok(answer) if write && answer.is_ok() => self.note(Fault::Zombie),
+        match self.serve(sent).await {
+            Ok(answer) if write && answer.is_ok() => {
+                self.note(Fault::Zombie);
+                self.note(Fault::LostAnswer);
+            }
             Ok(_) if write => self.note(Fault::ZombieRefused),
             _ => {}
         }
     }
 
-    pub(super) async fn throttle(&self, sent: Sent, detail: f64) -> Delivered {
-        let _ = detail;
-        self.arrive(sent).await
+    /// Refuses a request as throttled, or serves a part of it.
+    pub(super) async fn throttle(&self, mut sent: Sent, detail: f64) -> Delivered {
+        self.note(Fault::Throttle);
+        let request = &mut sent.request;
+        let (low, rest) = (detail < 0.5, detail * 2.0 % 1.0);
+        if is_transaction(&request.operation) && low {
+            let struck = one_of(actions(&request.body), rest);
+            let by_throughput = struck.iter().position(|struck| *struck).unwrap_or(0) % 2 == 0;
+            return Ok(match by_throughput {
+                true => refusal::cancelled_by_throughput(&struck),
+                false => refusal::cancelled_by_throttling(&struck),
+            });
+        }
+        let unprocessed = match request.operation.as_str() {
+            "BatchGetItem" => "UnprocessedKeys",
+            "BatchWriteItem" => "UnprocessedItems",
+            _ if low => return Ok(refusal::exceeded()),
+            _ => return Ok(refusal::throttled()),
+        };
+        let mut count = 0;
+        refusal::split_batch(&mut request.body.clone(), |_| {
+            count += 1;
+            true
+        });
+        // Nothing processed at all is an error, not an answer.
+        let kept = (rest * f64::from(count)) as usize;
+        if low || kept == 0 {
+            return Ok(refusal::exceeded());
+        }
+        let left = refusal::split_batch(&mut request.body, |nth| nth < kept);
+        let mut answer = self.serve(sent).await?;
+        if answer.is_ok() {
+            answer.body[unprocessed] = left;
+        }
+        Ok(answer)
     }
 
+    /// Refuses a write, or a transactional read, as in conflict with a transaction. Other reads
+    /// never are, so they are served.
     pub(super) async fn conflict(&self, sent: Sent, detail: f64) -> Delivered {
-        let _ = detail;
-        self.arrive(sent).await
+        let operation = sent.request.operation.as_str();
+        if is_transaction(operation) {
+            self.note(Fault::Conflict);
+            let held = one_of(actions(&sent.request.body), detail);
+            if operation == "TransactWriteItems" && sent.counted {
+                let touched = self.touched(&sent.request).await;
+                self.charge_cancelled(&touched).await;
+            }
+            Ok(refusal::cancelled_by_conflict(&held))
+        } else if is_plain_write(operation) && operation != "BatchWriteItem" {
+            self.note(Fault::Conflict);
+            Ok(refusal::conflict())
+        } else {
+            self.arrive(sent).await
+        }
     }
 
-    /// A request reaches the server.
+    /// A request reaches the server, and before it over a real one whatever it did not overtake.
     pub(super) async fn arrive(&self, sent: Sent) -> Delivered {
-        let Sent { request, counted } = sent;
-        let Request {
-            operation, body, ..
-        } = request;
-        if let Some(refusal) = limits::check(&operation, &body) {
+        if self.is_real() && sent.counted && sent.is_about_items() {
+            let due: Vec<(u64, Sent)> = {
+                let stalled = &mut self.state().stalled;
+                stalled.iter_mut().for_each(|(overtaken, _)| *overtaken -= 1);
+                stalled.extract_if(.., |(overtaken, _)| *overtaken == 0).collect()
+            };
+            for (_, late) in due {
+                self.arrive_late(late).await;
+            }
+        }
+        self.serve(sent).await
+    }
+
+    async fn serve(&self, sent: Sent) -> Delivered {
+        if let (Server::There { template, .. }, Some((http, connector))) =
+            (&self.server, &sent.wire)
+        {
+            let mut template = template.lock().unwrap_or_else(PoisonError::into_inner);
+            if template.is_none() {
+                *template = http.try_clone().map(|http| (http, connector.clone()));
+            }
+        }
+        let operation = sent.request.operation.as_str();
+        if let Some(refusal) = limits::check(operation, &sent.request.body) {
             return Ok(refusal);
         }
-        Ok(server::run(&self.database, &operation, body))
+        match operation {
+            "TransactWriteItems" => self.transact(sent).await,
+            "TransactGetItems" => self.read_together(sent).await,
+            _ if is_plain_write(operation) => self.write(sent).await,
+            "CreateTable" | "DeleteTable" => {
+                self.state().key_names.clear();
+                self.execute(sent).await
+            }
+            _ => self.execute(sent).await,
+        }
     }
+
+    /// A plain write: refused at a held item, else after those before it.
+    async fn write(&self, mut sent: Sent) -> Delivered {
+        if !self.watches_items() {
+            return self.execute(sent).await;
+        }
+        let touched = self.touched(&sent.request).await;
+        let ids: Vec<String> = touched.iter().map(Touch::id).collect();
+        let now = self.time.elapsed();
+        let mut left = Value::Null;
+        let mut free = now;
+        {
+            let mut state = self.state();
+            let State {
+                weather,
+                met,
+                lanes,
+                ..
+            } = &mut *state;
+            let held: Vec<bool> = ids
+                .iter()
+                .map(|id| lanes.get(id).is_some_and(|lane| lane.held))
+                .collect();
+            if held.contains(&true) {
+                met.note(Fault::HeldConflict);
+                if sent.request.operation != "BatchWriteItem" {
+                    return Ok(refusal::conflict());
+                }
+                // Of a batch, AWS documents no conflict but what is left unprocessed.
+                left = refusal::split_batch(&mut sent.request.body, |nth| !held[nth]);
+                if !held.contains(&false) {
+                    return Ok(Answer::ok(json!({ "UnprocessedItems": left })));
+                }
+            }
+            if let Some(limit) = weather.partition_limit {
+                let full = |id: &String| {
+                    let lane = lanes.get(id);
+                    lane.is_some_and(|lane| lane.taken(now, limit) >= limit)
+                };
+                if ids.iter().any(full) {
+                    met.note(Fault::PartitionLimit);
+                    return Ok(refusal::exceeded());
+                }
+            }
+            if !weather.service.is_zero() && !self.is_real() {
+                for (id, _) in ids.iter().zip(&held).filter(|(_, held)| !**held) {
+                    let lane = lanes.entry(id.clone()).or_default();
+                    lane.busy = lane.busy.max(now) + weather.service;
+                    free = free.max(lane.busy);
+                }
+            }
+        }
+        if free > now {
+            self.time.reached(free).await;
+        }
+        let mut answer = self.execute(sent).await?;
+        self.charge_items(&touched, 1.0).await;
+        if answer.is_ok() && !left.is_null() {
+            answer.body["UnprocessedItems"] = left;
+        }
+        Ok(answer)
+    }
+
+    /// A reading transaction: cancelled where an item is being written.
+    async fn read_together(&self, sent: Sent) -> Delivered {
+        if self.watches_items() {
+            let touched = self.touched(&sent.request).await;
+            let now = self.time.elapsed();
+            let state = &mut *self.state();
+            let met_a_write = |touch: &Touch| {
+                let lane = state.lanes.get(&touch.id());
+                lane.is_some_and(|lane| lane.held || lane.busy > now)
+            };
+            let struck: Vec<bool> = touched.iter().map(met_a_write).collect();
+            if struck.contains(&true) {
+                state.met.note(Fault::HeldConflict);
+                return Ok(refusal::cancelled_by_conflict(&struck));
+            }
+        }
+        self.execute(sent).await
+    }
+
+    /// A writing transaction: cancelled where an item is held, else it holds all of them.
+    async fn transact(&self, mut sent: Sent) -> Delivered {
+        let token = match self.is_real() {
+            // The real server's own business.
+            true => None,
+            false => take(&mut sent.request.body, "ClientRequestToken"),
+        };
+        let token = token.and_then(|token| token.as_str().map(str::to_owned));
+        let touched = self.touched(&sent.request).await;
+        if let Some(token) = &token
+            && let Some(answer) = self.begin(token, &sent.request.body, &touched).await
+        {
+            return Ok(answer);
+        }
+        let answer = self.transact_now(sent, &touched).await;
+        if let Some(token) = token {
+            let done = self.time.elapsed();
+            let mut state = self.state();
+            match &answer {
+                Ok(answer) if answer.is_ok() => {
+                    if let Some(token) = state.tokens.get_mut(&token) {
+                        token.done = Some(done);
+                    }
+                }
+                _ => drop(state.tokens.remove(&token)),
+            }
+        }
+        answer
+    }
+
+    /// Remembers a transaction's token; the answer, if the token was seen before.
+    async fn begin(&self, token: &str, body: &Value, touched: &[Touch]) -> Option<Answer> {
+        if token.is_empty() || token.len() > 36 {
+            return Some(Answer::error(
+                400,
+                "ValidationException",
+                format!(
+                    "1 validation error detected: Value '{token}' at 'clientRequestToken' failed to \
+                     satisfy constraint: Member must have length less than or equal to 36"
+                ),
+            ));
+        }
+        let now = self.time.elapsed();
+        let items = &body["TransactItems"];
+        {
+            let mut state = self.state();
+            state
+                .tokens
+                .retain(|_, token| token.done.is_none_or(|done| now < done + TOKEN_LIFE));
+            match state.tokens.get(token) {
+                Some(seen) if seen.items != *items => return Some(refusal::mismatch()),
+                Some(seen) if seen.done.is_none() => {
+                    state.met.note(Fault::InProgress);
+                    return Some(refusal::in_progress());
+                }
+                Some(_) => state.met.note(Fault::TokenReplay),
+                None => {
+                    let seen = Token {
+                        items: items.clone(),
+                        done: None,
+                    };
+                    state.tokens.insert(token.to_owned(), seen);
+                    return None;
+                }
+            }
+        }
+        // A replay costs reading what was written.
+        let mut units = 0.0;
+        for size in self.sizes(touched).await {
+            units += 2.0 * per(size, 4096);
+        }
+        self.state().usage.read += units;
+        Some(Answer::ok(json!({})))
+    }
+
+    async fn transact_now(&self, sent: Sent, touched: &[Touch]) -> Delivered {
+        if !self.watches_items() {
+            return self.execute_together(sent, touched).await;
+        }
+        let ids: Vec<String> = touched.iter().map(Touch::id).collect();
+        let now = self.time.elapsed();
+        let mut free = now;
+        let refused = 'refused: {
+            let mut state = self.state();
+            let State {
+                weather,
+                met,
+                lanes,
+                ..
+            } = &mut *state;
+            let strike = |struck: &dyn Fn(&Lane) -> bool| -> Vec<bool> {
+                ids.iter().map(|id| lanes.get(id).is_some_and(struck)).collect()
+            };
+            let held = strike(&|lane| lane.held);
+            if held.contains(&true) {
+                met.note(Fault::HeldConflict);
+                break 'refused Some(refusal::cancelled_by_conflict(&held));
+            }
+            if let Some(limit) = weather.partition_limit {
+                let full = strike(&|lane| lane.taken(now, limit) >= limit);
+                if full.contains(&true) {
+                    met.note(Fault::PartitionLimit);
+                    return Ok(refusal::cancelled_by_throttling(&full));
+                }
+            }
+            if !weather.hold.is_zero() {
+                free += weather.hold;
+                for id in &ids {
+                    let lane = lanes.entry(id.clone()).or_default();
+                    lane.held = true;
+                    free = free.max(lane.busy);
+                }
+            }
+            None
+        };
+        if let Some(refused) = refused {
+            if sent.counted {
+                self.charge_cancelled(touched).await;
+            }
+            return Ok(refused);
+        }
+        if free > now && !self.is_real() {
+            self.time.reached(free).await;
+        }
+        let answer = self.execute_together(sent, touched).await;
+        {
+            let mut state = self.state();
+            for id in &ids {
+                if let Some(lane) = state.lanes.get_mut(id) {
+                    lane.held = false;
+                }
+            }
+            self.forget_quiet_lanes(&mut state);
+        }
+        self.charge_items(touched, 2.0).await;
+        answer
+    }
+
+    /// Runs a transaction and books it.
+    async fn execute_together(&self, sent: Sent, touched: &[Touch]) -> Delivered {
+        let counted = sent.counted;
+        let before = match self.is_real() && counted {
+            true => self.sizes(touched).await,
+            false => Vec::new(),
+        };
+        let answer = self.execute(sent).await?;
+        if !counted {
+            return Ok(answer);
+        }
+        if answer.code() == "TransactionCanceledException" {
+            self.charge_cancelled(touched).await;
+        } else if answer.is_ok() && self.is_real() {
+            // DynamoDB Local says 2 units for a transaction of any length.
+            let after = self.sizes(touched).await;
+            let larger = before.iter().zip(after).map(|(before, after)| after.max(*before));
+            let units: f64 = larger.map(|size| 2.0 * per(size, 1024)).sum();
+            self.state().usage.transactional += units;
+        }
+        Ok(answer)
+    }
+
+    /// Runs a request on the server and books what the server says it cost.
+    async fn execute(&self, sent: Sent) -> Delivered {
+        let Sent {
+            mut request,
+            counted,
+            wire,
+        } = sent;
+        let books = counted && Books::keeps(&request.operation);
+        let books = books.then(|| Books::open(&request.operation, &mut request.body));
+        let mut answer = match (&self.server, wire) {
+            (Server::Here(database), _) => server::run(database, &request.operation, request.body),
+            (Server::There { .. }, Some((http, connector))) => {
+                forward(http, &connector, &request.body).await?
+            }
+            (Server::There { .. }, None) => panic!("a request to a real server has no way there"),
+        };
+        if let Some(books) = books {
+            let real = self.is_real();
+            books.close(&mut answer, &mut self.state().usage, real);
+        }
+        Ok(answer)
+    }
+
+    /// Whether anything depends on which items a request is about.
+    fn watches_items(&self) -> bool {
+        let state = self.state();
+        let weather = &state.weather;
+        // Lanes of a weather gone by hold on until they are released.
+        !weather.hold.is_zero()
+            || !weather.service.is_zero()
+            || weather.partition_limit.is_some()
+            || !state.lanes.is_empty()
+    }
+
+    /// Lanes are kept only as long as they say something.
+    fn forget_quiet_lanes(&self, state: &mut State) {
+        if state.lanes.len() > 10_000 || state.weather.partition_limit.is_none() {
+            let now = self.time.elapsed();
+            let rate = state.weather.partition_limit.unwrap_or(f64::INFINITY);
+            state
+                .lanes
+                .retain(|_, lane| lane.held || lane.busy > now || lane.taken(now, rate) > 0.0);
+        }
+    }
+
+    /// Where items are limited: books what they took.
+    async fn charge_items(&self, touched: &[Touch], each: f64) {
+        let Some(limit) = self.state().weather.partition_limit else {
+            return;
+        };
+        let sizes = self.sizes(touched).await;
+        let now = self.time.elapsed();
+        let lanes = &mut self.state().lanes;
+        for (touch, size) in touched.iter().zip(sizes) {
+            let lane = lanes.entry(touch.id()).or_default();
+            lane.taken = (lane.taken(now, limit) + each * per(size, 1024), now);
+        }
+    }
+
+    /// AWS documents no price of a cancelled transaction. It is booked as if it had been
+    /// applied to the items as they are: what it costs at most.
+    async fn charge_cancelled(&self, touched: &[Touch]) {
+        let sizes = self.sizes(touched).await;
+        let larger = touched.iter().zip(sizes).map(|(touch, size)| size.max(touch.put_size()));
+        let units: f64 = larger.map(|size| 2.0 * per(size, 1024)).sum();
+        self.state().usage.cancelled += units;
+    }
+
+    /// How large the items are now; 0 where there is none.
+    async fn sizes(&self, touched: &[Touch]) -> Vec<usize> {
+        match &self.server {
+            Server::Here(database) => {
+                let size = |touch: &Touch| {
+                    let key = &touch.key;
+                    let get = json!({ "TableName": touch.table, "Key": key, "ConsistentRead": true });
+                    items::size(&server::run(database, "GetItem", get).body["Item"])
+                };
+                touched.iter().map(size).collect()
+            }
+            Server::There { .. } => {
+                let mut keys = serde_json::Map::new();
+                for touch in touched {
+                    let table = keys
+                        .entry(&touch.table)
+                        .or_insert_with(|| json!({ "Keys": [], "ConsistentRead": true }));
+                    if let Some(keys) = table["Keys"].as_array_mut() {
+                        keys.push(touch.key.clone().into());
+                    }
+                }
+                let mut sizes = vec![0; touched.len()];
+                let mut left = Value::Object(keys);
+                while left.as_object().is_some_and(|left| !left.is_empty()) {
+                    let get = json!({ "RequestItems": left });
+                    let mut answer = self.aside("BatchGetItem", &get).await;
+                    for (table, items) in answer["Responses"].as_object().into_iter().flatten() {
+                        for item in items.as_array().into_iter().flatten() {
+                            let of = |touch: &&Touch| touch.table == *table && touch.is(item);
+                            let nth = touched.iter().position(|touch| of(&touch));
+                            if let Some(nth) = nth {
+                                sizes[nth] = items::size(item);
+                            }
+                        }
+                    }
+                    left = answer["UnprocessedKeys"].take();
+                }
+                sizes
+            }
+        }
+    }
+
+    /// Asks a question of its own; null if there is no answer.
+    async fn aside(&self, operation: &str, body: &Value) -> Value {
+        match &self.server {
+            Server::Here(database) => server::run(database, operation, body.clone()).body,
+            Server::There { template, .. } => {
+                let wire = {
+                    let template = template.lock().unwrap_or_else(PoisonError::into_inner);
+                    let wire = template.as_ref();
+                    wire.and_then(|(http, connector)| Some((http.try_clone()?, connector.clone())))
+                };
+                let Some((mut http, connector)) = wire else {
+                    return Value::Null;
+                };
+                let target = format!("DynamoDB_20120810.{operation}");
+                http.headers_mut().insert("x-amz-target", target);
+                let answer = forward(http, &connector, body).await;
+                answer.map_or(Value::Null, |answer| answer.body)
+            }
+        }
+    }
+
+    /// The items that a request is about.
+    async fn touched(&self, request: &Request) -> Vec<Touch> {
+        for table in items::put_into(&request.operation, &request.body) {
+            if !self.state().key_names.contains_key(&table) {
+                let names = self.key_names(&table).await;
+                self.state().key_names.insert(table, names);
+            }
+        }
+        let state = self.state();
+        items::touched(&request.operation, &request.body, |table| {
+            state.key_names.get(table).cloned().unwrap_or_default()
+        })
+    }
+
+    /// The names of a table's key attributes; none if there is no such table.
+    async fn key_names(&self, table: &str) -> Vec<String> {
+        let answer = self.aside("DescribeTable", &json!({ "TableName": table })).await;
+        let schema = answer["Table"]["KeySchema"].as_array();
+        let names = schema.into_iter().flatten();
+        names
+            .filter_map(|key| key["AttributeName"].as_str().map(str::to_owned))
+            .collect()
+    }
+}
+
+/// What is asked of the server beyond what its client asked, to know what a request costs.
+struct Books {
+    operation: String,
+    /// Not asked for by the client, so it is not to see it.
+    hide_capacity: bool,
+    hide_item: bool,
+}
+
+impl Books {
+    fn keeps(operation: &str) -> bool {
+        is_plain_write(operation)
+            || is_transaction(operation)
+            || ["BatchGetItem", "GetItem", "Query", "Scan"].contains(&operation)
+    }
+
+    fn open(operation: &str, body: &mut Value) -> Self {
+        let mut ask = |field: &str, wanted: &str| {
+            let hide = !body[field].is_string() || body[field] == "NONE";
+            if hide && let Some(body) = body.as_object_mut() {
+                body.insert(field.into(), wanted.into());
+            }
+            hide
+        };
+        let hide_capacity = ask("ReturnConsumedCapacity", "TOTAL");
+        let conditional = ["DeleteItem", "PutItem", "UpdateItem"].contains(&operation);
+        let hide_item = conditional && ask("ReturnValuesOnConditionCheckFailure", "ALL_OLD");
+        Self {
+            operation: operation.to_owned(),
+            hide_capacity,
+            hide_item,
+        }
+    }
+
+    fn close(self, answer: &mut Answer, usage: &mut Usage, real: bool) {
+        if answer.code() == "ConditionalCheckFailedException" {
+            usage.refused += per(items::size(&answer.body["Item"]), 1024);
+            if self.hide_item {
+                take(&mut answer.body, "Item");
+            }
+            return;
+        }
+        if !answer.is_ok() {
+            return;
+        }
+        let units = capacity(&answer.body["ConsumedCapacity"]);
+        if is_plain_write(&self.operation) {
+            usage.plain += units;
+        } else if self.operation != "TransactWriteItems" {
+            usage.read += units;
+        } else if !real {
+            usage.transactional += units;
+        }
+        if self.hide_capacity {
+            take(&mut answer.body, "ConsumedCapacity");
+        }
+    }
+}
+
+/// The units in a `ConsumedCapacity`, of one table or several.
+fn capacity(consumed: &Value) -> f64 {
+    match consumed {
+        Value::Array(tables) => tables.iter().map(capacity).sum(),
+        table => table["CapacityUnits"].as_f64().unwrap_or(0.0),
+    }
+}
+
+/// Units for `size` bytes at `step` bytes each, at least 1.
+fn per(size: usize, step: usize) -> f64 {
+    size.div_ceil(step).max(1) as f64
+}
+
+fn take(body: &mut Value, field: &str) -> Option<Value> {
+    body.as_object_mut()?.remove(field)
+}
+
+/// How many actions a transaction has.
+fn actions(body: &Value) -> usize {
+    body["TransactItems"].as_array().map_or(0, Vec::len)
+}
+
+/// `count` flags, one of them set: which, `detail` says, 0.0 to 1.0.
+fn one_of(count: usize, detail: f64) -> Vec<bool> {
+    let chosen = (detail * count as f64) as usize;
+    (0..count).map(|nth| nth == chosen).collect()
+}
+
+/// Sends a request to a real server, with this body instead of its own.
+async fn forward(mut http: HttpRequest, connector: &SharedHttpConnector, body: &Value) -> Delivered {
+    let text = body.to_string();
+    http.headers_mut().insert("content-length", text.len().to_string());
+    *http.body_mut() = SdkBody::from(text);
+    let response = connector.call(http).await?;
+    let status = response.status().as_u16();
+    let body = ByteStream::new(response.into_body()).collect().await;
+    let body = body.map_err(|error| ConnectorError::io(Box::new(error)))?;
+    let body = serde_json::from_slice(&body.into_bytes());
+    let body = body.map_err(|error| ConnectorError::io(Box::new(error)))?;
+    Ok(Answer { status, body })
 }

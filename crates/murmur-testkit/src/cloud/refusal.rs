@@ -1,0 +1,121 @@
+//! The refusals that a local server never gives, in AWS's words.
+//!
+//! Source: <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
+//! and `CancellationReasons` there.
+
+use serde_json::{Map, Value, json};
+
+use super::server::Answer;
+
+const ONGOING: &str = "Transaction is ongoing for the item";
+const EXCEEDED: &str = "The level of configured provisioned throughput for the table was exceeded. \
+                        Consider increasing your provisioning level with the UpdateTable API.";
+const TOO_FAST: &str = "Throughput exceeds the current capacity of your table or index. DynamoDB is \
+                        automatically scaling your table or index so please try again shortly.";
+
+/// A plain write met a held item.
+pub(super) fn conflict() -> Answer {
+    Answer::error(400, "TransactionConflictException", ONGOING)
+}
+
+/// A transaction met held items: those whose entry is true.
+pub(super) fn cancelled_by_conflict(held: &[bool]) -> Answer {
+    cancelled(held, "TransactionConflict", ONGOING)
+}
+
+/// A transaction went to items that had taken enough.
+pub(super) fn cancelled_by_throttling(throttled: &[bool]) -> Answer {
+    cancelled(throttled, "ThrottlingError", TOO_FAST)
+}
+
+/// A provisioned table has no room for a transaction.
+pub(super) fn cancelled_by_throughput(throttled: &[bool]) -> Answer {
+    cancelled(throttled, "ProvisionedThroughputExceeded", EXCEEDED)
+}
+
+fn cancelled(struck: &[bool], code: &str, message: &str) -> Answer {
+    let codes: Vec<&str> = struck
+        .iter()
+        .map(|struck| if *struck { code } else { "None" })
+        .collect();
+    let reasons = struck.iter().map(|struck| match struck {
+        true => json!({ "Code": code, "Message": message }),
+        false => json!({ "Code": "None" }),
+    });
+    let reasons: Vec<Value> = reasons.collect();
+    let text = format!(
+        "Transaction cancelled, please refer cancellation reasons for specific reasons [{}]",
+        codes.join(", ")
+    );
+    let mut answer = Answer::error(400, "TransactionCanceledException", "");
+    answer.body = json!({
+        "__type": answer.body["__type"],
+        "Message": text,
+        "CancellationReasons": reasons,
+    });
+    answer
+}
+
+/// An item or a table takes no more.
+pub(super) fn exceeded() -> Answer {
+    Answer::error(400, "ProvisionedThroughputExceededException", EXCEEDED)
+}
+
+/// The account takes no more.
+pub(super) fn throttled() -> Answer {
+    Answer::error(400, "ThrottlingException", TOO_FAST)
+}
+
+/// A transaction with this token is under way.
+pub(super) fn in_progress() -> Answer {
+    let message = "The transaction with the given request token is already in progress.";
+    Answer::error(400, "TransactionInProgressException", message)
+}
+
+/// The token was used with another body.
+pub(super) fn mismatch() -> Answer {
+    let message = "DynamoDB rejected the request because you retried a request with a different \
+                   payload but with an idempotent token that was already used.";
+    Answer::error(400, "IdempotentParameterMismatchException", message)
+}
+
+/// Takes out of a batch request what `keep` does not want (it is asked for every key or write, in
+/// order), in the form in which an answer says what was left unprocessed; null if it wants all.
+pub(super) fn split_batch(body: &mut Value, mut keep: impl FnMut(usize) -> bool) -> Value {
+    let mut left = Map::new();
+    let mut nth = 0;
+    for (table, part) in body["RequestItems"].as_object_mut().into_iter().flatten() {
+        let mut rest = part.clone();
+        let lists = match part.is_array() {
+            true => (part.as_array_mut(), rest.as_array_mut()),
+            false => (part["Keys"].as_array_mut(), rest["Keys"].as_array_mut()),
+        };
+        let (Some(kept), Some(others)) = lists else {
+            continue;
+        };
+        let wanted: Vec<bool> = kept
+            .iter()
+            .map(|_| {
+                nth += 1;
+                keep(nth - 1)
+            })
+            .collect();
+        let mut flags = wanted.iter();
+        kept.retain(|_| flags.next().is_some_and(|wanted| *wanted));
+        let mut flags = wanted.iter();
+        others.retain(|_| flags.next().is_some_and(|wanted| !*wanted));
+        if !others.is_empty() {
+            left.insert(table.clone(), rest);
+        }
+    }
+    if left.is_empty() {
+        return Value::Null;
+    }
+    if let Some(tables) = body["RequestItems"].as_object_mut() {
+        tables.retain(|_, part| {
+            let list = part.as_array().or_else(|| part["Keys"].as_array());
+            list.is_none_or(|list| !list.is_empty())
+        });
+    }
+    Value::Object(left)
+}
