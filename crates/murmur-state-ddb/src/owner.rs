@@ -109,6 +109,9 @@ impl Pair<'_> {
                  definition's version and name a new state table",
                 self.markers.table.name
             ))),
+            // The state row is the later of the two: unless the pair was made between the looks,
+            // its marker row is gone.
+            (None, Some(_)) if self.markers.get(&name, self.deadline).await?.is_some() => Ok(false),
             (None, Some(state)) => {
                 let used = text(&self.place(), state, MARKER_TABLE)?;
                 Err(self.setup(&format!(

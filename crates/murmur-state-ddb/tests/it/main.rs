@@ -13,6 +13,7 @@ mod deduper;
 mod errors;
 mod int64;
 mod once;
+mod owner;
 mod reads;
 mod support;
 mod tables;

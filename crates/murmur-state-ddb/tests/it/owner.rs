@@ -1,0 +1,260 @@
+//! Control rows: a state table belongs to one pipeline, one definition and one marker table.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use murmur_state::{
+    Binding, Deadline, EventId, ExactlyOnce, Fault, Once, Outcome, PipelineName, StoreError,
+};
+use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore};
+use murmur_testkit::Dynamo;
+use murmur_testkit::wire::{Action, Wire};
+
+use crate::support::{Total, add, marker_table, state_table, wire_on};
+
+fn binding(pipeline: &str, version: u32) -> Binding {
+    Binding {
+        pipeline: PipelineName::new(pipeline).unwrap(),
+        version,
+        mode: "exactly-once".into(),
+        stream: Some("arn/1".into()),
+    }
+}
+
+struct Tables {
+    dynamo: Dynamo,
+    state: String,
+    markers: String,
+}
+
+impl Tables {
+    async fn new() -> Self {
+        let dynamo = Dynamo::connect().await;
+        Self {
+            state: state_table(&dynamo).await,
+            markers: marker_table(&dynamo).await,
+            dynamo,
+        }
+    }
+
+    async fn bind(&self, binding: &Binding) -> Result<(), StoreError> {
+        self.bind_over(&Wire::calm(), binding).await
+    }
+
+    async fn bind_over(&self, wire: &Wire, binding: &Binding) -> Result<(), StoreError> {
+        let client = wire.client(&self.dynamo);
+        let store = Int64SumStore::new(client.clone(), &*self.state);
+        let markers = Deduper::new(client, &*self.markers);
+        ExactlyOnce::<Total>::bind(&store, binding, &markers, Deadline::NONE).await
+    }
+
+    async fn rows(&self, table: &str) -> usize {
+        let rows = self.dynamo.client().scan().table_name(table).send().await;
+        rows.unwrap().items().len()
+    }
+}
+
+/// The error, which is a person's to mend, as it is shown.
+fn shown(bound: Result<(), StoreError>) -> String {
+    let error = bound.unwrap_err();
+    assert_eq!(error.fault(), Fault::Setup, "{error:?}");
+    error.to_string()
+}
+
+#[tokio::test]
+async fn another_pipeline_version_or_stream_is_refused_by_name() {
+    let tables = Tables::new().await;
+    tables.bind(&binding("likes", 2)).await.unwrap();
+    for (other, word) in [
+        (binding("orders", 2), "`orders`"),
+        (binding("likes", 1), "version 1"),
+        (
+            Binding {
+                stream: Some("arn/2".into()),
+                ..binding("likes", 2)
+            },
+            "arn/2",
+        ),
+    ] {
+        let shown = shown(tables.bind(&other).await);
+        assert!(shown.contains(word), "{shown}");
+        assert!(shown.contains(&tables.state), "{shown}");
+        assert!(shown.contains("`likes`, version 2"), "{shown}");
+    }
+    tables.bind(&binding("likes", 2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_way_of_keeping_values_or_ids_is_refused() {
+    let tables = Tables::new().await;
+    tables.bind(&binding("likes", 1)).await.unwrap();
+    let client = tables.dynamo.client();
+    let markers = Deduper::new(client.clone(), &*tables.markers);
+    let bytes = BytesStore::new(client.clone(), &*tables.state, Total);
+    let likes = binding("likes", 1);
+    let text = shown(bytes.bind(&likes, &markers, Deadline::NONE).await);
+    assert!(text.contains("kept as bytes"), "{text}");
+    let hours = std::time::Duration::from_secs(3600);
+    let markers = markers.horizon(hours * 50).unwrap();
+    let sums = Int64SumStore::new(client, &*tables.state);
+    let bound = ExactlyOnce::<Total>::bind(&sums, &likes, &markers, Deadline::NONE);
+    let text = shown(bound.await);
+    assert!(text.contains("horizon 180000s"), "{text}");
+}
+
+#[tokio::test]
+async fn a_marker_table_that_cannot_be_one_is_refused_before_anything_is_written() {
+    let mut tables = Tables::new().await;
+    let markers = std::mem::replace(&mut tables.markers, tables.state.clone());
+    let text = shown(tables.bind(&binding("likes", 1)).await);
+    assert!(text.contains("create_dedup_table"), "{text}");
+
+    // A table with the keys of a state table, and one with those of a marker table as the state.
+    tables.markers = state_table(&tables.dynamo).await;
+    let text = shown(tables.bind(&binding("likes", 1)).await);
+    assert!(text.contains("another key schema"), "{text}");
+    assert_eq!(tables.rows(&tables.state).await, 0);
+    tables.state = markers;
+    tables.markers = marker_table(&tables.dynamo).await;
+    let text = shown(tables.bind(&binding("likes", 1)).await);
+    assert!(text.contains("another key schema"), "{text}");
+    assert_eq!(tables.rows(&tables.markers).await, 0);
+}
+
+#[tokio::test]
+async fn a_table_made_anew_without_the_other_is_noticed() {
+    let mut tables = Tables::new().await;
+    let first = binding("likes", 1);
+    tables.bind(&first).await.unwrap();
+    let markers = tables.markers.clone();
+
+    // Other markers know nothing of what the rows have taken.
+    tables.markers = marker_table(&tables.dynamo).await;
+    let text = shown(tables.bind(&first).await);
+    assert!(
+        text.contains(&markers) && text.contains(&tables.markers),
+        "{text}"
+    );
+    assert_eq!(tables.rows(&tables.markers).await, 0);
+
+    // A new state table of the old name: the markers still remember what its rows have lost.
+    tables.markers = markers;
+    let client = tables.dynamo.client();
+    let row = client
+        .scan()
+        .table_name(&tables.state)
+        .send()
+        .await
+        .unwrap();
+    let row = &row.items()[0];
+    let delete = client.delete_item().table_name(&tables.state);
+    let delete = delete.key("pk", row["pk"].clone());
+    delete.key("sk", row["sk"].clone()).send().await.unwrap();
+    let text = shown(tables.bind(&first).await);
+    assert!(text.contains(&tables.markers), "{text}");
+    assert_eq!(tables.rows(&tables.state).await, 0);
+}
+
+#[tokio::test]
+async fn a_pair_left_half_made_is_completed_by_whoever_comes_next() {
+    for dies_at in 0..=11 {
+        let tables = Tables::new().await;
+        let sent = AtomicUsize::new(0);
+        let wire = Wire::new(move |request| {
+            let writes = ["PutItem", "UpdateItem"].contains(&&*request.operation);
+            match sent.fetch_add(1, Ordering::Relaxed) == dies_at {
+                // The write is done, and the process dies.
+                true if writes => Action::DropAfter,
+                true => Action::error(400, "ResourceNotFoundException", ""),
+                false => Action::Pass,
+            }
+        });
+        let broken = tables.bind_over(&wire, &binding("likes", 1)).await.is_err();
+        assert_eq!(
+            broken,
+            dies_at < 11,
+            "it takes eleven requests: {:?}",
+            wire.counts()
+        );
+        tables.bind(&binding("likes", 1)).await.unwrap();
+        shown(tables.bind(&binding("orders", 1)).await);
+        assert_eq!(
+            (
+                tables.rows(&tables.state).await,
+                tables.rows(&tables.markers).await
+            ),
+            (1, 1)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_pair_made_between_two_looks_is_no_broken_pair() {
+    let tables = std::sync::Arc::new(Tables::new().await);
+    let other = std::sync::Arc::clone(&tables);
+    // After the marker row was looked for, before the state row is.
+    let wire = wire_on("BatchGetItem", move |request| {
+        if request.nth == 0 {
+            let other = std::sync::Arc::clone(&other);
+            let made = std::thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                runtime.unwrap().block_on(other.bind(&binding("likes", 1)))
+            });
+            made.join().unwrap().unwrap();
+        }
+        Action::Pass
+    });
+    tables.bind_over(&wire, &binding("likes", 1)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_pipelines_that_want_a_table_at_once_one_gets_it() {
+    let tables = Tables::new().await;
+    let (likes, orders) = (binding("likes", 1), binding("orders", 1));
+    let wanted: Vec<&Binding> = (0..16)
+        .map(|n| if n % 2 == 0 { &likes } else { &orders })
+        .collect();
+    let bound = futures::future::join_all(wanted.iter().map(|binding| tables.bind(binding))).await;
+    let winners: std::collections::HashSet<&str> = wanted
+        .iter()
+        .zip(&bound)
+        .filter(|(_, bound)| bound.is_ok())
+        .map(|(binding, _)| binding.pipeline.as_str())
+        .collect();
+    assert_eq!(winners.len(), 1, "{bound:?}");
+    // Whoever lost was told so, or that somebody was in the way.
+    for error in bound.iter().filter_map(|bound| bound.as_ref().err()) {
+        assert!(
+            matches!(error.fault(), Fault::Setup | Fault::Contention),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn pipelines_can_share_a_marker_table() {
+    let tables = Tables::new().await;
+    let other = Tables {
+        state: state_table(&tables.dynamo).await,
+        markers: tables.markers.clone(),
+        dynamo: tables.dynamo.clone(),
+    };
+    tables.bind(&binding("likes", 1)).await.unwrap();
+    // Another pipeline, or the next version of the same.
+    other.bind(&binding("likes", 2)).await.unwrap();
+    let client = tables.dynamo.client();
+    let markers = Deduper::new(client.clone(), &*tables.markers);
+    let name = PipelineName::new("likes").unwrap();
+    for table in [&tables.state, &other.state] {
+        let store = Int64SumStore::new(client.clone(), &**table);
+        let events = [Once {
+            id: EventId::new("1").unwrap(),
+            created: None,
+            adds: vec![add("a", 1)],
+        }];
+        let outcomes =
+            ExactlyOnce::<Total>::apply(&store, &name, &markers, &events, Deadline::NONE);
+        assert!(matches!(outcomes.await[..], [Outcome::Applied]));
+    }
+}
