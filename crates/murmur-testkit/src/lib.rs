@@ -6,11 +6,13 @@
 //! - [`cloud`]: a DynamoDB that fails, loses answers and cancels transactions, as one far away does.
 //! - [`time`]: virtual time, with a clock of its own for every process of a simulation.
 //! - [`esm`]: Lambda's event source mapping, simulated, with what goes wrong around one.
+//! - [`chaos`]: random runs of Murmur's own code over both, held against a recount.
 //! - [`wire`]: faults between a client and its server.
 //!
 //! Not published, and no part of what a user depends on. What goes wrong here is the failure of a
 //! test, so the helpers for tests panic with a message instead of returning an error.
 
+pub mod chaos;
 pub mod cloud;
 mod dynamo;
 mod embedded;

@@ -1,0 +1,81 @@
+//! Many runs, spread over the cores.
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use super::report::{Report, Summary};
+use super::scenario::{Mode, Scenario};
+use super::{Rule, run, run_over};
+
+/// Where runs are played.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Inside this process.
+    Here,
+    /// Against the DynamoDB at this URL.
+    Over(String),
+}
+
+/// Runs of many seeds.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// Where.
+    pub place: Place,
+    /// The delivery mode.
+    pub mode: Mode,
+    /// The rule that is left out.
+    pub without: Option<Rule>,
+}
+
+impl Fleet {
+    /// Plays the scenarios of `seeds` on all cores, each told to `done` as soon as it is over; no
+    /// more are begun once `done` answers `false`.
+    pub fn sail(
+        &self,
+        seeds: impl IntoIterator<Item = u64>,
+        done: impl Fn(&Report) -> bool + Sync,
+    ) -> Summary {
+        let seeds = Mutex::new(seeds.into_iter().collect::<Vec<_>>().into_iter());
+        let summary = Mutex::new(Summary::default());
+        let stop = AtomicBool::new(false);
+        let next = || {
+            let mut seeds = seeds.lock().unwrap_or_else(PoisonError::into_inner);
+            match stop.load(Ordering::Relaxed) {
+                true => None,
+                false => seeds.next(),
+            }
+        };
+        let work = || {
+            while let Some(seed) = next() {
+                let report = self.run(seed);
+                if !done(&report) {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
+                summary.add(report);
+            }
+        };
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        thread::scope(|scope| {
+            for _ in 0..cores {
+                scope.spawn(work);
+            }
+        });
+        summary.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Plays the scenario of one seed.
+    pub fn run(&self, seed: u64) -> Report {
+        let scenario = Scenario::new(seed, self.mode);
+        let scenario = match self.without {
+            Some(rule) => scenario.without(rule),
+            None => scenario,
+        };
+        match &self.place {
+            Place::Here => run(&scenario),
+            Place::Over(endpoint) => run_over(&scenario, endpoint),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! What a run shows, and what many runs show together.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::scenario::{Mode, Scenario};
+
+/// How often each kind of thing was met.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Met(BTreeMap<&'static str, u64>);
+
+/// Every kind, in the order of the table.
+const KINDS: [&str; 29] = [
+    "redelivered records",
+    "batches again",
+    "regroupings",
+    "races",
+    "kills",
+    "timeouts",
+    "lost responses",
+    "partial failures",
+    "bisections",
+    "failed before",
+    "dropped before",
+    "failed after",
+    "dropped after",
+    "hung after",
+    "lost answers",
+    "stalls",
+    "zombies applied",
+    "zombies refused",
+    "throttles",
+    "conflicts by chance",
+    "conflicts",
+    "partition limits",
+    "retries",
+    "duplicates recognised",
+    "too old",
+    "period shifts",
+    "turns to hot",
+    "turns to cold",
+    "expired rows removed",
+];
+
+impl Met {
+    /// How often `kind` was met.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.0.get(kind).copied().unwrap_or(0)
+    }
+
+    /// The kinds that were never met.
+    pub fn missing(&self) -> Vec<&'static str> {
+        KINDS
+            .into_iter()
+            .filter(|kind| self.count(kind) == 0)
+            .collect()
+    }
+
+    pub(super) fn add(&mut self, kind: &'static str, count: u64) {
+        debug_assert!(KINDS.contains(&kind), "{kind} is no kind");
+        *self.0.entry(kind).or_default() += count;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (kind, count) in &other.0 {
+            *self.0.entry(kind).or_default() += count;
+        }
+    }
+}
+
+/// A table, one kind to a line.
+impl fmt::Display for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for kind in KINDS {
+            writeln!(f, "  {kind:<24}{:>10}", self.count(kind))?;
+        }
+        Ok(())
+    }
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wrong {
+    /// A total that is no recount.
+    Total {
+        /// The row: entity and bucket.
+        row: String,
+        /// What is there.
+        found: String,
+        /// What a recount gives.
+        wanted: String,
+        /// Whether something was counted that should not be, or more than once.
+        too_high: bool,
+    },
+    /// A row that nothing in the history explains.
+    Unexpected(String),
+    /// Events that were neither counted nor handed to the callback: the stream forgot them while
+    /// they failed.
+    Lost {
+        /// How many.
+        events: usize,
+        /// The last error that was reported.
+        error: String,
+    },
+    /// The callback was handed an event for another reason than its age.
+    Rejected(String),
+    /// A request that DynamoDB refuses for its form.
+    Oversized(String),
+    /// The code panicked.
+    Panicked(String),
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Total {
+                row, found, wanted, ..
+            } => write!(f, "{row}: found {found}, wanted {wanted}"),
+            Self::Unexpected(row) => write!(f, "nothing explains the row {row}"),
+            Self::Lost { events, error } => {
+                write!(f, "{events} events never got through; last error: {error}")
+            }
+            Self::Rejected(why) => write!(f, "an event was rejected: {why}"),
+            Self::Oversized(request) => write!(f, "DynamoDB refuses this form: {request}"),
+            Self::Panicked(message) => write!(f, "panicked: {message}"),
+        }
+    }
+}
+
+/// What one run shows.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was run.
+    pub scenario: Scenario,
+    /// Where it ran, if not in this process.
+    pub endpoint: Option<String>,
+    /// Events in the history.
+    pub events: u64,
+    /// What is wrong; nothing, if all is well.
+    pub wrong: Vec<Wrong>,
+    /// What was met.
+    pub met: Met,
+}
+
+impl Report {
+    /// How to run it again.
+    pub fn again(&self) -> String {
+        let Scenario { seed, mode, .. } = &self.scenario;
+        let without = match self.scenario.without {
+            Some(rule) => format!(" --without {}", rule.name()),
+            None => String::new(),
+        };
+        let endpoint = match &self.endpoint {
+            Some(endpoint) => format!(" --endpoint {endpoint}"),
+            None => String::new(),
+        };
+        format!("cargo xtask chaos --seed {seed} --mode {mode}{without}{endpoint}")
+    }
+}
+
+/// How many wrong things of a run are shown.
+const SHOWN: usize = 5;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seed, mode) = (self.scenario.seed, self.scenario.mode);
+        if self.wrong.is_empty() {
+            return write!(f, "seed {seed}, {mode}: all is well");
+        }
+        writeln!(f, "seed {seed}, {mode}: {} wrong", self.wrong.len())?;
+        for wrong in self.wrong.iter().take(SHOWN) {
+            writeln!(f, "  {wrong}")?;
+        }
+        if self.wrong.len() > SHOWN {
+            writeln!(f, "  and {} more", self.wrong.len() - SHOWN)?;
+        }
+        writeln!(f, "  scenario: {:?}", self.scenario)?;
+        write!(f, "  again: {}", self.again())
+    }
+}
+
+/// What many runs show together.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Runs.
+    pub runs: u64,
+    /// Events in all histories.
+    pub events: u64,
+    /// Runs with anything wrong.
+    pub wrong_runs: u64,
+    /// Totals that were too high, in all runs.
+    pub too_high: u64,
+    /// Totals that were too low.
+    pub too_low: u64,
+    /// Whatever else was wrong.
+    pub otherwise: u64,
+    /// What was met.
+    pub met: Met,
+    /// The first runs with anything wrong, by seed.
+    pub failed: Vec<Report>,
+}
+
+/// How many failed runs are kept.
+const KEPT: usize = 10;
+
+impl Summary {
+    /// Counts one more run.
+    pub fn add(&mut self, report: Report) {
+        self.runs += 1;
+        self.events += report.events;
+        self.met.merge(&report.met);
+        for wrong in &report.wrong {
+            match wrong {
+                Wrong::Total { too_high: true, .. } => self.too_high += 1,
+                Wrong::Total {
+                    too_high: false, ..
+                } => self.too_low += 1,
+                _ => self.otherwise += 1,
+            }
+        }
+        if !report.wrong.is_empty() {
+            self.wrong_runs += 1;
+            self.failed.push(report);
+            self.failed.sort_by_key(|report| report.scenario.seed);
+            self.failed.truncate(KEPT);
+        }
+    }
+}
+
+/// The head of the table that [`row`] continues.
+pub fn head() -> String {
+    format!(
+        "{:<16}{:>8}{:>10}{:>12}{:>10}{:>10}{:>12}",
+        "mode", "runs", "events", "wrong runs", "too high", "too low", "otherwise"
+    )
+}
+
+/// A line of the table of modes.
+pub fn row(mode: Mode, summary: &Summary) -> String {
+    let Summary {
+        runs,
+        events,
+        wrong_runs,
+        too_high,
+        too_low,
+        otherwise,
+        ..
+    } = summary;
+    format!(
+        "{mode:<16}{runs:>8}{events:>10}{wrong_runs:>12}{too_high:>10}{too_low:>10}{otherwise:>12}"
+    )
+}

@@ -1,0 +1,439 @@
+//! Processes of the function over a cloud, and what became of the events they were given.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::fmt;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use aws_lambda_events::event::dynamodb::Event;
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use aws_sdk_dynamodb::types::AttributeValue;
+use fastrand::Rng;
+use futures::future::LocalBoxFuture;
+use murmur_core::RecordError;
+use murmur_lambda_ddbstreams::Handler;
+use murmur_state::{Causes, Clock, Deadline, Random, Recorder, StoreError};
+use murmur_state_ddb::{create_dedup_table, create_int64_table};
+
+use super::history::Contribution;
+use super::pipeline::{self, Means, Row};
+use super::report::{Met, Wrong};
+use super::rule::Interference;
+use super::scenario::Scenario;
+use super::totals::{self, Attributes, Fates};
+use crate::cloud::{Cloud, Fault, Request, Weather};
+use crate::esm::{BoxError, Environment};
+use crate::time::Time;
+
+/// More requests than any run makes that comes to an end.
+const ENDLESS: u64 = 500_000;
+
+/// A cloud with the two tables of a pipeline, and the processes that use them.
+pub(super) struct World {
+    pub(super) scenario: Scenario,
+    pub(super) time: Time,
+    pub(super) cloud: Cloud,
+    state: String,
+    markers: String,
+    log: Rc<RefCell<Log>>,
+    counts: Arc<Counts>,
+    wire: Arc<Mutex<Wire>>,
+    processes: Cell<u64>,
+    dice: RefCell<Rng>,
+    removed: Cell<u64>,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("World")
+            .field("scenario", &self.scenario)
+            .field("time", &self.time)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of the events.
+#[derive(Default)]
+struct Log {
+    fates: Fates,
+    wrong: Vec<Wrong>,
+}
+
+/// What requests say of what the store does.
+#[derive(Default)]
+struct Wire {
+    requests: u64,
+    shifts: u64,
+    turns: u64,
+    cools: u64,
+    oversized: Option<String>,
+}
+
+impl World {
+    /// The tables are made, the weather is not yet bad.
+    pub(super) async fn new(scenario: Scenario, time: Time, cloud: Cloud, name: &str) -> Self {
+        let (state, markers) = (format!("{name}-state"), format!("{name}-markers"));
+        let admin = cloud.admin();
+        for made in [
+            create_int64_table(&admin, &state).await,
+            create_dedup_table(&admin, &markers).await,
+        ] {
+            made.unwrap_or_else(|error| panic!("a table of the run: {}", Causes(&error)));
+        }
+        let wire = Arc::new(Mutex::new(Wire::default()));
+        let seen = Arc::clone(&wire);
+        cloud.rewrite(move |request| lock(&seen).see(request));
+        Self {
+            dice: RefCell::new(Rng::with_seed(scenario.seed ^ 0x534b_4557)),
+            scenario,
+            time,
+            cloud,
+            state,
+            markers,
+            log: Rc::default(),
+            counts: Arc::default(),
+            wire,
+            processes: Cell::new(0),
+            removed: Cell::new(0),
+        }
+    }
+
+    /// Starts a process whose clock is off as the scenario says.
+    pub(super) fn start(&self) -> Lambda {
+        let most = self.scenario.skew;
+        let mut dice = self.dice.borrow_mut();
+        // The extremes are where things break.
+        let skew = match dice.u8(..4) {
+            0 => most,
+            1 => -most,
+            _ => dice.i64(-most..=most),
+        };
+        drop(dice);
+        self.start_with(skew, self.time.clock(skew))
+    }
+
+    /// Starts a process with this clock, which is `skew` seconds fast.
+    pub(super) fn start_with(&self, skew: i64, clock: Arc<dyn Clock>) -> Lambda {
+        let number = self.processes.get();
+        self.processes.set(number + 1);
+        let process = self.cloud.process();
+        if let Some(rule) = self.scenario.without {
+            let interference = Interference {
+                time: self.time.clone(),
+                skew,
+                number,
+                state: self.state.clone(),
+                markers: self.markers.clone(),
+            };
+            if let Some(rewriter) = rule.rewriter(interference) {
+                process.rewrite(rewriter);
+            }
+        }
+        let random = Random::seeded(self.scenario.seed.wrapping_add(number << 32));
+        let means = Means {
+            client: process.client(),
+            clock: Arc::clone(&clock),
+            random: random.clone(),
+            state: self.state.clone(),
+            markers: self.markers.clone(),
+        };
+        let pipeline = pipeline::pipeline(&self.scenario, &means)
+            .unwrap_or_else(|error| panic!("the pipeline: {}", Causes(&error)));
+        let rejected: Rejections = Arc::default();
+        let callback = Arc::clone(&rejected);
+        let handler = Handler::new([pipeline])
+            .clock(Arc::clone(&clock))
+            .random(random)
+            .metrics(Recording(Arc::clone(&self.counts)))
+            .on_rejected(move |rejection| {
+                let event = rejection.record.event_id().to_owned();
+                lock(&callback).push((event, rejection.error));
+                async { Ok(()) }
+            })
+            .build()
+            .unwrap_or_else(|error| panic!("the handler: {error}"));
+        Lambda {
+            process,
+            handler,
+            clock,
+            rejected,
+            log: Rc::clone(&self.log),
+        }
+    }
+
+    /// What Time to Live would remove by now is removed.
+    pub(super) async fn sweep(&self) {
+        let now = self.time.now().as_secs();
+        for (table, keys) in [(&self.state, &["pk", "sk"][..]), (&self.markers, &["pk"])] {
+            for row in self.scan(table).await {
+                let expired = match row.get("ttl") {
+                    Some(AttributeValue::N(ttl)) => ttl.parse().is_ok_and(|ttl: i64| ttl < now),
+                    _ => false,
+                };
+                if !expired {
+                    continue;
+                }
+                let key = row
+                    .into_iter()
+                    .filter(|(name, _)| keys.contains(&name.as_str()));
+                let deletion = self
+                    .cloud
+                    .admin()
+                    .delete_item()
+                    .table_name(table)
+                    .set_key(Some(key.collect()))
+                    .condition_expression("#ttl < :now")
+                    .expression_attribute_names("#ttl", "ttl")
+                    .expression_attribute_values(":now", AttributeValue::N(now.to_string()));
+                // Refused: somebody wrote it meanwhile.
+                if deletion.send().await.is_ok() {
+                    self.removed.set(self.removed.get() + 1);
+                }
+            }
+        }
+    }
+
+    async fn scan(&self, table: &str) -> Vec<Attributes> {
+        let admin = self.cloud.admin();
+        let mut pages = admin
+            .scan()
+            .table_name(table)
+            .consistent_read(true)
+            .into_paginator()
+            .items()
+            .send();
+        let mut rows = Vec::new();
+        while let Some(row) = pages.next().await {
+            rows.push(row.unwrap_or_else(|error| panic!("a scan of {table}: {}", Causes(&error))));
+        }
+        rows
+    }
+
+    /// The rows of the state table.
+    pub(super) async fn rows(&self) -> Vec<Attributes> {
+        self.scan(&self.state).await
+    }
+
+    /// Waits until nothing is under way any more, and says what is wrong. `forgotten` are the
+    /// events that the stream lost while they failed; that is no fault if `forgivable`.
+    pub(super) async fn judge(
+        &self,
+        contributions: &[Contribution],
+        forgotten: &HashSet<String>,
+        forgivable: bool,
+    ) -> Vec<Wrong> {
+        self.cloud.set_weather(Weather::calm());
+        self.cloud.flush().await;
+        let rows = self.rows().await;
+        let log = self.log.borrow();
+        let mut wrong = log.wrong.clone();
+        if let Some(request) = lock(&self.wire).oversized.clone() {
+            wrong.push(Wrong::Oversized(request));
+        }
+        let fates = &log.fates;
+        let lost = contributions.iter().filter(|contribution| {
+            let event = &contribution.event;
+            let known = fates.counted.contains(event) || fates.too_old.contains(event);
+            !known && !(forgivable && forgotten.contains(event))
+        });
+        let events = lost.count();
+        if events > 0 {
+            let error = lock(&self.counts.0).last_error.clone();
+            wrong.push(Wrong::Lost { events, error });
+        }
+        let now = self.time.now();
+        wrong.extend(totals::compare(
+            &self.scenario,
+            contributions,
+            fates,
+            &rows,
+            now,
+        ));
+        wrong
+    }
+
+    /// What was met, as far as the world knows.
+    pub(super) fn met(&self) -> Met {
+        let mut met = Met::default();
+        let cloud = self.cloud.met();
+        for (kind, fault) in [
+            ("failed before", Fault::FailBefore),
+            ("dropped before", Fault::DropBefore),
+            ("failed after", Fault::FailAfter),
+            ("dropped after", Fault::DropAfter),
+            ("hung after", Fault::HangAfter),
+            ("lost answers", Fault::LostAnswer),
+            ("stalls", Fault::Stall),
+            ("zombies applied", Fault::Zombie),
+            ("zombies refused", Fault::ZombieRefused),
+            ("throttles", Fault::Throttle),
+            ("conflicts by chance", Fault::Conflict),
+            ("conflicts", Fault::HeldConflict),
+            ("partition limits", Fault::PartitionLimit),
+        ] {
+            met.add(kind, cloud.count(fault));
+        }
+        let counts = lock(&self.counts.0);
+        met.add("retries", counts.retries);
+        met.add("duplicates recognised", counts.duplicates);
+        met.add("too old", self.log.borrow().fates.too_old.len() as u64);
+        drop(counts);
+        let wire = lock(&self.wire);
+        met.add("period shifts", wire.shifts);
+        met.add("turns to hot", wire.turns);
+        met.add("turns to cold", wire.cools);
+        met.add("expired rows removed", self.removed.get());
+        met
+    }
+}
+
+impl Wire {
+    fn see(&mut self, request: &Request) {
+        self.requests += 1;
+        assert!(self.requests < ENDLESS, "the run does not come to an end");
+        for part in super::rule::parts(&request.body) {
+            let text = |name: &str| part[name].as_str().unwrap_or_default();
+            let (update, condition) = (text("UpdateExpression"), text("ConditionExpression"));
+            self.shifts += u64::from(update.contains("prev = cur"));
+            self.turns += u64::from(update.contains("hot = :epoch"));
+            let cools = update.contains("REMOVE") && condition.contains("hot_at = :stamp");
+            self.cools += u64::from(cools);
+            if condition.matches("contains(").count() > 150 || condition.len() > 4096 {
+                self.oversized = Some(condition.chars().take(100).collect());
+            }
+        }
+    }
+}
+
+/// Counts of the handlers' metrics.
+#[derive(Debug, Default)]
+struct Counts(Mutex<Counted>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    retries: u64,
+    duplicates: u64,
+    last_error: String,
+}
+
+#[derive(Debug)]
+struct Recording(Arc<Counts>);
+
+impl Recorder for Recording {
+    fn count(&self, name: &str, by: u64) {
+        let mut counts = lock(&self.0.0);
+        if name.ends_with(":retry") {
+            counts.retries += by;
+        } else if name.ends_with(":dedup_skip") {
+            counts.duplicates += by;
+        }
+    }
+
+    fn error(&self, name: &str, error: &(dyn std::error::Error + 'static)) {
+        lock(&self.0.0).last_error = format!("{name}: {}", Causes(error));
+    }
+}
+
+type Rejections = Arc<Mutex<Vec<(String, RecordError)>>>;
+
+/// A process of the function.
+pub(super) struct Lambda {
+    pub(super) process: crate::cloud::Process,
+    handler: Handler<Row>,
+    clock: Arc<dyn Clock>,
+    rejected: Rejections,
+    log: Rc<RefCell<Log>>,
+}
+
+impl fmt::Debug for Lambda {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lambda")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Environment for Lambda {
+    fn invoke(
+        &self,
+        event: Event,
+        timeout: Duration,
+    ) -> LocalBoxFuture<'static, Result<DynamoDbEventResponse, BoxError>> {
+        let (handler, log) = (self.handler.clone(), Rc::clone(&self.log));
+        let rejected = Arc::clone(&self.rejected);
+        lock(&rejected).clear();
+        let deadline = Deadline::within(&*self.clock, timeout);
+        let records: Vec<(String, Option<String>)> = event
+            .records
+            .iter()
+            .map(|record| {
+                (
+                    record.event_id.clone(),
+                    record.change.sequence_number.clone(),
+                )
+            })
+            .collect();
+        Box::pin(async move {
+            let response = handler.handle(event, deadline).await?;
+            let failed: HashSet<&String> = response
+                .batch_item_failures
+                .iter()
+                .filter_map(|failure| failure.item_identifier.as_ref())
+                .collect();
+            let rejected = std::mem::take(&mut *lock(&rejected));
+            log.borrow_mut().note(&records, &failed, rejected);
+            Ok(response)
+        })
+    }
+
+    fn kill_after(&self, requests: usize) {
+        self.process.kill_after(requests as u64);
+    }
+
+    fn killed(&self) -> LocalBoxFuture<'static, ()> {
+        let process = self.process.clone();
+        Box::pin(async move { process.killed().await })
+    }
+}
+
+impl Log {
+    /// An invocation has answered.
+    fn note(
+        &mut self,
+        records: &[(String, Option<String>)],
+        failed: &HashSet<&String>,
+        rejected: Vec<(String, RecordError)>,
+    ) {
+        let mut passed_over = HashSet::new();
+        for (event, error) in rejected {
+            let too_old = matches!(
+                &error,
+                RecordError::Store {
+                    source: StoreError::TooOld { .. },
+                    ..
+                }
+            );
+            if !too_old {
+                let why = format!("{event}: {}", Causes(&error));
+                self.wrong.push(Wrong::Rejected(why));
+            }
+            passed_over.insert(event);
+        }
+        for (event, number) in records {
+            let reported = number
+                .as_ref()
+                .is_some_and(|number| failed.contains(number));
+            if passed_over.contains(event) {
+                self.fates.too_old.insert(event.clone());
+            } else if !reported {
+                self.fates.counted.insert(event.clone());
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
