@@ -16,7 +16,11 @@ use crate::table::Table;
 /// DynamoDB's limit on a partition key value, in bytes (Amazon DynamoDB Developer Guide, quotas).
 const MAX_ID_BYTES: usize = 2048;
 
-/// The marker table: claims of ids that expire, and checkpoints that do not.
+/// The marker table: what exactly-once pipelines remember outside their rows, claims of ids that
+/// expire, and checkpoints that do not.
+///
+/// For `exactly_once` it holds one row per second and hot key, one per turn of a row from cold to
+/// hot, and a control row per state table; see the crate's documentation.
 ///
 /// A claim is one conditional put of (id, owner, expiry). A put whose answer was lost is
 /// recognised by its owner when it is repeated; a row past its expiry blocks nobody, though
@@ -29,7 +33,7 @@ const MAX_ID_BYTES: usize = 2048;
 ///
 /// # What it does not promise
 ///
-/// Claiming before merging is not exactly-once. A process that dies between claim and merge
+/// Claiming before merging (the claim-first mode) is not exactly-once. A process that dies between claim and merge
 /// leaves an id claimed whose event is in no total, until the claim expires. A claim whose answer
 /// was lost may also arrive late: after the same owner has claimed anew and released.
 ///
