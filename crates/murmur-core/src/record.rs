@@ -38,7 +38,8 @@ pub struct Change {
     pub sequence_number: Option<SequenceNumber>,
     /// When the change was made, rounded down to the second; `None` if the stream does not say.
     pub created: Option<Timestamp>,
-    /// Whether DynamoDB's Time to Live removed the item, not a user.
+    /// Whether DynamoDB's Time to Live removed the item, not a user
+    /// ([`Definition::keep_expired_items`](crate::Definition::keep_expired_items)).
     pub expired: bool,
     /// The ARN of the stream.
     pub stream_arn: Option<String>,

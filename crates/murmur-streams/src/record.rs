@@ -46,6 +46,23 @@ pub struct StreamRecord {
 
 /// The identity that marks a removal as done by Time to Live
 /// (Amazon DynamoDB Developer Guide, "DynamoDB Streams and Time to Live").
+///
+/// No local server sets it; a record put by hand can:
+///
+/// ```
+/// use murmur_streams::{Item, OperationType, StreamRecord, time_to_live};
+///
+/// fn expired(stream_arn: &str, keys: Item, last: Item) -> StreamRecord {
+///     StreamRecord {
+///         stream_arn: stream_arn.to_owned(),
+///         event_name: OperationType::Remove,
+///         keys,
+///         old_image: last,
+///         user_identity: Some(time_to_live()),
+///         ..StreamRecord::default()
+///     }
+/// }
+/// ```
 pub fn time_to_live() -> UserIdentity {
     let mut identity = UserIdentity::default();
     identity.type_ = "Service".to_owned();

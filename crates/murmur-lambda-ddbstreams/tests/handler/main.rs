@@ -10,3 +10,4 @@ mod pipelines;
 #[cfg(feature = "runtime")]
 mod runtime;
 mod support;
+mod ttl;

@@ -1,0 +1,158 @@
+//! Removals by Time to Live, as AWS sends them and from the stream store of this process.
+
+use std::sync::Arc;
+
+use murmur_core::{BuildError, Definition, Pipeline, Sum, Window};
+use murmur_lambda_ddbstreams::{Event, Handler};
+use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
+use murmur_streams::{
+    OperationType, StreamInfo, StreamRecord, StreamStore, StreamViewType, Trigger, time_to_live,
+};
+
+use crate::support::{Order, Seen, change, clock, event, insert, reported, total};
+
+type Mode = fn(Definition<Order, Sum>, MemoryStore<Sum>) -> Result<Pipeline<Order>, BuildError>;
+
+/// Retraction in every mode.
+const MODES: [Mode; 4] = [
+    |definition, rows| definition.retract().store(rows).at_least_once(),
+    |definition, rows| {
+        let markers = MemoryDeduper::new();
+        definition.retract().store(rows).claim_first(markers)
+    },
+    |definition, rows| {
+        let markers = MemoryDeduper::new();
+        definition.retract().store(rows).exactly_once(markers)
+    },
+    |definition, rows| definition.store(rows).ledger(MemoryDeduper::new()),
+];
+
+fn handler(mode: Mode, keeps: bool) -> (Handler<Order>, MemoryStore<Sum>, Seen) {
+    let (rows, seen) = (MemoryStore::new(Sum::new()), Seen::default());
+    let definition = Pipeline::builder("order_totals")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount_cents)
+        .aggregate(Sum::new());
+    let definition = match keeps {
+        true => definition.keep_expired_items(),
+        false => definition,
+    };
+    let handler = Handler::new([mode(definition, rows.clone()).unwrap()])
+        .metrics(seen.clone())
+        .build()
+        .unwrap();
+    (handler, rows, seen)
+}
+
+/// Bob's order goes; what the definition says decides what stays.
+fn expected(keeps: bool, by_ttl: bool) -> (Option<i64>, u64) {
+    match keeps && by_ttl {
+        true => (Some(1000), 1),
+        false => (Some(0), 0),
+    }
+}
+
+const USER: &str = include_str!("../events/remove.json");
+const TTL: &str = include_str!("../events/remove_by_ttl.json");
+
+#[tokio::test]
+async fn aws_events_are_taken_back_or_kept_as_the_definition_says() {
+    for mode in MODES {
+        for keeps in [false, true] {
+            for (removal, by_ttl) in [(USER, false), (TTL, true)] {
+                let (handler, rows, seen) = handler(mode, keeps);
+                let events = [
+                    include_str!("../events/insert.json"),
+                    include_str!("../events/modify.json"),
+                    removal,
+                ];
+                for json in events {
+                    let event: Event = serde_json::from_str(json).unwrap();
+                    let answer = handler.call(event).await.unwrap();
+                    assert_eq!(reported(&answer), [""; 0]);
+                }
+                let (bob, kept) = expected(keeps, by_ttl);
+                assert_eq!(total(&rows, "bob"), bob);
+                assert_eq!(seen.count("order_totals:ttl_kept"), kept);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_stream_store_of_this_process_tells_them_apart_too() {
+    const ARN: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026";
+    for mode in MODES {
+        for keeps in [false, true] {
+            for by_ttl in [false, true] {
+                let time = Arc::new(clock());
+                let stream = StreamStore::with_clock(time.clone());
+                stream.register_stream(StreamInfo::new(ARN, StreamViewType::NewAndOldImages));
+                let order = insert(1, "bob", 1000);
+                let change = event([order]).records.remove(0).change;
+                let inserted = StreamRecord {
+                    stream_arn: ARN.to_owned(),
+                    keys: change.keys.clone(),
+                    new_image: change.new_image.clone(),
+                    ..StreamRecord::default()
+                };
+                let removed = StreamRecord {
+                    stream_arn: ARN.to_owned(),
+                    event_name: OperationType::Remove,
+                    keys: change.keys,
+                    old_image: change.new_image,
+                    user_identity: by_ttl.then(time_to_live),
+                    ..StreamRecord::default()
+                };
+                stream.put_record(inserted).unwrap();
+                stream.put_record(removed).unwrap();
+
+                let (handler, rows, seen) = handler(mode, keeps);
+                let call = move |event| handler.call(event);
+                let trigger = Trigger::builder(stream.source(ARN), call).clock(time);
+                let summary = trigger.build().unwrap().drain().await.unwrap();
+                assert_eq!((summary.records, summary.failures), (2, 0));
+                let (bob, kept) = expected(keeps, by_ttl);
+                assert_eq!(total(&rows, "bob"), bob);
+                assert_eq!(seen.count("order_totals:ttl_kept"), kept);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_expired_with_its_window_is_dropped_and_its_row_left_as_it_is() {
+    let (rows, seen) = (MemoryStore::new(Sum::new()), Seen::default());
+    let time = clock();
+    let daily = Pipeline::builder("daily")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount_cents)
+        .aggregate(Sum::new())
+        // All orders of these tests are of one day.
+        .window(Window::daily().retention_days(7), |_| {
+            Timestamp::from_secs(1_767_225_600)
+        })
+        .retract()
+        .store(rows.clone())
+        .exactly_once(MemoryDeduper::new())
+        .unwrap();
+    let handler = Handler::new([daily])
+        .metrics(seen.clone())
+        .clock(Arc::new(time.clone()))
+        .build()
+        .unwrap();
+    handler.call(event([insert(1, "bob", 1000)])).await.unwrap();
+    let days_later = |days: u64| {
+        let mut gone = change(2, 1, Some(("bob", 1000)), None);
+        gone["dynamodb"]["ApproximateCreationDateTime"] = (1_767_225_600 + days * 86_400).into();
+        gone["userIdentity"] =
+            serde_json::json!({ "type": "Service", "principalId": "dynamodb.amazonaws.com" });
+        event([gone])
+    };
+    time.advance(std::time::Duration::from_secs(9 * 86_400));
+    let answer = handler.call(days_later(9)).await.unwrap();
+    assert_eq!(reported(&answer), [""; 0]);
+    assert_eq!(seen.count("daily:expired"), 1);
+    let values: Vec<i64> = rows.rows().into_iter().map(|(_, cents, _)| cents).collect();
+    assert_eq!(values, [1000], "never below nothing");
+}
