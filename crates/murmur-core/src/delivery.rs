@@ -8,24 +8,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Key, Ledger,
-    Monoid, Once, Outcome, Owner, PipelineName, Random, Recorder, Replace, Retry, Store,
-    StoreError,
+    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Ledger, Monoid,
+    Once, Outcome, Owner, PipelineName, Random, Recorder, Replace, Retry, Store, StoreError,
 };
 
+use crate::batch::{Batch, Share};
 use crate::pipeline::Repeats;
-use crate::plan::the_record;
+use crate::plan::{Verdict, the_record};
 use crate::record::Record;
 
 /// How many claims of one batch are under way at a time.
 const CLAIM_CONCURRENCY: usize = 32;
-
-/// What one record adds.
-pub(crate) struct Share<'a, V> {
-    pub(crate) record: &'a Record,
-    pub(crate) id: &'a EventId,
-    pub(crate) adds: Vec<Add<V>>,
-}
 
 /// What a batch is delivered with.
 #[derive(Clone, Copy)]
@@ -57,14 +50,14 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     /// Whether it remembers what each item contributes, nothing included.
     const LEDGER: bool = false;
 
-    /// One outcome per share.
+    /// One verdict per share.
     fn deliver(
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        shares: Vec<Share<'_, M::Value>>,
+        batch: Batch<'_, M::Value>,
         context: &Context<'_>,
-    ) -> impl Future<Output = Vec<Outcome>> + Send;
+    ) -> impl Future<Output = Vec<Verdict>> + Send;
 }
 
 pub(crate) struct AtLeastOnce<S> {
@@ -78,11 +71,10 @@ impl<M: Monoid, S: Store<M>> Delivery<M> for AtLeastOnce<S> {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        shares: Vec<Share<'_, M::Value>>,
+        batch: Batch<'_, M::Value>,
         context: &Context<'_>,
-    ) -> Vec<Outcome> {
-        let adds = shares.into_iter().map(|share| share.adds).collect();
-        merge(&self.store, pipeline, monoid, adds, context).await
+    ) -> Vec<Verdict> {
+        merge(&self.store, pipeline, monoid, &batch, context).await
     }
 }
 
@@ -99,10 +91,11 @@ pub(crate) struct ClaimFirst<S, D> {
 }
 
 impl<S, D> ClaimFirst<S, D> {
-    fn claim_name(&self, pipeline: &PipelineName, id: &EventId) -> String {
+    fn claim_name(&self, pipeline: &PipelineName, record: &Record) -> String {
+        let id = record.event_id();
         match self.names {
-            ClaimNames::PipelineAndEvent => pipeline.marker("claim", &[id.as_str()]),
-            ClaimNames::BareEvent => id.as_str().to_owned(),
+            ClaimNames::PipelineAndEvent => pipeline.marker("claim", &[id]),
+            ClaimNames::BareEvent => id.to_owned(),
         }
     }
 }
@@ -114,9 +107,9 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        shares: Vec<Share<'_, M::Value>>,
+        Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
-    ) -> Vec<Outcome> {
+    ) -> Vec<Verdict> {
         // A fifth of the time is kept for releasing: a claim that stays behind loses its event.
         let clock = &**context.retry.clock();
         let work = match context.deadline.remaining(clock) {
@@ -126,7 +119,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         let (owner, deduper) = (&Owner::new(context.random), &*self.deduper);
         let mut claims = Vec::with_capacity(shares.len());
         for share in shares {
-            let name = self.claim_name(pipeline, share.id);
+            let name = self.claim_name(pipeline, share.record);
             claims.push(async move {
                 // Whether the claim may be held although no answer said so.
                 let lost = AtomicBool::new(false);
@@ -143,7 +136,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
                 };
                 let retried = |error: &StoreError| context.retried(pipeline, error);
                 let claim = context.retry.run(work, retried, attempt).await;
-                (name, share.adds, claim, lost.into_inner())
+                (name, share, claim, lost.into_inner())
             });
         }
         let claimed: Vec<_> = stream::iter(claims)
@@ -151,19 +144,19 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             .collect()
             .await;
 
-        let (mut outcomes, mut undone) = (Vec::with_capacity(claimed.len()), Vec::new());
-        let (mut held, mut adds) = (Vec::new(), Vec::new());
+        let (mut verdicts, mut undone) = (Vec::with_capacity(claimed.len()), Vec::new());
+        let (mut held, mut shares) = (Vec::new(), Vec::new());
         for (place, (name, share, claim, lost)) in claimed.into_iter().enumerate() {
-            outcomes.push(match claim {
+            verdicts.push(match claim {
                 Ok(Claim::First) => {
                     held.push((place, name));
-                    adds.push(share);
-                    Outcome::Applied
+                    shares.push(share);
+                    Verdict::Applied
                 }
-                Ok(Claim::Duplicate) => Outcome::Duplicate,
+                Ok(Claim::Duplicate) => Verdict::Duplicate,
                 Err(error) => {
                     undone.extend(lost.then_some(name));
-                    Outcome::Failed(error)
+                    Verdict::Failed(Box::new(error))
                 }
             });
         }
@@ -171,12 +164,13 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             deadline: work,
             ..*context
         };
-        let merged = merge(&self.store, pipeline, monoid, adds, &within_work).await;
-        for ((place, name), outcome) in held.into_iter().zip(merged) {
-            if !matches!(outcome, Outcome::Applied) {
+        let first = Batch { rows, shares };
+        let merged = merge(&self.store, pipeline, monoid, &first, &within_work).await;
+        for ((place, name), verdict) in held.into_iter().zip(merged) {
+            if !matches!(verdict, Verdict::Applied) {
                 undone.push(name);
             }
-            outcomes[place] = outcome;
+            verdicts[place] = verdict;
         }
         let mut releases = Vec::with_capacity(undone.len());
         for name in undone {
@@ -206,7 +200,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             .buffer_unordered(CLAIM_CONCURRENCY)
             .collect::<()>()
             .await;
-        outcomes
+        verdicts
     }
 }
 
@@ -231,41 +225,30 @@ impl Owning {
     /// does not, whose outcome is the store's refusal.
     async fn bind<'a, M: Monoid, S: ExactlyOnce<M>>(
         &self,
-        (store, markers): (&S, &S::Markers),
+        target: (&S, &S::Markers),
         pipeline: &PipelineName,
         shares: Vec<Share<'a, M::Value>>,
         context: &Context<'_>,
-    ) -> Bound<'a, M::Value> {
+    ) -> (Answered, Vec<Share<'a, M::Value>>) {
         let mut refused: HashMap<Option<&str>, StoreError> = HashMap::new();
-        let mut bound = Bound {
-            outcomes: Vec::with_capacity(shares.len()),
-            places: Vec::with_capacity(shares.len()),
-            shares: Vec::with_capacity(shares.len()),
-        };
         let mut last = None;
-        for (place, share) in shares.into_iter().enumerate() {
+        for share in &shares {
             let stream = share.record.stream_arn();
-            if last != Some(stream) && !refused.contains_key(&stream) {
-                match self
-                    .agree((store, markers), pipeline, stream, context)
-                    .await
+            if last != Some(stream) {
+                last = Some(stream);
+                if !refused.contains_key(&stream)
+                    && let Err(error) = self.agree(target, pipeline, stream, context).await
                 {
-                    Ok(()) => last = Some(stream),
-                    Err(error) => {
-                        refused.insert(stream, error);
-                    }
+                    refused.insert(stream, error);
                 }
             }
-            bound.outcomes.push(match refused.get(&stream) {
-                Some(error) => Outcome::Failed(error.clone()),
-                None => {
-                    bound.places.push(place);
-                    bound.shares.push(share);
-                    Outcome::Applied
-                }
-            });
         }
-        bound
+        part(shares, |share| {
+            match refused.get(&share.record.stream_arn()) {
+                Some(error) => Err(error.clone()),
+                None => Ok(share),
+            }
+        })
     }
 
     async fn agree<M: Monoid, S: ExactlyOnce<M>>(
@@ -299,22 +282,6 @@ impl Owning {
     }
 }
 
-/// The shares that may be delivered, each with its place among all.
-struct Bound<'a, V> {
-    outcomes: Vec<Outcome>,
-    places: Vec<usize>,
-    shares: Vec<Share<'a, V>>,
-}
-
-impl<V> Bound<'_, V> {
-    fn outcomes(mut self, delivered: Vec<Outcome>) -> Vec<Outcome> {
-        for (place, outcome) in self.places.into_iter().zip(delivered) {
-            self.outcomes[place] = outcome;
-        }
-        self.outcomes
-    }
-}
-
 pub(crate) struct OncePerKey<S, K> {
     pub(crate) store: S,
     pub(crate) markers: Arc<K>,
@@ -328,20 +295,19 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        shares: Vec<Share<'_, M::Value>>,
+        Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
-    ) -> Vec<Outcome> {
+    ) -> Vec<Verdict> {
         let target = (&self.store, &*self.markers);
-        let mut bound = self.owning.bind(target, pipeline, shares, context).await;
-        let shares = std::mem::take(&mut bound.shares);
+        let (answered, shares) = self.owning.bind(target, pipeline, shares, context).await;
+        let batch = Batch { rows, shares };
         let delivered = if M::IDEMPOTENT {
             // The same value again changes nothing: no ids are needed.
-            let adds = shares.into_iter().map(|share| share.adds).collect();
-            merge(&self.store, pipeline, monoid, adds, context).await
+            merge(&self.store, pipeline, monoid, &batch, context).await
         } else {
-            self.apply(pipeline, shares, context).await
+            self.apply(pipeline, batch, context).await
         };
-        bound.outcomes(delivered)
+        answered.with(delivered)
     }
 }
 
@@ -349,21 +315,20 @@ impl<S, K> OncePerKey<S, K> {
     async fn apply<M: Monoid>(
         &self,
         pipeline: &PipelineName,
-        shares: Vec<Share<'_, M::Value>>,
+        Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
-    ) -> Vec<Outcome>
+    ) -> Vec<Verdict>
     where
         S: ExactlyOnce<M, Markers = K>,
     {
-        let events = shares
-            .into_iter()
-            .map(|share| Once {
-                id: share.id.clone(),
+        let (answered, events) = part(shares, |share| {
+            Ok(Once {
+                id: EventId::new(share.record.event_id()).map_err(StoreError::InvalidId)?,
                 created: share.record.created(),
-                adds: share.adds,
+                adds: share.adds.iter().map(|add| rows.add(add)).collect(),
             })
-            .collect();
-        settle(
+        });
+        let outcomes = settle(
             pipeline,
             context,
             events,
@@ -375,8 +340,8 @@ impl<S, K> OncePerKey<S, K> {
                     .await;
                 (events, outcomes)
             },
-        )
-        .await
+        );
+        answered.with(outcomes.await)
     }
 }
 
@@ -394,32 +359,20 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         &self,
         pipeline: &PipelineName,
         _monoid: &M,
-        shares: Vec<Share<'_, M::Value>>,
+        Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
-    ) -> Vec<Outcome> {
+    ) -> Vec<Verdict> {
         let target = (&self.store, &*self.markers);
-        let mut bound = self.owning.bind(target, pipeline, shares, context).await;
-        let shares = std::mem::take(&mut bound.shares);
-        let (mut outcomes, mut places, mut items) = (Vec::new(), Vec::new(), Vec::new());
-        for (place, share) in shares.into_iter().enumerate() {
-            match share.record.position() {
-                Some(at) => {
-                    places.push(place);
-                    items.push(Replace {
-                        item: share.record.item_id(),
-                        at,
-                        now: share.adds,
-                    });
-                    outcomes.push(Outcome::Applied);
-                }
-                None => outcomes.push(Outcome::Failed(StoreError::InvalidValue {
-                    place: the_record(),
-                    reason: "it has no sequence number, and a ledger goes by it".into(),
-                    source: None,
-                })),
-            }
-        }
-        let settled = settle(
+        let (foreign, shares) = self.owning.bind(target, pipeline, shares, context).await;
+        let (unplaced, items) = part(shares, |share| {
+            let at = share.record.position();
+            Ok(Replace {
+                item: share.record.item_id(),
+                at: at.ok_or_else(no_sequence_number)?,
+                now: share.adds.iter().map(|add| rows.add(add)).collect(),
+            })
+        });
+        let outcomes = settle(
             pipeline,
             context,
             items,
@@ -432,18 +385,55 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 (items, outcomes)
             },
         );
-        for (place, outcome) in places.into_iter().zip(settled.await) {
-            outcomes[place] = outcome;
-        }
-        bound.outcomes(outcomes)
+        foreign.with(unplaced.with(outcomes.await))
     }
 }
 
-/// One write to one row: the additions of some records, combined.
-#[derive(Clone)]
-struct Chunk<V> {
-    add: Add<V>,
-    members: Vec<usize>,
+fn no_sequence_number() -> StoreError {
+    StoreError::InvalidValue {
+        place: the_record(),
+        reason: "it has no sequence number, and a ledger goes by it".into(),
+        source: None,
+    }
+}
+
+/// The shares of a batch whose verdict is known before delivery, and the places of the others.
+struct Answered {
+    verdicts: Vec<Verdict>,
+    open: Vec<usize>,
+}
+
+impl Answered {
+    /// All verdicts, with `delivered` for those that were open.
+    fn with<V: Into<Verdict>>(mut self, delivered: Vec<V>) -> Vec<Verdict> {
+        for (place, verdict) in self.open.into_iter().zip(delivered) {
+            self.verdicts[place] = verdict.into();
+        }
+        self.verdicts
+    }
+}
+
+/// Parts what `deliverable` makes something to deliver of from what it refuses.
+fn part<S, E>(
+    shares: Vec<S>,
+    mut deliverable: impl FnMut(S) -> Result<E, StoreError>,
+) -> (Answered, Vec<E>) {
+    let mut answered = Answered {
+        verdicts: Vec::with_capacity(shares.len()),
+        open: Vec::with_capacity(shares.len()),
+    };
+    let mut entries = Vec::with_capacity(shares.len());
+    for (place, share) in shares.into_iter().enumerate() {
+        answered.verdicts.push(match deliverable(share) {
+            Ok(entry) => {
+                answered.open.push(place);
+                entries.push(entry);
+                Verdict::Applied
+            }
+            Err(error) => Verdict::Failed(Box::new(error)),
+        });
+    }
+    (answered, entries)
 }
 
 /// Combines what the records add to each key, merges it, and gives each record the worst outcome
@@ -453,73 +443,86 @@ async fn merge<M: Monoid, S: Store<M>>(
     store: &S,
     pipeline: &PipelineName,
     monoid: &M,
-    shares: Vec<Vec<Add<M::Value>>>,
+    batch: &Batch<'_, M::Value>,
     context: &Context<'_>,
-) -> Vec<Outcome> {
-    let mut outcomes = vec![Outcome::Applied; shares.len()];
-    let chunks = lanes(monoid, &shares);
-    let settled = settle_chunks(store, pipeline, chunks, context).await;
+) -> Vec<Verdict> {
+    let mut lanes = Lanes::of(monoid, batch);
+    let mut outcomes = settle_adds(store, pipeline, lanes.writes, context).await;
     let mut alone = Vec::new();
-    for (chunk, outcome) in settled {
-        match outcome {
-            Outcome::Failed(error) if error.fault() == Fault::Record && chunk.members.len() > 1 => {
-                for member in chunk.members {
-                    let own = shares[member].iter().find(|add| add.key == chunk.add.key);
-                    alone.extend(own.map(|add| Chunk {
-                        add: add.clone(),
-                        members: vec![member],
-                    }));
-                }
-            }
-            outcome => chunk
-                .members
-                .iter()
-                .for_each(|at| outcomes[*at].worsen(&outcome)),
+    for (write, addition) in lanes.of_additions.iter_mut().zip(batch.additions()) {
+        if lanes.shared[*write]
+            && let Outcome::Failed(error) = &outcomes[*write]
+            && error.fault() == Fault::Record
+        {
+            *write = outcomes.len() + alone.len();
+            alone.push(batch.rows.add(addition));
         }
     }
-    for (chunk, outcome) in settle_chunks(store, pipeline, alone, context).await {
-        chunk
-            .members
-            .iter()
-            .for_each(|at| outcomes[*at].worsen(&outcome));
-    }
-    outcomes
+    outcomes.extend(settle_adds(store, pipeline, alone, context).await);
+
+    let mut writes = lanes.of_additions.into_iter();
+    let verdict = |share: &Share<'_, _>| {
+        let mut worst = Outcome::Applied;
+        for write in writes.by_ref().take(share.adds.len()) {
+            worst.worsen(&outcomes[write]);
+        }
+        worst.into()
+    };
+    batch.shares.iter().map(verdict).collect()
 }
 
 /// The lanes of a batch: for each key the additions of all records, combined as far as they do
 /// not overflow.
-fn lanes<M: Monoid>(monoid: &M, shares: &[Vec<Add<M::Value>>]) -> Vec<Chunk<M::Value>> {
-    let mut chunks: Vec<Chunk<M::Value>> = Vec::new();
-    let mut newest: HashMap<&Key, usize> = HashMap::new();
-    for (member, adds) in shares.iter().enumerate() {
-        for add in adds {
-            if let Some(chunk) = newest.get(&add.key).map(|at| &mut chunks[*at])
-                && let Ok(()) = monoid.combine(&mut chunk.add.value, &add.value)
-            {
-                chunk.members.push(member);
-                continue;
-            }
-            newest.insert(&add.key, chunks.len());
-            chunks.push(Chunk {
-                add: add.clone(),
-                members: vec![member],
-            });
-        }
-    }
-    chunks
+struct Lanes<V> {
+    writes: Vec<Add<V>>,
+    /// Whether a write combines several additions.
+    shared: Vec<bool>,
+    /// Which write each addition went into.
+    of_additions: Vec<usize>,
 }
 
-async fn settle_chunks<M: Monoid, S: Store<M>>(
+impl<V: Clone> Lanes<V> {
+    fn of<M: Monoid<Value = V>>(monoid: &M, batch: &Batch<'_, V>) -> Self {
+        let rows = batch.rows.len();
+        let mut lanes = Self {
+            writes: Vec::with_capacity(rows),
+            shared: Vec::with_capacity(rows),
+            of_additions: Vec::with_capacity(batch.shares.len()),
+        };
+        let mut newest: Vec<Option<usize>> = vec![None; rows];
+        for addition in batch.additions() {
+            let newest = &mut newest[addition.row];
+            let takes_more = newest.filter(|&write| {
+                let into = &mut lanes.writes[write].value;
+                monoid.combine(into, &addition.value).is_ok()
+            });
+            let write = match takes_more {
+                Some(write) => {
+                    lanes.shared[write] = true;
+                    write
+                }
+                None => {
+                    lanes.writes.push(batch.rows.add(addition));
+                    lanes.shared.push(false);
+                    *newest.insert(lanes.writes.len() - 1)
+                }
+            };
+            lanes.of_additions.push(write);
+        }
+        lanes
+    }
+}
+
+async fn settle_adds<M: Monoid, S: Store<M>>(
     store: &S,
     pipeline: &PipelineName,
-    chunks: Vec<Chunk<M::Value>>,
+    adds: Vec<Add<M::Value>>,
     context: &Context<'_>,
-) -> Vec<(Chunk<M::Value>, Outcome)> {
-    if chunks.is_empty() {
+) -> Vec<Outcome> {
+    if adds.is_empty() {
         return Vec::new();
     }
-    let adds = chunks.iter().map(|chunk| chunk.add.clone()).collect();
-    let settled = settle(
+    settle(
         pipeline,
         context,
         adds,
@@ -528,8 +531,8 @@ async fn settle_chunks<M: Monoid, S: Store<M>>(
             let outcomes = store.merge(&adds, context.deadline).await;
             (adds, outcomes)
         },
-    );
-    chunks.into_iter().zip(settled.await).collect()
+    )
+    .await
 }
 
 /// What [`settle`] has left to do.

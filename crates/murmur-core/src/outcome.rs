@@ -24,7 +24,7 @@ pub enum RecordOutcome {
     /// An earlier record of one of its keys failed. It must come again.
     Blocked,
     /// It does not count everywhere it should. It must come again.
-    Failed(RecordError),
+    Failed(Box<RecordError>),
 }
 
 impl RecordOutcome {
@@ -46,11 +46,10 @@ impl RecordOutcome {
         }
     }
 
-    pub(crate) fn worse(self, other: Self) -> Self {
-        if other.rank() > self.rank() {
-            other
-        } else {
-            self
+    /// Becomes the worse of the two.
+    pub(crate) fn worsen(&mut self, by: Self) {
+        if by.rank() > self.rank() {
+            *self = by;
         }
     }
 }
@@ -146,7 +145,7 @@ mod tests {
 
     #[test]
     fn what_must_come_again_is_worse_than_anything_that_is_done() {
-        let failed = |error| RecordOutcome::Failed(error);
+        let failed = |error| RecordOutcome::Failed(Box::new(error));
         let outcomes = [
             RecordOutcome::Skipped,
             RecordOutcome::Expired,
@@ -160,7 +159,8 @@ mod tests {
         ];
         for one in &outcomes {
             for other in &outcomes {
-                let both = one.clone().worse(other.clone());
+                let mut both = one.clone();
+                both.worsen(other.clone());
                 assert_eq!(both.is_done(), one.is_done() && other.is_done());
                 assert_eq!(both.rank(), one.rank().max(other.rank()));
             }

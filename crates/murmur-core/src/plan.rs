@@ -2,11 +2,14 @@
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Add, EventId, HORIZON, IdError, Key, Monoid, OptionError, Origin, Outcome, Overflow,
-    PipelineName, Place, StoreError, Timestamp,
+    HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place, Recorder,
+    StoreError, Timestamp,
 };
+use smallvec::SmallVec;
 
-use crate::delivery::{Context, Delivery, Share};
+use crate::batch::{Addition, Additions, Batch, Rows, Share};
+use crate::decode::Side;
+use crate::delivery::{Context, Delivery};
 use crate::pipeline::Repeats;
 use crate::record::{EventName, Record};
 use crate::window::Window;
@@ -35,27 +38,102 @@ pub(crate) struct Plan<T, M: Monoid> {
 
 /// One record as a pipeline sees it: decoded, valid, and the only one of its event id.
 pub(crate) struct Entry<'a, T> {
+    /// Where its record stands in the batch.
+    pub(crate) place: usize,
     pub(crate) record: &'a Record,
-    pub(crate) id: &'a EventId,
-    pub(crate) new: Option<&'a T>,
-    pub(crate) old: Option<&'a T>,
+    pub(crate) new: Option<T>,
+    pub(crate) old: Option<T>,
 }
 
-/// What became of one record in one pipeline.
-#[derive(Debug, Clone)]
+impl<T> Entry<'_, T> {
+    pub(crate) fn image(&mut self, side: Side) -> &mut Option<T> {
+        match side {
+            Side::New => &mut self.new,
+            Side::Old => &mut self.old,
+        }
+    }
+}
+
+/// What became of one record in one pipeline. Small, because there is one per record.
+#[derive(Debug)]
 pub(crate) enum Verdict {
-    Delivered(Outcome),
+    Applied,
+    Duplicate,
+    Superseded,
     /// It adds nothing.
     Skipped,
     /// Time to Live removed its item, which goes on counting.
     Kept,
     /// All it would add lies in windows whose retention is over.
     Expired,
+    Blocked,
+    Failed(Box<StoreError>),
+}
+
+impl From<Outcome> for Verdict {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Applied => Self::Applied,
+            Outcome::Duplicate => Self::Duplicate,
+            Outcome::Superseded => Self::Superseded,
+            Outcome::Blocked => Self::Blocked,
+            Outcome::Failed(error) => Self::Failed(Box::new(error)),
+        }
+    }
+}
+
+/// How many records of a batch have each verdict, so that each counter is moved once.
+#[derive(Default)]
+pub(crate) struct Tally {
+    applied: u64,
+    duplicate: u64,
+    superseded: u64,
+    skipped: u64,
+    kept: u64,
+    blocked: u64,
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Applied => self.applied += 1,
+            Verdict::Duplicate => self.duplicate += 1,
+            Verdict::Superseded => self.superseded += 1,
+            Verdict::Skipped => self.skipped += 1,
+            Verdict::Kept => self.kept += 1,
+            Verdict::Blocked => self.blocked += 1,
+            // Counted image by image where they are dropped, and where they are handed over.
+            Verdict::Expired | Verdict::Failed(_) => {}
+        }
+    }
+
+    pub(crate) fn record(self, pipeline: &PipelineName, recorder: &dyn Recorder) {
+        let Self {
+            applied,
+            duplicate,
+            superseded,
+            skipped,
+            kept,
+            blocked,
+        } = self;
+        for (suffix, by) in [
+            ("", applied),
+            (":dedup_skip", duplicate),
+            (":superseded", superseded),
+            (":skip", skipped),
+            (":ttl_kept", kept),
+            (":blocked", blocked),
+        ] {
+            if by > 0 {
+                recorder.count(&format!("{pipeline}{suffix}"), by);
+            }
+        }
+    }
 }
 
 /// What a record adds, and how many of its additions came too late.
 struct Contribution<V> {
-    adds: Vec<Add<V>>,
+    adds: Additions<V>,
     late: u64,
     /// Whether any image named a key at all.
     named: bool,
@@ -84,40 +162,45 @@ impl<T, M: Monoid> Plan<T, M> {
         Ok(())
     }
 
-    /// All that `entry` adds, one entry per key.
+    /// All that a record with these images adds, one entry per key.
     fn contribution(
         &self,
-        entry: &Entry<'_, T>,
+        record: &Record,
+        (old, new): (Option<&T>, Option<&T>),
         now: Timestamp,
+        rows: &mut Rows,
     ) -> Result<Contribution<M::Value>, StoreError> {
         let mut contribution = Contribution {
-            adds: Vec::new(),
+            adds: Additions::new(),
             late: 0,
             named: false,
         };
-        if let (Some(old), Some(invert)) = (entry.old, self.invert) {
-            self.image(entry, old, Some(invert), now, &mut contribution)?;
+        if let (Some(old), Some(invert)) = (old, self.invert) {
+            self.image(record, old, Some(invert), now, rows, &mut contribution)?;
         }
         let from_old = contribution.adds.len();
-        if let Some(new) = entry.new {
-            self.image(entry, new, None, now, &mut contribution)?;
+        if let Some(new) = new {
+            self.image(record, new, None, now, rows, &mut contribution)?;
+            // What the old image took away the new one may have put back: nothing to write then.
+            if from_old > 0 {
+                let identity = self.monoid.identity();
+                let mut position = 0;
+                contribution.adds.retain(|add| {
+                    position += 1;
+                    position > from_old || add.value != identity
+                });
+            }
         }
-        // What the old image took away the new one may have put back: nothing to write then.
-        let identity = self.monoid.identity();
-        let mut position = 0;
-        contribution.adds.retain(|add| {
-            position += 1;
-            position > from_old || entry.new.is_none() || add.value != identity
-        });
         Ok(contribution)
     }
 
     fn image(
         &self,
-        entry: &Entry<'_, T>,
+        record: &Record,
         image: &T,
         invert: Option<InvertFn<M>>,
         now: Timestamp,
+        rows: &mut Rows,
         into: &mut Contribution<M::Value>,
     ) -> Result<(), StoreError> {
         let (bucket, ttl) = match &self.window {
@@ -125,10 +208,10 @@ impl<T, M: Monoid> Plan<T, M> {
             Some((window, time)) => {
                 let at = match time {
                     Time::Item(at) => at(image),
-                    Time::Arrival => entry.record.created().ok_or_else(no_arrival_time)?,
+                    Time::Arrival => record.created().ok_or_else(no_arrival_time)?,
                 };
                 let bucket = window.bucket(at);
-                if window.is_expired(bucket, judged(entry.record, now)) {
+                if window.is_expired(bucket, judged(record, now)) {
                     into.late += 1;
                     into.named = true;
                     return Ok(());
@@ -137,42 +220,52 @@ impl<T, M: Monoid> Plan<T, M> {
             }
         };
 
-        let mut keys: Vec<Result<Key, IdError>> = Vec::with_capacity(1);
-        (self.keys)(image, &mut |entity| {
-            let seen =
-                |key: &Result<Key, IdError>| key.as_ref().is_ok_and(|key| key.entity() == entity);
-            if !keys.iter().any(seen) {
-                keys.push(Key::new(entity, bucket));
-            }
+        let mut named: SmallVec<[usize; 4]> = SmallVec::new();
+        let mut unusable = None;
+        (self.keys)(image, &mut |entity| match rows.place(entity, bucket, ttl) {
+            Ok(row) if named.contains(&row) => {}
+            Ok(row) => named.push(row),
+            Err(error) => unusable = Some(error),
         });
-        if keys.is_empty() {
-            return Ok(());
+        if let Some(error) = unusable {
+            return Err(StoreError::InvalidId(error));
         }
+        let Some((last, others)) = named.split_last() else {
+            return Ok(());
+        };
         into.named = true;
 
         let origin = Origin {
-            id: entry.id,
-            sequence: entry.record.sequence_number(),
+            id: record.event_id(),
+            sequence: record.sequence_number(),
         };
         let mut value = self.monoid.lift_from((self.value)(image), origin);
         if let Some(invert) = invert {
             value = invert(&self.monoid, &value).map_err(|Overflow| overflow(None))?;
         }
-        for key in keys {
-            let key = key.map_err(StoreError::InvalidId)?;
-            match into.adds.iter_mut().find(|add| add.key == key) {
-                Some(add) => self
-                    .monoid
-                    .combine(&mut add.value, &value)
-                    .map_err(|Overflow| overflow(Some(&add.key)))?,
-                None => into.adds.push(Add {
-                    key,
-                    value: value.clone(),
-                    ttl,
-                }),
+        for row in others {
+            self.add(*row, value.clone(), rows, &mut into.adds)?;
+        }
+        self.add(*last, value, rows, &mut into.adds)
+    }
+
+    fn add(
+        &self,
+        row: usize,
+        value: M::Value,
+        rows: &Rows,
+        adds: &mut Additions<M::Value>,
+    ) -> Result<(), StoreError> {
+        match adds.iter_mut().find(|add| add.row == row) {
+            Some(add) => self
+                .monoid
+                .combine(&mut add.value, &value)
+                .map_err(|Overflow| overflow(Some(rows.key(row)))),
+            None => {
+                adds.push(Addition { row, value });
+                Ok(())
             }
         }
-        Ok(())
     }
 }
 
@@ -229,54 +322,56 @@ pub(crate) struct Running<T, M: Monoid, D> {
 }
 
 impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
-    /// What is known without asking the store, and what must be delivered, each with its place
-    /// in the batch.
-    fn shares<'a>(
+    /// What is known without asking the store, and what must be delivered, each share with its
+    /// place in the batch.
+    fn prepare<'a>(
         &self,
-        entries: &[Entry<'a, T>],
+        entries: &'a [Entry<'a, T>],
         context: &Context<'_>,
-    ) -> (Vec<Verdict>, Vec<usize>, Vec<Share<'a, M::Value>>) {
+    ) -> (Vec<Verdict>, Vec<usize>, Batch<'a, M::Value>) {
         let now = context.retry.clock().now();
+        let mut rows = Rows::with_capacity(entries.len());
         let mut verdicts = Vec::with_capacity(entries.len());
-        let (mut places, mut shares) = (Vec::new(), Vec::new());
+        let mut places = Vec::with_capacity(entries.len());
+        let mut shares = Vec::with_capacity(entries.len());
+        let mut expired = 0;
         for (place, entry) in entries.iter().enumerate() {
-            if self.plan.keeps_expired && entry.record.is_removal_by_ttl() {
+            let Entry {
+                record, new, old, ..
+            } = entry;
+            if self.plan.keeps_expired && record.is_removal_by_ttl() {
                 tracing::debug!(
                     pipeline = self.name.as_str(),
-                    event_id = entry.record.event_id(),
+                    event_id = record.event_id(),
                     "removed by Time to Live: the item goes on counting",
                 );
                 verdicts.push(Verdict::Kept);
                 continue;
             }
             // The new side of a removal counts for nothing where old images are taken back.
-            let gone = entry.record.is(&EventName::Remove) && (self.needs_old_image() || D::LEDGER);
-            let new = entry.new.filter(|_| !gone);
-            verdicts.push(
-                match self.plan.contribution(&Entry { new, ..*entry }, now) {
-                    Err(error) => Verdict::Delivered(Outcome::Failed(error)),
-                    Ok(Contribution { adds, late, named }) => {
-                        context.count(&self.name, ":expired", late);
-                        // In a ledger, adding nothing is something to remember.
-                        let silent = adds.is_empty() && !D::LEDGER;
-                        if !silent {
-                            places.push(place);
-                            shares.push(Share {
-                                record: entry.record,
-                                id: entry.id,
-                                adds,
-                            });
-                        }
-                        match (named, late) {
-                            (false, _) => Verdict::Skipped,
-                            (true, 1..) if silent => Verdict::Expired,
-                            (true, _) => Verdict::Delivered(Outcome::Applied),
-                        }
+            let gone = record.is(&EventName::Remove) && (self.needs_old_image() || D::LEDGER);
+            let images = (old.as_ref(), new.as_ref().filter(|_| !gone));
+            let contribution = self.plan.contribution(record, images, now, &mut rows);
+            verdicts.push(match contribution {
+                Err(error) => Verdict::Failed(Box::new(error)),
+                Ok(Contribution { adds, late, named }) => {
+                    expired += late;
+                    // In a ledger, adding nothing is something to remember.
+                    let silent = adds.is_empty() && !D::LEDGER;
+                    if !silent {
+                        places.push(place);
+                        shares.push(Share { record, adds });
                     }
-                },
-            );
+                    match (named, late) {
+                        (false, _) => Verdict::Skipped,
+                        (true, 1..) if silent => Verdict::Expired,
+                        (true, _) => Verdict::Applied,
+                    }
+                }
+            });
         }
-        (verdicts, places, shares)
+        context.count(&self.name, ":expired", expired);
+        (verdicts, places, Batch { rows, shares })
     }
 }
 
@@ -310,20 +405,24 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         entries: &'a [Entry<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>> {
-        let (mut verdicts, places, shares) = self.shares(entries, &context);
+        let (mut verdicts, places, batch) = self.prepare(entries, &context);
         Box::pin(async move {
-            if shares.is_empty() {
+            if batch.shares.is_empty() {
                 return verdicts;
             }
-            let outcomes = self
+            let delivered = self
                 .delivery
-                .deliver(&self.name, &self.plan.monoid, shares, &context)
+                .deliver(&self.name, &self.plan.monoid, batch, &context)
                 .await;
-            for (place, outcome) in places.into_iter().zip(outcomes) {
-                verdicts[place] = match (&verdicts[place], outcome) {
-                    (Verdict::Skipped, Outcome::Applied) => Verdict::Skipped,
-                    (_, outcome) => Verdict::Delivered(outcome),
-                };
+            for (place, verdict) in places.into_iter().zip(delivered) {
+                // A ledger remembers also what adds nothing.
+                let silent = matches!(
+                    (&verdicts[place], &verdict),
+                    (Verdict::Skipped, Verdict::Applied)
+                );
+                if !silent {
+                    verdicts[place] = verdict;
+                }
             }
             verdicts
         })

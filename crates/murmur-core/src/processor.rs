@@ -1,12 +1,12 @@
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
+use hashbrown::HashMap;
 use murmur_state::{
-    Causes, Clock, Deadline, EventId, Fault, NoopRecorder, OptionError, Outcome, PipelineName,
-    Random, Recorder, Retry, RetryPolicy, SystemClock,
+    Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
+    Recorder, Retry, RetryPolicy, SystemClock,
 };
 use serde::de::DeserializeOwned;
 
@@ -14,8 +14,8 @@ use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder, Side};
 use crate::delivery::Context;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::{Pipeline, Repeats};
-use crate::plan::{Entry, Verdict};
-use crate::record::{EventName, Record};
+use crate::plan::{Entry, Tally, Verdict};
+use crate::record::{Change, EventName, Record};
 
 type RejectFn = dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
@@ -173,12 +173,18 @@ pub struct Processor<T> {
     on_rejected: Option<Arc<RejectFn>>,
 }
 
-/// A record on its way through the batch.
-struct Prepared<T> {
-    id: EventId,
-    new: Option<T>,
-    old: Option<T>,
-    passed_over: bool,
+/// What no record can count without.
+fn check(record: &Record) -> Result<(), Box<RecordError>> {
+    if record.event_id().is_empty() {
+        return Err(Box::new(RecordError::InvalidId(IdError::EmptyEventId)));
+    }
+    match record {
+        Record::Changed(Change {
+            event: EventName::Other(name),
+            ..
+        }) => Err(Box::new(RecordError::UnknownEvent { name: name.clone() })),
+        Record::Changed(_) | Record::Scanned(_) => Ok(()),
+    }
 }
 
 impl<T: Send + Sync + 'static> Processor<T> {
@@ -219,29 +225,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub async fn process(&self, records: &[Record], deadline: Deadline) -> Vec<RecordOutcome> {
         let deadline = self.retry.batch_deadline(deadline);
         let mut outcomes = vec![RecordOutcome::Skipped; records.len()];
-        let mut prepared: Vec<(usize, Prepared<T>)> = Vec::with_capacity(records.len());
-        let mut first: HashMap<&str, usize> = HashMap::with_capacity(records.len());
-        for (place, record) in records.iter().enumerate() {
-            // A record without an id is nobody's repetition.
-            let id = record.event_id();
-            if !id.is_empty() && *first.entry(id).or_insert(place) != place {
-                continue;
-            }
-            match self.prepare(record, deadline).await {
-                Ok(ready) => prepared.push((place, ready)),
-                Err(outcome) => outcomes[place] = outcome,
-            }
-        }
+        let (entries, repeated) = self.prepare(records, deadline, &mut outcomes).await;
 
-        let entries: Vec<Entry<'_, T>> = prepared
-            .iter()
-            .map(|(place, ready)| Entry {
-                record: &records[*place],
-                id: &ready.id,
-                new: ready.new.as_ref(),
-                old: ready.old.as_ref(),
-            })
-            .collect();
         let context = Context {
             retry: &self.retry,
             random: &self.random,
@@ -254,141 +239,125 @@ impl<T: Send + Sync + 'static> Processor<T> {
             .map(|pipeline| pipeline.run.run(&entries, context));
         let verdicts = join_all(runs).await;
         for (pipeline, verdicts) in self.pipelines.iter().zip(verdicts) {
-            for ((place, ready), verdict) in prepared.iter().zip(verdicts) {
-                let outcome = self
-                    .conclude(pipeline.name(), &records[*place], verdict, deadline)
-                    .await;
-                let so_far = std::mem::replace(&mut outcomes[*place], RecordOutcome::Skipped);
-                let so_far = if ready.passed_over {
-                    so_far.worse(RecordOutcome::PassedOver)
-                } else {
-                    so_far
+            let name = pipeline.name();
+            let mut tally = Tally::default();
+            for (entry, verdict) in entries.iter().zip(verdicts) {
+                tally.add(&verdict);
+                let outcome = match verdict {
+                    Verdict::Applied => RecordOutcome::Applied,
+                    Verdict::Duplicate => RecordOutcome::Duplicate,
+                    Verdict::Superseded => RecordOutcome::Superseded,
+                    Verdict::Skipped | Verdict::Kept => RecordOutcome::Skipped,
+                    Verdict::Expired => RecordOutcome::Expired,
+                    Verdict::Blocked => RecordOutcome::Blocked,
+                    Verdict::Failed(source) => {
+                        let error = Box::new(RecordError::Store {
+                            pipeline: name.clone(),
+                            source: *source,
+                        });
+                        self.fail(entry.record, Some(name), error, deadline).await
+                    }
                 };
-                outcomes[*place] = so_far.worse(outcome);
+                outcomes[entry.place].worsen(outcome);
             }
+            tally.record(name, &*self.recorder);
         }
 
-        for (place, record) in records.iter().enumerate() {
-            if let Some(&original) = first.get(record.event_id())
-                && original != place
-            {
-                outcomes[place] = outcomes[original].clone();
-                self.count_all(":dedup_skip");
-            }
+        for &(place, original) in &repeated {
+            outcomes[place] = outcomes[original].clone();
         }
+        self.count_all(":dedup_skip", repeated.len() as u64);
         outcomes
     }
 
-    /// Decodes what is needed. `Err` is the outcome of a record that goes no further.
-    async fn prepare(
+    /// The records that go further, decoded as far as it is needed, and for each that repeats an
+    /// earlier one the places of both. The others have their outcome.
+    async fn prepare<'a>(
         &self,
-        record: &Record,
+        records: &'a [Record],
         deadline: Deadline,
-    ) -> Result<Prepared<T>, RecordOutcome> {
-        let id = match EventId::new(record.event_id()) {
-            Ok(id) => id,
-            Err(error) => {
-                return Err(self
-                    .reject_whole(record, RecordError::InvalidId(error), deadline)
-                    .await);
+        outcomes: &mut [RecordOutcome],
+    ) -> (Vec<Entry<'a, T>>, Vec<(usize, usize)>) {
+        let mut entries = Vec::with_capacity(records.len());
+        let mut repeated = Vec::new();
+        let mut first: HashMap<&str, usize> = HashMap::with_capacity(records.len());
+        'records: for (place, record) in records.iter().enumerate() {
+            // A record without an id is nobody's repetition.
+            let id = record.event_id();
+            if !id.is_empty() {
+                let original = *first.entry(id).or_insert(place);
+                if original != place {
+                    repeated.push((place, original));
+                    continue;
+                }
             }
-        };
-        if let Record::Changed(change) = record
-            && let EventName::Other(name) = &change.event
-        {
-            let error = RecordError::UnknownEvent { name: name.clone() };
-            return Err(self.reject_whole(record, error, deadline).await);
-        }
-        let mut ready = Prepared {
-            id,
-            new: None,
-            old: None,
-            passed_over: false,
-        };
-        let needs_old = if record.is_removal_by_ttl() {
-            self.needs_old_of_expired
-        } else {
-            self.needs_old
-        };
-        let sides = [Some(Side::New), needs_old.then_some(Side::Old)];
-        for side in sides.into_iter().flatten() {
-            let image = match self.decoder.decode(record, side) {
-                None => None,
-                Some(Ok(Decoded::Record(value))) => Some(value),
-                Some(Ok(Decoded::Skip)) => None,
-                Some(Err(DecodeFailure::MissingImage)) => {
-                    let error = RecordError::MissingImage { side };
-                    self.note(&error, record, None);
-                    return Err(RecordOutcome::Failed(error));
-                }
-                Some(Err(DecodeFailure::Undecodable(source))) => {
-                    let error = RecordError::Undecodable {
-                        side,
-                        source: source.into(),
-                    };
-                    self.hand_over(record, None, error, deadline)
-                        .await
-                        .map_err(RecordOutcome::Failed)?;
-                    ready.passed_over = true;
-                    None
-                }
+            if let Err(error) = check(record) {
+                outcomes[place] = self.fail(record, None, error, deadline).await;
+                continue;
+            }
+            let mut entry = Entry {
+                place,
+                record,
+                new: None,
+                old: None,
             };
-            match side {
-                Side::New => ready.new = image,
-                Side::Old => ready.old = image,
-            }
-        }
-        Ok(ready)
-    }
-
-    async fn conclude(
-        &self,
-        pipeline: &PipelineName,
-        record: &Record,
-        verdict: Verdict,
-        deadline: Deadline,
-    ) -> RecordOutcome {
-        let (suffix, outcome) = match verdict {
-            Verdict::Skipped => (":skip", RecordOutcome::Skipped),
-            Verdict::Kept => (":ttl_kept", RecordOutcome::Skipped),
-            // Counted image by image where they were dropped.
-            Verdict::Expired => return RecordOutcome::Expired,
-            Verdict::Delivered(Outcome::Applied) => ("", RecordOutcome::Applied),
-            Verdict::Delivered(Outcome::Duplicate) => (":dedup_skip", RecordOutcome::Duplicate),
-            Verdict::Delivered(Outcome::Superseded) => (":superseded", RecordOutcome::Superseded),
-            Verdict::Delivered(Outcome::Blocked) => (":blocked", RecordOutcome::Blocked),
-            Verdict::Delivered(Outcome::Failed(source)) => {
-                let record_fault = source.fault() == Fault::Record;
-                let error = RecordError::Store {
-                    pipeline: pipeline.clone(),
-                    source,
-                };
-                if record_fault {
-                    return match self
-                        .hand_over(record, Some(pipeline), error, deadline)
-                        .await
-                    {
-                        Ok(()) => RecordOutcome::PassedOver,
-                        Err(error) => RecordOutcome::Failed(error),
-                    };
+            for side in self.sides(record) {
+                match self.decode(record, *side) {
+                    Ok(image) => *entry.image(*side) = image,
+                    Err(error) => {
+                        outcomes[place] = self.fail(record, None, error, deadline).await;
+                        if !outcomes[place].is_done() {
+                            continue 'records;
+                        }
+                    }
                 }
-                self.note(&error, record, Some(pipeline));
-                return RecordOutcome::Failed(error);
             }
-        };
-        self.recorder.count(&format!("{pipeline}{suffix}"), 1);
-        outcome
+            entries.push(entry);
+        }
+        (entries, repeated)
     }
 
-    async fn reject_whole(
+    /// The sides of `record` that some pipeline needs.
+    fn sides(&self, record: &Record) -> &'static [Side] {
+        let needs_old = match record.is_removal_by_ttl() {
+            true => self.needs_old_of_expired,
+            false => self.needs_old,
+        };
+        match needs_old {
+            true => &[Side::New, Side::Old],
+            false => &[Side::New],
+        }
+    }
+
+    fn decode(&self, record: &Record, side: Side) -> Result<Option<T>, Box<RecordError>> {
+        let error = match self.decoder.decode(record, side) {
+            None | Some(Ok(Decoded::Skip)) => return Ok(None),
+            Some(Ok(Decoded::Record(value))) => return Ok(Some(value)),
+            Some(Err(DecodeFailure::MissingImage)) => RecordError::MissingImage { side },
+            Some(Err(DecodeFailure::Undecodable(source))) => RecordError::Undecodable {
+                side,
+                source: source.into(),
+            },
+        };
+        Err(Box::new(error))
+    }
+
+    /// The outcome of a record that failed with `error`, in one pipeline or before any: if it can
+    /// never count, the callback may take it.
+    async fn fail(
         &self,
         record: &Record,
-        error: RecordError,
+        pipeline: Option<&PipelineName>,
+        error: Box<RecordError>,
         deadline: Deadline,
     ) -> RecordOutcome {
-        match self.hand_over(record, None, error, deadline).await {
+        if error.fault() != Fault::Record {
+            self.note(&error, record, pipeline);
+            return RecordOutcome::Failed(error);
+        }
+        match self.hand_over(record, pipeline, *error, deadline).await {
             Ok(()) => RecordOutcome::PassedOver,
-            Err(error) => RecordOutcome::Failed(error),
+            Err(error) => RecordOutcome::Failed(Box::new(error)),
         }
     }
 
@@ -431,7 +400,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             Ok(()) => {
                 match pipeline {
                     Some(pipeline) => self.recorder.count(&format!("{pipeline}:dead_letter"), 1),
-                    None => self.count_all(":dead_letter"),
+                    None => self.count_all(":dead_letter", 1),
                 }
                 Ok(())
             }
@@ -462,10 +431,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
         );
     }
 
-    fn count_all(&self, suffix: &str) {
-        for pipeline in &self.pipelines {
-            self.recorder
-                .count(&format!("{}{suffix}", pipeline.name()), 1);
+    fn count_all(&self, suffix: &str, by: u64) {
+        if by > 0 {
+            for pipeline in &self.pipelines {
+                let name = format!("{}{suffix}", pipeline.name());
+                self.recorder.count(&name, by);
+            }
         }
     }
 }

@@ -197,8 +197,14 @@ fn first_and_last_go_by_time_then_sequence_number_then_id() {
         SequenceNumber::new("10").unwrap(),
     );
     let last = Last::<i64>::new();
-    let lift = |at, value, id, sequence| {
-        last.lift_from((Timestamp::from_secs(at), value), Origin { id, sequence })
+    let lift = |at, value, id: &EventId, sequence| {
+        last.lift_from(
+            (Timestamp::from_secs(at), value),
+            Origin {
+                id: id.as_str(),
+                sequence,
+            },
+        )
     };
     let wins = |a: &Option<Dated<i64>>, b: &Option<Dated<i64>>| {
         let mut all = a.clone();

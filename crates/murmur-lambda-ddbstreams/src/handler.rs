@@ -191,7 +191,7 @@ fn report(
             return Err(HandlerError::NoSequenceNumber {
                 event_id: record.event_id().to_owned(),
                 source: match outcome {
-                    RecordOutcome::Failed(error) => Some(Box::new(error)),
+                    RecordOutcome::Failed(error) => Some(error),
                     _ => None,
                 },
             });

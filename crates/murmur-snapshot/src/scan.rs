@@ -233,15 +233,15 @@ impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
             .processor
             .reject(&record, error)
             .await
-            .map_err(|error| self.row_error(segment, &bad.id, error))
+            .map_err(|error| self.row_error(segment, &bad.id, Box::new(error)))
     }
 
-    fn row_error(&self, segment: u32, row: &str, source: RecordError) -> BootstrapError {
+    fn row_error(&self, segment: u32, row: &str, source: Box<RecordError>) -> BootstrapError {
         BootstrapError::Row {
             source_name: self.parts.source.name().to_owned(),
             segment,
             row: row.to_owned(),
-            source: Box::new(source),
+            source,
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub struct MemoryStore<M: Monoid> {
 
 struct Inner<V> {
     bound: Option<Binding>,
-    rows: BTreeMap<Key, Row<V>>,
+    rows: HashMap<Key, Row<V>>,
     ledger: HashMap<ItemId, Entry<V>>,
 }
 
@@ -70,20 +70,23 @@ impl<M: Monoid> MemoryStore<M> {
             place: Place::table(STORE, "memory"),
             inner: Arc::new(Mutex::new(Inner {
                 bound: None,
-                rows: BTreeMap::new(),
+                rows: HashMap::new(),
                 ledger: HashMap::new(),
             })),
         }
     }
 
-    /// Every row: key, value, and when it may be removed (seconds since the epoch).
+    /// Every row in order of the keys: key, value, and when it may be removed (seconds since the
+    /// epoch).
     pub fn rows(&self) -> Vec<(Key, M::Value, Option<i64>)> {
         let inner = self.lock();
-        inner
+        let mut rows: Vec<_> = inner
             .rows
             .iter()
             .map(|(key, row)| (key.clone(), row.value.clone(), row.ttl))
-            .collect()
+            .collect();
+        rows.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        rows
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner<M::Value>> {
@@ -92,35 +95,39 @@ impl<M: Monoid> MemoryStore<M> {
 
     fn add(
         &self,
-        rows: &mut BTreeMap<Key, Row<M::Value>>,
+        rows: &mut HashMap<Key, Row<M::Value>>,
         add: &Add<M::Value>,
         mode: Mode,
     ) -> Result<(), StoreError> {
-        let mut value = match rows.get(&add.key) {
-            Some(row) if row.mode != mode => {
-                return Err(StoreError::OtherMode {
-                    place: self.place.at(&add.key),
-                    found: row.mode.name(),
-                    wanted: mode.name(),
-                });
-            }
-            Some(row) => row.value.clone(),
-            None => self.monoid.identity(),
-        };
-        self.monoid
-            .combine(&mut value, &add.value)
-            .map_err(|Overflow| StoreError::Overflow {
+        let combine = |value: &mut M::Value| {
+            let combined = self.monoid.combine(value, &add.value);
+            combined.map_err(|Overflow| StoreError::Overflow {
                 place: self.place.at(&add.key),
-            })?;
-        rows.insert(
-            add.key.clone(),
-            Row {
-                value,
-                ttl: add.ttl,
-                mode,
-            },
-        );
-        Ok(())
+            })
+        };
+        match rows.get_mut(&add.key) {
+            Some(row) if row.mode != mode => Err(StoreError::OtherMode {
+                place: self.place.at(&add.key),
+                found: row.mode.name(),
+                wanted: mode.name(),
+            }),
+            Some(row) => {
+                combine(&mut row.value)?;
+                row.ttl = add.ttl;
+                Ok(())
+            }
+            None => {
+                let mut value = self.monoid.identity();
+                combine(&mut value)?;
+                let row = Row {
+                    value,
+                    ttl: add.ttl,
+                    mode,
+                };
+                rows.insert(add.key.clone(), row);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -253,12 +260,12 @@ impl<M: Group> MemoryStore<M> {
     /// The rows that change when an item turns from `before` to `now`, or why they cannot.
     fn turn(
         &self,
-        rows: &BTreeMap<Key, Row<M::Value>>,
+        rows: &HashMap<Key, Row<M::Value>>,
         before: &[Add<M::Value>],
         now: &[Add<M::Value>],
         clock: &dyn Clock,
-    ) -> Result<BTreeMap<Key, Row<M::Value>>, StoreError> {
-        let mut changed: BTreeMap<Key, Row<M::Value>> = before
+    ) -> Result<HashMap<Key, Row<M::Value>>, StoreError> {
+        let mut changed: HashMap<Key, Row<M::Value>> = before
             .iter()
             .chain(now)
             .filter_map(|add| Some((add.key.clone(), rows.get(&add.key)?.clone())))

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use crate::ids::{EventId, SequenceNumber};
+use crate::ids::SequenceNumber;
 
 /// Two values could not be combined: the result does not fit the value's type.
 ///
@@ -15,7 +15,7 @@ pub struct Overflow;
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
     /// The record's event id.
-    pub id: &'a EventId,
+    pub id: &'a str,
     /// Its sequence number; `None` for a scanned row.
     pub sequence: Option<&'a SequenceNumber>,
 }

@@ -55,7 +55,7 @@ fn dated<E>((at, value): (Timestamp, E), origin: Option<Origin<'_>>) -> Option<D
     Some(Dated {
         at,
         sequence: origin.and_then(|origin| origin.sequence.cloned()),
-        id: origin.map_or_else(String::new, |origin| origin.id.as_str().to_owned()),
+        id: origin.map_or_else(String::new, |origin| origin.id.to_owned()),
         value,
     })
 }

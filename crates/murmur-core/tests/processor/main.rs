@@ -22,7 +22,8 @@ mod windows;
 use std::sync::Arc;
 
 use murmur_core::{
-    AttributeValue, Pipeline, Processor, ProcessorBuilder, Record, RecordOutcome, Stored, Sum,
+    AttributeValue, Pipeline, Processor, ProcessorBuilder, Record, RecordError, RecordOutcome,
+    Stored, Sum,
 };
 use murmur_state::{Deadline, Random, Store};
 
@@ -52,6 +53,14 @@ pub(crate) fn processor(pipeline: Pipeline<Order>) -> (Processor<Order>, Counts)
 
 pub(crate) fn undecodable(event: &str) -> Record {
     insert(event, item(&[("customer", AttributeValue::Bool(true))]))
+}
+
+/// Why a record failed.
+pub(crate) fn error(outcome: &RecordOutcome) -> &RecordError {
+    match outcome {
+        RecordOutcome::Failed(error) => error,
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(crate) async fn outcomes(

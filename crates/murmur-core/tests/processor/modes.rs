@@ -13,7 +13,7 @@ use murmur_state::{
 };
 
 use crate::support::{Answer, Order, Scripted, change, insert, key, missing_table, order, value};
-use crate::{outcomes, processor, totals};
+use crate::{error, outcomes, processor, totals};
 
 #[tokio::test]
 async fn one_write_per_key_and_batch() {
@@ -183,9 +183,8 @@ async fn several_pipelines_share_one_decode_and_the_worst_outcome_counts() {
     let outcome = outcomes(&processor, &[insert("1", order("a", 5))])
         .await
         .remove(0);
-    let RecordOutcome::Failed(error @ RecordError::Store { .. }) = outcome else {
-        panic!("{outcome:?}")
-    };
+    let error = error(&outcome);
+    assert!(matches!(error, RecordError::Store { .. }));
     assert_eq!(error.fault(), Fault::Setup);
     assert!(error.to_string().contains("failing"));
     assert_eq!(value(&good, "a").await, Some(5));

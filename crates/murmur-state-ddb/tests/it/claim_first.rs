@@ -161,18 +161,18 @@ async fn a_row_with_ids_of_the_exact_modes_is_refused_and_its_claims_are_given_b
     )
     .await;
     let outcomes = likes.send(&[like("1", "exact"), like("2", "home")]).await;
+    let [RecordOutcome::Failed(error), RecordOutcome::Applied] = &outcomes[..] else {
+        panic!("{outcomes:?}")
+    };
     assert!(
         matches!(
-            &outcomes[..],
-            [
-                RecordOutcome::Failed(RecordError::Store {
-                    source: StoreError::OtherMode { .. },
-                    ..
-                }),
-                RecordOutcome::Applied
-            ]
+            &**error,
+            RecordError::Store {
+                source: StoreError::OtherMode { .. },
+                ..
+            }
         ),
-        "{outcomes:?}"
+        "{error:?}"
     );
     assert_eq!(likes.claims(&dynamo.client()).await, 1);
 }
