@@ -20,6 +20,9 @@ pub(crate) use cell::{Cell, Refusal, Unwritable};
 pub(crate) use ids::Id;
 pub(crate) use lane::Batch;
 pub(crate) use row::Slots;
+#[cfg(not(feature = "flaws"))]
+pub(crate) use rules::Rules;
+#[cfg(feature = "flaws")]
 pub use rules::Rules;
 
 use lane::{Event, Lane};
