@@ -36,9 +36,7 @@ pub enum Rule {
     NoFlagInPlain,
     /// A hot write is conditional on the flag that was read.
     FlagInHot,
-    /// The turn to hot is conditional on no flag.
-    NoFlagInTurn,
-    /// It is conditional on both generations of ids as they were read.
+    /// The turn to hot is conditional on both generations of ids as they were read.
     TurnAsRead,
     /// It moves the ids into the frozen item.
     FrozenWritten,
@@ -87,7 +85,7 @@ pub(super) struct Interference {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 24] = [
         Self::IdsInCur,
         Self::IdsInPrev,
         Self::PeriodAsRead,
@@ -96,7 +94,6 @@ impl Rule {
         Self::AbsentAsRead,
         Self::NoFlagInPlain,
         Self::FlagInHot,
-        Self::NoFlagInTurn,
         Self::TurnAsRead,
         Self::FrozenWritten,
         Self::FrozenConsulted,
@@ -191,15 +188,6 @@ impl Rule {
             Self::FlagInHot => of_hot_write(|part| {
                 let any = "(attribute_not_exists(hot) OR hot = :epoch OR hot <> :epoch)";
                 replace(part, "ConditionExpression", "hot = :epoch", any);
-            }),
-            Self::NoFlagInTurn => of_turn(|part| {
-                let any = "(attribute_not_exists(hot) OR attribute_exists(hot))";
-                replace(
-                    part,
-                    "ConditionExpression",
-                    "attribute_not_exists(hot)",
-                    any,
-                );
             }),
             Self::TurnAsRead => of_turn(|part| {
                 for (as_read, any) in [

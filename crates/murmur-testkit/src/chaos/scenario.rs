@@ -191,7 +191,7 @@ impl Scenario {
             weather: weather(rng),
             skew,
             late,
-            sweep: pick(rng, &[(1, None), (2, Some(HOUR)), (1, Some(20 * HOUR))]),
+            sweep: pick(rng, &[(1, None), (2, Some(6 * HOUR)), (1, Some(20 * HOUR))]),
             rules,
             without: None,
         }
