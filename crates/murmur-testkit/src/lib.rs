@@ -7,6 +7,7 @@
 //! - [`time`]: virtual time, with a clock of its own for every process of a simulation.
 //! - [`esm`]: Lambda's event source mapping, simulated, with what goes wrong around one.
 //! - [`chaos`]: random runs of Murmur's own code over both, held against a recount.
+//! - [`gate::Gate`]: holds a chosen request of a real process, to kill it at exactly that point.
 //! - [`wire`]: faults between a client and its server.
 //!
 //! Not published, and no part of what a user depends on. What goes wrong here is the failure of a
@@ -17,6 +18,7 @@ pub mod cloud;
 mod dynamo;
 mod embedded;
 pub mod esm;
+pub mod gate;
 pub mod lambda;
 pub mod time;
 pub mod wire;
