@@ -1,0 +1,216 @@
+//! A gate between a process and its DynamoDB, at which a chosen request is held.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::Dynamo;
+
+/// An HTTP port that passes requests on to a DynamoDB, counts them, and can hold one: to kill the
+/// process that sent it at exactly that point.
+///
+/// What reached the server is acted on, also if its sender is dead by then. The port closes when
+/// this value is dropped.
+#[derive(Debug)]
+pub struct Gate {
+    address: SocketAddr,
+    dynamo: Dynamo,
+    keeper: Arc<Keeper>,
+    server: JoinHandle<()>,
+}
+
+/// Where a request is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Hold {
+    /// Before the server sees it.
+    Before,
+    /// After the server acted on it: only the answer is missing.
+    After,
+}
+
+#[derive(Debug)]
+struct Keeper {
+    client: Client<HttpConnector, Body>,
+    server: Uri,
+    log: Mutex<Log>,
+    /// How many requests are with the server.
+    inside: watch::Sender<usize>,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    requests: u64,
+    counts: BTreeMap<String, usize>,
+    armed: Option<(u64, Hold, oneshot::Sender<String>)>,
+}
+
+impl Gate {
+    /// A gate to `dynamo` on a free port of 127.0.0.1, on the runtime of the caller.
+    ///
+    /// # Panics
+    ///
+    /// When no port can be had.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn to(dynamo: &Dynamo) -> Self {
+        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+        let listener = listener.unwrap_or_else(|error| panic!("no port for the gate: {error}"));
+        let address = listener
+            .local_addr()
+            .unwrap_or_else(|error| panic!("no address: {error}"));
+        let server = dynamo.endpoint().parse();
+        let keeper = Arc::new(Keeper {
+            client: Client::builder(TokioExecutor::new()).build_http(),
+            server: server.unwrap_or_else(|error| panic!("{}: {error}", dynamo.endpoint())),
+            log: Mutex::default(),
+            inside: watch::Sender::new(0),
+        });
+        let routes = Router::new().fallback(pass).with_state(keeper.clone());
+        let server = tokio::spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).await {
+                panic!("the gate stopped: {error}");
+            }
+        });
+        Self {
+            address,
+            dynamo: dynamo.clone(),
+            keeper,
+            server,
+        }
+    }
+
+    /// The environment with which `aws-config` in another process finds the server through this
+    /// gate.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        let endpoint = ("AWS_ENDPOINT_URL", format!("http://{}", self.address));
+        let others = self.dynamo.env().into_iter();
+        let others = others.filter(|(name, _)| *name != endpoint.0);
+        others.chain([endpoint.clone()]).collect()
+    }
+
+    /// Completes with the operation of the `nth` request from now on, counted from 0, once it is
+    /// held. It never gets an answer: kill its process.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: dropped before it completes, it holds nothing. A later call takes the place
+    /// of an earlier one.
+    pub async fn hold(&self, nth: u64, side: Hold) -> String {
+        let (held, is_held) = oneshot::channel();
+        {
+            let mut log = self.keeper.log();
+            log.armed = Some((log.requests + nth, side, held));
+        }
+        match is_held.await {
+            Ok(operation) => operation,
+            // Another call took its place.
+            Err(_) => pending().await,
+        }
+    }
+
+    /// Completes once the server is done with all that reached it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn settled(&self) {
+        let mut inside = self.keeper.inside.subscribe();
+        // The sender lives in `self`, so there is always an answer.
+        let _ = inside.wait_for(|inside| *inside == 0).await;
+    }
+
+    /// How many requests of each operation came.
+    pub fn counts(&self) -> BTreeMap<String, usize> {
+        self.keeper.log().counts.clone()
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl Keeper {
+    fn log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a request, and says whether it is the one to hold.
+    fn arrives(&self, operation: &str) -> Option<(Hold, oneshot::Sender<String>)> {
+        let mut log = self.log();
+        let nth = log.requests;
+        log.requests += 1;
+        *log.counts.entry(operation.to_owned()).or_default() += 1;
+        let (at, side, held) = log.armed.take()?;
+        if held.is_closed() {
+            return None;
+        }
+        if at != nth {
+            log.armed = Some((at, side, held));
+            return None;
+        }
+        Some((side, held))
+    }
+
+    async fn forward(&self, request: Request) -> Response {
+        let (mut parts, body) = request.into_parts();
+        let mut target = self.server.clone().into_parts();
+        target.path_and_query = parts.uri.into_parts().path_and_query;
+        let (Ok(target), Ok(body)) = (
+            Uri::from_parts(target),
+            // A process that died in the middle of its request sent none.
+            to_bytes(body, usize::MAX).await,
+        ) else {
+            return StatusCode::BAD_REQUEST.into_response();
+        };
+        parts.uri = target;
+        self.inside.send_modify(|inside| *inside += 1);
+        let sent = self.client.request(Request::from_parts(parts, body.into()));
+        let answer = match sent.await {
+            Ok(answer) => answer.map(Body::new).into_response(),
+            Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+        };
+        self.inside.send_modify(|inside| *inside -= 1);
+        answer
+    }
+}
+
+async fn pass(State(keeper): State<Arc<Keeper>>, request: Request) -> Response {
+    let target = request.headers().get("x-amz-target");
+    let target = target.and_then(|target| target.to_str().ok());
+    let operation = target.unwrap_or_default().rsplit('.').next();
+    let operation = operation.unwrap_or_default().to_owned();
+    let held = match keeper.arrives(&operation) {
+        Some((Hold::Before, held)) => {
+            let _ = held.send(operation);
+            return pending().await;
+        }
+        Some((Hold::After, held)) => Some(held),
+        None => None,
+    };
+    // On a task of its own, which a client that hangs up does not take along.
+    let forwarded = tokio::spawn(async move { keeper.forward(request).await });
+    let answer = forwarded
+        .await
+        .unwrap_or_else(|error| (StatusCode::BAD_GATEWAY, error.to_string()).into_response());
+    if let Some(held) = held {
+        let _ = held.send(operation);
+        return pending().await;
+    }
+    answer
+}
