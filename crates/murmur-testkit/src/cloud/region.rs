@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use aws_smithy_http_client::Builder;
 use aws_smithy_runtime_api::client::http::{
-    HttpClient as _, HttpConnector as _, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
+    HttpClient as _, HttpConnector as _, HttpConnectorSettings, SharedHttpClient,
+    SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 use aws_smithy_runtime_api::client::result::ConnectorError;
@@ -73,7 +74,13 @@ impl Sent {
     /// Whether it reads or writes items: these are what the weather strikes.
     pub(super) fn is_about_items(&self) -> bool {
         let operation = self.request.operation.as_str();
-        let reads = ["BatchGetItem", "GetItem", "Query", "Scan", "TransactGetItems"];
+        let reads = [
+            "BatchGetItem",
+            "GetItem",
+            "Query",
+            "Scan",
+            "TransactGetItems",
+        ];
         reads.contains(&operation) || self.is_write()
     }
 
@@ -366,8 +373,12 @@ impl Region {
         if self.is_real() && sent.counted && sent.is_about_items() {
             let due: Vec<(u64, Sent)> = {
                 let stalled = &mut self.state().stalled;
-                stalled.iter_mut().for_each(|(overtaken, _)| *overtaken -= 1);
-                stalled.extract_if(.., |(overtaken, _)| *overtaken == 0).collect()
+                stalled
+                    .iter_mut()
+                    .for_each(|(overtaken, _)| *overtaken -= 1);
+                stalled
+                    .extract_if(.., |(overtaken, _)| *overtaken == 0)
+                    .collect()
             };
             for (_, late) in due {
                 self.arrive_late(late).await;
@@ -573,7 +584,9 @@ impl Region {
                 ..
             } = &mut *state;
             let strike = |struck: &dyn Fn(&Lane) -> bool| -> Vec<bool> {
-                ids.iter().map(|id| lanes.get(id).is_some_and(struck)).collect()
+                ids.iter()
+                    .map(|id| lanes.get(id).is_some_and(struck))
+                    .collect()
             };
             let held = strike(&|lane| lane.held);
             if held.contains(&true) {
@@ -636,7 +649,10 @@ impl Region {
         } else if answer.is_ok() && self.is_real() {
             // DynamoDB Local says 2 units for a transaction of any length.
             let after = self.sizes(touched).await;
-            let larger = before.iter().zip(after).map(|(before, after)| after.max(*before));
+            let larger = before
+                .iter()
+                .zip(after)
+                .map(|(before, after)| after.max(*before));
             let units: f64 = larger.map(|size| 2.0 * per(size, 1024)).sum();
             self.state().usage.transactional += units;
         }
@@ -706,7 +722,10 @@ impl Region {
     /// applied to the items as they are: what it costs at most.
     async fn charge_cancelled(&self, touched: &[Touch]) {
         let sizes = self.sizes(touched).await;
-        let larger = touched.iter().zip(sizes).map(|(touch, size)| size.max(touch.put_size()));
+        let larger = touched
+            .iter()
+            .zip(sizes)
+            .map(|(touch, size)| size.max(touch.put_size()));
         let units: f64 = larger.map(|size| 2.0 * per(size, 1024)).sum();
         self.state().usage.cancelled += units;
     }
@@ -717,7 +736,8 @@ impl Region {
             Server::Here(database) => {
                 let size = |touch: &Touch| {
                     let key = &touch.key;
-                    let get = json!({ "TableName": touch.table, "Key": key, "ConsistentRead": true });
+                    let get =
+                        json!({ "TableName": touch.table, "Key": key, "ConsistentRead": true });
                     items::size(&server::run(database, "GetItem", get).body["Item"])
                 };
                 touched.iter().map(size).collect()
@@ -790,7 +810,9 @@ impl Region {
 
     /// The names of a table's key attributes; none if there is no such table.
     async fn key_names(&self, table: &str) -> Vec<String> {
-        let answer = self.aside("DescribeTable", &json!({ "TableName": table })).await;
+        let answer = self
+            .aside("DescribeTable", &json!({ "TableName": table }))
+            .await;
         let schema = answer["Table"]["KeySchema"].as_array();
         let names = schema.into_iter().flatten();
         names
@@ -886,9 +908,14 @@ fn one_of(count: usize, detail: f64) -> Vec<bool> {
 }
 
 /// Sends a request to a real server, with this body instead of its own.
-async fn forward(mut http: HttpRequest, connector: &SharedHttpConnector, body: &Value) -> Delivered {
+async fn forward(
+    mut http: HttpRequest,
+    connector: &SharedHttpConnector,
+    body: &Value,
+) -> Delivered {
     let text = body.to_string();
-    http.headers_mut().insert("content-length", text.len().to_string());
+    http.headers_mut()
+        .insert("content-length", text.len().to_string());
     *http.body_mut() = SdkBody::from(text);
     let response = connector.call(http).await?;
     let status = response.status().as_u16();
