@@ -6,6 +6,8 @@
 // A command line tool prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod bench;
+mod chaos;
 mod ci;
 mod demo;
 mod itest;
@@ -33,8 +35,10 @@ struct Cli {
 /// One file per task; the docs of its arguments are its help.
 #[derive(Subcommand)]
 enum Task {
+    Bench(bench::Args),
     Demo(demo::Args),
     Itest(itest::Args),
+    Chaos(chaos::Args),
     Ci(ci::Args),
 }
 
@@ -42,8 +46,10 @@ impl Task {
     /// `false`: it ran, and found a failure.
     async fn run(self) -> Result<bool> {
         match self {
+            Self::Bench(args) => bench::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Itest(args) => itest::run(args).await,
+            Self::Chaos(args) => chaos::run(args).await,
             Self::Ci(args) => ci::run(args).await,
         }
     }

@@ -1,0 +1,265 @@
+//! The same requests without Murmur: a loop of the SDK.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::{Context, Result, bail};
+use aws_lambda_events::event::dynamodb::Event;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::get_item::builders::GetItemInputBuilder;
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemInputBuilder;
+use aws_sdk_dynamodb::operation::transact_write_items::builders::TransactWriteItemsInputBuilder;
+use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemInputBuilder;
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure,
+    TransactWriteItem, Update,
+};
+use futures::StreamExt;
+use futures::stream;
+use murmur_testkit::cloud::{Cloud, Request, Usage, Weather};
+use serde_json::Value;
+
+use super::pipeline::{self, Means, Mode, Tables};
+
+/// How many requests are under way at a time, as in a store of Murmur's by default.
+const CONCURRENCY: usize = 16;
+
+/// What a run of the handler sends, batch by batch, and what it costs.
+pub(super) struct Script {
+    batches: Vec<Vec<Request>>,
+    tables: Tables,
+    pub(super) usage: Usage,
+}
+
+impl Script {
+    /// Has a handler count `events` on a DynamoDB inside this process, and writes down what it
+    /// sends there.
+    pub(super) async fn of(mode: Mode, events: &[Event]) -> Result<Self> {
+        let cloud = Cloud::in_process(1, Weather::calm());
+        let tables = Tables::create(&cloud.admin()).await?;
+        let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let log = Arc::clone(&seen);
+        let lock = |seen: &Mutex<Vec<Request>>| {
+            std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        cloud.rewrite(move |request| {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push(request.clone());
+        });
+        let handler =
+            pipeline::handler(mode, &cloud.process().client(), &tables, Means::default())?;
+        let mut batches = Vec::with_capacity(events.len());
+        for event in events {
+            pipeline::count(&handler, event.clone()).await?;
+            batches.push(lock(&seen));
+        }
+        Ok(Self {
+            batches,
+            tables,
+            usage: cloud.usage(),
+        })
+    }
+
+    /// The same requests for other tables, ready to be sent.
+    pub(super) fn for_tables(&self, tables: &Tables) -> Result<Vec<Vec<Call>>> {
+        let table = |name: &str| match name == self.tables.state {
+            true => tables.state.clone(),
+            false => tables.markers.clone(),
+        };
+        let batch = |batch: &Vec<Request>| batch.iter().map(|one| Call::of(one, &table)).collect();
+        self.batches.iter().map(batch).collect()
+    }
+}
+
+/// One request, up to sending it.
+pub(super) enum Call {
+    Update(UpdateItemInputBuilder),
+    Put(PutItemInputBuilder),
+    Get(GetItemInputBuilder),
+    Read(HashMap<String, KeysAndAttributes>),
+    Transact(TransactWriteItemsInputBuilder),
+}
+
+impl Call {
+    fn of(
+        Request {
+            operation, body, ..
+        }: &Request,
+        table: &dyn Fn(&str) -> String,
+    ) -> Result<Self> {
+        let fields = Fields { body, table };
+        Ok(match operation.as_str() {
+            "UpdateItem" => Self::Update(
+                UpdateItemInputBuilder::default()
+                    .set_table_name(fields.table())
+                    .set_key(fields.attributes("Key")?)
+                    .set_update_expression(fields.text("UpdateExpression"))
+                    .set_condition_expression(fields.text("ConditionExpression"))
+                    .set_expression_attribute_names(fields.names())
+                    .set_expression_attribute_values(fields.values()?)
+                    .set_return_values(
+                        fields
+                            .text("ReturnValues")
+                            .as_deref()
+                            .map(ReturnValue::from),
+                    )
+                    .set_return_values_on_condition_check_failure(fields.on_failure()),
+            ),
+            "PutItem" => Self::Put(
+                PutItemInputBuilder::default()
+                    .set_table_name(fields.table())
+                    .set_item(fields.attributes("Item")?)
+                    .set_condition_expression(fields.text("ConditionExpression"))
+                    .set_expression_attribute_names(fields.names())
+                    .set_expression_attribute_values(fields.values()?)
+                    .set_return_values_on_condition_check_failure(fields.on_failure()),
+            ),
+            "GetItem" => Self::Get(
+                GetItemInputBuilder::default()
+                    .set_table_name(fields.table())
+                    .set_key(fields.attributes("Key")?)
+                    .set_consistent_read(body["ConsistentRead"].as_bool()),
+            ),
+            "BatchGetItem" => Self::Read(fields.reads()?),
+            "TransactWriteItems" => {
+                let actions = body["TransactItems"].as_array().into_iter().flatten();
+                let actions: Result<Vec<_>> = actions.map(|one| action(one, table)).collect();
+                Self::Transact(
+                    TransactWriteItemsInputBuilder::default().set_transact_items(Some(actions?)),
+                )
+            }
+            other => bail!("the bare loop does not know how to send {other}"),
+        })
+    }
+
+    /// Sends it once; a condition that does not hold is an answer like any other.
+    async fn send(&self, client: &Client) -> Result<()> {
+        let refused = match self {
+            Self::Update(input) => {
+                let sent = input.clone().send_with(client).await.err();
+                sent.filter(|error| !is(error, |e| e.is_conditional_check_failed_exception()))
+                    .map(anyhow::Error::from)
+            }
+            Self::Put(input) => {
+                let sent = input.clone().send_with(client).await.err();
+                sent.filter(|error| !is(error, |e| e.is_conditional_check_failed_exception()))
+                    .map(anyhow::Error::from)
+            }
+            Self::Get(input) => input.clone().send_with(client).await.err().map(Into::into),
+            Self::Read(keys) => {
+                let read = client
+                    .batch_get_item()
+                    .set_request_items(Some(keys.clone()));
+                read.send().await.err().map(Into::into)
+            }
+            Self::Transact(input) => {
+                let sent = input.clone().send_with(client).await.err();
+                sent.filter(|error| !is(error, |e| e.is_transaction_canceled_exception()))
+                    .map(anyhow::Error::from)
+            }
+        };
+        refused.map_or(Ok(()), Err)
+    }
+}
+
+type SdkError<E> =
+    aws_sdk_dynamodb::error::SdkError<E, aws_sdk_dynamodb::config::http::HttpResponse>;
+
+fn is<E>(error: &SdkError<E>, kind: impl Fn(&E) -> bool) -> bool {
+    error.as_service_error().is_some_and(kind)
+}
+
+/// Sends the batches one after the other, the requests of each 16 at a time.
+pub(super) async fn send(client: &Client, batches: &[Vec<Call>]) -> Result<()> {
+    for batch in batches {
+        let calls: Vec<_> = batch.iter().map(|call| call.send(client)).collect();
+        let mut answers = stream::iter(calls).buffer_unordered(CONCURRENCY);
+        while let Some(answer) = answers.next().await {
+            answer.context("the bare loop")?;
+        }
+    }
+    Ok(())
+}
+
+/// The fields of a request or of an action in one.
+struct Fields<'a> {
+    body: &'a Value,
+    table: &'a dyn Fn(&str) -> String,
+}
+
+impl Fields<'_> {
+    fn text(&self, field: &str) -> Option<String> {
+        self.body[field].as_str().map(str::to_owned)
+    }
+
+    fn table(&self) -> Option<String> {
+        self.body["TableName"].as_str().map(self.table)
+    }
+
+    fn attributes(&self, field: &str) -> Result<Option<HashMap<String, AttributeValue>>> {
+        attributes(&self.body[field])
+    }
+
+    fn values(&self) -> Result<Option<HashMap<String, AttributeValue>>> {
+        self.attributes("ExpressionAttributeValues")
+    }
+
+    fn names(&self) -> Option<HashMap<String, String>> {
+        let names = self.body["ExpressionAttributeNames"].as_object()?;
+        let name = |(alias, name): (&String, &Value)| Some((alias.clone(), name.as_str()?.into()));
+        names.iter().map(name).collect()
+    }
+
+    fn on_failure(&self) -> Option<ReturnValuesOnConditionCheckFailure> {
+        let text = self.text("ReturnValuesOnConditionCheckFailure");
+        text.as_deref().map(Into::into)
+    }
+
+    fn reads(&self) -> Result<HashMap<String, KeysAndAttributes>> {
+        let tables = self.body["RequestItems"].as_object().into_iter().flatten();
+        let read = |(name, read): (&String, &Value)| {
+            let keys = read["Keys"].as_array().into_iter().flatten();
+            let keys: Result<Option<Vec<_>>> = keys.map(attributes).collect();
+            let read = KeysAndAttributes::builder()
+                .set_keys(keys?)
+                .set_consistent_read(read["ConsistentRead"].as_bool());
+            Ok(((self.table)(name), read.build()?))
+        };
+        tables.map(read).collect()
+    }
+}
+
+fn attributes(value: &Value) -> Result<Option<HashMap<String, AttributeValue>>> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let item: serde_dynamo::Item = serde_json::from_value(value.clone())?;
+    Ok(Some(item.into()))
+}
+
+fn action(action: &Value, table: &dyn Fn(&str) -> String) -> Result<TransactWriteItem> {
+    let fields = |body| Fields { body, table };
+    let built = TransactWriteItem::builder();
+    if let Some(body) = action.get("Put") {
+        let fields = fields(body);
+        let put = Put::builder()
+            .set_table_name(fields.table())
+            .set_item(fields.attributes("Item")?)
+            .set_condition_expression(fields.text("ConditionExpression"))
+            .set_expression_attribute_names(fields.names())
+            .set_expression_attribute_values(fields.values()?)
+            .set_return_values_on_condition_check_failure(fields.on_failure());
+        return Ok(built.put(put.build()?).build());
+    }
+    let body = action.get("Update");
+    let fields = fields(body.context("the bare loop knows puts and updates in a transaction")?);
+    let update = Update::builder()
+        .set_table_name(fields.table())
+        .set_key(fields.attributes("Key")?)
+        .set_update_expression(fields.text("UpdateExpression"))
+        .set_condition_expression(fields.text("ConditionExpression"))
+        .set_expression_attribute_names(fields.names())
+        .set_expression_attribute_values(fields.values()?)
+        .set_return_values_on_condition_check_failure(fields.on_failure());
+    Ok(built.update(update.build()?).build())
+}

@@ -1,0 +1,60 @@
+//! What this process has used.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Wall clock and CPU time from here on.
+pub(super) struct Stopwatch {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl Stopwatch {
+    pub(super) fn start() -> Self {
+        Self {
+            wall: Instant::now(),
+            cpu: cpu_time(),
+        }
+    }
+
+    pub(super) fn wall(&self) -> Duration {
+        self.wall.elapsed()
+    }
+
+    /// User and system time of this process, all threads.
+    pub(super) fn cpu(&self) -> Duration {
+        cpu_time().saturating_sub(self.cpu)
+    }
+}
+
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or(0),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Makes the peak of memory begin anew; without effect where the system cannot.
+pub(super) fn forget_peak() {
+    let _ = fs::write("/proc/self/clear_refs", "5");
+}
+
+/// The most memory this process held since [`forget_peak`], in MB, where the system says so.
+pub(super) fn peak_mb() -> Option<f64> {
+    of_status("VmHWM:")
+}
+
+/// The memory this process holds, in MB, where the system says so.
+pub(super) fn resident_mb() -> Option<f64> {
+    of_status("VmRSS:")
+}
+
+fn of_status(field: &str) -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field))?;
+    let kilobytes: f64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes / 1024.0)
+}

@@ -1,0 +1,108 @@
+//! `cargo xtask bench`: what Murmur costs, beside a bare loop of the SDK and the original.
+
+mod bare;
+mod growth;
+mod machine;
+mod model;
+mod pipeline;
+mod processor;
+mod report;
+mod server;
+mod workload;
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::server::{Found, Server, choose};
+use crate::{process, workspace};
+
+use report::Report;
+
+/// Measure speed and cost, beside a bare loop of the SDK and the Go original.
+///
+/// Three parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
+/// the Lambda handler against a DynamoDB Local of its own, each mode beside a loop that sends the
+/// same requests through the same client, with CPU time and memory of this process alone.
+/// `model`: concurrent invocations, and tables as they grow, on a DynamoDB inside this process in
+/// virtual time, where transactions that meet are cancelled as on AWS.
+///
+/// It is built for release first. The figures go to the terminal, each beside its target, and to
+/// a file. A target that is missed is no failure. Takes about fifteen minutes.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Args {
+    /// A twentieth of the work: shows that it runs, the figures say little
+    #[arg(long)]
+    quick: bool,
+    /// Only this part; can be given several times
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// A DynamoDB Local to use (http://…) instead of one started for this run
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// The file for the figures [default: target/bench/figures.json]
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Processor,
+    Server,
+    Model,
+}
+
+/// How much work there is.
+#[derive(Debug, Clone, Copy)]
+struct Effort {
+    quick: bool,
+}
+
+impl Effort {
+    /// `full`, or a share of it.
+    fn of(self, full: usize) -> usize {
+        if self.quick { full.div_ceil(20) } else { full }
+    }
+}
+
+/// Measures; missing a target is no failure. Cancel safe: what it started ends.
+pub(crate) async fn run(args: Args) -> Result<bool> {
+    if cfg!(debug_assertions) {
+        eprintln!("bench: building for release");
+        let build = ["run", "--quiet", "--release", "--package", "xtask", "--"];
+        let mut optimised = process::cargo(build);
+        return process::succeeds(optimised.args(std::env::args_os().skip(1))).await;
+    }
+    let effort = Effort { quick: args.quick };
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    let mut report = Report::new(effort.quick);
+
+    if wanted(Part::Processor) {
+        report.processor = Some(processor::measure(effort).await?);
+    }
+    if wanted(Part::Server) {
+        let way = match args.endpoint {
+            Some(url) => crate::server::Way::Given(url),
+            None => choose(&Found::look().await)?,
+        };
+        eprintln!("bench: {way}");
+        let server = Server::start(way).await?;
+        let endpoint = server.endpoint().context(
+            "the figures of the server part are those of a DynamoDB Local in another process: \
+             give one by --endpoint, or leave the part out by --only",
+        )?;
+        report.server = Some(server::measure(endpoint, effort).await?);
+    }
+    if wanted(Part::Model) {
+        report.model = Some(model::measure(effort).await?);
+        report.growth = Some(growth::measure(effort).await?);
+    }
+
+    print!("{report}");
+    let path = args
+        .json
+        .unwrap_or_else(|| workspace::target("bench").join("figures.json"));
+    report.save(&path)?;
+    println!("\nThe figures as JSON: {}", path.display());
+    Ok(true)
+}

@@ -1,0 +1,134 @@
+//! The pipeline that is measured, as a user would write it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use aws_lambda_events::event::dynamodb::Event;
+use aws_sdk_dynamodb::Client;
+use murmur_core::{Pipeline, Sum};
+use murmur_lambda_ddbstreams::Handler;
+use murmur_state::{Clock, Deadline, Random, SystemClock};
+use murmur_state_ddb::{
+    Deduper, Int64SumStore, Rules, TableOptions, create_dedup_table, create_int64_table,
+};
+use serde::{Deserialize, Serialize};
+
+/// How events are counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Mode {
+    AtLeastOnce,
+    ClaimFirst,
+    ExactlyOnce,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 3] = [Self::AtLeastOnce, Self::ClaimFirst, Self::ExactlyOnce];
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::AtLeastOnce => "at-least-once",
+            Self::ClaimFirst => "claim-first",
+            Self::ExactlyOnce => "exactly-once",
+        })
+    }
+}
+
+/// What the events tell of.
+#[derive(Debug, Deserialize)]
+pub(super) struct Order {
+    customer: String,
+    amount: i64,
+}
+
+/// The two tables of a pipeline.
+#[derive(Debug, Clone)]
+pub(super) struct Tables {
+    pub(super) state: String,
+    pub(super) markers: String,
+}
+
+impl Tables {
+    pub(super) async fn create(client: &Client) -> Result<Self> {
+        let run = format!("murmur-bench-{:016x}", fastrand::u64(..));
+        let tables = Self {
+            state: format!("{run}-state"),
+            markers: format!("{run}-markers"),
+        };
+        create_int64_table(client, &tables.state).await?;
+        create_dedup_table(client, &tables.markers).await?;
+        Ok(tables)
+    }
+
+    pub(super) async fn remove(&self, client: &Client) -> Result<()> {
+        for table in [&self.state, &self.markers] {
+            client.delete_table().table_name(table).send().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a process has, apart from its client.
+pub(super) struct Means {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Random,
+    pub(super) rules: Rules,
+}
+
+impl Default for Means {
+    fn default() -> Self {
+        Self {
+            clock: SystemClock::shared(),
+            random: Random::new(),
+            rules: Rules::default(),
+        }
+    }
+}
+
+/// One process's handler, with stores of its own.
+pub(super) fn handler(
+    mode: Mode,
+    client: &Client,
+    tables: &Tables,
+    means: Means,
+) -> Result<Handler<Order>> {
+    let Means {
+        clock,
+        random,
+        rules,
+    } = means;
+    let options = TableOptions::default()
+        .clock(Arc::clone(&clock))
+        .random(random.clone())
+        .rules(rules);
+    let (state, markers) = (tables.state.as_str(), tables.markers.as_str());
+    let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
+    let markers = Deduper::with_options(client.clone(), markers, options)?;
+    let totals = Pipeline::builder("totals")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount)
+        .aggregate(Sum::new())
+        .store(store);
+    let pipeline = match mode {
+        Mode::AtLeastOnce => totals.at_least_once(),
+        Mode::ClaimFirst => totals.claim_first(markers),
+        Mode::ExactlyOnce => totals.exactly_once(markers),
+    };
+    Ok(Handler::new([pipeline?])
+        .clock(clock)
+        .random(random)
+        .build()?)
+}
+
+/// Has the handler count an event, all of it.
+pub(super) async fn count(handler: &Handler<Order>, event: Event) -> Result<()> {
+    let records = event.records.len();
+    let answer = handler.handle(event, Deadline::NONE).await?;
+    match answer.batch_item_failures.len() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {records} events were not counted"),
+    }
+}

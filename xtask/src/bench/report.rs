@@ -1,0 +1,375 @@
+//! The figures as a person reads them, each beside its target.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::growth::Growth;
+use super::model::Contention;
+use super::pipeline::Mode;
+use super::workload::Keys;
+use super::{processor, server};
+
+/// The Go original, measured on two cores over DynamoDB Local by the issue that set the targets:
+/// the better end of each range.
+const ORIGINAL: Original = Original {
+    source: "murmur in Go, two cores, DynamoDB Local",
+    with_dedup: Cost {
+        events_per_second: 713.0,
+        cpu_per_event: 554.0,
+        requests_per_event: 2.0,
+        write_units_per_event: 2.0,
+        processor_nanoseconds: 457.0,
+    },
+    without_dedup: Cost {
+        events_per_second: 1_327.0,
+        cpu_per_event: 273.0,
+        requests_per_event: 1.0,
+        write_units_per_event: 1.0,
+        processor_nanoseconds: 91.0,
+    },
+};
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Original {
+    source: &'static str,
+    with_dedup: Cost,
+    without_dedup: Cost,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Cost {
+    events_per_second: f64,
+    cpu_per_event: f64,
+    requests_per_event: f64,
+    write_units_per_event: f64,
+    processor_nanoseconds: f64,
+}
+
+/// All that was measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    quick: bool,
+    cores: usize,
+    original: Original,
+    pub(super) processor: Option<processor::Figures>,
+    pub(super) server: Option<server::Figures>,
+    pub(super) model: Option<Vec<Contention>>,
+    pub(super) growth: Option<Vec<Growth>>,
+}
+
+/// One figure beside what it should be.
+#[derive(Debug, Serialize)]
+struct Target {
+    what: String,
+    goal: String,
+    reached: f64,
+    met: bool,
+}
+
+impl Target {
+    fn at_most(what: impl Into<String>, limit: f64, reached: f64) -> Self {
+        Self {
+            what: what.into(),
+            goal: format!("≤ {limit}"),
+            reached,
+            met: reached <= limit,
+        }
+    }
+
+    fn at_least(what: impl Into<String>, limit: f64, reached: f64) -> Self {
+        Self {
+            what: what.into(),
+            goal: format!("≥ {limit}"),
+            reached,
+            met: reached >= limit,
+        }
+    }
+}
+
+impl Report {
+    pub(super) fn new(quick: bool) -> Self {
+        Self {
+            quick,
+            cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            original: ORIGINAL,
+            processor: None,
+            server: None,
+            model: None,
+            growth: None,
+        }
+    }
+
+    /// Writes all figures to a file.
+    pub(super) fn save(&self, path: &Path) -> Result<()> {
+        let mut figures = serde_json::to_value(self)?;
+        figures["targets"] = serde_json::to_value(self.targets())?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string_pretty(&figures)?;
+        fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    fn targets(&self) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for (batch, limit) in [(100, 100.0), (10_000, 50.0)] {
+            let group = self.processor.as_ref();
+            let group = group.and_then(|figures| figures.get("processor_at_least_once"));
+            if let Some(nanoseconds) = group.and_then(|group| group.get(&batch)) {
+                let what = format!("processor, at-least-once, ns/event, batches of {batch}");
+                targets.push(Target::at_most(what, limit, *nanoseconds));
+            }
+        }
+        for run in self.server.iter().flat_map(|server| &server.runs) {
+            if run.mode == Mode::ExactlyOnce && run.batch > 1 {
+                targets.extend(of_server(run));
+            }
+        }
+        for growth in self.growth.iter().flatten() {
+            let Growth { keys, batch, .. } = growth;
+            let (requests, units) = match (keys, batch) {
+                (Keys::Zipf, 100) => (0.7, 1.5),
+                (Keys::Zipf, _) => (0.4, 0.7),
+                (Keys::Uniform, _) => (1.05, 1.1),
+            };
+            let of = format!(
+                "exactly-once, {keys}, batches of {batch}, {} events",
+                growth.events
+            );
+            let what = format!("{of}: requests/event");
+            targets.push(Target::at_most(what, requests, growth.requests_per_event));
+            let what = format!("{of}: write units/event");
+            targets.push(Target::at_most(what, units, growth.write_units_per_event));
+        }
+        for run in self.model.iter().flatten() {
+            let of = format!("{} invocations, {}", run.invocations, run.keys);
+            let failed = run.failed_batches as f64;
+            targets.push(Target::at_most(
+                format!("{of}: failed batches"),
+                0.0,
+                failed,
+            ));
+            let limit = match run.keys {
+                Keys::Zipf => 15.0,
+                Keys::Uniform => 0.0,
+            };
+            let what = format!("{of}: writes cancelled, %");
+            targets.push(Target::at_most(what, limit, run.cancelled * 100.0));
+        }
+        targets
+    }
+}
+
+fn of_server(run: &server::Run) -> Vec<Target> {
+    let server::Run { keys, batch, .. } = run;
+    let of = format!("exactly-once, {keys}, batches of {batch}");
+    let mut targets = vec![Target::at_least(
+        format!("{of}: events/s to the bare loop's"),
+        0.85,
+        run.ratio,
+    )];
+    if *batch == 100 {
+        let times = match keys {
+            Keys::Zipf => 3.5,
+            Keys::Uniform => 2.5,
+        };
+        let original = ORIGINAL.with_dedup.events_per_second;
+        targets.push(Target::at_least(
+            format!("{of}: events/s to the original's"),
+            times,
+            run.ours.events_per_second / original,
+        ));
+    }
+    targets
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { quick, cores, .. } = self;
+        writeln!(f, "\nOn {cores} cores.")?;
+        if *quick {
+            writeln!(
+                f,
+                "--quick: a twentieth of the work, the figures say little."
+            )?;
+        }
+        self.original(f)?;
+        if let Some(figures) = &self.processor {
+            processors(f, figures)?;
+        }
+        if let Some(figures) = &self.server {
+            servers(f, figures)?;
+        }
+        if let Some(runs) = &self.model {
+            contention(f, runs)?;
+        }
+        for growth in self.growth.iter().flatten() {
+            grown(f, growth)?;
+        }
+        writeln!(f, "\nTargets")?;
+        for target in self.targets() {
+            let met = if target.met { "met" } else { "MISSED" };
+            let Target {
+                what,
+                goal,
+                reached,
+                ..
+            } = target;
+            writeln!(f, "  {what:<68} {goal:>8} {reached:>10.2}  {met}")?;
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn original(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Original {
+            source,
+            with_dedup,
+            without_dedup,
+        } = self.original;
+        writeln!(f, "\nThe original ({source}), for comparison")?;
+        for (name, cost) in [("with dedup", with_dedup), ("without", without_dedup)] {
+            let Cost {
+                events_per_second,
+                cpu_per_event,
+                requests_per_event,
+                write_units_per_event,
+                processor_nanoseconds,
+            } = cost;
+            writeln!(
+                f,
+                "  {name:<10} {events_per_second:>6} events/s, {cpu_per_event} µs CPU, \
+                 {requests_per_event} requests and {write_units_per_event} write units an event, \
+                 processor {processor_nanoseconds} ns"
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn processors(f: &mut fmt::Formatter<'_>, figures: &processor::Figures) -> fmt::Result {
+    writeln!(f, "\nThe processor on the in-memory store, ns per event")?;
+    for (name, batches) in figures {
+        write!(f, "  {name:<26}")?;
+        for (batch, nanoseconds) in batches {
+            write!(f, "  batch {batch}: {nanoseconds:>7.1}")?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn servers(f: &mut fmt::Formatter<'_>, figures: &server::Figures) -> fmt::Result {
+    writeln!(
+        f,
+        "\nThe handler on DynamoDB Local, beside a bare loop of the same requests (batch by batch, \
+         16 at a time)\n  {:<14} {:<8} {:>5} {:>9} {:>9} {:>6} {:>9} {:>9} {:>9} {:>8} {:>8}",
+        "mode",
+        "keys",
+        "batch",
+        "events/s",
+        "bare",
+        "ratio",
+        "CPU µs/ev",
+        "bare",
+        "req/event",
+        "WU/event",
+        "peak MB",
+    )?;
+    for run in &figures.runs {
+        writeln!(
+            f,
+            "  {:<14} {:<8} {:>5} {:>9.0} {:>9.0} {:>6.2} {:>9.1} {:>9.1} {:>9.3} {:>8.3} {:>8.0}",
+            run.mode,
+            run.keys,
+            run.batch,
+            run.ours.events_per_second,
+            run.bare.events_per_second,
+            run.ratio,
+            run.ours.cpu_per_event,
+            run.bare.cpu_per_event,
+            run.requests_per_event,
+            run.write_units_per_event,
+            run.peak_mb.unwrap_or(f64::NAN),
+        )?;
+    }
+    write!(f, "  memory, exactly-once, uniform, after batches of 100:")?;
+    for look in &figures.memory {
+        let resident = look.resident_mb.unwrap_or(f64::NAN);
+        write!(f, " {}: {resident:.1} MB,", look.batches)?;
+    }
+    writeln!(f)
+}
+
+fn contention(f: &mut fmt::Formatter<'_>, runs: &[Contention]) -> fmt::Result {
+    writeln!(
+        f,
+        "\nExactly-once, concurrent invocations in virtual time, items held 15 ms\n  {:<8} {:>11} \
+         {:>8} {:>11} {:>8} {:>9} {:>9} {:>8} {:>10} {:>10}",
+        "keys",
+        "invocations",
+        "batches",
+        "cancelled %",
+        "failed",
+        "hot rows",
+        "req/event",
+        "WU/event",
+        "s/batch",
+        "longest",
+    )?;
+    for run in runs {
+        writeln!(
+            f,
+            "  {:<8} {:>11} {:>8} {:>11.2} {:>8} {:>9} {:>9.3} {:>8.3} {:>10.3} {:>10.3}",
+            run.keys,
+            run.invocations,
+            run.batches,
+            run.cancelled * 100.0,
+            run.failed_batches,
+            run.hot_rows,
+            run.requests_per_event,
+            run.write_units_per_event,
+            run.mean_seconds,
+            run.longest_seconds,
+        )?;
+    }
+    Ok(())
+}
+
+fn grown(f: &mut fmt::Formatter<'_>, growth: &Growth) -> fmt::Result {
+    let Growth {
+        keys,
+        batch,
+        events,
+        requests_per_event,
+        write_units_per_event,
+        parts,
+    } = growth;
+    writeln!(
+        f,
+        "\nExactly-once, {keys}, batches of {batch}, {events} events at 1,000 a second: \
+         {requests_per_event:.3} requests, {write_units_per_event:.3} write units an event\n  \
+         {:>8} {:>9} {:>8} {:>8} {:>8} {:>8} {:>8} {:>8}",
+        "events", "req/event", "WU/event", "rows", "hot", "mean B", "most B", "markers",
+    )?;
+    for part in parts {
+        writeln!(
+            f,
+            "  {:>8} {:>9.3} {:>8.3} {:>8} {:>8} {:>8.0} {:>8} {:>8}",
+            part.events,
+            part.requests_per_event,
+            part.write_units_per_event,
+            part.state.rows,
+            part.state.hot,
+            part.state.mean_bytes,
+            part.state.largest_bytes,
+            part.markers.rows,
+        )?;
+    }
+    Ok(())
+}

@@ -1,0 +1,259 @@
+//! The handler against a DynamoDB in another process, beside a bare loop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use aws_lambda_events::event::dynamodb::Event;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_dynamodb::error::BoxError;
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::{Clock, SystemClock};
+use murmur_testkit::Dynamo;
+use serde::Serialize;
+
+use super::Effort;
+use super::bare::{self, Script};
+use super::machine::{self, Stopwatch};
+use super::pipeline::{self, Means, Mode, Tables};
+use super::workload::{Keys, Workload};
+
+/// Batch sizes, and how many events are sent in each.
+const BATCHES: [(usize, usize); 3] = [(1, 1_500), (100, 10_000), (1_000, 10_000)];
+
+/// How often ours and the bare loop are run, by turns; the medians count.
+const ROUNDS: usize = 3;
+
+/// Events before the measurement, so that the server has compiled what it does.
+const WARM_UP: usize = 20_000;
+
+/// What the memory is looked at over: batches of 100.
+const LONG_RUN: usize = 500;
+
+#[derive(Debug, Serialize)]
+pub(super) struct Figures {
+    pub(super) runs: Vec<Run>,
+    pub(super) memory: Vec<Memory>,
+}
+
+/// One mode on one workload.
+#[derive(Debug, Serialize)]
+pub(super) struct Run {
+    pub(super) mode: Mode,
+    pub(super) keys: Keys,
+    pub(super) batch: usize,
+    pub(super) events: usize,
+    pub(super) ours: Speed,
+    pub(super) bare: Speed,
+    /// Ours to bare, the median of the rounds.
+    pub(super) ratio: f64,
+    pub(super) requests_per_event: f64,
+    /// Of the same events on the DynamoDB in this process.
+    pub(super) write_units_per_event: f64,
+    /// The most memory of this process, events included.
+    pub(super) peak_mb: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Speed {
+    pub(super) events_per_second: f64,
+    /// Microseconds of this process.
+    pub(super) cpu_per_event: f64,
+}
+
+/// The memory of this process in a long run of exactly-once over uniform keys.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Memory {
+    pub(super) batches: usize,
+    pub(super) resident_mb: Option<f64>,
+}
+
+pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
+    let requests = Requests::default();
+    let config = Dynamo::at(endpoint)
+        .client_config()
+        .retry_config(RetryConfig::disabled())
+        .interceptor(requests.clone());
+    let client = Client::from_conf(config.build());
+    warm_up(&client, effort).await?;
+
+    let mut runs = Vec::new();
+    for keys in Keys::ALL {
+        for (batch, events) in BATCHES {
+            for mode in Mode::ALL {
+                eprintln!("bench: server, {mode}, {keys}, batches of {batch}");
+                let events = effort.of(events).next_multiple_of(batch);
+                runs.push(run(&client, &requests, mode, keys, batch, events, effort).await?);
+            }
+        }
+    }
+    eprintln!("bench: server, memory");
+    let memory = memory(&client, effort).await?;
+    Ok(Figures { runs, memory })
+}
+
+async fn warm_up(client: &Client, effort: Effort) -> Result<()> {
+    eprintln!("bench: server, warming up");
+    for mode in Mode::ALL {
+        let tables = Tables::create(client).await?;
+        let handler = pipeline::handler(mode, client, &tables, Means::default())?;
+        let mut workload = Workload::new(Keys::Uniform, 1);
+        for event in events(&mut workload, 100, effort.of(WARM_UP) / Mode::ALL.len()) {
+            pipeline::count(&handler, event).await?;
+        }
+        tables.remove(client).await?;
+    }
+    Ok(())
+}
+
+fn events(workload: &mut Workload, batch: usize, count: usize) -> Vec<Event> {
+    let now = SystemClock::new().now();
+    let batches = (0..count / batch).map(|_| workload.batch(batch, |_| now));
+    batches.collect()
+}
+
+async fn run(
+    client: &Client,
+    requests: &Requests,
+    mode: Mode,
+    keys: Keys,
+    batch: usize,
+    count: usize,
+    effort: Effort,
+) -> Result<Run> {
+    let mut workload = Workload::new(keys, 11);
+    let events = events(&mut workload, batch, count);
+    let script = Script::of(mode, &events).await?;
+
+    let rounds = if effort.quick { 1 } else { ROUNDS };
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    let (mut sent, mut peak) = (0, None);
+    for _ in 0..rounds {
+        let tables = Tables::create(client).await?;
+        let handler = pipeline::handler(mode, client, &tables, Means::default())?;
+        // Copies of their own, made before the clock starts.
+        let given = events.clone();
+        machine::forget_peak();
+        let before = requests.count();
+        let watch = Stopwatch::start();
+        for event in given {
+            pipeline::count(&handler, event).await?;
+        }
+        ours.push(Speed::of(count, &watch));
+        sent = requests.count() - before;
+        peak = machine::peak_mb();
+        recount(client, &tables, workload.total).await?;
+        tables.remove(client).await?;
+
+        let tables = Tables::create(client).await?;
+        let calls = script.for_tables(&tables)?;
+        let watch = Stopwatch::start();
+        bare::send(client, &calls).await?;
+        bare.push(Speed::of(count, &watch));
+        tables.remove(client).await?;
+    }
+    let ratios = ours.iter().zip(&bare);
+    let ratios = ratios.map(|(ours, bare)| ours.events_per_second / bare.events_per_second);
+    Ok(Run {
+        mode,
+        keys,
+        batch,
+        events: count,
+        ratio: median(ratios.collect()),
+        ours: Speed::median(&ours),
+        bare: Speed::median(&bare),
+        requests_per_event: sent as f64 / count as f64,
+        write_units_per_event: script.usage.write_units() / count as f64,
+        peak_mb: peak,
+    })
+}
+
+/// That all was counted, and once: a fast mode that counts wrong is none.
+async fn recount(client: &Client, tables: &Tables, expected: i64) -> Result<()> {
+    let mut total = 0;
+    let scan = client
+        .scan()
+        .table_name(&tables.state)
+        .consistent_read(true);
+    let mut rows = scan.into_paginator().items().send();
+    while let Some(row) = rows.next().await {
+        if let Some(AttributeValue::N(value)) = row?.get("v") {
+            total += value.parse::<i64>().context("a total")?;
+        }
+    }
+    ensure!(total == expected, "counted {total} instead of {expected}");
+    Ok(())
+}
+
+async fn memory(client: &Client, effort: Effort) -> Result<Vec<Memory>> {
+    let tables = Tables::create(client).await?;
+    let handler = pipeline::handler(Mode::ExactlyOnce, client, &tables, Means::default())?;
+    let mut workload = Workload::new(Keys::Uniform, 5);
+    let clock = SystemClock::new();
+    let all = effort.of(LONG_RUN);
+    let mut looks = Vec::new();
+    for batches in 1..=all {
+        let now = clock.now();
+        pipeline::count(&handler, workload.batch(100, |_| now)).await?;
+        if batches % all.div_ceil(10) == 0 {
+            looks.push(Memory {
+                batches,
+                resident_mb: machine::resident_mb(),
+            });
+        }
+    }
+    tables.remove(client).await?;
+    Ok(looks)
+}
+
+impl Speed {
+    fn of(events: usize, watch: &Stopwatch) -> Self {
+        let (wall, cpu): (Duration, Duration) = (watch.wall(), watch.cpu());
+        Self {
+            events_per_second: events as f64 / wall.as_secs_f64(),
+            cpu_per_event: cpu.as_secs_f64() * 1e6 / events as f64,
+        }
+    }
+
+    fn median(all: &[Self]) -> Self {
+        Self {
+            events_per_second: median(all.iter().map(|one| one.events_per_second).collect()),
+            cpu_per_event: median(all.iter().map(|one| one.cpu_per_event).collect()),
+        }
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Counts the requests that leave this process, for next to nothing.
+#[derive(Debug, Clone, Default)]
+struct Requests(Arc<AtomicU64>);
+
+impl Requests {
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Intercept for Requests {
+    fn name(&self) -> &'static str {
+        "requests"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}

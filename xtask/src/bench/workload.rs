@@ -1,0 +1,128 @@
+//! The events: inserts of orders, as Lambda hands them over.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use aws_lambda_events::event::dynamodb::{Event, EventRecord};
+use chrono::DateTime;
+use fastrand::Rng;
+use murmur_core::{AttributeValue, Item};
+use murmur_state::Timestamp;
+use serde::Serialize;
+
+const STREAM: &str =
+    "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
+
+/// How keys are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Keys {
+    /// Of 1,000, by Zipf's law with exponent 1.1.
+    Zipf,
+    /// Of 100,000, each as likely.
+    Uniform,
+}
+
+impl Keys {
+    pub(super) const ALL: [Self; 2] = [Self::Zipf, Self::Uniform];
+
+    fn count(self) -> usize {
+        match self {
+            Self::Zipf => 1_000,
+            Self::Uniform => 100_000,
+        }
+    }
+
+    /// The `nth` key; of [`Keys::Zipf`] the lower ones are drawn more often.
+    pub(super) fn name(self, nth: usize) -> String {
+        format!("customer-{nth:06}")
+    }
+}
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Zipf => "zipf",
+            Self::Uniform => "uniform",
+        })
+    }
+}
+
+/// An endless stream of inserts, the same for the same seed.
+pub(super) struct Workload {
+    keys: Keys,
+    dice: Rng,
+    /// Of each key the chance of it or one before it.
+    chances: Vec<f64>,
+    made: u64,
+    /// What all orders so far amount to.
+    pub(super) total: i64,
+}
+
+impl Workload {
+    pub(super) fn new(keys: Keys, seed: u64) -> Self {
+        let weight = |rank: usize| match keys {
+            Keys::Zipf => (rank as f64).powf(-1.1),
+            Keys::Uniform => 1.0,
+        };
+        let chances = (1..=keys.count()).scan(0.0, |sum, rank| {
+            *sum += weight(rank);
+            Some(*sum)
+        });
+        Self {
+            keys,
+            dice: Rng::with_seed(seed),
+            chances: chances.collect(),
+            made: 0,
+            total: 0,
+        }
+    }
+
+    /// The next `records` inserts; `created` says when the nth of them was made.
+    pub(super) fn batch(&mut self, records: usize, created: impl Fn(usize) -> Timestamp) -> Event {
+        let last = self.chances.last().copied().unwrap_or(1.0);
+        let keys: Vec<usize> = (0..records)
+            .map(|_| {
+                let drawn = self.dice.f64() * last;
+                let key = self.chances.partition_point(|chance| *chance <= drawn);
+                key.min(self.chances.len() - 1)
+            })
+            .collect();
+        self.event(&keys, created)
+    }
+
+    /// One insert for each of `keys`.
+    pub(super) fn event(&mut self, keys: &[usize], created: impl Fn(usize) -> Timestamp) -> Event {
+        let records = keys.iter().enumerate();
+        let records = records.map(|(nth, key)| self.record(*key, created(nth)));
+        let mut event = Event::default();
+        event.records = records.collect();
+        event
+    }
+
+    fn record(&mut self, key: usize, created: Timestamp) -> EventRecord {
+        let amount = self.dice.i64(1..1_000);
+        self.total += amount;
+        self.made += 1;
+        let id = AttributeValue::S(format!("order-{}", self.made));
+        let item = |attributes: &[(&str, AttributeValue)]| -> Item {
+            let named = attributes.iter().cloned();
+            let named = named.map(|(name, value)| (name.to_owned(), value));
+            named.collect::<HashMap<_, _>>().into()
+        };
+        let mut record = EventRecord::default();
+        record.event_id = format!("{:032x}", self.dice.u128(..));
+        record.event_name = "INSERT".to_owned();
+        record.event_source_arn = Some(STREAM.to_owned());
+        record.change.sequence_number = Some(format!("1{:020}", self.made));
+        record.change.approximate_creation_date_time =
+            DateTime::from_timestamp(created.as_secs(), 0).unwrap_or_default();
+        record.change.keys = item(&[("id", id.clone())]);
+        record.change.new_image = item(&[
+            ("id", id),
+            ("customer", AttributeValue::S(self.keys.name(key))),
+            ("amount", AttributeValue::N(amount.to_string())),
+        ]);
+        record
+    }
+}
