@@ -3,8 +3,6 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use rustix::time::{ClockId, clock_gettime};
-
 /// Wall clock and CPU time from here on.
 pub(super) struct Stopwatch {
     wall: Instant,
@@ -29,12 +27,21 @@ impl Stopwatch {
     }
 }
 
+#[cfg(unix)]
 fn cpu_time() -> Duration {
+    use rustix::time::{ClockId, clock_gettime};
+
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(
         u64::try_from(time.tv_sec).unwrap_or(0),
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
+}
+
+/// Nobody asked elsewhere yet.
+#[cfg(not(unix))]
+fn cpu_time() -> Duration {
+    Duration::ZERO
 }
 
 /// Makes the peak of memory begin anew; without effect where the system cannot.
