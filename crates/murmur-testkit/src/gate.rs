@@ -51,9 +51,19 @@ struct Keeper {
 
 #[derive(Debug, Default)]
 struct Log {
-    requests: u64,
     counts: BTreeMap<String, usize>,
-    armed: Option<(u64, Hold, oneshot::Sender<String>)>,
+    armed: Option<Armed>,
+}
+
+/// Which request is to be held.
+#[derive(Debug)]
+struct Armed {
+    /// Only of this operation.
+    operation: Option<String>,
+    /// How many are let through first.
+    before: u64,
+    side: Hold,
+    held: oneshot::Sender<String>,
 }
 
 impl Gate {
@@ -103,18 +113,21 @@ impl Gate {
     }
 
     /// Completes with the operation of the `nth` request from now on, counted from 0, once it is
-    /// held. It never gets an answer: kill its process.
+    /// held; of the `nth` of one operation, if one is named. It never gets an answer: kill its
+    /// process.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: dropped before it completes, it holds nothing. A later call takes the place
     /// of an earlier one.
-    pub async fn hold(&self, nth: u64, side: Hold) -> String {
+    pub async fn hold(&self, operation: Option<&str>, nth: u64, side: Hold) -> String {
         let (held, is_held) = oneshot::channel();
-        {
-            let mut log = self.keeper.log();
-            log.armed = Some((log.requests + nth, side, held));
-        }
+        self.keeper.log().armed = Some(Armed {
+            operation: operation.map(str::to_owned),
+            before: nth,
+            side,
+            held,
+        });
         match is_held.await {
             Ok(operation) => operation,
             // Another call took its place.
@@ -153,18 +166,21 @@ impl Keeper {
     /// Notes a request, and says whether it is the one to hold.
     fn arrives(&self, operation: &str) -> Option<(Hold, oneshot::Sender<String>)> {
         let mut log = self.log();
-        let nth = log.requests;
-        log.requests += 1;
         *log.counts.entry(operation.to_owned()).or_default() += 1;
-        let (at, side, held) = log.armed.take()?;
-        if held.is_closed() {
-            return None;
+        let meant = |armed: &Armed| {
+            let named = armed.operation.as_deref();
+            named.is_none_or(|named| named == operation) && !armed.held.is_closed()
+        };
+        let next = |armed: &mut Armed| meant(armed) && armed.before == 0;
+        if let Some(armed) = log.armed.take_if(next) {
+            return Some((armed.side, armed.held));
         }
-        if at != nth {
-            log.armed = Some((at, side, held));
-            return None;
+        if let Some(armed) = &mut log.armed
+            && meant(armed)
+        {
+            armed.before -= 1;
         }
-        Some((side, held))
+        None
     }
 
     async fn forward(&self, request: Request) -> Response {

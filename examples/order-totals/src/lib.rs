@@ -41,7 +41,7 @@ pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .window(WINDOW, Order::placed_at)
         .retract()
         .store(store)
-        .claim_first(markers)
+        .exactly_once(markers)
 }
 
 /// How many orders each customer made, per day.
@@ -56,7 +56,7 @@ pub fn order_counts(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .window(WINDOW, Order::placed_at)
         .retract()
         .store(store)
-        .claim_first(markers)
+        .exactly_once(markers)
 }
 
 /// The tables of this application. A state table belongs to one pipeline; the marker table can

@@ -6,6 +6,7 @@
 )]
 
 mod bootstrap;
+mod killed;
 mod lambda;
 mod manifest;
 mod support;

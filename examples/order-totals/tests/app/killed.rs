@@ -1,0 +1,258 @@
+//! The function killed by SIGKILL in the middle of batches, again and again, and started anew.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use murmur_core::{BuildError, Pipeline, Sum};
+use murmur_lambda_ddbstreams::{Handler, run};
+use murmur_state::{Random, Timestamp};
+use murmur_state_ddb::{Deduper, Int64SumStore};
+use murmur_testkit::gate::{Gate, Hold};
+use murmur_testkit::lambda::RuntimeApi;
+use order_totals::{Order, Tables, WINDOW};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::{App, change, image, number, today};
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// Alice and five others.
+const CUSTOMERS: usize = 6;
+
+/// An order: who made it, for how much.
+type Content = (String, i64);
+
+/// A stream of changes, and the table it leaves.
+struct Orders {
+    records: Vec<Value>,
+    table: BTreeMap<String, Content>,
+}
+
+impl Orders {
+    /// One customer in two is alice, whose rows take so many events that they turn hot.
+    fn new(changes: u32, below: &impl Fn(u64) -> u64) -> Self {
+        let mut orders = Self {
+            records: Vec::new(),
+            table: BTreeMap::new(),
+        };
+        for n in 1..=changes {
+            let id = format!("o-{}", below(60));
+            let customer = match below(10) {
+                nth @ 0..5 => format!("customer-{nth}"),
+                _ => "alice".to_owned(),
+            };
+            let content = (customer, 1 + below(1000) as i64);
+            let shown = |(customer, cents): &Content| image(&id, (customer, *cents));
+            let old = orders.table.get(&id).map(shown);
+            let removed = old.is_some() && below(4) == 0;
+            let new = (!removed).then(|| shown(&content));
+            let mut record = change(n, &id, old, new);
+            let created = today() - i64::from((changes - n) / 100);
+            record["dynamodb"]["ApproximateCreationDateTime"] = created.into();
+            orders.records.push(record);
+            match removed {
+                true => orders.table.remove(&id),
+                false => orders.table.insert(id, content),
+            };
+        }
+        orders
+    }
+
+    /// What is counted for `customer` when nothing is lost and nothing counts twice.
+    fn recount(&self, customer: &str) -> (i64, i64) {
+        let of = self.table.values().filter(|(name, _)| name == customer);
+        of.fold((0, 0), |(cents, orders), (_, more)| {
+            (cents + more, orders + 1)
+        })
+    }
+}
+
+/// What befell a run, and what came of it.
+#[derive(Default)]
+struct Report {
+    /// By where the request was held at which the process died, and its operation.
+    kills: BTreeMap<(Hold, String), u32>,
+    /// Invocations that brought records again that had been delivered before.
+    redelivered: u32,
+    /// How many requests of each operation there were in all.
+    requests: BTreeMap<String, usize>,
+    /// Totals and counts that differ from a recount: found, and wanted.
+    wrong: Vec<(String, (i64, i64), (i64, i64))>,
+}
+
+impl Report {
+    /// That the process died at each of these, before and after the server acted.
+    fn shows(&self, operations: &[&str]) {
+        for side in [Hold::Before, Hold::After] {
+            for operation in operations {
+                let at = (side, (*operation).to_owned());
+                assert!(self.kills.contains_key(&at), "no kill {at:?}: {self}");
+            }
+        }
+        assert!(self.kills.values().sum::<u32>() > 20, "{self}");
+        assert!(self.redelivered > 20, "{self}");
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kills: u32 = self.kills.values().sum();
+        let (wrong, redelivered) = (self.wrong.len(), self.redelivered);
+        write!(f, "{kills} kills, {redelivered} redeliveries, ")?;
+        write!(f, "{wrong} of {CUSTOMERS} customers wrong; killed at")?;
+        for ((side, operation), times) in &self.kills {
+            write!(f, " {side:?} {operation} {times}")?;
+        }
+        write!(f, "; requests {:?}", self.requests)?;
+        for (customer, found, wanted) in &self.wrong {
+            write!(f, "\n  {customer}: {found:?} instead of {wanted:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Delivers that many changes to the process that `command` starts, in batches cut anew each time,
+/// and kills it at requests drawn from `seed`: any, or one of `operations`.
+///
+/// The seed decides orders, batches and kills; which request of several at a time comes first is
+/// up to the process.
+async fn kill_and_restart(
+    seed: u64,
+    changes: u32,
+    operations: &[&str],
+    command: impl Fn(&App) -> Command,
+) -> Report {
+    let random = Random::seeded(seed);
+    let below = |bound: u64| (random.bits() % u128::from(bound)) as u64;
+    let orders = Orders::new(changes, &below);
+    let (app, api) = (App::start().await, RuntimeApi::start().await);
+    let gate = Gate::to(&app.dynamo).await;
+    let mut report = Report::default();
+    let (mut process, mut done, mut seen) = (None, 0, 0);
+    while done < orders.records.len() {
+        // Some of what is done comes again, too.
+        let from = done - (below(3) / 2 * below(20)).min(done as u64) as usize;
+        let to = (done + 1 + below(40) as usize).min(orders.records.len());
+        let batch = &orders.records[from..to];
+        report.redelivered += u32::from(from < seen);
+        seen = seen.max(to);
+        let kill = below(4) > 0;
+        let side = [Hold::Before, Hold::After][below(2) as usize];
+        // At any request, or one of a kind that could be rare.
+        let kind = below(1 + operations.len() as u64) as usize;
+        let operation = operations.get(kind).copied();
+        let nth = below(if operation.is_some() { 4 } else { 12 });
+
+        let child = process.get_or_insert_with(|| {
+            let mut command = command(&app);
+            let command = command.envs(gate.env()).envs(api.env());
+            let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.kill_on_drop(true).spawn().unwrap()
+        });
+        tokio::select! {
+            biased;
+            operation = gate.hold(operation, nth, side), if kill => {
+                child.kill().await.unwrap();
+                process = None;
+                *report.kills.entry((side, operation)).or_default() += 1;
+            }
+            answer = api.invoke(json!({ "Records": batch }), TIMEOUT) => {
+                done = first_failed(&answer.unwrap()).map_or(to, |failed| failed - 1);
+            }
+        }
+    }
+    // Once more, as a whole, by a process that lives.
+    if let Some(mut living) = process {
+        let answer = api
+            .invoke(json!({ "Records": orders.records }), TIMEOUT)
+            .await;
+        assert_eq!(first_failed(&answer.unwrap()), None, "seed {seed}");
+        living.kill().await.unwrap();
+    }
+    gate.settled().await;
+    report.requests = gate.counts();
+    for customer in ["alice".to_owned()]
+        .into_iter()
+        .chain((0..5).map(|nth| format!("customer-{nth}")))
+    {
+        let (cents, count) = app.state(&customer).await;
+        let found = (cents.unwrap_or(0), count.unwrap_or(0));
+        let wanted = orders.recount(&customer);
+        if found != wanted {
+            report.wrong.push((customer, found, wanted));
+        }
+    }
+    report
+}
+
+/// The number of the first record that an answer reports.
+fn first_failed(answer: &Value) -> Option<usize> {
+    let failures = answer["batchItemFailures"].as_array().unwrap();
+    let reported = failures.iter().map(|failure| &failure["itemIdentifier"]);
+    let at = |reported: &Value| (1..).find(|n| *reported == number(*n));
+    reported.map(|n| at(n).unwrap() as usize).min()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_killed_anywhere_in_its_batches_counts_every_order_once() {
+    let operations = ["UpdateItem", "TransactWriteItems"];
+    let lambda = |app: &App| app.command(env!("CARGO_BIN_EXE_lambda"));
+    for seed in [1, 2] {
+        let report = kill_and_restart(seed, 1000, &operations, lambda).await;
+        println!("exactly once, seed {seed}: {report}");
+        assert_eq!(report.wrong, [], "seed {seed}");
+        report.shows(&operations);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn claim_first_loses_orders_where_exactly_once_does_not() {
+    let operations = ["PutItem", "UpdateItem"];
+    let claiming = |app: &App| {
+        let mut command = app.command(std::env::current_exe().unwrap().to_str().unwrap());
+        command.args(["--ignored", "--exact", "killed::claim_first_function"]);
+        command
+    };
+    let report = kill_and_restart(1, 400, &operations, claiming).await;
+    println!("claim first: {report}");
+    assert!(!report.wrong.is_empty());
+    report.shows(&["PutItem"]);
+}
+
+/// Not a test: the same pipelines in the claim-first mode, as the function of the test above.
+#[tokio::test]
+#[ignore = "a function that the comparison starts by itself"]
+async fn claim_first_function() {
+    if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
+        return;
+    }
+    let client = Client::new(&order_totals::aws_config().await);
+    let tables = Tables::from_env().unwrap();
+    let handler = Handler::new(claiming(&tables, &client).unwrap());
+    run(handler.build().unwrap()).await.unwrap();
+}
+
+fn claiming(tables: &Tables, client: &Client) -> Result<[Pipeline<Order>; 2], BuildError> {
+    let store = |table: &str| Int64SumStore::new(client.clone(), table);
+    let markers = Deduper::new(client.clone(), tables.markers.as_str());
+    let at = |order: &Order| Timestamp::from_secs(order.placed_at);
+    let totals = Pipeline::builder("order_totals")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount_cents)
+        .aggregate(Sum::new())
+        .window(WINDOW, at)
+        .retract()
+        .store(store(&tables.totals))
+        .claim_first(markers.clone())?;
+    let counts = Pipeline::builder("order_counts")
+        .key(|order: &Order| order.customer.clone())
+        .count()
+        .window(WINDOW, at)
+        .retract()
+        .store(store(&tables.counts))
+        .claim_first(markers)?;
+    Ok([totals, counts])
+}
