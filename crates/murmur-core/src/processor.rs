@@ -84,7 +84,8 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Where jitter and owners come from. Default: seeded by the system.
+    /// Where jitter and owners come from. Default: seeded by the system. Two processes given the
+    /// same seed would take each other's claims for their own: only tests should give one.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.random = random;
