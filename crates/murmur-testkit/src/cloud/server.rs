@@ -78,7 +78,7 @@ pub(super) fn run(db: &Database, operation: &str, body: Value) -> Answer {
         "Scan" => call(body, |request| db.scan(request)),
         "TransactGetItems" => call(body, |request| db.transact_get_items(request)),
         "TransactWriteItems" => call(body, |request| db.transact_write_items(request)),
-        "UpdateItem" => call(body, |request| db.update_item(request)),
+        "UpdateItem" => update(db, body),
         "UpdateTable" => call(body, |request| db.update_table(request)),
         "UpdateTimeToLive" => call(body, |request| db.update_time_to_live(request)),
         // Streams: the same database serves both APIs.
@@ -92,6 +92,24 @@ pub(super) fn run(db: &Database, operation: &str, body: Value) -> Answer {
             format!("the in-process DynamoDB has no {operation}"),
         ),
     }
+}
+
+/// Dynoxide answers the keys as the old item of a row that was not there; DynamoDB nothing.
+fn update(db: &Database, body: Value) -> Answer {
+    let created = body["ReturnValues"] == "ALL_OLD" && {
+        let get = json!({
+            "TableName": body["TableName"], "Key": body["Key"], "ConsistentRead": true
+        });
+        run(db, "GetItem", get).body.get("Item").is_none()
+    };
+    let mut answer = call(body, |request| db.update_item(request));
+    if created
+        && answer.is_ok()
+        && let Some(fields) = answer.body.as_object_mut()
+    {
+        fields.remove("Attributes");
+    }
+    answer
 }
 
 fn call<Q: DeserializeOwned, A: Serialize>(
