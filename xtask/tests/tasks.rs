@@ -187,6 +187,19 @@ fn ci_lists_its_checks_and_runs_none() {
 }
 
 #[test]
+fn bench_runs_itself_built_for_release_with_the_same_arguments() {
+    if !cfg!(debug_assertions) {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let args = ["bench", "--quick", "--only", "model"];
+    let (code, printed) = run(xtask(folder.path(), "echo \"$*\"", &args));
+    let expected = "run --quiet --release --package xtask -- bench --quick --only model\n";
+    assert!(printed.contains(expected), "{printed}");
+    assert_eq!(code, Some(0));
+}
+
+#[test]
 fn a_task_nobody_knows_is_refused_with_2() {
     let folder = TempDir::new().unwrap();
     assert_eq!(run(xtask(folder.path(), "", &["nothing"])).0, Some(2));

@@ -263,3 +263,53 @@ fn action(action: &Value, table: &dyn Fn(&str) -> String) -> Result<TransactWrit
         .set_return_values_on_condition_check_failure(fields.on_failure());
     Ok(built.update(update.build()?).build())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::workload::{Keys, Workload};
+    use super::*;
+    use murmur_state::{Clock, SystemClock};
+
+    async fn total(client: &Client, tables: &Tables) -> i64 {
+        let rows = client
+            .scan()
+            .table_name(&tables.state)
+            .send()
+            .await
+            .unwrap();
+        let value = |row: &HashMap<String, AttributeValue>| match row.get("v") {
+            Some(AttributeValue::N(value)) => value.parse::<i64>().unwrap(),
+            _ => 0,
+        };
+        rows.items().iter().map(value).sum()
+    }
+
+    /// What it is compared with must be the same work, rows that turn hot included.
+    #[tokio::test]
+    async fn the_loop_sends_what_the_handler_sent() {
+        for mode in Mode::ALL {
+            let now = SystemClock::new().now();
+            let mut workload = Workload::new(Keys::Zipf, 2);
+            // As many as it takes for a row to turn hot.
+            let batch = match mode {
+                Mode::AtLeastOnce | Mode::ClaimFirst => 100,
+                Mode::ExactlyOnce => 1_000,
+            };
+            let events: Vec<Event> = (0..3).map(|_| workload.batch(batch, |_| now)).collect();
+            let script = Script::of(mode, &events).await.unwrap();
+
+            let cloud = Cloud::in_process(2, Weather::calm());
+            let tables = Tables::create(&cloud.admin()).await.unwrap();
+            let calls = script.for_tables(&tables).unwrap();
+            send(&cloud.process().client(), &calls).await.unwrap();
+            assert_eq!(
+                total(&cloud.admin(), &tables).await,
+                workload.total,
+                "{mode}"
+            );
+            assert_eq!(cloud.usage().requests, script.usage.requests, "{mode}");
+            let turned = script.usage.requests_of("TransactWriteItems") > 0;
+            assert_eq!(turned, mode == Mode::ExactlyOnce);
+        }
+    }
+}

@@ -126,3 +126,48 @@ impl Workload {
         record
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn customers(keys: Keys, count: usize) -> Vec<String> {
+        let mut workload = Workload::new(keys, 1);
+        let event = workload.batch(count, |_| Timestamp::from_secs(1_767_225_600));
+        let customer = |record: EventRecord| match record.change.new_image.get("customer") {
+            Some(AttributeValue::S(name)) => name.clone(),
+            other => panic!("{other:?}"),
+        };
+        event.records.into_iter().map(customer).collect()
+    }
+
+    #[test]
+    fn zipf_draws_the_first_key_most_and_uniform_hardly_any_twice() {
+        let zipf = customers(Keys::Zipf, 10_000);
+        let of = |nth| {
+            zipf.iter()
+                .filter(|name| **name == Keys::Zipf.name(nth))
+                .count()
+        };
+        // The first of 1,000 keys has 17.9 % of all, the second 1 / 2^1.1 of that.
+        assert!((1_600..2_000).contains(&of(0)), "{}", of(0));
+        assert!((700..1_000).contains(&of(1)), "{}", of(1));
+
+        let uniform: HashSet<String> = customers(Keys::Uniform, 1_000).into_iter().collect();
+        assert!(uniform.len() > 980, "{}", uniform.len());
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_events_and_no_event_twice() {
+        let made = || {
+            let mut workload = Workload::new(Keys::Zipf, 7);
+            let event = workload.batch(100, |_| Timestamp::from_secs(1));
+            let ids = event.records.into_iter().map(|record| record.event_id);
+            (ids.collect::<Vec<_>>(), workload.total)
+        };
+        assert_eq!(made(), made());
+        let distinct: HashSet<String> = made().0.into_iter().collect();
+        assert_eq!(distinct.len(), 100);
+    }
+}
