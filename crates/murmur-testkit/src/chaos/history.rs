@@ -8,6 +8,7 @@ use fastrand::Rng;
 use murmur_core::{AttributeValue, Item};
 use murmur_state::Timestamp;
 
+use super::pipeline::RETENTION_DAYS;
 use super::scenario::{Aggregate, Ids, Scenario};
 use crate::esm::Incoming;
 
@@ -216,7 +217,7 @@ impl Writer<'_> {
         let mut adds = BTreeMap::new();
         for (image, sign) in [(&old, -1), (&new, 1)] {
             if let Some(image) = image {
-                self.contribute(image, sign, &mut adds);
+                self.contribute(image, sign, created, &mut adds);
             }
         }
         let shards = self.history.shards.len();
@@ -232,7 +233,13 @@ impl Writer<'_> {
         self.history.end = created;
     }
 
-    fn contribute(&self, image: &Source, sign: i64, adds: &mut BTreeMap<Address, i64>) {
+    fn contribute(
+        &self,
+        image: &Source,
+        sign: i64,
+        created: Timestamp,
+        adds: &mut BTreeMap<Address, i64>,
+    ) {
         if sign < 0 && !self.scenario.retract {
             return;
         }
@@ -242,7 +249,16 @@ impl Writer<'_> {
         };
         let bucket = match self.scenario.window {
             None => 0,
-            Some(length) => image.at.as_millis().div_euclid(length.as_millis() as i64),
+            Some(length) => {
+                let bucket = image.at.as_millis().div_euclid(length.as_millis() as i64);
+                // Counted by hand, not by `Window`: the end of the bucket, and the retention.
+                let end = (bucket + 1) * length.as_millis() as i64;
+                let over = end + i64::from(RETENTION_DAYS) * 86_400_000;
+                if over <= created.as_secs() * 1000 {
+                    return;
+                }
+                bucket
+            }
         };
         for entity in &image.entities {
             *adds.entry((entity.clone(), bucket)).or_insert(0) += sign * value;

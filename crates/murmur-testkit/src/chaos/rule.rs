@@ -156,9 +156,9 @@ impl Rule {
             }))
         };
         match self {
-            Self::IdsInCur => condition("contains(cur,", "contains(none,"),
-            Self::IdsInPrev => condition("contains(prev,", "contains(none,"),
-            Self::IdsInMarkers => condition("contains(ids,", "contains(none,"),
+            Self::IdsInCur => condition("contains(cur,", "contains(zzz,"),
+            Self::IdsInPrev => condition("contains(prev,", "contains(zzz,"),
+            Self::IdsInMarkers => condition("contains(ids,", "contains(zzz,"),
             Self::NoFlagInPlain => of_plain(|part| {
                 let any = "(attribute_not_exists(hot) OR attribute_exists(hot))";
                 replace(

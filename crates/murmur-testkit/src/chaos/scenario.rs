@@ -154,26 +154,37 @@ impl Scenario {
         );
         let late = rng.f64() < 0.1;
         let skew = pick(rng, &[(1, 0), (1, 60), (3, SKEW)]);
+        // So many events on one row that it turns hot by what it costs.
+        let large = rng.f64() < 0.02;
         let rules = Rules {
-            cold_ids: match rng.f64() < 0.3 {
+            cold_ids: match large || rng.f64() < 0.3 {
                 true => Rules::default().cold_ids,
                 false => rng.usize(3..=25),
             },
             ..Rules::default()
         };
         let trouble = Trouble::all(pick(rng, &[(1, 0.0), (2, 0.05), (2, 0.15), (1, 0.3)]));
-        let (lull, least) = (rng.bool(), rng.usize(20..=60));
+        let window = pick(rng, &[(5, None), (2, Some(HOUR)), (2, Some(24 * HOUR))]);
+        let lull = rng.bool();
+        let least = match large {
+            true => rng.usize(400..=600),
+            false => rng.usize(20..=60),
+        };
         Self {
             seed,
             mode,
             aggregate,
-            entities: pick(rng, &[(3, 1), (3, 2), (3, 6), (1, 30)]),
+            entities: match large {
+                true => 1,
+                false => pick(rng, &[(3, 1), (3, 2), (3, 6), (1, 30)]),
+            },
             several_keys: rng.f64() < 0.4,
-            window: pick(rng, &[(5, None), (2, Some(HOUR)), (2, Some(24 * HOUR))]),
+            window,
             retract: aggregate.has_inverse() && rng.bool(),
             parts: parts(rng, late, least, lull),
             shards: rng.usize(1..=3),
-            dated: rng.f64() < 0.9,
+            // Whether a window is over is judged by the record's own time, if it has one.
+            dated: rng.f64() < 0.9 || window.is_some(),
             ids: pick(rng, &[(4, Ids::Hex), (1, Ids::Dashed), (1, Ids::Text)]),
             mapping: Mapping {
                 batch_size: pick(rng, &[(1, 1..=10), (2, 11..=100)])
@@ -270,7 +281,7 @@ fn weather(rng: &mut Rng) -> Weather {
         ),
         hold: millis(pick(rng, &[(1, 0), (2, 15), (1, 60)])),
         service: millis(pick(rng, &[(1, 0), (2, 1)])),
-        partition_limit: pick(rng, &[(5, None), (1, Some(20.0))]),
+        partition_limit: pick(rng, &[(5, None), (1, Some(4.0))]),
         ..rates
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use fastrand::Rng;
 use futures::future::LocalBoxFuture;
@@ -132,8 +133,18 @@ impl World {
             }
         }
         let random = Random::seeded(self.scenario.seed.wrapping_add(number << 32));
+        // The SDK tries reads again by itself, and waits in real time.
+        let client = match self.time.is_stepped() {
+            true => {
+                let at_once =
+                    RetryConfig::standard().with_initial_backoff(Duration::from_millis(1));
+                let config = process.client_config().retry_config(at_once);
+                aws_sdk_dynamodb::Client::from_conf(config.build())
+            }
+            false => process.client(),
+        };
         let means = Means {
-            client: process.client(),
+            client,
             clock: Arc::clone(&clock),
             random: random.clone(),
             state: self.state.clone(),

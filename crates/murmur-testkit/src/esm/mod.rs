@@ -64,7 +64,8 @@ impl Default for Mapping {
 /// What goes wrong around the function, each with a probability per invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Trouble {
-    /// A batch that succeeded comes once more, at once or up to [`STALL`] later.
+    /// A batch that succeeded comes once more: at once, up to [`STALL`] later, or as long as the
+    /// stream keeps it, as when a mapping is made anew at `TRIM_HORIZON`.
     pub again: f64,
     /// The checkpoint falls back, and the records behind it come again in batches cut anew.
     pub regroup: f64,

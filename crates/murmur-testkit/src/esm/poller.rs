@@ -416,13 +416,16 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
     }
 
     fn plan_repetition(&mut self, records: Records) {
-        let most = STALL.as_secs_f64();
-        let wait = match self.rng.bool() {
-            true => Duration::ZERO,
-            false => Duration::from_secs_f64(self.rng.f64() * most),
+        let now = self.simulation.time.now();
+        let oldest = records.iter().map(|incoming| now.since(incoming.created));
+        let most = match self.rng.u8(..4) {
+            0..=1 => Duration::ZERO,
+            2 => STALL,
+            // As long as the stream keeps it, as when the mapping is made anew.
+            _ => RETENTION.saturating_sub(oldest.max().unwrap_or_default()),
         };
         self.strays.push(Stray {
-            due: self.elapsed() + wait,
+            due: self.elapsed() + most.mul_f64(self.rng.f64()),
             records,
             race: false,
         });
