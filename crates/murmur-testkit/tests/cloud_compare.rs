@@ -2,7 +2,6 @@
 //! same items left. The other is DynamoDB Local where there is one, and else the embedded server,
 //! which shows only that the way without HTTP changes nothing.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
-#![allow(clippy::expect_used, reason = "a panic is the failure message")]
 #![allow(clippy::print_stdout, reason = "a comparison says with what")]
 
 mod cloud_support;
@@ -32,8 +31,8 @@ struct Pair {
     here: Client,
     there: Client,
     table: String,
-    /// The other is the embedded server, which checks less.
-    embedded: bool,
+    /// The other lives as long as this.
+    dynamo: Dynamo,
 }
 
 impl Pair {
@@ -55,7 +54,7 @@ impl Pair {
             here,
             there,
             table,
-            embedded: dynamo.is_embedded(),
+            dynamo,
         }
     }
 
@@ -750,6 +749,13 @@ async fn seeded_requests_are_answered_alike() {
         };
         for _ in 0..100 {
             let ask = maker.ask();
+            if let Ask::Update { back, .. } = &ask
+                && *back == ReturnValue::AllOld
+                && pair.dynamo.is_embedded()
+            {
+                // It answers the keys of a row that was not there.
+                continue;
+            }
             let (answer, difference) = pair.send(&ask).await;
             match answer.starts_with("ok") {
                 true => oks += 1,
@@ -827,7 +833,7 @@ async fn the_limit_of_operators_is_the_same() {
             back: ReturnValue::None,
         };
         // The embedded server does not count them.
-        if pair.embedded && outcome == INVALID {
+        if pair.dynamo.is_embedded() && outcome == INVALID {
             assert!(ask.send(&pair.here, &pair.table).await.starts_with(INVALID));
             continue;
         }
@@ -858,7 +864,7 @@ async fn the_limit_of_operators_is_the_same() {
                 false => "ADD b :v",
             };
             let ask = self::update(key("none", 0), update, Some(&condition), &values);
-            if pair.embedded && count > most {
+            if pair.dynamo.is_embedded() && count > most {
                 assert!(ask.send(&pair.here, &pair.table).await.starts_with(INVALID));
                 continue;
             }

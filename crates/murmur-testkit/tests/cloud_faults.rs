@@ -1,6 +1,5 @@
 //! Each kind of fault is what it says: applied or not, what the SDK sees, and counted.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
-#![allow(clippy::expect_used, reason = "a panic is the failure message")]
 
 mod cloud_support;
 

@@ -1,7 +1,6 @@
 //! What no local server shows of items: held by transactions, busy with writes, throttled one by
 //! one, remembered by tokens; and what each request costs.
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
-#![allow(clippy::expect_used, reason = "a panic is the failure message")]
 
 mod cloud_support;
 

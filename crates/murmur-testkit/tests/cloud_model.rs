@@ -5,7 +5,7 @@
 mod cloud_support;
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
@@ -160,21 +160,29 @@ async fn update_one(client: &Client, nth: u32) {
     request.send().await.unwrap();
 }
 
+/// What this thread has computed so far; zero where the system does not say.
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split(' ').next().and_then(|nanos| nanos.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
+}
+
 /// What a request through the SDK costs. Prints figures, and asserts none.
 #[tokio::test(start_paused = true)]
 #[ignore = "figures: run it alone, on a quiet machine"]
 async fn speed() {
-    let time = |what: &str, count: u32, started: Instant| {
-        println!("{what}: {:?}", started.elapsed() / count);
+    let time = |what: &str, count: u32, started: (Instant, Duration)| {
+        let (wall, cpu) = (started.0.elapsed() / count, (cpu() - started.1) / count);
+        println!("{what}: {wall:?}, of which computing {cpu:?}");
     };
-    let started = Instant::now();
+    let started = (Instant::now(), cpu());
     for seed in 0..20 {
         cloud(seed, Weather::calm()).await;
     }
     time("a cloud with a table", 20, started);
     let cloud: Cloud = cloud(1, Weather::calm()).await;
     let process = cloud.process();
-    let started = Instant::now();
+    let started = (Instant::now(), cpu());
     for _ in 0..20 {
         drop(process.client());
     }
@@ -194,12 +202,12 @@ async fn speed() {
         ),
     ] {
         cloud.set_weather(weather);
-        let started = Instant::now();
+        let started = (Instant::now(), cpu());
         for nth in 0..2000 {
             update_one(&client, nth).await;
         }
         time(&format!("UpdateItem, {what}"), 2000, started);
-        let started = Instant::now();
+        let started = (Instant::now(), cpu());
         for nth in 0..2000 {
             let keys = [0, 1, 2].map(|action| format!("t{}", nth % 100 * 3 + action));
             let keys = keys.each_ref().map(String::as_str);

@@ -96,15 +96,6 @@ impl Fate {
     }
 }
 
-/// What a process does with a request that it is about to send.
-enum Leave {
-    /// It is dead.
-    Never,
-    Sent(Box<Sent>, Fate),
-    /// It dies of it.
-    Last(Box<Sent>, Fate),
-}
-
 impl Process {
     pub(super) fn new(region: Arc<Region>, number: u64) -> Self {
         Self::make(region, number, false)
@@ -133,7 +124,8 @@ impl Process {
         }))
     }
 
-    /// A DynamoDB client with the SDK's defaults, retries included. Its retry quota is this process's own.
+    /// A DynamoDB client with the SDK's defaults, retries included. Their quota is the client's own,
+    /// where the SDK has one for all clients of a real process.
     pub fn client(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::from_conf(self.client_config().build())
     }
@@ -187,20 +179,23 @@ impl Process {
         let _ = dead.wait_for(|dead| *dead).await;
     }
 
-    fn leave(&self, request: HttpRequest, connector: Option<SharedHttpConnector>) -> Leave {
+    /// A request on its way, and what becomes of it; none if it never leaves.
+    fn leave(
+        &self,
+        request: HttpRequest,
+        connector: Option<SharedHttpConnector>,
+    ) -> Option<(Sent, Fate)> {
         if self.is_killed() {
-            return Leave::Never;
+            return None;
         }
         let region = &self.0.region;
-        let mut sent = Box::new(Sent::read(request, connector, !self.0.admin));
+        let mut sent = Sent::read(request, connector, !self.0.admin);
         if self.0.admin {
-            return Leave::Sent(sent, Fate::CALM);
+            return Some((sent, Fate::CALM));
         }
-        let rewriters = [
-            self.0.state().rewriter.clone(),
-            region.state().rewriter.clone(),
-        ];
-        for rewriter in rewriters.into_iter().flatten() {
+        let own = self.0.state().rewriter.clone();
+        let all = region.state().rewriter.clone();
+        for rewriter in [own, all].into_iter().flatten() {
             rewriter(&mut sent.request);
         }
         let weather = region.leaves(&mut sent.request);
@@ -211,14 +206,11 @@ impl Process {
             *left == 0
         });
         drop(state);
-        if !last {
-            return Leave::Sent(sent, fate);
+        if last {
+            self.kill();
         }
-        self.kill();
-        match fate.detail < 0.5 {
-            true => Leave::Last(sent, fate),
-            false => Leave::Never,
-        }
+        // Whoever dies sending has sent it, or has not.
+        (!last || fate.detail < 0.5).then_some((sent, fate))
     }
 }
 
@@ -261,9 +253,8 @@ type Delivered = Result<Answer, ConnectorError>;
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let process = self.process.clone();
-        let (sent, fate) = match process.leave(request, self.inner.clone()) {
-            Leave::Never => return HttpConnectorFuture::new(pending()),
-            Leave::Sent(sent, fate) | Leave::Last(sent, fate) => (sent, fate),
+        let Some((sent, fate)) = process.leave(request, self.inner.clone()) else {
+            return HttpConnectorFuture::new(pending());
         };
         let region = process.0.region.clone();
         let instant = region.is_instant() && fate.is_instant();
@@ -271,7 +262,7 @@ impl HttpConnector for Connector {
         let (answer, mut answered) = oneshot::channel();
         let travel = async move {
             let _flight = flight;
-            travel(&process, *sent, fate, answer).await;
+            travel(&process, sent, fate, answer).await;
         };
         if instant {
             // Nothing to wait for: done before anybody can give up, and a task is saved.

@@ -20,6 +20,30 @@
 //! # })?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! # How true it is
+//!
+//! The DynamoDB in this process is dynoxide, whose answers follow AWS closely. Before it stands what it
+//! does not know: the limit of 300 operators in an expression, conflicts, throttles, tokens that
+//! live by the simulation's time. `tests/cloud_compare.rs` sends thousands of seeded requests to it and
+//! to DynamoDB Local 3.1.0. They differ in this:
+//!
+//! | request | here | DynamoDB Local |
+//! |---|---|---|
+//! | in a transaction: a wrong type under `ADD`, an absent attribute read, an item grown too large | cancelled, reason `ValidationError`, as AWS documents | `ValidationException` without reasons |
+//! | in a transaction: two actions on one item, conditions that fail | `ValidationException`, as AWS documents | cancelled for the conditions |
+//! | numbers such as `1.50` | stored trimmed, as AWS documents | stored as written |
+//! | an update whose text and values pass 400 KB, its item not | refused, as dynoxide's authors measured on AWS | applied |
+//! | `if_not_exists(a, b)`, `a` there, `b` absent | `a` | `ValidationException` |
+//! | `<` and the like with a set | false | `ValidationException` |
+//! | in a transaction: `BETWEEN` with its bounds reversed, `ADD` of a text or bytes | judged when its turn comes | `ValidationException` before anything is looked at |
+//! | in a transaction: `SET` of a key attribute | **applied**; AWS documents a refusal | `ValidationException` |
+//! | the words of a `ValidationException` | those of AWS of late | others |
+//!
+//! Not modelled: eventually consistent reads (they are up to date), secondary indexes in the books,
+//! splits and adaptive capacity of partitions, throttled reads by load. AWS documents neither what a cancelled
+//! transaction costs nor what a batch write does at a held item: it is booked in full, and the
+//! item is left unprocessed.
 
 mod connection;
 mod count;

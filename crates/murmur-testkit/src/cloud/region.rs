@@ -99,12 +99,21 @@ fn is_transaction(operation: &str) -> bool {
 
 enum Server {
     Here(Database),
-    There {
-        dynamo: Dynamo,
-        http: SharedHttpClient,
-        /// A request that came by, whose headers serve for questions of our own.
-        template: Mutex<Option<(HttpRequest, SharedHttpConnector)>>,
-    },
+    There(Box<Real>),
+}
+
+/// A real server.
+struct Real {
+    dynamo: Dynamo,
+    http: SharedHttpClient,
+    /// A request that came by, whose headers serve for questions of our own.
+    template: Mutex<Option<(HttpRequest, SharedHttpConnector)>>,
+}
+
+impl Real {
+    fn template(&self) -> MutexGuard<'_, Option<(HttpRequest, SharedHttpConnector)>> {
+        self.template.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(super) struct Region {
@@ -174,11 +183,12 @@ impl Region {
             weather.partition_limit.is_none(),
             "a real server's requests take real time: a limit per second needs a cloud in this process"
         );
-        let server = Server::There {
+        let real = Real {
             dynamo,
             http: Builder::new().build_http(),
             template: Mutex::default(),
         };
+        let server = Server::There(Box::new(real));
         Self::new(Time::stepped(START), server, seed, weather)
     }
 
@@ -217,7 +227,7 @@ impl Region {
     pub(super) fn endpoint(&self) -> String {
         match &self.server {
             Server::Here(_) => "http://cloud.invalid".into(),
-            Server::There { dynamo, .. } => dynamo.endpoint().to_owned(),
+            Server::There(real) => real.dynamo.endpoint().to_owned(),
         }
     }
 
@@ -229,12 +239,12 @@ impl Region {
     ) -> Option<SharedHttpConnector> {
         match &self.server {
             Server::Here(_) => None,
-            Server::There { http, .. } => Some(http.http_connector(settings, components)),
+            Server::There(real) => Some(real.http.http_connector(settings, components)),
         }
     }
 
     pub(super) fn is_real(&self) -> bool {
-        matches!(self.server, Server::There { .. })
+        matches!(self.server, Server::There(_))
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -388,10 +398,8 @@ impl Region {
     }
 
     async fn serve(&self, sent: Sent) -> Delivered {
-        if let (Server::There { template, .. }, Some((http, connector))) =
-            (&self.server, &sent.wire)
-        {
-            let mut template = template.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Server::There(real), Some((http, connector))) = (&self.server, &sent.wire) {
+            let mut template = real.template();
             if template.is_none() {
                 *template = http.try_clone().map(|http| (http, connector.clone()));
             }
@@ -417,8 +425,8 @@ impl Region {
         if !self.watches_items() {
             return self.execute(sent).await;
         }
-        let touched = self.touched(&sent.request).await;
-        let ids: Vec<String> = touched.iter().map(Touch::id).collect();
+        let mut touched = self.touched(&sent.request).await;
+        let mut ids: Vec<String> = touched.iter().map(Touch::id).collect();
         let now = self.time.elapsed();
         let mut left = Value::Null;
         let mut free = now;
@@ -444,6 +452,15 @@ impl Region {
                 if !held.contains(&false) {
                     return Ok(Answer::ok(json!({ "UnprocessedItems": left })));
                 }
+                let free = |nth: &usize| !held[*nth];
+                ids = (0..ids.len())
+                    .filter(free)
+                    .map(|nth| ids[nth].clone())
+                    .collect();
+                touched = (0..touched.len())
+                    .filter(free)
+                    .map(|nth| touched[nth].clone())
+                    .collect();
             }
             if let Some(limit) = weather.partition_limit {
                 let full = |id: &String| {
@@ -456,7 +473,7 @@ impl Region {
                 }
             }
             if !weather.service.is_zero() && !self.is_real() {
-                for (id, _) in ids.iter().zip(&held).filter(|(_, held)| !**held) {
+                for id in &ids {
                     let lane = lanes.entry(id.clone()).or_default();
                     lane.busy = lane.busy.max(now) + weather.service;
                     free = free.max(lane.busy);
@@ -467,7 +484,9 @@ impl Region {
             self.time.reached(free).await;
         }
         let mut answer = self.execute(sent).await?;
-        self.charge_items(&touched, 1.0).await;
+        if answer.is_ok() || answer.code() == "ConditionalCheckFailedException" {
+            self.charge_items(&touched, 1.0).await;
+        }
         if answer.is_ok() && !left.is_null() {
             answer.body["UnprocessedItems"] = left;
         }
@@ -629,7 +648,11 @@ impl Region {
             }
             self.forget_quiet_lanes(&mut state);
         }
-        self.charge_items(touched, 2.0).await;
+        let paid =
+            |answer: &Answer| answer.is_ok() || answer.code() == "TransactionCanceledException";
+        if answer.as_ref().is_ok_and(paid) {
+            self.charge_items(touched, 2.0).await;
+        }
         answer
     }
 
@@ -670,10 +693,10 @@ impl Region {
         let books = books.then(|| Books::open(&request.operation, &mut request.body));
         let mut answer = match (&self.server, wire) {
             (Server::Here(database), _) => server::run(database, &request.operation, request.body),
-            (Server::There { .. }, Some((http, connector))) => {
+            (Server::There(_), Some((http, connector))) => {
                 forward(http, &connector, &request.body).await?
             }
-            (Server::There { .. }, None) => panic!("a request to a real server has no way there"),
+            (Server::There(_), None) => panic!("a request to a real server has no way there"),
         };
         if let Some(books) = books {
             let real = self.is_real();
@@ -742,7 +765,7 @@ impl Region {
                 };
                 touched.iter().map(size).collect()
             }
-            Server::There { .. } => {
+            Server::There(_) => {
                 let mut keys = serde_json::Map::new();
                 for touch in touched {
                     let table = keys
@@ -777,12 +800,11 @@ impl Region {
     async fn aside(&self, operation: &str, body: &Value) -> Value {
         match &self.server {
             Server::Here(database) => server::run(database, operation, body.clone()).body,
-            Server::There { template, .. } => {
-                let wire = {
-                    let template = template.lock().unwrap_or_else(PoisonError::into_inner);
-                    let wire = template.as_ref();
-                    wire.and_then(|(http, connector)| Some((http.try_clone()?, connector.clone())))
-                };
+            Server::There(real) => {
+                let wire = real
+                    .template()
+                    .as_ref()
+                    .and_then(|(http, connector)| Some((http.try_clone()?, connector.clone())));
                 let Some((mut http, connector)) = wire else {
                     return Value::Null;
                 };

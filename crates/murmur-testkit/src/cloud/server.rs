@@ -81,11 +81,6 @@ pub(super) fn run(db: &Database, operation: &str, body: Value) -> Answer {
         "UpdateItem" => update(db, body),
         "UpdateTable" => call(body, |request| db.update_table(request)),
         "UpdateTimeToLive" => call(body, |request| db.update_time_to_live(request)),
-        // Streams: the same database serves both APIs.
-        "DescribeStream" => call(body, |request| db.describe_stream(request)),
-        "GetRecords" => call(body, |request| db.get_records(request)),
-        "GetShardIterator" => call(body, |request| db.get_shard_iterator(request)),
-        "ListStreams" => call(body, |request| db.list_streams(request)),
         _ => Answer::error(
             400,
             "UnknownOperationException",

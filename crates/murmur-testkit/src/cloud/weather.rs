@@ -28,7 +28,8 @@ pub struct Weather {
     pub stall: f64,
     /// Not applied: throttled. Of a batch request a part may be left unprocessed instead.
     pub throttle: f64,
-    /// Not applied: refused as if some transaction held one of its items.
+    /// Not applied: refused as if some transaction held one of its items. Reads outside of
+    /// transactions never are, so these are let through.
     pub conflict: f64,
     /// How long a stalled request travels. Default: up to 15 minutes.
     pub stall_for: RangeInclusive<Duration>,

@@ -95,7 +95,7 @@ pub(crate) async fn value(cloud: &Cloud, key: &str) -> Option<i64> {
 }
 
 pub(crate) fn code(error: &SdkError<UpdateItemError>) -> String {
-    let error = error.as_service_error().expect("an error of the service");
+    let error = error.as_service_error().unwrap();
     error.meta().code().unwrap().to_owned()
 }
 
