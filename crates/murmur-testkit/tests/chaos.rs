@@ -1,6 +1,6 @@
 //! Random runs held against a recount: in memory in virtual time, and against DynamoDB Local.
 //!
-//! `cargo xtask itest`, which names a server, plays ten times as many seeds as a plain
+//! `cargo xtask itest`, which names a server, plays many times as many seeds as a plain
 //! `cargo test`; `cargo xtask chaos` plays as many as it is told to.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
@@ -49,7 +49,7 @@ fn assert_all_is_well(what: &str, place: &Place, summary: &Summary) {
 
 #[test]
 fn every_total_is_right_in_memory_whatever_goes_wrong() {
-    let seeds = if endpoint().is_some() { 3_000 } else { 300 };
+    let seeds = if endpoint().is_some() { 2_000 } else { 300 };
     let summary = sail(&Place::Here, Mode::ExactlyOnce, seeds);
     assert_eq!(summary.runs, seeds);
     assert_all_is_well("exactly-once in memory", &Place::Here, &summary);
@@ -59,7 +59,7 @@ fn every_total_is_right_in_memory_whatever_goes_wrong() {
 fn every_total_is_right_over_dynamodb_local() {
     // Without one a few runs over HTTP see that the way is there.
     let (dynamo, seeds) = match endpoint() {
-        Some(endpoint) => (Dynamo::at(endpoint), 300),
+        Some(endpoint) => (Dynamo::at(endpoint), 200),
         None => {
             let server = murmur_testkit::Embedded::start().unwrap();
             (Dynamo::embedded(server), 20)

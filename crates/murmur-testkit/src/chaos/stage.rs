@@ -185,8 +185,8 @@ impl Stage {
     }
 
     /// What is wrong in the end.
-    pub async fn judge(&self) -> Vec<Wrong> {
-        let events = self.events.borrow();
+    pub async fn judge(self) -> Vec<Wrong> {
+        let events = self.events.into_inner();
         self.world.judge(&events, &HashSet::new(), false).await
     }
 }

@@ -247,7 +247,8 @@ impl World {
         let lost = contributions.iter().filter(|contribution| {
             let event = &contribution.event;
             let known = fates.counted.contains(event) || fates.too_old.contains(event);
-            !known && !(forgivable && forgotten.contains(event))
+            let forgiven = forgivable && forgotten.contains(event);
+            !known && !forgiven
         });
         let events = lost.count();
         if events > 0 {
