@@ -460,6 +460,12 @@ async fn merge<M: Monoid, S: Store<M>>(
     }
     outcomes.extend(settle_adds(store, pipeline, alone, context).await);
 
+    if outcomes
+        .iter()
+        .all(|outcome| matches!(outcome, Outcome::Applied))
+    {
+        return batch.shares.iter().map(|_| Verdict::Applied).collect();
+    }
     let mut writes = lanes.of_additions.into_iter();
     let verdict = |share: &Share<'_, _>| {
         let mut worst = Outcome::Applied;
@@ -538,9 +544,18 @@ async fn settle_adds<M: Monoid, S: Store<M>>(
 /// What [`settle`] has left to do.
 struct Unsettled<E> {
     entries: Vec<E>,
+    /// What the first round's entries were answered.
+    answers: Option<Vec<Outcome>>,
     places: Vec<usize>,
     outcomes: Vec<Outcome>,
     transient: Vec<u32>,
+}
+
+fn is_done(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Applied | Outcome::Duplicate | Outcome::Superseded
+    )
 }
 
 /// Sends entries until each is settled, or attempts or time are used up: the one retry loop of
@@ -558,9 +573,15 @@ where
     Send: Fn(Vec<E>) -> Sent,
     Sent: Future<Output = (Vec<E>, Vec<Outcome>)>,
 {
+    let (entries, answers) = send(entries).await;
+    // Mostly that was all.
+    if answers.iter().all(is_done) {
+        return answers;
+    }
     let count = entries.len();
     let unsettled = Mutex::new(Unsettled {
         entries,
+        answers: Some(answers),
         places: (0..count).collect(),
         outcomes: vec![Outcome::Blocked; count],
         transient: vec![0; count],
@@ -570,8 +591,14 @@ where
     let (adds, send) = (&adds, &send);
 
     let round = || async move {
-        let batch = std::mem::take(&mut lock().entries);
-        let (batch, answers) = send(batch).await;
+        let (batch, answers) = {
+            let mut state = lock();
+            (std::mem::take(&mut state.entries), state.answers.take())
+        };
+        let (batch, answers) = match answers {
+            Some(first) => (batch, first),
+            None => send(batch).await,
+        };
 
         let mut state = lock();
         let places = std::mem::take(&mut state.places);

@@ -169,7 +169,7 @@ impl<T, M: Monoid> Plan<T, M> {
         (old, new): (Option<&T>, Option<&T>),
         now: Timestamp,
         rows: &mut Rows,
-    ) -> Result<Contribution<M::Value>, StoreError> {
+    ) -> Result<Contribution<M::Value>, Box<StoreError>> {
         let mut contribution = Contribution {
             adds: Additions::new(),
             late: 0,
@@ -202,7 +202,7 @@ impl<T, M: Monoid> Plan<T, M> {
         now: Timestamp,
         rows: &mut Rows,
         into: &mut Contribution<M::Value>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Box<StoreError>> {
         let (bucket, ttl) = match &self.window {
             None => (0, None),
             Some((window, time)) => {
@@ -228,7 +228,7 @@ impl<T, M: Monoid> Plan<T, M> {
             Err(error) => unusable = Some(error),
         });
         if let Some(error) = unusable {
-            return Err(StoreError::InvalidId(error));
+            return Err(Box::new(StoreError::InvalidId(error)));
         }
         let Some((last, others)) = named.split_last() else {
             return Ok(());
@@ -255,7 +255,7 @@ impl<T, M: Monoid> Plan<T, M> {
         value: M::Value,
         rows: &Rows,
         adds: &mut Additions<M::Value>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Box<StoreError>> {
         match adds.iter_mut().find(|add| add.row == row) {
             Some(add) => self
                 .monoid
@@ -284,19 +284,19 @@ pub(crate) fn the_record() -> Place {
     Place::table("the record itself", "-")
 }
 
-fn overflow(key: Option<&Key>) -> StoreError {
+fn overflow(key: Option<&Key>) -> Box<StoreError> {
     let place = the_record();
-    StoreError::Overflow {
+    Box::new(StoreError::Overflow {
         place: key.map_or(place.clone(), |key| place.at(key)),
-    }
+    })
 }
 
-fn no_arrival_time() -> StoreError {
-    StoreError::InvalidValue {
+fn no_arrival_time() -> Box<StoreError> {
+    Box::new(StoreError::InvalidValue {
         place: the_record(),
         reason: "it has no creation time, and the pipeline's window goes by it".into(),
         source: None,
-    }
+    })
 }
 
 /// A pipeline with its monoid and store erased: one boxed future per batch.
@@ -353,7 +353,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
             let images = (old.as_ref(), new.as_ref().filter(|_| !gone));
             let contribution = self.plan.contribution(record, images, now, &mut rows);
             verdicts.push(match contribution {
-                Err(error) => Verdict::Failed(Box::new(error)),
+                Err(error) => Verdict::Failed(error),
                 Ok(Contribution { adds, late, named }) => {
                     expired += late;
                     // In a ledger, adding nothing is something to remember.
@@ -415,12 +415,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
                 .deliver(&self.name, &self.plan.monoid, batch, &context)
                 .await;
             for (place, verdict) in places.into_iter().zip(delivered) {
-                // A ledger remembers also what adds nothing.
-                let silent = matches!(
-                    (&verdicts[place], &verdict),
-                    (Verdict::Skipped, Verdict::Applied)
-                );
-                if !silent {
+                // Skipped stays skipped where a ledger has only noted it.
+                if !matches!(verdict, Verdict::Applied) {
                     verdicts[place] = verdict;
                 }
             }
