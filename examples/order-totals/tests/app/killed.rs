@@ -24,6 +24,9 @@ const CUSTOMERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
 /// An order: who made it, for how much.
 type Content = (&'static str, i64);
 
+/// Of one customer: cents, and orders.
+type Sums = (i64, i64);
+
 /// A stream of changes, and the table it leaves.
 struct Orders {
     records: Vec<Value>,
@@ -58,7 +61,7 @@ impl Orders {
     }
 
     /// What is counted for `customer` when nothing is lost and nothing counts twice.
-    fn recount(&self, customer: &str) -> (i64, i64) {
+    fn recount(&self, customer: &str) -> Sums {
         let of = self.table.values().filter(|(name, _)| *name == customer);
         of.fold((0, 0), |(cents, orders), (_, more)| {
             (cents + more, orders + 1)
@@ -75,8 +78,8 @@ struct Report {
     redelivered: u32,
     /// How many requests of each operation there were in all.
     requests: BTreeMap<String, usize>,
-    /// Totals and counts that differ from a recount: found, and wanted.
-    wrong: Vec<(&'static str, (i64, i64), (i64, i64))>,
+    /// What differs from a recount: found, and wanted.
+    wrong: Vec<(&'static str, Sums, Sums)>,
 }
 
 impl Report {
