@@ -1,5 +1,6 @@
 //! The handler against a DynamoDB in another process, beside a bare loop.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
 use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Clock, SystemClock};
 use murmur_testkit::Dynamo;
 use serde::Serialize;
@@ -19,7 +21,7 @@ use serde::Serialize;
 use super::Effort;
 use super::bare::{self, Script};
 use super::machine::{self, Stopwatch};
-use super::pipeline::{self, Means, Mode, Tables};
+use super::pipeline::{self, Means, Mode, Order, Tables};
 use super::workload::{Keys, Workload};
 
 /// Batch sizes, and how many events are sent in each.
@@ -31,8 +33,9 @@ const ROUNDS: usize = 3;
 /// Events before the measurement, so that the server has compiled what it does.
 const WARM_UP: usize = 20_000;
 
-/// What the memory is looked at over: batches of 100.
+/// What the memory is looked at over: batches of 100, and events of each run's kind.
 const LONG_RUN: usize = 500;
+const PEAK_RUN: usize = 2_000;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
@@ -54,7 +57,7 @@ pub(super) struct Run {
     pub(super) requests_per_event: f64,
     /// Of the same events on the DynamoDB in this process.
     pub(super) write_units_per_event: f64,
-    /// The most memory of this process, events included.
+    /// The most memory of this process in a run that makes its events batch by batch.
     pub(super) peak_mb: Option<f64>,
 }
 
@@ -81,19 +84,41 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     let client = Client::from_conf(config.build());
     warm_up(&client, effort).await?;
 
-    let mut runs = Vec::new();
+    // First, since the allocator keeps what the other measurements need.
+    eprintln!("bench: server, memory");
+    let memory = memory(&client, effort).await?;
+    let mut kinds = Vec::new();
     for keys in Keys::ALL {
         for (batch, events) in BATCHES {
             for mode in Mode::ALL {
-                eprintln!("bench: server, {mode}, {keys}, batches of {batch}");
-                let events = effort.of(events).next_multiple_of(batch);
-                runs.push(run(&client, &requests, mode, keys, batch, events, effort).await?);
+                let kind = Kind { mode, keys, batch };
+                let peak = peak(&client, kind, effort).await?;
+                kinds.push((kind, effort.of(events).next_multiple_of(batch), peak));
             }
         }
     }
-    eprintln!("bench: server, memory");
-    let memory = memory(&client, effort).await?;
+    let mut runs = Vec::new();
+    for (kind, events, peak_mb) in kinds {
+        eprintln!("bench: server, {kind}");
+        let run = run(&client, &requests, kind, events, effort).await?;
+        runs.push(Run { peak_mb, ..run });
+    }
     Ok(Figures { runs, memory })
+}
+
+/// What is run.
+#[derive(Debug, Clone, Copy)]
+struct Kind {
+    mode: Mode,
+    keys: Keys,
+    batch: usize,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { mode, keys, batch } = self;
+        write!(f, "{mode}, {keys}, batches of {batch}")
+    }
 }
 
 async fn warm_up(client: &Client, effort: Effort) -> Result<()> {
@@ -101,13 +126,39 @@ async fn warm_up(client: &Client, effort: Effort) -> Result<()> {
     for mode in Mode::ALL {
         let tables = Tables::create(client).await?;
         let handler = pipeline::handler(mode, client, &tables, Means::default())?;
-        let mut workload = Workload::new(Keys::Uniform, 1);
-        for event in events(&mut workload, 100, effort.of(WARM_UP) / Mode::ALL.len()) {
-            pipeline::count(&handler, event).await?;
-        }
+        let events = effort.of(WARM_UP) / Mode::ALL.len();
+        one_by_one(&handler, Keys::Uniform, 100, events / 100).await?;
         tables.remove(client).await?;
     }
     Ok(())
+}
+
+/// Counts batches that are made only when it is their turn.
+async fn one_by_one(
+    handler: &Handler<Order>,
+    keys: Keys,
+    batch: usize,
+    batches: usize,
+) -> Result<()> {
+    let mut workload = Workload::new(keys, 1);
+    let clock = SystemClock::new();
+    for _ in 0..batches {
+        let now = clock.now();
+        pipeline::count(handler, workload.batch(batch, |_| now)).await?;
+    }
+    Ok(())
+}
+
+async fn peak(client: &Client, kind: Kind, effort: Effort) -> Result<Option<f64>> {
+    let Kind { mode, keys, batch } = kind;
+    let tables = Tables::create(client).await?;
+    let handler = pipeline::handler(mode, client, &tables, Means::default())?;
+    machine::forget_peak();
+    let batches = effort.of(PEAK_RUN).div_ceil(batch);
+    one_by_one(&handler, keys, batch, batches).await?;
+    let peak = machine::peak_mb();
+    tables.remove(client).await?;
+    Ok(peak)
 }
 
 fn events(workload: &mut Workload, batch: usize, count: usize) -> Vec<Event> {
@@ -119,25 +170,23 @@ fn events(workload: &mut Workload, batch: usize, count: usize) -> Vec<Event> {
 async fn run(
     client: &Client,
     requests: &Requests,
-    mode: Mode,
-    keys: Keys,
-    batch: usize,
+    kind: Kind,
     count: usize,
     effort: Effort,
 ) -> Result<Run> {
+    let Kind { mode, keys, batch } = kind;
     let mut workload = Workload::new(keys, 11);
     let events = events(&mut workload, batch, count);
     let script = Script::of(mode, &events).await?;
 
     let rounds = if effort.quick { 1 } else { ROUNDS };
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let (mut sent, mut peak) = (0, None);
+    let mut sent = 0;
     for _ in 0..rounds {
         let tables = Tables::create(client).await?;
         let handler = pipeline::handler(mode, client, &tables, Means::default())?;
         // Copies of their own, made before the clock starts.
         let given = events.clone();
-        machine::forget_peak();
         let before = requests.count();
         let watch = Stopwatch::start();
         for event in given {
@@ -145,7 +194,6 @@ async fn run(
         }
         ours.push(Speed::of(count, &watch));
         sent = requests.count() - before;
-        peak = machine::peak_mb();
         recount(client, &tables, workload.total).await?;
         tables.remove(client).await?;
 
@@ -168,7 +216,7 @@ async fn run(
         bare: Speed::median(&bare),
         requests_per_event: sent as f64 / count as f64,
         write_units_per_event: script.usage.write_units() / count as f64,
-        peak_mb: peak,
+        peak_mb: None,
     })
 }
 
