@@ -112,6 +112,9 @@ pub struct Scenario {
     pub retract: bool,
     /// The history.
     pub parts: Vec<Part>,
+    /// Whether its parts begin where one period ends and the next begins, as clocks that are off
+    /// see it.
+    pub at_borders: bool,
     /// Among how many shards the items are spread.
     pub shards: usize,
     /// Whether records tell when they were created.
@@ -182,6 +185,7 @@ impl Scenario {
             window,
             retract: aggregate.has_inverse() && rng.bool(),
             parts: parts(rng, late, least, lull),
+            at_borders: rng.f64() < 0.6,
             shards: rng.usize(1..=3),
             // Whether a window is over is judged by the record's own time, if it has one.
             dated: rng.f64() < 0.9 || window.is_some(),
@@ -232,12 +236,17 @@ fn parts(rng: &mut Rng, late: bool, least: usize, lull: bool) -> Vec<Part> {
         );
         let span = pick(
             rng,
-            &[(1, Duration::from_secs(1)), (1, MINUTE), (1, 10 * MINUTE)],
+            &[
+                (1, Duration::from_secs(1)),
+                (1, MINUTE),
+                (1, 10 * MINUTE),
+                (2, 90 * MINUTE),
+            ],
         );
         let outage = match rng.f64() {
             _ if late && n == 0 => {
                 let early = Duration::from_secs(rng.u64(1..=60));
-                RETENTION - span - early
+                RETENTION - early
             }
             chance if chance < 0.25 => within(rng, MINUTE, 22 * HOUR),
             _ => Duration::ZERO,
