@@ -135,10 +135,9 @@ impl Cloud {
     ///
     /// # Panics
     ///
-    /// If its rates are no shares.
+    /// If its rates are no shares, or it has a partition limit over a real server.
     pub fn set_weather(&self, weather: Weather) {
-        weather.check();
-        self.0.state().weather = weather;
+        self.0.set_weather(weather);
     }
 
     /// Changes the body of every request before it leaves its process, after the process's own
@@ -151,7 +150,7 @@ impl Cloud {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe.
+    /// Cancel safe in this process. Over a real server the request just being delivered may be lost.
     pub async fn flush(&self) {
         self.0.flush().await;
     }

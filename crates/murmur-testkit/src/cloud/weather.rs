@@ -21,7 +21,8 @@ pub struct Weather {
     pub fail_after: f64,
     /// Applied; the connection breaks before the answer.
     pub drop_after: f64,
-    /// Applied; nothing comes back until the client gives up.
+    /// Applied; nothing comes back until the client gives up, which without timeouts is after an
+    /// hour, when the connection breaks.
     pub hang_after: f64,
     /// Nothing comes back, and the request travels on for a time out of
     /// [`stall_for`](Self::stall_for); then it is applied, whatever happened meanwhile.
