@@ -352,12 +352,19 @@ async fn what_succeeded_can_come_again_as_long_as_the_stream_keeps_it() {
         again: 1.0,
         ..Trouble::default()
     };
-    let simulation = simulation(Mapping::default(), trouble);
-    let (delivery, events) = deliver(&simulation, vec![shard(30)], fine).await;
-    assert_eq!(delivery.met.again * 2, events.len() as u64);
-    assert_eq!(delivery.met.redelivered, 30);
-    let elapsed = simulation.time.elapsed();
-    assert!((STALL..=RETENTION).contains(&elapsed), "{elapsed:?}");
+    let mut longest = Duration::ZERO;
+    for seed in 0..20 {
+        let simulation = Simulation {
+            seed,
+            ..simulation(Mapping::default(), trouble)
+        };
+        let began = simulation.time.elapsed();
+        let (delivery, events) = deliver(&simulation, vec![shard(30)], fine).await;
+        assert_eq!(delivery.met.again * 2, events.len() as u64);
+        assert_eq!(delivery.met.redelivered, 30);
+        longest = longest.max(simulation.time.elapsed() - began);
+    }
+    assert!((STALL..=RETENTION).contains(&longest), "{longest:?}");
 }
 
 #[tokio::test(start_paused = true)]
