@@ -314,13 +314,8 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
             .config_override(table.write_once(&self.place, self.batch.deadline)?)
             .send()
             .await;
-        let answer = match written(&self.place, sent) {
-            Ok(Written::Done(UpdateItemOutput { attributes, .. })) => Ok(attributes),
-            Ok(Written::Refused(row)) => return self.judge_cold(known, chunk, &form, row).await,
-            Err(error) => Err(error),
-        };
-        match answer {
-            Ok(attributes) => {
+        match written(&self.place, sent) {
+            Ok(Written::Done(UpdateItemOutput { attributes, .. })) => {
                 match attributes {
                     Some(row) => known.see(&self.place, &row)?,
                     None => known.added(form.period(), chunk),
@@ -330,6 +325,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                 self.settle(chunk, &Outcome::Applied);
                 Ok(())
             }
+            Ok(Written::Refused(row)) => self.judge_cold(known, chunk, &form, row).await,
             Err(error) => self.judge_failure(known, now, chunk, error).await,
         }
     }
@@ -462,7 +458,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         let epoch = self.batch.token();
         let mut frozen = Put::builder()
             .table_name(&*self.batch.markers.table.name)
-            .item(PK, self.frozen_key(&epoch))
+            .item(PK, AttributeValue::S(self.frozen_name(&epoch)))
             .item(TTL, number(now.plus(rules.marker_life).as_secs()))
             .condition_expression("attribute_not_exists(pk)");
         let mut flagged = Change::default()
@@ -522,8 +518,8 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         }
     }
 
-    fn frozen_key(&self, epoch: &str) -> AttributeValue {
-        AttributeValue::S(self.batch.marker("frozen", self.key, epoch))
+    fn frozen_name(&self, epoch: &str) -> String {
+        self.batch.marker("frozen", self.key, epoch)
     }
 
     /// Looks up the ids that the row had taken before it turned hot. Where the item is gone its
@@ -532,7 +528,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         let Face::Hot { epoch, frozen, .. } = &mut known.face else {
             return Ok(());
         };
-        let name = self.batch.marker("frozen", self.key, epoch);
+        let name = self.frozen_name(epoch);
         let row = self.batch.markers.get(&name, self.batch.deadline).await?;
         *frozen = Some(Frozen::of(&row.unwrap_or_default()));
         Ok(())
