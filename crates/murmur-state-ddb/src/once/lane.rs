@@ -374,8 +374,8 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         }
     }
 
-    /// A write was refused and taught something: it is composed anew, a few times, with waits
-    /// from the second time on, or at once where others wrote the same value.
+    /// A write was refused and taught something: it is composed anew, a few times. The first time
+    /// at once, unless others swapped the value meanwhile: they may be about to do so again.
     async fn refused(&mut self, in_the_end: &StoreError) -> Step {
         let (patience, base, cap) = self.batch.cell.patience();
         if self.refusals >= patience {

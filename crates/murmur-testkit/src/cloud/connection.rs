@@ -20,8 +20,9 @@ use futures::FutureExt as _;
 use tokio::sync::{oneshot, watch};
 
 use super::count::Fault;
-use super::region::{Region, Sent};
-use super::server::Answer;
+use super::region::Region;
+use super::sent::Sent;
+use super::server::{Answer, Delivered};
 use super::weather::Weather;
 use crate::wire::Request;
 
@@ -247,8 +248,6 @@ struct Connector {
     /// To the real server, if there is one.
     inner: Option<SharedHttpConnector>,
 }
-
-type Delivered = Result<Answer, ConnectorError>;
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {

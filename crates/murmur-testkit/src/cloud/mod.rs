@@ -45,13 +45,18 @@
 //! transaction costs nor what a batch write does at a held item: it is booked in full, and the
 //! item is left unprocessed.
 
+mod books;
 mod connection;
 mod count;
 mod items;
+mod lanes;
 mod limits;
+mod real;
 mod refusal;
 mod region;
+mod sent;
 mod server;
+mod tokens;
 mod weather;
 
 use std::fmt;

@@ -4,24 +4,21 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_smithy_http_client::Builder;
-use aws_smithy_runtime_api::client::http::{
-    HttpClient as _, HttpConnector as _, HttpConnectorSettings, SharedHttpClient,
-    SharedHttpConnector,
-};
-use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
-use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::body::SdkBody;
-use aws_smithy_types::byte_stream::ByteStream;
 use dynoxide::Database;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::books::{Books, per};
 use super::connection::Fate;
 use super::count::{Fault, Met, Usage};
 use super::items::{self, Touch};
-use super::server::{self, Answer};
+use super::lanes::Lanes;
+use super::real::{Real, forward};
+use super::sent::{Sent, is_plain_write, is_transaction};
+use super::server::{self, Answer, Delivered, take};
+use super::tokens::{Seen, Tokens};
 use super::weather::Weather;
 use super::{START, limits, refusal};
 use crate::Dynamo;
@@ -29,91 +26,16 @@ use crate::time::Time;
 use crate::wire::Request;
 
 type Rewriter = dyn Fn(&mut Request) + Send + Sync;
-type Delivered = Result<Answer, ConnectorError>;
 
 /// How long a client without timeouts hears nothing before its connection breaks.
 const SILENCE: Duration = Duration::from_secs(3600);
 
-/// How long a client request token is remembered once its transaction is through.
-const TOKEN_LIFE: Duration = Duration::from_secs(600);
-
 /// Over a real server: the most requests that overtake a stalled one.
 const OVERTAKEN: f64 = 64.0;
-
-/// A request that left its process.
-#[derive(Debug)]
-pub(super) struct Sent {
-    pub(super) request: Request,
-    /// Whether it is in the books.
-    pub(super) counted: bool,
-    /// What goes to a real server, and the way there.
-    wire: Option<(HttpRequest, SharedHttpConnector)>,
-}
-
-impl Sent {
-    pub(super) fn read(
-        request: HttpRequest,
-        connector: Option<SharedHttpConnector>,
-        counted: bool,
-    ) -> Self {
-        let target = request.headers().get("x-amz-target").unwrap_or_default();
-        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
-        let body = request.body().bytes();
-        let body = body.and_then(|bytes| serde_json::from_slice(bytes).ok());
-        Self {
-            request: Request {
-                operation,
-                nth: 0,
-                body: body.unwrap_or_default(),
-            },
-            counted,
-            wire: connector.map(|connector| (request, connector)),
-        }
-    }
-
-    /// Whether it reads or writes items: these are what the weather strikes.
-    pub(super) fn is_about_items(&self) -> bool {
-        let operation = self.request.operation.as_str();
-        let reads = [
-            "BatchGetItem",
-            "GetItem",
-            "Query",
-            "Scan",
-            "TransactGetItems",
-        ];
-        reads.contains(&operation) || self.is_write()
-    }
-
-    pub(super) fn is_write(&self) -> bool {
-        is_plain_write(&self.request.operation) || self.request.operation == "TransactWriteItems"
-    }
-}
-
-fn is_plain_write(operation: &str) -> bool {
-    ["BatchWriteItem", "DeleteItem", "PutItem", "UpdateItem"].contains(&operation)
-}
-
-fn is_transaction(operation: &str) -> bool {
-    ["TransactGetItems", "TransactWriteItems"].contains(&operation)
-}
 
 enum Server {
     Here(Database),
     There(Box<Real>),
-}
-
-/// A real server.
-struct Real {
-    dynamo: Dynamo,
-    http: SharedHttpClient,
-    /// A request that came by, whose headers serve for questions of our own.
-    template: Mutex<Option<(HttpRequest, SharedHttpConnector)>>,
-}
-
-impl Real {
-    fn template(&self) -> MutexGuard<'_, Option<(HttpRequest, SharedHttpConnector)>> {
-        self.template.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 pub(super) struct Region {
@@ -130,37 +52,11 @@ pub(super) struct State {
     pub(super) met: Met,
     pub(super) usage: Usage,
     processes: u64,
-    lanes: HashMap<String, Lane>,
-    tokens: HashMap<String, Token>,
+    lanes: Lanes,
+    tokens: Tokens,
     key_names: HashMap<String, Vec<String>>,
     /// Over a real server: what still travels, and how many arrivals overtake it.
     stalled: Vec<(u64, Sent)>,
-}
-
-/// What goes on at one item.
-#[derive(Default)]
-struct Lane {
-    /// By a transaction.
-    held: bool,
-    /// By plain writes, up to this time since the start.
-    busy: Duration,
-    /// Write units it took beyond what flowed off since; as of this time.
-    taken: (f64, Duration),
-}
-
-impl Lane {
-    /// What it took lately, while `rate` units a second flow off.
-    fn taken(&self, now: Duration, rate: f64) -> f64 {
-        let passed = now.saturating_sub(self.taken.1).as_secs_f64();
-        (self.taken.0 - passed * rate).max(0.0)
-    }
-}
-
-/// A client request token that was seen.
-struct Token {
-    items: Value,
-    /// When its transaction was through; none while it is under way.
-    done: Option<Duration>,
 }
 
 /// Counts a request as under way while it lives.
@@ -179,12 +75,7 @@ impl Region {
     }
 
     pub(super) fn over(dynamo: Dynamo, seed: u64, weather: Weather) -> Self {
-        let real = Real {
-            dynamo,
-            http: Builder::new().build_http(),
-            template: Mutex::default(),
-        };
-        let server = Server::There(Box::new(real));
+        let server = Server::There(Box::new(Real::new(dynamo)));
         Self::new(Time::stepped(START), server, seed, weather)
     }
 
@@ -196,8 +87,8 @@ impl Region {
             met: Met::default(),
             usage: Usage::default(),
             processes: 0,
-            lanes: HashMap::new(),
-            tokens: HashMap::new(),
+            lanes: Lanes::default(),
+            tokens: Tokens::default(),
             key_names: HashMap::new(),
             stalled: Vec::new(),
         };
@@ -223,7 +114,7 @@ impl Region {
     pub(super) fn endpoint(&self) -> String {
         match &self.server {
             Server::Here(_) => "http://cloud.invalid".into(),
-            Server::There(real) => real.dynamo.endpoint().to_owned(),
+            Server::There(real) => real.endpoint().to_owned(),
         }
     }
 
@@ -235,7 +126,7 @@ impl Region {
     ) -> Option<SharedHttpConnector> {
         match &self.server {
             Server::Here(_) => None,
-            Server::There(real) => Some(real.http.http_connector(settings, components)),
+            Server::There(real) => Some(real.connector(settings, components)),
         }
     }
 
@@ -400,11 +291,8 @@ impl Region {
     }
 
     async fn serve(&self, sent: Sent) -> Delivered {
-        if let (Server::There(real), Some((http, connector))) = (&self.server, &sent.wire) {
-            let mut template = real.template();
-            if template.is_none() {
-                *template = http.try_clone().map(|http| (http, connector.clone()));
-            }
+        if let (Server::There(real), Some(wire)) = (&self.server, &sent.wire) {
+            real.learn(wire);
         }
         let operation = sent.request.operation.as_str();
         if let Some(refusal) = limits::check(operation, &sent.request.body) {
@@ -440,10 +328,7 @@ impl Region {
                 lanes,
                 ..
             } = &mut *state;
-            let held: Vec<bool> = ids
-                .iter()
-                .map(|id| lanes.get(id).is_some_and(|lane| lane.held))
-                .collect();
+            let held = lanes.held(&ids);
             if held.contains(&true) {
                 met.note(Fault::HeldConflict);
                 if sent.request.operation != "BatchWriteItem" {
@@ -464,22 +349,14 @@ impl Region {
                     .map(|nth| touched[nth].clone())
                     .collect();
             }
-            if let Some(limit) = weather.partition_limit {
-                let full = |id: &String| {
-                    let lane = lanes.get(id);
-                    lane.is_some_and(|lane| lane.taken(now, limit) >= limit)
-                };
-                if ids.iter().any(full) {
-                    met.note(Fault::PartitionLimit);
-                    return Ok(refusal::exceeded());
-                }
+            if let Some(limit) = weather.partition_limit
+                && lanes.full(&ids, now, limit).contains(&true)
+            {
+                met.note(Fault::PartitionLimit);
+                return Ok(refusal::exceeded());
             }
             if !weather.service.is_zero() && !self.is_real() {
-                for id in &ids {
-                    let lane = lanes.entry(id.clone()).or_default();
-                    lane.busy = lane.busy.max(now) + weather.service;
-                    free = free.max(lane.busy);
-                }
+                free = lanes.queue(&ids, now, weather.service);
             }
         }
         if free > now {
@@ -499,13 +376,9 @@ impl Region {
     async fn read_together(&self, sent: Sent) -> Delivered {
         if self.watches_items() {
             let touched = self.touched(&sent.request).await;
-            let now = self.time.elapsed();
-            let state = &mut *self.state();
-            let met_a_write = |touch: &Touch| {
-                let lane = state.lanes.get(&touch.id());
-                lane.is_some_and(|lane| lane.held || lane.busy > now)
-            };
-            let struck: Vec<bool> = touched.iter().map(met_a_write).collect();
+            let ids: Vec<String> = touched.iter().map(Touch::id).collect();
+            let mut state = self.state();
+            let struck = state.lanes.busy(&ids, self.time.elapsed());
             if struck.contains(&true) {
                 state.met.note(Fault::HeldConflict);
                 return Ok(refusal::cancelled_by_conflict(&struck));
@@ -531,15 +404,8 @@ impl Region {
         let answer = self.transact_now(sent, &touched).await;
         if let Some(token) = token {
             let done = self.time.elapsed();
-            let mut state = self.state();
-            match &answer {
-                Ok(answer) if answer.is_ok() => {
-                    if let Some(token) = state.tokens.get_mut(&token) {
-                        token.done = Some(done);
-                    }
-                }
-                _ => drop(state.tokens.remove(&token)),
-            }
+            let applied = answer.as_ref().is_ok_and(Answer::is_ok);
+            self.state().tokens.end(&token, applied, done);
         }
         answer
     }
@@ -556,28 +422,17 @@ impl Region {
                 ),
             ));
         }
-        let now = self.time.elapsed();
-        let items = &body["TransactItems"];
         {
-            let mut state = self.state();
-            state
-                .tokens
-                .retain(|_, token| token.done.is_none_or(|done| now < done + TOKEN_LIFE));
-            match state.tokens.get(token) {
-                Some(seen) if seen.items != *items => return Some(refusal::mismatch()),
-                Some(seen) if seen.done.is_none() => {
-                    state.met.note(Fault::InProgress);
+            let now = self.time.elapsed();
+            let State { tokens, met, .. } = &mut *self.state();
+            match tokens.begin(token, &body["TransactItems"], now) {
+                Seen::New => return None,
+                Seen::OfOtherItems => return Some(refusal::mismatch()),
+                Seen::UnderWay => {
+                    met.note(Fault::InProgress);
                     return Some(refusal::in_progress());
                 }
-                Some(_) => state.met.note(Fault::TokenReplay),
-                None => {
-                    let seen = Token {
-                        items: items.clone(),
-                        done: None,
-                    };
-                    state.tokens.insert(token.to_owned(), seen);
-                    return None;
-                }
+                Seen::Done => met.note(Fault::TokenReplay),
             }
         }
         // A replay costs reading what was written.
@@ -604,30 +459,20 @@ impl Region {
                 lanes,
                 ..
             } = &mut *state;
-            let strike = |struck: &dyn Fn(&Lane) -> bool| -> Vec<bool> {
-                ids.iter()
-                    .map(|id| lanes.get(id).is_some_and(struck))
-                    .collect()
-            };
-            let held = strike(&|lane| lane.held);
+            let held = lanes.held(&ids);
             if held.contains(&true) {
                 met.note(Fault::HeldConflict);
                 break 'refused Some(refusal::cancelled_by_conflict(&held));
             }
             if let Some(limit) = weather.partition_limit {
-                let full = strike(&|lane| lane.taken(now, limit) >= limit);
+                let full = lanes.full(&ids, now, limit);
                 if full.contains(&true) {
                     met.note(Fault::PartitionLimit);
                     return Ok(refusal::cancelled_by_throttling(&full));
                 }
             }
             if !weather.hold.is_zero() {
-                free += weather.hold;
-                for id in &ids {
-                    let lane = lanes.entry(id.clone()).or_default();
-                    lane.held = true;
-                    free = free.max(lane.busy);
-                }
+                free = lanes.hold(&ids, now).max(now + weather.hold);
             }
             None
         };
@@ -642,13 +487,9 @@ impl Region {
         }
         let answer = self.execute_together(sent, touched).await;
         {
-            let mut state = self.state();
-            for id in &ids {
-                if let Some(lane) = state.lanes.get_mut(id) {
-                    lane.held = false;
-                }
-            }
-            self.forget_quiet_lanes(&mut state);
+            let State { weather, lanes, .. } = &mut *self.state();
+            lanes.release(&ids);
+            lanes.forget_quiet(self.time.elapsed(), weather.partition_limit);
         }
         let paid =
             |answer: &Answer| answer.is_ok() || answer.code() == "TransactionCanceledException";
@@ -695,9 +536,7 @@ impl Region {
         let books = books.then(|| Books::open(&request.operation, &mut request.body));
         let mut answer = match (&self.server, wire) {
             (Server::Here(database), _) => server::run(database, &request.operation, request.body),
-            (Server::There(_), Some((http, connector))) => {
-                forward(http, &connector, &request.body).await?
-            }
+            (Server::There(_), Some(wire)) => forward(wire, &request.body).await?,
             (Server::There(_), None) => panic!("a request to a real server has no way there"),
         };
         if let Some(books) = books {
@@ -718,17 +557,6 @@ impl Region {
             || !state.lanes.is_empty()
     }
 
-    /// Lanes are kept only as long as they say something.
-    fn forget_quiet_lanes(&self, state: &mut State) {
-        if state.lanes.len() > 10_000 || state.weather.partition_limit.is_none() {
-            let now = self.time.elapsed();
-            let rate = state.weather.partition_limit.unwrap_or(f64::INFINITY);
-            state
-                .lanes
-                .retain(|_, lane| lane.held || lane.busy > now || lane.taken(now, rate) > 0.0);
-        }
-    }
-
     /// Where items are limited: books what they took.
     async fn charge_items(&self, touched: &[Touch], each: f64) {
         let Some(limit) = self.state().weather.partition_limit else {
@@ -738,8 +566,7 @@ impl Region {
         let now = self.time.elapsed();
         let lanes = &mut self.state().lanes;
         for (touch, size) in touched.iter().zip(sizes) {
-            let lane = lanes.entry(touch.id()).or_default();
-            lane.taken = (lane.taken(now, limit) + each * per(size, 1024), now);
+            lanes.charge(touch.id(), each * per(size, 1024), now, limit);
         }
     }
 
@@ -802,19 +629,7 @@ impl Region {
     async fn aside(&self, operation: &str, body: &Value) -> Value {
         match &self.server {
             Server::Here(database) => server::run(database, operation, body.clone()).body,
-            Server::There(real) => {
-                let wire = real
-                    .template()
-                    .as_ref()
-                    .and_then(|(http, connector)| Some((http.try_clone()?, connector.clone())));
-                let Some((mut http, connector)) = wire else {
-                    return Value::Null;
-                };
-                let target = format!("DynamoDB_20120810.{operation}");
-                http.headers_mut().insert("x-amz-target", target);
-                let answer = forward(http, &connector, body).await;
-                answer.map_or(Value::Null, |answer| answer.body)
-            }
+            Server::There(real) => real.ask(operation, body).await,
         }
     }
 
@@ -853,81 +668,6 @@ fn check(weather: &Weather, server: &Server) {
     );
 }
 
-/// What is asked of the server beyond what its client asked, to know what a request costs.
-struct Books {
-    operation: String,
-    /// Not asked for by the client, so it is not to see it.
-    hide_capacity: bool,
-    hide_item: bool,
-}
-
-impl Books {
-    fn keeps(operation: &str) -> bool {
-        is_plain_write(operation)
-            || is_transaction(operation)
-            || ["BatchGetItem", "GetItem", "Query", "Scan"].contains(&operation)
-    }
-
-    fn open(operation: &str, body: &mut Value) -> Self {
-        let mut ask = |field: &str, wanted: &str| {
-            let hide = !body[field].is_string() || body[field] == "NONE";
-            if hide && let Some(body) = body.as_object_mut() {
-                body.insert(field.into(), wanted.into());
-            }
-            hide
-        };
-        let hide_capacity = ask("ReturnConsumedCapacity", "TOTAL");
-        let conditional = ["DeleteItem", "PutItem", "UpdateItem"].contains(&operation);
-        let hide_item = conditional && ask("ReturnValuesOnConditionCheckFailure", "ALL_OLD");
-        Self {
-            operation: operation.to_owned(),
-            hide_capacity,
-            hide_item,
-        }
-    }
-
-    fn close(self, answer: &mut Answer, usage: &mut Usage, real: bool) {
-        if answer.code() == "ConditionalCheckFailedException" {
-            usage.refused += per(items::size(&answer.body["Item"]), 1024);
-            if self.hide_item {
-                take(&mut answer.body, "Item");
-            }
-            return;
-        }
-        if !answer.is_ok() {
-            return;
-        }
-        let units = capacity(&answer.body["ConsumedCapacity"]);
-        if is_plain_write(&self.operation) {
-            usage.plain += units;
-        } else if self.operation != "TransactWriteItems" {
-            usage.read += units;
-        } else if !real {
-            usage.transactional += units;
-        }
-        if self.hide_capacity {
-            take(&mut answer.body, "ConsumedCapacity");
-        }
-    }
-}
-
-/// The units in a `ConsumedCapacity`, of one table or several.
-fn capacity(consumed: &Value) -> f64 {
-    match consumed {
-        Value::Array(tables) => tables.iter().map(capacity).sum(),
-        table => table["CapacityUnits"].as_f64().unwrap_or(0.0),
-    }
-}
-
-/// Units for `size` bytes at `step` bytes each, at least 1.
-fn per(size: usize, step: usize) -> f64 {
-    size.div_ceil(step).max(1) as f64
-}
-
-fn take(body: &mut Value, field: &str) -> Option<Value> {
-    body.as_object_mut()?.remove(field)
-}
-
 /// How many actions a transaction has.
 fn actions(body: &Value) -> usize {
     body["TransactItems"].as_array().map_or(0, Vec::len)
@@ -937,23 +677,4 @@ fn actions(body: &Value) -> usize {
 fn one_of(count: usize, detail: f64) -> Vec<bool> {
     let chosen = (detail * count as f64) as usize;
     (0..count).map(|nth| nth == chosen).collect()
-}
-
-/// Sends a request to a real server, with this body instead of its own.
-async fn forward(
-    mut http: HttpRequest,
-    connector: &SharedHttpConnector,
-    body: &Value,
-) -> Delivered {
-    let text = body.to_string();
-    http.headers_mut()
-        .insert("content-length", text.len().to_string());
-    *http.body_mut() = SdkBody::from(text);
-    let response = connector.call(http).await?;
-    let status = response.status().as_u16();
-    let body = ByteStream::new(response.into_body()).collect().await;
-    let body = body.map_err(|error| ConnectorError::io(Box::new(error)))?;
-    let body = serde_json::from_slice(&body.into_bytes());
-    let body = body.map_err(|error| ConnectorError::io(Box::new(error)))?;
-    Ok(Answer { status, body })
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_smithy_runtime_api::client::result::ConnectorError;
 use dynoxide::storage_backend::Clock;
 use dynoxide::{Database, DynoxideError};
 use serde::Serialize;
@@ -41,6 +42,13 @@ impl Answer {
         let kind = self.body["__type"].as_str().unwrap_or_default();
         kind.rsplit('#').next().unwrap_or_default()
     }
+}
+
+/// What comes back from a server, or why nothing does.
+pub(super) type Delivered = Result<Answer, ConnectorError>;
+
+pub(super) fn take(body: &mut Value, field: &str) -> Option<Value> {
+    body.as_object_mut()?.remove(field)
 }
 
 /// The simulation's time as the database's clock.

@@ -1,0 +1,95 @@
+//! What goes on at single items: transactions hold them, plain writes queue, partitions are full.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// The items at which something goes on, by [`Touch::id`](super::items::Touch::id). All times are
+/// since the start.
+#[derive(Default)]
+pub(super) struct Lanes(HashMap<String, Lane>);
+
+#[derive(Default)]
+struct Lane {
+    /// By a transaction.
+    held: bool,
+    /// By plain writes, up to this time.
+    busy: Duration,
+    /// Write units it took beyond what flowed off since; as of this time.
+    taken: (f64, Duration),
+}
+
+impl Lane {
+    /// What it took lately, while `rate` units a second flow off.
+    fn taken(&self, now: Duration, rate: f64) -> f64 {
+        let passed = now.saturating_sub(self.taken.1).as_secs_f64();
+        (self.taken.0 - passed * rate).max(0.0)
+    }
+}
+
+impl Lanes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Which of the items a transaction holds.
+    pub(super) fn held(&self, ids: &[String]) -> Vec<bool> {
+        self.which(ids, |lane| lane.held)
+    }
+
+    /// Which of the items are being written, by whatever.
+    pub(super) fn busy(&self, ids: &[String], now: Duration) -> Vec<bool> {
+        self.which(ids, |lane| lane.held || lane.busy > now)
+    }
+
+    /// Which of the items took all that `limit` units a second allow.
+    pub(super) fn full(&self, ids: &[String], now: Duration, limit: f64) -> Vec<bool> {
+        self.which(ids, |lane| lane.taken(now, limit) >= limit)
+    }
+
+    fn which(&self, ids: &[String], is: impl Fn(&Lane) -> bool) -> Vec<bool> {
+        ids.iter()
+            .map(|id| self.0.get(id).is_some_and(&is))
+            .collect()
+    }
+
+    /// Queues a plain write that takes `service` at each of the items. When it is through.
+    pub(super) fn queue(&mut self, ids: &[String], now: Duration, service: Duration) -> Duration {
+        ids.iter().fold(now, |free, id| {
+            let lane = self.0.entry(id.clone()).or_default();
+            lane.busy = lane.busy.max(now) + service;
+            free.max(lane.busy)
+        })
+    }
+
+    /// Holds the items until they are released. When the writes that came before are through.
+    pub(super) fn hold(&mut self, ids: &[String], now: Duration) -> Duration {
+        ids.iter().fold(now, |free, id| {
+            let lane = self.0.entry(id.clone()).or_default();
+            lane.held = true;
+            free.max(lane.busy)
+        })
+    }
+
+    pub(super) fn release(&mut self, ids: &[String]) {
+        for id in ids {
+            if let Some(lane) = self.0.get_mut(id) {
+                lane.held = false;
+            }
+        }
+    }
+
+    /// The item took `units`, of which `limit` a second flow off.
+    pub(super) fn charge(&mut self, id: String, units: f64, now: Duration, limit: f64) {
+        let lane = self.0.entry(id).or_default();
+        lane.taken = (lane.taken(now, limit) + units, now);
+    }
+
+    /// Forgets items of which there is nothing to say, now and then.
+    pub(super) fn forget_quiet(&mut self, now: Duration, limit: Option<f64>) {
+        if self.0.len() > 10_000 || limit.is_none() {
+            let rate = limit.unwrap_or(f64::INFINITY);
+            self.0
+                .retain(|_, lane| lane.held || lane.busy > now || lane.taken(now, rate) > 0.0);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! A request under way, and what kind of request it is.
+
+use aws_smithy_runtime_api::client::http::SharedHttpConnector;
+use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+
+use super::real::Wire;
+use crate::wire::Request;
+
+/// A request that left its process.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) request: Request,
+    /// Whether it is in the books.
+    pub(super) counted: bool,
+    /// What goes to a real server, and the way there.
+    pub(super) wire: Option<Wire>,
+}
+
+impl Sent {
+    pub(super) fn read(
+        request: HttpRequest,
+        connector: Option<SharedHttpConnector>,
+        counted: bool,
+    ) -> Self {
+        let target = request.headers().get("x-amz-target").unwrap_or_default();
+        let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
+        let body = request.body().bytes();
+        let body = body.and_then(|bytes| serde_json::from_slice(bytes).ok());
+        Self {
+            request: Request {
+                operation,
+                nth: 0,
+                body: body.unwrap_or_default(),
+            },
+            counted,
+            wire: connector.map(|connector| (request, connector)),
+        }
+    }
+
+    /// Whether it reads or writes items: these are what the weather strikes.
+    pub(super) fn is_about_items(&self) -> bool {
+        let operation = self.request.operation.as_str();
+        let reads = [
+            "BatchGetItem",
+            "GetItem",
+            "Query",
+            "Scan",
+            "TransactGetItems",
+        ];
+        reads.contains(&operation) || self.is_write()
+    }
+
+    pub(super) fn is_write(&self) -> bool {
+        is_plain_write(&self.request.operation) || self.request.operation == "TransactWriteItems"
+    }
+}
+
+pub(super) fn is_plain_write(operation: &str) -> bool {
+    ["BatchWriteItem", "DeleteItem", "PutItem", "UpdateItem"].contains(&operation)
+}
+
+pub(super) fn is_transaction(operation: &str) -> bool {
+    ["TransactGetItems", "TransactWriteItems"].contains(&operation)
+}
