@@ -1,8 +1,9 @@
 //! What the records of a batch add, with each key looked up and kept once.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
 use murmur_state::{Add, IdError, Key};
 use smallvec::SmallVec;
 
@@ -38,9 +39,7 @@ pub(crate) struct Addition<V> {
 /// The rows a batch adds to: each once, however many records name it.
 pub(crate) struct Rows {
     rows: Vec<Row>,
-    places: HashTable<usize>,
-    /// Seeded at random, since keys are made of what a table's writers please.
-    hasher: DefaultHashBuilder,
+    places: Index,
 }
 
 struct Row {
@@ -53,8 +52,7 @@ impl Rows {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             rows: Vec::with_capacity(capacity),
-            places: HashTable::with_capacity(capacity),
-            hasher: DefaultHashBuilder::default(),
+            places: Index::with_capacity(capacity),
         }
     }
 
@@ -69,26 +67,20 @@ impl Rows {
         bucket: i64,
         ttl: Option<i64>,
     ) -> Result<usize, IdError> {
-        let Self {
-            rows,
-            places,
-            hasher,
-        } = self;
-        let hash = hasher.hash_one((entity, bucket));
-        let same = |&place: &usize| {
-            let key = &rows[place].key;
-            key.bucket() == bucket && key.entity() == entity
+        let Self { rows, places } = self;
+        let key_of = |place: usize| {
+            let key: &Key = &rows[place].key;
+            (key.entity(), key.bucket())
         };
-        if let Some(&place) = places.find(hash, same) {
-            return Ok(place);
+        match places.entry((entity, bucket), key_of) {
+            Entry::Occupied(place) => Ok(*place.get()),
+            Entry::Vacant(place) => {
+                let key = Key::new(entity, bucket)?;
+                place.insert(rows.len());
+                rows.push(Row { key, ttl });
+                Ok(rows.len() - 1)
+            }
         }
-        let (place, key) = (rows.len(), Key::new(entity, bucket)?);
-        rows.push(Row { key, ttl });
-        places.insert_unique(hash, place, |&place| {
-            let key = &rows[place].key;
-            hasher.hash_one((key.entity(), key.bucket()))
-        });
-        Ok(place)
     }
 
     pub(crate) fn key(&self, place: usize) -> &Key {
@@ -103,5 +95,35 @@ impl Rows {
             value: value.clone(),
             ttl: *ttl,
         }
+    }
+}
+
+/// The places of things in a list, found by what names them; the names stay in the list.
+pub(crate) struct Index {
+    places: HashTable<usize>,
+    /// Seeded at random, since names are made of what a table's writers please.
+    hasher: DefaultHashBuilder,
+}
+
+impl Index {
+    pub(crate) fn with_capacity(capacity: usize) -> Self {
+        Self {
+            places: HashTable::with_capacity(capacity),
+            hasher: DefaultHashBuilder::default(),
+        }
+    }
+
+    /// The place of what is called `name`, or where to note it. `name_of` names what is at a
+    /// place.
+    pub(crate) fn entry<N: Hash + Eq>(
+        &mut self,
+        name: N,
+        name_of: impl Fn(usize) -> N,
+    ) -> Entry<'_, usize> {
+        self.places.entry(
+            self.hasher.hash_one(&name),
+            |&place| name_of(place) == name,
+            |&place| self.hasher.hash_one(name_of(place)),
+        )
     }
 }

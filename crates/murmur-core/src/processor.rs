@@ -3,13 +3,13 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
-use hashbrown::HashMap;
 use murmur_state::{
     Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
     Recorder, Retry, RetryPolicy, SystemClock,
 };
 use serde::de::DeserializeOwned;
 
+use crate::batch::Index;
 use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder, Side};
 use crate::delivery::Context;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
@@ -281,12 +281,13 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ) -> (Vec<Entry<'a, T>>, Vec<(usize, usize)>) {
         let mut entries = Vec::with_capacity(records.len());
         let mut repeated = Vec::new();
-        let mut first: HashMap<&str, usize> = HashMap::with_capacity(records.len());
+        let mut first = Index::with_capacity(records.len());
         'records: for (place, record) in records.iter().enumerate() {
             // A record without an id is nobody's repetition.
             let id = record.event_id();
             if !id.is_empty() {
-                let original = *first.entry(id).or_insert(place);
+                let original = first.entry(id, |place| records[place].event_id());
+                let original = *original.or_insert(place).get();
                 if original != place {
                     repeated.push((place, original));
                     continue;

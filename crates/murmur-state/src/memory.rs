@@ -1,9 +1,9 @@
-use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use hashbrown::{HashMap, HashSet};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, Saved};
 use crate::dedup::{Claim, Deduper, Owner};
