@@ -78,7 +78,7 @@ async fn fetch() -> Result<()> {
     if jars.is_dir() {
         return Ok(());
     }
-    println!("itest: fetching DynamoDB Local {VERSION} through Maven, once (about 50 MB)");
+    eprintln!("DynamoDB Local {VERSION} is fetched through Maven, once (about 50 MB)");
     // Renamed at the end, so that a fetch that was cut short is not taken for a whole one.
     let partial = workspace::target("dynamodb-local/partial");
     if partial.exists() {
