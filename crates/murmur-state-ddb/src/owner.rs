@@ -13,7 +13,7 @@ use murmur_state::{Binding, Deadline, Key, PipelineName, Place, StoreError};
 use crate::attribute::{Item, PK, SK, STREAM, integer, number, wrong_shape};
 use crate::change::Change;
 use crate::deduper::Deduper;
-use crate::error::{Written, written};
+use crate::error::written;
 use crate::table::Table;
 
 /// The entity of the state table's control row. Its bucket is one that no window gives.
@@ -213,17 +213,9 @@ impl Pair<'_> {
                 .value(":stream", stream);
         }
         let key = HashMap::from([(PK.to_owned(), AttributeValue::S(name))]);
-        let sent = change
-            .request(table.client.update_item(), &table.name, key)
-            .customize()
-            .config_override(table.write_once(&place, self.deadline)?)
-            .send()
-            .await;
-        match written(&place, sent)? {
-            Written::Done(_) => Ok(()),
-            // Another stream came first, or another life: the next step says which.
-            Written::Refused(_) => Ok(()),
-        }
+        let written = table.write(&place, key, change, None, self.deadline);
+        // Refused, another stream came first, or another life: the next step says which.
+        written.await.map(|_| ())
     }
 
     fn place(&self) -> Place {

@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
 use futures::{StreamExt, TryStreamExt, stream};
-use murmur_state::{Add, Deadline, Key, RetryPolicy, StoreError};
+use murmur_state::{Add, Deadline, Key, Place, RetryPolicy, StoreError};
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, no_traces, row_key, wrong_shape};
 use crate::change::Change;
@@ -145,18 +145,32 @@ impl Table {
         deadline: Deadline,
     ) -> Result<Written<UpdateItemOutput>, StoreError> {
         let place = self.place().at(&add.key);
-        let sent = change
-            .only_if(NO_TRACES)
-            .ttl(add.ttl)
-            .request(self.client.update_item(), &self.name, row_key(&add.key))
-            .customize()
-            .config_override(self.write_once(&place, deadline)?)
-            .send()
-            .await;
-        let written = written(&place, sent)?;
+        let change = change.only_if(NO_TRACES).ttl(add.ttl);
+        let key = row_key(&add.key);
+        let written = self.write(&place, key, change, None, deadline).await?;
         if let Written::Refused(row) = &written {
             no_traces(&place, row)?;
         }
         Ok(written)
+    }
+
+    /// One conditional update of the item at `key`, sent once; `back` says what it brings back
+    /// where it is applied. Errors name `place`.
+    pub(crate) async fn write(
+        &self,
+        place: &Place,
+        key: Item,
+        change: Change,
+        back: Option<ReturnValue>,
+        deadline: Deadline,
+    ) -> Result<Written<UpdateItemOutput>, StoreError> {
+        let sent = change
+            .request(self.client.update_item(), &self.name, key)
+            .set_return_values(back)
+            .customize()
+            .config_override(self.write_once(place, deadline)?)
+            .send()
+            .await;
+        written(place, sent)
     }
 }

@@ -100,8 +100,7 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     let mut runs = Vec::new();
     for (kind, events, peak_mb) in kinds {
         eprintln!("bench: server, {kind}");
-        let run = run(&client, &requests, kind, events, effort).await?;
-        runs.push(Run { peak_mb, ..run });
+        runs.push(run(&client, &requests, kind, events, peak_mb, effort).await?);
     }
     Ok(Figures { runs, memory })
 }
@@ -172,6 +171,7 @@ async fn run(
     requests: &Requests,
     kind: Kind,
     count: usize,
+    peak_mb: Option<f64>,
     effort: Effort,
 ) -> Result<Run> {
     let Kind { mode, keys, batch } = kind;
@@ -216,7 +216,7 @@ async fn run(
         bare: Speed::median(&bare),
         requests_per_event: sent as f64 / count as f64,
         write_units_per_event: script.usage.write_units() / count as f64,
-        peak_mb: None,
+        peak_mb,
     })
 }
 

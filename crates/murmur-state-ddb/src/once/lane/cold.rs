@@ -7,7 +7,7 @@ use murmur_state::{Outcome, Timestamp};
 use super::{Lane, Step, taken_by};
 use crate::attribute::{CUR, Item, PREV, number, row_key};
 use crate::change::Change;
-use crate::error::{Written, written};
+use crate::error::Written;
 use crate::once::cell::Cell;
 use crate::once::ids::{Id, set, unless_taken};
 use crate::once::row::{Face, Known};
@@ -31,14 +31,10 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
 
         let table = self.batch.table;
         let look = known.wants_a_look() || form != Cold::Same(form.period());
-        let sent = change
-            .request(table.client.update_item(), &table.name, row_key(self.key))
-            .set_return_values(look.then_some(ReturnValue::AllNew))
-            .customize()
-            .config_override(table.write_once(&self.place, self.batch.deadline)?)
-            .send()
-            .await;
-        match written(&self.place, sent) {
+        let back = look.then_some(ReturnValue::AllNew);
+        let key = row_key(self.key);
+        let written = table.write(&self.place, key, change, back, self.batch.deadline);
+        match written.await {
             Ok(Written::Done(UpdateItemOutput { attributes, .. })) => {
                 match attributes {
                     Some(row) => known.see(&self.place, &row)?,

@@ -11,13 +11,10 @@ use murmur_state::{Outcome, StoreError, Timestamp};
 use super::{Lane, Step};
 use crate::attribute::{CUR, HOT, HOT_AT, IDS, PK, PREV, TTL, number, row_key};
 use crate::change::Change;
-use crate::error::{Reason, Transacted, Written, transacted, written};
+use crate::error::{Reason, Transacted, Written, transacted};
 use crate::once::cell::Cell;
 use crate::once::ids::{Id, ids_in, set, unless_taken};
 use crate::once::row::{Face, Frozen, Known};
-
-/// Bytes of an id.
-const ID_BYTES: usize = size_of::<Id>();
 
 impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// The marker rows that the waiting events would take, with the bytes of their ids.
@@ -25,7 +22,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         let mut markers = BTreeMap::new();
         for (n, event) in (1..).zip(&self.todo) {
             // Without a creation time each event has a row of its own.
-            *markers.entry(event.second().unwrap_or(-n)).or_default() += ID_BYTES;
+            *markers.entry(event.second().unwrap_or(-n)).or_default() += size_of::<Id>();
         }
         markers
     }
@@ -268,14 +265,10 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             .only_if("hot_at = :stamp")
             .value(":stamp", number(stamp.as_millis()));
         let table = self.batch.table;
-        let sent = change
-            .request(table.client.update_item(), &table.name, row_key(self.key))
-            .return_values(ReturnValue::AllNew)
-            .customize()
-            .config_override(table.write_once(&self.place, self.batch.deadline)?)
-            .send()
-            .await;
-        match written(&self.place, sent)? {
+        let back = Some(ReturnValue::AllNew);
+        let key = row_key(self.key);
+        let written = table.write(&self.place, key, change, back, self.batch.deadline);
+        match written.await? {
             Written::Done(UpdateItemOutput { attributes, .. }) => {
                 tracing::debug!(key = %self.key, table = %table.name, "cold again");
                 let row = attributes.unwrap_or_default();
