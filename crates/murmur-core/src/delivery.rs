@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Ledger, Monoid,
-    Once, Outcome, Owner, PipelineName, Random, Recorder, Replace, Retry, Store, StoreError,
+    Once, Outcome, Owner, PipelineName, Random, Recorder, Repeats, Replace, Retry, Store,
+    StoreError,
 };
 
 use crate::batch::{Batch, Share};
-use crate::pipeline::Repeats;
 use crate::plan::{Verdict, the_record};
 use crate::record::Record;
 

@@ -16,9 +16,7 @@ mod window;
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
 pub use outcome::{RecordError, RecordOutcome, Rejected};
-pub use pipeline::{
-    BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Repeats, Stored, Valued,
-};
+pub use pipeline::{BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Stored, Valued};
 pub use processor::{Processor, ProcessorBuilder};
 pub use record::{Change, EventName, Record, Row, item_id};
 /// The attribute types that records, decoders and sources speak of.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use murmur_state::{
     Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError, PipelineName,
-    Store, Timestamp,
+    Repeats, Store, Timestamp,
 };
 
 use crate::delivery::{
@@ -80,19 +80,6 @@ use crate::window::Window;
 pub struct Pipeline<T> {
     pub(crate) run: Arc<dyn Run<T>>,
     markers: Option<Arc<dyn Checkpoints>>,
-}
-
-/// What a delivery mode makes of a record that comes again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Repeats {
-    /// It is counted again.
-    Counted,
-    /// It is recognised by its event id and counted once. The same item, once scanned and once
-    /// streamed, has two event ids and is counted twice.
-    EventOnce,
-    /// The same item counts once, however often it is scanned or streamed.
-    ItemOnce,
 }
 
 impl<T: Send + Sync + 'static> Pipeline<T> {

@@ -3,14 +3,13 @@
 use futures::future::BoxFuture;
 use murmur_state::{
     HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place, Recorder,
-    StoreError, Timestamp,
+    Repeats, StoreError, Timestamp,
 };
 use smallvec::SmallVec;
 
 use crate::batch::{Addition, Additions, Batch, Rows, Share};
 use crate::decode::Side;
 use crate::delivery::{Context, Delivery};
-use crate::pipeline::Repeats;
 use crate::record::{EventName, Record};
 use crate::window::Window;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
     Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
-    Recorder, Retry, RetryPolicy, SystemClock,
+    Recorder, Repeats, Retry, RetryPolicy, SystemClock,
 };
 use serde::de::DeserializeOwned;
 
@@ -13,7 +13,7 @@ use crate::batch::Index;
 use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder, Side};
 use crate::delivery::Context;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
-use crate::pipeline::{Pipeline, Repeats};
+use crate::pipeline::Pipeline;
 use crate::plan::{Entry, Tally, Verdict};
 use crate::record::{Change, EventName, Record};
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use murmur_core::{Decoder, Pipeline, Processor, Record, RecordError, RecordOutcome};
-use murmur_state::{Causes, Clock, Deadline};
+use murmur_state::{Causes, Clock, Deadline, EventHandler, Repeats};
 use serde::de::DeserializeOwned;
 use tracing::Instrument;
 use tracing::field::{Empty, display};
@@ -123,8 +123,8 @@ impl<T: Send + Sync + 'static> Handler<T> {
         self.process(event, deadline).instrument(span).await
     }
 
-    /// Processes one event without a deadline: the form a stream reader of this process calls,
-    /// as `move |event| handler.call(event)`. The future is its own, it borrows nothing.
+    /// Processes one event without a deadline, for a loop of one's own. The future is its own,
+    /// it borrows nothing.
     ///
     /// # Errors, Cancel safety
     ///
@@ -173,6 +173,28 @@ impl<T: Send + Sync + 'static> Handler<T> {
             Some(left) => Deadline::within(clock, left - self.inner.margin.min(left / 2)),
             None => Deadline::NONE,
         }
+    }
+}
+
+/// What a trigger of this process calls: without a deadline, since nothing ends its calls.
+///
+/// # Errors, Cancel safety
+///
+/// As [`handle`](Handler::handle).
+impl<T: Send + Sync + 'static> EventHandler<Event> for Handler<T> {
+    type Answer = DynamoDbEventResponse;
+
+    async fn handle(
+        &self,
+        event: Event,
+        _shard: &str,
+    ) -> Result<DynamoDbEventResponse, murmur_state::HandlerError> {
+        Ok(self.call(event).await?)
+    }
+
+    /// The least of what its pipelines make of a record that comes again.
+    fn repeats(&self) -> Repeats {
+        self.inner.processor.repeats()
     }
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Repeats};
+use murmur_core::Pipeline;
 use murmur_state::{
-    Checkpoints, Deadline, OptionError, PipelineName, Retry, Saved, StoreError, Timestamp,
+    Checkpoints, Deadline, OptionError, PipelineName, Repeats, Retry, Saved, StoreError, Timestamp,
 };
 
 use crate::error::BootstrapError;

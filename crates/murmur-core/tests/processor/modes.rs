@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::{
     Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome,
-    Repeats, Set, Sum,
+    Set, Sum,
 };
 use murmur_state::{
     Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Random, Read, ReadExt,
-    SequenceNumber, Timestamp,
+    Repeats, SequenceNumber, Timestamp,
 };
 
 use crate::support::{Answer, Order, Scripted, change, insert, key, missing_table, order, value};

@@ -1,0 +1,68 @@
+use std::future::Future;
+
+/// What a handler fails with.
+pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What becomes of a record that comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Repeats {
+    /// It is counted again.
+    Counted,
+    /// It is recognised by its event id and counted once. The same item, once scanned and once
+    /// streamed, has two event ids and is counted twice.
+    EventOnce,
+    /// The same item counts once, however often it is scanned or streamed.
+    ItemOnce,
+}
+
+/// What takes events of type `E`, each a batch of records in the form its source gives them, and
+/// says what became of them.
+///
+/// Every `Fn(E) -> Future<Output = Result<Answer, Error>>` is one, so that the function a trigger
+/// in the cloud calls can be handed to a trigger of this process as it is. The trait is here so
+/// that whoever handles and whoever reads need not know each other.
+///
+/// # Contract
+///
+/// Records may come more than once, in whatever company, even after they were answered as done;
+/// [`repeats`](EventHandler::repeats) says what becomes of them then.
+///
+/// # Cancel safety
+///
+/// A call may be dropped halfway; its records come again.
+pub trait EventHandler<E>: Send + Sync {
+    /// Says which records are done.
+    type Answer;
+
+    /// Processes the records of one batch, which all are of one shard and in its order.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the whole batch from being done: all of it comes again.
+    fn handle(
+        &self,
+        event: E,
+        shard: &str,
+    ) -> impl Future<Output = Result<Self::Answer, HandlerError>> + Send;
+
+    /// What becomes of records that come again. Default, and the answer of every function:
+    /// [`Repeats::Counted`], the cautious one.
+    fn repeats(&self) -> Repeats {
+        Repeats::Counted
+    }
+}
+
+impl<F, E, Handled, A, Failed> EventHandler<E> for F
+where
+    E: Send,
+    F: Fn(E) -> Handled + Send + Sync,
+    Handled: Future<Output = Result<A, Failed>> + Send,
+    Failed: Into<HandlerError>,
+{
+    type Answer = A;
+
+    async fn handle(&self, event: E, _shard: &str) -> Result<A, HandlerError> {
+        self(event).await.map_err(Into::into)
+    }
+}
