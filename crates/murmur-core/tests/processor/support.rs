@@ -351,6 +351,14 @@ impl murmur_state::Checkpoints for FlakyDeduper {
     ) -> futures::future::BoxFuture<'a, Result<murmur_state::Saved, StoreError>> {
         self.inner.save(name, data, over)
     }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> futures::future::BoxFuture<'a, Result<murmur_state::Removed, StoreError>> {
+        self.inner.remove(name, over)
+    }
 }
 
 /// Counts by name.

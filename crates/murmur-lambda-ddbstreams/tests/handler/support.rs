@@ -10,8 +10,8 @@ use murmur_core::{Count, Decoded, Decoder, Pipeline, Sum};
 use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Event};
 use murmur_state::{
     Add, Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, Key, ManualClock,
-    MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder, Saved, Store,
-    StoreError, Timestamp,
+    MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder, Removed, Saved,
+    Store, StoreError, Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -204,6 +204,14 @@ impl Checkpoints for Claims {
         over: Option<u64>,
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         self.memory.save(name, data, over)
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        self.memory.remove(name, over)
     }
 }
 
