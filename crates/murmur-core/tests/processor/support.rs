@@ -376,5 +376,7 @@ impl Recorder for Counts {
         *self.0.lock().unwrap().entry(name.to_owned()).or_default() += by;
     }
 
+    fn gauge(&self, _name: &str, _value: u64) {}
+
     fn error(&self, _name: &str, _error: &(dyn std::error::Error + 'static)) {}
 }

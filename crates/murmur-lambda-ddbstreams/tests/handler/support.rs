@@ -237,6 +237,8 @@ impl Recorder for Seen {
         *self.counts.lock().unwrap().entry(name.into()).or_default() += by;
     }
 
+    fn gauge(&self, _name: &str, _value: u64) {}
+
     fn error(&self, _name: &str, error: &(dyn std::error::Error + 'static)) {
         self.errors.lock().unwrap().push(Causes(error).to_string());
     }
