@@ -431,6 +431,7 @@ impl Recorder for Counting {
     fn count(&self, name: &str, by: u64) {
         *self.0.lock().unwrap().entry(name.to_owned()).or_default() += by;
     }
+    fn gauge(&self, _: &str, _: u64) {}
     fn error(&self, _: &str, _: &(dyn std::error::Error + 'static)) {}
 }
 

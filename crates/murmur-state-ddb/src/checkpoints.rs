@@ -1,7 +1,7 @@
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use murmur_state::{Checkpoint, Checkpoints, Deadline, Place, Saved, StoreError};
+use murmur_state::{Checkpoint, Checkpoints, Deadline, Place, Removed, Saved, StoreError};
 
 use crate::attribute::{DATA, Item, PK, VER, integer, number, wrong_shape};
 use crate::deduper::Deduper;
@@ -59,6 +59,37 @@ impl Checkpoints for Deduper {
                     Ok(Saved::Version(version))
                 }
                 Written::Refused(_) => Ok(Saved::Conflict),
+            }
+        }
+        .boxed()
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        async move {
+            let place = self.place(name)?;
+            let result = self
+                .table
+                .client
+                .delete_item()
+                .table_name(&*self.table.name)
+                .key(PK, AttributeValue::S(name.to_owned()))
+                .condition_expression("attribute_not_exists(pk) OR ver = :over")
+                .expression_attribute_values(":over", number(over))
+                .return_values_on_condition_check_failure(
+                    ReturnValuesOnConditionCheckFailure::AllOld,
+                )
+                .customize()
+                .config_override(self.table.write_once(&place, Deadline::NONE)?)
+                .send()
+                .await;
+            match written(&place, result)? {
+                Written::Done(_) => Ok(Removed::Gone),
+                // A row that is no checkpoint is nobody's save.
+                Written::Refused(row) => checkpoint(&place, &row).map(|_| Removed::Conflict),
             }
         }
         .boxed()

@@ -9,7 +9,7 @@ use crate::error::StoreError;
 pub struct Checkpoint {
     /// What was saved, as its writer wrote it.
     pub data: String,
-    /// Rises by one with every save.
+    /// 1 after the first save, and one more with every other.
     pub version: u64,
 }
 
@@ -22,24 +22,39 @@ pub enum Saved {
     Conflict,
 }
 
-/// Small named texts that outlive the process, each saved only over the version that was read.
+/// The answer to a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removed {
+    /// It is gone, be it by this removal or before.
+    Gone,
+    /// Somebody saved since, and it stays: load again before deciding anything.
+    Conflict,
+}
+
+/// Small named texts that outlive the process, each saved and removed only over the version that was
+/// read.
 ///
 /// Object safe, since whoever keeps positions does not care where; it is called once per page or
 /// batch, so the boxed future costs nothing that matters.
 ///
 /// # Contract
 ///
-/// Of any number of concurrent saves over one version, exactly one succeeds. A load that begins
-/// after a save was answered sees it. Checkpoints do not expire.
+/// Of any number of concurrent saves over one version, exactly one succeeds; if a removal over that
+/// version comes first, none does. A removal never takes a later save with it. A load that begins
+/// after a save or a removal was answered sees it. Checkpoints do not expire.
+///
+/// A removal forgets the version too: the next save is a first one, over `None`. Nobody may keep a
+/// version from before a removal, since a name that is used anew comes to the same one again.
 ///
 /// # Errors
 ///
 /// A failed `save` may have been made; an implementation recognises its own save when it is
-/// repeated with the same data and version, and answers it as done.
+/// repeated with the same data and version, and answers it as done. A failed `remove` may have been
+/// made; repeating it is harmless as long as nobody has used the name anew.
 ///
 /// # Cancel safety
 ///
-/// A dropped `load` did nothing; a dropped `save` may or may not have been made.
+/// A dropped `load` did nothing; a dropped `save` or `remove` may or may not have been made.
 pub trait Checkpoints: Send + Sync + 'static {
     /// The checkpoint called `name`, if there is one.
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>>;
@@ -51,6 +66,10 @@ pub trait Checkpoints: Send + Sync + 'static {
         data: &'a str,
         over: Option<u64>,
     ) -> BoxFuture<'a, Result<Saved, StoreError>>;
+
+    /// Removes the checkpoint called `name` if its version is still `over`.
+    fn remove<'a>(&'a self, name: &'a str, over: u64)
+    -> BoxFuture<'a, Result<Removed, StoreError>>;
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -66,5 +85,13 @@ impl<C: Checkpoints + ?Sized> Checkpoints for Arc<C> {
         over: Option<u64>,
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         C::save(self, name, data, over)
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        C::remove(self, name, over)
     }
 }

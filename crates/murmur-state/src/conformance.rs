@@ -25,7 +25,7 @@ use futures::future::join_all;
 use crate::{
     Add, Binding, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
     ItemId, Key, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Position, Random, Read,
-    ReadExt, Replace, Saved, SequenceNumber, Store, StoreError,
+    ReadExt, Removed, Replace, Saved, SequenceNumber, Store, StoreError,
 };
 
 const TASKS: u64 = 8;
@@ -547,6 +547,7 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
     let checkpoints = Arc::new(checkpoints);
     let save =
         async |name: &str, data: &str, over| checkpoints.save(name, data, over).await.unwrap();
+    let remove = async |name: &str, over| checkpoints.remove(name, over).await.unwrap();
     let load = async |name: &str| checkpoints.load(name).await.unwrap();
 
     assert_eq!(load("c").await, None);
@@ -601,6 +602,81 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
             "only one of the concurrent saves succeeds"
         );
         assert_eq!(load("c").await.unwrap().data, data);
+    }
+
+    assert_eq!(
+        remove("r", 1).await,
+        Removed::Gone,
+        "there was nothing to remove"
+    );
+    save("r", "one", None).await;
+    save("r", "two", Some(1)).await;
+    for other in [1, 3] {
+        assert_eq!(
+            remove("r", other).await,
+            Removed::Conflict,
+            "another version"
+        );
+    }
+    let found = load("r").await.unwrap();
+    assert_eq!(
+        (found.data.as_str(), found.version),
+        ("two", 2),
+        "a removal that conflicts changes nothing"
+    );
+    assert_eq!(remove("r", 2).await, Removed::Gone);
+    assert_eq!(load("r").await, None);
+    assert_eq!(
+        remove("r", 2).await,
+        Removed::Gone,
+        "one's own removal, repeated"
+    );
+    assert_eq!(
+        save("r", "three", Some(2)).await,
+        Saved::Conflict,
+        "over a version that was removed"
+    );
+    assert_eq!(load("r").await, None, "nothing was saved");
+    assert_eq!(
+        save("r", "anew", None).await,
+        Saved::Version(1),
+        "a name can be used anew"
+    );
+    assert!(load("c").await.is_some(), "other names are left alone");
+
+    for round in 0..ROUNDS {
+        let name = format!("race/{round}");
+        save(&name, "start", None).await;
+        let task = |task: u64| {
+            let (checkpoints, name) = (Arc::clone(&checkpoints), name.clone());
+            tokio::spawn(async move {
+                let saves = (task + round).is_multiple_of(2);
+                let won = if saves {
+                    let saved = checkpoints.save(&name, &task.to_string(), Some(1)).await;
+                    saved.unwrap() == Saved::Version(2)
+                } else {
+                    checkpoints.remove(&name, 1).await.unwrap() == Removed::Gone
+                };
+                (saves, won)
+            })
+        };
+        let (mut saved, mut removed) = (0, 0);
+        for answer in join_all((0..TASKS).map(task)).await {
+            match answer.unwrap() {
+                (true, won) => saved += u64::from(won),
+                (false, won) => removed += u64::from(won),
+            }
+        }
+        let left = load(&name).await.map(|left| left.version);
+        let expected = match left {
+            Some(_) => (1, 0, Some(2)),
+            None => (0, TASKS / 2, None),
+        };
+        assert_eq!(
+            (saved, removed, left),
+            expected,
+            "either one of the concurrent saves succeeds or the removals do"
+        );
     }
 }
 

@@ -15,7 +15,7 @@ mod retry;
 mod store;
 mod time;
 
-pub use checkpoint::{Checkpoint, Checkpoints, Saved};
+pub use checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 pub use dedup::{Claim, Deduper, Owner};
 pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
 pub use handler::{EventHandler, HandlerError, Repeats};

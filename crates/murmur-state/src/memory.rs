@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hashbrown::{HashMap, HashSet};
 
-use crate::checkpoint::{Checkpoint, Checkpoints, Saved};
+use crate::checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 use crate::dedup::{Claim, Deduper, Owner};
 use crate::error::{Fault, Place, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
@@ -474,6 +474,23 @@ impl Checkpoints for MemoryDeduper {
             let version = next.version;
             marked.checkpoints.insert(name.to_owned(), next);
             Ok(Saved::Version(version))
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        Box::pin(async move {
+            let mut marked = self.lock();
+            match marked.checkpoints.get(name) {
+                Some(known) if known.version != over => Ok(Removed::Conflict),
+                _ => {
+                    marked.checkpoints.remove(name);
+                    Ok(Removed::Gone)
+                }
+            }
         })
     }
 }

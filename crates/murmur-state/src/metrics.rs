@@ -1,14 +1,17 @@
 use std::fmt;
 
-/// Where counts go.
+/// Where counts and gauges go.
 ///
-/// Names follow one pattern: `<pipeline>` for records that took effect, and
+/// Names of counters follow one pattern: `<pipeline>` for records that took effect, and
 /// `<pipeline>:retry`, `:dedup_skip`, `:dead_letter`, `:skip`, `:expired`, `:ttl_kept`,
-/// `:superseded`, `:failed`, `:blocked` for what else became of them. Implementations must not
-/// block.
+/// `:superseded`, `:failed`, `:blocked` for what else became of them. Gauges are named by what they
+/// measure and its unit, as in `<pipeline>:lag_ms`. Implementations must not block.
 pub trait Recorder: fmt::Debug + Send + Sync + 'static {
     /// Adds `by` to the counter called `name`.
     fn count(&self, name: &str, by: u64);
+
+    /// Notes `value` as what the gauge called `name` shows now; it may rise and fall.
+    fn gauge(&self, name: &str, value: u64);
 
     /// Notes an error under `name`; it is counted separately.
     fn error(&self, name: &str, error: &(dyn std::error::Error + 'static));
@@ -20,17 +23,22 @@ pub struct NoopRecorder;
 
 impl Recorder for NoopRecorder {
     fn count(&self, _name: &str, _by: u64) {}
+    fn gauge(&self, _name: &str, _value: u64) {}
     fn error(&self, _name: &str, _error: &(dyn std::error::Error + 'static)) {}
 }
 
-/// Writes counts and errors as `tracing` events of target `murmur::metrics`: counts at debug
-/// level with fields `name` and `by`, errors at warn level with their causes.
+/// Writes `tracing` events of target `murmur::metrics`: counts at debug level with fields `name` and
+/// `by`, gauges at debug level with `name` and `value`, errors at warn level with their causes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TracingRecorder;
 
 impl Recorder for TracingRecorder {
     fn count(&self, name: &str, by: u64) {
         tracing::debug!(target: "murmur::metrics", name, by);
+    }
+
+    fn gauge(&self, name: &str, value: u64) {
+        tracing::debug!(target: "murmur::metrics", name, value);
     }
 
     fn error(&self, name: &str, error: &(dyn std::error::Error + 'static)) {

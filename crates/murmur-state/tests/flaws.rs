@@ -12,7 +12,7 @@ use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Key, Ledger,
     MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, Random, Read,
-    ReadExt, Replace, Saved, Store, StoreError,
+    ReadExt, Removed, Replace, Saved, Store, StoreError,
 };
 use total::Total;
 
@@ -267,6 +267,10 @@ enum MarkerFlaw {
     NobodyReleases,
     SavesOverAnything,
     ForgetsOwnSave,
+    RemovesAnyVersion,
+    RemovesNothing,
+    RemovesOnceOnly,
+    LooksThenRemoves,
 }
 
 struct FlawedMarkers(MarkerFlaw, MemoryDeduper);
@@ -332,6 +336,33 @@ impl Checkpoints for FlawedMarkers {
             }
         })
     }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        Box::pin(async move {
+            let version = async || Ok(self.1.load(name).await?.map(|known| known.version));
+            let known: Option<u64> = version().await?;
+            match (self.0, known) {
+                (MarkerFlaw::RemovesAnyVersion, Some(known)) => self.1.remove(name, known).await,
+                (MarkerFlaw::RemovesNothing, Some(known)) if known == over => Ok(Removed::Gone),
+                (MarkerFlaw::RemovesOnceOnly, None) => Ok(Removed::Conflict),
+                (MarkerFlaw::LooksThenRemoves, Some(known)) if known == over => {
+                    // As long as a request takes, so that the tasks do meet.
+                    for _ in 0..200 {
+                        tokio::task::yield_now().await;
+                    }
+                    match version().await? {
+                        Some(now) => self.1.remove(name, now).await,
+                        None => Ok(Removed::Gone),
+                    }
+                }
+                _ => self.1.remove(name, over).await,
+            }
+        })
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,7 +380,14 @@ async fn every_flaw_of_a_deduper_is_noticed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_flaw_of_checkpoints_is_noticed() {
-    for flaw in [MarkerFlaw::SavesOverAnything, MarkerFlaw::ForgetsOwnSave] {
+    for flaw in [
+        MarkerFlaw::SavesOverAnything,
+        MarkerFlaw::ForgetsOwnSave,
+        MarkerFlaw::RemovesAnyVersion,
+        MarkerFlaw::RemovesNothing,
+        MarkerFlaw::RemovesOnceOnly,
+        MarkerFlaw::LooksThenRemoves,
+    ] {
         let markers = FlawedMarkers(flaw, MemoryDeduper::new());
         assert!(notices(conformance::checkpoints(markers)).await, "{flaw:?}");
     }

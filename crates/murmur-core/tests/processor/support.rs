@@ -351,6 +351,14 @@ impl murmur_state::Checkpoints for FlakyDeduper {
     ) -> futures::future::BoxFuture<'a, Result<murmur_state::Saved, StoreError>> {
         self.inner.save(name, data, over)
     }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> futures::future::BoxFuture<'a, Result<murmur_state::Removed, StoreError>> {
+        self.inner.remove(name, over)
+    }
 }
 
 /// Counts by name.
@@ -367,6 +375,8 @@ impl Recorder for Counts {
     fn count(&self, name: &str, by: u64) {
         *self.0.lock().unwrap().entry(name.to_owned()).or_default() += by;
     }
+
+    fn gauge(&self, _name: &str, _value: u64) {}
 
     fn error(&self, _name: &str, _error: &(dyn std::error::Error + 'static)) {}
 }

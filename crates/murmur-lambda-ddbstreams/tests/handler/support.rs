@@ -10,8 +10,8 @@ use murmur_core::{Count, Decoded, Decoder, Pipeline, Sum};
 use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Event};
 use murmur_state::{
     Add, Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, Key, ManualClock,
-    MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder, Saved, Store,
-    StoreError, Timestamp,
+    MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder, Removed, Saved,
+    Store, StoreError, Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -205,6 +205,14 @@ impl Checkpoints for Claims {
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         self.memory.save(name, data, over)
     }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        self.memory.remove(name, over)
+    }
 }
 
 /// Counts and the texts of errors, with their causes.
@@ -228,6 +236,8 @@ impl Recorder for Seen {
     fn count(&self, name: &str, by: u64) {
         *self.counts.lock().unwrap().entry(name.into()).or_default() += by;
     }
+
+    fn gauge(&self, _name: &str, _value: u64) {}
 
     fn error(&self, _name: &str, error: &(dyn std::error::Error + 'static)) {
         self.errors.lock().unwrap().push(Causes(error).to_string());

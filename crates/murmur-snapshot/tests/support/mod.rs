@@ -14,8 +14,8 @@ use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
 use murmur_snapshot::{Cursor, Page, Source, SourceError};
 use murmur_state::{
-    Checkpoint, Checkpoints, HandoffToken, Key, MemoryDeduper, MemoryStore, Place, ReadExt, Saved,
-    StoreError, Timestamp,
+    Checkpoint, Checkpoints, HandoffToken, Key, MemoryDeduper, MemoryStore, Place, ReadExt,
+    Removed, Saved, StoreError, Timestamp,
 };
 
 #[derive(serde::Deserialize)]
@@ -255,5 +255,13 @@ impl Checkpoints for FailingSave {
             return Box::pin(async { Err(error) });
         }
         self.inner.save(name, data, over)
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        self.inner.remove(name, over)
     }
 }

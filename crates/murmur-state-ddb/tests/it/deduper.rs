@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
     Checkpoint, Checkpoints, Claim, Deadline, Deduper as _, Fault, ManualClock, Owner, Random,
-    Saved, StoreError, Timestamp,
+    Removed, Saved, StoreError, Timestamp,
 };
 use murmur_state_ddb::{Deduper, TableOptions};
 use murmur_testkit::Dynamo;
@@ -177,6 +177,7 @@ async fn ids_that_cannot_be_keys_are_clear_errors_of_the_record() {
     );
     assert!(deduper.load(&"x".repeat(2049)).await.is_err());
     assert!(deduper.save("", "data", None).await.is_err());
+    assert!(deduper.remove("", 1).await.is_err());
 }
 
 #[tokio::test]
@@ -235,6 +236,52 @@ async fn a_checkpoint_whose_answer_was_lost_is_sent_once_and_recognised_when_rep
 }
 
 #[tokio::test]
+async fn a_removal_whose_answer_was_lost_is_sent_once_and_safe_to_repeat() {
+    let dynamo = Dynamo::connect().await;
+    for lost in [Action::lose_answer(), Action::DropAfter] {
+        let table = marker_table(&dynamo).await;
+        let wire = wire_on("DeleteItem", move |request| match request.nth {
+            0 => lost.clone(),
+            _ => Action::Pass,
+        });
+        let deduper = Deduper::new(eager(&dynamo, &wire), &*table);
+        deduper.save("c", "data", None).await.unwrap();
+        let error = deduper.remove("c", 1).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                StoreError::Unavailable {
+                    may_have_applied: true,
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+        assert_eq!(wire.count("DeleteItem"), 1);
+        assert_eq!(deduper.load("c").await.unwrap(), None);
+        assert_eq!(deduper.remove("c", 1).await.unwrap(), Removed::Gone);
+        assert_eq!(wire.count("DeleteItem"), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_removal_that_did_not_arrive_spares_what_was_saved_before_it_is_repeated() {
+    let dynamo = Dynamo::connect().await;
+    let table = marker_table(&dynamo).await;
+    let wire = wire_on("DeleteItem", |request| match request.nth {
+        0 => Action::DropBefore,
+        _ => Action::Pass,
+    });
+    let deduper = Deduper::new(eager(&dynamo, &wire), &*table);
+    deduper.save("c", "one", None).await.unwrap();
+    deduper.remove("c", 1).await.unwrap_err();
+    deduper.save("c", "two", Some(1)).await.unwrap();
+    assert_eq!(deduper.remove("c", 1).await.unwrap(), Removed::Conflict);
+    let found = deduper.load("c").await.unwrap().unwrap();
+    assert_eq!((found.data.as_str(), found.version), ("two", 2));
+}
+
+#[tokio::test]
 async fn checkpoints_do_not_expire() {
     let dynamo = Dynamo::connect().await;
     let table = marker_table(&dynamo).await;
@@ -261,6 +308,7 @@ async fn a_row_that_is_no_checkpoint_is_an_error_that_names_it() {
         for error in [
             deduper.load(name).await.unwrap_err(),
             deduper.save(name, "mine", None).await.unwrap_err(),
+            deduper.remove(name, 1).await.unwrap_err(),
         ] {
             assert!(matches!(error, StoreError::WrongShape { .. }), "{error:?}");
             assert!(error.to_string().contains(name), "{error}");

@@ -343,6 +343,8 @@ impl Recorder for Recording {
         }
     }
 
+    fn gauge(&self, _name: &str, _value: u64) {}
+
     fn error(&self, name: &str, error: &(dyn std::error::Error + 'static)) {
         lock(&self.0.0).last_error = format!("{name}: {}", Causes(error));
     }
