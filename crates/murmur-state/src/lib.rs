@@ -28,7 +28,7 @@ pub use monoid::{
 };
 pub use retry::{Retry, RetryPolicy};
 pub use store::{
-    Add, Binding, ExactlyOnce, HORIZON, Ledger, Once, Outcome, Position, Read, ReadExt, Replace,
-    Store,
+    Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Ledger, Once, Outcome, Position, Read, ReadExt,
+    Replace, Store,
 };
 pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};

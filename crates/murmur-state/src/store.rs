@@ -12,6 +12,10 @@ use crate::time::{Deadline, Timestamp};
 /// contribution by it.
 pub const HORIZON: Duration = Duration::from_secs(26 * 3600);
 
+/// How old an event may be when it is first written: 49/52 of the [`HORIZON`], 24 h 30 min. Older
+/// ones are refused as [`TooOld`](StoreError::TooOld), since what they left may be forgotten.
+pub const EVENT_LIFE: Duration = Duration::from_secs(24 * 3600 + 30 * 60);
+
 /// A value to be combined into one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Add<V> {

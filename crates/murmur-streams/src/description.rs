@@ -1,5 +1,3 @@
-use std::collections::HashSet;
-
 use aws_lambda_events::event::dynamodb::{KeyType, StreamStatus, StreamViewType};
 use murmur_state::{SequenceNumber, Timestamp};
 
@@ -113,9 +111,5 @@ impl StreamDescription {
         self.shards
             .iter()
             .any(|shard| shard.parent.as_deref() == Some(id))
-    }
-
-    pub(crate) fn ids(&self) -> HashSet<&str> {
-        self.shards.iter().map(|shard| shard.id.as_str()).collect()
     }
 }

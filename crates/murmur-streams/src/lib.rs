@@ -3,10 +3,9 @@
 #[cfg(feature = "aws")]
 mod aws;
 mod description;
-mod engine;
 mod error;
 mod handler;
-mod lineage;
+mod item;
 mod options;
 mod record;
 mod source;
@@ -23,9 +22,12 @@ pub use serde_dynamo::{AttributeValue, Item};
 pub use aws::{StreamsApi, describe_stream};
 pub use description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 pub use error::StreamError;
-pub use handler::{EventHandler, HandlerError, report_failures};
+pub use handler::report_failures;
 pub use options::{StartingPosition, TriggerBuilder};
 pub use record::{StreamRecord, time_to_live};
 pub use source::{Batch, Cursor, Start, StreamSource};
 pub use store::{StoreSource, StreamStore};
-pub use trigger::{Summary, Trigger, TriggerError};
+pub use trigger::{
+    FailedBatch, FailureCondition, Gap, Monitor, OnGap, ShardStatus, Status, Summary, Trigger,
+    TriggerError,
+};

@@ -1,12 +1,21 @@
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{Clock, OptionError, Random, RetryPolicy, SystemClock};
+use aws_lambda_events::event::dynamodb::{Event, OperationType};
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use murmur_state::{
+    Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
+    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, RetryPolicy,
+    SystemClock,
+};
 
-use crate::handler::EventHandler;
 use crate::source::StreamSource;
-use crate::trigger::Trigger;
+use crate::trigger::{FailedBatch, OnFailure, OnGap, Positions, Trigger};
+
+/// A lease others can see, unless told otherwise.
+const LEASE: Duration = Duration::from_secs(30);
 
 /// Where a trigger begins that has not read the stream before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -23,13 +32,43 @@ pub enum StartingPosition {
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     pub(crate) batch_size: usize,
-    pub(crate) starting_position: StartingPosition,
+    pub(crate) batching_window: Duration,
+    pub(crate) parallelization_factor: usize,
+    pub(crate) bisect_batch_on_error: bool,
     pub(crate) maximum_retry_attempts: Option<u32>,
+    maximum_record_age: Option<Duration>,
+    /// What follows from that and from how long the handler recognises events.
+    pub(crate) record_age_limit: Option<Duration>,
+    pub(crate) on_failure: Option<OnFailure>,
+    event_names: Option<Vec<OperationType>>,
+    pub(crate) starting_position: StartingPosition,
+    pub(crate) handoff: Option<HandoffToken>,
+    table_at_rest: bool,
+    pub(crate) on_gap: OnGap,
+    pub(crate) maximum_shards: usize,
     pub(crate) retry: RetryPolicy,
     pub(crate) poll_interval: Duration,
     pub(crate) drain_empty_reads: u32,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Random,
+    pub(crate) recorder: Arc<dyn Recorder>,
+}
+
+impl Options {
+    /// Whether the filter lets records of this event name pass.
+    pub(crate) fn wants(&self, event_name: &str) -> bool {
+        let names = self.event_names.as_ref();
+        names.is_none_or(|names| names.iter().any(|name| name.to_string() == event_name))
+    }
+
+    /// Warns of what is allowed and seldom meant.
+    pub(crate) fn warn(&self) {
+        if self.maximum_retry_attempts.is_none() && self.record_age_limit.is_none() {
+            tracing::warn!(
+                "neither `maximum_retry_attempts` nor `maximum_record_age` is set: one record that always fails blocks its shard until it is trimmed"
+            );
+        }
+    }
 }
 
 /// Settings of a [`Trigger`], named as Lambda's event source mapping names them.
@@ -37,23 +76,47 @@ pub struct TriggerBuilder<S, H> {
     source: S,
     handler: H,
     options: Options,
+    place: Option<Arc<dyn Checkpoints>>,
+    name: String,
+    owner: Option<String>,
+    lease: Duration,
 }
 
-impl<S: StreamSource, H: EventHandler> TriggerBuilder<S, H> {
+impl<S, H> TriggerBuilder<S, H>
+where
+    S: StreamSource,
+    H: EventHandler<Event, Answer = DynamoDbEventResponse>,
+{
     pub(crate) fn new(source: S, handler: H) -> Self {
         Self {
             source,
             handler,
             options: Options {
                 batch_size: 100,
-                starting_position: StartingPosition::default(),
+                batching_window: Duration::ZERO,
+                parallelization_factor: 1,
+                bisect_batch_on_error: false,
                 maximum_retry_attempts: None,
+                maximum_record_age: None,
+                record_age_limit: None,
+                on_failure: None,
+                event_names: None,
+                starting_position: StartingPosition::default(),
+                handoff: None,
+                table_at_rest: false,
+                on_gap: OnGap::default(),
+                maximum_shards: usize::MAX,
                 retry: RetryPolicy::default(),
                 poll_interval: Duration::from_secs(1),
                 drain_empty_reads: 1,
                 clock: SystemClock::shared(),
                 random: Random::new(),
+                recorder: Arc::new(NoopRecorder),
             },
+            place: None,
+            name: "trigger".to_owned(),
+            owner: None,
+            lease: LEASE,
         }
     }
 
@@ -65,22 +128,152 @@ impl<S: StreamSource, H: EventHandler> TriggerBuilder<S, H> {
         self
     }
 
-    /// Where to begin. Default [`StartingPosition::TrimHorizon`], which reads up to 24 hours of
-    /// old records first.
+    /// How long to wait for a batch to fill, at most 300 s, from when its first record was read.
+    /// Default zero: whatever a read brings is delivered at once. Longer means fuller batches,
+    /// so fewer writes, and totals that are that much later.
+    #[must_use]
+    pub fn maximum_batching_window(mut self, window: Duration) -> Self {
+        self.options.batching_window = window;
+        self
+    }
+
+    /// How many batches of a shard are under way at once, 1 to 10; each item's changes are in
+    /// one of them at a time, so that its order is kept. Default 1. Records of a shard that
+    /// fail are read past up to twice what all its batches take, then the shard waits.
+    #[must_use]
+    pub fn parallelization_factor(mut self, batches: usize) -> Self {
+        self.options.parallelization_factor = batches;
+        self
+    }
+
+    /// Whether a batch of which nothing got done comes again in two halves, so that the record
+    /// it fails of is found. Cutting is no retry. Default no.
+    #[must_use]
+    pub fn bisect_batch_on_error(mut self, bisect: bool) -> Self {
+        self.options.bisect_batch_on_error = bisect;
+        self
+    }
+
+    /// How often a batch may come again, at most 10,000; then it goes to
+    /// [`on_failure`](Self::on_failure), or the trigger stops with
+    /// [`TriggerError::RetriesExhausted`](crate::TriggerError::RetriesExhausted). 0 allows one
+    /// delivery only. A batch of which something got done begins to count anew. Default: without
+    /// end, as in Lambda; one record that always fails then holds up its shard until it is
+    /// trimmed.
+    #[must_use]
+    pub fn maximum_retry_attempts(mut self, attempts: u32) -> Self {
+        self.options.maximum_retry_attempts = Some(attempts);
+        self
+    }
+
+    /// How old a record may be when it is delivered, 60 s to 7 days; older ones go to
+    /// [`on_failure`](Self::on_failure), or the trigger stops with
+    /// [`TriggerError::RecordTooOld`](crate::TriggerError::RecordTooOld). Where the handler
+    /// [recognises events](Repeats::EventOnce) it is at most [`EVENT_LIFE`], and that is the
+    /// default there; else there is no limit by default. A record that does not say when it was
+    /// made is never too old.
+    #[must_use]
+    pub fn maximum_record_age(mut self, age: Duration) -> Self {
+        self.options.maximum_record_age = Some(age);
+        self
+    }
+
+    /// Takes the records that are given up, with their positions. `Ok` passes them over and
+    /// counts them; `Err` makes them come again after a pause. Default: nobody, and the trigger
+    /// stops instead of losing them.
+    #[must_use]
+    pub fn on_failure<F, Fut>(mut self, callback: F) -> Self
+    where
+        F: Fn(FailedBatch) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), HandlerError>> + Send + 'static,
+    {
+        self.options.on_failure = Some(OnFailure::new(callback));
+        self
+    }
+
+    /// Delivers only changes with one of these event names; the others are passed over and
+    /// counted. Default: all. Totals that take old images back need all of them.
+    #[must_use]
+    pub fn filter_event_names(mut self, names: impl IntoIterator<Item = OperationType>) -> Self {
+        self.options.event_names = Some(names.into_iter().collect());
+        self
+    }
+
+    /// Where to begin if the stream was not read before under this name. Default
+    /// [`StartingPosition::TrimHorizon`], which reads up to 24 hours of old records first.
     #[must_use]
     pub fn starting_position(mut self, position: StartingPosition) -> Self {
         self.options.starting_position = position;
         self
     }
 
-    /// How often a batch may come again before the trigger stops with
-    /// [`TriggerError::RetriesExhausted`](crate::TriggerError::RetriesExhausted), at most 10,000;
-    /// 0 allows one delivery only. A batch of which something got done begins to count anew.
-    /// Default: without end, as in Lambda; one record that always fails then holds up its shard
-    /// until it is trimmed.
+    /// Begins where a bootstrap's token says, if the stream was not read before under this name:
+    /// shards listed closed are left out, every other is read from its oldest record, parents
+    /// first.
+    ///
+    /// What was put before the capture then comes although it was scanned, so the handler must
+    /// count an item [once however it comes](Repeats::ItemOnce), or the table must have
+    /// [rested](Self::table_at_rest). Default: no token.
     #[must_use]
-    pub fn maximum_retry_attempts(mut self, attempts: u32) -> Self {
-        self.options.maximum_retry_attempts = Some(attempts);
+    pub fn handoff(mut self, token: HandoffToken) -> Self {
+        self.options.handoff = Some(token);
+        self
+    }
+
+    /// Promises that nothing was written to the table from the beginning of its stream, or for
+    /// 24 hours, until the bootstrap's scan had ended; then a [`handoff`](Self::handoff) is
+    /// exact with any handler. If it is not true, changes of that time count twice.
+    #[must_use]
+    pub fn table_at_rest(mut self) -> Self {
+        self.options.table_at_rest = true;
+        self
+    }
+
+    /// What to do when records are gone that were not read. Default [`OnGap::Fail`].
+    #[must_use]
+    pub fn on_gap(mut self, policy: OnGap) -> Self {
+        self.options.on_gap = policy;
+        self
+    }
+
+    /// Keeps how far each shard is at `place`, for instance a marker table, under `name`: 1 to
+    /// 128 of the characters `A-Z a-z 0-9 _ - .`. Triggers of one name share the shards among
+    /// them and go on where another stopped. Costs one write per batch, and one every third of
+    /// a [lease](Self::lease) per shard. The name also begins the names of its metrics, so it
+    /// should not be a pipeline's.
+    ///
+    /// Default: within this value, under the name `trigger`.
+    #[must_use]
+    pub fn positions(mut self, place: impl Checkpoints, name: impl Into<String>) -> Self {
+        self.place = Some(Arc::new(place));
+        self.name = name.into();
+        self
+    }
+
+    /// Who holds the leases; unlike every other reader that runs at the same time. A process
+    /// that is started again under its old name need not wait until its own leases expire.
+    /// Default: random.
+    #[must_use]
+    pub fn owner(mut self, name: impl Into<String>) -> Self {
+        self.owner = Some(name.into());
+        self
+    }
+
+    /// How long a lease lasts if it is not renewed, at least 3 s: by then another reader takes
+    /// the shards of one that died. Compared by wall clocks; where they differ, leases are taken
+    /// over early or late, which costs deliveries of the same records, and nothing else. Default
+    /// 30 s.
+    #[must_use]
+    pub fn lease(mut self, duration: Duration) -> Self {
+        self.lease = duration;
+        self
+    }
+
+    /// How many shards this reader holds at most, at least 1, to leave some for the others.
+    /// Default: all it can get.
+    #[must_use]
+    pub fn maximum_shards(mut self, shards: usize) -> Self {
+        self.options.maximum_shards = shards;
         self
     }
 
@@ -93,16 +286,18 @@ impl<S: StreamSource, H: EventHandler> TriggerBuilder<S, H> {
         self
     }
 
-    /// How long reads that fail in passing (throttled, server errors) are tried again before the
-    /// trigger stops with their error. Default 60 s; zero tries once.
+    /// How long reads of the stream, and loads and saves of positions, that fail in passing
+    /// (throttled, server errors) are tried again before the trigger stops with their error.
+    /// Default 60 s; zero tries once.
     #[must_use]
-    pub fn read_retry_budget(mut self, budget: Duration) -> Self {
+    pub fn retry_budget(mut self, budget: Duration) -> Self {
         self.options.retry = self.options.retry.budget(budget);
         self
     }
 
-    /// The pause after a read that gave nothing. Default 1 s; shorter means less delay and more
-    /// calls (a shard takes 5 reads a second).
+    /// The longest pause after reads that gave nothing; the first is an eighth of it, and each
+    /// doubles. Default 1 s; shorter means less delay and more calls (a shard takes 5 reads a
+    /// second).
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.options.poll_interval = interval;
@@ -126,10 +321,19 @@ impl<S: StreamSource, H: EventHandler> TriggerBuilder<S, H> {
         self
     }
 
-    /// Where jitter comes from. Default seeded by the system.
+    /// Where jitter and the default owner come from. Default seeded by the system.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.options.random = random;
+        self
+    }
+
+    /// Where counts go, under the trigger's name: `<name>:records`, `:batches`, `:retry`,
+    /// `:failed`, `:errors`, `:bisected`, `:filtered`, `:given_up`, `:gap`, `:lease_lost`, and
+    /// the gauge `:lag_ms`, how far the slowest shard is behind. Default: nowhere.
+    #[must_use]
+    pub fn recorder(mut self, recorder: impl Recorder) -> Self {
+        self.options.recorder = Arc::new(recorder);
         self
     }
 
@@ -138,33 +342,98 @@ impl<S: StreamSource, H: EventHandler> TriggerBuilder<S, H> {
     /// # Errors
     ///
     /// [`OptionError`] naming the option that cannot be used.
-    pub fn build(self) -> Result<Trigger<S, H>, OptionError> {
+    pub fn build(mut self) -> Result<Trigger<S, H>, OptionError> {
+        let refuse = |option, reason: String| Err(OptionError::new(option, reason));
+        let name = PipelineName::new(self.name.as_str());
+        let name =
+            name.map_err(|error: IdError| OptionError::new("positions", error.to_string()))?;
+        let repeats = self.handler.repeats();
+        let options = &mut self.options;
+        options.record_age_limit = match repeats {
+            Repeats::EventOnce => Some(options.maximum_record_age.unwrap_or(EVENT_LIFE)),
+            _ => options.maximum_record_age,
+        };
         let Options {
             batch_size,
+            batching_window,
+            parallelization_factor,
             maximum_retry_attempts,
-            retry,
+            maximum_record_age,
+            maximum_shards,
             drain_empty_reads,
             ..
-        } = &self.options;
-        let refuse = |option, reason: String| Err(OptionError::new(option, reason));
+        } = options;
         if !(1..=10_000).contains(batch_size) {
             return refuse("batch_size", format!("{batch_size} is outside 1..=10,000"));
+        }
+        if *batching_window > Duration::from_secs(300) {
+            let reason = format!("{batching_window:?} is above 300 s");
+            return refuse("maximum_batching_window", reason);
+        }
+        if !(1..=10).contains(parallelization_factor) {
+            let reason = format!("{parallelization_factor} is outside 1..=10");
+            return refuse("parallelization_factor", reason);
         }
         if let Some(attempts) = maximum_retry_attempts.filter(|attempts| *attempts > 10_000) {
             let reason = format!("{attempts} is above 10,000; leave it out for no limit");
             return refuse("maximum_retry_attempts", reason);
         }
+        if let Some(age) = *maximum_record_age {
+            let week = Duration::from_secs(7 * 24 * 3600);
+            if !(Duration::from_secs(60)..=week).contains(&age) {
+                let reason = format!("{age:?} is outside 60 s..=7 days; leave it out for no limit");
+                return refuse("maximum_record_age", reason);
+            }
+            if repeats == Repeats::EventOnce && age > EVENT_LIFE {
+                let reason = format!(
+                    "{age:?} is above {EVENT_LIFE:?}, after which the handler no longer recognises an event that comes again; take that or less"
+                );
+                return refuse("maximum_record_age", reason);
+            }
+        }
+        if *maximum_shards == 0 {
+            return refuse("maximum_shards", "must be at least 1".to_owned());
+        }
         if *drain_empty_reads == 0 {
             return refuse("drain_empty_reads", "must be at least 1".to_owned());
         }
-        retry.validate()?;
-        Ok(Trigger::new(self.source, self.handler, self.options))
+        if self.lease < Duration::from_secs(3) {
+            let reason = format!("{:?} is below 3 s", self.lease);
+            return refuse("lease", reason);
+        }
+        if options.handoff.is_some() && repeats != Repeats::ItemOnce && !options.table_at_rest {
+            return refuse(
+                "handoff",
+                "what was put before its capture is streamed although it was scanned, and this handler counts it twice; use pipelines with a ledger, or, if nothing was written from the stream's beginning to the scan's end, say `table_at_rest`".to_owned(),
+            );
+        }
+        options.retry.validate()?;
+        let clock = Arc::clone(&options.clock);
+        let owner = self
+            .owner
+            .unwrap_or_else(|| format!("{:032x}", options.random.bits()));
+        let lasting = self.place.is_some();
+        let positions = Positions {
+            place: self.place.unwrap_or_else(|| Arc::new(MemoryDeduper::new())),
+            name,
+            owner,
+            lease: self.lease,
+            lasting,
+            clock,
+        };
+        Ok(Trigger::new(
+            self.source,
+            self.handler,
+            self.options,
+            positions,
+        ))
     }
 }
 
 impl<S, H> fmt::Debug for TriggerBuilder<S, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TriggerBuilder")
+            .field("name", &self.name)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }

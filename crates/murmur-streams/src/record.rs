@@ -118,3 +118,12 @@ impl From<&StreamRecord> for EventRecord {
 fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
+
+/// When the change was made, as far as the record says; 1970 is what a missing time became.
+pub(crate) fn created_at(record: &EventRecord) -> Option<Timestamp> {
+    let millis = record
+        .change
+        .approximate_creation_date_time
+        .timestamp_millis();
+    (millis > 0).then(|| Timestamp::from_millis(millis))
+}

@@ -12,11 +12,10 @@ use aws_sdk_dynamodb::types::{
 };
 use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
-use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_state::{HandlerError, ManualClock, SequenceNumber, Timestamp};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, EventRecord, HandlerError, Start, StreamError,
-    StreamSource, StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream,
-    report_failures,
+    Cursor, DynamoDbEventResponse, Event, EventRecord, Start, StreamError, StreamSource,
+    StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream, report_failures,
 };
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Request, Wire};

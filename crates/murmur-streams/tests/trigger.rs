@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use murmur_state::{Clock, ManualClock, Random, SequenceNumber, Timestamp};
+use murmur_state::{EventHandler, HandlerError, Random, SequenceNumber};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, EventHandler, EventRecord, HandlerError,
-    ShardInfo, StartingPosition, StoreSource, StreamDescription, StreamError, StreamInfo,
-    StreamRecord, StreamSource, StreamStatus, StreamStore, StreamViewType, Trigger, TriggerBuilder,
-    TriggerError, report_failures,
+    Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, ShardInfo, StartingPosition,
+    StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource,
+    StreamStatus, StreamStore, StreamViewType, Trigger, TriggerBuilder, TriggerError,
+    report_failures,
 };
+use tokio::time::Instant;
 
 const ARN: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000";
 
 fn store() -> StreamStore {
-    let store = StreamStore::with_clock(Arc::new(ManualClock::new(Timestamp::from_secs(1))));
+    let store = StreamStore::new();
     store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
     store
 }
@@ -64,8 +64,14 @@ impl Scripted {
     }
 }
 
-impl EventHandler for Scripted {
-    async fn handle(&self, event: Event) -> Result<DynamoDbEventResponse, HandlerError> {
+impl EventHandler<Event> for Scripted {
+    type Answer = DynamoDbEventResponse;
+
+    async fn handle(
+        &self,
+        event: Event,
+        _shard: &str,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
         let ids = event
             .records
             .iter()
@@ -82,38 +88,8 @@ impl EventHandler for Scripted {
     }
 }
 
-/// Never waits, and remembers for how long it should have.
-#[derive(Debug, Clone)]
-struct SleepLog(ManualClock, Arc<Mutex<Vec<Duration>>>);
-
-impl SleepLog {
-    fn new() -> Self {
-        Self(ManualClock::new(Timestamp::from_secs(1)), Arc::default())
-    }
-
-    fn sleeps(&self) -> Vec<Duration> {
-        std::mem::take(&mut self.1.lock().unwrap())
-    }
-}
-
-impl Clock for SleepLog {
-    fn now(&self) -> Timestamp {
-        self.0.now()
-    }
-
-    fn monotonic(&self) -> Duration {
-        self.0.monotonic()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.1.lock().unwrap().push(duration);
-        self.0.sleep(duration)
-    }
-}
-
 fn on<S: StreamSource>(source: S, handler: Scripted) -> TriggerBuilder<S, Scripted> {
     Trigger::builder(source, handler)
-        .clock(Arc::new(SleepLog::new()))
         .random(Random::seeded(1))
         .poll_interval(Duration::ZERO)
 }
@@ -122,7 +98,7 @@ fn drained(store: &StreamStore, handler: &Scripted) -> Trigger<StoreSource, Scri
     on(store.source(ARN), handler.clone()).build().unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn batches_have_the_size_asked_for_and_every_record_once() {
     let store = store();
     put(&store, &["a", "b", "c", "d", "e"]);
@@ -146,7 +122,7 @@ async fn batches_have_the_size_asked_for_and_every_record_once() {
     assert_eq!(handler.batches()[3..], [vec!["f"]]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_batch_may_take_several_reads_and_is_100_by_default() {
     let store = store();
     put(&store, &["x"; 2_500]);
@@ -168,7 +144,7 @@ async fn a_batch_may_take_several_reads_and_is_100_by_default() {
     assert!(handler.batches().iter().all(|batch| batch.len() == 100));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn from_the_lowest_failure_on_records_come_again() {
     let store = store();
     let numbers = put(&store, &["a", "b", "c", "d"]);
@@ -191,7 +167,7 @@ async fn from_the_lowest_failure_on_records_come_again() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_error_or_an_unknown_identifier_brings_the_whole_batch_again() {
     let store = store();
     let numbers = put(&store, &["a", "b"]);
@@ -215,7 +191,7 @@ async fn an_error_or_an_unknown_identifier_brings_the_whole_batch_again() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_function_that_lambda_could_call_is_a_handler() {
     let store = store();
     put(&store, &["a"]);
@@ -227,7 +203,7 @@ async fn a_function_that_lambda_could_call_is_a_handler() {
     assert_eq!(trigger.drain().await.unwrap().records, 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn exhausted_retries_name_shard_and_record_and_pass_nothing_over() {
     for (limit, deliveries) in [(0, 1), (2, 3)] {
         let store = store();
@@ -266,7 +242,7 @@ async fn exhausted_retries_name_shard_and_record_and_pass_nothing_over() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn the_handlers_error_is_the_source_of_exhausted_retries() {
     let store = store();
     put(&store, &["a"]);
@@ -281,7 +257,7 @@ async fn the_handlers_error_is_the_source_of_exhausted_retries() {
     assert_eq!(source.to_string(), "the database is on fire");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn progress_begins_the_count_of_retries_anew() {
     let store = store();
     let numbers = put(&store, &["a", "b", "c"]);
@@ -296,43 +272,44 @@ async fn progress_begins_the_count_of_retries_anew() {
     assert_eq!(trigger.drain().await.unwrap().records, 3);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn retries_go_on_without_end_by_default_and_pause_by_full_jitter() {
     let store = store();
     put(&store, &["a"]);
-    let handler = Scripted::default();
-    for _ in 0..500 {
-        handler.fail();
-    }
-    let clock = SleepLog::new();
-    let mut trigger = on(store.source(ARN), handler.clone())
-        .clock(Arc::new(clock.clone()))
+    let calls: Arc<Mutex<Vec<Instant>>> = Arc::default();
+    let noted = Arc::clone(&calls);
+    let failing = move |_: Event| {
+        let mut calls = noted.lock().unwrap();
+        calls.push(Instant::now());
+        ready(match calls.len() {
+            ..=500 => Err("down"),
+            _ => Ok(DynamoDbEventResponse::default()),
+        })
+    };
+    let mut trigger = Trigger::builder(store.source(ARN), failing)
+        .random(Random::seeded(1))
         .retry_backoff(Duration::from_millis(100), Duration::from_millis(350))
         .build()
         .unwrap();
     assert_eq!(trigger.drain().await.unwrap().errors, 500);
-    let sleeps = clock.sleeps();
-    assert_eq!(sleeps.len(), 500);
-    for (sleep, bound) in sleeps
+    let calls = calls.lock().unwrap();
+    let pauses: Vec<Duration> = calls.windows(2).map(|two| two[1] - two[0]).collect();
+    assert_eq!(pauses.len(), 500);
+    // The clock shows whole milliseconds.
+    let shown = Duration::from_millis(2);
+    for (pause, bound) in pauses
         .iter()
         .zip([100, 200].into_iter().chain(std::iter::repeat(350)))
     {
-        assert!(*sleep <= Duration::from_millis(bound), "{sleep:?}");
+        assert!(*pause <= Duration::from_millis(bound) + shown, "{pause:?}");
     }
-    assert!(
-        sleeps
-            .iter()
-            .any(|sleep| *sleep < Duration::from_millis(20))
-    );
-    assert!(
-        sleeps
-            .iter()
-            .any(|sleep| *sleep > Duration::from_millis(330))
-    );
-    assert_ne!(sleeps[10], sleeps[11]);
+    let any = |judge: &dyn Fn(&Duration) -> bool| pauses.iter().any(judge);
+    assert!(any(&|pause| *pause < Duration::from_millis(20)));
+    assert!(any(&|pause| *pause > Duration::from_millis(330)));
+    assert_ne!(pauses[10], pauses[11]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_parent_is_done_before_its_child_begins() {
     let store = store();
     let numbers = put(&store, &["a", "b"]);
@@ -352,7 +329,7 @@ async fn a_parent_is_done_before_its_child_begins() {
     assert_eq!(summary.records, 4);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn latest_skips_what_was_there_and_nothing_that_came_after() {
     let store = store();
     put(&store, &["old"]);
@@ -446,21 +423,24 @@ async fn a_run_meets_records_and_shards_that_come_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_shard_is_asked_again_after_the_poll_interval() {
-    let reads = Arc::new(AtomicUsize::new(0));
-    let source = Fake::open(vec![]).counting(Arc::clone(&reads));
+async fn an_empty_shard_is_asked_again_after_pauses_that_grow_to_the_poll_interval() {
+    let reads = Arc::new(Mutex::new(Vec::new()));
+    let source = Fake::open(vec![]).noting(Arc::clone(&reads));
     let mut trigger = Trigger::builder(source, Scripted::default())
-        .poll_interval(Duration::from_secs(7))
+        .poll_interval(Duration::from_secs(8))
         .build()
         .unwrap();
+    let begun = Instant::now();
     trigger
-        .run(tokio::time::sleep(Duration::from_secs(71)))
+        .run(tokio::time::sleep(Duration::from_secs(32)))
         .await
         .unwrap();
-    assert_eq!(reads.load(Ordering::Relaxed), 11);
+    let reads = reads.lock().unwrap();
+    let at: Vec<u64> = reads.iter().map(|at| (*at - begun).as_secs()).collect();
+    assert_eq!(at, [0, 1, 3, 7, 15, 23, 31]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_disabled_stream_is_drained_and_ends_a_run() {
     let store = store();
     put(&store, &["a"]);
@@ -478,7 +458,7 @@ async fn a_disabled_stream_is_drained_and_ends_a_run() {
     assert_eq!(handler.batches(), [["a"], ["a"]]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_unknown_stream_is_an_error() {
     let error = drained(&StreamStore::new(), &Scripted::default())
         .drain()
@@ -490,7 +470,7 @@ async fn an_unknown_stream_is_an_error() {
     ));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn reads_that_fail_in_passing_are_made_again_while_the_budget_lasts() {
     let throttled = || StreamError::Throttled {
         arn: ARN.into(),
@@ -510,49 +490,22 @@ async fn reads_that_fail_in_passing_are_made_again_while_the_budget_lasts() {
     );
 
     let endless = || Fake::open((0..100_000).map(|_| Err(throttled())).collect());
-    let clock = SleepLog::new();
-    let mut trigger = on(endless(), handler.clone())
-        .clock(Arc::new(clock.clone()))
-        .build()
-        .unwrap();
+    let mut trigger = on(endless(), handler.clone()).build().unwrap();
+    let begun = Instant::now();
     let error = trigger.drain().await.unwrap_err();
     assert!(matches!(
         error,
         TriggerError::Stream(StreamError::Throttled { .. })
     ));
-    let waited = clock.sleeps().iter().sum::<Duration>();
+    let waited = begun.elapsed();
     assert!((55..=60).contains(&waited.as_secs()), "{waited:?}");
 
-    let once = on(endless(), handler.clone()).read_retry_budget(Duration::ZERO);
-    assert!(
-        once.clock(Arc::new(clock.clone()))
-            .build()
-            .unwrap()
-            .drain()
-            .await
-            .is_err()
-    );
-    assert!(clock.sleeps().is_empty());
-
-    let trimmed = StreamError::Trimmed {
-        arn: ARN.into(),
-        shard: "s".into(),
-        source: None,
-    };
-    let source = Fake::open(vec![Err(trimmed), Ok(&["a"])]);
-    let error = on(source, handler)
-        .build()
-        .unwrap()
-        .drain()
-        .await
-        .unwrap_err();
-    assert!(matches!(
-        error,
-        TriggerError::Stream(StreamError::Trimmed { .. })
-    ));
+    let once = on(endless(), handler).retry_budget(Duration::ZERO);
+    assert!(once.build().unwrap().drain().await.is_err());
+    assert_eq!(begun.elapsed(), waited);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn draining_takes_as_many_empty_answers_for_the_end_as_it_is_told() {
     for (reads, records) in [(1, 0), (2, 0), (3, 1)] {
         let source = Fake::open(vec![Ok(&[]), Ok(&[]), Ok(&["a"])]);
@@ -615,7 +568,7 @@ async fn another_shards_call_is_finished_before_an_error_is_returned() {
     assert!(finished.load(Ordering::Relaxed));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_batch_after_one_that_failed_is_no_retry_of_it() {
     let store = store();
     put(&store, &["a", "b", "c"]);
@@ -631,14 +584,14 @@ async fn a_batch_after_one_that_failed_is_no_retry_of_it() {
     assert_eq!((summary.retries, summary.errors), (2, 2));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn only_empty_answers_in_a_row_are_taken_for_the_end() {
     let script: Vec<Answer> = vec![Ok(&[]), Ok(&["a"]), Ok(&[]), Ok(&["b"])];
     let trigger = on(Fake::open(script), Scripted::default()).drain_empty_reads(2);
     assert_eq!(trigger.build().unwrap().drain().await.unwrap().records, 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_shard_with_a_child_is_drained_to_its_end_through_empty_answers() {
     let scripts = vec![
         vec![Ok(&[][..]), Ok(&["a"]), Ok(&[]), Ok(&[])],
@@ -683,7 +636,7 @@ async fn new_shards_are_found_though_none_has_ended() {
     assert_eq!(handler.batches(), [["new"]]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn other_tasks_get_their_turn_while_records_keep_coming() {
     let store = store();
     put(&store, &["first"]);
@@ -705,7 +658,7 @@ async fn other_tasks_get_their_turn_while_records_keep_coming() {
     assert!(calls.load(Ordering::Relaxed) < 10_000);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn shards_that_wait_for_each_other_are_an_error() {
     let mut source = Fake::two_shards(&["a"], &["b"]);
     source.shards[0].parent = Some(source.shards[1].id.clone());
@@ -780,7 +733,7 @@ struct Fake {
     /// How many shards the first description lists.
     at_first: usize,
     described: AtomicBool,
-    reads: Arc<AtomicUsize>,
+    reads: Arc<Mutex<Vec<Instant>>>,
 }
 
 type Answer = Result<&'static [&'static str], StreamError>;
@@ -818,7 +771,7 @@ impl Fake {
         self
     }
 
-    fn counting(mut self, reads: Arc<AtomicUsize>) -> Self {
+    fn noting(mut self, reads: Arc<Mutex<Vec<Instant>>>) -> Self {
         self.reads = reads;
         self
     }
@@ -838,7 +791,7 @@ impl StreamSource for Fake {
     }
 
     async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
-        self.reads.fetch_add(1, Ordering::Relaxed);
+        self.reads.lock().unwrap().push(Instant::now());
         let at = self
             .shards
             .iter()

@@ -1,0 +1,175 @@
+//! Where reading a shard begins, and whether anything before that is missing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use murmur_state::Timestamp;
+
+use crate::source::{Cursor, Start};
+use crate::trigger::engine::Engine;
+use crate::trigger::error::TriggerError;
+use crate::trigger::gap::{Gap, OnGap};
+use crate::trigger::lineage::{Left, Task};
+use crate::trigger::monitor::Count;
+use crate::trigger::positions::{At, Begin, Beginning, Held, Row, STREAM_LIFE};
+
+/// A shard under lease, and where to read on.
+pub(crate) struct Begun {
+    pub(crate) held: Held,
+    pub(crate) cursor: Cursor,
+}
+
+/// What is known of the time before a shard's first read.
+enum Before {
+    /// It begins with the oldest record of the stream, whatever that is.
+    Nothing,
+    /// All that was put before this time is done.
+    Through(Timestamp),
+    Gap(Gap),
+    /// Its parent is read elsewhere.
+    Unfinished,
+}
+
+impl<S, H> Engine<S, H> {
+    /// Takes the lease of a shard and finds out where to go on; how to leave it if it cannot be
+    /// read here and now.
+    pub(crate) async fn begin(
+        &self,
+        task: &Task,
+        beginning: &Beginning,
+    ) -> Result<Result<Begun, Left>, TriggerError> {
+        let shard = &task.shard;
+        let found = self.positions.find(shard).await?;
+        match &found {
+            Some((row, _)) if row.at == At::Ended => return Ok(Err(Left::Ended)),
+            Some((row, _)) if self.positions.is_elsewhere(row) => return Ok(Err(Left::Elsewhere)),
+            _ => {}
+        }
+        let over = found.as_ref().map(|(_, version)| *version);
+        let kept = over.and_then(|version| self.kept.at(shard, version));
+        let known = found.map(|(row, _)| row);
+        let latest = beginning.shards.get(&**shard) == Some(&Begin::Latest);
+        let (at, through, start) = match known {
+            Some(Row {
+                at: At::After(number),
+                through,
+                ..
+            }) => {
+                let start = Start::After(number.clone());
+                (At::After(number), through, start)
+            }
+            known if latest => {
+                if known.is_some() && kept.is_none() {
+                    tracing::warn!(
+                        shard = &**shard,
+                        "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
+                    );
+                    self.monitor.count(Count::Gaps, 1);
+                }
+                let now = self.options.clock.now();
+                (At::Begun, Some(now), Start::Latest)
+            }
+            known => {
+                let before = match &known {
+                    Some(row) => row.through.map_or(Before::Nothing, Before::Through),
+                    None => self.before(task, beginning).await?,
+                };
+                let gap = match before {
+                    Before::Nothing => Ok(None),
+                    Before::Through(through) => match self.away(through, task, beginning) {
+                        Some(gap) if kept.is_none() => Err(gap),
+                        _ => Ok(Some(through)),
+                    },
+                    Before::Gap(gap) => Err(gap),
+                    Before::Unfinished => return Ok(Err(Left::Elsewhere)),
+                };
+                let through = match gap {
+                    Ok(through) => through,
+                    Err(gap) => {
+                        self.on_gap(shard, gap)?;
+                        Some(self.options.clock.now())
+                    }
+                };
+                (At::Begun, through, Start::TrimHorizon)
+            }
+        };
+        let held = self.positions.take(shard, at, through, over).await?;
+        Ok(match held {
+            Some(held) => Ok(Begun {
+                held,
+                cursor: kept.unwrap_or_else(|| start.into()),
+            }),
+            None => Err(Left::Elsewhere),
+        })
+    }
+
+    /// What is known of the time before a shard that has no row.
+    async fn before(&self, task: &Task, beginning: &Beginning) -> Result<Before, TriggerError> {
+        let at_beginning = beginning
+            .captured_at
+            .map_or(Before::Nothing, Before::Through);
+        if beginning.shards.contains_key(&*task.shard) {
+            return Ok(at_beginning);
+        }
+        let Some(parent) = &task.parent else {
+            return Ok(at_beginning);
+        };
+        if beginning.shards.get(&**parent) == Some(&Begin::Skip) {
+            return Ok(at_beginning);
+        }
+        let gone = || {
+            Before::Gap(Gap::ParentGone {
+                parent: parent.to_string(),
+            })
+        };
+        let found = self.positions.find(parent).await?;
+        Ok(match found.map(|(row, _)| row) {
+            Some(row) if row.at == At::Ended => {
+                row.through.map_or(Before::Nothing, Before::Through)
+            }
+            Some(row) if task.parent_listed || self.positions.is_elsewhere(&row) => {
+                Before::Unfinished
+            }
+            Some(_) | None => gone(),
+        })
+    }
+
+    /// Whether some of what was put since may have been trimmed.
+    fn away(&self, through: Timestamp, task: &Task, beginning: &Beginning) -> Option<Gap> {
+        let since = self.options.clock.now().since(through);
+        (since > STREAM_LIFE).then(|| match beginning.captured_at {
+            Some(captured_at)
+                if captured_at == through && beginning.shards.contains_key(&*task.shard) =>
+            {
+                Gap::HandoffVoid { captured_at }
+            }
+            _ => Gap::Away { through, since },
+        })
+    }
+
+    /// Whether reading a shard from its oldest record can miss anything, now that it is done
+    /// through this time.
+    pub(crate) fn covers(&self, through: Option<Timestamp>) -> bool {
+        let since = through.map(|through| self.options.clock.now().since(through));
+        since.is_none_or(|since: Duration| since <= STREAM_LIFE)
+    }
+
+    /// Fails, or counts the gap, as the options say.
+    pub(crate) fn on_gap(&self, shard: &Arc<str>, gap: Gap) -> Result<(), TriggerError> {
+        match self.options.on_gap {
+            OnGap::Fail => Err(TriggerError::Gap {
+                shard: shard.to_string(),
+                gap,
+            }),
+            OnGap::Continue => {
+                tracing::error!(
+                    shard = &**shard,
+                    %gap,
+                    "records are gone that were not read; it goes on without them"
+                );
+                self.monitor.count(Count::Gaps, 1);
+                Ok(())
+            }
+        }
+    }
+}

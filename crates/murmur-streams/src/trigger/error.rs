@@ -1,0 +1,144 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use murmur_state::{Cause, Failure, Fault, StoreError, Timestamp};
+
+use crate::error::StreamError;
+use crate::trigger::gap::Gap;
+
+/// Why a trigger stopped.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum TriggerError {
+    /// The stream could not be read.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A record failed as often as it may; it and what follows it in its batch are not done.
+    #[error(
+        "shard `{shard}`: the record with sequence number {sequence_number} still fails after {retries} retries; it was not passed over: mend the cause and run the trigger again, raise `maximum_retry_attempts`, or give it an `on_failure` to pass such records to"
+    )]
+    RetriesExhausted {
+        /// The shard.
+        shard: String,
+        /// The first record that is not done; empty if it has no number.
+        sequence_number: String,
+        /// How often the batch came again.
+        retries: u32,
+        /// The handler's last error, if it failed as a whole.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// A record is older than it may be, and nobody takes it.
+    #[error(
+        "shard `{shard}`: the record with sequence number {sequence_number} was created {} ago, more than the {} of `maximum_record_age`; it was not passed over: raise that, or give the trigger an `on_failure` to pass such records to", hours(.age), hours(.limit)
+    )]
+    RecordTooOld {
+        /// The shard.
+        shard: String,
+        /// The first such record; empty if it has no number.
+        sequence_number: String,
+        /// Its age.
+        age: Duration,
+        /// The greatest age allowed: `maximum_record_age`, or less where the handler forgets
+        /// events sooner.
+        limit: Duration,
+    },
+    /// Records are gone that were not read.
+    #[error(
+        "shard `{shard}`: {gap}; what was missed needs a repair or a new bootstrap into new tables, or is given up with `on_gap(OnGap::Continue)`"
+    )]
+    Gap {
+        /// The shard.
+        shard: String,
+        /// How they were lost.
+        gap: Gap,
+    },
+    /// The positions, or the handoff token, are of another stream.
+    #[error(
+        "{whose} are of stream `{known}`, and this is `{arn}`; a stream switched off and on again has a new ARN, and what was changed in between is in neither: bootstrap anew into new tables, with a trigger of a new name"
+    )]
+    OtherStream {
+        /// What names the other stream.
+        whose: String,
+        /// The stream it names.
+        known: String,
+        /// The stream that is read.
+        arn: String,
+    },
+    /// Reading began from another handoff token, or from none.
+    #[error(
+        "the trigger `{name}` began {} and is further by now, so it cannot begin at the one captured at {captured_at:?}; name another trigger for another bootstrap, or leave `handoff` out to go on", from(.known)
+    )]
+    OtherHandoff {
+        /// The trigger's name.
+        name: String,
+        /// When the token was captured that it began from; `None` if it began without one.
+        known: Option<Timestamp>,
+        /// When the token given was captured.
+        captured_at: Timestamp,
+    },
+    /// A position could not be loaded or saved.
+    #[error("the position `{name}` could not be loaded or saved")]
+    Position {
+        /// The checkpoint's name.
+        name: String,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// A position is not one, or not all of it.
+    #[error(
+        "the checkpoint `{name}` is not a trigger's position, or not all of it; restore it, or bootstrap anew into new tables, with a trigger of a new name"
+    )]
+    UnreadablePosition {
+        /// The checkpoint's name.
+        name: String,
+        /// What is wrong with it.
+        #[source]
+        source: Arc<serde_json::Error>,
+    },
+    /// A position is of a version not known here.
+    #[error(
+        "the checkpoint `{name}` is of version {version}, which this release does not know; use the release that wrote it, or a later one"
+    )]
+    UnknownPosition {
+        /// The checkpoint's name.
+        name: String,
+        /// Its version.
+        version: u32,
+    },
+}
+
+fn hours(duration: &Duration) -> String {
+    let seconds = duration.as_secs();
+    format!(
+        "{}h {}m {}s",
+        seconds / 3600,
+        seconds / 60 % 60,
+        seconds % 60
+    )
+}
+
+fn from(known: &Option<Timestamp>) -> String {
+    match known {
+        Some(at) => format!("at the handoff captured at {at:?}"),
+        None => "without a handoff".to_owned(),
+    }
+}
+
+impl Failure for TriggerError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Stream(error) => error.fault(),
+            Self::Position { source, .. } => source.fault(),
+            _ => Fault::Setup,
+        }
+    }
+}
+
+impl TriggerError {
+    /// Whether running the trigger again can help as it is.
+    pub fn is_retryable(&self) -> bool {
+        Failure::is_retryable(self)
+    }
+}

@@ -1,0 +1,72 @@
+use std::fmt;
+use std::time::Duration;
+
+use murmur_state::Timestamp;
+
+/// What a trigger does when it finds that records are gone which it has not read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum OnGap {
+    /// It stops with [`TriggerError::Gap`](crate::TriggerError::Gap), each time it is run: the
+    /// state lacks changes, and needs a repair or a new bootstrap.
+    #[default]
+    Fail,
+    /// It goes on with the oldest record there is, counts the gap
+    /// ([`Summary::gaps`](crate::Summary::gaps), `<name>:gap`) and traces it as an error.
+    Continue,
+}
+
+/// How records were lost that the trigger has not read.
+///
+/// In doubt there is one: a reader that was away for longer than the stream keeps its records
+/// cannot know that nothing was put meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Gap {
+    /// The position is older than the oldest record there is.
+    Trimmed,
+    /// The shard is gone, and was not read to its end.
+    ShardGone,
+    /// The shard continues one that nobody has read, and that is gone.
+    ParentGone {
+        /// The shard it continues.
+        parent: String,
+    },
+    /// What was put after the time up to which everything is done has begun to be trimmed.
+    Away {
+        /// That time.
+        through: Timestamp,
+        /// How long ago it is.
+        since: Duration,
+    },
+    /// A shard that the handoff token lists as open was not begun within the 24 hours that a
+    /// stream keeps its records, so the token is void.
+    HandoffVoid {
+        /// When the token was captured.
+        captured_at: Timestamp,
+    },
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trimmed => {
+                f.write_str("the records after its position are trimmed (a stream keeps 24 hours)")
+            }
+            Self::ShardGone => f.write_str("it is gone, and was not read to its end"),
+            Self::ParentGone { parent } => write!(
+                f,
+                "it continues the shard `{parent}`, which is gone and was never read"
+            ),
+            Self::Away { through, since } => write!(
+                f,
+                "it was read up to {through:?}, which is {} hours ago, and a stream keeps 24",
+                since.as_secs() / 3600
+            ),
+            Self::HandoffVoid { captured_at } => write!(
+                f,
+                "the handoff token was captured at {captured_at:?}, and the shard not begun within the 24 hours that a stream keeps its records: the token is void"
+            ),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+mod begin;
+mod deliver;
+mod engine;
+mod error;
+mod failed;
+mod gap;
+mod lane;
+mod lineage;
+mod monitor;
+mod positions;
+mod run;
+mod shard;
+mod tracker;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+
+use aws_lambda_events::event::dynamodb::Event;
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use futures::future;
+use murmur_state::EventHandler;
+
+use crate::options::{Options, TriggerBuilder};
+use crate::source::StreamSource;
+use engine::{Engine, Kept, Until, Watch};
+use positions::Beginning;
+use run::Run;
+
+pub use error::TriggerError;
+pub(crate) use failed::OnFailure;
+pub use failed::{FailedBatch, FailureCondition};
+pub use gap::{Gap, OnGap};
+pub use monitor::{Monitor, ShardStatus, Status, Summary};
+pub(crate) use positions::Positions;
+
+/// Reads a stream and calls a handler with its records, as Lambda's event source mapping does.
+///
+/// # Delivery
+///
+/// Every record is delivered at least once, and each item's records in order: within a shard
+/// and from a shard to its children, which wait until it is done. A batch holds records of one
+/// shard. What the handler reports as failed comes again, with everything after it in the batch,
+/// after a pause; nothing after it is taken for done. The shards are worked on at once, in the
+/// task that runs the trigger: one that keeps failing does not hold up the others.
+///
+/// # Positions
+///
+/// How far each shard is outlives the trigger where
+/// [`positions`](TriggerBuilder::positions) says; by default it lives in this value: a run that
+/// ended, whether well, with an error or dropped, is continued by the next one. A position is
+/// saved only after the records before it are done, so what was done since comes again after a
+/// crash, and the handler must bear that.
+///
+/// # Several readers
+///
+/// A shard's position is also a lease: one reader at a time holds it, renews it while it runs,
+/// and gives it up when it stops; another takes it over once it has expired. A reader that
+/// was held up for longer finds out with its next save and leaves the shard. Until then both
+/// deliver the same records. Correctness must not depend on leases, and with a handler that
+/// [recognises repeated events](murmur_state::Repeats) it does not.
+///
+/// Leases go to whoever comes first, [at most so many](TriggerBuilder::maximum_shards) each.
+/// That is for a handful of workers: for more use Lambda, or the Kinesis Client Library with its
+/// DynamoDB Streams adapter, which balance.
+///
+/// # Differences to Lambda
+///
+/// - A batch is limited by its number of records only (Lambda: also 6 MB).
+/// - Calls have no timeout.
+/// - With `bisect_batch_on_error` a batch of which nothing got done is cut in two also when the
+///   handler answered, not only when it failed as a whole.
+/// - Records that are too old are taken out of their batch; they are looked at before every
+///   delivery.
+/// - Records nobody takes ([`on_failure`](TriggerBuilder::on_failure)) stop the trigger;
+///   Lambda drops them.
+/// - Filters know event names only. No tumbling windows.
+/// - One that begins at LATEST and ends before it had a record begins at LATEST again, with a
+///   warning; it is counted as a gap.
+pub struct Trigger<S, H> {
+    engine: Engine<S, H>,
+    beginning: Option<Arc<Beginning>>,
+}
+
+impl<S, H> Trigger<S, H>
+where
+    S: StreamSource,
+    H: EventHandler<Event, Answer = DynamoDbEventResponse>,
+{
+    /// A trigger that hands what `source` has to `handler`.
+    pub fn builder(source: S, handler: H) -> TriggerBuilder<S, H> {
+        TriggerBuilder::new(source, handler)
+    }
+
+    pub(crate) fn new(source: S, handler: H, options: Options, positions: Positions) -> Self {
+        let (clock, recorder) = (Arc::clone(&options.clock), Arc::clone(&options.recorder));
+        let monitor = Monitor::new(positions.name.to_string(), clock, recorder);
+        Self {
+            engine: Engine {
+                source,
+                handler,
+                options,
+                positions,
+                monitor,
+                kept: Kept::default(),
+            },
+            beginning: None,
+        }
+    }
+
+    /// Looks at the trigger while it runs.
+    pub fn monitor(&self) -> Monitor {
+        self.engine.monitor.clone()
+    }
+
+    /// Runs until every shard listed is read to its end, or has answered empty
+    /// ([`drain_empty_reads`](TriggerBuilder::drain_empty_reads)) if it is still open; those
+    /// another reader holds are left to it.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Trigger::run); a disabled stream is none, since all it has was read.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Trigger::run).
+    pub async fn drain(&mut self) -> Result<Summary, TriggerError> {
+        self.go(Until::Drained, future::pending()).await
+    }
+
+    /// Runs until `shutdown` completes: then calls to the handler that are under way are
+    /// finished, pauses are cut short, no further call is made, positions are saved and leases
+    /// given up.
+    ///
+    /// # Errors
+    ///
+    /// [`TriggerError::RetriesExhausted`] and [`TriggerError::RecordTooOld`] where nobody takes
+    /// such records; [`TriggerError::Gap`]; [`TriggerError::OtherStream`] and
+    /// [`TriggerError::OtherHandoff`] before anything is read; [`TriggerError::Stream`] for a
+    /// stream that is missing, may not be read, failed for longer than
+    /// [`retry_budget`](TriggerBuilder::retry_budget), or is disabled and read to its end; and
+    /// what says that a position could not be loaded, saved or understood. The other shards'
+    /// calls under way are finished first; the trigger can be run again and goes on where it
+    /// was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: nothing is lost. What was under way comes again with the next run; leases
+    /// are not given up and expire.
+    pub async fn run(
+        &mut self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, TriggerError> {
+        self.go(Until::ShutDown, shutdown).await
+    }
+
+    async fn go(
+        &mut self,
+        until: Until,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Summary, TriggerError> {
+        let Self { engine, beginning } = self;
+        let engine = &*engine;
+        engine.monitor.reset();
+        engine.options.warn();
+        let watch = Watch::new(until, shutdown);
+        Run::new(engine, &watch).finish(beginning).await?;
+        Ok(engine.monitor.summary())
+    }
+}
+
+impl<S, H> fmt::Debug for Trigger<S, H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Trigger")
+            .field("options", &self.engine.options)
+            .field("positions", &self.engine.positions)
+            .field("monitor", &self.engine.monitor)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use murmur_state::{Clock, Recorder, Timestamp};
+
+/// What one run did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// Batches begun; one that comes again, whole or in parts, is not counted anew.
+    pub batches: u64,
+    /// Records that got done: by the handler, passed by the filter, or given up.
+    pub records: u64,
+    /// Of these, records that the filter kept from the handler.
+    pub filtered: u64,
+    /// Of these, records that were given up and taken by `on_failure`.
+    pub given_up: u64,
+    /// Deliveries of what had been delivered before.
+    pub retries: u64,
+    /// Records the handler reported as failed, each time it did.
+    pub failures: u64,
+    /// Times the handler answered with an error.
+    pub errors: u64,
+    /// Batches cut in two because they failed.
+    pub bisections: u64,
+    /// Times records were found gone that had not been read.
+    pub gaps: u64,
+    /// Shards lost to another reader.
+    pub leases_lost: u64,
+}
+
+/// How a run goes, for whoever wants to show it.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[non_exhaustive]
+pub struct Status {
+    /// What the run did so far; after its end, all it did.
+    pub summary: Summary,
+    /// The shards it reads now, by id.
+    pub shards: Vec<ShardStatus>,
+}
+
+/// One shard that is read now.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct ShardStatus {
+    /// The shard's id.
+    pub shard: String,
+    /// How far it is behind the stream's end: the age of the oldest record that is not done;
+    /// zero when all that was there is done; `None` until the first read. Creation times are in
+    /// whole seconds, so that it is up to a second too much.
+    pub lag: Option<Duration>,
+    /// Records read and not done.
+    pub pending: usize,
+    /// How often in a row its failing batches have failed; 0 if none fails.
+    pub failures: u32,
+}
+
+/// Looks at a trigger while it runs. Clones look at the same one.
+#[derive(Clone)]
+pub struct Monitor(Arc<Shared>);
+
+struct Shared {
+    clock: Arc<dyn Clock>,
+    recorder: Arc<dyn Recorder>,
+    name: String,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    summary: Summary,
+    shards: BTreeMap<Arc<str>, Progress>,
+}
+
+/// What a shard's reader says of itself.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    pub(crate) behind: Behind,
+    pub(crate) pending: usize,
+    pub(crate) failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Behind {
+    #[default]
+    Unknown,
+    /// All that was there is done.
+    Nothing,
+    /// Everything created before this is done.
+    Since(Timestamp),
+}
+
+/// What is counted, each as a field of the summary and under a name.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Count {
+    Batches,
+    Records,
+    Filtered,
+    GivenUp,
+    Retries,
+    Failures,
+    Errors,
+    Bisections,
+    Gaps,
+    LeasesLost,
+}
+
+impl Monitor {
+    pub(crate) fn new(name: String, clock: Arc<dyn Clock>, recorder: Arc<dyn Recorder>) -> Self {
+        Self(Arc::new(Shared {
+            clock,
+            recorder,
+            name,
+            state: Mutex::default(),
+        }))
+    }
+
+    /// How the run goes.
+    pub fn status(&self) -> Status {
+        let now = self.0.clock.now();
+        let state = self.state();
+        let shard = |(id, progress): (&Arc<str>, &Progress)| ShardStatus {
+            shard: id.to_string(),
+            lag: progress.behind.lag(now),
+            pending: progress.pending,
+            failures: progress.failures,
+        };
+        Status {
+            summary: state.summary,
+            shards: state.shards.iter().map(shard).collect(),
+        }
+    }
+
+    pub(crate) fn summary(&self) -> Summary {
+        self.state().summary
+    }
+
+    /// A new run begins.
+    pub(crate) fn reset(&self) {
+        *self.state() = State::default();
+    }
+
+    pub(crate) fn count(&self, what: Count, by: u64) {
+        if by == 0 {
+            return;
+        }
+        let name = {
+            let mut state = self.state();
+            let summary = &mut state.summary;
+            let (field, name) = match what {
+                Count::Batches => (&mut summary.batches, "batches"),
+                Count::Records => (&mut summary.records, "records"),
+                Count::Filtered => (&mut summary.filtered, "filtered"),
+                Count::GivenUp => (&mut summary.given_up, "given_up"),
+                Count::Retries => (&mut summary.retries, "retry"),
+                Count::Failures => (&mut summary.failures, "failed"),
+                Count::Errors => (&mut summary.errors, "errors"),
+                Count::Bisections => (&mut summary.bisections, "bisected"),
+                Count::Gaps => (&mut summary.gaps, "gap"),
+                Count::LeasesLost => (&mut summary.leases_lost, "lease_lost"),
+            };
+            *field += by;
+            name
+        };
+        self.0
+            .recorder
+            .count(&format!("{}:{name}", self.0.name), by);
+    }
+
+    pub(crate) fn shard(&self, id: &Arc<str>, progress: Progress) {
+        self.state().shards.insert(Arc::clone(id), progress);
+    }
+
+    pub(crate) fn left(&self, id: &str) {
+        self.state().shards.remove(id);
+    }
+
+    /// Records how far behind the slowest shard is.
+    pub(crate) fn gauge_lag(&self) {
+        let lags = self.status().shards.into_iter().map(|shard| shard.lag);
+        if let Some(lag) = lags.flatten().max() {
+            let millis = u64::try_from(lag.as_millis()).unwrap_or(u64::MAX);
+            let name = format!("{}:lag_ms", self.0.name);
+            self.0.recorder.gauge(&name, millis);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Behind {
+    fn lag(self, now: Timestamp) -> Option<Duration> {
+        match self {
+            Self::Unknown => None,
+            Self::Nothing => Some(Duration::ZERO),
+            Self::Since(time) => Some(now.since(time)),
+        }
+    }
+}
+
+impl fmt::Debug for Monitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Monitor")
+            .field("name", &self.0.name)
+            .field("status", &self.status())
+            .finish_non_exhaustive()
+    }
+}

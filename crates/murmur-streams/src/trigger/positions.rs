@@ -1,0 +1,355 @@
+//! How far each shard is, and who reads it: what outlives a run.
+//!
+//! Under the trigger's name there is one *beginning*, saved before anything is read, which says
+//! how each shard of the first generation begins; and one row per shard, with its position and
+//! its lease. Every row is saved only over the version that was read, so that of two readers
+//! that hold each other for gone one finds out with its next save.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use murmur_state::{
+    Checkpoint, Checkpoints, Clock, HandoffToken, PipelineName, Removed, Saved, SequenceNumber,
+    StoreError, Timestamp,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::description::StreamDescription;
+use crate::options::StartingPosition;
+use crate::trigger::error::TriggerError;
+
+/// The version of the rows this release writes.
+const VERSION: u32 = 1;
+
+/// How long a stream keeps its records (Amazon DynamoDB Developer Guide, "Change data capture for
+/// DynamoDB Streams").
+pub(crate) const STREAM_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// How a shard is begun that nobody has read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Begin {
+    /// Not at all: what it holds is not wanted.
+    Skip,
+    /// After its newest record.
+    Latest,
+    /// At the oldest record it has.
+    TrimHorizon,
+}
+
+/// How reading the stream was begun, once for all who share the positions.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Beginning {
+    pub(crate) stream_arn: String,
+    /// When the handoff token was captured that reading began from.
+    pub(crate) captured_at: Option<Timestamp>,
+    /// The shards listed then.
+    pub(crate) shards: BTreeMap<String, Begin>,
+}
+
+impl Beginning {
+    fn of(
+        listed: &StreamDescription,
+        position: StartingPosition,
+        token: Option<&HandoffToken>,
+    ) -> Self {
+        let begin = |shard: &crate::ShardInfo| {
+            if let Some(token) = token {
+                let known = token.shards.iter().find(|known| known.id == shard.id);
+                return match known.is_some_and(|known| known.closed) {
+                    true => Begin::Skip,
+                    false => Begin::TrimHorizon,
+                };
+            }
+            // A shard that waits for a parent gets there later than now: LATEST would then skip
+            // what was put meanwhile.
+            let waits = listed
+                .shards
+                .iter()
+                .any(|other| Some(&other.id) == shard.parent.as_ref() && !listed.is_closed(other));
+            match position {
+                StartingPosition::Latest if listed.is_closed(shard) => Begin::Skip,
+                StartingPosition::Latest if !waits => Begin::Latest,
+                _ => Begin::TrimHorizon,
+            }
+        };
+        let shards = listed.shards.iter();
+        Self {
+            stream_arn: listed.info.stream_arn.clone(),
+            captured_at: token.map(|token| token.captured_at),
+            shards: shards
+                .map(|shard| (shard.id.clone(), begin(shard)))
+                .collect(),
+        }
+    }
+}
+
+/// How far a shard is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum At {
+    /// Begun, and nothing done.
+    Begun,
+    /// Everything up to this number is done.
+    After(SequenceNumber),
+    /// Read to its end, and all done.
+    Ended,
+}
+
+/// A shard's row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Row {
+    pub(crate) at: At,
+    /// Whatever was put into the shard's lineage before this time is done. `None` where that
+    /// cannot be said: nothing was read yet of a stream begun at its oldest record.
+    pub(crate) through: Option<Timestamp>,
+    owner: Option<String>,
+    /// When the lease ends, by the owner's wall clock.
+    until: Option<Timestamp>,
+}
+
+/// A row under lease.
+#[derive(Debug, Clone)]
+pub(crate) struct Held {
+    pub(crate) shard: Arc<str>,
+    pub(crate) row: Row,
+    /// Of the row as it is saved.
+    pub(crate) version: u64,
+}
+
+pub(crate) struct Positions {
+    pub(crate) place: Arc<dyn Checkpoints>,
+    pub(crate) name: PipelineName,
+    pub(crate) owner: String,
+    pub(crate) lease: Duration,
+    /// Whether others can see them: else nobody waits for a lease to end.
+    pub(crate) lasting: bool,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+}
+
+impl Positions {
+    fn beginning_name(&self) -> String {
+        self.name.marker("stream", &[])
+    }
+
+    fn shard_name(&self, shard: &str) -> String {
+        self.name.marker("shard", &[shard])
+    }
+
+    /// The beginning of the stream that is `listed`: the one that was saved, or a new one.
+    pub(crate) async fn begin(
+        &self,
+        listed: &StreamDescription,
+        position: StartingPosition,
+        token: Option<&HandoffToken>,
+    ) -> Result<Beginning, TriggerError> {
+        let arn = &listed.info.stream_arn;
+        if let Some(token) = token.filter(|token| token.stream_arn != *arn) {
+            return Err(TriggerError::OtherStream {
+                whose: "the handoff token".to_owned(),
+                known: token.stream_arn.clone(),
+                arn: arn.clone(),
+            });
+        }
+        let name = self.beginning_name();
+        loop {
+            let found: Option<(Beginning, u64)> = self.load(&name).await?;
+            if let Some((beginning, _)) = found {
+                return self.same(beginning, arn, token);
+            }
+            let beginning = Beginning::of(listed, position, token);
+            if self.save(&name, &beginning, None).await?.is_some() {
+                return Ok(beginning);
+            }
+        }
+    }
+
+    fn same(
+        &self,
+        known: Beginning,
+        arn: &str,
+        token: Option<&HandoffToken>,
+    ) -> Result<Beginning, TriggerError> {
+        if known.stream_arn != arn {
+            return Err(TriggerError::OtherStream {
+                whose: format!("the positions of `{}`", self.name),
+                known: known.stream_arn,
+                arn: arn.to_owned(),
+            });
+        }
+        match token {
+            Some(token) if known.captured_at != Some(token.captured_at) => {
+                Err(TriggerError::OtherHandoff {
+                    name: self.name.to_string(),
+                    known: known.captured_at,
+                    captured_at: token.captured_at,
+                })
+            }
+            _ => Ok(known),
+        }
+    }
+
+    /// What is saved of a shard, whoever holds it, and its version.
+    pub(crate) async fn find(&self, shard: &str) -> Result<Option<(Row, u64)>, TriggerError> {
+        self.load(&self.shard_name(shard)).await
+    }
+
+    /// Whether the row's lease is another's, and has not expired by this clock.
+    pub(crate) fn is_elsewhere(&self, row: &Row) -> bool {
+        row.owner.as_ref().is_some_and(|owner| *owner != self.owner)
+            && row.until.is_some_and(|until| until > self.clock.now())
+    }
+
+    /// Takes the lease of a shard over the version that was found; `None` if somebody was faster.
+    pub(crate) async fn take(
+        &self,
+        shard: &Arc<str>,
+        at: At,
+        through: Option<Timestamp>,
+        over: Option<u64>,
+    ) -> Result<Option<Held>, TriggerError> {
+        let row = self.leased(at, through);
+        self.put(shard, row, over).await
+    }
+
+    /// Saves how far a shard is and renews its lease; `None` if it was lost.
+    pub(crate) async fn renew(
+        &self,
+        held: &Held,
+        at: At,
+        through: Option<Timestamp>,
+    ) -> Result<Option<Held>, TriggerError> {
+        self.take(&held.shard, at, through, Some(held.version))
+            .await
+    }
+
+    /// Saves how far a shard is and gives up its lease; `None` if it was lost.
+    pub(crate) async fn release(
+        &self,
+        held: &Held,
+        at: At,
+        through: Option<Timestamp>,
+    ) -> Result<Option<Held>, TriggerError> {
+        let row = Row {
+            at,
+            through,
+            owner: None,
+            until: None,
+        };
+        self.put(&held.shard, row, Some(held.version)).await
+    }
+
+    async fn put(
+        &self,
+        shard: &Arc<str>,
+        row: Row,
+        over: Option<u64>,
+    ) -> Result<Option<Held>, TriggerError> {
+        let version = self.save(&self.shard_name(shard), &row, over).await?;
+        Ok(version.map(|version| Held {
+            shard: Arc::clone(shard),
+            row,
+            version,
+        }))
+    }
+
+    fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
+        Row {
+            at,
+            through,
+            owner: Some(self.owner.clone()),
+            until: Some(self.clock.now().plus(self.lease)),
+        }
+    }
+
+    /// Removes the row of a shard that ended, is listed no more, and whose children have begun.
+    pub(crate) async fn forget(&self, shard: &str) -> Result<(), TriggerError> {
+        let name = self.shard_name(shard);
+        let found: Option<(Row, u64)> = self.load(&name).await?;
+        if let Some((row, version)) = found.filter(|(row, _)| row.at == At::Ended) {
+            // Whoever saved it since has a reason to keep it.
+            let (Removed::Gone | Removed::Conflict) = self
+                .place
+                .remove(&name, version)
+                .await
+                .map_err(|source| failed(&name, source))?;
+            tracing::debug!(shard, through = ?row.through, "its position is no longer needed");
+        }
+        Ok(())
+    }
+
+    async fn load<T: DeserializeOwned>(
+        &self,
+        name: &str,
+    ) -> Result<Option<(T, u64)>, TriggerError> {
+        let loaded = self.place.load(name).await;
+        let Some(Checkpoint { data, version }) = loaded.map_err(|source| failed(name, source))?
+        else {
+            return Ok(None);
+        };
+        let unreadable = |source| TriggerError::UnreadablePosition {
+            name: name.to_owned(),
+            source: Arc::new(source),
+        };
+        let head: Head = serde_json::from_str(&data).map_err(unreadable)?;
+        if head.version != VERSION {
+            return Err(TriggerError::UnknownPosition {
+                name: name.to_owned(),
+                version: head.version,
+            });
+        }
+        let read: Versioned<T> = serde_json::from_str(&data).map_err(unreadable)?;
+        Ok(Some((read.content, version)))
+    }
+
+    /// `None` if somebody saved since.
+    async fn save<T: Serialize>(
+        &self,
+        name: &str,
+        content: &T,
+        over: Option<u64>,
+    ) -> Result<Option<u64>, TriggerError> {
+        let kept = Versioned {
+            version: VERSION,
+            content,
+        };
+        let data = serde_json::json!(kept).to_string();
+        let saved = self.place.save(name, &data, over).await;
+        Ok(match saved.map_err(|source| failed(name, source))? {
+            Saved::Version(version) => Some(version),
+            Saved::Conflict => None,
+        })
+    }
+}
+
+impl fmt::Debug for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Positions")
+            .field("name", &self.name)
+            .field("owner", &self.owner)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
+    }
+}
+
+fn failed(name: &str, source: StoreError) -> TriggerError {
+    TriggerError::Position {
+        name: name.to_owned(),
+        source: Box::new(source),
+    }
+}

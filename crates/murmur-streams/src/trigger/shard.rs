@@ -1,0 +1,459 @@
+//! The work on one shard: read, deliver, save the position, until it ends or the run does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lambda_events::event::dynamodb::Event;
+use aws_lambda_events::streams::DynamoDbEventResponse;
+use futures::StreamExt;
+use futures::future::{self, BoxFuture, Either};
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, pin_mut};
+use murmur_state::{Causes, EventHandler, SequenceNumber, Timestamp};
+
+use crate::error::StreamError;
+use crate::item::key_hash;
+use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
+use crate::trigger::begin::Begun;
+use crate::trigger::deliver::Delivered;
+use crate::trigger::engine::{Engine, Until, Watch, yield_now};
+use crate::trigger::error::TriggerError;
+use crate::trigger::gap::Gap;
+use crate::trigger::lane::{Cut, Lane, Pending};
+use crate::trigger::lineage::{Left, Task};
+use crate::trigger::monitor::{Behind, Count, Progress};
+use crate::trigger::positions::{At, Beginning, Held};
+use crate::trigger::tracker::Tracker;
+
+/// The first pause after an empty read is this part of the longest, and each doubles.
+const FIRST_PAUSE: u32 = 8;
+
+/// What a shard waits for.
+enum Step {
+    /// What was read, and the wall time before it was asked for; `None` if the run was stopped.
+    Read(Result<Option<Batch>, StreamError>, Timestamp),
+    Delivered(usize, Delivered),
+    Saved(Result<Option<Held>, TriggerError>),
+}
+
+type Steps<'e> = FuturesUnordered<BoxFuture<'e, Step>>;
+
+struct Shard<'e, 'w, S, H> {
+    engine: &'e Engine<S, H>,
+    watch: &'e Watch<'w>,
+    arn: &'e str,
+    has_child: bool,
+    held: Held,
+    lanes: Vec<Lane>,
+    tracker: Tracker,
+    /// Where to read on; `None` once it is read to its end.
+    cursor: Option<Cursor>,
+    /// Whether the last read may have left records behind.
+    more: bool,
+    empty_reads: u32,
+    /// When to read again, in monotonic time.
+    next_read: Duration,
+    /// When all that had been put by then was done.
+    clear_at: Option<Timestamp>,
+    /// When to renew the lease at the latest, in monotonic time.
+    renew_at: Duration,
+    reading: bool,
+    saving: bool,
+    lost: bool,
+    error: Option<TriggerError>,
+}
+
+impl<S, H> Engine<S, H>
+where
+    S: StreamSource,
+    H: EventHandler<Event, Answer = DynamoDbEventResponse>,
+{
+    /// Reads one shard and delivers its records, until it ends, is lost, drained, or the run is
+    /// stopped.
+    pub(crate) async fn work(
+        &self,
+        task: Task,
+        beginning: &Beginning,
+        watch: &Watch<'_>,
+    ) -> Result<Left, TriggerError> {
+        let begun = match self
+            .patiently(watch, || self.begin(&task, beginning))
+            .await?
+        {
+            Some(Ok(begun)) => begun,
+            Some(Err(left)) => return Ok(left),
+            None => return Ok(Left::Interrupted),
+        };
+        let shard = Shard::new(self, watch, &beginning.stream_arn, &task, begun);
+        let left = shard.run().await;
+        self.monitor.left(&task.shard);
+        left
+    }
+}
+
+impl<'e, 'w, S, H> Shard<'e, 'w, S, H>
+where
+    S: StreamSource,
+    H: EventHandler<Event, Answer = DynamoDbEventResponse>,
+{
+    fn new(
+        engine: &'e Engine<S, H>,
+        watch: &'e Watch<'w>,
+        arn: &'e str,
+        task: &Task,
+        Begun { held, cursor }: Begun,
+    ) -> Self {
+        let options = &engine.options;
+        let now = options.clock.monotonic();
+        Self {
+            engine,
+            watch,
+            arn,
+            has_child: task.has_child,
+            held,
+            lanes: (0..options.parallelization_factor)
+                .map(|_| Lane::default())
+                .collect(),
+            tracker: Tracker::default(),
+            cursor: Some(cursor),
+            more: true,
+            empty_reads: 0,
+            next_read: now,
+            clear_at: None,
+            renew_at: now.saturating_add(engine.positions.lease / 3),
+            reading: false,
+            saving: false,
+            lost: false,
+            error: None,
+        }
+    }
+
+    async fn run(mut self) -> Result<Left, TriggerError> {
+        let mut steps = Steps::new();
+        loop {
+            let ending = self.is_ending();
+            if !ending {
+                self.begin_steps(&mut steps);
+            }
+            if steps.is_empty() && (ending || self.is_ended() || self.is_drained()) {
+                return self.leave().await;
+            }
+            self.report();
+            self.remember();
+            if let Some(step) = self.next_step(&mut steps).await {
+                self.take(step);
+            }
+            yield_now().await;
+        }
+    }
+
+    /// Whether nothing more is to be begun.
+    fn is_ending(&self) -> bool {
+        self.lost || self.error.is_some() || self.watch.is_stopping()
+    }
+
+    fn is_ended(&self) -> bool {
+        self.cursor.is_none() && self.tracker.is_clear()
+    }
+
+    fn is_drained(&self) -> bool {
+        // One with a child will end, and its child waits for that.
+        self.watch.until == Until::Drained
+            && !self.has_child
+            && self.empty_reads >= self.engine.options.drain_empty_reads
+            && self.tracker.is_clear()
+    }
+
+    fn begin_steps(&mut self, steps: &mut Steps<'e>) {
+        let (engine, arn) = (self.engine, self.arn);
+        let now = engine.options.clock.monotonic();
+        let cut = self.cut();
+        for (at, lane) in self.lanes.iter_mut().enumerate() {
+            if let Some(part) = lane.next(now, cut) {
+                let shard = Arc::clone(&self.held.shard);
+                let call =
+                    async move { Step::Delivered(at, engine.deliver(arn, &shard, part).await) };
+                steps.push(call.boxed());
+            }
+        }
+        if self.wants_records()
+            && self.next_read <= now
+            && let Some(cursor) = self.cursor.clone()
+        {
+            self.reading = true;
+            let (shard, watch) = (Arc::clone(&self.held.shard), self.watch);
+            let asked_at = engine.options.clock.now();
+            let read = async move {
+                let read = || engine.source.read(&shard, &cursor, MAX_READ);
+                Step::Read(engine.patiently(watch, read).await, asked_at)
+            };
+            steps.push(read.boxed());
+        }
+        if !self.saving && (self.is_behind() || self.renew_at <= now) {
+            self.saving = true;
+            self.renew_at = now.saturating_add(engine.positions.lease / 3);
+            let (held, at, through) = (self.held.clone(), self.at(), self.through());
+            let save = async move {
+                let save = || engine.positions.renew(&held, at.clone(), through);
+                Step::Saved(engine.persistently(save).await)
+            };
+            steps.push(save.boxed());
+        }
+    }
+
+    fn cut(&self) -> Cut {
+        let options = &self.engine.options;
+        Cut {
+            batch_size: options.batch_size,
+            window: options.batching_window,
+            short: !self.more || self.is_full(),
+            ended: self.cursor.is_none(),
+        }
+    }
+
+    /// Whether as much is read ahead as may be.
+    fn is_full(&self) -> bool {
+        let options = &self.engine.options;
+        let most = options.batch_size * options.parallelization_factor;
+        self.tracker.len() >= most.saturating_mul(2).max(MAX_READ)
+    }
+
+    fn wants_records(&self) -> bool {
+        let batch_size = self.engine.options.batch_size;
+        !self.reading
+            && !self.is_drained()
+            && !self.is_full()
+            && self.lanes.iter().any(|lane| lane.is_hungry(batch_size))
+    }
+
+    /// Whether the row says less than is done.
+    fn is_behind(&self) -> bool {
+        let position = self.tracker.position();
+        position.is_some_and(|number| !matches!(&self.held.row.at, At::After(at) if at == number))
+    }
+
+    fn at(&self) -> At {
+        match self.tracker.position() {
+            Some(number) => At::After(number.clone()),
+            None => self.held.row.at.clone(),
+        }
+    }
+
+    fn through(&self) -> Option<Timestamp> {
+        let clear = self.clear_at.filter(|_| self.tracker.is_clear());
+        self.held.row.through.max(self.tracker.passed()).max(clear)
+    }
+
+    /// The next thing that happens; `None` if it is time to look again.
+    async fn next_step(&self, steps: &mut Steps<'e>) -> Option<Step> {
+        let timer = self.timer();
+        let stop = match self.is_ending() {
+            true => future::pending().left_future(),
+            false => self.watch.stop().right_future(),
+        };
+        let other = future::select(timer, stop);
+        if steps.is_empty() {
+            other.await;
+            return None;
+        }
+        let next = steps.next();
+        pin_mut!(next);
+        match future::select(next, other).await {
+            Either::Left((step, _)) => step,
+            Either::Right(_) => None,
+        }
+    }
+
+    /// Completes when there is something to begin.
+    fn timer(&self) -> BoxFuture<'static, ()> {
+        if self.is_ending() {
+            return future::pending().boxed();
+        }
+        let cut = self.cut();
+        let lanes = self.lanes.iter().filter_map(|lane| lane.wakes(cut));
+        let read = (self.wants_records() && self.cursor.is_some()).then_some(self.next_read);
+        let lasting = self.engine.positions.lasting && !self.saving;
+        let renew = lasting.then_some(self.renew_at);
+        let wake = lanes.chain(read).chain(renew).min();
+        let clock = &self.engine.options.clock;
+        match wake {
+            Some(wake) => clock.sleep(wake.saturating_sub(clock.monotonic())),
+            None => future::pending().boxed(),
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Read(Ok(Some(batch)), asked_at) => self.took(batch, asked_at),
+            Step::Read(Ok(None), _) => self.reading = false,
+            Step::Read(Err(error), _) => {
+                self.reading = false;
+                if let Err(error) = self.unreadable(error) {
+                    self.fail(error);
+                }
+            }
+            Step::Delivered(at, delivered) => self.delivered(at, delivered),
+            Step::Saved(Ok(Some(held))) => {
+                self.saving = false;
+                self.held = held;
+            }
+            Step::Saved(Ok(None)) => {
+                self.saving = false;
+                self.lose();
+            }
+            Step::Saved(Err(error)) => {
+                self.saving = false;
+                self.fail(error);
+            }
+        }
+    }
+
+    fn took(&mut self, Batch { records, next }: Batch, asked_at: Timestamp) {
+        self.reading = false;
+        let options = &self.engine.options;
+        let now = options.clock.monotonic();
+        self.more = records.len() >= MAX_READ;
+        self.cursor = next;
+        if records.is_empty() {
+            self.empty_reads = self.empty_reads.saturating_add(1);
+            if self.tracker.is_clear() && self.cursor.is_some() {
+                self.clear_at = Some(asked_at);
+            }
+            let doubled = 2u32.saturating_pow(self.empty_reads - 1);
+            let pause = (options.poll_interval / FIRST_PAUSE).saturating_mul(doubled);
+            self.next_read = now.saturating_add(pause.min(options.poll_interval));
+            return;
+        }
+        self.empty_reads = 0;
+        let mut filtered = 0;
+        for record in records {
+            let number = record.change.sequence_number.as_deref();
+            // Numbers that are none cannot be gone on after; the records count all the same.
+            let number = number.and_then(|number| SequenceNumber::new(number).ok());
+            let wanted = options.wants(&record.event_name);
+            let lane = key_hash(&record.change.keys) % self.lanes.len() as u64;
+            let mut pending = Pending {
+                ordinal: 0,
+                record,
+                read_at: now,
+            };
+            pending.ordinal = self.tracker.push(number, pending.created());
+            match self.lanes.get_mut(lane as usize) {
+                Some(lane) if wanted => lane.push(pending),
+                _ => {
+                    filtered += 1;
+                    self.tracker.done(pending.ordinal);
+                }
+            }
+        }
+        self.engine.monitor.count(Count::Filtered, filtered);
+        self.engine.monitor.count(Count::Records, filtered);
+    }
+
+    /// Goes on after a read that failed for good, where that is allowed.
+    fn unreadable(&mut self, error: StreamError) -> Result<(), TriggerError> {
+        match error {
+            StreamError::Trimmed { .. } => {
+                let unread = self.tracker.position().is_none() && self.held.row.at == At::Begun;
+                // Trimmed between finding the oldest record and reading it: nothing that was
+                // not done, if what was done reaches far enough.
+                if !(unread && self.engine.covers(self.held.row.through)) {
+                    self.engine.on_gap(&self.held.shard, Gap::Trimmed)?;
+                }
+                self.cursor = Some(Start::TrimHorizon.into());
+                Ok(())
+            }
+            StreamError::UnknownShard { .. } => {
+                self.engine.on_gap(&self.held.shard, Gap::ShardGone)?;
+                self.cursor = None;
+                Ok(())
+            }
+            error => Err(error.into()),
+        }
+    }
+
+    fn delivered(&mut self, at: usize, delivered: Delivered) {
+        let Delivered {
+            done,
+            left,
+            wait,
+            error,
+        } = delivered;
+        for ordinal in done {
+            self.tracker.done(ordinal);
+        }
+        let now = self.engine.options.clock.monotonic();
+        if let Some(lane) = self.lanes.get_mut(at) {
+            lane.give_back(left, now.saturating_add(wait));
+        }
+        if let Some(error) = error {
+            self.fail(error);
+        }
+    }
+
+    fn fail(&mut self, error: TriggerError) {
+        if self.error.is_some() {
+            tracing::error!(
+                shard = &*self.held.shard,
+                error = %Causes(&error),
+                "the shard failed once more"
+            );
+            return;
+        }
+        self.error = Some(error);
+    }
+
+    fn lose(&mut self) {
+        tracing::warn!(
+            shard = &*self.held.shard,
+            "another reader has taken the shard; what is not saved it delivers again"
+        );
+        self.engine.monitor.count(Count::LeasesLost, 1);
+        self.lost = true;
+    }
+
+    fn report(&self) {
+        let behind = match self.tracker.oldest().or(self.tracker.passed()) {
+            _ if self.tracker.is_clear() && !self.more => Behind::Nothing,
+            Some(time) => Behind::Since(time),
+            None => Behind::Unknown,
+        };
+        let failures = self.lanes.iter().map(Lane::failures).max();
+        let progress = Progress {
+            behind,
+            pending: self.tracker.len(),
+            failures: failures.unwrap_or(0),
+        };
+        self.engine.monitor.shard(&self.held.shard, progress);
+    }
+
+    /// Notes where a later run of this trigger may go on without looking the place up.
+    fn remember(&self) {
+        let cursor = self.cursor.as_ref().filter(|_| self.tracker.is_clear());
+        let place = cursor.map(|cursor| (self.held.version, cursor.clone()));
+        self.engine.kept.note(&self.held.shard, place);
+    }
+
+    /// Saves the position for the last time and gives the lease up.
+    async fn leave(mut self) -> Result<Left, TriggerError> {
+        let ended = self.is_ended() && !self.lost;
+        if !self.lost {
+            let at = if ended { At::Ended } else { self.at() };
+            let (positions, through) = (&self.engine.positions, self.through());
+            let release = || positions.release(&self.held, at.clone(), through);
+            match self.engine.persistently(release).await {
+                Ok(Some(held)) => self.held = held,
+                Ok(None) => self.lose(),
+                Err(error) => self.fail(error),
+            }
+        }
+        self.remember();
+        match self.error {
+            Some(error) => Err(error),
+            None if self.lost => Ok(Left::Elsewhere),
+            None if ended => Ok(Left::Ended),
+            None if self.watch.is_stopping() => Ok(Left::Interrupted),
+            None => Ok(Left::Empty),
+        }
+    }
+}
