@@ -39,7 +39,7 @@ impl<S, H> Engine<S, H> {
         beginning: &Beginning,
     ) -> Result<Result<Begun, Left>, TriggerError> {
         let shard = &task.shard;
-        let found = self.positions.find(shard).await?;
+        let found = self.persistently(|| self.positions.find(shard)).await?;
         match &found {
             Some((row, _)) if row.at == At::Ended => return Ok(Err(Left::Ended)),
             Some((row, _)) if self.positions.is_elsewhere(row) => return Ok(Err(Left::Elsewhere)),
@@ -93,7 +93,10 @@ impl<S, H> Engine<S, H> {
                 (At::Begun, through, Start::TrimHorizon)
             }
         };
-        let held = self.positions.take(shard, at, through, over).await?;
+        let row = self.positions.leased(at, through);
+        let held = self
+            .persistently(|| self.positions.put(shard, &row, over))
+            .await?;
         Ok(match held {
             Some(held) => Ok(Begun {
                 held,
@@ -122,7 +125,7 @@ impl<S, H> Engine<S, H> {
                 parent: parent.to_string(),
             })
         };
-        let found = self.positions.find(parent).await?;
+        let found = self.persistently(|| self.positions.find(parent)).await?;
         Ok(match found.map(|(row, _)| row) {
             Some(row) if row.at == At::Ended => {
                 row.through.map_or(Before::Nothing, Before::Through)

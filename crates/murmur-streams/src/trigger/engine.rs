@@ -96,26 +96,20 @@ pub(crate) struct Engine<S, H> {
 }
 
 impl<S, H> Engine<S, H> {
-    /// Does what may fail in passing, again and again while that can help and the budget lasts;
-    /// `None` if the run was stopped meanwhile.
-    pub(crate) async fn patiently<T, E, Fut>(
+    /// `None` if the run was stopped before `work` was done; what is dropped then must be safe to
+    /// do again.
+    pub(crate) async fn unless_stopped<T, E>(
         &self,
         watch: &Watch<'_>,
-        work: impl Fn() -> Fut,
-    ) -> Result<Option<T>, E>
-    where
-        E: Failure + std::error::Error + 'static,
-        Fut: Future<Output = Result<T, E>>,
-    {
-        let work = pin!(self.persistently(work));
-        // What is dropped here is made again by the next run.
-        match future::select(work, watch.stop()).await {
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<Option<T>, E> {
+        match future::select(pin!(work), watch.stop()).await {
             Either::Left((answer, _)) => answer.map(Some),
             Either::Right(_) => Ok(None),
         }
     }
 
-    /// As [`patiently`](Self::patiently), and is not stopped.
+    /// Does what may fail in passing, again and again while that can help and the budget lasts.
     pub(crate) async fn persistently<T, E, Fut>(&self, work: impl Fn() -> Fut) -> Result<T, E>
     where
         E: Failure + std::error::Error + 'static,

@@ -60,11 +60,12 @@ pub(crate) struct Lineage {
 
 impl Lineage {
     /// Takes in what the stream lists now; answers the shards that are listed no more, were read
-    /// to their end, and whose children have begun.
+    /// to their end, and whose children have begun, as `is_read` says.
     pub(crate) fn update(
         &mut self,
         listed: &StreamDescription,
         beginning: &Beginning,
+        is_read: impl Fn(&str) -> bool,
     ) -> Vec<Arc<str>> {
         for known in self.shards.values_mut() {
             (known.listed, known.has_child) = (false, false);
@@ -85,9 +86,13 @@ impl Lineage {
         }
         let waiting: HashSet<Arc<str>> = self
             .shards
-            .values()
-            .filter(|shard| matches!(shard.state, State::Idle | State::Elsewhere))
-            .filter_map(|shard| shard.parent.clone())
+            .iter()
+            .filter(|(id, shard)| match shard.state {
+                State::Idle | State::Elsewhere => true,
+                State::Working => !is_read(id),
+                State::Drained | State::Done => false,
+            })
+            .filter_map(|(_, shard)| shard.parent.clone())
             .collect();
         let forgotten: Vec<Arc<str>> = self
             .shards

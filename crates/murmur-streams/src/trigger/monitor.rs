@@ -173,6 +173,11 @@ impl Monitor {
         self.state().shards.insert(Arc::clone(id), progress);
     }
 
+    /// Whether the shard is being read: it has a row then.
+    pub(crate) fn reads(&self, id: &str) -> bool {
+        self.state().shards.contains_key(id)
+    }
+
     pub(crate) fn left(&self, id: &str) {
         self.state().shards.remove(id);
     }

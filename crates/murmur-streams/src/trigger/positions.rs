@@ -111,7 +111,19 @@ pub(crate) struct Row {
     until: Option<Timestamp>,
 }
 
-/// A row under lease.
+impl Row {
+    /// A row under nobody's lease.
+    pub(crate) fn released(at: At, through: Option<Timestamp>) -> Self {
+        Self {
+            at,
+            through,
+            owner: None,
+            until: None,
+        }
+    }
+}
+
+/// A shard's row as this reader saved it.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
     pub(crate) shard: Arc<str>,
@@ -215,66 +227,30 @@ impl Positions {
             && row.until.is_some_and(|until| until > self.clock.now())
     }
 
-    /// Takes the lease of a shard over the version that was found; `None` if somebody was faster.
-    pub(crate) async fn take(
-        &self,
-        shard: &Arc<str>,
-        at: At,
-        through: Option<Timestamp>,
-        over: Option<u64>,
-    ) -> Result<Option<Held>, TriggerError> {
-        let row = self.leased(at, through);
-        self.put(shard, row, over).await
-    }
-
-    /// Saves how far a shard is and renews its lease; `None` if it was lost.
-    pub(crate) async fn renew(
-        &self,
-        held: &Held,
-        at: At,
-        through: Option<Timestamp>,
-    ) -> Result<Option<Held>, TriggerError> {
-        self.take(&held.shard, at, through, Some(held.version))
-            .await
-    }
-
-    /// Saves how far a shard is and gives up its lease; `None` if it was lost.
-    pub(crate) async fn release(
-        &self,
-        held: &Held,
-        at: At,
-        through: Option<Timestamp>,
-    ) -> Result<Option<Held>, TriggerError> {
-        let row = Row {
-            at,
-            through,
-            owner: None,
-            until: None,
-        };
-        self.put(&held.shard, row, Some(held.version)).await
-    }
-
-    async fn put(
-        &self,
-        shard: &Arc<str>,
-        row: Row,
-        over: Option<u64>,
-    ) -> Result<Option<Held>, TriggerError> {
-        let version = self.save(&self.shard_name(shard), &row, over).await?;
-        Ok(version.map(|version| Held {
-            shard: Arc::clone(shard),
-            row,
-            version,
-        }))
-    }
-
-    fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
+    /// A row under this reader's lease, which begins now.
+    pub(crate) fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
         Row {
             at,
             through,
             owner: Some(self.owner.clone()),
             until: Some(self.clock.now().plus(self.lease)),
         }
+    }
+
+    /// Saves a shard's row over the version that was read; `None` if somebody saved it since.
+    /// The same row can be saved again after an answer that was lost.
+    pub(crate) async fn put(
+        &self,
+        shard: &Arc<str>,
+        row: &Row,
+        over: Option<u64>,
+    ) -> Result<Option<Held>, TriggerError> {
+        let version = self.save(&self.shard_name(shard), row, over).await?;
+        Ok(version.map(|version| Held {
+            shard: Arc::clone(shard),
+            row: row.clone(),
+            version,
+        }))
     }
 
     /// Removes the row of a shard that ended, is listed no more, and whose children have begun.

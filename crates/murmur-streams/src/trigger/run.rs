@@ -141,7 +141,10 @@ where
     fn listed(&mut self, listed: StreamDescription, beginning: &Beginning) {
         let engine = self.engine;
         self.listing = false;
-        for shard in self.lineage.update(&listed, beginning) {
+        for shard in self
+            .lineage
+            .update(&listed, beginning, |id| engine.monitor.reads(id))
+        {
             let forget = async move {
                 let forget = || engine.positions.forget(&shard);
                 Step::Forgot(engine.persistently(forget).await)
@@ -207,7 +210,8 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
         watch: &Watch<'_>,
         known: Option<Arc<Beginning>>,
     ) -> Result<Option<(StreamDescription, Arc<Beginning>)>, TriggerError> {
-        let Some(listed) = self.patiently(watch, || self.source.describe()).await? else {
+        let describe = self.persistently(|| self.source.describe());
+        let Some(listed) = self.unless_stopped(watch, describe).await? else {
             return Ok(None);
         };
         if let Some(known) = known {
@@ -217,7 +221,7 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
             let (position, token) = (self.options.starting_position, &self.options.handoff);
             self.positions.begin(&listed, position, token.as_ref())
         };
-        let begun = self.patiently(watch, begin).await?;
+        let begun = self.unless_stopped(watch, self.persistently(begin)).await?;
         Ok(begun.map(|beginning| (listed, Arc::new(beginning))))
     }
 }

@@ -22,11 +22,15 @@ use crate::trigger::gap::Gap;
 use crate::trigger::lane::{Cut, Lane, Pending};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::{Behind, Count, Progress};
-use crate::trigger::positions::{At, Beginning, Held};
+use crate::trigger::positions::{At, Beginning, Held, Row};
 use crate::trigger::tracker::Tracker;
 
 /// The first pause after an empty read is this part of the longest, and each doubles.
 const FIRST_PAUSE: u32 = 8;
+
+/// So many empty answers in a row say that all that was put before is read: DynamoDB answers
+/// empty now and then although records follow.
+const SURELY_EMPTY: u32 = 10;
 
 /// What a shard waits for.
 enum Step {
@@ -76,10 +80,8 @@ where
         beginning: &Beginning,
         watch: &Watch<'_>,
     ) -> Result<Left, TriggerError> {
-        let begun = match self
-            .patiently(watch, || self.begin(&task, beginning))
-            .await?
-        {
+        let begin = self.begin(&task, beginning);
+        let begun = match self.unless_stopped(watch, begin).await? {
             Some(Ok(begun)) => begun,
             Some(Err(left)) => return Ok(left),
             None => return Ok(Left::Interrupted),
@@ -185,16 +187,18 @@ where
             let asked_at = engine.options.clock.now();
             let read = async move {
                 let read = || engine.source.read(&shard, &cursor, MAX_READ);
-                Step::Read(engine.patiently(watch, read).await, asked_at)
+                let read = engine.persistently(read);
+                Step::Read(engine.unless_stopped(watch, read).await, asked_at)
             };
             steps.push(read.boxed());
         }
         if !self.saving && (self.is_behind() || self.renew_at <= now) {
             self.saving = true;
             self.renew_at = now.saturating_add(engine.positions.lease / 3);
-            let (held, at, through) = (self.held.clone(), self.at(), self.through());
+            let row = engine.positions.leased(self.at(), self.through());
+            let held = self.held.clone();
             let save = async move {
-                let save = || engine.positions.renew(&held, at.clone(), through);
+                let save = || engine.positions.put(&held.shard, &row, Some(held.version));
                 Step::Saved(engine.persistently(save).await)
             };
             steps.push(save.boxed());
@@ -240,8 +244,8 @@ where
     }
 
     fn through(&self) -> Option<Timestamp> {
-        let clear = self.clear_at.filter(|_| self.tracker.is_clear());
-        self.held.row.through.max(self.tracker.passed()).max(clear)
+        let through = self.held.row.through.max(self.tracker.passed());
+        through.max(self.clear_at)
     }
 
     /// The next thing that happens; `None` if it is time to look again.
@@ -316,7 +320,8 @@ where
         self.cursor = next;
         if records.is_empty() {
             self.empty_reads = self.empty_reads.saturating_add(1);
-            if self.tracker.is_clear() && self.cursor.is_some() {
+            let clear = self.tracker.is_clear() && self.empty_reads >= SURELY_EMPTY;
+            if clear && self.cursor.is_some() {
                 self.clear_at = Some(asked_at);
             }
             let doubled = 2u32.saturating_pow(self.empty_reads - 1);
@@ -439,8 +444,9 @@ where
         let ended = self.is_ended() && !self.lost;
         if !self.lost {
             let at = if ended { At::Ended } else { self.at() };
-            let (positions, through) = (&self.engine.positions, self.through());
-            let release = || positions.release(&self.held, at.clone(), through);
+            let row = Row::released(at, self.through());
+            let (positions, held) = (&self.engine.positions, &self.held);
+            let release = || positions.put(&held.shard, &row, Some(held.version));
             match self.engine.persistently(release).await {
                 Ok(Some(held)) => self.held = held,
                 Ok(None) => self.lose(),
