@@ -1,102 +1,18 @@
-//! The trigger over the in-process store and over sources that misbehave, on virtual time.
+//! Batches, retries, lineage, shutting down.
 
-#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
-
-use std::collections::VecDeque;
 use std::future::{Future, pending, ready};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{EventHandler, HandlerError, Random, SequenceNumber};
+use murmur_state::{HandlerError, Random};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, ShardInfo, StartingPosition,
-    StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource,
+    DynamoDbEventResponse, Event, StartingPosition, StoreSource, StreamError, StreamInfo,
     StreamStatus, StreamStore, StreamViewType, Trigger, TriggerBuilder, TriggerError,
-    report_failures,
 };
 use tokio::time::Instant;
 
-const ARN: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000";
-
-fn store() -> StreamStore {
-    let store = StreamStore::new();
-    store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
-    store
-}
-
-fn put(store: &StreamStore, ids: &[&str]) -> Vec<SequenceNumber> {
-    let record = |id: &&str| StreamRecord {
-        stream_arn: ARN.into(),
-        event_id: (*id).into(),
-        ..StreamRecord::default()
-    };
-    ids.iter()
-        .map(|id| store.put_record(record(id)).unwrap())
-        .collect()
-}
-
-/// The sequence numbers a handler reports, or its error.
-type Reported = Result<Vec<String>, &'static str>;
-
-/// Notes the ids of every batch, and answers from a script, then that all is done.
-#[derive(Clone, Default)]
-struct Scripted {
-    batches: Arc<Mutex<Vec<Vec<String>>>>,
-    answers: Arc<Mutex<VecDeque<Reported>>>,
-}
-
-impl Scripted {
-    fn answer(&self, reported: &[&SequenceNumber]) {
-        let reported = reported.iter().map(ToString::to_string).collect();
-        self.answers.lock().unwrap().push_back(Ok(reported));
-    }
-
-    fn fail(&self) {
-        self.answers
-            .lock()
-            .unwrap()
-            .push_back(Err("the database is on fire"));
-    }
-
-    fn batches(&self) -> Vec<Vec<String>> {
-        self.batches.lock().unwrap().clone()
-    }
-}
-
-impl EventHandler<Event> for Scripted {
-    type Answer = DynamoDbEventResponse;
-
-    async fn handle(
-        &self,
-        event: Event,
-        _shard: &str,
-    ) -> Result<DynamoDbEventResponse, HandlerError> {
-        let ids = event
-            .records
-            .iter()
-            .map(|record| record.event_id.clone())
-            .collect();
-        self.batches.lock().unwrap().push(ids);
-        let answer = self
-            .answers
-            .lock()
-            .unwrap()
-            .pop_front()
-            .unwrap_or(Ok(vec![]));
-        Ok(report_failures(answer?))
-    }
-}
-
-fn on<S: StreamSource>(source: S, handler: Scripted) -> TriggerBuilder<S, Scripted> {
-    Trigger::builder(source, handler)
-        .random(Random::seeded(1))
-        .poll_interval(Duration::ZERO)
-}
-
-fn drained(store: &StreamStore, handler: &Scripted) -> Trigger<StoreSource, Scripted> {
-    on(store.source(ARN), handler.clone()).build().unwrap()
-}
+use crate::support::{ARN, Answer, Fake, Scripted, drained, on, put, store};
 
 #[tokio::test(start_paused = true)]
 async fn batches_have_the_size_asked_for_and_every_record_once() {
@@ -722,93 +638,4 @@ fn a_run_can_be_spawned() {
     spawnable(closure.drain());
     let mut borrowed = Trigger::builder(&*source, handler).build().unwrap();
     spawnable(borrowed.drain());
-}
-
-/// Shards that answer from a script, then empty.
-struct Fake {
-    shards: Vec<ShardInfo>,
-    answers: Mutex<Vec<VecDeque<Answer>>>,
-    /// Those that end with their script.
-    ends: Vec<usize>,
-    /// How many shards the first description lists.
-    at_first: usize,
-    described: AtomicBool,
-    reads: Arc<Mutex<Vec<Instant>>>,
-}
-
-type Answer = Result<&'static [&'static str], StreamError>;
-
-impl Fake {
-    fn new(scripts: Vec<Vec<Answer>>) -> Self {
-        let shard = |at| ShardInfo {
-            id: format!("s{at}"),
-            parent: None,
-            first: None,
-            ending: None,
-        };
-        Self {
-            shards: (0..scripts.len()).map(shard).collect(),
-            at_first: scripts.len(),
-            answers: Mutex::new(scripts.into_iter().map(VecDeque::from).collect()),
-            ends: Vec::new(),
-            described: AtomicBool::new(false),
-            reads: Arc::default(),
-        }
-    }
-
-    fn open(script: Vec<Answer>) -> Self {
-        Self::new(vec![script])
-    }
-
-    /// One record per answer, so that batches of one need no leftovers.
-    fn two_shards(a: &'static [&'static str], b: &'static [&'static str]) -> Self {
-        Self::new([a, b].map(|ids| ids.chunks(1).map(Ok).collect()).into())
-    }
-
-    fn parent(mut self, child: usize, parent: usize) -> Self {
-        self.shards[child].parent = Some(self.shards[parent].id.clone());
-        self.ends.push(parent);
-        self
-    }
-
-    fn noting(mut self, reads: Arc<Mutex<Vec<Instant>>>) -> Self {
-        self.reads = reads;
-        self
-    }
-}
-
-impl StreamSource for Fake {
-    async fn describe(&self) -> Result<StreamDescription, StreamError> {
-        let info = StreamInfo::new(ARN, StreamViewType::KeysOnly);
-        let known = match self.described.swap(true, Ordering::Relaxed) {
-            false => self.at_first,
-            true => self.shards.len(),
-        };
-        Ok(StreamDescription {
-            info,
-            shards: self.shards[..known].to_vec(),
-        })
-    }
-
-    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
-        self.reads.lock().unwrap().push(Instant::now());
-        let at = self
-            .shards
-            .iter()
-            .position(|info| info.id == shard)
-            .unwrap();
-        let script = &mut self.answers.lock().unwrap()[at];
-        let answer = script.pop_front().unwrap_or(Ok(&[]));
-        let ended = script.is_empty() && self.ends.contains(&at);
-        let record = |id: &&str| {
-            let mut record = EventRecord::default();
-            record.event_id = (*id).to_owned();
-            record
-        };
-        let records = answer?.iter().map(record).collect();
-        Ok(Batch {
-            records,
-            next: (!ended).then(|| from.clone()),
-        })
-    }
 }

@@ -1,0 +1,169 @@
+//! Beginning at a handoff token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use murmur_state::{
+    HandoffShard, HandoffToken, MemoryDeduper, Repeats, SequenceNumber, Timestamp,
+};
+use murmur_streams::{
+    Gap, OnGap, StoreSource, StreamInfo, StreamStore, StreamViewType, Trigger, TriggerBuilder,
+    TriggerError,
+};
+use murmur_testkit::time::Time;
+
+use crate::support::{ARN, Scripted, on, put};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct World {
+    time: Time,
+    store: StreamStore,
+    place: Arc<MemoryDeduper>,
+    handler: Scripted,
+}
+
+impl World {
+    fn new() -> Self {
+        let time = Time::paused(Timestamp::from_secs(1_800_000_000));
+        let store = StreamStore::with_clock(time.clock(0));
+        store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
+        Self {
+            time,
+            store,
+            place: Arc::default(),
+            handler: Scripted::default(),
+        }
+    }
+
+    /// As a bootstrap captures it.
+    fn token(&self) -> HandoffToken {
+        let listed = self.store.describe_stream(ARN).unwrap();
+        let shard = |shard: &murmur_streams::ShardInfo| HandoffShard {
+            id: shard.id.clone(),
+            parent: shard.parent.clone(),
+            first: shard.first.clone(),
+            closed: listed.is_closed(shard),
+        };
+        let shards = listed.shards.iter().map(shard).collect();
+        HandoffToken::new(ARN, self.time.now(), shards)
+    }
+
+    fn from(&self, token: HandoffToken) -> TriggerBuilder<StoreSource, Scripted> {
+        on(self.store.source(ARN), self.handler.clone())
+            .positions(Arc::clone(&self.place), "live")
+            .owner("one")
+            .clock(self.time.clock(0))
+            .handoff(token)
+            .table_at_rest()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_shards_are_left_out_and_every_other_is_read_from_its_beginning() {
+    let world = World::new();
+    put(&world.store, &["before, in a closed shard"]);
+    world.store.roll_over(ARN).unwrap();
+    put(&world.store, &["before, in the open one"]);
+    let token = world.token();
+    assert_eq!(token.shards.iter().map(|shard| shard.closed).collect::<Vec<_>>(), [true, false]);
+    put(&world.store, &["after"]);
+    world.store.roll_over(ARN).unwrap();
+    put(&world.store, &["later"]);
+    let decoded = HandoffToken::decode(&token.encode()).unwrap();
+    world.from(decoded).build().unwrap().drain().await.unwrap();
+    assert_eq!(
+        world.handler.batches(),
+        [vec!["before, in the open one", "after"], vec!["later"]]
+    );
+    // Begun once, the same token goes on where it was.
+    put(&world.store, &["more"]);
+    world.from(token).build().unwrap().drain().await.unwrap();
+    assert_eq!(world.handler.batches()[2..], [["more"]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_counts_repeats_refuses_a_token_unless_the_table_was_at_rest() {
+    let world = World::new();
+    let token = world.token();
+    let builder = on(world.store.source(ARN), world.handler.clone()).handoff(token.clone());
+    let error = builder.build().unwrap_err();
+    assert_eq!(error.option, "handoff");
+    for part in ["ledger", "table_at_rest"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    assert!(world.from(token.clone()).build().is_ok());
+    // A ledger needs no rest; recognising events is not enough.
+    for (repeats, fits) in [(Repeats::EventOnce, false), (Repeats::ItemOnce, true)] {
+        let handler = crate::limits::Recognises(world.handler.clone(), repeats);
+        let builder = Trigger::builder(world.store.source(ARN), handler);
+        assert_eq!(builder.handoff(token.clone()).build().is_ok(), fits);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_of_another_stream_is_refused_by_both_names() {
+    let world = World::new();
+    let other = "arn:aws:dynamodb:eu-west-1:1:table/other/stream/2026-01-01T00:00:00.000";
+    let token = HandoffToken::new(other, world.time.now(), Vec::new());
+    let error = world.from(token).build().unwrap().drain().await.unwrap_err();
+    assert!(matches!(error, TriggerError::OtherStream { .. }), "{error:?}");
+    for part in [ARN, other, "handoff token"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_token_of_another_bootstrap_is_refused_once_reading_has_begun() {
+    let world = World::new();
+    let token = world.token();
+    world.from(token).build().unwrap().drain().await.unwrap();
+    world.time.sleep(HOUR).await;
+    let later = world.from(world.token()).build().unwrap().drain().await.unwrap_err();
+    assert!(matches!(later, TriggerError::OtherHandoff { known: Some(_), .. }), "{later:?}");
+    assert!(later.to_string().contains("name another trigger"), "{later}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_void_once_an_open_shard_was_not_begun_within_a_day() {
+    for (late, void) in [(23 * HOUR, false), (25 * HOUR, true)] {
+        let world = World::new();
+        let token = world.token();
+        put(&world.store, &["a"]);
+        world.time.sleep(late).await;
+        let drained = world.from(token.clone()).build().unwrap().drain().await;
+        if !void {
+            assert_eq!(drained.unwrap().records, 1);
+            continue;
+        }
+        let error = drained.unwrap_err();
+        let TriggerError::Gap { gap: Gap::HandoffVoid { captured_at }, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(*captured_at, token.captured_at);
+        assert!(error.to_string().contains("void"), "{error}");
+        let anyway = world.from(token).on_gap(OnGap::Continue).build().unwrap().drain().await;
+        assert_eq!(anyway.unwrap().gaps, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_that_was_begun_in_time_stays_good() {
+    let world = World::new();
+    let token = world.token();
+    put(&world.store, &["a"]);
+    world.from(token.clone()).build().unwrap().drain().await.unwrap();
+    let mut reader = world.from(token.clone()).build().unwrap();
+    reader.run(world.time.sleep(30 * HOUR)).await.unwrap();
+    put(&world.store, &["b"]);
+    assert_eq!(world.from(token).build().unwrap().drain().await.unwrap().records, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_without_a_child_is_not_closed_whatever_its_ending() {
+    let world = World::new();
+    let mut token = world.token();
+    token.shards[0].first = Some(SequenceNumber::new("1").unwrap());
+    put(&world.store, &["a"]);
+    assert_eq!(world.from(token).build().unwrap().drain().await.unwrap().records, 1);
+}

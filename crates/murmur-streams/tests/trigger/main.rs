@@ -1,0 +1,10 @@
+//! The trigger over the in-process store and over sources that misbehave, on virtual time.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
+mod basics;
+mod batches;
+mod handoff;
+mod limits;
+mod positions;
+mod support;
