@@ -27,5 +27,5 @@ pub use handler::{EventHandler, HandlerError, report_failures};
 pub use options::{StartingPosition, TriggerBuilder};
 pub use record::{StreamRecord, time_to_live};
 pub use source::{Batch, Cursor, Start, StreamSource};
-pub use store::{StoreSource, StreamStore};
+pub use store::{DescribePage, StoreSource, StreamStore};
 pub use trigger::{Summary, Trigger, TriggerError};
