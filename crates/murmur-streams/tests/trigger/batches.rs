@@ -43,8 +43,14 @@ async fn a_batch_waits_for_its_window_or_until_it_is_full() {
     let calls = calls.lock().unwrap();
     assert_eq!(calls.len(), 3, "{calls:?}");
     assert_eq!(calls[0], (30, 3));
-    assert!((60..=61).contains(&calls[1].0) && calls[1].1 == 4, "{calls:?}");
-    assert!((70..=71).contains(&calls[2].0) && calls[2].1 == 1, "{calls:?}");
+    assert!(
+        (60..=61).contains(&calls[1].0) && calls[1].1 == 4,
+        "{calls:?}"
+    );
+    assert!(
+        (70..=71).contains(&calls[2].0) && calls[2].1 == 1,
+        "{calls:?}"
+    );
 }
 
 /// Takes its time, and notes how many calls and which items were under way at once.
@@ -77,7 +83,10 @@ impl EventHandler<Event> for Slow {
             let mut under_way = self.under_way.lock().unwrap();
             let call = names[0].0.clone();
             for (item, _) in &names {
-                assert!(!under_way.contains_key(item), "{item} is in two batches at once");
+                assert!(
+                    !under_way.contains_key(item),
+                    "{item} is in two batches at once"
+                );
             }
             under_way.insert(call, 1);
             let mut most = self.most.lock().unwrap();
@@ -131,7 +140,11 @@ async fn a_lane_that_fails_holds_up_its_own_items_until_the_shard_has_read_far_e
         let bad = event.records.iter().any(|record| record.event_id == "i7");
         let ids = event.records.into_iter().map(|record| record.event_id);
         noted.lock().unwrap().extend(ids.filter(|_| !bad));
-        ready(if bad { Err("down") } else { Ok(DynamoDbEventResponse::default()) })
+        ready(if bad {
+            Err("down")
+        } else {
+            Ok(DynamoDbEventResponse::default())
+        })
     };
     let mut trigger = Trigger::builder(store.source(ARN), handler)
         .batch_size(1)
@@ -153,7 +166,11 @@ async fn a_failing_batch_is_cut_in_two_until_the_record_it_fails_of_is_alone() {
     let given_up: Arc<Mutex<Vec<String>>> = Arc::default();
     let (noted, taken) = (Arc::clone(&seen), Arc::clone(&given_up));
     let handler = move |event: Event| {
-        let ids: Vec<String> = event.records.into_iter().map(|record| record.event_id).collect();
+        let ids: Vec<String> = event
+            .records
+            .into_iter()
+            .map(|record| record.event_id)
+            .collect();
         noted.lock().unwrap().push(ids.concat());
         ready(match ids.contains(&"bad".to_owned()) {
             true => Err("down"),
@@ -173,7 +190,17 @@ async fn a_failing_batch_is_cut_in_two_until_the_record_it_fails_of_is_alone() {
     let summary = trigger.drain().await.unwrap();
     assert_eq!(
         *seen.lock().unwrap(),
-        ["abcdbadfgh", "abcd", "badfgh", "badf", "bad", "bad", "bad", "f", "gh"]
+        [
+            "abcdbadfgh",
+            "abcd",
+            "badfgh",
+            "badf",
+            "bad",
+            "bad",
+            "bad",
+            "f",
+            "gh"
+        ]
     );
     assert_eq!(*given_up.lock().unwrap(), ["bad"]);
     assert_eq!((summary.bisections, summary.retries), (3, 8));
@@ -188,7 +215,10 @@ async fn an_answer_that_nothing_is_done_is_cut_in_two_as_well() {
     handler.answer(&[&numbers[0]]);
     handler.answer(&[&numbers[1]]);
     let trigger = on(store.source(ARN), handler.clone()).bisect_batch_on_error(true);
-    assert_eq!(trigger.build().unwrap().drain().await.unwrap().bisections, 1);
+    assert_eq!(
+        trigger.build().unwrap().drain().await.unwrap().bisections,
+        1
+    );
     // A partial answer says where to go on: nothing is cut.
     assert_eq!(
         handler.batches(),
@@ -236,7 +266,9 @@ async fn a_batch_carries_its_shard() {
     store.roll_over(ARN).unwrap();
     put(&store, &["i/2"]);
     let handler = Slow::default();
-    let mut trigger = Trigger::builder(store.source(ARN), handler.clone()).build().unwrap();
+    let mut trigger = Trigger::builder(store.source(ARN), handler.clone())
+        .build()
+        .unwrap();
     trigger.drain().await.unwrap();
     let shards = store.describe_stream(ARN).unwrap().shards;
     let ids: Vec<String> = shards.into_iter().map(|shard| shard.id).collect();
@@ -262,7 +294,9 @@ async fn a_monitor_shows_lag_failures_and_what_is_pending() {
     let watch = async {
         sleep(Duration::from_secs(60)).await;
         let status = monitor.status();
-        let [shard] = &status.shards[..] else { panic!("{status:?}") };
+        let [shard] = &status.shards[..] else {
+            panic!("{status:?}")
+        };
         assert!(shard.failures > 5, "{status:?}");
         assert_eq!(shard.pending, 3);
         // The store's clock is the machine's, which does not move on paused time.

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{
-    HandoffShard, HandoffToken, MemoryDeduper, Repeats, SequenceNumber, Timestamp,
-};
+use murmur_state::{HandoffShard, HandoffToken, MemoryDeduper, Repeats, SequenceNumber, Timestamp};
 use murmur_streams::{
     Gap, OnGap, StoreSource, StreamInfo, StreamStore, StreamViewType, Trigger, TriggerBuilder,
     TriggerError,
@@ -66,7 +64,14 @@ async fn closed_shards_are_left_out_and_every_other_is_read_from_its_beginning()
     world.store.roll_over(ARN).unwrap();
     put(&world.store, &["before, in the open one"]);
     let token = world.token();
-    assert_eq!(token.shards.iter().map(|shard| shard.closed).collect::<Vec<_>>(), [true, false]);
+    assert_eq!(
+        token
+            .shards
+            .iter()
+            .map(|shard| shard.closed)
+            .collect::<Vec<_>>(),
+        [true, false]
+    );
     put(&world.store, &["after"]);
     world.store.roll_over(ARN).unwrap();
     put(&world.store, &["later"]);
@@ -106,8 +111,17 @@ async fn a_token_of_another_stream_is_refused_by_both_names() {
     let world = World::new();
     let other = "arn:aws:dynamodb:eu-west-1:1:table/other/stream/2026-01-01T00:00:00.000";
     let token = HandoffToken::new(other, world.time.now(), Vec::new());
-    let error = world.from(token).build().unwrap().drain().await.unwrap_err();
-    assert!(matches!(error, TriggerError::OtherStream { .. }), "{error:?}");
+    let error = world
+        .from(token)
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, TriggerError::OtherStream { .. }),
+        "{error:?}"
+    );
     for part in [ARN, other, "handoff token"] {
         assert!(error.to_string().contains(part), "{error}");
     }
@@ -119,9 +133,21 @@ async fn the_token_of_another_bootstrap_is_refused_once_reading_has_begun() {
     let token = world.token();
     world.from(token).build().unwrap().drain().await.unwrap();
     world.time.sleep(HOUR).await;
-    let later = world.from(world.token()).build().unwrap().drain().await.unwrap_err();
-    assert!(matches!(later, TriggerError::OtherHandoff { known: Some(_), .. }), "{later:?}");
-    assert!(later.to_string().contains("name another trigger"), "{later}");
+    let later = world
+        .from(world.token())
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(later, TriggerError::OtherHandoff { known: Some(_), .. }),
+        "{later:?}"
+    );
+    assert!(
+        later.to_string().contains("name another trigger"),
+        "{later}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,12 +163,22 @@ async fn a_token_is_void_once_an_open_shard_was_not_begun_within_a_day() {
             continue;
         }
         let error = drained.unwrap_err();
-        let TriggerError::Gap { gap: Gap::HandoffVoid { captured_at }, .. } = &error else {
+        let TriggerError::Gap {
+            gap: Gap::HandoffVoid { captured_at },
+            ..
+        } = &error
+        else {
             panic!("{error:?}")
         };
         assert_eq!(*captured_at, token.captured_at);
         assert!(error.to_string().contains("void"), "{error}");
-        let anyway = world.from(token).on_gap(OnGap::Continue).build().unwrap().drain().await;
+        let anyway = world
+            .from(token)
+            .on_gap(OnGap::Continue)
+            .build()
+            .unwrap()
+            .drain()
+            .await;
         assert_eq!(anyway.unwrap().gaps, 1);
     }
 }
@@ -152,11 +188,27 @@ async fn a_token_that_was_begun_in_time_stays_good() {
     let world = World::new();
     let token = world.token();
     put(&world.store, &["a"]);
-    world.from(token.clone()).build().unwrap().drain().await.unwrap();
+    world
+        .from(token.clone())
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap();
     let mut reader = world.from(token.clone()).build().unwrap();
     reader.run(world.time.sleep(30 * HOUR)).await.unwrap();
     put(&world.store, &["b"]);
-    assert_eq!(world.from(token).build().unwrap().drain().await.unwrap().records, 1);
+    assert_eq!(
+        world
+            .from(token)
+            .build()
+            .unwrap()
+            .drain()
+            .await
+            .unwrap()
+            .records,
+        1
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -165,5 +217,15 @@ async fn a_shard_without_a_child_is_not_closed_whatever_its_ending() {
     let mut token = world.token();
     token.shards[0].first = Some(SequenceNumber::new("1").unwrap());
     put(&world.store, &["a"]);
-    assert_eq!(world.from(token).build().unwrap().drain().await.unwrap().records, 1);
+    assert_eq!(
+        world
+            .from(token)
+            .build()
+            .unwrap()
+            .drain()
+            .await
+            .unwrap()
+            .records,
+        1
+    );
 }

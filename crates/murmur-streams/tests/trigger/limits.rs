@@ -49,19 +49,32 @@ async fn what_is_given_up_is_handed_over_with_its_position_and_passed_over() {
     let summary = trigger.drain().await.unwrap();
     assert_eq!(
         handler.batches(),
-        [vec!["a", "b", "c"], vec!["b", "c"], vec!["b", "c"], vec!["d"]]
+        [
+            vec!["a", "b", "c"],
+            vec!["b", "c"],
+            vec!["b", "c"],
+            vec!["d"]
+        ]
     );
     assert_eq!((summary.records, summary.given_up), (4, 2));
     let taken = taken.lock().unwrap();
-    let [batch] = &taken[..] else { panic!("{taken:?}") };
+    let [batch] = &taken[..] else {
+        panic!("{taken:?}")
+    };
     assert_eq!(batch.stream_arn, ARN);
-    assert_eq!(batch.shard, store.describe_stream(ARN).unwrap().shards[0].id);
+    assert_eq!(
+        batch.shard,
+        store.describe_stream(ARN).unwrap().shards[0].id
+    );
     assert_eq!(batch.start_sequence_number, numbers[1].as_str());
     assert_eq!(batch.end_sequence_number, numbers[2].as_str());
     assert_eq!(batch.records.len(), 2);
     assert!(matches!(
         batch.condition,
-        FailureCondition::RetryAttemptsExhausted { retries: 2, error: None }
+        FailureCondition::RetryAttemptsExhausted {
+            retries: 2,
+            error: None
+        }
     ));
 }
 
@@ -94,7 +107,12 @@ async fn records_that_are_too_old_are_taken_out_of_their_batch() {
     let store = store();
     let numbers = aged(
         &store,
-        &[("old", 9 * MINUTE), ("young", MINUTE), ("older", 12 * MINUTE), ("new", Duration::ZERO)],
+        &[
+            ("old", 9 * MINUTE),
+            ("young", MINUTE),
+            ("older", 12 * MINUTE),
+            ("new", Duration::ZERO),
+        ],
     );
     let handler = Scripted::default();
     let taken: Arc<Mutex<Vec<FailedBatch>>> = Arc::default();
@@ -132,7 +150,10 @@ async fn a_record_that_is_too_old_stops_a_trigger_without_a_destination() {
         .unwrap();
     for _ in 0..2 {
         let error = trigger.drain().await.unwrap_err();
-        let TriggerError::RecordTooOld { sequence_number, .. } = &error else {
+        let TriggerError::RecordTooOld {
+            sequence_number, ..
+        } = &error
+        else {
             panic!("{error:?}")
         };
         assert_eq!(*sequence_number, numbers[1]);

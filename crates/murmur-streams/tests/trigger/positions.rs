@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use murmur_state::{Checkpoints, HandlerError, MemoryDeduper};
 use murmur_streams::{
-    DynamoDbEventResponse, Event, Gap, OnGap, StoreSource, StreamInfo, StreamStore,
-    StreamViewType, Trigger, TriggerBuilder, TriggerError,
+    DynamoDbEventResponse, Event, Gap, OnGap, StoreSource, StreamInfo, StreamStore, StreamViewType,
+    Trigger, TriggerBuilder, TriggerError,
 };
 use murmur_testkit::time::Time;
 use tokio::time::sleep;
@@ -175,13 +175,18 @@ async fn a_zombie_finds_out_with_its_next_save_and_moves_no_position() {
     living.drain().await.unwrap();
     assert_eq!(handler.batches(), [["a"], ["b"]]);
     assert_eq!(monitor.status().summary.leases_lost, 0);
-    let before = place.load("live/shard/58:shardId-00000000000000000001-00000001").await;
+    let before = place
+        .load("live/shard/58:shardId-00000000000000000001-00000001")
+        .await;
     assert!(before.is_ok());
     let summary = held_up.await.unwrap();
     assert_eq!(summary.leases_lost, 1);
     // What it had under way counts as delivered, and nobody's position moves for it.
     assert_eq!(*calls.lock().unwrap(), 1);
-    let mut after = sharing(&store, &handler, &place, "after").clock(time.clock(0)).build().unwrap();
+    let mut after = sharing(&store, &handler, &place, "after")
+        .clock(time.clock(0))
+        .build()
+        .unwrap();
     assert_eq!(after.drain().await.unwrap().records, 0);
 }
 
@@ -214,7 +219,12 @@ async fn readers_that_leave_room_share_the_shards() {
 #[tokio::test(start_paused = true)]
 async fn the_positions_of_another_stream_are_refused_by_both_names() {
     let (store, place, handler) = (store(), Arc::new(MemoryDeduper::new()), Scripted::default());
-    sharing(&store, &handler, &place, "one").build().unwrap().drain().await.unwrap();
+    sharing(&store, &handler, &place, "one")
+        .build()
+        .unwrap()
+        .drain()
+        .await
+        .unwrap();
     let later = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-02-02T00:00:00.000";
     store.register_stream(StreamInfo::new(later, StreamViewType::KeysOnly));
     let mut other = on(store.source(later), handler)
@@ -222,7 +232,10 @@ async fn the_positions_of_another_stream_are_refused_by_both_names() {
         .build()
         .unwrap();
     let error = other.drain().await.unwrap_err();
-    assert!(matches!(error, TriggerError::OtherStream { .. }), "{error:?}");
+    assert!(
+        matches!(error, TriggerError::OtherStream { .. }),
+        "{error:?}"
+    );
     for part in [ARN, later, "live", "bootstrap anew"] {
         assert!(error.to_string().contains(part), "{error}");
     }
@@ -234,7 +247,9 @@ async fn positions_that_cannot_be_read_stop_the_trigger_by_name() {
         let (store, place) = (store(), Arc::new(MemoryDeduper::new()));
         let name = "live/stream/";
         place.save(name, data, None).await.unwrap();
-        let mut trigger = sharing(&store, &Scripted::default(), &place, "one").build().unwrap();
+        let mut trigger = sharing(&store, &Scripted::default(), &place, "one")
+            .build()
+            .unwrap();
         let error = trigger.drain().await.unwrap_err();
         assert!(error.to_string().contains(part), "{error}");
         assert!(error.to_string().contains(name), "{error}");
@@ -274,7 +289,9 @@ impl Away {
     async fn gap(&self, wanted: impl Fn(&Gap) -> bool) {
         for _ in 0..2 {
             let error = self.reader(OnGap::Fail).drain().await.unwrap_err();
-            let TriggerError::Gap { gap, .. } = &error else { panic!("{error:?}") };
+            let TriggerError::Gap { gap, .. } = &error else {
+                panic!("{error:?}")
+            };
             assert!(wanted(gap), "{gap:?}");
             assert!(error.to_string().contains("OnGap::Continue"), "{error}");
         }
@@ -324,7 +341,13 @@ async fn the_head_of_a_shard_never_begun_can_be_gone() {
     away.time.sleep(23 * HOUR + HOUR / 2).await;
     put(&away.store, &["b"]);
     away.time.sleep(HOUR).await;
-    away.gap(|gap| matches!(gap, Gap::Away { .. } | Gap::ShardGone | Gap::ParentGone { .. })).await;
+    away.gap(|gap| {
+        matches!(
+            gap,
+            Gap::Away { .. } | Gap::ShardGone | Gap::ParentGone { .. }
+        )
+    })
+    .await;
     assert_eq!(away.handler.batches(), [["a"], ["b"]]);
 }
 
@@ -354,7 +377,9 @@ async fn positions_of_shards_long_gone_are_removed() {
     let away = Away::new();
     let shard = |n: usize| {
         let id = &away.store.describe_stream(ARN).unwrap().shards[n].id;
-        murmur_state::PipelineName::new("live").unwrap().marker("shard", &[id])
+        murmur_state::PipelineName::new("live")
+            .unwrap()
+            .marker("shard", &[id])
     };
     put(&away.store, &["a"]);
     let first = shard(0);

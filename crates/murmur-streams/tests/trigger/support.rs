@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use murmur_state::{EventHandler, HandlerError, Random, SequenceNumber};
 use murmur_streams::{
-    AttributeValue, Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, Item, ShardInfo, StoreSource,
-    StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource, StreamStore,
-    StreamViewType, Trigger, TriggerBuilder, report_failures,
+    AttributeValue, Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, Item, ShardInfo,
+    StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource,
+    StreamStore, StreamViewType, Trigger, TriggerBuilder, report_failures,
 };
 use tokio::time::Instant;
 
