@@ -1,6 +1,7 @@
 //! Producers and readers on many threads.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use murmur_streams::{Cursor, Start, StreamRecord, StreamStore};
@@ -39,18 +40,17 @@ fn concurrent_producers_lose_nothing_and_share_no_number() {
     );
 }
 
-const PRODUCERS: usize = 4;
 const ITEMS: usize = 7;
 const CHANGES: i64 = 60;
 
-/// Reads parents before children until it has all there will be; answers each item's changes in
-/// the order read.
-fn follow(store: &StreamStore) -> HashMap<String, Vec<i64>> {
+/// Reads parents before children until all is `put` and nothing of it left; answers each
+/// item's changes in the order read.
+fn follow(store: &StreamStore, put: &AtomicBool) -> HashMap<String, Vec<i64>> {
     let mut seen: HashMap<String, Vec<i64>> = HashMap::new();
     let mut cursors: HashMap<String, Cursor> = HashMap::new();
     let mut done: HashSet<String> = HashSet::new();
-    let mut total = 0;
-    while total < PRODUCERS * ITEMS * CHANGES as usize {
+    loop {
+        let (was_put, mut progress) = (put.load(Ordering::SeqCst), false);
         for shard in store.describe_stream(ARN).unwrap().shards {
             if done.contains(&shard.id) || shard.parent.is_some_and(|id| !done.contains(&id)) {
                 continue;
@@ -60,25 +60,28 @@ fn follow(store: &StreamStore) -> HashMap<String, Vec<i64>> {
                 .unwrap_or_else(|| Start::TrimHorizon.into());
             let read = batch(store, &shard.id, cursor, 16).unwrap();
             for record in read.records {
-                total += 1;
+                progress = true;
                 let changes = seen.entry(id_of(&record.change.keys)).or_default();
                 changes.push(record.change.size_bytes);
             }
             match read.next {
                 Some(next) => drop(cursors.insert(shard.id, next)),
-                None => drop(done.insert(shard.id)),
+                None => progress |= done.insert(shard.id),
             }
+        }
+        if was_put && !progress {
+            return seen;
         }
         thread::yield_now();
     }
-    seen
 }
 
 #[test]
 fn each_reader_gets_each_items_changes_in_order_while_shards_split_and_roll_over() {
     let (store, _) = sharded(3);
+    let put = AtomicBool::new(false);
     thread::scope(|scope| {
-        for producer in 0..PRODUCERS {
+        let producers = [0, 1, 2, 3].map(|producer| {
             let store = &store;
             scope.spawn(move || {
                 for change in 0..CHANGES {
@@ -91,8 +94,8 @@ fn each_reader_gets_each_items_changes_in_order_while_shards_split_and_roll_over
                     }
                     thread::yield_now();
                 }
-            });
-        }
+            })
+        });
         let closing = scope.spawn(|| {
             for round in 0..24 {
                 let open = store.describe_stream(ARN).unwrap().shards;
@@ -106,21 +109,24 @@ fn each_reader_gets_each_items_changes_in_order_while_shards_split_and_roll_over
                 thread::yield_now();
             }
         });
-        let readers = [(); 3].map(|()| scope.spawn(|| follow(&store)));
+        let readers = [(); 3].map(|()| scope.spawn(|| follow(&store, &put)));
+        let writers = producers.into_iter().chain([closing]);
+        let written: Vec<_> = writers.map(|writer| writer.join()).collect();
+        put.store(true, Ordering::SeqCst);
+        assert!(written.iter().all(Result::is_ok));
         for reader in readers {
             let seen = reader.join().unwrap();
-            assert_eq!(seen.len(), PRODUCERS * ITEMS);
+            assert_eq!(seen.len(), 4 * ITEMS);
             for (item, changes) in seen {
                 assert_eq!(changes, (0..CHANGES).collect::<Vec<_>>(), "{item}");
             }
         }
-        closing.join().unwrap();
     });
     let shards = shard_ids(&store);
     let counts = shards
         .iter()
         .map(|shard| store.shard_record_count(ARN, shard).unwrap());
-    assert_eq!(counts.sum::<usize>(), PRODUCERS * ITEMS * CHANGES as usize);
+    assert_eq!(counts.sum::<usize>(), 4 * ITEMS * CHANGES as usize);
     assert!(shards.len() > 24);
 }
 
