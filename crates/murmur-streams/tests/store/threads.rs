@@ -1,12 +1,17 @@
 //! Producers and readers on many threads.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
+use murmur_state::{Clock, Timestamp};
 use murmur_streams::{Cursor, Start, StreamRecord, StreamStore};
 
-use crate::{ARN, batch, id_of, record, shard_ids, sharded, store};
+use crate::{ARN, batch, id_of, info, record, shard_ids, sharded, store};
 
 #[test]
 fn concurrent_producers_lose_nothing_and_share_no_number() {
@@ -142,4 +147,59 @@ fn of_two_who_close_the_same_shard_one_is_refused() {
         assert!(closed[0] ^ closed[1]);
         assert_eq!(shard_ids(&store).len(), 3);
     }
+}
+
+/// A clock, and a place to write to, that ask the store whenever they are used.
+#[derive(Debug, Default)]
+struct Nosy {
+    store: OnceLock<StreamStore>,
+    asking: AtomicBool,
+}
+
+impl Nosy {
+    fn ask(&self) {
+        let Some(store) = self.store.get() else {
+            return;
+        };
+        // Asking asks the clock again.
+        if !self.asking.swap(true, Ordering::SeqCst) {
+            store.describe_stream(ARN).ok();
+            self.asking.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Clock for Nosy {
+    fn now(&self) -> Timestamp {
+        self.ask();
+        Timestamp::from_secs(1)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Write for &Nosy {
+    fn write_str(&mut self, _: &str) -> std::fmt::Result {
+        self.ask();
+        Ok(())
+    }
+}
+
+#[test]
+fn the_store_is_not_locked_while_it_calls_others() {
+    let nosy = Arc::new(Nosy::default());
+    let store = StreamStore::with_clock(nosy.clone());
+    nosy.store.set(store.clone()).unwrap();
+    store.register_stream(info());
+    store.put_record(record("a")).unwrap();
+    let shard = store.roll_over(ARN).unwrap().remove(0);
+    store.split(ARN, &shard).unwrap();
+    batch(&store, &shard, Start::TrimHorizon, 1).unwrap();
+    write!(&mut &*nosy, "{store:?}").unwrap();
 }
