@@ -18,8 +18,8 @@ const RETENTION: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A change of an item, made so many hours ago.
-    Put(u8, Option<u64>),
+    /// A change of an item, made so many hours before or after now.
+    Put(u8, Option<i64>),
     /// With a number so far above the last one; 0 and 1 at or below it.
     PutNumbered(u8, u8),
     Split(usize),
@@ -35,7 +35,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => (0..6u8).prop_map(|item| Step::Put(item, None)),
-        2 => (0..6u8, 0..30u64).prop_map(|(item, ago)| Step::Put(item, Some(ago))),
+        2 => (0..6u8, -30..10i64).prop_map(|(item, hours)| Step::Put(item, Some(hours))),
         2 => (0..6u8, 0..9u8).prop_map(|(item, above)| Step::PutNumbered(item, above)),
         2 => any::<usize>().prop_map(Step::Split),
         2 => any::<usize>().prop_map(Step::RollOverShard),
@@ -174,10 +174,11 @@ impl World {
 
     fn go(&mut self, step: &Step) {
         match *step {
-            Step::Put(item, ago) => {
-                let ago = ago.map(|hours| self.now().minus(Duration::from_secs(3_600 * hours)));
+            Step::Put(item, hours) => {
+                let now = self.now().as_millis();
+                let at = |hours: i64| Timestamp::from_millis(now + hours * 3_600_000);
                 self.put(StreamRecord {
-                    created_at: ago,
+                    created_at: hours.map(at),
                     ..record(&item.to_string())
                 });
             }
@@ -443,6 +444,7 @@ impl World {
                 let page = page.unwrap();
                 assert!(page.description.shards.len() <= limit);
                 shards.extend(page.description.shards);
+                assert!(shards.len() <= whole.len());
                 after = page.last_evaluated_shard_id;
                 if after.is_none() {
                     break;

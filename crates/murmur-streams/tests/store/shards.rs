@@ -220,6 +220,27 @@ fn a_shard_of_a_single_hash_cannot_be_split_and_can_roll_over() {
 }
 
 #[test]
+fn an_item_is_followed_down_to_its_single_hash() {
+    let (store, _) = sharded(1);
+    let mut shard = shard_ids(&store).remove(0);
+    for depth in 0..64 {
+        let children = store.split(ARN, &shard).unwrap();
+        put(&store, &["a"]);
+        let counts = children
+            .each_ref()
+            .map(|child| store.shard_record_count(ARN, child).unwrap());
+        assert!(matches!(counts, [0, 1] | [1, 0]), "{depth}: {counts:?}");
+        let [lower, upper] = children;
+        shard = if counts[0] == 1 { lower } else { upper };
+    }
+    assert!(matches!(
+        store.split(ARN, &shard),
+        Err(StreamError::ShardTooNarrow { .. })
+    ));
+    assert_eq!(all(&store, &shard), ["a"]);
+}
+
+#[test]
 fn numbers_rise_from_parent_to_child_also_from_an_empty_one() {
     let (store, _) = sharded(1);
     let root = shard_ids(&store).remove(0);

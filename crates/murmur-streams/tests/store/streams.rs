@@ -123,11 +123,17 @@ fn a_shard_is_read_from_where_it_is_asked_for() {
 
     let latest = batch(&store, &shard, Start::Latest, 10).unwrap();
     let latest = latest.next.unwrap();
-    put(&store, &["d"]);
+    let renew = |cursor: &Cursor| match cursor {
+        Cursor::Iterator { renew, .. } => renew.clone(),
+        Cursor::Start(start) => panic!("{start:?}"),
+    };
+    assert_eq!(renew(&latest), Start::Latest);
+    let fourth = put(&store, &["d"]).remove(0);
     let read = batch(&store, &shard, latest.clone(), 10).unwrap();
     assert_eq!(read.records.len(), 1);
     let again = batch(&store, &shard, read.next.unwrap(), 10).unwrap();
-    assert!(again.records.is_empty() && again.next.is_some());
+    assert!(again.records.is_empty());
+    assert_eq!(renew(&again.next.unwrap()), Start::After(fourth));
     for limit in [0, 1001] {
         let refused = batch(&store, &shard, latest.clone(), limit).unwrap_err();
         assert!(matches!(&refused, StreamError::Option(option) if option.option == "limit"));
@@ -237,6 +243,7 @@ fn pages(store: &StreamStore, limit: usize) -> Vec<Vec<String>> {
         );
         let ids = page.description.shards.into_iter().map(|shard| shard.id);
         pages.push(ids.collect::<Vec<_>>());
+        assert!(pages.len() <= 100, "it never ends");
         after = page.last_evaluated_shard_id;
         if after.is_none() {
             return pages;

@@ -1,11 +1,17 @@
 //! Producers and readers on many threads.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
+use murmur_state::{Clock, Timestamp};
 use murmur_streams::{Cursor, Start, StreamRecord, StreamStore};
 
-use crate::{ARN, batch, id_of, record, shard_ids, sharded, store};
+use crate::{ARN, batch, id_of, info, record, shard_ids, sharded, store};
 
 #[test]
 fn concurrent_producers_lose_nothing_and_share_no_number() {
@@ -39,18 +45,17 @@ fn concurrent_producers_lose_nothing_and_share_no_number() {
     );
 }
 
-const PRODUCERS: usize = 4;
 const ITEMS: usize = 7;
 const CHANGES: i64 = 60;
 
-/// Reads parents before children until it has all there will be; answers each item's changes in
-/// the order read.
-fn follow(store: &StreamStore) -> HashMap<String, Vec<i64>> {
+/// Reads parents before children until all is `put` and nothing of it left; answers each
+/// item's changes in the order read.
+fn follow(store: &StreamStore, put: &AtomicBool) -> HashMap<String, Vec<i64>> {
     let mut seen: HashMap<String, Vec<i64>> = HashMap::new();
     let mut cursors: HashMap<String, Cursor> = HashMap::new();
     let mut done: HashSet<String> = HashSet::new();
-    let mut total = 0;
-    while total < PRODUCERS * ITEMS * CHANGES as usize {
+    loop {
+        let (was_put, mut progress) = (put.load(Ordering::SeqCst), false);
         for shard in store.describe_stream(ARN).unwrap().shards {
             if done.contains(&shard.id) || shard.parent.is_some_and(|id| !done.contains(&id)) {
                 continue;
@@ -60,25 +65,28 @@ fn follow(store: &StreamStore) -> HashMap<String, Vec<i64>> {
                 .unwrap_or_else(|| Start::TrimHorizon.into());
             let read = batch(store, &shard.id, cursor, 16).unwrap();
             for record in read.records {
-                total += 1;
+                progress = true;
                 let changes = seen.entry(id_of(&record.change.keys)).or_default();
                 changes.push(record.change.size_bytes);
             }
             match read.next {
                 Some(next) => drop(cursors.insert(shard.id, next)),
-                None => drop(done.insert(shard.id)),
+                None => progress |= done.insert(shard.id),
             }
+        }
+        if was_put && !progress {
+            return seen;
         }
         thread::yield_now();
     }
-    seen
 }
 
 #[test]
 fn each_reader_gets_each_items_changes_in_order_while_shards_split_and_roll_over() {
     let (store, _) = sharded(3);
+    let put = AtomicBool::new(false);
     thread::scope(|scope| {
-        for producer in 0..PRODUCERS {
+        let producers = [0, 1, 2, 3].map(|producer| {
             let store = &store;
             scope.spawn(move || {
                 for change in 0..CHANGES {
@@ -91,8 +99,8 @@ fn each_reader_gets_each_items_changes_in_order_while_shards_split_and_roll_over
                     }
                     thread::yield_now();
                 }
-            });
-        }
+            })
+        });
         let closing = scope.spawn(|| {
             for round in 0..24 {
                 let open = store.describe_stream(ARN).unwrap().shards;
@@ -106,21 +114,24 @@ fn each_reader_gets_each_items_changes_in_order_while_shards_split_and_roll_over
                 thread::yield_now();
             }
         });
-        let readers = [(); 3].map(|()| scope.spawn(|| follow(&store)));
+        let readers = [(); 3].map(|()| scope.spawn(|| follow(&store, &put)));
+        let writers = producers.into_iter().chain([closing]);
+        let written: Vec<_> = writers.map(|writer| writer.join()).collect();
+        put.store(true, Ordering::SeqCst);
+        assert!(written.iter().all(Result::is_ok));
         for reader in readers {
             let seen = reader.join().unwrap();
-            assert_eq!(seen.len(), PRODUCERS * ITEMS);
+            assert_eq!(seen.len(), 4 * ITEMS);
             for (item, changes) in seen {
                 assert_eq!(changes, (0..CHANGES).collect::<Vec<_>>(), "{item}");
             }
         }
-        closing.join().unwrap();
     });
     let shards = shard_ids(&store);
     let counts = shards
         .iter()
         .map(|shard| store.shard_record_count(ARN, shard).unwrap());
-    assert_eq!(counts.sum::<usize>(), PRODUCERS * ITEMS * CHANGES as usize);
+    assert_eq!(counts.sum::<usize>(), 4 * ITEMS * CHANGES as usize);
     assert!(shards.len() > 24);
 }
 
@@ -136,4 +147,59 @@ fn of_two_who_close_the_same_shard_one_is_refused() {
         assert!(closed[0] ^ closed[1]);
         assert_eq!(shard_ids(&store).len(), 3);
     }
+}
+
+/// A clock, and a place to write to, that ask the store whenever they are used.
+#[derive(Debug, Default)]
+struct Nosy {
+    store: OnceLock<StreamStore>,
+    asking: AtomicBool,
+}
+
+impl Nosy {
+    fn ask(&self) {
+        let Some(store) = self.store.get() else {
+            return;
+        };
+        // Asking asks the clock again.
+        if !self.asking.swap(true, Ordering::SeqCst) {
+            store.describe_stream(ARN).ok();
+            self.asking.store(false, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Clock for Nosy {
+    fn now(&self) -> Timestamp {
+        self.ask();
+        Timestamp::from_secs(1)
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Write for &Nosy {
+    fn write_str(&mut self, _: &str) -> std::fmt::Result {
+        self.ask();
+        Ok(())
+    }
+}
+
+#[test]
+fn the_store_is_not_locked_while_it_calls_others() {
+    let nosy = Arc::new(Nosy::default());
+    let store = StreamStore::with_clock(nosy.clone());
+    nosy.store.set(store.clone()).unwrap();
+    store.register_stream(info());
+    store.put_record(record("a")).unwrap();
+    let shard = store.roll_over(ARN).unwrap().remove(0);
+    store.split(ARN, &shard).unwrap();
+    batch(&store, &shard, Start::TrimHorizon, 1).unwrap();
+    write!(&mut &*nosy, "{store:?}").unwrap();
 }
