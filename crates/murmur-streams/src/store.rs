@@ -1,4 +1,4 @@
-mod hash;
+mod range;
 mod shard;
 mod stream;
 

@@ -6,10 +6,11 @@ use std::ops::Bound;
 use aws_lambda_events::event::dynamodb::StreamViewType;
 use murmur_state::{IdError, SequenceNumber, Timestamp};
 
-use super::hash::{HashRange, hash_of};
+use super::range::HashRange;
 use super::shard::Shard;
 use crate::description::{ShardInfo, StreamDescription, StreamInfo};
 use crate::error::StreamError;
+use crate::item::key_hash;
 use crate::record::StreamRecord;
 
 /// The first number assigned in a stream: 21 digits, DynamoDB's shortest.
@@ -66,7 +67,7 @@ impl Stream {
         mut record: StreamRecord,
         now: Timestamp,
     ) -> Result<SequenceNumber, StreamError> {
-        let owner = self.owners.range(..=hash_of(&record.keys)).next_back();
+        let owner = self.owners.range(..=key_hash(&record.keys)).next_back();
         let shard = owner
             .and_then(|(_, owner)| self.shards.get_mut(&owner.shard))
             .filter(|shard| shard.is_open());

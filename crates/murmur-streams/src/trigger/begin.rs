@@ -21,9 +21,9 @@ pub(crate) struct Begun {
 
 /// What is known of the time before a shard's first read.
 enum Before {
-    /// It begins with the oldest record of the stream, whatever that is.
+    /// Nothing, and nothing can be missing: it came to be while the stream was read.
     Nothing,
-    /// All that was put before this time is done.
+    /// All that was put before this time is done, or not wanted.
     Through(Timestamp),
     Gap(Gap),
     /// Its parent is read elsewhere.
@@ -108,14 +108,12 @@ impl<S, H> Engine<S, H> {
 
     /// What is known of the time before a shard that has no row.
     async fn before(&self, task: &Task, beginning: &Beginning) -> Result<Before, TriggerError> {
-        let at_beginning = beginning
-            .captured_at
-            .map_or(Before::Nothing, Before::Through);
+        let at_beginning = Before::Through(beginning.since());
         if beginning.shards.contains_key(&*task.shard) {
             return Ok(at_beginning);
         }
         let Some(parent) = &task.parent else {
-            return Ok(at_beginning);
+            return Ok(Before::Nothing);
         };
         if beginning.shards.get(&**parent) == Some(&Begin::Skip) {
             return Ok(at_beginning);

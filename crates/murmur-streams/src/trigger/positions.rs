@@ -44,6 +44,7 @@ pub(crate) enum Begin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beginning {
     pub(crate) stream_arn: String,
+    pub(crate) begun_at: Timestamp,
     /// When the handoff token was captured that reading began from.
     pub(crate) captured_at: Option<Timestamp>,
     /// The shards listed then.
@@ -51,10 +52,16 @@ pub(crate) struct Beginning {
 }
 
 impl Beginning {
+    /// What was put from this time on is wanted.
+    pub(crate) fn since(&self) -> Timestamp {
+        self.captured_at.unwrap_or(self.begun_at)
+    }
+
     fn of(
         listed: &StreamDescription,
         position: StartingPosition,
         token: Option<&HandoffToken>,
+        begun_at: Timestamp,
     ) -> Self {
         let begin = |shard: &crate::ShardInfo| {
             if let Some(token) = token {
@@ -79,6 +86,7 @@ impl Beginning {
         let shards = listed.shards.iter();
         Self {
             stream_arn: listed.info.stream_arn.clone(),
+            begun_at,
             captured_at: token.map(|token| token.captured_at),
             shards: shards
                 .map(|shard| (shard.id.clone(), begin(shard)))
@@ -103,8 +111,8 @@ pub(crate) enum At {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) at: At,
-    /// Whatever was put into the shard's lineage before this time is done. `None` where that
-    /// cannot be said: nothing was read yet of a stream begun at its oldest record.
+    /// Whatever was put into the shard's lineage before this time is done, or not wanted. `None`
+    /// where that cannot be said.
     pub(crate) through: Option<Timestamp>,
     owner: Option<String>,
     /// When the lease ends, by the owner's wall clock.
@@ -184,7 +192,7 @@ impl Positions {
             if let Some((beginning, _)) = found {
                 return self.same(beginning, arn, token);
             }
-            let beginning = Beginning::of(listed, position, token);
+            let beginning = Beginning::of(listed, position, token, self.clock.now());
             if self.save(&name, &beginning, None).await?.is_some() {
                 return Ok(beginning);
             }

@@ -320,7 +320,11 @@ where
         self.cursor = next;
         if records.is_empty() {
             self.empty_reads = self.empty_reads.saturating_add(1);
-            let clear = self.tracker.is_clear() && self.empty_reads >= SURELY_EMPTY;
+            let surely = match self.watch.until {
+                Until::Drained => options.drain_empty_reads,
+                Until::ShutDown => SURELY_EMPTY,
+            };
+            let clear = self.tracker.is_clear() && self.empty_reads >= surely;
             if clear && self.cursor.is_some() {
                 self.clear_at = Some(asked_at);
             }

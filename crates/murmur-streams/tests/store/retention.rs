@@ -3,10 +3,10 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_state::{HandlerError, ManualClock, SequenceNumber, Timestamp};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, HandlerError, Start, StreamError, StreamInfo,
-    StreamRecord, StreamStatus, StreamStore, Trigger,
+    Cursor, DynamoDbEventResponse, Event, Start, StreamError, StreamInfo, StreamRecord,
+    StreamStatus, StreamStore, Trigger,
 };
 
 use crate::{ARN, all, batch, info, number, put, read, record, shard_ids, sharded};

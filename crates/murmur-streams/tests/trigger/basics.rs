@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{HandlerError, Random};
+use murmur_state::{HandlerError, MemoryDeduper, Random};
 use murmur_streams::{
     DynamoDbEventResponse, Event, StartingPosition, StoreSource, StreamError, StreamInfo,
     StreamStatus, StreamStore, StreamViewType, Trigger, TriggerBuilder, TriggerError,
@@ -605,6 +605,33 @@ fn options_that_cannot_be_used_are_refused_by_name() {
     assert_eq!(
         refused(|trigger| trigger.drain_empty_reads(0)),
         "drain_empty_reads"
+    );
+    assert_eq!(
+        refused(|trigger| trigger.maximum_batching_window(Duration::from_secs(301))),
+        "maximum_batching_window"
+    );
+    let factor = "parallelization_factor";
+    assert_eq!(refused(|trigger| trigger.parallelization_factor(0)), factor);
+    assert_eq!(
+        refused(|trigger| trigger.parallelization_factor(11)),
+        factor
+    );
+    for age in [59, 8 * 24 * 3600] {
+        let age = Duration::from_secs(age);
+        let trigger = on(store.source(ARN), Scripted::default()).maximum_record_age(age);
+        assert_eq!(trigger.build().unwrap_err().option, "maximum_record_age");
+    }
+    assert_eq!(
+        refused(|trigger| trigger.maximum_shards(0)),
+        "maximum_shards"
+    );
+    assert_eq!(
+        refused(|trigger| trigger.lease(Duration::from_secs(2))),
+        "lease"
+    );
+    assert_eq!(
+        refused(|trigger| trigger.positions(MemoryDeduper::new(), "a:b")),
+        "positions"
     );
     let attempts = |trigger: TriggerBuilder<_, _>| trigger.maximum_retry_attempts(10_001);
     assert_eq!(refused(attempts), "maximum_retry_attempts");

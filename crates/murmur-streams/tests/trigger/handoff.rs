@@ -52,6 +52,7 @@ impl World {
             .positions(Arc::clone(&self.place), "live")
             .owner("one")
             .clock(self.time.clock(0))
+            .poll_interval(Duration::from_secs(60))
             .handoff(token)
             .table_at_rest()
     }

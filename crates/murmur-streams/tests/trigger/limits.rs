@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use murmur_state::{Clock, EVENT_LIFE, EventHandler, HandlerError, Repeats, SystemClock};
 use murmur_streams::{
-    DynamoDbEventResponse, Event, FailedBatch, FailureCondition, StreamRecord, StreamStore,
-    TriggerError,
+    DynamoDbEventResponse, Event, FailedBatch, FailureCondition, StreamInfo, StreamRecord,
+    StreamStore, StreamViewType, Trigger, TriggerError,
 };
 
 use crate::support::{ARN, Scripted, on, put, store};
@@ -193,13 +193,10 @@ async fn a_handler_that_forgets_events_gets_none_it_may_have_forgotten() {
         (Repeats::EventOnce, false),
     ] {
         let store = StreamStore::new().retention(2 * EVENT_LIFE);
-        store.register_stream(murmur_streams::StreamInfo::new(
-            ARN,
-            murmur_streams::StreamViewType::KeysOnly,
-        ));
+        store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
         aged(&store, &[("late", late)]);
         let handler = Recognises(Scripted::default(), repeats);
-        let trigger = murmur_streams::Trigger::builder(store.source(ARN), handler.clone());
+        let trigger = Trigger::builder(store.source(ARN), handler.clone());
         let drained = trigger.build().unwrap().drain().await;
         assert_eq!(handler.0.batches().len(), usize::from(delivered));
         match drained {
@@ -209,7 +206,7 @@ async fn a_handler_that_forgets_events_gets_none_it_may_have_forgotten() {
             }
             Err(error) => panic!("{error:?}"),
         }
-        let longer = murmur_streams::Trigger::builder(store.source(ARN), handler)
+        let longer = Trigger::builder(store.source(ARN), handler)
             .maximum_record_age(late)
             .build();
         match repeats {

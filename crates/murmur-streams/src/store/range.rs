@@ -1,11 +1,5 @@
 //! Which hashes of item keys a shard is responsible for.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-use std::mem;
-
-use serde_dynamo::{AttributeValue, Item};
-
 /// Hashes from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct HashRange {
@@ -44,36 +38,9 @@ impl HashRange {
     }
 }
 
-/// The hash of an item's primary key: the same for equal keys as long as the process lives.
-pub(super) fn hash_of(keys: &Item) -> u64 {
-    let mut attributes: Vec<_> = keys.iter().collect();
-    attributes.sort_unstable_by_key(|(name, _)| *name);
-    let mut hasher = DefaultHasher::new();
-    for (name, value) in attributes {
-        name.hash(&mut hasher);
-        mem::discriminant(value).hash(&mut hasher);
-        match value {
-            AttributeValue::S(text) | AttributeValue::N(text) => text.hash(&mut hasher),
-            AttributeValue::B(bytes) => bytes.hash(&mut hasher),
-            // DynamoDB has no keys of other types; equal ones still hash alike.
-            _ => {}
-        }
-    }
-    hasher.finish()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
-
-    fn key(attributes: impl IntoIterator<Item = (&'static str, AttributeValue)>) -> Item {
-        let attributes = attributes.into_iter();
-        let attributes: HashMap<String, AttributeValue> = attributes
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect();
-        attributes.into()
-    }
 
     #[test]
     fn ranges_leave_no_gap_and_are_of_one_size() {
@@ -111,33 +78,5 @@ mod tests {
                 HashRange { first: 6, last: 6 }
             )
         );
-    }
-
-    #[test]
-    fn a_hash_depends_on_names_types_and_values_and_on_no_order() {
-        let s = |text: &str| AttributeValue::S(text.to_owned());
-        let forwards = || ["a", "b", "c", "d", "e"].map(|name| (name, s(name)));
-        let mut backwards = forwards();
-        backwards.reverse();
-        // Each map of the standard library has an order of its own.
-        for _ in 0..20 {
-            assert_eq!(hash_of(&key(forwards())), hash_of(&key(backwards.clone())));
-        }
-        let others = [
-            key([("id", s("1"))]),
-            key([("id", AttributeValue::N("1".to_owned()))]),
-            key([("id", AttributeValue::B(b"1".to_vec()))]),
-            key([("id", s("2"))]),
-            key([("di", s("1"))]),
-            key([("id", s("1")), ("at", s(""))]),
-            key([("id", AttributeValue::Bool(true))]),
-            key([("id", AttributeValue::Null(true))]),
-            key([]),
-        ];
-        for (at, one) in others.iter().enumerate() {
-            for other in &others[..at] {
-                assert_ne!(hash_of(one), hash_of(other), "{one:?} {other:?}");
-            }
-        }
     }
 }
