@@ -195,3 +195,140 @@ impl Lineage {
         self.shards.values().any(is_child)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::{ShardInfo, StreamInfo};
+    use aws_lambda_events::event::dynamodb::StreamViewType;
+    use murmur_state::Timestamp;
+
+    fn listed(shards: &[(&str, Option<&str>)]) -> StreamDescription {
+        let info = |(id, parent): &(&str, Option<&str>)| ShardInfo {
+            id: (*id).to_owned(),
+            parent: parent.map(str::to_owned),
+            first: None,
+            ending: None,
+        };
+        StreamDescription {
+            info: StreamInfo::new("arn", StreamViewType::KeysOnly),
+            shards: shards.iter().map(info).collect(),
+        }
+    }
+
+    fn beginning(skipped: &[&str]) -> Beginning {
+        Beginning {
+            stream_arn: "arn".to_owned(),
+            begun_at: Timestamp::from_secs(0),
+            captured_at: None,
+            shards: skipped
+                .iter()
+                .map(|id| ((*id).to_owned(), Begin::Skip))
+                .collect(),
+        }
+    }
+
+    fn started(lineage: &mut Lineage) -> Vec<String> {
+        let tasks = lineage.start(usize::MAX).into_iter();
+        tasks.map(|task| task.shard.to_string()).collect()
+    }
+
+    #[test]
+    fn children_begin_once_their_parent_is_done_wherever_it_was_read() {
+        let mut lineage = Lineage::default();
+        let tree = listed(&[("a", Some("trimmed")), ("b", Some("a")), ("c", Some("a"))]);
+        lineage.update(&tree, &beginning(&[]), |_| true);
+        assert_eq!(started(&mut lineage), ["a"]);
+        assert!(started(&mut lineage).is_empty());
+        for left in [Left::Interrupted, Left::Elsewhere] {
+            assert!(!lineage.left("a", left));
+            lineage.look_again();
+            assert_eq!(started(&mut lineage), ["a"], "after {left:?}");
+        }
+        assert!(lineage.left("a", Left::Ended));
+        assert_eq!(started(&mut lineage), ["b", "c"]);
+        assert_eq!(lineage.working(), 2);
+        assert!(!lineage.is_drained());
+        lineage.left("b", Left::Empty);
+        lineage.left("c", Left::Elsewhere);
+        assert!(lineage.is_drained());
+        assert!(!lineage.is_done());
+    }
+
+    #[test]
+    fn a_skipped_shard_is_done_from_the_start() {
+        let mut lineage = Lineage::default();
+        let tree = listed(&[("a", None), ("b", Some("a"))]);
+        lineage.update(&tree, &beginning(&["a"]), |_| true);
+        assert_eq!(started(&mut lineage), ["b"]);
+    }
+
+    #[test]
+    fn a_done_shard_is_forgotten_when_it_is_gone_and_its_children_have_begun() {
+        let mut lineage = Lineage::default();
+        let (begun, tree) = (beginning(&[]), listed(&[("a", None), ("b", Some("a"))]));
+        lineage.update(&tree, &begun, |_| true);
+        started(&mut lineage);
+        lineage.left("a", Left::Ended);
+        assert!(
+            lineage.update(&tree, &begun, |_| true).is_empty(),
+            "it is listed"
+        );
+        let later = listed(&[("b", Some("a"))]);
+        assert!(
+            lineage.update(&later, &begun, |_| true).is_empty(),
+            "`b` waits"
+        );
+        started(&mut lineage);
+        assert!(
+            lineage.update(&later, &begun, |_| false).is_empty(),
+            "`b` has no row"
+        );
+        let forgotten = lineage.update(&later, &begun, |id| id == "b");
+        assert_eq!(forgotten.iter().map(|id| &**id).collect::<Vec<_>>(), ["a"]);
+        assert!(lineage.update(&later, &begun, |_| true).is_empty());
+    }
+
+    #[test]
+    fn a_parent_that_is_gone_holds_nobody_up_until_it_turns_out_unread() {
+        let mut lineage = Lineage::default();
+        let begun = beginning(&[]);
+        lineage.update(&listed(&[("a", None), ("b", Some("a"))]), &begun, |_| true);
+        lineage.update(&listed(&[("b", Some("a"))]), &begun, |_| true);
+        let tasks = lineage.start(usize::MAX);
+        assert_eq!(tasks.len(), 1);
+        assert!(!tasks[0].parent_listed);
+    }
+
+    #[test]
+    fn shards_that_wait_for_each_other_are_noticed_and_those_of_others_are_not() {
+        let mut lineage = Lineage::default();
+        let begun = beginning(&[]);
+        lineage.update(
+            &listed(&[("a", Some("b")), ("b", Some("a"))]),
+            &begun,
+            |_| true,
+        );
+        assert!(lineage.is_stuck());
+        let mut lineage = Lineage::default();
+        lineage.update(&listed(&[("a", None), ("b", Some("a"))]), &begun, |_| true);
+        assert!(!lineage.is_stuck());
+        started(&mut lineage);
+        lineage.left("a", Left::Elsewhere);
+        lineage.look_again();
+        assert!(!lineage.is_stuck());
+        lineage.left("a", Left::Ended);
+        lineage.left("b", Left::Ended);
+        assert!(!lineage.is_stuck() && lineage.is_done());
+    }
+
+    #[test]
+    fn no_more_shards_are_started_than_there_is_room_for() {
+        let mut lineage = Lineage::default();
+        let three = listed(&[("a", None), ("b", None), ("c", None)]);
+        lineage.update(&three, &beginning(&[]), |_| true);
+        assert_eq!(lineage.start(2).len(), 2);
+        assert_eq!(lineage.start(0).len(), 0);
+        assert_eq!(lineage.start(2).len(), 1);
+    }
+}

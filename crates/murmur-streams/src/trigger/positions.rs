@@ -337,3 +337,109 @@ fn failed(name: &str, source: StoreError) -> TriggerError {
         source: Box::new(source),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::description::{ShardInfo, StreamInfo};
+    use aws_lambda_events::event::dynamodb::StreamViewType;
+    use murmur_state::HandoffShard;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    /// Shards given as (id, parent, whether an ending sequence number is shown).
+    fn listed(shards: &[(&str, Option<&str>, bool)]) -> StreamDescription {
+        let info = |(id, parent, ends): &(&str, Option<&str>, bool)| ShardInfo {
+            id: (*id).to_owned(),
+            parent: parent.map(str::to_owned),
+            first: None,
+            ending: ends.then(|| SequenceNumber::new("7").unwrap()),
+        };
+        StreamDescription {
+            info: StreamInfo::new("arn", StreamViewType::KeysOnly),
+            shards: shards.iter().map(info).collect(),
+        }
+    }
+
+    #[test]
+    fn latest_is_for_shards_that_are_open_and_wait_for_nobody() {
+        let listed = listed(&[
+            ("closed", Some("trimmed"), true),
+            ("child", Some("closed"), false),
+            ("unsure", None, false),
+            ("waits", Some("unsure"), false),
+            ("shows an end", None, true),
+        ]);
+        let beginning = Beginning::of(&listed, StartingPosition::Latest, None, NOW);
+        let expected = [
+            ("child", Begin::Latest),
+            ("closed", Begin::Skip),
+            ("shows an end", Begin::Latest),
+            ("unsure", Begin::Latest),
+            ("waits", Begin::TrimHorizon),
+        ];
+        assert!(
+            beginning
+                .shards
+                .iter()
+                .map(|(id, begin)| (&**id, *begin))
+                .eq(expected)
+        );
+        assert_eq!(beginning.since(), NOW);
+    }
+
+    #[test]
+    fn a_token_leaves_out_what_it_lists_as_closed_and_nothing_else() {
+        let listed = listed(&[
+            ("closed then", None, true),
+            ("closed since", Some("closed then"), true),
+            ("new", Some("closed since"), false),
+        ]);
+        let shard = |id: &str, closed| HandoffShard {
+            id: id.to_owned(),
+            parent: None,
+            first: None,
+            closed,
+        };
+        let shards = vec![shard("closed then", true), shard("closed since", false)];
+        let captured_at = Timestamp::from_secs(1_799_990_000);
+        let token = HandoffToken::new("arn", captured_at, shards);
+        // A token says where to begin, whatever the starting position.
+        for position in [StartingPosition::TrimHorizon, StartingPosition::Latest] {
+            let beginning = Beginning::of(&listed, position, Some(&token), NOW);
+            let expected = [
+                ("closed since", Begin::TrimHorizon),
+                ("closed then", Begin::Skip),
+                ("new", Begin::TrimHorizon),
+            ];
+            assert!(
+                beginning
+                    .shards
+                    .iter()
+                    .map(|(id, begin)| (&**id, *begin))
+                    .eq(expected)
+            );
+            assert_eq!(beginning.since(), captured_at);
+        }
+    }
+
+    #[test]
+    fn rows_are_kept_in_a_form_that_later_releases_have_to_read() {
+        let after = At::After(SequenceNumber::new("100000000000000000002").unwrap());
+        let row = Row::released(after, Some(NOW));
+        let kept = serde_json::json!(Versioned {
+            version: VERSION,
+            content: &row
+        });
+        let text = r#"{"version":1,"at":{"after":"100000000000000000002"},"through":1800000000000,"owner":null,"until":null}"#;
+        assert_eq!(
+            kept,
+            serde_json::from_str::<serde_json::Value>(text).unwrap()
+        );
+        let read: Versioned<Row> = serde_json::from_str(text).unwrap();
+        assert_eq!(read.content, row);
+        for (at, text) in [(At::Begun, "\"begun\""), (At::Ended, "\"ended\"")] {
+            assert_eq!(serde_json::to_string(&at).unwrap(), text);
+        }
+    }
+}
