@@ -63,7 +63,7 @@ impl Options {
 
     /// Warns of what is allowed and seldom meant.
     pub(crate) fn warn(&self) {
-        if self.maximum_retry_attempts.is_none() && self.record_age_limit.is_none() {
+        if self.maximum_retry_attempts.is_none() && self.maximum_record_age.is_none() {
             tracing::warn!(
                 "neither `maximum_retry_attempts` nor `maximum_record_age` is set: one record that always fails blocks its shard until it is trimmed"
             );

@@ -58,8 +58,9 @@ impl<S, H> Engine<S, H> {
                 let start = Start::After(number.clone());
                 (At::After(number), through, start)
             }
+            Some(row) if latest && kept.is_some() => (At::Begun, row.through, Start::Latest),
             known if latest => {
-                if known.is_some() && kept.is_none() {
+                if known.is_some() {
                     tracing::warn!(
                         shard = &**shard,
                         "it was begun at LATEST and had no record since; what was put while nobody read it is missed"

@@ -55,7 +55,7 @@ pub enum TriggerError {
     },
     /// The positions, or the handoff token, are of another stream.
     #[error(
-        "{whose} are of stream `{known}`, and this is `{arn}`; a stream switched off and on again has a new ARN, and what was changed in between is in neither: bootstrap anew into new tables, with a trigger of a new name"
+        "`{arn}` is not the stream of {whose}, which is `{known}`: read that one; if the table's stream was switched off and on again, it has a new ARN, and what was changed in between is in neither: bootstrap anew into new tables, with a trigger of a new name"
     )]
     OtherStream {
         /// What names the other stream.

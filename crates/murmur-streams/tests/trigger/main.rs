@@ -6,5 +6,6 @@ mod basics;
 mod batches;
 mod handoff;
 mod limits;
+mod log;
 mod positions;
 mod support;

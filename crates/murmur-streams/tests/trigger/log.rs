@@ -1,0 +1,175 @@
+//! What a run writes into the log, and counts.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::future::{pending, ready};
+use std::io;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use murmur_state::{HandlerError, MemoryDeduper, Recorder};
+use murmur_streams::{
+    DynamoDbEventResponse, Event, StartingPosition, StreamInfo, StreamRecord, StreamViewType,
+    Trigger,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::support::{ARN, Scripted, on, put, store};
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_retries_without_an_age_limit_are_warned_of_by_both_options() {
+    for (attempts, age, warned) in [
+        (None, None, true),
+        (Some(3), None, false),
+        (None, Some(Duration::from_secs(3600)), false),
+    ] {
+        let (store, log) = (store(), Log::default());
+        let _guard = log.listen();
+        let mut trigger = on(store.source(ARN), Scripted::default());
+        if let Some(attempts) = attempts {
+            trigger = trigger.maximum_retry_attempts(attempts);
+        }
+        if let Some(age) = age {
+            trigger = trigger.maximum_record_age(age);
+        }
+        trigger.build().unwrap().drain().await.unwrap();
+        let text = log.text();
+        for option in [
+            "WARN",
+            "maximum_retry_attempts",
+            "maximum_record_age",
+            "blocks its shard",
+        ] {
+            assert_eq!(text.contains(option), warned, "{text}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn latest_begun_again_before_its_first_record_is_a_gap_that_is_told() {
+    let (store, log, place) = (store(), Log::default(), Arc::new(MemoryDeduper::new()));
+    let _guard = log.listen();
+    let reader = || {
+        on(store.source(ARN), Scripted::default())
+            .positions(Arc::clone(&place), "live")
+            .owner("one")
+            .poll_interval(Duration::from_secs(1))
+            .starting_position(StartingPosition::Latest)
+            .build()
+            .unwrap()
+    };
+    let dies = &mut reader();
+    assert!(
+        timeout(Duration::from_secs(5), dies.run(pending()))
+            .await
+            .is_err()
+    );
+    put(&store, &["a"]);
+    // The trigger itself goes on where it was.
+    let summary = dies.drain().await.unwrap();
+    assert_eq!((summary.records, summary.gaps), (1, 0));
+    store.roll_over(ARN).unwrap();
+    put(&store, &["b"]);
+    // So does another process, once a record was done.
+    let summary = reader().drain().await.unwrap();
+    assert_eq!((summary.records, summary.gaps), (1, 0));
+    assert!(!log.text().contains("LATEST"), "{}", log.text());
+
+    let other = "arn:aws:dynamodb:eu-west-1:1:table/other/stream/2026-01-01T00:00:00.000";
+    store.register_stream(StreamInfo::new(other, StreamViewType::KeysOnly));
+    let reader = || {
+        on(store.source(other), Scripted::default())
+            .positions(Arc::clone(&place), "other")
+            .starting_position(StartingPosition::Latest)
+            .build()
+            .unwrap()
+    };
+    reader().drain().await.unwrap();
+    let record = StreamRecord {
+        stream_arn: other.into(),
+        ..StreamRecord::default()
+    };
+    store.put_record(record).unwrap();
+    let summary = reader().drain().await.unwrap();
+    assert_eq!((summary.records, summary.gaps), (0, 1));
+    assert!(log.text().contains("begun at LATEST"), "{}", log.text());
+}
+
+type Seen = BTreeMap<String, u64>;
+
+#[derive(Debug, Clone, Default)]
+struct Counts(Arc<Mutex<(Seen, Seen)>>);
+
+impl Recorder for Counts {
+    fn count(&self, name: &str, by: u64) {
+        *self.0.lock().unwrap().0.entry(name.to_owned()).or_default() += by;
+    }
+
+    fn gauge(&self, name: &str, value: u64) {
+        self.0.lock().unwrap().1.insert(name.to_owned(), value);
+    }
+
+    fn error(&self, _: &str, _: &(dyn Error + 'static)) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_and_lag_go_to_the_recorder_under_the_triggers_name() {
+    let (store, counts) = (store(), Counts::default());
+    put(&store, &["a", "bad", "c"]);
+    let handler = |event: Event| {
+        let bad = event.records.iter().any(|record| record.event_id == "bad");
+        ready(match bad {
+            true => Err::<_, HandlerError>("down".into()),
+            false => Ok(DynamoDbEventResponse::default()),
+        })
+    };
+    let mut trigger = Trigger::builder(store.source(ARN), handler)
+        .positions(MemoryDeduper::new(), "orders_live")
+        .recorder(counts.clone())
+        .bisect_batch_on_error(true)
+        .maximum_retry_attempts(1)
+        .on_failure(|_| ready(Ok(())))
+        .build()
+        .unwrap();
+    trigger.run(sleep(Duration::from_secs(60))).await.unwrap();
+    let (counts, gauges) = counts.0.lock().unwrap().clone();
+    let expected = [
+        ("orders_live:batches", 1),
+        ("orders_live:bisected", 2),
+        ("orders_live:errors", 4),
+        ("orders_live:given_up", 1),
+        ("orders_live:records", 3),
+        ("orders_live:retry", 5),
+    ];
+    let expected = expected.map(|(name, count)| (name.to_owned(), count));
+    assert_eq!(counts, Seen::from(expected));
+    assert_eq!(gauges, Seen::from([("orders_live:lag_ms".to_owned(), 0)]));
+}
