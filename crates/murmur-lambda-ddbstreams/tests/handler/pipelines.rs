@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 
 use murmur_core::{Count, Pipeline, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
+use murmur_state::{EventHandler, Repeats};
 use murmur_streams::{
     OperationType, StreamInfo, StreamRecord, StreamStore, StreamViewType, Trigger,
 };
@@ -150,7 +151,8 @@ async fn a_stream_reader_of_this_process_calls_it_as_lambda_would() {
         .clock(Arc::new(time.clone()))
         .build()
         .unwrap();
-    let mut trigger = Trigger::builder(stream.source(ARN), move |event| handler.call(event))
+    assert_eq!(handler.repeats(), Repeats::EventOnce);
+    let mut trigger = Trigger::builder(stream.source(ARN), handler)
         .clock(Arc::new(time))
         .build()
         .unwrap();

@@ -108,8 +108,7 @@ async fn the_stream_store_of_this_process_tells_them_apart_too() {
                 stream.put_record(removed).unwrap();
 
                 let (handler, rows, seen) = handler(mode, keeps);
-                let call = move |event| handler.call(event);
-                let trigger = Trigger::builder(stream.source(ARN), call).clock(time);
+                let trigger = Trigger::builder(stream.source(ARN), handler).clock(time);
                 let summary = trigger.build().unwrap().drain().await.unwrap();
                 assert_eq!((summary.records, summary.failures), (2, 0));
                 let (bob, kept) = expected(keeps, by_ttl);
