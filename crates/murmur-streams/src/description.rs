@@ -102,9 +102,7 @@ impl StreamDescription {
         if self.info.is_enabled() {
             return Ok(());
         }
-        Err(StreamError::Disabled {
-            arn: self.info.stream_arn.clone(),
-        })
+        Err(StreamError::disabled(&self.info.stream_arn))
     }
 
     pub(crate) fn has_child(&self, id: &str) -> bool {

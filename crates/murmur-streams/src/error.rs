@@ -78,9 +78,30 @@ pub enum StreamError {
         #[source]
         source: Option<Cause>,
     },
-    /// The records asked for have passed the stream's 24 hours.
+    /// The shard takes no more records: its children do.
     #[error(
-        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (a stream keeps 24 hours); what was not read is gone, and needs a repair or a new bootstrap"
+        "stream `{arn}`: shard `{shard}` is closed already; describe the stream, and take one of its open shards"
+    )]
+    ShardClosed {
+        /// The stream.
+        arn: String,
+        /// The shard that was to be closed.
+        shard: String,
+    },
+    /// The shard is responsible for a single hash, which cannot be shared out.
+    #[error(
+        "stream `{arn}`: shard `{shard}` is too narrow to be split; roll it over, or split another"
+    )]
+    ShardTooNarrow {
+        /// The stream.
+        arn: String,
+        /// The shard that was to be split.
+        shard: String,
+    },
+    /// The records asked for have passed the stream's 24 hours, or the retention of the
+    /// in-process store.
+    #[error(
+        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (DynamoDB keeps 24 hours, the in-process store its retention); what was not read is gone, and needs a repair or a new bootstrap"
     )]
     Trimmed {
         /// The stream.
@@ -178,6 +199,20 @@ impl StreamError {
             arn: arn.to_owned(),
             shard: shard.to_owned(),
             source: None,
+        }
+    }
+
+    pub(crate) fn trimmed(arn: &str, shard: &str) -> Self {
+        Self::Trimmed {
+            arn: arn.to_owned(),
+            shard: shard.to_owned(),
+            source: None,
+        }
+    }
+
+    pub(crate) fn disabled(arn: &str) -> Self {
+        Self::Disabled {
+            arn: arn.to_owned(),
         }
     }
 

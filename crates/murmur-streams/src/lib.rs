@@ -26,7 +26,7 @@ pub use handler::report_failures;
 pub use options::{StartingPosition, TriggerBuilder};
 pub use record::{StreamRecord, time_to_live};
 pub use source::{Batch, Cursor, Start, StreamSource};
-pub use store::{StoreSource, StreamStore};
+pub use store::{DescribePage, StoreSource, StreamStore};
 pub use trigger::{
     FailedBatch, FailureCondition, Gap, Monitor, OnGap, ShardStatus, Status, Summary, Trigger,
     TriggerError,

@@ -22,13 +22,13 @@ pub struct StreamRecord {
     pub event_source: String,
     /// The region. Empty: the one in the stream's ARN.
     pub aws_region: String,
-    /// Which images it carries. `None`: as the stream says.
+    /// Which images it carries. The store makes it the stream's, whatever it was.
     pub stream_view_type: Option<StreamViewType>,
     /// The table. Empty: the stream's.
     pub table_name: String,
     /// The stream it belongs to. Always required.
     pub stream_arn: String,
-    /// The item's primary key.
+    /// The item's primary key; decides which shard it goes to.
     pub keys: Item,
     /// The item after the change; empty if there is none, or the stream does not carry it.
     pub new_image: Item,

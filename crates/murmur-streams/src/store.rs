@@ -1,29 +1,81 @@
+mod hash;
+mod shard;
+mod stream;
+
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use murmur_state::{Clock, IdError, OptionError, SequenceNumber, SystemClock, Timestamp};
+use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock, Timestamp};
 
-use crate::description::{ShardInfo, StreamDescription, StreamInfo};
+use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
 use crate::record::StreamRecord;
 use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
 
-/// The first number assigned in a stream: 21 digits, DynamoDB's shortest.
-const FIRST_NUMBER: &str = "100000000000000000001";
+use self::shard::Shard;
+use self::stream::Stream;
+
+/// DynamoDB Streams keeps records for 24 hours.
+const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most shards a page may have, as DynamoDB's `DescribeStream`.
+const MAX_PAGE: usize = 100;
+
+/// The most shards a stream may begin with.
+const MAX_SHARDS: usize = 10_000;
 
 /// Streams kept in this process: what writes items puts records here, what reads streams gets
 /// them.
 ///
-/// Clones share one store. Safe to use from any number of threads; nothing is ever trimmed, so
-/// it grows with what is put. A stream has one open shard at a time; [`roll_over`] closes it and
-/// opens its child.
+/// # Shards
 ///
+/// The open shards of a stream share out its items: each is responsible for a range of the hash
+/// of the item's key ([`StreamRecord::keys`], the order of its attributes aside; a number counts
+/// as it is written, so write it one way, as DynamoDB does). [`split`] and [`roll_over`] close
+/// shards and open their children, which go on with the parent's range. So all changes of an
+/// item are in one shard or its descendants, in the order they were put, with rising sequence
+/// numbers: who reads parents before children reads them in order.
+///
+/// # Retention
+///
+/// A record is kept for 24 hours, or what [`retention`] says, by the store's clock. What is older
+/// is dropped by the next call that puts, reads or describes, always from the front of a shard: a
+/// record never goes before those put into its shard before it. A closed shard leaves the list
+/// once all its records are gone and it was closed that long ago; its children go on naming it
+/// as their parent. What was once dropped stays so, also if the clock is set back.
+///
+/// # Concurrency
+///
+/// Clones share one store. Any number of threads may put, read, describe, split and roll over at
+/// once: each call takes effect as a whole, and no caller's code, the clock's included, runs
+/// while the store is locked. Every call looks at each shard of its stream, and its cost rises
+/// with their number; reading shares records instead of copying them.
+///
+/// [`split`]: StreamStore::split
 /// [`roll_over`]: StreamStore::roll_over
+/// [`retention`]: StreamStore::retention
 #[derive(Clone)]
 pub struct StreamStore {
-    streams: Arc<Mutex<HashMap<String, Stream>>>,
+    streams: Arc<Mutex<Streams>>,
     clock: Arc<dyn Clock>,
+}
+
+struct Streams {
+    by_arn: HashMap<String, Stream>,
+    retention: Duration,
+}
+
+/// One page of a stream's shards, from [`StreamStore::describe_stream_page`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescribePage {
+    /// The stream, and the shards of this page. Put the pages together before asking
+    /// [`StreamDescription::is_closed`], which looks for children.
+    pub description: StreamDescription,
+    /// The last shard of this page, where the next one goes on; `None` if there are no more.
+    pub last_evaluated_shard_id: Option<String>,
 }
 
 impl StreamStore {
@@ -32,12 +84,26 @@ impl StreamStore {
         Self::with_clock(SystemClock::shared())
     }
 
-    /// An empty store that takes the creation time of records from `clock`.
+    /// An empty store that takes the creation time of records, and their age, from `clock`.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self {
-            streams: Arc::default(),
+            streams: Arc::new(Mutex::new(Streams {
+                by_arn: HashMap::new(),
+                retention: RETENTION,
+            })),
             clock,
         }
+    }
+
+    /// Keeps records for `retention`. Default 24 hours; milliseconds count, what is shorter does
+    /// not.
+    ///
+    /// Holds for every clone and for what is in the store already. A record is gone once it is
+    /// `retention` old: with zero at once, with [`Duration::MAX`] never.
+    #[must_use]
+    pub fn retention(self, retention: Duration) -> Self {
+        self.lock().retention = retention;
+        self
     }
 
     /// The store of this process, for a producer and a reader that do not know each other.
@@ -48,30 +114,38 @@ impl StreamStore {
 
     /// Makes a stream known under its ARN, with one open shard.
     ///
-    /// Registering an ARN again replaces what is said of the stream and keeps its records. With
-    /// a status that takes no records (DISABLED, DISABLING) its open shard is closed.
+    /// Registering an ARN again replaces what is said of the stream and keeps its shards and
+    /// records. With a status that takes no records (DISABLED, DISABLING) its open shards are
+    /// closed; once it takes records again, each has a child that goes on.
     pub fn register_stream(&self, info: StreamInfo) {
-        let now = self.clock.now();
-        let mut streams = self.lock();
-        let stream = streams
-            .entry(info.stream_arn.clone())
-            .or_insert_with(|| Stream {
-                info: info.clone(),
-                shards: Vec::new(),
-                last: None,
-            });
-        let known_since = stream.info.creation_time;
-        stream.info = info;
-        stream.info.creation_time = stream.info.creation_time.or(known_since).or(Some(now));
-        if !stream.info.is_enabled() {
-            stream.close();
-        } else if stream.open_shard().is_none() {
-            stream.open();
-        }
+        self.register(info, 1);
     }
 
-    /// Appends a record to its stream, filling in what it leaves empty; answers its sequence
-    /// number.
+    /// Makes a stream known under its ARN, with `shards` open shards of equal ranges.
+    ///
+    /// As [`register_stream`](StreamStore::register_stream) otherwise: a stream that has had
+    /// shards already keeps those it has.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] for `shards` outside 1..=10,000. Then nothing was changed.
+    pub fn register_stream_with_shards(
+        &self,
+        info: StreamInfo,
+        shards: usize,
+    ) -> Result<(), OptionError> {
+        check("shards", shards, 1..=MAX_SHARDS)?;
+        self.register(info, shards);
+        Ok(())
+    }
+
+    /// Appends a record to the open shard that has its key, filling in what it leaves empty;
+    /// answers its sequence number.
+    ///
+    /// The stream's view type becomes the record's, and images it leaves out are not kept:
+    /// KEYS_ONLY has none, NEW_IMAGE no old one, OLD_IMAGE no new one. A sequence number
+    /// of its own must be above all of the stream, and above those at which empty shards were
+    /// closed.
     ///
     /// # Errors
     ///
@@ -79,38 +153,58 @@ impl StreamStore {
     /// [`StreamError::Disabled`] if that takes no records, [`StreamError::NotRising`] if its own
     /// sequence number is not above all before it. Then nothing was stored.
     pub fn put_record(&self, record: StreamRecord) -> Result<SequenceNumber, StreamError> {
-        let now = self.clock.now();
-        let mut streams = self.lock();
-        match streams.get_mut(&record.stream_arn) {
-            Some(stream) => stream.put(record, now),
-            None => Err(StreamError::unknown_stream(&record.stream_arn)),
-        }
+        let arn = record.stream_arn.clone();
+        self.with_stream(&arn, |stream, now| stream.put(record, now))
     }
 
-    /// The stream and its shards, oldest first.
+    /// The stream and all its shards, oldest first.
     ///
     /// # Errors
     ///
     /// [`StreamError::UnknownStream`].
     pub fn describe_stream(&self, stream_arn: &str) -> Result<StreamDescription, StreamError> {
-        self.with_stream(stream_arn, |stream| StreamDescription {
-            info: stream.info.clone(),
-            shards: stream
-                .shards
-                .iter()
-                .map(|shard| shard.info.clone())
-                .collect(),
+        self.with_stream(stream_arn, |stream, _| Ok(stream.describe()))
+    }
+
+    /// The stream and up to `limit` of its shards, oldest first: those after
+    /// `exclusive_start_shard_id`, or the first.
+    ///
+    /// Pages asked for one after the other, each from the last's
+    /// [`last_evaluated_shard_id`](DescribePage::last_evaluated_shard_id), list every shard once
+    /// that was there all the while, also if shards come or go meanwhile. The start shard may
+    /// have left the list.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::UnknownStream`], [`StreamError::UnknownShard`] for a start shard that the
+    /// stream never had, and [`StreamError::Option`] for a `limit` outside 1..=100, as DynamoDB
+    /// refuses it.
+    pub fn describe_stream_page(
+        &self,
+        stream_arn: &str,
+        exclusive_start_shard_id: Option<&str>,
+        limit: usize,
+    ) -> Result<DescribePage, StreamError> {
+        check("limit", limit, 1..=MAX_PAGE)?;
+        let (description, more) = self.with_stream(stream_arn, |stream, _| {
+            stream.describe_page(exclusive_start_shard_id, limit)
+        })?;
+        let last = description.shards.last().filter(|_| more);
+        Ok(DescribePage {
+            last_evaluated_shard_id: last.map(|shard| shard.id.clone()),
+            description,
         })
     }
 
     /// Up to `limit` records of a shard from `position` on, and the position after them.
     ///
-    /// Position 0 is the shard's first record; a position past the end gives no records and
-    /// itself.
+    /// Positions count from the first record the shard ever had, which is at 0: they stay the
+    /// same when records are dropped. A position past the end gives no records and itself.
     ///
     /// # Errors
     ///
-    /// [`StreamError::UnknownStream`], [`StreamError::UnknownShard`], and
+    /// [`StreamError::UnknownStream`], [`StreamError::UnknownShard`], also for a shard that has
+    /// left the list, [`StreamError::Trimmed`] if the record at `position` is past retention, and
     /// [`StreamError::Option`] for a `limit` outside 1..=1000, as DynamoDB refuses it.
     pub fn get_records(
         &self,
@@ -119,11 +213,12 @@ impl StreamStore {
         position: usize,
         limit: usize,
     ) -> Result<(Vec<Arc<StreamRecord>>, usize), StreamError> {
-        check_limit(limit)?;
+        check("limit", limit, 1..=MAX_READ)?;
         self.with_shard(stream_arn, shard_id, |shard| shard.read(position, limit))
     }
 
-    /// How many records a shard has: the position of the record that will be put next.
+    /// How many records were ever put into a shard, dropped ones included: the position of the
+    /// record that will be put next.
     ///
     /// # Errors
     ///
@@ -133,27 +228,41 @@ impl StreamStore {
         stream_arn: &str,
         shard_id: &str,
     ) -> Result<usize, StreamError> {
-        self.with_shard(stream_arn, shard_id, |shard| shard.records.len())
+        self.with_shard(stream_arn, shard_id, |shard| Some(shard.count()))
     }
 
-    /// Closes the open shard and opens its child, as DynamoDB does every few hours; answers the
-    /// child's id.
+    /// Closes an open shard and opens two children with half its range each, as DynamoDB does
+    /// with a partition that has grown; answers their ids, the lower half's first.
     ///
     /// # Errors
     ///
-    /// [`StreamError::UnknownStream`], [`StreamError::Disabled`].
-    pub fn roll_over(&self, stream_arn: &str) -> Result<String, StreamError> {
-        let mut streams = self.lock();
-        let stream = streams
-            .get_mut(stream_arn)
-            .ok_or_else(|| StreamError::unknown_stream(stream_arn))?;
-        if !stream.info.is_enabled() {
-            return Err(StreamError::Disabled {
-                arn: stream_arn.to_owned(),
-            });
-        }
-        stream.close();
-        Ok(stream.open())
+    /// [`StreamError::UnknownStream`], [`StreamError::Disabled`], [`StreamError::UnknownShard`],
+    /// [`StreamError::ShardClosed`], and [`StreamError::ShardTooNarrow`] for a shard that is left
+    /// with a single hash. Then nothing was changed.
+    pub fn split(&self, stream_arn: &str, shard_id: &str) -> Result<[String; 2], StreamError> {
+        self.with_stream(stream_arn, |stream, now| stream.split(shard_id, now))
+    }
+
+    /// Closes an open shard and opens one child with its range; answers the child's id.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::UnknownStream`], [`StreamError::Disabled`], [`StreamError::UnknownShard`],
+    /// [`StreamError::ShardClosed`]. Then nothing was changed.
+    pub fn roll_over_shard(&self, stream_arn: &str, shard_id: &str) -> Result<String, StreamError> {
+        self.with_stream(stream_arn, |stream, now| {
+            stream.roll_over_shard(shard_id, now)
+        })
+    }
+
+    /// Closes every open shard and opens its child, as DynamoDB does every few hours; answers the
+    /// children's ids, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::UnknownStream`], [`StreamError::Disabled`]. Then nothing was changed.
+    pub fn roll_over(&self, stream_arn: &str) -> Result<Vec<String>, StreamError> {
+        self.with_stream(stream_arn, |stream, now| stream.roll_over(now))
     }
 
     /// One of its streams, to be read through the interface all sources share.
@@ -164,28 +273,45 @@ impl StreamStore {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Stream>> {
-        // A panic cannot leave a stream half changed: every change ends with a single push.
+    fn register(&self, info: StreamInfo, shards: usize) {
+        let now = self.clock.now();
+        let mut streams = self.lock();
+        let stream = streams.by_arn.entry(info.stream_arn.clone());
+        let stream = stream.or_insert_with(|| Stream::new(info.clone()));
+        stream.register(info, shards, now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Streams> {
+        // Nothing that is done under the lock panics, so no stream is ever found half changed.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_stream<T>(&self, arn: &str, read: impl FnOnce(&Stream) -> T) -> Result<T, StreamError> {
-        self.lock()
-            .get(arn)
-            .map(read)
-            .ok_or_else(|| StreamError::unknown_stream(arn))
+    /// Does something with a stream, past retention trimmed, as of now.
+    fn with_stream<T>(
+        &self,
+        arn: &str,
+        act: impl FnOnce(&mut Stream, Timestamp) -> Result<T, StreamError>,
+    ) -> Result<T, StreamError> {
+        // Before locking: the clock may be anybody's.
+        let now = self.clock.now();
+        let mut streams = self.lock();
+        let horizon = now.minus(streams.retention);
+        let stream = streams.by_arn.get_mut(arn);
+        let stream = stream.ok_or_else(|| StreamError::unknown_stream(arn))?;
+        stream.trim(horizon);
+        act(stream, now)
     }
 
+    /// Reads a shard; `None` says that what is asked for is trimmed.
     fn with_shard<T>(
         &self,
         arn: &str,
         id: &str,
-        read: impl FnOnce(&Shard) -> T,
+        read: impl FnOnce(&Shard) -> Option<T>,
     ) -> Result<T, StreamError> {
-        self.with_stream(arn, |stream| {
-            stream.shards.iter().find(|s| s.info.id == id).map(read)
-        })?
-        .ok_or_else(|| StreamError::unknown_shard(arn, id))
+        self.with_stream(arn, |stream, _| {
+            read(stream.shard(id)?).ok_or_else(|| StreamError::trimmed(arn, id))
+        })
     }
 }
 
@@ -197,8 +323,7 @@ impl Default for StreamStore {
 
 impl fmt::Debug for StreamStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let streams = self.lock();
-        let mut arns: Vec<&String> = streams.keys().collect();
+        let mut arns: Vec<String> = self.lock().by_arn.keys().cloned().collect();
         arns.sort_unstable();
         f.debug_struct("StreamStore")
             .field("streams", &arns)
@@ -209,7 +334,10 @@ impl fmt::Debug for StreamStore {
 /// One stream of a [`StreamStore`], from [`StreamStore::source`].
 ///
 /// A shard is read to its end (`next` is `None`) once it is closed and its last record was
-/// given.
+/// given, or dropped. `TrimHorizon` begins at the oldest record the shard still has. A read that
+/// would pass over dropped records fails with [`StreamError::Trimmed`]: `At` or `After` a number
+/// if a record from there on is gone, and going on from a place that was overtaken. A shard that
+/// left the list is a [`StreamError::UnknownShard`]. Iterators do not expire.
 #[derive(Debug, Clone)]
 pub struct StoreSource {
     store: StreamStore,
@@ -222,187 +350,45 @@ impl StreamSource for StoreSource {
     }
 
     async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
-        check_limit(limit)?;
-        let found = self.store.with_shard(&self.arn, shard, |shard| {
-            let (position, begun) = match from {
-                Cursor::Start(start) => (shard.position(start), start),
-                Cursor::Iterator { token, renew } => (token.parse().ok()?, renew),
-            };
-            let (records, next) = shard.read(position, limit);
-            let at_end = shard.info.ending.is_some() && next >= shard.records.len();
-            let last = records
-                .last()
-                .and_then(|record| record.sequence_number.clone());
-            let next = (!at_end).then(|| Cursor::Iterator {
-                token: next.to_string(),
-                renew: last.map_or_else(|| begun.clone(), Start::After),
-            });
-            Some((records, next))
+        check("limit", limit, 1..=MAX_READ)?;
+        let (known, begun) = match from {
+            Cursor::Start(start) => (None, start),
+            Cursor::Iterator { token, renew } => (Some(self.position(token)?), renew),
+        };
+        let (records, next, at_end) = self.store.with_shard(&self.arn, shard, |shard| {
+            let position = known.or_else(|| shard.position(begun))?;
+            let (records, next) = shard.read(position, limit)?;
+            Some((records, next, shard.ends_at(next)))
         })?;
-        let (records, next) = found.ok_or_else(|| {
-            StreamError::unexpected(&self.arn, "the iterator is not one of this store's")
-        })?;
+        let last = records.last().and_then(|last| last.sequence_number.clone());
         Ok(Batch {
             records: records.iter().map(|record| (&**record).into()).collect(),
-            next,
+            next: (!at_end).then(|| Cursor::Iterator {
+                token: next.to_string(),
+                renew: last.map_or_else(|| begun.clone(), Start::After),
+            }),
         })
     }
 }
 
-struct Stream {
-    info: StreamInfo,
-    shards: Vec<Shard>,
-    /// The greatest number so far, over all shards: numbers also rise from parent to child.
-    last: Option<SequenceNumber>,
-}
-
-impl Stream {
-    fn next_number(&self) -> Result<SequenceNumber, IdError> {
-        let first = SequenceNumber::new(FIRST_NUMBER)?;
-        match &self.last {
-            Some(last) => Ok(SequenceNumber::new(successor(last))?.max(first)),
-            None => Ok(first),
-        }
-    }
-
-    fn open_shard(&mut self) -> Option<&mut Shard> {
-        self.shards
-            .last_mut()
-            .filter(|shard| shard.info.ending.is_none())
-    }
-
-    fn close(&mut self) {
-        if let Some(open) = self.open_shard() {
-            // An empty shard ends where it began.
-            let last = open
-                .records
-                .last()
-                .and_then(|record| record.sequence_number.clone());
-            open.info.ending = last.or_else(|| open.info.first.clone());
-        }
-    }
-
-    /// Opens a shard that continues the last one, which must be closed; answers its id.
-    fn open(&mut self) -> String {
-        let ordinal = self.shards.len() + 1;
-        let id = format!("shardId-{ordinal:020}-{ordinal:08x}");
-        let parent = self.shards.last().map(|shard| shard.info.id.clone());
-        let first = self.next_number().ok();
-        let info = ShardInfo {
-            id: id.clone(),
-            parent,
-            first,
-            ending: None,
-        };
-        self.shards.push(Shard {
-            info,
-            records: Vec::new(),
-        });
-        id
-    }
-
-    fn put(
-        &mut self,
-        mut record: StreamRecord,
-        now: Timestamp,
-    ) -> Result<SequenceNumber, StreamError> {
-        let arn = &self.info.stream_arn;
-        let number = match (record.sequence_number.take(), &self.last) {
-            (Some(given), Some(last)) if given <= *last => {
-                return Err(StreamError::NotRising {
-                    arn: arn.clone(),
-                    given,
-                    last: last.clone(),
-                });
-            }
-            (Some(given), _) => given,
-            (None, _) => self.next_number()?,
-        };
-        let open = self
-            .shards
-            .last_mut()
-            .filter(|shard| shard.info.ending.is_none());
-        let Some(open) = open else {
-            return Err(StreamError::Disabled { arn: arn.clone() });
-        };
-        fill(&mut record.event_id, || format!("{:0>32}", number.as_str()));
-        fill(&mut record.event_version, || "1.1".to_owned());
-        fill(&mut record.event_source, || "aws:dynamodb".to_owned());
-        fill(&mut record.aws_region, || {
-            arn.split(':').nth(3).unwrap_or_default().to_owned()
-        });
-        fill(&mut record.table_name, || self.info.table_name.clone());
-        record
-            .stream_view_type
-            .get_or_insert_with(|| self.info.stream_view_type.clone());
-        record.created_at.get_or_insert(now);
-        record.sequence_number = Some(number.clone());
-        if open.info.first.as_ref() > Some(&number) {
-            open.info.first = Some(number.clone());
-        }
-        self.last = Some(number.clone());
-        open.records.push(Arc::new(record));
-        Ok(number)
+impl StoreSource {
+    fn position(&self, token: &str) -> Result<usize, StreamError> {
+        token.parse().map_err(|_| {
+            StreamError::unexpected(&self.arn, "the iterator is not one of this store's")
+        })
     }
 }
 
-struct Shard {
-    info: ShardInfo,
-    records: Vec<Arc<StreamRecord>>,
-}
-
-impl Shard {
-    fn read(&self, position: usize, limit: usize) -> (Vec<Arc<StreamRecord>>, usize) {
-        let records: Vec<_> = self
-            .records
-            .iter()
-            .skip(position)
-            .take(limit)
-            .cloned()
-            .collect();
-        let next = position.saturating_add(records.len());
-        (records, next)
-    }
-
-    fn position(&self, start: &Start) -> usize {
-        let before = |judge: &dyn Fn(&SequenceNumber) -> bool| {
-            self.records
-                .partition_point(|record| record.sequence_number.as_ref().is_some_and(judge))
-        };
-        match start {
-            Start::TrimHorizon => 0,
-            Start::Latest => self.records.len(),
-            Start::At(number) => before(&|other| other < number),
-            Start::After(number) => before(&|other| other <= number),
-        }
-    }
-}
-
-/// One more, in decimal digits of any length.
-fn successor(number: &SequenceNumber) -> String {
-    let mut digits = number.as_str().to_owned();
-    let nines = digits.len() - digits.trim_end_matches('9').len();
-    digits.truncate(digits.len() - nines);
-    let raised = digits
-        .pop()
-        .and_then(|digit| char::from_digit(digit.to_digit(10)? + 1, 10));
-    digits.push(raised.unwrap_or('1'));
-    digits.push_str(&"0".repeat(nines));
-    digits
-}
-
-fn fill(field: &mut String, value: impl FnOnce() -> String) {
-    if field.is_empty() {
-        *field = value();
-    }
-}
-
-fn check_limit(limit: usize) -> Result<(), OptionError> {
-    if (1..=MAX_READ).contains(&limit) {
+fn check(
+    option: &'static str,
+    value: usize,
+    allowed: RangeInclusive<usize>,
+) -> Result<(), OptionError> {
+    if allowed.contains(&value) {
         return Ok(());
     }
     Err(OptionError::new(
-        "limit",
-        format!("{limit} is outside 1..={MAX_READ}"),
+        option,
+        format!("{value} is outside {allowed:?}"),
     ))
 }
