@@ -227,15 +227,10 @@ impl Positions {
         self.put(shard, row, over).await
     }
 
-    /// Saves how far a shard is and renews its lease; `None` if it was lost.
-    pub(crate) async fn renew(
-        &self,
-        held: &Held,
-        at: At,
-        through: Option<Timestamp>,
-    ) -> Result<Option<Held>, TriggerError> {
-        self.take(&held.shard, at, through, Some(held.version))
-            .await
+    /// Saves a row under lease, and so renews that; `None` if it was lost. A save whose answer
+    /// was lost is repeated with the same row: only then is it known for one's own.
+    pub(crate) async fn renew(&self, held: &Held, row: Row) -> Result<Option<Held>, TriggerError> {
+        self.put(&held.shard, row, Some(held.version)).await
     }
 
     /// Saves how far a shard is and gives up its lease; `None` if it was lost.
@@ -268,7 +263,8 @@ impl Positions {
         }))
     }
 
-    fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
+    /// A row whose lease begins now.
+    pub(crate) fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
         Row {
             at,
             through,

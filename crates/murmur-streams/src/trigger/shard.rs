@@ -158,10 +158,14 @@ where
 
     fn is_drained(&self) -> bool {
         // One with a child will end, and its child waits for that.
-        self.watch.until == Until::Drained
-            && !self.has_child
-            && self.empty_reads >= self.engine.options.drain_empty_reads
-            && self.tracker.is_clear()
+        self.watch.until == Until::Drained && !self.has_child && self.has_caught_up()
+    }
+
+    /// Whether all is done that was there. A read that brought little may have left records
+    /// behind, and so may an empty one.
+    fn has_caught_up(&self) -> bool {
+        let is_end = self.empty_reads >= self.engine.options.drain_empty_reads;
+        self.tracker.is_clear() && (is_end || self.cursor.is_none())
     }
 
     fn begin_steps(&mut self, steps: &mut Steps<'e>) {
@@ -192,9 +196,10 @@ where
         if !self.saving && (self.is_behind() || self.renew_at <= now) {
             self.saving = true;
             self.renew_at = now.saturating_add(engine.positions.lease / 3);
-            let (held, at, through) = (self.held.clone(), self.at(), self.through());
+            let row = engine.positions.leased(self.at(), self.through());
+            let held = self.held.clone();
             let save = async move {
-                let save = || engine.positions.renew(&held, at.clone(), through);
+                let save = || engine.positions.renew(&held, row.clone());
                 Step::Saved(engine.persistently(save).await)
             };
             steps.push(save.boxed());
@@ -316,7 +321,7 @@ where
         self.cursor = next;
         if records.is_empty() {
             self.empty_reads = self.empty_reads.saturating_add(1);
-            if self.tracker.is_clear() && self.cursor.is_some() {
+            if self.has_caught_up() && self.cursor.is_some() {
                 self.clear_at = Some(asked_at);
             }
             let doubled = 2u32.saturating_pow(self.empty_reads - 1);
@@ -414,7 +419,7 @@ where
 
     fn report(&self) {
         let behind = match self.tracker.oldest().or(self.tracker.passed()) {
-            _ if self.tracker.is_clear() && !self.more => Behind::Nothing,
+            _ if self.has_caught_up() => Behind::Nothing,
             Some(time) => Behind::Since(time),
             None => Behind::Unknown,
         };

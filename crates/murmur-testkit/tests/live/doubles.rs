@@ -135,10 +135,9 @@ impl StreamSource for Source {
 
     async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
         let Process { world, life, .. } = &self.process;
-        let asked_at = world.time.now();
         self.process.delay(5 * SECOND).await;
         self.fail()?;
-        let read_at = world.time.now();
+        let (read_at, mut answered) = (world.time.now(), false);
         let feigned = *self
             .feigned
             .lock()
@@ -157,7 +156,6 @@ impl StreamSource for Source {
                 .unwrap()
                 .entry(shard.to_owned())
                 .or_default() += 1;
-            world.read(life, shard, asked_at, true);
             Batch {
                 records: Vec::new(),
                 next: Some(place),
@@ -169,10 +167,13 @@ impl StreamSource for Source {
             };
             let batch = self.inner.read(shard, from, limit).await?;
             self.feigned.lock().unwrap().remove(shard);
-            world.read(life, shard, asked_at.min(read_at), false);
+            answered = true;
             batch
         };
         self.process.delay(5 * SECOND).await;
+        if answered {
+            world.read(life, shard, read_at);
+        }
         Ok(batch)
     }
 }

@@ -97,7 +97,7 @@ impl Plan {
             _ => SKEW,
         };
         let poison = rng.u8(..4) == 0;
-        let readers = rng.usize(1..=4);
+        let readers = [1, 2, 2, 3, 4][rng.usize(..5)];
         let mut plan = Self {
             seed,
             trims,
@@ -117,9 +117,9 @@ impl Plan {
         };
         let trouble = [0.0, 0.02, 0.1, 0.25][rng.usize(..4)];
         let mut at = Duration::ZERO;
-        let episodes = rng.usize(1..=4);
+        let episodes = rng.usize(1..=3);
         for episode in 0..episodes {
-            let span = within(rng, 10 * SECOND, 90 * SECOND);
+            let span = within(rng, 5 * SECOND, 40 * SECOND);
             plan.write(rng, at, span);
             for reader in 0..readers {
                 plan.read(rng, reader, skew, trouble, at, span);
@@ -151,7 +151,7 @@ impl Plan {
     }
 
     fn write(&mut self, rng: &mut Rng, from: Duration, span: Duration) {
-        for _ in 0..rng.usize(5..=40) {
+        for _ in 0..rng.usize(3..=25) {
             let at = from + within(rng, Duration::ZERO, span);
             self.acts.push((at, Act::Change));
         }

@@ -76,13 +76,6 @@ pub(crate) enum Saver {
     Late,
 }
 
-/// The last answer to a read.
-struct Asked {
-    at: Timestamp,
-    /// Whether it was made up.
-    feigned: bool,
-}
-
 #[derive(Default)]
 struct State {
     table: Vec<Option<Row>>,
@@ -93,7 +86,8 @@ struct State {
     /// The shards by the names of their positions.
     names: HashMap<String, String>,
     open: Vec<String>,
-    asked: HashMap<(u64, String), Asked>,
+    /// When the last read that was answered was made, and answered.
+    asked: HashMap<(u64, String), (Timestamp, Timestamp)>,
     held: HashMap<(u64, String), ()>,
     gaps: u64,
     outcome: Option<Result<(), TriggerError>>,
@@ -376,8 +370,8 @@ impl World {
         }
         match condition {
             FailureCondition::RetryAttemptsExhausted { retries, .. } => {
-                if life.attempts != Some(*retries) {
-                    state.wrong("given up after other retries than allowed", retries);
+                if life.attempts.is_none_or(|attempts| *retries < attempts) {
+                    state.wrong("given up before its retries were used", retries);
                 }
             }
             _ => {
@@ -408,8 +402,11 @@ impl World {
         let Some(shard) = state.names.get(name).cloned() else {
             return;
         };
+        let Saved { at, owner } = serde_json::from_str(data).unwrap();
         if !accepted {
-            if state.shards[&shard].saver == Some(by) && by != Saver::Late {
+            // A run that gave up on a save cannot know whether it was made when it leaves.
+            let renewed = owner.is_some() && by != Saver::Late;
+            if renewed && state.shards[&shard].saver == Some(by) {
                 state.wrong("a reader lost a shard to itself", &shard);
             }
             if let Saver::Life(life) = by
@@ -419,7 +416,6 @@ impl World {
             }
             return;
         }
-        let Saved { at, owner } = serde_json::from_str(data).unwrap();
         if let Some(parent) = state.unfinished_ancestor(&shard, self) {
             state.wrong("a position before the parent is done", parent);
         }
@@ -447,11 +443,11 @@ impl World {
         }
     }
 
-    /// A read was answered that was asked for at `at`.
-    pub(crate) fn read(&self, life: &Life, shard: &str, at: Timestamp, feigned: bool) {
-        let asked = Asked { at, feigned };
+    /// A read was answered that was made at `at`.
+    pub(crate) fn read(&self, life: &Life, shard: &str, at: Timestamp) {
         let key = (life.number, shard.to_owned());
-        self.lock().asked.insert(key, asked);
+        let answered_at = self.time.now();
+        self.lock().asked.insert(key, (at, answered_at));
     }
 
     /// A run has ended, or is dropped.
@@ -504,13 +500,20 @@ impl World {
 
     /// Whether the lag a monitor shows can be true.
     pub(crate) fn watched(&self, life: &Life, status: &Status) {
-        let mut state = self.lock();
+        if life.skew <= 0 {
+            // To a clock that is behind, the newest records have no age.
+            return;
+        }
+        let (mut state, now) = (self.lock(), self.time.now());
         for shard in &status.shards {
             let key = (life.number, shard.shard.clone());
-            let Some(Asked { at, feigned: false }) = state.asked.get(&key) else {
+            let Some((at, answered_at)) = state.asked.get(&key).copied() else {
                 continue;
             };
-            let at = *at;
+            if answered_at == now {
+                // Not looked at yet.
+                continue;
+            }
             let changes = &state.shards[&shard.shard].changes;
             let behind = changes.iter().map(|change| &state.changes[*change]);
             let behind = behind.filter(|change| !self.is_settled(change));
