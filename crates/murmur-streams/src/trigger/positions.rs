@@ -24,9 +24,10 @@ use crate::trigger::error::TriggerError;
 /// The version of the rows this release writes.
 const VERSION: u32 = 1;
 
-/// How long a stream keeps its records (Amazon DynamoDB Developer Guide, "Change data capture for
-/// DynamoDB Streams").
-pub(crate) const STREAM_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a stream keeps its records for sure: 24 hours (Amazon DynamoDB Developer Guide,
+/// "Change data capture for DynamoDB Streams") less twice the 45 minutes that a clock may be off,
+/// since the clock that wrote a time and the one that reads it may be off to opposite sides.
+pub(crate) const SURE_LIFE: Duration = Duration::from_secs((24 * 60 - 2 * 45) * 60);
 
 /// How a shard is begun that nobody has read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,8 @@ pub(crate) enum Begin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beginning {
     pub(crate) stream_arn: String,
+    /// What is put from now on is missed if it is trimmed.
+    pub(crate) begun_at: Timestamp,
     /// When the handoff token was captured that reading began from.
     pub(crate) captured_at: Option<Timestamp>,
     /// The shards listed then.
@@ -55,6 +58,7 @@ impl Beginning {
         listed: &StreamDescription,
         position: StartingPosition,
         token: Option<&HandoffToken>,
+        now: Timestamp,
     ) -> Self {
         let begin = |shard: &crate::ShardInfo| {
             if let Some(token) = token {
@@ -79,6 +83,7 @@ impl Beginning {
         let shards = listed.shards.iter();
         Self {
             stream_arn: listed.info.stream_arn.clone(),
+            begun_at: now,
             captured_at: token.map(|token| token.captured_at),
             shards: shards
                 .map(|shard| (shard.id.clone(), begin(shard)))
@@ -103,8 +108,9 @@ pub(crate) enum At {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) at: At,
-    /// Whatever was put into the shard's lineage before this time is done. `None` where that
-    /// cannot be said: nothing was read yet of a stream begun at its oldest record.
+    /// Whatever was put into the shard's lineage before this time is done, or was there before
+    /// the stream was begun at its oldest record, which may be trimmed any moment. `None` where
+    /// that cannot be said.
     pub(crate) through: Option<Timestamp>,
     owner: Option<String>,
     /// When the lease ends, by the owner's wall clock.
@@ -172,7 +178,7 @@ impl Positions {
             if let Some((beginning, _)) = found {
                 return self.same(beginning, arn, token);
             }
-            let beginning = Beginning::of(listed, position, token);
+            let beginning = Beginning::of(listed, position, token, self.clock.now());
             if self.save(&name, &beginning, None).await?.is_some() {
                 return Ok(beginning);
             }

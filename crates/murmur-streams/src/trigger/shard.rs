@@ -359,7 +359,9 @@ where
     fn unreadable(&mut self, error: StreamError) -> Result<(), TriggerError> {
         match error {
             StreamError::Trimmed { .. } => {
-                let unread = self.tracker.position().is_none() && self.held.row.at == At::Begun;
+                let unread = self.tracker.position().is_none()
+                    && self.tracker.is_clear()
+                    && self.held.row.at == At::Begun;
                 // Trimmed between finding the oldest record and reading it: nothing that was
                 // not done, if what was done reaches far enough.
                 if !(unread && self.engine.covers(self.held.row.through)) {
