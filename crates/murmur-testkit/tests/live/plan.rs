@@ -130,7 +130,8 @@ impl Plan {
                 1 => within(rng, MINUTE, HOUR),
                 // All pauses together are well within a day.
                 _ if trims == Trims::Never => within(rng, HOUR, 5 * HOUR),
-                2 => within(rng, 2 * HOUR, 24 * HOUR),
+                // Records are as old as can be read, and to a clock that is ahead older.
+                2 => within(rng, 23 * HOUR + 40 * MINUTE, 24 * HOUR),
                 _ => within(rng, 24 * HOUR, 27 * HOUR),
             };
             if episode + 1 < episodes || rng.bool() {
@@ -172,6 +173,7 @@ impl Plan {
         from: Duration,
         span: Duration,
     ) {
+        let trims = self.trims;
         let mut at = from + within(rng, Duration::ZERO, 10 * SECOND);
         let until = from + span + within(rng, Duration::ZERO, 20 * SECOND);
         let mut owner = format!("reader-{reader}");
@@ -202,7 +204,8 @@ impl Plan {
                         + match rng.u8(..3) {
                             0 => within(rng, SECOND, MINUTE),
                             1 => within(rng, MINUTE, HOUR),
-                            _ => within(rng, HOUR, 5 * HOUR),
+                            _ if trims == Trims::Never => within(rng, HOUR, 5 * HOUR),
+                            _ => within(rng, HOUR, 27 * HOUR),
                         };
                     life.freezes.push((life.end, thaw));
                     life.end = thaw + within(rng, SECOND, 20 * SECOND);
