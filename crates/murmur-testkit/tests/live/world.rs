@@ -10,7 +10,7 @@ use murmur_core::{Count, Pipeline, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Clock, MemoryDeduper, MemoryStore, PipelineName, SequenceNumber, Timestamp};
 use murmur_streams::{
-    EventRecord, FailedBatch, FailureCondition, Gap, Item, OperationType, Status, StreamInfo,
+    EventRecord, FailedBatch, FailureCondition, Item, OperationType, Status, StreamInfo,
     StreamRecord, StreamStore, StreamViewType, Summary, TriggerError,
 };
 use murmur_testkit::time::Time;
@@ -64,8 +64,6 @@ struct Shard {
     changes: Vec<usize>,
     /// The first of them that is not done.
     settled: usize,
-    /// Whether it was saved that all of it is done.
-    ended: bool,
     /// Who saved its position last.
     saver: Option<Saver>,
     owner: Option<String>,
@@ -439,7 +437,6 @@ impl World {
         }
         let known = state.shards.get_mut(&shard).unwrap();
         known.saver = Some(by);
-        known.ended |= matches!(at, At::Ended);
         let before = std::mem::replace(&mut known.owner, owner);
         if before.is_some() && known.owner.is_some() && before != known.owner {
             state.met.add("takeovers", 1);
@@ -475,12 +472,6 @@ impl World {
             && life.way == Way::Drain
         {
             state.met.add("drains", 1);
-        }
-        if let Some(Err(TriggerError::Gap { gap, .. })) = &outcome
-            && let Gap::ParentGone { parent } = gap
-            && state.shards[parent].ended
-        {
-            state.wrong("a gap behind a parent that is done", parent);
         }
         if let Some(Err(error)) = &outcome {
             let nobody = life.attempts.is_some() && !life.on_failure;
