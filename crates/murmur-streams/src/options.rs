@@ -304,8 +304,9 @@ where
         self
     }
 
-    /// How many empty answers in a row [`Trigger::drain`] takes for the end of a shard that is
-    /// still open, at least 1. Default 1, which is exact for the in-process store, DynamoDB Local
+    /// How many empty answers in a row are taken for the end of a shard that is still open, at
+    /// least 1: [`Trigger::drain`] then leaves it, and a [`Monitor`](crate::Monitor) shows no
+    /// lag. Default 1, which is exact for the in-process store, DynamoDB Local
     /// and the embedded one. AWS may answer empty though records follow: take 10 or more there,
     /// each costing a `poll_interval`.
     #[must_use]

@@ -11,7 +11,7 @@ use crate::trigger::error::TriggerError;
 use crate::trigger::gap::{Gap, OnGap};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::Count;
-use crate::trigger::positions::{At, Begin, Beginning, Held, Row, STREAM_LIFE};
+use crate::trigger::positions::{At, Begin, Beginning, Held, Row, SURE_LIFE};
 
 /// A shard under lease, and where to read on.
 pub(crate) struct Begun {
@@ -21,7 +21,7 @@ pub(crate) struct Begun {
 
 /// What is known of the time before a shard's first read.
 enum Before {
-    /// Nothing, and nothing can be missing: it came to be while the stream was read.
+    /// Nothing, not even whether there was any.
     Nothing,
     /// All that was put before this time is done, or not wanted.
     Through(Timestamp),
@@ -76,7 +76,8 @@ impl<S, H> Engine<S, H> {
                     None => self.before(task, beginning).await?,
                 };
                 let gap = match before {
-                    Before::Nothing => Ok(None),
+                    // What is put from now on is missed if it is trimmed.
+                    Before::Nothing => Ok(Some(self.options.clock.now())),
                     Before::Through(through) => match self.away(through, task, beginning) {
                         Some(gap) if kept.is_none() => Err(gap),
                         _ => Ok(Some(through)),
@@ -109,15 +110,18 @@ impl<S, H> Engine<S, H> {
 
     /// What is known of the time before a shard that has no row.
     async fn before(&self, task: &Task, beginning: &Beginning) -> Result<Before, TriggerError> {
-        let at_beginning = Before::Through(beginning.since());
-        if beginning.shards.contains_key(&*task.shard) {
-            return Ok(at_beginning);
-        }
+        let begun_at = beginning.since();
+        let is_first = beginning.shards.contains_key(&*task.shard);
         let Some(parent) = &task.parent else {
-            return Ok(Before::Nothing);
+            return Ok(match is_first {
+                true => Before::Through(begun_at),
+                false => Before::Nothing,
+            });
         };
-        if beginning.shards.get(&**parent) == Some(&Begin::Skip) {
-            return Ok(at_beginning);
+        match beginning.shards.get(&**parent) {
+            Some(Begin::Skip) => return Ok(Before::Through(begun_at)),
+            None if is_first => return Ok(Before::Through(begun_at)),
+            _ => {}
         }
         let gone = || {
             Before::Gap(Gap::ParentGone {
@@ -139,7 +143,7 @@ impl<S, H> Engine<S, H> {
     /// Whether some of what was put since may have been trimmed.
     fn away(&self, through: Timestamp, task: &Task, beginning: &Beginning) -> Option<Gap> {
         let since = self.options.clock.now().since(through);
-        (since > STREAM_LIFE).then(|| match beginning.captured_at {
+        (since > SURE_LIFE).then(|| match beginning.captured_at {
             Some(captured_at)
                 if captured_at == through && beginning.shards.contains_key(&*task.shard) =>
             {
@@ -153,7 +157,7 @@ impl<S, H> Engine<S, H> {
     /// through this time.
     pub(crate) fn covers(&self, through: Option<Timestamp>) -> bool {
         let since = through.map(|through| self.options.clock.now().since(through));
-        since.is_none_or(|since: Duration| since <= STREAM_LIFE)
+        since.is_none_or(|since: Duration| since <= SURE_LIFE)
     }
 
     /// Fails, or counts the gap, as the options say.

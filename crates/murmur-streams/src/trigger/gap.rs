@@ -19,7 +19,8 @@ pub enum OnGap {
 /// How records were lost that the trigger has not read.
 ///
 /// In doubt there is one: a reader that was away for longer than the stream keeps its records
-/// cannot know that nothing was put meanwhile.
+/// cannot know that nothing was put meanwhile. Where only clocks tell, that is 22 h 30 min: they
+/// may be off by 45 min, to either side.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gap {

@@ -24,9 +24,10 @@ use crate::trigger::error::TriggerError;
 /// The version of the rows this release writes.
 const VERSION: u32 = 1;
 
-/// How long a stream keeps its records (Amazon DynamoDB Developer Guide, "Change data capture for
-/// DynamoDB Streams").
-pub(crate) const STREAM_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long a stream keeps its records for sure: 24 hours (Amazon DynamoDB Developer Guide,
+/// "Change data capture for DynamoDB Streams") less twice the 45 minutes that a clock may be off,
+/// since the clock that wrote a time and the one that reads it may be off to opposite sides.
+pub(crate) const SURE_LIFE: Duration = Duration::from_secs((24 * 60 - 2 * 45) * 60);
 
 /// How a shard is begun that nobody has read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,7 @@ pub(crate) enum Begin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beginning {
     pub(crate) stream_arn: String,
+    /// What is put from now on is missed if it is trimmed.
     pub(crate) begun_at: Timestamp,
     /// When the handoff token was captured that reading began from.
     pub(crate) captured_at: Option<Timestamp>,

@@ -160,10 +160,14 @@ where
 
     fn is_drained(&self) -> bool {
         // One with a child will end, and its child waits for that.
-        self.watch.until == Until::Drained
-            && !self.has_child
-            && self.empty_reads >= self.engine.options.drain_empty_reads
-            && self.tracker.is_clear()
+        self.watch.until == Until::Drained && !self.has_child && self.has_caught_up()
+    }
+
+    /// Whether all is done that was there. A read that brought little may have left records
+    /// behind, and so may an empty one.
+    fn has_caught_up(&self) -> bool {
+        let is_end = self.empty_reads >= self.engine.options.drain_empty_reads;
+        self.tracker.is_clear() && (is_end || self.cursor.is_none())
     }
 
     fn begin_steps(&mut self, steps: &mut Steps<'e>) {
@@ -322,7 +326,7 @@ where
             self.empty_reads = self.empty_reads.saturating_add(1);
             let surely = match self.watch.until {
                 Until::Drained => options.drain_empty_reads,
-                Until::ShutDown => SURELY_EMPTY,
+                Until::ShutDown => options.drain_empty_reads.max(SURELY_EMPTY),
             };
             let clear = self.tracker.is_clear() && self.empty_reads >= surely;
             if clear && self.cursor.is_some() {
@@ -363,7 +367,9 @@ where
     fn unreadable(&mut self, error: StreamError) -> Result<(), TriggerError> {
         match error {
             StreamError::Trimmed { .. } => {
-                let unread = self.tracker.position().is_none() && self.held.row.at == At::Begun;
+                let unread = self.tracker.position().is_none()
+                    && self.tracker.is_clear()
+                    && self.held.row.at == At::Begun;
                 // Trimmed between finding the oldest record and reading it: nothing that was
                 // not done, if what was done reaches far enough.
                 if !(unread && self.engine.covers(self.held.row.through)) {
@@ -423,7 +429,7 @@ where
 
     fn report(&self) {
         let behind = match self.tracker.oldest().or(self.tracker.passed()) {
-            _ if self.tracker.is_clear() && !self.more => Behind::Nothing,
+            _ if self.has_caught_up() => Behind::Nothing,
             Some(time) => Behind::Since(time),
             None => Behind::Unknown,
         };

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use murmur_state::{HandlerError, ManualClock, SequenceNumber, Timestamp};
+use murmur_state::{ManualClock, SequenceNumber, Timestamp};
 use murmur_streams::{
     Cursor, DynamoDbEventResponse, Event, Start, StreamError, StreamInfo, StreamRecord,
     StreamStatus, StreamStore, Trigger,
@@ -328,7 +328,8 @@ fn putting_reading_and_describing_all_free_what_is_past_retention() {
 #[tokio::test]
 async fn a_trigger_that_keeps_up_misses_nothing_while_shards_leave() {
     let (store, clock) = sharded(2);
-    let handler = |_: Event| async { Ok::<_, HandlerError>(DynamoDbEventResponse::default()) };
+    let handler =
+        |_: Event| async { Ok::<_, murmur_state::HandlerError>(DynamoDbEventResponse::default()) };
     let mut trigger = Trigger::builder(store.source(ARN), handler)
         .clock(Arc::new(clock.clone()))
         .build()

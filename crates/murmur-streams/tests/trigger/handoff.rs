@@ -153,7 +153,7 @@ async fn the_token_of_another_bootstrap_is_refused_once_reading_has_begun() {
 
 #[tokio::test(start_paused = true)]
 async fn a_token_is_void_once_an_open_shard_was_not_begun_within_a_day() {
-    for (late, void) in [(23 * HOUR, false), (25 * HOUR, true)] {
+    for (late, void) in [(22 * HOUR, false), (25 * HOUR, true)] {
         let world = World::new();
         let token = world.token();
         put(&world.store, &["a"]);
