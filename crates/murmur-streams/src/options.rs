@@ -213,7 +213,9 @@ where
     ///
     /// What was put before the capture then comes although it was scanned, so the handler must
     /// count an item [once however it comes](Repeats::ItemOnce), or the table must have
-    /// [rested](Self::table_at_rest). Default: no token.
+    /// [rested](Self::table_at_rest). A token is void, which is a [gap](Self::on_gap), where a
+    /// shard listed open is not begun within a day of the capture: 22 h 30 min, since clocks may
+    /// be off. Default: no token.
     #[must_use]
     pub fn handoff(mut self, token: HandoffToken) -> Self {
         self.options.handoff = Some(token);
