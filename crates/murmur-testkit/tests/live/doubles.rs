@@ -221,18 +221,19 @@ impl Checkpoints for Places {
                 world.met("saves that came late");
                 let wait = self.process.dice(|rng| within(rng, SECOND, 60 * SECOND));
                 let (world, name) = (Arc::clone(world), name.to_owned());
-                let data = data.to_owned();
+                let (data, clock) = (data.to_owned(), world.time.clock(life.skew));
                 tokio::spawn(async move {
                     world.time.sleep(wait).await;
                     let saved = world.places.save(&name, &data, over).await.unwrap();
                     let accepted = matches!(saved, Saved::Version(_));
-                    world.saved(Saver::Late, &name, &data, accepted);
+                    world.saved(Saver::Late, clock.now(), &name, &data, accepted);
                 });
                 return Err(unavailable(true));
             }
             let saved = world.places.save(name, data, over).await?;
             let accepted = matches!(saved, Saved::Version(_));
-            world.saved(Saver::Life(life.number), name, data, accepted);
+            let now = world.time.clock(life.skew).now();
+            world.saved(Saver::Life(life.number), now, name, data, accepted);
             if lost {
                 return Err(unavailable(true));
             }

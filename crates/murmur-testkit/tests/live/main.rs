@@ -27,7 +27,7 @@ use murmur_state::{HandoffShard, HandoffToken};
 use tokio::runtime::Builder;
 
 use met::Met;
-use plan::Plan;
+use plan::{Act, Plan};
 use world::{ARN, World, Wrong};
 
 /// How many seeds are played unless told otherwise.
@@ -71,15 +71,18 @@ async fn run(seed: u64) -> (Vec<Wrong>, Met) {
     world.judge(lag)
 }
 
-/// A token captured before anything was put.
+/// A token captured before anything was put; some shards are closed by then.
 fn handoff(world: &World) -> HandoffToken {
     world.met("begun from a handoff");
+    if world.plan.seed % 2 == 0 {
+        world.cut(Act::RollOver, "");
+    }
     let listed = world.store.describe_stream(ARN).unwrap();
-    let shards = listed.shards.into_iter().map(|shard| HandoffShard {
-        id: shard.id,
-        parent: shard.parent,
-        first: shard.first,
-        closed: false,
+    let shards = listed.shards.iter().map(|shard| HandoffShard {
+        id: shard.id.clone(),
+        parent: shard.parent.clone(),
+        first: shard.first.clone(),
+        closed: listed.is_closed(shard),
     });
     HandoffToken::new(ARN, world.time.now(), shards.collect())
 }

@@ -147,7 +147,7 @@ impl Plan {
         let ends = plan.lives.iter().map(|life| life.end).max();
         let over = ends.unwrap_or_default().max(at);
         plan.healthy.begin = over + 2 * SKEW.unsigned_abs() as u32 * SECOND + 3 * MINUTE;
-        plan.healthy.end = plan.healthy.begin + HOUR;
+        plan.healthy.end = plan.healthy.begin + 10 * MINUTE;
         plan
     }
 

@@ -1,7 +1,7 @@
 //! The table, its stream, and what is known of every record; judges each delivery and each save
 //! when it happens.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ struct Shard {
     /// Who saved its position last.
     saver: Option<Saver>,
     owner: Option<String>,
+    /// When its lease ends.
+    until: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +90,8 @@ struct State {
     open: Vec<String>,
     /// When the last read that was answered was made, and answered.
     asked: HashMap<(u64, String), (Timestamp, Timestamp)>,
-    held: HashMap<(u64, String), ()>,
+    /// Which processes ever held which shards.
+    held: HashSet<(u64, String)>,
     gaps: u64,
     outcome: Option<Result<(), TriggerError>>,
     wrong: Vec<Wrong>,
@@ -110,6 +113,7 @@ pub(crate) struct World {
 struct Saved {
     at: At,
     owner: Option<String>,
+    until: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -196,34 +200,36 @@ impl World {
             };
             match act {
                 Act::Change => self.change(rng),
-                Act::Split => {
-                    let children = self.store.split(ARN, shard).unwrap();
-                    let mut state = self.lock();
-                    state.closed(shard);
-                    for child in children {
-                        state.opened(child, Some(shard));
-                    }
-                    state.met.add("splits", 1);
+                cut => self.cut(cut, shard),
+            }
+        }
+    }
+
+    /// Closes shards, and opens their children.
+    pub(crate) fn cut(&self, how: Act, shard: &str) {
+        let kind = match how {
+            Act::Change => return,
+            Act::Split => {
+                self.store.split(ARN, shard).unwrap();
+                "splits"
+            }
+            Act::RollOverShard => {
+                self.store.roll_over_shard(ARN, shard).unwrap();
+                "roll-overs"
+            }
+            Act::RollOver => {
+                self.store.roll_over(ARN).unwrap();
+                "roll-overs"
+            }
+        };
+        let mut state = self.lock();
+        state.met.add(kind, 1);
+        for listed in self.store.describe_stream(ARN).unwrap().shards {
+            if !state.shards.contains_key(&listed.id) {
+                if let Some(parent) = &listed.parent {
+                    state.closed(parent);
                 }
-                Act::RollOverShard => {
-                    let child = self.store.roll_over_shard(ARN, shard).unwrap();
-                    let mut state = self.lock();
-                    state.closed(shard);
-                    state.opened(child, Some(shard));
-                    state.met.add("roll-overs", 1);
-                }
-                Act::RollOver => {
-                    self.store.roll_over(ARN).unwrap();
-                    let listed = self.store.describe_stream(ARN).unwrap().shards;
-                    let mut state = self.lock();
-                    open.iter().for_each(|shard| state.closed(shard));
-                    for child in listed {
-                        if !state.shards.contains_key(&child.id) {
-                            state.opened(child.id, child.parent.as_deref());
-                        }
-                    }
-                    state.met.add("roll-overs", 1);
-                }
+                state.opened(listed.id, listed.parent.as_deref());
             }
         }
     }
@@ -319,7 +325,7 @@ impl World {
             }
         }
         let saver = state.shards[shard].saver;
-        let held = state.held.contains_key(&(life.number, shard.to_owned()));
+        let held = state.held.contains(&(life.number, shard.to_owned()));
         if held && saver != Some(Saver::Life(life.number)) {
             state.met.add("zombie deliveries", 1);
         }
@@ -396,13 +402,14 @@ impl World {
         }
     }
 
-    /// A position was saved, or not because of somebody else's save.
-    pub(crate) fn saved(&self, by: Saver, name: &str, data: &str, accepted: bool) {
+    /// A position was saved, or not because of somebody else's save; it is `now` by the clock
+    /// of whoever saved.
+    pub(crate) fn saved(&self, by: Saver, now: Timestamp, name: &str, data: &str, accepted: bool) {
         let mut state = self.lock();
         let Some(shard) = state.names.get(name).cloned() else {
             return;
         };
-        let Saved { at, owner } = serde_json::from_str(data).unwrap();
+        let Saved { at, owner, until } = serde_json::from_str(data).unwrap();
         if !accepted {
             // A run that gave up on a save cannot know whether it was made when it leaves.
             let renewed = owner.is_some() && by != Saver::Late;
@@ -410,7 +417,7 @@ impl World {
                 state.wrong("a reader lost a shard to itself", &shard);
             }
             if let Saver::Life(life) = by
-                && state.held.contains_key(&(life, shard))
+                && state.held.contains(&(life, shard))
             {
                 state.met.add("zombie saves refused", 1);
             }
@@ -433,13 +440,17 @@ impl World {
             state.wrong("an open shard is said to have ended", &shard);
         }
         if let Saver::Life(life) = by {
-            state.held.insert((life, shard.clone()), ());
+            state.held.insert((life, shard.clone()));
         }
         let known = state.shards.get_mut(&shard).unwrap();
         known.saver = Some(by);
         let before = std::mem::replace(&mut known.owner, owner);
+        let lease = std::mem::replace(&mut known.until, until);
         if before.is_some() && known.owner.is_some() && before != known.owner {
             state.met.add("takeovers", 1);
+            if lease > Some(now) {
+                state.wrong("a lease taken that had not ended", &shard);
+            }
         }
     }
 
