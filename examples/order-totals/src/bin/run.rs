@@ -161,17 +161,14 @@ async fn stream_of(
         .with_context(|| format!("table `{table}` cannot be described; check name and region"))?;
     let found = described.table.and_then(|table| table.latest_stream_arn);
     let switch_on = "while nothing writes to the table, switch one on with view type \
-                     NEW_AND_OLD_IMAGES (`aws dynamodb update-table`)";
+                     NEW_AND_OLD_IMAGES (`aws dynamodb update-table`), and take new state and \
+                     marker tables if these have totals already";
     let Some(arn) = found else {
         bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
     };
     let stream = describe_stream(streams, &arn).await?;
     if !stream.info.is_enabled() {
-        bail!(
-            "stream `{arn}` of table `{table}` is switched off, so what is changed now is in no \
-             stream; {switch_on}, and bootstrap into new state and marker tables if it was done \
-             before"
-        );
+        bail!("stream `{arn}` of table `{table}` is switched off; {switch_on}");
     }
     let images = &stream.info.stream_view_type;
     if *images != StreamViewType::NewAndOldImages {
@@ -235,7 +232,7 @@ async fn live(
     }
     let done = monitor.status().summary;
     eprintln!(
-        "live ended: {} changes are done, {}",
+        "live ended: changes done {}, {}",
         done.records,
         Troubles(&done)
     );
@@ -290,7 +287,7 @@ async fn tell_status(monitor: &Monitor) -> Infallible {
         let rate = done.saturating_sub(before) as f64 / since.elapsed().as_secs_f64();
         (since, before) = (Instant::now(), done);
         let line = format!(
-            "live: {rate:.0} changes/s, {}, {}",
+            "live: changes/s {rate:.0}, {}, {}",
             Lag(&status),
             Troubles(&status.summary)
         );
@@ -307,10 +304,9 @@ struct Lag<'a>(&'a Status);
 impl fmt::Display for Lag<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shards = &self.0.shards;
-        match shards.len() {
-            0 => return f.write_str("no shard, other workers have them"),
-            1 => f.write_str("1 shard")?,
-            many => write!(f, "{many} shards")?,
+        write!(f, "shards {}", shards.len())?;
+        if shards.is_empty() {
+            return f.write_str(" (others have them)");
         }
         match shards.iter().filter_map(|shard| shard.lag).max() {
             Some(lag) => write!(f, ", lag {} s", lag.as_secs()),
@@ -332,12 +328,12 @@ impl fmt::Display for Troubles<'_> {
             gaps,
             ..
         } = self.0;
-        write!(f, "{} failures, {retries} retries", failures + errors)?;
+        write!(f, "failures {}, retries {retries}", failures + errors)?;
         if *given_up > 0 {
-            write!(f, ", {given_up} given up")?;
+            write!(f, ", given up {given_up}")?;
         }
         if *gaps > 0 {
-            write!(f, ", {gaps} gaps")?;
+            write!(f, ", gaps {gaps}")?;
         }
         Ok(())
     }

@@ -318,7 +318,10 @@ async fn run_killed_anywhere_while_live_counts_every_order_once() {
     }
     let (status, text) = idle.end("TERM").await;
     assert_eq!(status, Some(0), "{text}");
-    assert!(text.contains("\nlive ended: 0 changes"), "{text}");
+    assert!(
+        text.contains("\nlive ended: changes done 0, failures 0"),
+        "{text}"
+    );
 
     let Changes {
         inserts,
@@ -426,7 +429,7 @@ async fn what_can_never_count_stops_it_or_is_named_and_passed_over() {
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    assert!(text.contains("amount_cents"), "the reason is there: {text}");
+    assert!(text.contains("cannot be decoded"), "the reason is there: {text}");
 
     // Again it begins with that change, and is told to go on.
     let mut running = start(&["--on-failure", "skip"]);
@@ -437,7 +440,7 @@ async fn what_can_never_count_stops_it_or_is_named_and_passed_over() {
     assert_eq!(status, Some(0), "{text}");
     let ended = text.lines().rfind(|line| line.starts_with("live ended: "));
     assert!(
-        ended.is_some_and(|line| line.contains("given up")),
+        ended.is_some_and(|line| line.contains("given up 1")),
         "{text}"
     );
 }
