@@ -2,22 +2,24 @@
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
 use std::convert::Infallible;
-use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use aws_sdk_dynamodb::Client;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum, value_parser};
+use murmur_core::{Change, Record, Rejected};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::BootstrapError;
 use murmur_state::{Causes, HandoffToken, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
-    FailedBatch, FailureCondition, Monitor, OnGap, Status, StreamViewType, StreamsApi, Summary,
-    Trigger, TriggerError, describe_stream,
+    Monitor, OnGap, ShardStatus, StreamViewType, StreamsApi, Summary, Trigger, TriggerError,
+    describe_stream,
 };
 use order_totals::Tables;
 use order_totals::cli::{self, CLEAR_LINE, FAILED, STOPPED, Scan, Stop};
@@ -66,23 +68,23 @@ struct Arguments {
     /// After how many seconds, at least 3, another worker takes over the shards of one that died.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u16).range(3..))]
     lease_seconds: u16,
-    /// How often changes that fail come again, up to 10000, before they are given up. By default
+    /// What becomes of changes that can never count, such as of an order without an amount.
+    #[arg(long, value_enum, default_value_t = OnRejected::Stop)]
+    on_rejected: OnRejected,
+    /// How often changes that fail come again, up to 10000, before the command stops. By default
     /// that takes some minutes.
     #[arg(long, default_value_t = 100, value_parser = value_parser!(u16).range(..=10_000))]
     maximum_retry_attempts: u16,
-    /// What becomes of changes that are given up.
-    #[arg(long, value_enum, default_value_t = OnFailure::Stop)]
-    on_failure: OnFailure,
     /// What to do when changes are gone from the stream that were not read.
     #[arg(long, value_enum, default_value_t = GapPolicy::Fail)]
     on_gap: GapPolicy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum OnFailure {
-    /// The command fails, and begins with them when it is run again.
+enum OnRejected {
+    /// They fail like others, so that the command stops, and begins with them when run again.
     Stop,
-    /// They are printed, with shard and sequence numbers, and do not count.
+    /// They are printed, with key and sequence number, and passed over.
     Skip,
 }
 
@@ -189,9 +191,19 @@ async fn live(
     streams: aws_sdk_dynamodbstreams::Client,
     stop: &mut Stop,
 ) -> anyhow::Result<()> {
-    let handler = Handler::new(tables.pipelines(client)?)
-        .metrics(TracingRecorder)
-        .build()?;
+    let rejected = Arc::new(AtomicU64::new(0));
+    let mut handler = Handler::new(tables.pipelines(client)?).metrics(TracingRecorder);
+    if arguments.on_rejected == OnRejected::Skip {
+        let count = Arc::clone(&rejected);
+        // Here and not in the trigger's `on_failure`: that would give up whatever fails, after
+        // an outage too, and both images of a change of which one can count.
+        handler = handler.on_rejected(move |rejected| {
+            count.fetch_add(1, Ordering::Relaxed);
+            tell_rejected(&rejected);
+            async { Ok(()) }
+        });
+    }
+    let handler = handler.build()?;
     let arn = token.stream_arn.clone();
     let positions = Deduper::new(client.clone(), tables.markers.as_str());
     let mut trigger = Trigger::builder(StreamsApi::new(streams, arn.as_str()), handler)
@@ -205,136 +217,122 @@ async fn live(
         .table_at_rest()
         .batch_size(arguments.batch_size.into())
         .parallelization_factor(arguments.parallelization_factor.into())
-        // No `maximum_record_age`: changes come as long as the pipelines recognise them.
+        // Without `on_failure` and `maximum_record_age` nothing is given up: what fails for too
+        // long, or is older than the pipelines recognise, stops the command.
         .maximum_retry_attempts(arguments.maximum_retry_attempts.into())
-        // So that the one change that fails is found, and no other is given up with it.
+        // So that the one change that fails is found, and named.
         .bisect_batch_on_error(true)
         .on_gap(match arguments.on_gap {
             GapPolicy::Fail => OnGap::Fail,
             GapPolicy::Continue => OnGap::Continue,
         })
-        .recorder(TracingRecorder);
-    if arguments.on_failure == OnFailure::Skip {
-        trigger = trigger.on_failure(|batch| async move {
-            tell_given_up(&batch);
-            Ok(())
-        });
-    }
-    let mut trigger = trigger.build()?;
-    let monitor = trigger.monitor();
+        .recorder(TracingRecorder)
+        .build()?;
+    let watched = Watched {
+        monitor: trigger.monitor(),
+        rejected,
+    };
     eprintln!("live: reading {arn}");
     let ended = tokio::select! {
         ended = trigger.run(stop.wait()) => ended,
-        never = tell_status(&monitor) => match never {},
+        never = watched.tell() => match never {},
     };
     if stderr().is_terminal() {
         eprint!("{CLEAR_LINE}");
     }
-    let done = monitor.status().summary;
-    eprintln!(
-        "live ended: changes done {}, {}",
-        done.records,
-        Troubles(&done)
-    );
+    let done = watched.monitor.status().summary.records;
+    eprintln!("live ended: changes done {done}, {}", watched.troubles());
     ended.map_err(advise)?;
     Ok(())
 }
 
 fn advise(error: TriggerError) -> anyhow::Error {
     let option = match &error {
-        TriggerError::RetriesExhausted { .. } | TriggerError::RecordTooOld { .. } => {
-            "with `--on-failure skip` such changes are printed and passed over"
+        TriggerError::RetriesExhausted { .. } => {
+            "if it can never count, `--on-rejected skip` prints it and passes it over"
         }
-        TriggerError::Gap { .. } => "with `--on-gap continue` it goes on without them",
+        TriggerError::Gap { .. } => "`--on-gap continue` goes on without them",
         _ => return error.into(),
     };
     anyhow!("{}; {option}", Causes(&error))
 }
 
-/// Names changes that do not count, so that they can be looked up while the stream keeps them.
-fn tell_given_up(batch: &FailedBatch) {
-    let why = match &batch.condition {
-        FailureCondition::RetryAttemptsExhausted { retries, .. } => {
-            format!("failed after {retries} retries")
-        }
-        FailureCondition::RecordAgeExceeded { age, .. } => {
-            format!("{} h old", age.as_secs() / 3600)
-        }
-        _ => "given up".to_owned(),
-    };
+/// Names a change that does not count, so that it can be looked up while the stream keeps it.
+fn tell_rejected(rejected: &Rejected) {
     if stderr().is_terminal() {
         eprint!("{CLEAR_LINE}");
     }
-    eprintln!(
-        "given up: shard {}, the changes with sequence numbers {} to {}: {why}",
-        batch.shard, batch.start_sequence_number, batch.end_sequence_number
-    );
-}
-
-/// Tells how it goes: on a terminal every second in one line, else now and then in a new one.
-async fn tell_status(monitor: &Monitor) -> Infallible {
-    let terminal = stderr().is_terminal();
-    let interval = if terminal {
-        Duration::from_secs(1)
-    } else {
-        PLAIN_INTERVAL
-    };
-    let (mut since, mut before) = (Instant::now(), 0);
-    loop {
-        tokio::time::sleep(interval).await;
-        let status = monitor.status();
-        let done = status.summary.records;
-        let rate = done.saturating_sub(before) as f64 / since.elapsed().as_secs_f64();
-        (since, before) = (Instant::now(), done);
-        let line = format!(
-            "live: changes/s {rate:.0}, {}, {}",
-            Lag(&status),
-            Troubles(&status.summary)
-        );
-        match terminal {
-            true => eprint!("{CLEAR_LINE}{line}"),
-            false => eprintln!("{line}"),
-        }
+    let reason = Causes(&rejected.error);
+    match &rejected.record {
+        Record::Changed(Change {
+            keys,
+            sequence_number: Some(number),
+            ..
+        }) => eprintln!("rejected: sequence number {number}, key {keys:?}: {reason}"),
+        record => eprintln!("rejected: event {}: {reason}", record.event_id()),
     }
 }
 
-/// How far the slowest shard is behind.
-struct Lag<'a>(&'a Status);
-
-impl fmt::Display for Lag<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shards = &self.0.shards;
-        write!(f, "shards {}", shards.len())?;
-        if shards.is_empty() {
-            return f.write_str(" (others have them)");
-        }
-        match shards.iter().filter_map(|shard| shard.lag).max() {
-            Some(lag) => write!(f, ", lag {} s", lag.as_secs()),
-            None => f.write_str(", lag not known yet"),
-        }
-    }
+/// What there is to tell of live.
+struct Watched {
+    monitor: Monitor,
+    /// How many changes were passed over.
+    rejected: Arc<AtomicU64>,
 }
 
-/// What went wrong so far.
-struct Troubles<'a>(&'a Summary);
+impl Watched {
+    /// Tells how it goes: on a terminal every second in one line, else now and then in a new one.
+    async fn tell(&self) -> Infallible {
+        let terminal = stderr().is_terminal();
+        let interval = match terminal {
+            true => Duration::from_secs(1),
+            false => PLAIN_INTERVAL,
+        };
+        let (mut since, mut before) = (Instant::now(), 0);
+        loop {
+            tokio::time::sleep(interval).await;
+            let status = self.monitor.status();
+            let done = status.summary.records;
+            let rate = done.saturating_sub(before) as f64 / since.elapsed().as_secs_f64();
+            (since, before) = (Instant::now(), done);
+            let line = format!(
+                "live: changes/s {rate:.0}, {}, {}",
+                lag(&status.shards),
+                self.troubles()
+            );
+            match terminal {
+                true => eprint!("{CLEAR_LINE}{line}"),
+                false => eprintln!("{line}"),
+            }
+        }
+    }
 
-impl fmt::Display for Troubles<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// What went wrong so far.
+    fn troubles(&self) -> String {
         let Summary {
             failures,
             errors,
             retries,
-            given_up,
             gaps,
             ..
-        } = self.0;
-        write!(f, "failures {}, retries {retries}", failures + errors)?;
-        if *given_up > 0 {
-            write!(f, ", given up {given_up}")?;
+        } = self.monitor.status().summary;
+        let mut text = format!("failures {}, retries {retries}", failures + errors);
+        let rejected = self.rejected.load(Ordering::Relaxed);
+        for (what, many) in [("rejected", rejected), ("gaps", gaps)] {
+            if many > 0 {
+                text += &format!(", {what} {many}");
+            }
         }
-        if *gaps > 0 {
-            write!(f, ", gaps {gaps}")?;
-        }
-        Ok(())
+        text
+    }
+}
+
+/// How far the slowest shard is behind.
+fn lag(shards: &[ShardStatus]) -> String {
+    let slowest = shards.iter().filter_map(|shard| shard.lag).max();
+    match (shards.len(), slowest) {
+        (0, _) => "shards 0 (others have them)".to_owned(),
+        (many, Some(lag)) => format!("shards {many}, lag {} s", lag.as_secs()),
+        (many, None) => format!("shards {many}, lag not known yet"),
     }
 }

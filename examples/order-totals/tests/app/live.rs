@@ -425,22 +425,24 @@ async fn what_can_never_count_stops_it_or_is_named_and_passed_over() {
         "shard `",
         "sequence number ",
         "2 retries",
-        "--on-failure skip",
+        "--on-rejected skip",
     ] {
         assert!(error.contains(part), "{part}: {error}");
     }
-    assert!(text.contains("cannot be decoded"), "the reason is there: {text}");
+    assert!(
+        text.contains("cannot be decoded"),
+        "the reason is there: {text}"
+    );
 
-    // Again it begins with that change, and is told to go on.
-    let mut running = start(&["--on-failure", "skip"]);
-    running.says("given up: shard ").await;
-    app.delete_order("o-bad").await;
+    // Again it begins with that change, and is told to go on. Mended, the order counts, although
+    // there is nothing to take back of what it was.
+    let mut running = start(&["--on-rejected", "skip"]);
+    running.says("rejected: sequence number ").await;
+    app.put_order("o-bad", ("alice", 7)).await;
     app.catches_up().await;
     let (status, text) = running.end("INT").await;
     assert_eq!(status, Some(0), "{text}");
-    let ended = text.lines().rfind(|line| line.starts_with("live ended: "));
-    assert!(
-        ended.is_some_and(|line| line.contains("given up 1")),
-        "{text}"
-    );
+    assert!(text.contains("o-bad"), "{text}");
+    let ended = "\nlive ended: changes done 3, failures 0, retries 0, rejected 2\n";
+    assert!(text.contains(ended), "{text}");
 }
