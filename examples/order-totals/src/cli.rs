@@ -62,7 +62,9 @@ impl Scan {
 /// Logs to standard error what `RUST_LOG` says, by default warnings. On a terminal each line
 /// takes the place of the one that is being redrawn.
 pub fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env();
+    // The errors among the metrics are warned of where they happen, too.
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("warn,murmur::metrics=off"));
     let terminal = stderr().is_terminal();
     tracing_subscriber::fmt()
         .with_env_filter(filter)

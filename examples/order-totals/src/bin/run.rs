@@ -268,7 +268,10 @@ fn tell_rejected(rejected: &Rejected) {
             keys,
             sequence_number: Some(number),
             ..
-        }) => eprintln!("rejected: sequence number {number}, key {keys:?}: {reason}"),
+        }) => eprintln!(
+            "rejected: sequence number {number}, key {:?}: {reason}",
+            keys.inner()
+        ),
         record => eprintln!("rejected: event {}: {reason}", record.event_id()),
     }
 }

@@ -254,7 +254,10 @@ fn plan(random: &Random) -> Vec<At> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_killed_anywhere_while_live_counts_every_order_once() {
-    let (seed, begun) = (1, Instant::now());
+    let (seed, begun) = (
+        std::env::var("LSEED").map_or(1, |s| s.parse().unwrap()),
+        Instant::now(),
+    );
     let random = Random::seeded(seed);
     let (app, orders) = at_rest(seed, AT_REST).await;
     let gate = Gate::to(&app.dynamo).await;
