@@ -18,8 +18,8 @@ use murmur_snapshot::BootstrapError;
 use murmur_state::{Causes, HandoffToken, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
-    Monitor, OnGap, ShardStatus, StreamViewType, StreamsApi, Summary, Trigger, TriggerError,
-    describe_stream,
+    Monitor, OnGap, ShardStatus, StreamError, StreamViewType, StreamsApi, Summary, Trigger,
+    TriggerError, describe_stream,
 };
 use order_totals::Tables;
 use order_totals::cli::{self, CLEAR_LINE, FAILED, STOPPED, Scan, Stop};
@@ -252,6 +252,10 @@ fn advise(error: TriggerError) -> anyhow::Error {
             "if it can never count, `--on-rejected skip` prints it and passes it over"
         }
         TriggerError::Gap { .. } => "`--on-gap continue` goes on without them",
+        TriggerError::Stream(StreamError::Disabled { .. } | StreamError::UnknownStream { .. }) => {
+            "what is changed while it is off is in no stream, so bootstrap into new state and \
+             marker tables then"
+        }
         _ => return error.into(),
     };
     anyhow!("{}; {option}", Causes(&error))
@@ -334,7 +338,7 @@ impl Watched {
 fn lag(shards: &[ShardStatus]) -> String {
     let slowest = shards.iter().filter_map(|shard| shard.lag).max();
     match (shards.len(), slowest) {
-        (0, _) => "shards 0 (others have them)".to_owned(),
+        (0, _) => "shards 0".to_owned(),
         (many, Some(lag)) => format!("shards {many}, lag {} s", lag.as_secs()),
         (many, None) => format!("shards {many}, lag not known yet"),
     }

@@ -96,6 +96,36 @@ async fn a_stream_switched_off_and_on_again_is_refused_by_both_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_table_made_anew_under_its_name_is_refused_by_both_streams() {
+    let app = app().await;
+    let first = app.switch_stream(Some(IMAGES)).await.unwrap();
+    live_and_stopped(&app).await;
+
+    let delete = app.client.delete_table().table_name(&app.orders);
+    delete.send().await.unwrap();
+    app.create(&app.orders).await;
+    let second = app.switch_stream(Some(IMAGES)).await.unwrap();
+    let (status, text) = ended(&app, &[]).await;
+    assert_eq!(status, Some(1), "{text}");
+    contains(&text, &[&first, &second, "new state and marker tables"]);
+    assert_eq!(app.state("alice").await, COUNTED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_switched_off_while_it_is_read_ends_live_with_its_name() {
+    let app = app().await;
+    let arn = app.switch_stream(Some(IMAGES)).await.unwrap();
+    let mut running = Running::start(&mut run(&app));
+    running.says("live: reading ").await;
+    app.put_order("o-live", ("alice", 5)).await;
+    app.catches_up().await;
+    app.switch_stream(None).await;
+    let (status, text) = running.ended().await;
+    assert_eq!(status, Some(1), "{text}");
+    contains(&text, &["error: ", &arn, "new state and marker tables"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn positions_of_another_tables_stream_are_refused_by_both_names() {
     let mut app = app().await;
     let first = app.switch_stream(Some(IMAGES)).await.unwrap();
