@@ -1,7 +1,9 @@
 //! Live totals and counts of orders, per customer and day.
 //!
 //! The pipelines are defined once, here; `bootstrap` fills them from the table of orders, and
-//! `lambda` keeps them live from its stream.
+//! `lambda` keeps them live from its stream. `run` does both in one process.
+
+pub mod cli;
 
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Pipeline, Sum, Window};

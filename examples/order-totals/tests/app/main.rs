@@ -8,6 +8,8 @@
 mod bootstrap;
 mod killed;
 mod lambda;
+mod live;
 mod manifest;
+mod run;
 mod support;
 mod template;

@@ -52,6 +52,14 @@ pub(crate) struct App {
 impl App {
     /// With all tables, the one of orders and its stream included.
     pub(crate) async fn start() -> Self {
+        let app = Self::without_stream().await;
+        app.switch_stream(Some(StreamViewType::NewAndOldImages))
+            .await;
+        app
+    }
+
+    /// With all tables; that of orders has no stream yet.
+    pub(crate) async fn without_stream() -> Self {
         let app = Self::without_tables().await;
         create_int64_table(&app.client, &app.tables.totals)
             .await
@@ -62,7 +70,7 @@ impl App {
         create_dedup_table(&app.client, &app.tables.markers)
             .await
             .unwrap();
-        app.create_orders().await;
+        app.create(&app.orders).await;
         app
     }
 
@@ -81,7 +89,8 @@ impl App {
         }
     }
 
-    async fn create_orders(&self) {
+    /// Makes a table of orders, without a stream.
+    pub(crate) async fn create(&self, orders: &str) {
         let attribute = AttributeDefinition::builder()
             .attribute_name("id")
             .attribute_type(ScalarAttributeType::S)
@@ -90,20 +99,33 @@ impl App {
             .attribute_name("id")
             .key_type(KeyType::Hash)
             .build();
-        let stream = StreamSpecification::builder()
-            .stream_enabled(true)
-            .stream_view_type(StreamViewType::NewAndOldImages)
-            .build();
         self.client
             .create_table()
-            .table_name(&self.orders)
+            .table_name(orders)
             .billing_mode(BillingMode::PayPerRequest)
             .attribute_definitions(attribute.unwrap())
             .key_schema(key.unwrap())
+            .send()
+            .await
+            .unwrap();
+    }
+
+    /// Switches the stream of the table of orders on, or off; the ARN of its stream after that,
+    /// if the server names one.
+    pub(crate) async fn switch_stream(&self, to: Option<StreamViewType>) -> Option<String> {
+        let stream = StreamSpecification::builder()
+            .stream_enabled(to.is_some())
+            .set_stream_view_type(to)
+            .build();
+        let updated = self
+            .client
+            .update_table()
+            .table_name(&self.orders)
             .stream_specification(stream.unwrap())
             .send()
             .await
             .unwrap();
+        updated.table_description.unwrap().latest_stream_arn
     }
 
     pub(crate) async fn put_order(&self, id: &str, order: (&str, i64)) {

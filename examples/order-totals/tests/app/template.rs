@@ -88,6 +88,10 @@ fn granted() -> Grants {
             "BootstrapPolicy",
             properties("BootstrapPolicy")["PolicyDocument"].clone(),
         ),
+        (
+            "RunPolicy",
+            properties("RunPolicy")["PolicyDocument"].clone(),
+        ),
     ];
     assert_eq!(list(&properties("FunctionRole")["Policies"]).len(), 1);
     let mut grants = Grants::new();
@@ -213,6 +217,15 @@ async fn the_bootstraps_policy_grants_exactly_what_it_does() {
     Bootstrap::new(pipelines, source).run().await.unwrap();
     assert_eq!(app.state("alice").await, (Some(1250), Some(1)));
     assert_eq!(used(&wire, &app), table_grants("BootstrapPolicy"));
+}
+
+/// That it does all of this, and nothing else, is shown where it is killed.
+#[test]
+fn who_runs_both_may_do_what_both_do_and_forget_shards_that_are_gone() {
+    let mut both = table_grants("BootstrapPolicy");
+    both.extend(table_grants("FunctionRole"));
+    both.insert("MarkerTable DeleteItem".to_owned());
+    assert_eq!(table_grants("RunPolicy"), both);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,345 @@
+//! Fills the totals from the orders table, then keeps them live from its stream.
+#![allow(clippy::print_stderr, reason = "it is a command line tool")]
+
+use std::convert::Infallible;
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail};
+use aws_sdk_dynamodb::Client;
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Parser, ValueEnum, value_parser};
+use murmur_core::{Change, Record, Rejected};
+use murmur_lambda_ddbstreams::Handler;
+use murmur_snapshot::BootstrapError;
+use murmur_state::{Causes, HandoffToken, TracingRecorder};
+use murmur_state_ddb::Deduper;
+use murmur_streams::{
+    Monitor, OnGap, ShardStatus, StreamError, StreamViewType, StreamsApi, Summary, Trigger,
+    TriggerError, describe_stream,
+};
+use order_totals::Tables;
+use order_totals::cli::{self, CLEAR_LINE, FAILED, STOPPED, Scan, Stop};
+
+const AFTER_HELP: &str = "\
+Environment:
+  TOTALS_TABLE, COUNTS_TABLE, MARKER_TABLE   tables of the application
+  AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
+  RUST_LOG                                   what is logged, default `warn`; counts and lag are
+                                             there with `murmur::metrics=debug`
+
+Ctrl-C or SIGTERM ends it: what is under way is finished, and how far each shard is is saved. Run
+again, after that or after a crash, it goes on from there, within the 24 hours that a stream keeps.
+All it prints goes to standard error.
+
+Exit status:
+  0  it was live, and was told to stop
+  1  it failed; mend the cause and run it again
+  2  the arguments cannot be used
+  3  it was stopped before live began; run it again";
+
+/// Name of the positions in the marker table, and the beginning of the trigger's metrics.
+const LIVE: &str = "orders_live";
+
+/// How often the status is told where nobody can watch it.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Fills the totals of orders from their table, then keeps them live from its stream.
+///
+/// Nothing may write to the table from when its stream is switched on until live has begun.
+#[derive(Parser)]
+#[command(after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(flatten)]
+    scan: Scan,
+    /// The most changes of one batch, 1 to 10000; those of one customer share a write.
+    #[arg(long, default_value_t = 1000, value_parser = value_parser!(u16).range(1..=10_000))]
+    batch_size: u16,
+    /// How many batches of a shard are under way at once, 1 to 10; raise it when the lag grows.
+    #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..=10))]
+    parallelization_factor: u16,
+    /// Who holds the leases of shards. Of processes that run at once each needs its own name; one
+    /// that is started again goes on at once under its old one.
+    #[arg(long, default_value = "worker", value_parser = NonEmptyStringValueParser::new())]
+    worker: String,
+    /// After how many seconds, at least 3, another worker takes over the shards of one that died.
+    #[arg(long, default_value_t = 30, value_parser = value_parser!(u16).range(3..))]
+    lease_seconds: u16,
+    /// What becomes of changes that can never count, such as of an order without an amount.
+    #[arg(long, value_enum, default_value_t = OnRejected::Stop)]
+    on_rejected: OnRejected,
+    /// How often changes that fail come again, up to 10000, before the command stops. By default
+    /// that takes some minutes.
+    #[arg(long, default_value_t = 100, value_parser = value_parser!(u16).range(..=10_000))]
+    maximum_retry_attempts: u16,
+    /// What to do when changes are gone from the stream that were not read.
+    #[arg(long, value_enum, default_value_t = GapPolicy::Fail)]
+    on_gap: GapPolicy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnRejected {
+    /// They fail like others, so that the command stops, and begins with them when run again.
+    Stop,
+    /// They are printed, with key and sequence number, and passed over.
+    Skip,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum GapPolicy {
+    /// The command fails: the totals lack them.
+    Fail,
+    /// It goes on without them.
+    Continue,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    cli::log();
+    match run(arguments).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let mut stop = Stop::listen()?;
+    let config = order_totals::aws_config().await;
+    let client = Client::new(&config);
+    let streams = aws_sdk_dynamodbstreams::Client::new(&config);
+    let tables = Tables::from_env()?;
+    // Before anything is counted from a table that cannot be kept live.
+    let arn = stream_of(&arguments.scan.table, &client, &streams).await?;
+
+    let bootstrap = arguments
+        .scan
+        .bootstrap(&client, &streams, tables.pipelines(&client)?)?;
+    let token = match bootstrap.run_until(stop.wait()).await {
+        Ok(report) => {
+            cli::tell_report(&report);
+            if report.stopped {
+                return Ok(ExitCode::from(STOPPED));
+            }
+            report.token
+        }
+        Err(BootstrapError::AlreadyFinished { record, .. }) => {
+            eprintln!("the bootstrap was finished before, as run {}", record.run);
+            record.token
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let token = token.context(
+        "the bootstrap captured no handoff token, so nobody knows where live begins; bootstrap \
+         into new tables with this command",
+    )?;
+    if token.stream_arn != arn {
+        bail!(
+            "the totals were begun with stream `{}`, and the stream of table `{}` now is `{arn}`: \
+             what was changed between the two is in neither; bootstrap into new state and marker \
+             tables while nothing writes to the table",
+            token.stream_arn,
+            arguments.scan.table
+        );
+    }
+    live(&arguments, token, &tables, &client, streams, &mut stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The ARN of the table's stream, found to be one that these pipelines can use.
+async fn stream_of(
+    table: &str,
+    client: &Client,
+    streams: &aws_sdk_dynamodbstreams::Client,
+) -> anyhow::Result<String> {
+    let described = client.describe_table().table_name(table).send().await;
+    let described = described
+        .with_context(|| format!("table `{table}` cannot be described; check name and region"))?;
+    let found = described.table.and_then(|table| table.latest_stream_arn);
+    let switch_on = "while nothing writes to the table, switch one on with view type \
+                     NEW_AND_OLD_IMAGES (`aws dynamodb update-table`), and take new state and \
+                     marker tables if these have totals already";
+    let Some(arn) = found else {
+        bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
+    };
+    let stream = describe_stream(streams, &arn).await?;
+    if !stream.info.is_enabled() {
+        bail!("stream `{arn}` of table `{table}` is switched off; {switch_on}");
+    }
+    let images = &stream.info.stream_view_type;
+    if *images != StreamViewType::NewAndOldImages {
+        bail!(
+            "stream `{arn}` of table `{table}` has the view type {images}, and totals that take \
+             old images back need NEW_AND_OLD_IMAGES; switch it off, and {switch_on}"
+        );
+    }
+    Ok(arn)
+}
+
+/// Keeps the totals live until it is told to stop.
+async fn live(
+    arguments: &Arguments,
+    token: HandoffToken,
+    tables: &Tables,
+    client: &Client,
+    streams: aws_sdk_dynamodbstreams::Client,
+    stop: &mut Stop,
+) -> anyhow::Result<()> {
+    let rejected = Arc::new(AtomicU64::new(0));
+    let mut handler = Handler::new(tables.pipelines(client)?).metrics(TracingRecorder);
+    if arguments.on_rejected == OnRejected::Skip {
+        let count = Arc::clone(&rejected);
+        // Here and not in the trigger's `on_failure`: that would give up whatever fails, after
+        // an outage too, and both images of a change of which one can count.
+        handler = handler.on_rejected(move |rejected| {
+            count.fetch_add(1, Ordering::Relaxed);
+            tell_rejected(&rejected);
+            async { Ok(()) }
+        });
+    }
+    let handler = handler.build()?;
+    let arn = token.stream_arn.clone();
+    let positions = Deduper::new(client.clone(), tables.markers.as_str());
+    let mut trigger = Trigger::builder(StreamsApi::new(streams, arn.as_str()), handler)
+        .positions(positions, LIVE)
+        .owner(arguments.worker.as_str())
+        .lease(Duration::from_secs(arguments.lease_seconds.into()))
+        // An order that is scanned and streamed is two events to an exactly-once pipeline, so
+        // the table had to rest meanwhile; whoever runs this was told to. A ledger recognises
+        // the order itself, and needs no such promise.
+        .handoff(token)
+        .table_at_rest()
+        .batch_size(arguments.batch_size.into())
+        .parallelization_factor(arguments.parallelization_factor.into())
+        // Without `on_failure` and `maximum_record_age` nothing is given up: what fails for too
+        // long, or is older than the pipelines recognise, stops the command.
+        .maximum_retry_attempts(arguments.maximum_retry_attempts.into())
+        // So that the one change that fails is found, and named.
+        .bisect_batch_on_error(true)
+        .on_gap(match arguments.on_gap {
+            GapPolicy::Fail => OnGap::Fail,
+            GapPolicy::Continue => OnGap::Continue,
+        })
+        .recorder(TracingRecorder)
+        .build()?;
+    let watched = Watched {
+        monitor: trigger.monitor(),
+        rejected,
+    };
+    eprintln!("live: reading {arn}");
+    let ended = tokio::select! {
+        ended = trigger.run(stop.wait()) => ended,
+        never = watched.tell() => match never {},
+    };
+    if stderr().is_terminal() {
+        eprint!("{CLEAR_LINE}");
+    }
+    let done = watched.monitor.status().summary.records;
+    eprintln!("live ended: changes done {done}, {}", watched.troubles());
+    ended.map_err(advise)?;
+    Ok(())
+}
+
+fn advise(error: TriggerError) -> anyhow::Error {
+    let option = match &error {
+        TriggerError::RetriesExhausted { .. } => {
+            "if it can never count, `--on-rejected skip` prints it and passes it over"
+        }
+        TriggerError::Gap { .. } => "`--on-gap continue` goes on without them",
+        TriggerError::Stream(StreamError::Disabled { .. } | StreamError::UnknownStream { .. }) => {
+            "what is changed while it is off is in no stream, so bootstrap into new state and \
+             marker tables then"
+        }
+        _ => return error.into(),
+    };
+    anyhow!("{}; {option}", Causes(&error))
+}
+
+/// Names a change that does not count, so that it can be looked up while the stream keeps it.
+fn tell_rejected(rejected: &Rejected) {
+    if stderr().is_terminal() {
+        eprint!("{CLEAR_LINE}");
+    }
+    let reason = Causes(&rejected.error);
+    match &rejected.record {
+        Record::Changed(Change {
+            keys,
+            sequence_number: Some(number),
+            ..
+        }) => eprintln!(
+            "rejected: sequence number {number}, key {:?}: {reason}",
+            keys.inner()
+        ),
+        record => eprintln!("rejected: event {}: {reason}", record.event_id()),
+    }
+}
+
+/// What there is to tell of live.
+struct Watched {
+    monitor: Monitor,
+    /// How many changes were passed over.
+    rejected: Arc<AtomicU64>,
+}
+
+impl Watched {
+    /// Tells how it goes: on a terminal every second in one line, else now and then in a new one.
+    async fn tell(&self) -> Infallible {
+        let terminal = stderr().is_terminal();
+        let interval = match terminal {
+            true => Duration::from_secs(1),
+            false => PLAIN_INTERVAL,
+        };
+        let (mut since, mut before) = (Instant::now(), 0);
+        loop {
+            tokio::time::sleep(interval).await;
+            let status = self.monitor.status();
+            let done = status.summary.records;
+            let rate = done.saturating_sub(before) as f64 / since.elapsed().as_secs_f64();
+            (since, before) = (Instant::now(), done);
+            let line = format!(
+                "live: changes/s {rate:.0}, {}, {}",
+                lag(&status.shards),
+                self.troubles()
+            );
+            match terminal {
+                true => eprint!("{CLEAR_LINE}{line}"),
+                false => eprintln!("{line}"),
+            }
+        }
+    }
+
+    /// What went wrong so far.
+    fn troubles(&self) -> String {
+        let Summary {
+            failures,
+            errors,
+            retries,
+            gaps,
+            ..
+        } = self.monitor.status().summary;
+        let mut text = format!("failures {}, retries {retries}", failures + errors);
+        let rejected = self.rejected.load(Ordering::Relaxed);
+        for (what, many) in [("rejected", rejected), ("gaps", gaps)] {
+            if many > 0 {
+                text += &format!(", {what} {many}");
+            }
+        }
+        text
+    }
+}
+
+/// How far the slowest shard is behind.
+fn lag(shards: &[ShardStatus]) -> String {
+    let slowest = shards.iter().filter_map(|shard| shard.lag).max();
+    match (shards.len(), slowest) {
+        (0, _) => "shards 0".to_owned(),
+        (many, Some(lag)) => format!("shards {many}, lag {} s", lag.as_secs()),
+        (many, None) => format!("shards {many}, lag not known yet"),
+    }
+}

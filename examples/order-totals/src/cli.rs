@@ -1,0 +1,189 @@
+//! What the commands `bootstrap` and `run` share: arguments, progress, signals, exit statuses.
+#![allow(clippy::print_stderr, reason = "it is of command line tools")]
+
+use std::io::{IsTerminal, stderr};
+
+use aws_sdk_dynamodb::Client;
+use murmur_core::Pipeline;
+use murmur_snapshot::{Bootstrap, Progress, Report};
+use murmur_snapshot_ddb::ParallelScan;
+use murmur_state::{OptionError, TracingRecorder};
+use tracing_subscriber::EnvFilter;
+
+use crate::Order;
+
+/// The exit status of a command that failed.
+pub const FAILED: u8 = 1;
+
+/// The exit status of a bootstrap that was stopped before its end.
+pub const STOPPED: u8 = 3;
+
+/// The exit status of a bootstrap that found rows that can never count.
+pub const SOME_REJECTED: u8 = 4;
+
+/// Which table is read, and how.
+#[derive(Debug, clap::Args)]
+pub struct Scan {
+    /// The table of orders.
+    #[arg(long)]
+    pub table: String,
+    /// How many parts of the table are read at once.
+    #[arg(long, default_value_t = 8)]
+    pub segments: u32,
+    /// How many rows one request may read [default: as many as fit 1 MB].
+    #[arg(long)]
+    pub page_size: Option<u32>,
+}
+
+impl Scan {
+    /// The bootstrap of `pipelines` from this table, which tells its progress.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming the argument that cannot be used.
+    pub fn bootstrap(
+        &self,
+        client: &Client,
+        streams: &aws_sdk_dynamodbstreams::Client,
+        pipelines: [Pipeline<Order>; 2],
+    ) -> Result<Bootstrap<Order, ParallelScan>, OptionError> {
+        let mut source = ParallelScan::builder(client.clone(), self.table.as_str())
+            .streams(streams.clone())
+            .segments(self.segments);
+        if let Some(rows) = self.page_size {
+            source = source.page_size(rows);
+        }
+        Ok(Bootstrap::new(pipelines, source.build()?)
+            .recorder(TracingRecorder)
+            .on_progress(tell))
+    }
+}
+
+/// Logs to standard error what `RUST_LOG` says, by default warnings. On a terminal each line
+/// takes the place of the one that is being redrawn.
+pub fn log() {
+    let filter = EnvFilter::try_from_default_env();
+    // The errors among the metrics are warned of where they happen, too.
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new("warn,murmur::metrics=off"));
+    let terminal = stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(terminal)
+        .with_writer(move || {
+            if terminal {
+                eprint!("{CLEAR_LINE}");
+            }
+            stderr()
+        })
+        .init();
+}
+
+/// Takes a terminal back to the beginning of its line, which is empty then.
+pub const CLEAR_LINE: &str = "\r\x1b[2K";
+
+fn tell(progress: &Progress<'_>) {
+    match progress {
+        Progress::Started { run, rerun, .. } => {
+            let begun = if *rerun { "begun again" } else { "begun" };
+            eprintln!("run {run} {begun}");
+        }
+        Progress::Page { total, .. } if stderr().is_terminal() => {
+            eprint!("\r{} rows", total.rows);
+        }
+        Progress::SegmentDone { done, of, .. } => eprintln!("\r{done} of {of} segments are done"),
+        _ => {}
+    }
+}
+
+/// Says what became of the rows.
+pub fn tell_report(report: &Report) {
+    let counts = &report.counts;
+    eprintln!(
+        "{} rows: {} count now, {} did before, {} expired, {} skipped, {} rejected",
+        counts.rows,
+        counts.applied,
+        counts.duplicates,
+        counts.expired,
+        counts.skipped,
+        counts.rejected
+    );
+    for row in &report.rejected {
+        eprintln!("rejected: {}: {}", row.id, row.reason);
+    }
+    if report.stopped {
+        eprintln!("stopped before the end: run it again within 24 hours of its first start");
+    }
+}
+
+/// Ctrl-C, and what tells a container to stop; noticed from when this is made.
+#[derive(Debug)]
+pub struct Stop {
+    signals: Signals,
+    came: bool,
+}
+
+impl Stop {
+    /// Listens from now on.
+    ///
+    /// # Errors
+    ///
+    /// If the system lets nobody listen.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            signals: Signals::listen()?,
+            came: false,
+        })
+    }
+
+    /// Completes when the process is told to stop, or was.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a signal that comes between two calls is noticed by the later one.
+    pub async fn wait(&mut self) {
+        if !self.came {
+            self.signals.next().await;
+            self.came = true;
+        }
+    }
+}
+
+#[cfg(unix)]
+#[derive(Debug)]
+struct Signals {
+    interrupted: tokio::signal::unix::Signal,
+    terminated: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupted: signal(SignalKind::interrupt())?,
+            terminated: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupted.recv() => (),
+            _ = self.terminated.recv() => (),
+        }
+    }
+}
+
+#[cfg(windows)]
+#[derive(Debug)]
+struct Signals(tokio::signal::windows::CtrlC);
+
+#[cfg(windows)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self(tokio::signal::windows::ctrl_c()?))
+    }
+
+    async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
