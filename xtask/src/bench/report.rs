@@ -317,8 +317,8 @@ fn triggers(f: &mut fmt::Formatter<'_>, figures: &trigger::Figures) -> fmt::Resu
     writeln!(
         f,
         "\nThe trigger, beside a bare loop that hands the same records to the same handler, one \
-         batch at a time\n  {:<12} {:<12} {:<12} {:>5} {:>6} {:>9} {:>9} {:>6} {:>9} {:>9} \
-         {:>6} {:>9} {:>9}",
+         batch at a time; `req/r` is what handler and positions send\n  {:<12} {:<12} {:<12} \
+         {:>5} {:>6} {:>9} {:>9} {:>6} {:>9} {:>9} {:>6} {:>8} {:>8} {:>7} {:>7}",
         "source",
         "handler",
         "positions",
@@ -332,6 +332,8 @@ fn triggers(f: &mut fmt::Formatter<'_>, figures: &trigger::Figures) -> fmt::Resu
         "ratio",
         "reads/r",
         "saves/r",
+        "req/r",
+        "bare",
     )?;
     for run in &figures.runs {
         let trigger::Kind {
@@ -344,7 +346,7 @@ fn triggers(f: &mut fmt::Formatter<'_>, figures: &trigger::Figures) -> fmt::Resu
         writeln!(
             f,
             "  {source:<12} {work:<12} {positions:<12} {batch:>5} {factor:>6} {:>9.0} {:>9.0} \
-             {:>6.2} {:>9.2} {:>9.2} {:>6.2} {:>9.5} {:>9.5}",
+             {:>6.2} {:>9.2} {:>9.2} {:>6.2} {:>8.4} {:>8.4} {:>7.3} {:>7.3}",
             run.ours.events_per_second,
             run.bare.events_per_second,
             run.ratio,
@@ -353,6 +355,8 @@ fn triggers(f: &mut fmt::Formatter<'_>, figures: &trigger::Figures) -> fmt::Resu
             run.cpu_ratio,
             run.reads_per_record,
             run.saves_per_record,
+            run.requests_per_record,
+            run.bare_requests_per_record,
         )?;
     }
     let Speed {

@@ -282,10 +282,10 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
 
 /// Counts the requests that leave this process, for next to nothing.
 #[derive(Debug, Clone, Default)]
-struct Requests(Arc<AtomicU64>);
+pub(super) struct Requests(Arc<AtomicU64>);
 
 impl Requests {
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

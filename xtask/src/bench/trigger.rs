@@ -27,12 +27,12 @@ use serde::Serialize;
 use super::Effort;
 use super::machine::Stopwatch;
 use super::pipeline::{self, Means, Mode, Order, Tables};
-use super::server::{self, Speed, median};
+use super::server::{self, Requests, Speed, median};
 use source::{Filled, SourceTable};
 
 /// Records of the stream in this process, and of the one on the server.
 const IN_PROCESS: usize = 50_000;
-const ON_SERVER: usize = 10_000;
+const ON_SERVER: usize = 5_000;
 
 /// Batch sizes and parallelization factors.
 const BATCHES: [(usize, usize); 3] = [(100, 1), (1_000, 1), (100, 10)];
@@ -72,6 +72,9 @@ pub(super) struct Run {
     pub(super) cpu_ratio: f64,
     pub(super) reads_per_record: f64,
     pub(super) saves_per_record: f64,
+    /// What handler and positions send to the server.
+    pub(super) requests_per_record: f64,
+    pub(super) bare_requests_per_record: f64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -100,14 +103,10 @@ pub(super) enum Place {
     MarkerTable,
 }
 
-impl Work {
-    const ALL: [Self; 2] = [Self::Nothing, Self::ExactlyOnce];
-}
-
 pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     let mut runs = Vec::new();
     let filled = source::store(effort.of(IN_PROCESS))?;
-    for work in Work::ALL {
+    for work in [Work::Nothing, Work::ExactlyOnce] {
         for (batch, factor) in BATCHES {
             let kind = Kind {
                 source: Source::Store,
@@ -121,7 +120,9 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     }
 
     let dynamo = Dynamo::at(endpoint);
-    let (client, streams) = (dynamo.client(), dynamo.streams());
+    let (requests, streams) = (Requests::default(), dynamo.streams());
+    let config = dynamo.client_config().interceptor(requests.clone());
+    let client = Client::from_conf(config.build());
     server::warm_up(&client, effort).await?;
     let (table, filled) = SourceTable::filled(&client, effort.of(ON_SERVER)).await?;
     let filled = filled.map(|arn| StreamsApi::new(streams.clone(), arn));
@@ -136,18 +137,21 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
             sdk.push(Speed::of(read, &watch));
         }
     }
-    for work in Work::ALL {
-        for positions in [Place::Memory, Place::MarkerTable] {
-            for (batch, factor) in BATCHES {
-                let kind = Kind {
-                    source: Source::Api,
-                    work,
-                    positions,
-                    batch,
-                    factor,
-                };
-                runs.push(run(kind, &filled, Some(&client), effort).await?);
-            }
+    let server = Some((&client, &requests));
+    for (work, positions) in [
+        (Work::Nothing, Place::Memory),
+        (Work::Nothing, Place::MarkerTable),
+        (Work::ExactlyOnce, Place::MarkerTable),
+    ] {
+        for (batch, factor) in BATCHES {
+            let kind = Kind {
+                source: Source::Api,
+                work,
+                positions,
+                batch,
+                factor,
+            };
+            runs.push(run(kind, &filled, server, effort).await?);
         }
     }
     table.remove(&client).await?;
@@ -164,12 +168,14 @@ fn rounds(effort: Effort) -> usize {
 async fn run<S: StreamSource>(
     kind: Kind,
     filled: &Filled<S>,
-    client: Option<&Client>,
+    server: Option<(&Client, &Requests)>,
     effort: Effort,
 ) -> Result<Run> {
     eprintln!("bench: trigger, {kind}");
+    let client = server.map(|(client, _)| client);
+    let sent = || server.map_or(0, |(_, requests)| requests.count());
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let (mut reads, mut saves) = (0, 0);
+    let (mut reads, mut saves, mut requests, mut bare_requests) = (0, 0, 0, 0);
     for _ in 0..rounds(effort) {
         let home = Home::new(client).await?;
         let source = Counted::new(&filled.source);
@@ -181,19 +187,23 @@ async fn run<S: StreamSource>(
             .maximum_retry_attempts(10)
             .positions(positions, "bench")
             .build()?;
+        let before = sent();
         let watch = Stopwatch::start();
         let summary = trigger.drain().await?;
         ours.push(Speed::of(filled.records, &watch));
+        requests = sent() - before;
+        (reads, saves) = (read.load(Ordering::Relaxed), saved.load(Ordering::Relaxed));
         let done = usize::try_from(summary.records)?;
         ensure!(done == filled.records, "the trigger did {done} records");
-        (reads, saves) = (read.load(Ordering::Relaxed), saved.load(Ordering::Relaxed));
         home.close(kind.work, filled.total).await?;
 
         let home = Home::new(client).await?;
         let handler = home.handling(kind.work)?;
+        let before = sent();
         let watch = Stopwatch::start();
         let done = hand_over(&filled.source, &handler, kind.batch).await?;
         bare.push(Speed::of(filled.records, &watch));
+        bare_requests = sent() - before;
         ensure!(done == filled.records, "the bare loop did {done} records");
         home.close(kind.work, filled.total).await?;
     }
@@ -201,7 +211,7 @@ async fn run<S: StreamSource>(
         let pairs = ours.iter().zip(&bare);
         median(pairs.map(|(ours, bare)| ratio(ours, bare)).collect())
     };
-    let records = filled.records as f64;
+    let per_record = |count: u64| count as f64 / filled.records as f64;
     Ok(Run {
         kind,
         records: filled.records,
@@ -209,8 +219,10 @@ async fn run<S: StreamSource>(
         cpu_ratio: each(|ours, bare| ours.cpu_per_event / bare.cpu_per_event),
         ours: Speed::median(&ours),
         bare: Speed::median(&bare),
-        reads_per_record: reads as f64 / records,
-        saves_per_record: saves as f64 / records,
+        reads_per_record: per_record(reads),
+        saves_per_record: per_record(saves),
+        requests_per_record: per_record(requests),
+        bare_requests_per_record: per_record(bare_requests),
     })
 }
 
