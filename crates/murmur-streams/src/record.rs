@@ -106,7 +106,7 @@ impl From<&StreamRecord> for EventRecord {
         event.change.keys = keys.clone();
         event.change.new_image = new_image.clone();
         event.change.old_image = old_image.clone();
-        event.change.sequence_number = sequence_number.as_ref().map(ToString::to_string);
+        event.change.sequence_number = sequence_number.as_ref().map(|n| n.as_str().to_owned());
         event.change.approximate_creation_date_time = created_at
             .and_then(|at| DateTime::from_timestamp(at.as_secs(), 0))
             .unwrap_or_default();

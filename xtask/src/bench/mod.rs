@@ -8,6 +8,7 @@ mod pipeline;
 mod processor;
 mod report;
 mod server;
+mod trigger;
 mod workload;
 
 use std::path::PathBuf;
@@ -21,10 +22,11 @@ use report::Report;
 
 /// Measure speed and cost, beside a bare loop of the SDK and the Go original.
 ///
-/// Three parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
+/// Four parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
 /// the Lambda handler against a DynamoDB Local of its own, each mode beside a loop that sends the
 /// same requests through the same client, with CPU time and memory of this process alone.
-/// `model`: concurrent invocations, and tables as they grow, on a DynamoDB inside this process in
+/// `trigger`: a stream in this process and one of that DynamoDB Local, read and handed to a handler,
+/// beside a loop that does so without the trigger. `model`: concurrent invocations, and tables as they grow, on a DynamoDB inside this process in
 /// virtual time, where transactions that meet are cancelled as on AWS.
 ///
 /// It is built for release first. The figures go to the terminal, each beside its target, and to
@@ -49,6 +51,7 @@ pub(crate) struct Args {
 enum Part {
     Processor,
     Server,
+    Trigger,
     Model,
 }
 
@@ -80,7 +83,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     if wanted(Part::Processor) {
         report.processor = Some(processor::measure(effort).await?);
     }
-    if wanted(Part::Server) {
+    if wanted(Part::Server) || wanted(Part::Trigger) {
         let way = match args.endpoint {
             Some(url) => crate::server::Way::Given(url),
             None => choose(&Found::look().await)?,
@@ -88,10 +91,15 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         eprintln!("bench: {way}");
         let server = Server::start(way).await?;
         let endpoint = server.endpoint().context(
-            "the figures of the server part are those of a DynamoDB Local in another process: \
-             give one by --endpoint, or leave the part out by --only",
+            "the figures of the server and trigger parts are those of a DynamoDB Local in another \
+             process: give one by --endpoint, or leave these parts out by --only",
         )?;
-        report.server = Some(server::measure(endpoint, effort).await?);
+        if wanted(Part::Server) {
+            report.server = Some(server::measure(endpoint, effort).await?);
+        }
+        if wanted(Part::Trigger) {
+            report.trigger = Some(trigger::measure(endpoint, effort).await?);
+        }
     }
     if wanted(Part::Model) {
         report.model = Some(model::measure(effort).await?);

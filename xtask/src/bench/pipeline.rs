@@ -8,7 +8,7 @@ use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{Pipeline, Sum};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Clock, Deadline, Random, SystemClock};
+use murmur_state::{Clock, Deadline, MemoryDeduper, MemoryStore, Random, SystemClock};
 use murmur_state_ddb::{
     Deduper, Int64SumStore, Rules, TableOptions, create_dedup_table, create_int64_table,
 };
@@ -121,6 +121,17 @@ pub(super) fn handler(
         .clock(clock)
         .random(random)
         .build()?)
+}
+
+/// The same, exactly once into stores of this process.
+pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
+    let totals = Pipeline::builder("totals")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount)
+        .aggregate(Sum::new())
+        .store(store.clone())
+        .exactly_once(MemoryDeduper::new())?;
+    Ok(Handler::new([totals]).build()?)
 }
 
 /// Has the handler count an event, all of it.

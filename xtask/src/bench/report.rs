@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::growth::Growth;
 use super::model::Contention;
 use super::pipeline::Mode;
+use super::server::Speed;
 use super::workload::Keys;
-use super::{processor, server};
+use super::{processor, server, trigger};
 
 /// The Go original, measured on two cores over DynamoDB Local by the issue that set the targets:
 /// the better end of each range.
@@ -57,6 +58,7 @@ pub(super) struct Report {
     original: Original,
     pub(super) processor: Option<processor::Figures>,
     pub(super) server: Option<server::Figures>,
+    pub(super) trigger: Option<trigger::Figures>,
     pub(super) model: Option<Vec<Contention>>,
     pub(super) growth: Option<Vec<Growth>>,
 }
@@ -98,6 +100,7 @@ impl Report {
             original: ORIGINAL,
             processor: None,
             server: None,
+            trigger: None,
             model: None,
             growth: None,
         }
@@ -205,6 +208,9 @@ impl fmt::Display for Report {
         if let Some(figures) = &self.server {
             servers(f, figures)?;
         }
+        if let Some(figures) = &self.trigger {
+            triggers(f, figures)?;
+        }
         if let Some(runs) = &self.model {
             contention(f, runs)?;
         }
@@ -305,6 +311,63 @@ fn servers(f: &mut fmt::Formatter<'_>, figures: &server::Figures) -> fmt::Result
         write!(f, " {}: {resident:.1} MB,", look.batches)?;
     }
     writeln!(f)
+}
+
+fn triggers(f: &mut fmt::Formatter<'_>, figures: &trigger::Figures) -> fmt::Result {
+    writeln!(
+        f,
+        "\nThe trigger, beside a bare loop that hands the same records to the same handler, one \
+         batch at a time; `req/r` is what handler and positions send\n  {:<12} {:<12} {:<12} \
+         {:>5} {:>6} {:>9} {:>9} {:>6} {:>9} {:>9} {:>6} {:>8} {:>8} {:>7} {:>7}",
+        "source",
+        "handler",
+        "positions",
+        "batch",
+        "factor",
+        "records/s",
+        "bare",
+        "ratio",
+        "CPU µs/r",
+        "bare",
+        "ratio",
+        "reads/r",
+        "saves/r",
+        "req/r",
+        "bare",
+    )?;
+    for run in &figures.runs {
+        let trigger::Kind {
+            source,
+            work,
+            positions,
+            batch,
+            factor,
+        } = run.kind;
+        writeln!(
+            f,
+            "  {source:<12} {work:<12} {positions:<12} {batch:>5} {factor:>6} {:>9.0} {:>9.0} \
+             {:>6.2} {:>9.2} {:>9.2} {:>6.2} {:>8.4} {:>8.4} {:>7.3} {:>7.3}",
+            run.ours.events_per_second,
+            run.bare.events_per_second,
+            run.ratio,
+            run.ours.cpu_per_event,
+            run.bare.cpu_per_event,
+            run.cpu_ratio,
+            run.reads_per_record,
+            run.saves_per_record,
+            run.requests_per_record,
+            run.bare_requests_per_record,
+        )?;
+    }
+    let Speed {
+        events_per_second,
+        cpu_per_event,
+    } = figures.sdk;
+    writeln!(
+        f,
+        "  GetRecords of the bare SDK, records counted and no more: {events_per_second:.0} \
+         records/s, {cpu_per_event:.2} µs CPU a record"
+    )
 }
 
 fn contention(f: &mut fmt::Formatter<'_>, runs: &[Contention]) -> fmt::Result {

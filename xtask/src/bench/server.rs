@@ -120,8 +120,8 @@ impl fmt::Display for Kind {
     }
 }
 
-async fn warm_up(client: &Client, effort: Effort) -> Result<()> {
-    eprintln!("bench: server, warming up");
+pub(super) async fn warm_up(client: &Client, effort: Effort) -> Result<()> {
+    eprintln!("bench: warming the server up");
     for mode in Mode::ALL {
         let tables = Tables::create(client).await?;
         let handler = pipeline::handler(mode, client, &tables, Means::default())?;
@@ -221,7 +221,7 @@ async fn run(
 }
 
 /// That all was counted, and once: a fast mode that counts wrong is none.
-async fn recount(client: &Client, tables: &Tables, expected: i64) -> Result<()> {
+pub(super) async fn recount(client: &Client, tables: &Tables, expected: i64) -> Result<()> {
     let mut total = 0;
     let scan = client
         .scan()
@@ -259,7 +259,7 @@ async fn memory(client: &Client, effort: Effort) -> Result<Vec<Memory>> {
 }
 
 impl Speed {
-    fn of(events: usize, watch: &Stopwatch) -> Self {
+    pub(super) fn of(events: usize, watch: &Stopwatch) -> Self {
         let (wall, cpu): (Duration, Duration) = (watch.wall(), watch.cpu());
         Self {
             events_per_second: events as f64 / wall.as_secs_f64(),
@@ -267,7 +267,7 @@ impl Speed {
         }
     }
 
-    fn median(all: &[Self]) -> Self {
+    pub(super) fn median(all: &[Self]) -> Self {
         Self {
             events_per_second: median(all.iter().map(|one| one.events_per_second).collect()),
             cpu_per_event: median(all.iter().map(|one| one.cpu_per_event).collect()),
@@ -275,17 +275,17 @@ impl Speed {
     }
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Counts the requests that leave this process, for next to nothing.
 #[derive(Debug, Clone, Default)]
-struct Requests(Arc<AtomicU64>);
+pub(super) struct Requests(Arc<AtomicU64>);
 
 impl Requests {
-    fn count(&self) -> u64 {
+    pub(super) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }

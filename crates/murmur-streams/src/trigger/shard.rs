@@ -344,7 +344,10 @@ where
             // Numbers that are none cannot be gone on after; the records count all the same.
             let number = number.and_then(|number| SequenceNumber::new(number).ok());
             let wanted = options.wants(&record.event_name);
-            let lane = key_hash(&record.change.keys) % self.lanes.len() as u64;
+            let lane = match self.lanes.len() as u64 {
+                0 | 1 => 0,
+                lanes => key_hash(&record.change.keys) % lanes,
+            };
             let mut pending = Pending {
                 ordinal: 0,
                 record,
