@@ -30,7 +30,7 @@ use report::Report;
 /// virtual time, where transactions that meet are cancelled as on AWS.
 ///
 /// It is built for release first. The figures go to the terminal, each beside its target, and to
-/// a file. A target that is missed is no failure. Takes about fifteen minutes.
+/// a file. A target that is missed is no failure. Takes less than twenty minutes.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// A twentieth of the work: shows that it runs, the figures say little

@@ -422,3 +422,41 @@ impl fmt::Display for Place {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn in_process(batch: usize, filled: &Filled<impl StreamSource>) -> Result<Run> {
+        let kind = Kind {
+            source: Source::Store,
+            work: Work::ExactlyOnce,
+            positions: Place::Memory,
+            batch,
+            factor: 1,
+        };
+        run(kind, filled, None, Effort { quick: true }).await
+    }
+
+    #[tokio::test]
+    async fn reads_and_saves_of_a_run_are_counted() {
+        let filled = source::store(250).unwrap();
+        let calls = |per_record: f64| (per_record * 250.0).round();
+        let whole = in_process(1_000, &filled).await.unwrap();
+        // One read brings all, another finds nothing more.
+        assert_eq!(calls(whole.reads_per_record), 2.0);
+        let parts = in_process(100, &filled).await.unwrap();
+        assert_eq!(calls(parts.reads_per_record), 2.0);
+        // Three batches instead of one.
+        let more = calls(parts.saves_per_record) - calls(whole.saves_per_record);
+        assert_eq!(more, 2.0);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_counts_wrong_has_no_figures() {
+        let mut filled = source::store(10).unwrap();
+        filled.total += 1;
+        let error = in_process(100, &filled).await.unwrap_err().to_string();
+        assert!(error.contains("instead of"), "{error}");
+    }
+}
