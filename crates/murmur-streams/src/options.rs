@@ -297,9 +297,9 @@ where
         self
     }
 
-    /// The longest pause after reads that gave nothing; the first is an eighth of it, and each
-    /// doubles. Default 1 s; shorter means less delay and more calls (a shard takes 5 reads a
-    /// second).
+    /// The longest pause between reads. After one that left nothing behind it is a fifth of this,
+    /// and doubles while reads give nothing. Default 1 s; shorter means less delay, smaller
+    /// batches and more calls (a shard takes 5 reads a second).
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.options.poll_interval = interval;

@@ -339,21 +339,24 @@ async fn a_run_meets_records_and_shards_that_come_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_shard_is_asked_again_after_pauses_that_grow_to_the_poll_interval() {
+async fn pauses_between_reads_grow_to_the_poll_interval_while_nothing_comes() {
     let reads = Arc::new(Mutex::new(Vec::new()));
-    let source = Fake::open(vec![]).noting(Arc::clone(&reads));
+    let script: Vec<Answer> = vec![Ok(&[]), Ok(&[]), Ok(&["a"]), Ok(&["b"]), Ok(&["c"])];
+    let source = Fake::open(script).noting(Arc::clone(&reads));
     let mut trigger = Trigger::builder(source, Scripted::default())
-        .poll_interval(Duration::from_secs(8))
+        .poll_interval(Duration::from_secs(10))
         .build()
         .unwrap();
     let begun = Instant::now();
-    trigger
-        .run(tokio::time::sleep(Duration::from_secs(32)))
+    let summary = trigger
+        .run(tokio::time::sleep(Duration::from_secs(50)))
         .await
         .unwrap();
+    assert_eq!(summary.records, 3);
     let reads = reads.lock().unwrap();
     let at: Vec<u64> = reads.iter().map(|at| (*at - begun).as_secs()).collect();
-    assert_eq!(at, [0, 1, 3, 7, 15, 23, 31]);
+    // Twice nothing, three trickles, then nothing more.
+    assert_eq!(at, [0, 2, 6, 8, 10, 12, 14, 18, 26, 36, 46]);
 }
 
 #[tokio::test(start_paused = true)]

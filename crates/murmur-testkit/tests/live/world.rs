@@ -64,6 +64,8 @@ struct Shard {
     changes: Vec<usize>,
     /// The first of them that is not done.
     settled: usize,
+    /// The highest position saved.
+    position: Option<SequenceNumber>,
     /// Who saved its position last.
     saver: Option<Saver>,
     owner: Option<String>,
@@ -444,6 +446,16 @@ impl World {
         }
         let known = state.shards.get_mut(&shard).unwrap();
         known.saver = Some(by);
+        let goes_back = match at {
+            At::Begun => known.position.is_some(),
+            At::After(number) => {
+                let number = Some(number);
+                let back = number < known.position;
+                known.position = number.max(known.position.take());
+                back
+            }
+            At::Ended => false,
+        };
         let before = std::mem::replace(&mut known.owner, owner);
         let lease = std::mem::replace(&mut known.until, until);
         if before.is_some() && known.owner.is_some() && before != known.owner {
@@ -451,6 +463,9 @@ impl World {
             if lease > Some(now) {
                 state.wrong("a lease taken that had not ended", &shard);
             }
+        }
+        if goes_back {
+            state.wrong("a position goes back", &shard);
         }
     }
 
