@@ -262,7 +262,7 @@ async fn run_killed_anywhere_while_live_counts_every_order_once() {
         let mut command = run(&app);
         // Small batches, so that there are many requests to be killed at.
         command
-            .args(["--batch-size", "40"])
+            .args(["--batch-size", "40", "--parallelization-factor", "2"])
             .envs(gate.env())
             .env("RUST_LOG", "warn,murmur::metrics=debug");
         Running::start(&mut command)
