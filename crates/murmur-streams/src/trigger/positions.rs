@@ -111,6 +111,18 @@ pub(crate) struct Row {
     until: Option<Timestamp>,
 }
 
+impl Row {
+    /// A row whose lease is given up.
+    pub(crate) fn released(at: At, through: Option<Timestamp>) -> Self {
+        Self {
+            at,
+            through,
+            owner: None,
+            until: None,
+        }
+    }
+}
+
 /// A row under lease.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
@@ -223,35 +235,18 @@ impl Positions {
         through: Option<Timestamp>,
         over: Option<u64>,
     ) -> Result<Option<Held>, TriggerError> {
-        let row = self.leased(at, through);
-        self.put(shard, row, over).await
+        self.put(shard, self.leased(at, through), over).await
     }
 
-    /// Saves how far a shard is and renews its lease; `None` if it was lost.
-    pub(crate) async fn renew(
+    /// Saves a row over the one that is held; `None` if the lease was lost. Sent again it must
+    /// be the same row, lease included: else one's own save whose answer was lost looks like
+    /// another reader's.
+    pub(crate) async fn save_over(
         &self,
         held: &Held,
-        at: At,
-        through: Option<Timestamp>,
+        row: &Row,
     ) -> Result<Option<Held>, TriggerError> {
-        self.take(&held.shard, at, through, Some(held.version))
-            .await
-    }
-
-    /// Saves how far a shard is and gives up its lease; `None` if it was lost.
-    pub(crate) async fn release(
-        &self,
-        held: &Held,
-        at: At,
-        through: Option<Timestamp>,
-    ) -> Result<Option<Held>, TriggerError> {
-        let row = Row {
-            at,
-            through,
-            owner: None,
-            until: None,
-        };
-        self.put(&held.shard, row, Some(held.version)).await
+        self.put(&held.shard, row.clone(), Some(held.version)).await
     }
 
     async fn put(
@@ -268,7 +263,8 @@ impl Positions {
         }))
     }
 
-    fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
+    /// A row with a lease that begins now.
+    pub(crate) fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
         Row {
             at,
             through,

@@ -22,7 +22,7 @@ use crate::trigger::gap::Gap;
 use crate::trigger::lane::{Cut, Lane, Pending};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::{Behind, Count, Progress};
-use crate::trigger::positions::{At, Beginning, Held};
+use crate::trigger::positions::{At, Beginning, Held, Row};
 use crate::trigger::tracker::Tracker;
 
 /// The first pause after an empty read is this part of the longest, and each doubles.
@@ -192,9 +192,10 @@ where
         if !self.saving && (self.is_behind() || self.renew_at <= now) {
             self.saving = true;
             self.renew_at = now.saturating_add(engine.positions.lease / 3);
-            let (held, at, through) = (self.held.clone(), self.at(), self.through());
+            let held = self.held.clone();
+            let row = engine.positions.leased(self.at(), self.through());
             let save = async move {
-                let save = || engine.positions.renew(&held, at.clone(), through);
+                let save = || engine.positions.save_over(&held, &row);
                 Step::Saved(engine.persistently(save).await)
             };
             steps.push(save.boxed());
@@ -439,8 +440,8 @@ where
         let ended = self.is_ended() && !self.lost;
         if !self.lost {
             let at = if ended { At::Ended } else { self.at() };
-            let (positions, through) = (&self.engine.positions, self.through());
-            let release = || positions.release(&self.held, at.clone(), through);
+            let row = Row::released(at, self.through());
+            let release = || self.engine.positions.save_over(&self.held, &row);
             match self.engine.persistently(release).await {
                 Ok(Some(held)) => self.held = held,
                 Ok(None) => self.lose(),
