@@ -402,6 +402,20 @@ async fn another_worker_takes_over_from_one_that_was_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_never_answered_is_made_again() {
+    let (app, _) = at_rest(4, 10).await;
+    let gate = Gate::to(&app.dynamo).await;
+    let mut running = Running::start(run(&app).envs(gate.env()));
+    running.says("live: reading ").await;
+    let held = gate.hold(Some("GetRecords"), 1, Hold::Before);
+    tokio::time::timeout(TIMEOUT, held).await.unwrap();
+    app.put_order("o-live", ("alice", 5)).await;
+    app.catches_up().await;
+    let (status, text) = running.end("INT").await;
+    assert_eq!(status, Some(0), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_can_never_count_stops_it_or_is_named_and_passed_over() {
     let (app, _) = at_rest(3, 10).await;
     let start = |arguments: &[&str]| {
