@@ -21,8 +21,9 @@ const PAGE_INTERVAL: Duration = Duration::from_millis(100);
 /// One stream, read through the DynamoDB Streams API.
 ///
 /// Needs `dynamodb:DescribeStream`, `dynamodb:GetShardIterator` and `dynamodb:GetRecords` on the
-/// stream. The client's own retries may stay on: everything here only reads. An iterator that
-/// has expired (after 15 minutes) is replaced by one that begins after the last record read.
+/// stream. The client's own retries may stay on: everything here only reads. Give it an
+/// `operation_attempt_timeout`: by default it waits without end for the answer of a connection
+/// that is dead, and the shard with it. An iterator that has expired (after 15 minutes) is replaced by one that begins after the last record read.
 ///
 /// Records are as Lambda hands them to a function, `eventSourceARN` included, `tableName` not.
 #[derive(Debug, Clone)]

@@ -5,6 +5,10 @@
 
 pub mod cli;
 
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Pipeline, Sum, Window};
 use murmur_state::Timestamp;
@@ -12,6 +16,9 @@ use murmur_state_ddb::{Deduper, Int64SumStore};
 
 /// Days, kept for 90 of them.
 pub const WINDOW: Window = Window::daily().retention_days(90);
+
+/// How long one request may take before it is made again.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An item of the source table, as far as it is needed here.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
@@ -128,7 +135,12 @@ impl Tables {
 
 /// Region, credentials and endpoint, from where every AWS tool takes them.
 pub async fn aws_config() -> aws_config::SdkConfig {
-    aws_config::load_defaults(aws_config::BehaviorVersion::latest()).await
+    // By default an answer is waited for without end, also on a connection that is dead.
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT);
+    aws_config::defaults(BehaviorVersion::latest())
+        .timeout_config(timeouts.build())
+        .load()
+        .await
 }
 
 /// The code of the project's README, which compiles.

@@ -262,7 +262,7 @@ async fn run_killed_anywhere_while_live_counts_every_order_once() {
         let mut command = run(&app);
         // Small batches, so that there are many requests to be killed at.
         command
-            .args(["--batch-size", "40"])
+            .args(["--batch-size", "40", "--parallelization-factor", "2"])
             .envs(gate.env())
             .env("RUST_LOG", "warn,murmur::metrics=debug");
         Running::start(&mut command)
@@ -399,6 +399,20 @@ async fn another_worker_takes_over_from_one_that_was_killed() {
         records(&before),
         records(&after)
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_never_answered_is_made_again() {
+    let (app, _) = at_rest(4, 10).await;
+    let gate = Gate::to(&app.dynamo).await;
+    let mut running = Running::start(run(&app).envs(gate.env()));
+    running.says("live: reading ").await;
+    let held = gate.hold(Some("GetRecords"), 1, Hold::Before);
+    tokio::time::timeout(TIMEOUT, held).await.unwrap();
+    app.put_order("o-live", ("alice", 5)).await;
+    app.catches_up().await;
+    let (status, text) = running.end("INT").await;
+    assert_eq!(status, Some(0), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
