@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_sdk_dynamodbstreams::Client;
+use aws_sdk_dynamodbstreams::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsOutput;
 use aws_sdk_dynamodbstreams::types::{self, ShardIteratorType};
+use aws_sdk_dynamodbstreams::{Client, config};
 use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock};
 
 use crate::description::StreamDescription;
@@ -18,12 +19,16 @@ use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
 /// (Amazon DynamoDB API Reference, "DescribeStream").
 const PAGE_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How long an answer is waited for; one brings at most 1 MB.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// One stream, read through the DynamoDB Streams API.
 ///
 /// Needs `dynamodb:DescribeStream`, `dynamodb:GetShardIterator` and `dynamodb:GetRecords` on the
-/// stream. The client's own retries may stay on: everything here only reads. Give it an
-/// `operation_attempt_timeout`: by default it waits without end for the answer of a connection
-/// that is dead, and the shard with it. An iterator that has expired (after 15 minutes) is replaced by one that begins after the last record read.
+/// stream. The client's own retries may stay on: everything here only reads. An answer is waited
+/// for 10 s, then the request is made again: the SDK by itself would wait without end on a
+/// connection that is dead. An iterator that has expired (after 15 minutes) is replaced by one that
+/// begins after the last record read.
 ///
 /// Records are as Lambda hands them to a function, `eventSourceARN` included, `tableName` not.
 #[derive(Debug, Clone)]
@@ -70,6 +75,8 @@ impl StreamsApi {
             .shard_id(shard)
             .shard_iterator_type(kind)
             .set_sequence_number(number)
+            .customize()
+            .config_override(bounded())
             .send()
             .await
             .map_err(|error| failure::of_shard(&self.arn, shard, error))?;
@@ -95,6 +102,8 @@ impl StreamsApi {
             .get_records()
             .shard_iterator(iterator)
             .limit(limit)
+            .customize()
+            .config_override(bounded())
             .send()
             .await
         {
@@ -150,6 +159,12 @@ impl StreamSource for StreamsApi {
     }
 }
 
+/// The settings of every request: the client's own, and a bound to waiting.
+fn bounded() -> config::Builder {
+    let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT);
+    config::Builder::new().timeout_config(timeouts.build())
+}
+
 /// A stream and all its shards, over as many pages of DescribeStream as there are.
 ///
 /// Pages are asked for at most 10 times a second, the service's limit for an account.
@@ -181,6 +196,8 @@ async fn pages(
             .stream_arn(arn)
             .set_exclusive_start_shard_id(after);
         let answer = request
+            .customize()
+            .config_override(bounded())
             .send()
             .await
             .map_err(|error| failure::of_stream(arn, error))?;
