@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -645,6 +646,33 @@ async fn a_disabled_stream_is_described_and_refused_by_name() {
     assert_eq!(described.shards, []);
     let error = described.ensure_enabled().unwrap_err();
     assert!(matches!(error, StreamError::Disabled { arn } if arn == ARN));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_never_comes_is_asked_for_again() {
+    // The stream is described once more when its shard has ended.
+    for (silent, asked_for) in [
+        ("DescribeStream", 3),
+        ("GetShardIterator", 2),
+        ("GetRecords", 2),
+    ] {
+        let asked = AtomicUsize::new(0);
+        let (wire, api) = wire(move |request| {
+            if request.operation == silent && asked.fetch_add(1, Ordering::Relaxed) == 0 {
+                return Action::Hang;
+            }
+            match request.operation.as_str() {
+                "DescribeStream" => page(json!([{ "ShardId": "s1" }]), None),
+                _ => iterator_or(|_, _| ok(json!({ "Records": [full_record()] })))(request),
+            }
+        });
+        let handler = |_: Event| async { Ok::<_, HandlerError>(DynamoDbEventResponse::default()) };
+        let mut trigger = Trigger::builder(api, handler).build().unwrap();
+        let begun = tokio::time::Instant::now();
+        assert_eq!(trigger.drain().await.unwrap().records, 1, "{silent}");
+        assert_eq!(wire.count(silent), asked_for, "{silent}");
+        assert!((10..12).contains(&begun.elapsed().as_secs()), "{silent}");
+    }
 }
 
 #[tokio::test]
