@@ -58,6 +58,14 @@ impl<S, H> Engine<S, H> {
                 let start = Start::After(number.clone());
                 (At::After(number), through, start)
             }
+            Some(Row {
+                at: At::From(number),
+                through,
+                ..
+            }) => {
+                let start = Start::At(number.clone());
+                (At::From(number), through, start)
+            }
             known if latest => {
                 if known.is_some() && kept.is_none() {
                     tracing::warn!(

@@ -233,14 +233,15 @@ where
 
     /// Whether the row says less than is done.
     fn is_behind(&self) -> bool {
-        let position = self.tracker.position();
-        position.is_some_and(|number| !matches!(&self.held.row.at, At::After(at) if at == number))
+        self.at() != self.held.row.at
     }
 
     fn at(&self) -> At {
-        match self.tracker.position() {
-            Some(number) => At::After(number.clone()),
-            None => self.held.row.at.clone(),
+        match (self.tracker.position(), self.tracker.first()) {
+            (Some(number), _) => At::After(number.clone()),
+            // Else nobody could tell later that it was trimmed.
+            (None, Some(first)) if self.held.row.at == At::Begun => At::From(first.clone()),
+            _ => self.held.row.at.clone(),
         }
     }
 
