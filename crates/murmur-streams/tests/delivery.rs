@@ -106,6 +106,11 @@ impl StreamSource for Source {
         let at: usize = id.trim_start_matches('s').parse().unwrap();
         let position: usize = match from {
             Cursor::Iterator { token, .. } => token.parse().unwrap(),
+            Cursor::Start(Start::At(first)) => {
+                // Only the first record that was read is gone on at.
+                assert_eq!(first.as_str(), number(at, 0));
+                0
+            }
             Cursor::Start(Start::After(after)) => {
                 let at = (0..25).find(|place| number(at, *place) == after.as_str());
                 at.unwrap() + 1

@@ -265,3 +265,19 @@ async fn records_trimmed_behind_one_that_is_under_way_are_a_gap() {
     let summary = trigger.drain().await.unwrap();
     assert_eq!((summary.records, summary.gaps), (1, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn records_trimmed_before_one_ever_got_done_are_a_gap() {
+    let (time, store, places) = world();
+    let old = time.now().minus(23 * HOUR);
+    put_at(&store, "a", Some(old));
+    put(&store, "b");
+    let mut trigger = Trigger::builder(store.source(ARN), badly)
+        .positions(places.clone(), "live")
+        .clock(time.clock(0))
+        .build()
+        .unwrap();
+    trigger.run(time.sleep(SECOND)).await.unwrap();
+    time.sleep(2 * HOUR).await;
+    assert_eq!(gap(&time, &store, &places, 0).await, Some(Gap::Trimmed));
+}

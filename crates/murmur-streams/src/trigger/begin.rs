@@ -58,6 +58,14 @@ impl<S, H> Engine<S, H> {
                 let start = Start::After(number.clone());
                 (At::After(number), through, start)
             }
+            Some(Row {
+                at: At::From(number),
+                through,
+                ..
+            }) => {
+                let start = Start::At(number.clone());
+                (At::From(number), through, start)
+            }
             Some(row) if latest && kept.is_some() => (At::Begun, row.through, Start::Latest),
             known if latest => {
                 if known.is_some() {

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use murmur_state::{Clock, Recorder, Timestamp};
 
+/// How old the news may be that all is done.
+const STALE: Duration = Duration::from_secs(10);
+
 /// What one run did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -48,8 +51,9 @@ pub struct ShardStatus {
     /// The shard's id.
     pub shard: String,
     /// How far it is behind the stream's end: the age of the oldest record that is not done;
-    /// zero when all that was there is done; `None` until the first read. Creation times are in
-    /// whole seconds, so that it is up to a second too much.
+    /// zero when all that was there at the last read is done, and the time since that read when
+    /// it was 10 s ago or more; `None` until the first read. Creation times are in whole seconds,
+    /// so that it is up to a second too much.
     pub lag: Option<Duration>,
     /// Records read and not done.
     pub pending: usize,
@@ -86,8 +90,8 @@ pub(crate) struct Progress {
 pub(crate) enum Behind {
     #[default]
     Unknown,
-    /// All that was there is done.
-    Nothing,
+    /// All that was there at this time is done.
+    Nothing(Timestamp),
     /// Everything created before this is done.
     Since(Timestamp),
 }
@@ -201,7 +205,9 @@ impl Behind {
     fn lag(self, now: Timestamp) -> Option<Duration> {
         match self {
             Self::Unknown => None,
-            Self::Nothing => Some(Duration::ZERO),
+            // Reads pause that long; without one nobody knows what is there by now.
+            Self::Nothing(read_at) if now.since(read_at) < STALE => Some(Duration::ZERO),
+            Self::Nothing(read_at) => Some(now.since(read_at)),
             Self::Since(time) => Some(now.since(time)),
         }
     }

@@ -101,8 +101,10 @@ impl Beginning {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum At {
-    /// Begun, and nothing done.
+    /// Begun, and no record seen.
     Begun,
+    /// Nothing done; this is the first record that was read.
+    From(SequenceNumber),
     /// Everything up to this number is done.
     After(SequenceNumber),
     /// Read to its end, and all done.

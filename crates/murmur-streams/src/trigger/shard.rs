@@ -58,6 +58,8 @@ struct Shard<'e, 'w, S, H> {
     empty_reads: u32,
     /// When to read again, in monotonic time.
     next_read: Duration,
+    /// When the last read was asked for that was answered.
+    read_at: Option<Timestamp>,
     /// When all that had been put by then was done.
     clear_at: Option<Timestamp>,
     /// When to renew the lease at the latest, in monotonic time.
@@ -122,6 +124,7 @@ where
             more: true,
             empty_reads: 0,
             next_read: now,
+            read_at: None,
             clear_at: None,
             renew_at: now.saturating_add(engine.positions.lease / 3),
             reading: false,
@@ -237,14 +240,15 @@ where
 
     /// Whether the row says less than is done.
     fn is_behind(&self) -> bool {
-        let position = self.tracker.position();
-        position.is_some_and(|number| !matches!(&self.held.row.at, At::After(at) if at == number))
+        self.at() != self.held.row.at
     }
 
     fn at(&self) -> At {
-        match self.tracker.position() {
-            Some(number) => At::After(number.clone()),
-            None => self.held.row.at.clone(),
+        match (self.tracker.position(), self.tracker.first()) {
+            (Some(number), _) => At::After(number.clone()),
+            // Else nobody could tell later that it was trimmed.
+            (None, Some(first)) if self.held.row.at == At::Begun => At::From(first.clone()),
+            _ => self.held.row.at.clone(),
         }
     }
 
@@ -324,6 +328,7 @@ where
         let first_pause = options.poll_interval / FIRST_PAUSE;
         self.more = records.len() >= MAX_READ;
         self.cursor = next;
+        self.read_at = Some(asked_at);
         if records.is_empty() {
             self.empty_reads = self.empty_reads.saturating_add(1);
             let surely = match self.watch.until {
@@ -436,10 +441,11 @@ where
     }
 
     fn report(&self) {
-        let behind = match self.tracker.oldest().or(self.tracker.passed()) {
-            _ if self.has_caught_up() => Behind::Nothing,
-            Some(time) => Behind::Since(time),
-            None => Behind::Unknown,
+        let undone = self.tracker.oldest().or(self.tracker.passed());
+        let behind = match (self.read_at.filter(|_| self.has_caught_up()), undone) {
+            (Some(read_at), _) => Behind::Nothing(read_at),
+            (None, Some(time)) => Behind::Since(time),
+            (None, None) => Behind::Unknown,
         };
         let failures = self.lanes.iter().map(Lane::failures).max();
         let progress = Progress {

@@ -66,6 +66,13 @@ impl Tracker {
         self.position.as_ref()
     }
 
+    /// The number of the first record that is not done.
+    pub(crate) fn first(&self) -> Option<&SequenceNumber> {
+        self.records
+            .front()
+            .and_then(|record| record.number.as_ref())
+    }
+
     /// When the last record up to the position was created.
     pub(crate) fn passed(&self) -> Option<Timestamp> {
         self.passed

@@ -1,17 +1,19 @@
 //! How batches are cut: window, parallelization factor, bisecting, filters, and the shard they carry.
 
 use std::collections::HashMap;
-use std::future::{pending, ready};
+use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{EventHandler, HandlerError, Random};
+use murmur_state::{EventHandler, HandlerError, Random, Timestamp};
 use murmur_streams::{
-    DynamoDbEventResponse, Event, OperationType, StreamRecord, Trigger, report_failures,
+    DynamoDbEventResponse, Event, OperationType, Status, StreamError, StreamRecord, Trigger,
+    report_failures,
 };
+use murmur_testkit::time::Time;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{ARN, Scripted, on, put, put_item, store};
+use crate::support::{ARN, Fake, Scripted, on, put, put_item, store};
 
 #[tokio::test(start_paused = true)]
 async fn a_batch_waits_for_its_window_or_until_it_is_full() {
@@ -306,15 +308,31 @@ async fn a_monitor_shows_lag_failures_and_what_is_pending() {
     let summary = trigger.run(watch).await.unwrap();
     assert_eq!(monitor.status().summary, summary);
     assert_eq!(monitor.status().shards, []);
-    let empty = crate::support::store();
-    let handler = Scripted::default();
-    let mut idle = Trigger::builder(empty.source(ARN), handler)
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lag_is_shown_while_nothing_comes_and_it_grows_while_nothing_can_be_read() {
+    let time = Time::paused(Timestamp::from_secs(1_800_000_000));
+    let throttled = || StreamError::Throttled {
+        arn: ARN.into(),
+        source: None,
+    };
+    // Empty for some minutes, then throttled for ever.
+    let empty = (0..300).map(|_| Ok(&[][..]));
+    let script = empty.chain((0..100_000).map(|_| Err(throttled())));
+    let mut trigger = Trigger::builder(Fake::open(script.collect()), Scripted::default())
+        .clock(time.clock(0))
+        .retry_budget(Duration::from_secs(3600))
         .build()
         .unwrap();
-    let monitor = idle.monitor();
+    let monitor = trigger.monitor();
+    assert_eq!(monitor.status(), Status::default());
     let look = async {
-        sleep(Duration::from_secs(5)).await;
+        time.sleep(Duration::from_secs(200)).await;
         assert_eq!(monitor.status().shards[0].lag, Some(Duration::ZERO));
+        time.sleep(Duration::from_secs(700)).await;
+        let lag = monitor.status().shards[0].lag.unwrap();
+        assert!((590..610).contains(&lag.as_secs()), "{lag:?}");
     };
-    futures::future::select(Box::pin(idle.run(pending())), Box::pin(look)).await;
+    trigger.run(look).await.unwrap();
 }

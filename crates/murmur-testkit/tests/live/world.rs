@@ -122,6 +122,7 @@ struct Saved {
 #[serde(rename_all = "snake_case")]
 enum At {
     Begun,
+    From(SequenceNumber),
     After(SequenceNumber),
     Ended,
 }
@@ -432,6 +433,7 @@ impl World {
         let known = &state.shards[&shard];
         let ahead = known.changes.get(first).is_some_and(|first| match &at {
             At::Begun => false,
+            At::From(number) => *number > state.changes[*first].number,
             At::After(number) => *number >= state.changes[*first].number,
             At::Ended => true,
         });
@@ -447,7 +449,7 @@ impl World {
         let known = state.shards.get_mut(&shard).unwrap();
         known.saver = Some(by);
         let goes_back = match at {
-            At::Begun => known.position.is_some(),
+            At::Begun | At::From(_) => known.position.is_some(),
             At::After(number) => {
                 let number = Some(number);
                 let back = number < known.position;
