@@ -1,6 +1,7 @@
 //! Fills the totals from the orders table, then keeps them live from its stream.
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
+use std::cmp::Reverse;
 use std::convert::Infallible;
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
@@ -43,6 +44,9 @@ Exit status:
 
 /// Name of the positions in the marker table, and the beginning of the trigger's metrics.
 const LIVE: &str = "orders_live";
+
+/// Of how many shards, the slowest, the status tells the lag.
+const SHARDS_TOLD: usize = 6;
 
 /// How often the status is told where nobody can watch it.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -334,12 +338,22 @@ impl Watched {
     }
 }
 
-/// How far the slowest shard is behind.
+/// How many shards there are, and how far each is behind, the slowest first.
 fn lag(shards: &[ShardStatus]) -> String {
-    let slowest = shards.iter().filter_map(|shard| shard.lag).max();
-    match (shards.len(), slowest) {
-        (0, _) => "shards 0".to_owned(),
-        (many, Some(lag)) => format!("shards {many}, lag {} s", lag.as_secs()),
-        (many, None) => format!("shards {many}, lag not known yet"),
+    let mut lags: Vec<_> = shards.iter().map(|shard| shard.lag).collect();
+    lags.sort_by_key(|lag| Reverse(lag.unwrap_or(Duration::MAX)));
+    let tell = |lag: &Option<Duration>| match lag {
+        Some(lag) => format!("{} s", lag.as_secs()),
+        None => "not known yet".to_owned(),
+    };
+    let told: Vec<_> = lags.iter().take(SHARDS_TOLD).map(tell).collect();
+    let more = if lags.len() > SHARDS_TOLD {
+        ", ..."
+    } else {
+        ""
+    };
+    match lags.len() {
+        0 => "shards 0".to_owned(),
+        many => format!("shards {many}, lag {}{more}", told.join(", ")),
     }
 }
