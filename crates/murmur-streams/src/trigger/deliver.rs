@@ -218,7 +218,7 @@ where
 }
 
 fn halves(mut records: Vec<Pending>, failures: u32) -> Vec<Part> {
-    let second = records.split_off(records.len().div_ceil(2));
+    let second = records.split_off(records.len() / 2);
     let part = |records| Part {
         records,
         failures,

@@ -212,7 +212,7 @@ async fn a_failing_batch_is_cut_in_two_until_the_record_it_fails_of_is_alone() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_nothing_is_done_is_cut_in_two_as_well() {
     let store = store();
-    let numbers = put(&store, &["a", "b", "c"]);
+    let numbers = put(&store, &["a", "b", "c", "d"]);
     let handler = Scripted::default();
     handler.answer(&[&numbers[0]]);
     handler.answer(&[&numbers[1]]);
@@ -224,7 +224,12 @@ async fn an_answer_that_nothing_is_done_is_cut_in_two_as_well() {
     // A partial answer says where to go on: nothing is cut.
     assert_eq!(
         handler.batches(),
-        [vec!["a", "b", "c"], vec!["a", "b"], vec!["b"], vec!["c"]]
+        [
+            vec!["a", "b", "c", "d"],
+            vec!["a", "b"],
+            vec!["b"],
+            vec!["c", "d"]
+        ]
     );
 }
 
