@@ -465,6 +465,8 @@ where
 
     /// Saves the position for the last time and gives the lease up.
     async fn leave(mut self) -> Result<Left, TriggerError> {
+        // The last save may take a while.
+        self.report();
         let ended = self.is_ended() && !self.lost;
         if !self.lost {
             let at = if ended { At::Ended } else { self.at() };

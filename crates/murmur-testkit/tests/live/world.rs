@@ -2,7 +2,7 @@
 //! when it happens.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -108,6 +108,8 @@ pub(crate) struct World {
     sums: MemoryStore<Sum>,
     counts: MemoryStore<Count>,
     markers: MemoryDeduper,
+    /// When reading was begun: what was trimmed by then nobody asked for.
+    begun: OnceLock<Timestamp>,
     state: Mutex<State>,
 }
 
@@ -147,6 +149,10 @@ impl World {
                 by_item: vec![Vec::new(); items],
                 ..State::default()
             }),
+            begun: match plan.handoff {
+                true => OnceLock::from(time.now()),
+                false => OnceLock::new(),
+            },
             time,
             plan,
         };
@@ -410,6 +416,7 @@ impl World {
     pub(crate) fn saved(&self, by: Saver, now: Timestamp, name: &str, data: &str, accepted: bool) {
         let mut state = self.lock();
         let Some(shard) = state.names.get(name).cloned() else {
+            self.begun.get_or_init(|| self.time.now());
             return;
         };
         let Saved { at, owner, until } = serde_json::from_str(data).unwrap();
@@ -561,7 +568,8 @@ impl World {
     /// What is wrong at the end, and what was met.
     pub(crate) fn judge(&self, lag: Option<Duration>) -> (Vec<Wrong>, Met) {
         let mut state = self.lock();
-        let left = state.changes.iter().filter(|change| !change.done);
+        let left = state.changes.iter();
+        let left = left.filter(|change| !change.done && !self.is_unasked(change));
         let (lost, left): (Vec<_>, Vec<_>) = left.partition(|change| self.is_trimmed(change));
         let (lost, left) = (lost.len() as u64, left.len());
         state.met.add("records trimmed unread", lost);
@@ -652,7 +660,13 @@ impl World {
 
     /// Whether what comes after it may be.
     fn is_settled(&self, change: &Change) -> bool {
-        change.done || self.plan.trims == Trims::Continue && self.is_trimmed(change)
+        let given_up = self.plan.trims == Trims::Continue && self.is_trimmed(change);
+        change.done || given_up || self.is_unasked(change)
+    }
+
+    fn is_unasked(&self, change: &Change) -> bool {
+        let begun = self.begun.get();
+        begun.is_some_and(|begun| begun.since(change.put_at) >= STREAM_LIFE)
     }
 }
 
