@@ -3,37 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{HandoffShard, HandoffToken, MemoryDeduper, Repeats, SequenceNumber, Timestamp};
-use murmur_streams::{
-    Gap, OnGap, StoreSource, StreamInfo, StreamStore, StreamViewType, Trigger, TriggerBuilder,
-    TriggerError,
-};
-use murmur_testkit::time::Time;
+use murmur_state::{HandoffShard, HandoffToken, Repeats, SequenceNumber};
+use murmur_streams::{Gap, OnGap, StoreSource, Trigger, TriggerBuilder, TriggerError};
 
-use crate::support::{ARN, Scripted, on, put};
+use crate::support::{ARN, Scripted, World, on, put};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-struct World {
-    time: Time,
-    store: StreamStore,
-    place: Arc<MemoryDeduper>,
-    handler: Scripted,
-}
-
 impl World {
-    fn new() -> Self {
-        let time = Time::paused(Timestamp::from_secs(1_800_000_000));
-        let store = StreamStore::with_clock(time.clock(0));
-        store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
-        Self {
-            time,
-            store,
-            place: Arc::default(),
-            handler: Scripted::default(),
-        }
-    }
-
     /// As a bootstrap captures it.
     fn token(&self) -> HandoffToken {
         let listed = self.store.describe_stream(ARN).unwrap();

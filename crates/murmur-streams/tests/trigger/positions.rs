@@ -14,7 +14,7 @@ use murmur_streams::{
 use murmur_testkit::time::Time;
 use tokio::time::sleep;
 
-use crate::support::{ARN, Scripted, on, put, store};
+use crate::support::{ARN, Scripted, World, on, put, store};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -260,27 +260,7 @@ async fn positions_that_cannot_be_read_stop_the_trigger_by_name() {
     }
 }
 
-/// A store and readers on one virtual time.
-struct Away {
-    time: Time,
-    store: StreamStore,
-    place: Arc<MemoryDeduper>,
-    handler: Scripted,
-}
-
-impl Away {
-    fn new() -> Self {
-        let time = Time::paused(Timestamp::from_secs(1_800_000_000));
-        let store = StreamStore::with_clock(time.clock(0));
-        store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
-        Self {
-            time,
-            store,
-            place: Arc::default(),
-            handler: Scripted::default(),
-        }
-    }
-
+impl World {
     fn reader(&self, policy: OnGap) -> Trigger<StoreSource, Scripted> {
         sharing(&self.store, &self.handler, &self.place, "one")
             .clock(self.time.clock(0))
@@ -308,7 +288,7 @@ impl Away {
 
 #[tokio::test(start_paused = true)]
 async fn records_trimmed_while_the_reader_was_away_are_a_gap() {
-    let away = Away::new();
+    let away = World::new();
     put(&away.store, &["a"]);
     away.reader(OnGap::Fail).drain().await.unwrap();
     put(&away.store, &["lost"]);
@@ -320,7 +300,7 @@ async fn records_trimmed_while_the_reader_was_away_are_a_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shard_that_came_and_went_while_the_reader_was_away_is_a_gap() {
-    let away = Away::new();
+    let away = World::new();
     put(&away.store, &["a"]);
     away.reader(OnGap::Fail).drain().await.unwrap();
     away.store.roll_over(ARN).unwrap();
@@ -334,7 +314,7 @@ async fn a_shard_that_came_and_went_while_the_reader_was_away_is_a_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn the_head_of_a_shard_that_gave_no_record_yet_can_be_gone() {
-    let away = Away::new();
+    let away = World::new();
     put(&away.store, &["a"]);
     away.store.roll_over(ARN).unwrap();
     // The child is begun, and nothing is there yet. It dies before it can know that.
@@ -356,7 +336,7 @@ async fn the_head_of_a_shard_that_gave_no_record_yet_can_be_gone() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_stands_idle_for_days_has_no_gap() {
-    let away = Away::new();
+    let away = World::new();
     put(&away.store, &["a"]);
     let mut reader = away.reader(OnGap::Fail);
     let days = async {
@@ -377,7 +357,7 @@ async fn a_reader_that_stands_idle_for_days_has_no_gap() {
 
 #[tokio::test(start_paused = true)]
 async fn positions_of_shards_long_gone_are_removed() {
-    let away = Away::new();
+    let away = World::new();
     let shard = |n: usize| {
         let id = &away.store.describe_stream(ARN).unwrap().shards[n].id;
         PipelineName::new("live").unwrap().marker("shard", &[id])

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{EventHandler, HandlerError, Random, SequenceNumber};
+use murmur_state::{EventHandler, HandlerError, MemoryDeduper, Random, SequenceNumber, Timestamp};
 use murmur_streams::{
     AttributeValue, Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, Item, ShardInfo,
     StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource,
     StreamStore, StreamViewType, Trigger, TriggerBuilder, report_failures,
 };
+use murmur_testkit::time::Time;
 use tokio::time::Instant;
 
 pub(crate) const ARN: &str =
@@ -106,6 +107,28 @@ pub(crate) fn put_item(store: &StreamStore, item: &str, id: &str) -> SequenceNum
 
 pub(crate) fn drained(store: &StreamStore, handler: &Scripted) -> Trigger<StoreSource, Scripted> {
     on(store.source(ARN), handler.clone()).build().unwrap()
+}
+
+/// A stream, its readers and where they keep their positions, on one virtual time.
+pub(crate) struct World {
+    pub(crate) time: Time,
+    pub(crate) store: StreamStore,
+    pub(crate) place: Arc<MemoryDeduper>,
+    pub(crate) handler: Scripted,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let time = Time::paused(Timestamp::from_secs(1_800_000_000));
+        let store = StreamStore::with_clock(time.clock(0));
+        store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
+        Self {
+            time,
+            store,
+            place: Arc::default(),
+            handler: Scripted::default(),
+        }
+    }
 }
 
 /// Shards that answer from a script, then empty.
