@@ -271,8 +271,9 @@ where
         self
     }
 
-    /// How many shards this reader holds at most, at least 1, to leave some for the others.
-    /// Default: all it can get.
+    /// How many shards this reader holds at most, at least 1, to leave some for the others. A
+    /// shard that no reader has room for is not read: together they need room for all that are
+    /// open at once, those that take over from one that died included. Default: all it can get.
     #[must_use]
     pub fn maximum_shards(mut self, shards: usize) -> Self {
         self.options.maximum_shards = shards;

@@ -114,8 +114,8 @@ impl Lineage {
     }
 
     /// The shards that may be read and are not, up to `room` of them; they are being read from
-    /// now on.
-    pub(crate) fn start(&mut self, room: usize) -> Vec<Task> {
+    /// now on. And how many there was no room for.
+    pub(crate) fn start(&mut self, room: usize) -> (Vec<Task>, usize) {
         let open: HashSet<Arc<str>> = self
             .shards
             .iter()
@@ -124,20 +124,20 @@ impl Lineage {
             .collect();
         let ids: HashSet<Arc<str>> = self.shards.keys().cloned().collect();
         let waits = |shard: &Known| shard.parent.as_ref().is_some_and(|id| open.contains(id));
-        self.shards
+        let mut ready = self
+            .shards
             .iter_mut()
-            .filter(|(_, shard)| shard.state == State::Idle && !waits(shard))
-            .take(room)
-            .map(|(id, shard)| {
-                shard.state = State::Working;
-                Task {
-                    shard: Arc::clone(id),
-                    parent: shard.parent.clone(),
-                    parent_listed: shard.parent.as_ref().is_some_and(|id| ids.contains(id)),
-                    has_child: shard.has_child,
-                }
-            })
-            .collect()
+            .filter(|(_, shard)| shard.state == State::Idle && !waits(shard));
+        let tasks = ready.by_ref().take(room).map(|(id, shard)| {
+            shard.state = State::Working;
+            Task {
+                shard: Arc::clone(id),
+                parent: shard.parent.clone(),
+                parent_listed: shard.parent.as_ref().is_some_and(|id| ids.contains(id)),
+                has_child: shard.has_child,
+            }
+        });
+        (tasks.collect(), ready.count())
     }
 
     /// Notes how a reader left a shard; whether a child of it can begin now.
@@ -229,7 +229,9 @@ mod tests {
     }
 
     fn started(lineage: &mut Lineage) -> Vec<String> {
-        let tasks = lineage.start(usize::MAX).into_iter();
+        let (tasks, left) = lineage.start(usize::MAX);
+        assert_eq!(left, 0);
+        let tasks = tasks.into_iter();
         tasks.map(|task| task.shard.to_string()).collect()
     }
 
@@ -295,7 +297,7 @@ mod tests {
         let begun = beginning(&[]);
         lineage.update(&listed(&[("a", None), ("b", Some("a"))]), &begun, |_| true);
         lineage.update(&listed(&[("b", Some("a"))]), &begun, |_| true);
-        let tasks = lineage.start(usize::MAX);
+        let (tasks, _) = lineage.start(usize::MAX);
         assert_eq!(tasks.len(), 1);
         assert!(!tasks[0].parent_listed);
     }
@@ -327,8 +329,9 @@ mod tests {
         let mut lineage = Lineage::default();
         let three = listed(&[("a", None), ("b", None), ("c", None)]);
         lineage.update(&three, &beginning(&[]), |_| true);
-        assert_eq!(lineage.start(2).len(), 2);
-        assert_eq!(lineage.start(0).len(), 0);
-        assert_eq!(lineage.start(2).len(), 1);
+        for (room, started, left) in [(2, 2, 1), (0, 0, 1), (2, 1, 0)] {
+            let (tasks, without_room) = lineage.start(room);
+            assert_eq!((tasks.len(), without_room), (started, left));
+        }
     }
 }

@@ -42,6 +42,10 @@ pub struct Status {
     pub summary: Summary,
     /// The shards it reads now, by id.
     pub shards: Vec<ShardStatus>,
+    /// How many shards it leaves alone because it holds as many as
+    /// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets it; whether another reader
+    /// has them it does not know.
+    pub waiting: usize,
 }
 
 /// One shard that is read now.
@@ -76,6 +80,7 @@ struct Shared {
 struct State {
     summary: Summary,
     shards: BTreeMap<Arc<str>, Progress>,
+    waiting: usize,
 }
 
 /// What a shard's reader says of itself.
@@ -134,6 +139,7 @@ impl Monitor {
         Status {
             summary: state.summary,
             shards: state.shards.iter().map(shard).collect(),
+            waiting: state.waiting,
         }
     }
 
@@ -175,6 +181,10 @@ impl Monitor {
 
     pub(crate) fn shard(&self, id: &Arc<str>, progress: Progress) {
         self.state().shards.insert(Arc::clone(id), progress);
+    }
+
+    pub(crate) fn waiting(&self, shards: usize) {
+        self.state().waiting = shards;
     }
 
     /// Whether the shard is being read: it has a row then.

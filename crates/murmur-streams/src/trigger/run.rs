@@ -105,7 +105,9 @@ where
     fn start_shards(&mut self, beginning: &Arc<Beginning>) {
         let most = self.engine.options.maximum_shards;
         let room = most.saturating_sub(self.lineage.working());
-        for task in self.lineage.start(room) {
+        let (tasks, waiting) = self.lineage.start(room);
+        self.engine.monitor.waiting(waiting);
+        for task in tasks {
             let (engine, watch, shard) = (self.engine, self.watch, Arc::clone(&task.shard));
             let beginning = Arc::clone(beginning);
             let work = async move {

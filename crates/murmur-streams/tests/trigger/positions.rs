@@ -209,8 +209,9 @@ async fn readers_that_leave_room_share_the_shards() {
     let (left, right) = (first.monitor(), second.monitor());
     let look = async {
         sleep(Duration::from_secs(60)).await;
-        assert_eq!(left.status().shards.len(), 2);
-        assert_eq!(right.status().shards.len(), 2);
+        for status in [left.status(), right.status()] {
+            assert_eq!((status.shards.len(), status.waiting), (2, 2));
+        }
     };
     let (first, second) = (first.run(pending()), second.run(pending()));
     tokio::select! {
