@@ -56,11 +56,12 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
     shards: BTreeMap<Arc<str>, Known>,
+    forgotten: HashSet<Arc<str>>,
 }
 
 impl Lineage {
-    /// Takes in what the stream lists now; answers the shards that are listed no more, were read
-    /// to their end, and whose children have begun, as `is_read` says.
+    /// Takes in what the stream lists now. Answers the shards that are listed no more and whose
+    /// children all have begun, as `is_read` says, each once: nobody needs their rows any longer.
     pub(crate) fn update(
         &mut self,
         listed: &StreamDescription,
@@ -84,33 +85,26 @@ impl Lineage {
             known.listed = true;
             known.has_child = listed.has_child(&shard.id);
         }
-        let waiting: HashSet<Arc<str>> = self
-            .shards
-            .iter()
-            .filter(|(id, shard)| match shard.state {
-                State::Idle | State::Elsewhere => true,
-                State::Working => !is_read(id),
-                State::Drained | State::Done => false,
-            })
-            .filter_map(|(_, shard)| shard.parent.clone())
-            .collect();
-        let forgotten: Vec<Arc<str>> = self
-            .shards
-            .iter()
-            .filter(|(id, shard)| {
-                !shard.listed && shard.state == State::Done && !waiting.contains(*id)
-            })
-            .map(|(id, _)| Arc::clone(id))
-            .collect();
         // One that is gone before it was read to its end is found out by its children, and by
         // whoever reads it.
-        self.shards.retain(|id, shard| match shard.state {
-            _ if shard.listed => true,
-            State::Working => true,
-            State::Done => waiting.contains(id),
-            _ => false,
-        });
-        forgotten
+        self.shards
+            .retain(|_, shard| shard.listed || shard.state == State::Working);
+        let mut gone: BTreeMap<Arc<str>, bool> = BTreeMap::new();
+        for (id, shard) in &self.shards {
+            let parent = shard.parent.as_ref();
+            if let Some(parent) = parent.filter(|id| !self.shards.contains_key(*id)) {
+                let begun = match shard.state {
+                    State::Drained | State::Done => true,
+                    State::Working => is_read(id),
+                    State::Idle | State::Elsewhere => false,
+                };
+                *gone.entry(Arc::clone(parent)).or_insert(true) &= begun;
+            }
+        }
+        let gone = gone.into_iter().filter(|(_, begun)| *begun);
+        gone.map(|(id, _)| id)
+            .filter(|id| self.forgotten.insert(Arc::clone(id)))
+            .collect()
     }
 
     /// The shards that may be read and are not, up to `room` of them; they are being read from
@@ -266,29 +260,36 @@ mod tests {
     }
 
     #[test]
-    fn a_done_shard_is_forgotten_when_it_is_gone_and_its_children_have_begun() {
+    fn a_shard_is_forgotten_once_when_it_is_gone_and_its_children_have_begun() {
         let mut lineage = Lineage::default();
-        let (begun, tree) = (beginning(&[]), listed(&[("a", None), ("b", Some("a"))]));
-        lineage.update(&tree, &begun, |_| true);
+        let begun = beginning(&[]);
+        let later = listed(&[("b", Some("a")), ("c", Some("a"))]);
+        let all = listed(&[("a", None), ("b", Some("a")), ("c", Some("a"))]);
+        let forgotten = |lineage: &mut Lineage, tree, read: &[&str]| -> Vec<String> {
+            let gone = lineage.update(tree, &begun, |id| read.contains(&id));
+            gone.iter().map(ToString::to_string).collect()
+        };
+        assert!(forgotten(&mut lineage, &all, &[]).is_empty());
         started(&mut lineage);
         lineage.left("a", Left::Ended);
         assert!(
-            lineage.update(&tree, &begun, |_| true).is_empty(),
+            forgotten(&mut lineage, &all, &[]).is_empty(),
             "it is listed"
         );
-        let later = listed(&[("b", Some("a"))]);
-        assert!(
-            lineage.update(&later, &begun, |_| true).is_empty(),
-            "`b` waits"
-        );
+        assert!(forgotten(&mut lineage, &later, &[]).is_empty(), "they wait");
         started(&mut lineage);
         assert!(
-            lineage.update(&later, &begun, |_| false).is_empty(),
-            "`b` has no row"
+            forgotten(&mut lineage, &later, &["b"]).is_empty(),
+            "`c` has no row"
         );
-        let forgotten = lineage.update(&later, &begun, |id| id == "b");
-        assert_eq!(forgotten.iter().map(|id| &**id).collect::<Vec<_>>(), ["a"]);
-        assert!(lineage.update(&later, &begun, |_| true).is_empty());
+        lineage.left("b", Left::Elsewhere);
+        assert!(
+            forgotten(&mut lineage, &later, &["c"]).is_empty(),
+            "`b` may have none"
+        );
+        lineage.left("b", Left::Ended);
+        assert_eq!(forgotten(&mut lineage, &later, &["c"]), ["a"]);
+        assert!(forgotten(&mut lineage, &later, &["c"]).is_empty());
     }
 
     #[test]
