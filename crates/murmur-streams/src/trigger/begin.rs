@@ -13,6 +13,9 @@ use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::Count;
 use crate::trigger::positions::{At, Begin, Beginning, Held, Row, SURE_LIFE};
 
+/// How long after reading was begun at LATEST a shard's first read may be.
+const LATE: Duration = Duration::from_secs(60);
+
 /// A shard under lease, and where to read on.
 pub(crate) struct Begun {
     pub(crate) held: Held,
@@ -68,14 +71,14 @@ impl<S, H> Engine<S, H> {
             }
             Some(row) if latest && kept.is_some() => (At::Begun, row.through, Start::Latest),
             known if latest => {
-                if known.is_some() {
+                let now = self.options.clock.now();
+                if known.is_some() || now.since(beginning.begun_at) > LATE {
                     tracing::warn!(
                         shard = &**shard,
                         "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
                     );
                     self.monitor.count(Count::Gaps, 1);
                 }
-                let now = self.options.clock.now();
                 (At::Begun, Some(now), Start::Latest)
             }
             known => {

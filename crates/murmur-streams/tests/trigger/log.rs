@@ -7,11 +7,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{HandlerError, MemoryDeduper, Recorder};
+use murmur_state::{Checkpoints, HandlerError, MemoryDeduper, Recorder, Timestamp};
 use murmur_streams::{
     DynamoDbEventResponse, Event, StartingPosition, StreamInfo, StreamRecord, StreamViewType,
     Trigger,
 };
+use murmur_testkit::time::Time;
 use tokio::time::{sleep, timeout};
 
 use crate::support::{ARN, Scripted, on, put, store};
@@ -113,14 +114,36 @@ async fn latest_begun_again_before_its_first_record_is_a_gap_that_is_told() {
             .unwrap()
     };
     reader().drain().await.unwrap();
-    let record = StreamRecord {
+    let record = || StreamRecord {
         stream_arn: other.into(),
         ..StreamRecord::default()
     };
-    store.put_record(record).unwrap();
+    store.put_record(record()).unwrap();
     let summary = reader().drain().await.unwrap();
     assert_eq!((summary.records, summary.gaps), (0, 1));
     assert!(log.text().contains("begun at LATEST"), "{}", log.text());
+
+    // One that died before it came to its shards has missed what came since, too.
+    let time = Time::paused(Timestamp::from_secs(1_800_000_000));
+    let reader = || {
+        on(store.source(other), Scripted::default())
+            .positions(Arc::clone(&place), "third")
+            .clock(time.clock(0))
+            .poll_interval(Duration::from_secs(1))
+            .starting_position(StartingPosition::Latest)
+            .build()
+            .unwrap()
+    };
+    let dies = &mut reader();
+    let mut run = Box::pin(dies.run(pending()));
+    while place.load("third/stream/").await.unwrap().is_none() {
+        assert!(futures::poll!(&mut run).is_pending());
+    }
+    drop(run);
+    store.put_record(record()).unwrap();
+    time.sleep(Duration::from_secs(120)).await;
+    let summary = reader().drain().await.unwrap();
+    assert_eq!((summary.records, summary.gaps), (0, 1));
 }
 
 type Seen = BTreeMap<String, u64>;
