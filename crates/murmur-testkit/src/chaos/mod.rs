@@ -76,7 +76,7 @@ pub fn run_over(scenario: &Scenario, endpoint: &str) -> Report {
     guarded(scenario, Some(endpoint), runtime, async |scenario| {
         let time = Time::stepped(start(&scenario));
         let dynamo = Dynamo::at(endpoint);
-        let cloud = Cloud::over(&dynamo, scenario.seed, Weather::calm());
+        let cloud = Cloud::over_at(&time, &dynamo, scenario.seed, Weather::calm());
         let name = dynamo.table("chaos");
         play(World::new(scenario, time, cloud, &name).await).await
     })

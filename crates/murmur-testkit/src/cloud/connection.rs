@@ -190,7 +190,7 @@ impl Process {
             return None;
         }
         let region = &self.0.region;
-        let mut sent = Sent::read(request, connector, !self.0.admin);
+        let mut sent = Sent::read(request, connector, !self.0.admin, region.elapsed());
         if self.0.admin {
             return Some((sent, Fate::CALM));
         }
@@ -257,7 +257,7 @@ impl HttpConnector for Connector {
         };
         let region = process.0.region.clone();
         let instant = region.is_instant() && fate.is_instant();
-        let flight = region.takes_off();
+        let flight = region.takes_off(sent.left);
         let (answer, mut answered) = oneshot::channel();
         let travel = async move {
             let _flight = flight;

@@ -122,7 +122,18 @@ impl Cloud {
     ///
     /// If the rates of the weather are no shares, or it has a partition limit.
     pub fn over(dynamo: &Dynamo, seed: u64, weather: Weather) -> Self {
-        Self(Arc::new(Region::over(dynamo.clone(), seed, weather)))
+        Self::over_at(&Time::stepped(START), dynamo, seed, weather)
+    }
+
+    /// The same at the time of a simulation: a stalled request arrives at the latest when the
+    /// time that the weather gives it has passed.
+    ///
+    /// # Panics
+    ///
+    /// As [`over`](Self::over).
+    pub fn over_at(time: &Time, dynamo: &Dynamo, seed: u64, weather: Weather) -> Self {
+        let region = Region::over(time.clone(), dynamo.clone(), seed, weather);
+        Self(Arc::new(region))
     }
 
     /// A connection to this cloud, with dice of its own.

@@ -1,6 +1,6 @@
 //! The server's side of the cloud: what a request meets when it arrives, and what it costs.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::sent::{Sent, is_plain_write, is_transaction};
 use super::server::{self, Answer, Delivered, take};
 use super::tokens::{Seen, Tokens};
 use super::weather::Weather;
-use super::{START, limits, refusal};
+use super::{limits, refusal};
 use crate::Dynamo;
 use crate::time::Time;
 use crate::wire::Request;
@@ -29,6 +29,9 @@ type Rewriter = dyn Fn(&mut Request) + Send + Sync;
 
 /// How long a client without timeouts hears nothing before its connection breaks.
 const SILENCE: Duration = Duration::from_secs(3600);
+
+/// The longest that a request may be under way.
+const LONGEST_STALL: Duration = Duration::from_secs(15 * 60);
 
 /// Over a real server: the most requests that overtake a stalled one.
 const OVERTAKEN: f64 = 64.0;
@@ -43,8 +46,11 @@ pub(super) struct Region {
     time: Time,
     server: Server,
     state: Mutex<State>,
-    in_flight: watch::Sender<u64>,
+    in_flight: watch::Sender<Flights>,
 }
+
+/// How many requests are under way that left at each time since the start.
+type Flights = BTreeMap<Duration, u64>;
 
 pub(super) struct State {
     pub(super) weather: Weather,
@@ -55,16 +61,33 @@ pub(super) struct State {
     lanes: Lanes,
     tokens: Tokens,
     key_names: HashMap<String, Vec<String>>,
-    /// Over a real server: what still travels, and how many arrivals overtake it.
-    stalled: Vec<(u64, Sent)>,
+    /// Over a real server: what still travels.
+    stalled: Vec<Stalled>,
+}
+
+/// A request that stalls on its way to a real server.
+struct Stalled {
+    /// How many arrivals overtake it at most.
+    overtaken: u64,
+    /// Until when it travels at most, in time since the start.
+    until: Duration,
+    sent: Sent,
 }
 
 /// Counts a request as under way while it lives.
-pub(super) struct Flight(watch::Sender<u64>);
+pub(super) struct Flight {
+    left: Duration,
+    in_flight: watch::Sender<Flights>,
+}
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.in_flight.send_modify(|flights| {
+            if let Some(count) = flights.get_mut(&self.left) {
+                *count -= 1;
+            }
+            flights.retain(|_, count| *count > 0);
+        });
     }
 }
 
@@ -74,9 +97,9 @@ impl Region {
         Self::new(time, server, seed, weather)
     }
 
-    pub(super) fn over(dynamo: Dynamo, seed: u64, weather: Weather) -> Self {
+    pub(super) fn over(time: Time, dynamo: Dynamo, seed: u64, weather: Weather) -> Self {
         let server = Server::There(Box::new(Real::new(dynamo)));
-        Self::new(Time::stepped(START), server, seed, weather)
+        Self::new(time, server, seed, weather)
     }
 
     fn new(time: Time, server: Server, seed: u64, weather: Weather) -> Self {
@@ -97,7 +120,7 @@ impl Region {
             time,
             server,
             state: Mutex::new(state),
-            in_flight: watch::Sender::new(0),
+            in_flight: watch::Sender::new(Flights::new()),
         }
     }
 
@@ -163,18 +186,42 @@ impl Region {
         !self.is_real() && weather.hold.is_zero() && weather.service.is_zero()
     }
 
-    pub(super) fn takes_off(&self) -> Flight {
-        self.in_flight.send_modify(|count| *count += 1);
-        Flight(self.in_flight.clone())
+    /// How much time has passed since the start.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.time.elapsed()
+    }
+
+    /// A request is under way that left then.
+    pub(super) fn takes_off(&self, left: Duration) -> Flight {
+        self.in_flight
+            .send_modify(|flights| *flights.entry(left).or_default() += 1);
+        Flight {
+            left,
+            in_flight: self.in_flight.clone(),
+        }
+    }
+
+    /// Over a real server, which is not as fast as stepped time: waits for requests that left
+    /// before this one and would arrive later than any may.
+    async fn let_older_land(&self, sent: &Sent) {
+        let now = self.time.elapsed();
+        let is_late = |left: Duration| left < sent.left && left + LONGEST_STALL < now;
+        let mut in_flight = self.in_flight.subscribe();
+        // Its sender lives in `self`.
+        let _ = in_flight
+            .wait_for(|flights| !flights.keys().any(|left| is_late(*left)))
+            .await;
     }
 
     pub(super) async fn flush(&self) {
         let mut in_flight = self.in_flight.subscribe();
         // Its sender lives in `self`.
-        let _ = in_flight.wait_for(|count| *count == 0).await;
+        let _ = in_flight.wait_for(|flights| flights.is_empty()).await;
         loop {
             let stalled = self.state().stalled.pop();
-            let Some((_, sent)) = stalled else { break };
+            let Some(Stalled { sent, .. }) = stalled else {
+                break;
+            };
             self.arrive_late(sent).await;
         }
     }
@@ -194,8 +241,12 @@ impl Region {
     /// Lets a request arrive late, when its client has given up.
     pub(super) async fn stall(&self, sent: Sent, fate: &Fate) {
         if self.is_real() {
-            let overtaken = 1 + (fate.detail * OVERTAKEN) as u64;
-            self.state().stalled.push((overtaken, sent));
+            let stalled = Stalled {
+                overtaken: 1 + (fate.detail * OVERTAKEN) as u64,
+                until: self.time.elapsed() + fate.stall,
+                sent,
+            };
+            self.state().stalled.push(stalled);
         } else {
             self.sleep(fate.stall).await;
             self.arrive_late(sent).await;
@@ -273,18 +324,23 @@ impl Region {
 
     /// A request reaches the server, and before it over a real one whatever it did not overtake.
     pub(super) async fn arrive(&self, sent: Sent) -> Delivered {
-        if self.is_real() && sent.counted && sent.is_about_items() {
-            let due: Vec<(u64, Sent)> = {
+        if self.is_real() {
+            self.let_older_land(&sent).await;
+            let overtakes = u64::from(sent.counted && sent.is_about_items());
+            let now = self.time.elapsed();
+            let due: Vec<Stalled> = {
                 let stalled = &mut self.state().stalled;
+                for one in stalled.iter_mut() {
+                    one.overtaken = one.overtaken.saturating_sub(overtakes);
+                }
+                // The server has no time of its own: what arrives before anything else does has
+                // arrived when it should have.
                 stalled
-                    .iter_mut()
-                    .for_each(|(overtaken, _)| *overtaken -= 1);
-                stalled
-                    .extract_if(.., |(overtaken, _)| *overtaken == 0)
+                    .extract_if(.., |one| one.overtaken == 0 || one.until < now)
                     .collect()
             };
-            for (_, late) in due {
-                self.arrive_late(late).await;
+            for late in due {
+                self.arrive_late(late.sent).await;
             }
         }
         self.serve(sent).await
@@ -531,6 +587,7 @@ impl Region {
             mut request,
             counted,
             wire,
+            ..
         } = sent;
         let books = counted && Books::keeps(&request.operation);
         let books = books.then(|| Books::open(&request.operation, &mut request.body));

@@ -1,5 +1,7 @@
 //! A request under way, and what kind of request it is.
 
+use std::time::Duration;
+
 use aws_smithy_runtime_api::client::http::SharedHttpConnector;
 use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
 
@@ -12,6 +14,8 @@ pub(super) struct Sent {
     pub(super) request: Request,
     /// Whether it is in the books.
     pub(super) counted: bool,
+    /// When it left, in time since the start.
+    pub(super) left: Duration,
     /// What goes to a real server, and the way there.
     pub(super) wire: Option<Wire>,
 }
@@ -21,6 +25,7 @@ impl Sent {
         request: HttpRequest,
         connector: Option<SharedHttpConnector>,
         counted: bool,
+        left: Duration,
     ) -> Self {
         let target = request.headers().get("x-amz-target").unwrap_or_default();
         let operation = target.rsplit('.').next().unwrap_or_default().to_owned();
@@ -33,6 +38,7 @@ impl Sent {
                 body: body.unwrap_or_default(),
             },
             counted,
+            left,
             wire: connector.map(|connector| (request, connector)),
         }
     }
