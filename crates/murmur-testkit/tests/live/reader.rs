@@ -75,7 +75,7 @@ pub(crate) async fn live(world: Arc<World>, life: Life, token: Option<HandoffTok
     let monitor = trigger.monitor();
     let told = AtomicBool::new(true);
     let stops = life.way == Way::Stop;
-    let session = async {
+    let attempt = async {
         loop {
             let stop = async {
                 match stops {
@@ -110,7 +110,7 @@ pub(crate) async fn live(world: Arc<World>, life: Life, token: Option<HandoffTok
     };
     tokio::select! {
         biased;
-        () = frozen(&world, &life, session) => {}
+        () = frozen(&world, &life, attempt) => {}
         () = watch => {}
         () = time.reached(dropped_at) => {
             world.met("crashes");
