@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::{HandoffShard, HandoffToken, Repeats, SequenceNumber};
-use murmur_streams::{Gap, OnGap, StoreSource, Trigger, TriggerBuilder, TriggerError};
+use murmur_streams::{Gap, OnGap, StoreSource, Summary, Trigger, TriggerBuilder, TriggerError};
 
 use crate::support::{ARN, Scripted, World, on, put};
 
@@ -33,6 +33,11 @@ impl World {
             .handoff(token)
             .table_at_rest()
     }
+
+    /// What one drain of a reader that begins there gives.
+    async fn drained(&self, token: HandoffToken) -> Result<Summary, TriggerError> {
+        self.from(token).build().unwrap().drain().await
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -54,14 +59,14 @@ async fn closed_shards_are_left_out_and_every_other_is_read_from_its_beginning()
     world.store.roll_over(ARN).unwrap();
     put(&world.store, &["later"]);
     let decoded = HandoffToken::decode(&token.encode()).unwrap();
-    world.from(decoded).build().unwrap().drain().await.unwrap();
+    world.drained(decoded).await.unwrap();
     assert_eq!(
         world.handler.batches(),
         [vec!["before, in the open one", "after"], vec!["later"]]
     );
     // Begun once, the same token goes on where it was.
     put(&world.store, &["more"]);
-    world.from(token).build().unwrap().drain().await.unwrap();
+    world.drained(token).await.unwrap();
     assert_eq!(world.handler.batches()[2..], [["more"]]);
 }
 
@@ -89,13 +94,7 @@ async fn a_token_of_another_stream_is_refused_by_both_names() {
     let world = World::new();
     let other = "arn:aws:dynamodb:eu-west-1:1:table/other/stream/2026-01-01T00:00:00.000";
     let token = HandoffToken::new(other, world.time.now(), Vec::new());
-    let error = world
-        .from(token)
-        .build()
-        .unwrap()
-        .drain()
-        .await
-        .unwrap_err();
+    let error = world.drained(token).await.unwrap_err();
     assert!(
         matches!(error, TriggerError::OtherStream { .. }),
         "{error:?}"
@@ -109,15 +108,9 @@ async fn a_token_of_another_stream_is_refused_by_both_names() {
 async fn the_token_of_another_bootstrap_is_refused_once_reading_has_begun() {
     let world = World::new();
     let token = world.token();
-    world.from(token).build().unwrap().drain().await.unwrap();
+    world.drained(token).await.unwrap();
     world.time.sleep(HOUR).await;
-    let later = world
-        .from(world.token())
-        .build()
-        .unwrap()
-        .drain()
-        .await
-        .unwrap_err();
+    let later = world.drained(world.token()).await.unwrap_err();
     assert!(
         matches!(later, TriggerError::OtherHandoff { known: Some(_), .. }),
         "{later:?}"
@@ -135,7 +128,7 @@ async fn a_token_is_void_once_an_open_shard_was_not_begun_within_a_day() {
         let token = world.token();
         put(&world.store, &["a"]);
         world.time.sleep(late).await;
-        let drained = world.from(token.clone()).build().unwrap().drain().await;
+        let drained = world.drained(token.clone()).await;
         if !void {
             assert_eq!(drained.unwrap().records, 1);
             continue;
@@ -166,27 +159,11 @@ async fn a_token_that_was_begun_in_time_stays_good() {
     let world = World::new();
     let token = world.token();
     put(&world.store, &["a"]);
-    world
-        .from(token.clone())
-        .build()
-        .unwrap()
-        .drain()
-        .await
-        .unwrap();
+    world.drained(token.clone()).await.unwrap();
     let mut reader = world.from(token.clone()).build().unwrap();
     reader.run(world.time.sleep(30 * HOUR)).await.unwrap();
     put(&world.store, &["b"]);
-    assert_eq!(
-        world
-            .from(token)
-            .build()
-            .unwrap()
-            .drain()
-            .await
-            .unwrap()
-            .records,
-        1
-    );
+    assert_eq!(world.drained(token).await.unwrap().records, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -195,15 +172,5 @@ async fn a_shard_without_a_child_is_not_closed_whatever_its_ending() {
     let mut token = world.token();
     token.shards[0].first = Some(SequenceNumber::new("1").unwrap());
     put(&world.store, &["a"]);
-    assert_eq!(
-        world
-            .from(token)
-            .build()
-            .unwrap()
-            .drain()
-            .await
-            .unwrap()
-            .records,
-        1
-    );
+    assert_eq!(world.drained(token).await.unwrap().records, 1);
 }
