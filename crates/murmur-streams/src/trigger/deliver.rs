@@ -119,13 +119,11 @@ where
         if exhausted {
             let condition = FailureCondition::RetryAttemptsExhausted { retries, error };
             let batch = failed_batch(arn, shard, &records, condition);
-            return self.give_up(batch, records, failures, delivered).await;
+            if self.give_up(batch, failures, delivered).await {
+                return delivered.took(records);
+            }
         }
-        delivered.left = vec![Part {
-            records,
-            failures,
-            again: true,
-        }];
+        delivered.left = vec![Part::again(records, failures)];
     }
 
     /// Passes the records that are too old to `on_failure`; answers the others, if there are any
@@ -155,9 +153,7 @@ where
         let age = old.first().and_then(age).unwrap_or_default();
         let condition = FailureCondition::RecordAgeExceeded { age, limit };
         let batch = failed_batch(arn, shard, &old, condition);
-        self.give_up(batch, old, failures, delivered).await;
-        if !delivered.left.is_empty() || delivered.error.is_some() {
-            // Nobody took them: all stays as it was.
+        if !self.give_up(batch, failures, delivered).await {
             delivered.left = vec![Part {
                 records,
                 failures: failures.saturating_add(1),
@@ -165,6 +161,7 @@ where
             }];
             return None;
         }
+        delivered.took(old);
         (!young.is_empty()).then_some(Part {
             records: young,
             failures,
@@ -172,59 +169,38 @@ where
         })
     }
 
-    /// Passes records to `on_failure`. If that fails they come again; without one the trigger
-    /// stops.
-    async fn give_up(
-        &self,
-        batch: FailedBatch,
-        records: Vec<Pending>,
-        failures: u32,
-        delivered: &mut Delivered,
-    ) {
+    /// Passes records to `on_failure`; whether it took them. If it fails they come again after a
+    /// pause; without one the trigger stops.
+    async fn give_up(&self, batch: FailedBatch, failures: u32, delivered: &mut Delivered) -> bool {
         let Some(on_failure) = &self.options.on_failure else {
             delivered.error = Some(nobody_takes(batch));
-            delivered.left = vec![Part {
-                records,
-                failures,
-                again: true,
-            }];
-            return;
+            return false;
         };
         let (shard, number) = (batch.shard.clone(), batch.start_sequence_number.clone());
-        match on_failure.take(batch).await {
-            Ok(()) => {
-                let count = records.len() as u64;
-                tracing::error!(shard, sequence_number = number, records = count, "given up");
-                self.monitor.count(Count::GivenUp, count);
-                self.monitor.count(Count::Records, count);
-                delivered.took(records);
-            }
-            Err(error) => {
-                tracing::error!(
-                    shard,
-                    sequence_number = number,
-                    error = %Causes(&*error),
-                    "`on_failure` did not take records that are to be given up; they come again"
-                );
-                delivered.wait = self.backoff(failures);
-                delivered.left = vec![Part {
-                    records,
-                    failures,
-                    again: true,
-                }];
-            }
+        let count = batch.records.len() as u64;
+        if let Err(error) = on_failure.take(batch).await {
+            tracing::error!(
+                shard,
+                sequence_number = number,
+                error = %Causes(&*error),
+                "`on_failure` did not take records that are to be given up; they come again"
+            );
+            delivered.wait = self.backoff(failures);
+            return false;
         }
+        tracing::error!(shard, sequence_number = number, records = count, "given up");
+        self.monitor.count(Count::GivenUp, count);
+        self.monitor.count(Count::Records, count);
+        true
     }
 }
 
 fn halves(mut records: Vec<Pending>, failures: u32) -> Vec<Part> {
     let second = records.split_off(records.len() / 2);
-    let part = |records| Part {
-        records,
-        failures,
-        again: true,
-    };
-    vec![part(records), part(second)]
+    vec![
+        Part::again(records, failures),
+        Part::again(second, failures),
+    ]
 }
 
 fn records(pending: &[Pending]) -> Vec<EventRecord> {

@@ -34,6 +34,17 @@ pub(crate) struct Part {
     pub(crate) again: bool,
 }
 
+impl Part {
+    /// Records that were delivered, and come again.
+    pub(crate) fn again(records: Vec<Pending>, failures: u32) -> Self {
+        Self {
+            records,
+            failures,
+            again: true,
+        }
+    }
+}
+
 /// How batches are cut.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Cut {

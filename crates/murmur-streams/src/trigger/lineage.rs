@@ -1,6 +1,6 @@
 //! The shards of one stream, parents before children.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::description::StreamDescription;
@@ -38,7 +38,6 @@ pub(crate) enum Left {
 struct Known {
     parent: Option<Arc<str>>,
     has_child: bool,
-    listed: bool,
     state: State,
 }
 
@@ -68,27 +67,23 @@ impl Lineage {
         beginning: &Beginning,
         is_read: impl Fn(&str) -> bool,
     ) -> Vec<Arc<str>> {
-        for known in self.shards.values_mut() {
-            (known.listed, known.has_child) = (false, false);
-        }
         for shard in &listed.shards {
             let skip = beginning.shards.get(&shard.id) == Some(&Begin::Skip);
-            let known = self
-                .shards
-                .entry(shard.id.as_str().into())
-                .or_insert_with(|| Known {
-                    parent: shard.parent.as_deref().map(Into::into),
-                    has_child: false,
-                    listed: true,
-                    state: if skip { State::Done } else { State::Idle },
-                });
-            known.listed = true;
-            known.has_child = listed.has_child(&shard.id);
+            let known = self.shards.entry(shard.id.as_str().into());
+            known.or_insert_with(|| Known {
+                parent: shard.parent.as_deref().map(Into::into),
+                has_child: false,
+                state: if skip { State::Done } else { State::Idle },
+            });
         }
+        let ids: HashSet<&str> = listed.shards.iter().map(|shard| &*shard.id).collect();
         // One that is gone before it was read to its end is found out by its children, and by
         // whoever reads it.
         self.shards
-            .retain(|_, shard| shard.listed || shard.state == State::Working);
+            .retain(|id, shard| ids.contains(&**id) || shard.state == State::Working);
+        for (id, shard) in &mut self.shards {
+            shard.has_child = listed.has_child(id);
+        }
         let mut gone: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         for (id, shard) in &self.shards {
             let parent = shard.parent.as_ref();
@@ -110,24 +105,23 @@ impl Lineage {
     /// The shards that may be read and are not, up to `room` of them; they are being read from
     /// now on. And how many there was no room for.
     pub(crate) fn start(&mut self, room: usize) -> (Vec<Task>, usize) {
-        let open: HashSet<Arc<str>> = self
+        let is_open: HashMap<Arc<str>, bool> = self
             .shards
             .iter()
-            .filter(|(_, shard)| shard.state != State::Done)
-            .map(|(id, _)| Arc::clone(id))
+            .map(|(id, shard)| (Arc::clone(id), shard.state != State::Done))
             .collect();
-        let ids: HashSet<Arc<str>> = self.shards.keys().cloned().collect();
-        let waits = |shard: &Known| shard.parent.as_ref().is_some_and(|id| open.contains(id));
+        // Of the shard's parent, if that is listed.
+        let parent_open = |shard: &Known| is_open.get(shard.parent.as_ref()?).copied();
         let mut ready = self
             .shards
             .iter_mut()
-            .filter(|(_, shard)| shard.state == State::Idle && !waits(shard));
+            .filter(|(_, shard)| shard.state == State::Idle && parent_open(shard) != Some(true));
         let tasks = ready.by_ref().take(room).map(|(id, shard)| {
             shard.state = State::Working;
             Task {
                 shard: Arc::clone(id),
                 parent: shard.parent.clone(),
-                parent_listed: shard.parent.as_ref().is_some_and(|id| ids.contains(id)),
+                parent_listed: parent_open(shard).is_some(),
                 has_child: shard.has_child,
             }
         });

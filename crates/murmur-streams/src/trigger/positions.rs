@@ -365,6 +365,11 @@ mod tests {
         }
     }
 
+    fn begins(beginning: &Beginning) -> Vec<(&str, Begin)> {
+        let shards = beginning.shards.iter();
+        shards.map(|(id, begin)| (&**id, *begin)).collect()
+    }
+
     #[test]
     fn latest_is_for_shards_that_are_open_and_wait_for_nobody() {
         let listed = listed(&[
@@ -382,13 +387,7 @@ mod tests {
             ("unsure", Begin::Latest),
             ("waits", Begin::TrimHorizon),
         ];
-        assert!(
-            beginning
-                .shards
-                .iter()
-                .map(|(id, begin)| (&**id, *begin))
-                .eq(expected)
-        );
+        assert_eq!(begins(&beginning), expected);
         assert_eq!(beginning.since(), NOW);
     }
 
@@ -416,13 +415,7 @@ mod tests {
                 ("closed then", Begin::Skip),
                 ("new", Begin::TrimHorizon),
             ];
-            assert!(
-                beginning
-                    .shards
-                    .iter()
-                    .map(|(id, begin)| (&**id, *begin))
-                    .eq(expected)
-            );
+            assert_eq!(begins(&beginning), expected);
             assert_eq!(beginning.since(), captured_at);
         }
     }

@@ -37,8 +37,8 @@ pub(crate) struct Run<'e, 'w, S, H> {
     listing: bool,
     /// When to list again, in monotonic time.
     list_at: Duration,
-    /// What was listed last, if no shard has ended since.
-    listed: Option<StreamDescription>,
+    /// Whether no shard has ended since the shards were listed.
+    up_to_date: bool,
     error: Option<TriggerError>,
 }
 
@@ -55,7 +55,7 @@ where
             steps: FuturesUnordered::new(),
             listing: false,
             list_at: engine.options.clock.monotonic(),
-            listed: None,
+            up_to_date: false,
             error: None,
         }
     }
@@ -78,7 +78,7 @@ where
             }
             match self.next_step().await {
                 Some(Step::Listed(Ok(Some((listed, begun))))) => {
-                    self.listed(listed, &begun);
+                    self.listed(&listed, &begun);
                     *beginning = Some(begun);
                 }
                 Some(Step::Listed(Ok(None))) => self.listing = false,
@@ -92,7 +92,7 @@ where
 
     fn list_when_due(&mut self, beginning: Option<&Arc<Beginning>>) {
         let now = self.engine.options.clock.monotonic();
-        let drained = self.watch.until == Until::Drained && self.listed.is_some();
+        let drained = self.watch.until == Until::Drained && self.up_to_date;
         if self.listing || now < self.list_at || drained && self.lineage.is_drained() {
             return;
         }
@@ -140,12 +140,12 @@ where
         }
     }
 
-    fn listed(&mut self, listed: StreamDescription, beginning: &Beginning) {
+    fn listed(&mut self, listed: &StreamDescription, beginning: &Beginning) {
         let engine = self.engine;
         self.listing = false;
         for shard in self
             .lineage
-            .update(&listed, beginning, |id| engine.monitor.reads(id))
+            .update(listed, beginning, |id| engine.monitor.reads(id))
         {
             let forget = async move {
                 let forget = || engine.positions.forget(&shard);
@@ -172,7 +172,7 @@ where
             let arn = &listed.info.stream_arn;
             self.fail(StreamError::unexpected(arn, "its shards wait for each other").into());
         }
-        self.listed = Some(listed);
+        self.up_to_date = true;
     }
 
     fn left(&mut self, shard: &str, left: Result<Left, TriggerError>) {
@@ -182,7 +182,7 @@ where
         });
         let child_begins = self.lineage.left(shard, left);
         if left == Left::Ended {
-            self.listed = None;
+            self.up_to_date = false;
             if !child_begins {
                 // Its children are not listed yet, or it has none.
                 self.list_at = self.engine.options.clock.monotonic();
@@ -191,7 +191,7 @@ where
     }
 
     fn is_over(&self) -> bool {
-        self.watch.until == Until::Drained && self.listed.is_some() && self.lineage.is_drained()
+        self.watch.until == Until::Drained && self.up_to_date && self.lineage.is_drained()
     }
 
     /// Stops the run; the first error is the one that is returned.

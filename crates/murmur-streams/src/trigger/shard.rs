@@ -13,6 +13,7 @@ use murmur_state::{Causes, EventHandler, SequenceNumber, Timestamp};
 
 use crate::error::StreamError;
 use crate::item::key_hash;
+use crate::record::created_at;
 use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
 use crate::trigger::begin::Begun;
 use crate::trigger::deliver::Delivered;
@@ -358,17 +359,16 @@ where
                 0 | 1 => 0,
                 lanes => key_hash(&record.change.keys) % lanes,
             };
-            let mut pending = Pending {
-                ordinal: 0,
-                record,
-                read_at: now,
-            };
-            pending.ordinal = self.tracker.push(number, pending.created());
+            let ordinal = self.tracker.push(number, created_at(&record));
             match self.lanes.get_mut(lane as usize) {
-                Some(lane) if wanted => lane.push(pending),
+                Some(lane) if wanted => lane.push(Pending {
+                    ordinal,
+                    record,
+                    read_at: now,
+                }),
                 _ => {
                     filtered += 1;
-                    self.tracker.done(pending.ordinal);
+                    self.tracker.done(ordinal);
                 }
             }
         }
