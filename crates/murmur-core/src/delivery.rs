@@ -1,16 +1,16 @@
 //! The delivery modes: how what a batch adds reaches the store.
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
+use std::future::{Future, ready};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, Ledger, Monoid,
-    Once, Outcome, Owner, PipelineName, Random, Recorder, Repeats, Replace, Retry, Store,
-    StoreError,
+    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, LEDGER_MODE,
+    Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Recorder, Repeats, Replace, Retry,
+    Store, StoreError,
 };
 
 use crate::batch::{Batch, Share};
@@ -45,10 +45,24 @@ impl Context<'_> {
 
 /// A delivery mode.
 pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
+    /// Its name.
+    const MODE: &str;
     /// What it makes of a record that comes again.
     const REPEATS: Repeats;
     /// Whether it remembers what each item contributes, nothing included.
     const LEDGER: bool = false;
+
+    /// Makes the store belong to the pipeline where its records come from `stream`, or sees that
+    /// it does.
+    fn bind(
+        &self,
+        pipeline: &PipelineName,
+        stream: Option<&str>,
+        context: &Context<'_>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (pipeline, stream, context);
+        ready(Ok(()))
+    }
 
     /// One verdict per share.
     fn deliver(
@@ -65,6 +79,7 @@ pub(crate) struct AtLeastOnce<S> {
 }
 
 impl<M: Monoid, S: Store<M>> Delivery<M> for AtLeastOnce<S> {
+    const MODE: &str = "at-least-once";
     const REPEATS: Repeats = Repeats::Counted;
 
     async fn deliver(
@@ -101,6 +116,7 @@ impl<S, D> ClaimFirst<S, D> {
 }
 
 impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
+    const MODE: &str = "claim-first";
     const REPEATS: Repeats = Repeats::EventOnce;
 
     async fn deliver(
@@ -289,7 +305,18 @@ pub(crate) struct OncePerKey<S, K> {
 }
 
 impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
+    const MODE: &str = "exactly-once";
     const REPEATS: Repeats = Repeats::EventOnce;
+
+    async fn bind(
+        &self,
+        pipeline: &PipelineName,
+        stream: Option<&str>,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        let target = (&self.store, &*self.markers);
+        self.owning.agree(target, pipeline, stream, context).await
+    }
 
     async fn deliver(
         &self,
@@ -352,8 +379,19 @@ pub(crate) struct InLedger<S, K> {
 }
 
 impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
+    const MODE: &str = LEDGER_MODE;
     const REPEATS: Repeats = Repeats::ItemOnce;
     const LEDGER: bool = true;
+
+    async fn bind(
+        &self,
+        pipeline: &PipelineName,
+        stream: Option<&str>,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        let target = (&self.store, &*self.markers);
+        self.owning.agree(target, pipeline, stream, context).await
+    }
 
     async fn deliver(
         &self,
@@ -369,7 +407,9 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             Ok(Replace {
                 item: share.record.item_id(),
                 at: at.ok_or_else(no_sequence_number)?,
+                created: share.record.created(),
                 now: share.adds.iter().map(|add| rows.add(add)).collect(),
+                keep: share.keep,
             })
         });
         let outcomes = settle(

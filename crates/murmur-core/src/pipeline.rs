@@ -3,8 +3,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use murmur_state::{
-    Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError, PipelineName,
-    Repeats, Store, Timestamp,
+    Checkpoints, Deduper, ExactlyOnce, Group, IdError, LEDGER_MODE, Ledger, Monoid, OptionError,
+    PipelineName, Repeats, Store, Timestamp,
 };
 
 use crate::delivery::{
@@ -114,6 +114,19 @@ impl<T> Pipeline<T> {
     /// What its mode makes of a record that comes again.
     pub fn repeats(&self) -> Repeats {
         self.run.repeats()
+    }
+
+    /// Whether it keeps a ledger: its mode is [`ledger`](Stored::ledger).
+    pub fn keeps_ledger(&self) -> bool {
+        self.run.keeps_ledger()
+    }
+
+    /// What of its definition can be put into words: name, version, mode, window. Work that goes
+    /// over several processes must not go on under another one. It cannot tell one function that
+    /// gives keys or values from another: that is what the
+    /// [version](Definition::version) is for.
+    pub fn fingerprint(&self) -> String {
+        self.run.fingerprint()
     }
 
     /// Its marker table as a place for checkpoints; `None` in the at-least-once mode, which has
@@ -283,9 +296,9 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// An item that DynamoDB's Time to Live removes goes on counting with what it was last; only
     /// a user's removal takes it back. For tables that forget old items while their totals stay.
     ///
-    /// Such a removal changes no state. It is counted under `:ttl_kept`, and its old image is
+    /// Such a removal changes no total. It is counted under `:ttl_kept`, and its old image is
     /// not even decoded. An item put anew under the same key afterwards counts beside what is
-    /// kept; in a [ledger](Stored::ledger), which knows one contribution per item, in its place.
+    /// kept; a [ledger](Stored::ledger) notes that, at the cost of its row.
     /// A bootstrap finds only what is in the table: what was removed before it is not counted.
     ///
     /// Default: a removal by Time to Live is taken back like any other. Refused at the end
@@ -440,7 +453,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         stored.definition.plan.invert = None;
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
-        let owning = Owning::new(stored.definition.version, "ledger");
+        let owning = Owning::new(stored.definition.version, LEDGER_MODE);
         stored.build(
             |store| InLedger {
                 store,
@@ -456,7 +469,11 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         delivery: impl FnOnce(S) -> D,
         markers: Option<Arc<dyn Checkpoints>>,
     ) -> Result<Pipeline<T>, BuildError> {
-        let Definition { name, plan, .. } = self.definition;
+        let Definition {
+            name,
+            version,
+            plan,
+        } = self.definition;
         let pipeline = PipelineName::new(name.as_str()).map_err(BuildError::Name)?;
         let checked = plan.validate(D::LEDGER);
         checked.map_err(|source| BuildError::Option {
@@ -465,6 +482,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         })?;
         let run = Arc::new(Running {
             name: pipeline,
+            version,
             plan,
             delivery: delivery(self.store),
         });

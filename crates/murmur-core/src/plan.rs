@@ -306,6 +306,14 @@ pub(crate) trait Run<T>: Send + Sync {
     fn needs_old_image_of_expired(&self) -> bool;
     fn windows_by_arrival(&self) -> bool;
     fn repeats(&self) -> Repeats;
+    fn keeps_ledger(&self) -> bool;
+    /// What of the definition can be put into words.
+    fn fingerprint(&self) -> String;
+    fn bind<'a>(
+        &'a self,
+        stream: Option<&'a str>,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<(), StoreError>>;
     /// One verdict per entry.
     fn run<'a>(
         &'a self,
@@ -316,6 +324,7 @@ pub(crate) trait Run<T>: Send + Sync {
 
 pub(crate) struct Running<T, M: Monoid, D> {
     pub(crate) name: PipelineName,
+    pub(crate) version: u32,
     pub(crate) plan: Plan<T, M>,
     pub(crate) delivery: D,
 }
@@ -345,6 +354,16 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
                     "removed by Time to Live: the item goes on counting",
                 );
                 verdicts.push(Verdict::Kept);
+                if D::LEDGER {
+                    // The ledger has to know, or an item of that name that is put later would
+                    // replace it.
+                    places.push(place);
+                    shares.push(Share {
+                        record,
+                        adds: Additions::new(),
+                        keep: true,
+                    });
+                }
                 continue;
             }
             // The new side of a removal counts for nothing where old images are taken back.
@@ -355,11 +374,15 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
                 Err(error) => Verdict::Failed(error),
                 Ok(Contribution { adds, late, named }) => {
                     expired += late;
-                    // In a ledger, adding nothing is something to remember.
-                    let silent = adds.is_empty() && !D::LEDGER;
+                    // In a ledger, that a change leaves nothing is something to remember. A
+                    // scanned row that adds nothing is not: it changes nothing, whatever is
+                    // known of its item.
+                    let noted = D::LEDGER && matches!(record, Record::Changed(_));
+                    let silent = adds.is_empty() && !noted;
                     if !silent {
                         places.push(place);
-                        shares.push(Share { record, adds });
+                        let keep = false;
+                        shares.push(Share { record, adds, keep });
                     }
                     match (named, late) {
                         (false, _) => Verdict::Skipped,
@@ -397,6 +420,38 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         } else {
             D::REPEATS
         }
+    }
+
+    fn keeps_ledger(&self) -> bool {
+        D::LEDGER
+    }
+
+    fn fingerprint(&self) -> String {
+        let Self {
+            name,
+            version,
+            plan,
+            ..
+        } = self;
+        let mode = D::MODE;
+        let window = match &plan.window {
+            None => "no window".to_owned(),
+            Some((window, _)) => window.to_string(),
+        };
+        let [retracts, keeps] = [
+            (plan.invert.is_some(), ", retracting"),
+            (plan.keeps_expired, ", keeping what has expired"),
+        ]
+        .map(|(is, text)| if is { text } else { "" });
+        format!("{name}, version {version}, {mode}, {window}{retracts}{keeps}")
+    }
+
+    fn bind<'a>(
+        &'a self,
+        stream: Option<&'a str>,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.delivery.bind(&self.name, stream, &context).await })
     }
 
     fn run<'a>(

@@ -213,6 +213,40 @@ impl<T: Send + Sync + 'static> Processor<T> {
             .unwrap_or(Repeats::Counted)
     }
 
+    /// Makes the state of every pipeline that keeps track of whom it belongs to belong to that
+    /// pipeline, fed from `stream`, or sees that it does; other modes have nothing to see to.
+    /// The first batch would find it out too. Whoever wants to know before anything is read or
+    /// counted calls this.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::Store`] naming the first pipeline whose state belongs to something else, or
+    /// could not be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: call it again.
+    pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
+        let context = self.context(self.retry.batch_deadline(deadline));
+        for pipeline in &self.pipelines {
+            let bound = pipeline.run.bind(stream, context).await;
+            bound.map_err(|source| RecordError::Store {
+                pipeline: pipeline.name().clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    fn context(&self, deadline: Deadline) -> Context<'_> {
+        Context {
+            retry: &self.retry,
+            random: &self.random,
+            recorder: &*self.recorder,
+            deadline,
+        }
+    }
+
     /// Processes `records`, in stream order, and answers each.
     ///
     /// Nothing new is begun after `deadline`; what could not be finished is reported, and is safe
@@ -228,12 +262,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let mut outcomes = vec![RecordOutcome::Skipped; records.len()];
         let (entries, repeated) = self.prepare(records, deadline, &mut outcomes).await;
 
-        let context = Context {
-            retry: &self.retry,
-            random: &self.random,
-            recorder: &*self.recorder,
-            deadline,
-        };
+        let context = self.context(deadline);
         let runs = self
             .pipelines
             .iter()

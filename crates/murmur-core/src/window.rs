@@ -1,3 +1,4 @@
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -127,6 +128,17 @@ impl Window {
         i64::try_from(self.length.as_millis())
             .unwrap_or(i64::MAX)
             .max(1)
+    }
+}
+
+/// Its length and retention, in seconds.
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "windows of {} s", self.length.as_secs_f64())?;
+        match self.retention {
+            Some(retention) => write!(f, " kept for {} s", retention.as_secs_f64()),
+            None => Ok(()),
+        }
     }
 }
 

@@ -71,7 +71,7 @@ fn recount(lines: std::ops::Range<u64>) -> BTreeMap<String, i64> {
 
 fn counted(store: &MemoryStore<Sum>) -> BTreeMap<String, i64> {
     let rows = store.rows().into_iter();
-    rows.map(|(key, total, _)| (key.entity().to_owned(), total))
+    rows.map(|row| (row.key.entity().to_owned(), row.value))
         .collect()
 }
 

@@ -17,8 +17,8 @@ use std::time::Duration;
 use murmur_core::{AttributeValue, Decoded, Decoder, Pipeline, RecordError, Row, Sum, Window};
 use murmur_snapshot::{Bootstrap, BootstrapError, Counts, Cursor, Page, Source, SourceError};
 use murmur_state::{
-    Add, Clock, Deadline, HandoffToken, Key, ManualClock, MemoryDeduper, MemoryStore, Outcome,
-    Place, Random, Read, Recorder, RetryPolicy, Store, StoreError, Timestamp,
+    Add, Clock, Deadline, HandoffToken, Key, Listed, ManualClock, MemoryDeduper, MemoryStore,
+    Outcome, Place, Random, Read, Recorder, RetryPolicy, StateRow, Store, StoreError, Timestamp,
 };
 use support::*;
 
@@ -205,6 +205,10 @@ impl Read<i64> for Shaky {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.inner.list(after).await
+    }
 }
 
 impl Store<Sum> for Shaky {
@@ -256,6 +260,10 @@ struct Answers {
 impl Read<i64> for Answers {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.inner.list(after).await
     }
 }
 
@@ -406,6 +414,10 @@ struct SlowStore {
 impl Read<i64> for SlowStore {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.inner.list(after).await
     }
 }
 

@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, Binding, Codec, Deadline, ExactlyOnce, Key, Once, OptionError, Outcome, Overflow,
-    PipelineName, Place, Read, RetryPolicy, Store, StoreError,
+    Add, Binding, Codec, Deadline, ExactlyOnce, Key, Listed, Once, OptionError, Outcome, Overflow,
+    PipelineName, Place, Read, RetryPolicy, StateRow, Store, StoreError,
 };
 
 use crate::attribute::{Item, TOK, TTL, V, VER, integer, no_traces, number, wrong_shape};
@@ -357,6 +357,13 @@ impl<M: Codec> Read<M::Value> for BytesStore<M> {
         let place = self.table.place();
         self.table
             .get_many(keys, |key, row| self.value(&place.at(key), row))
+            .await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<M::Value>>, StoreError> {
+        let place = self.table.place();
+        self.table
+            .list(after, |key, row| self.value(&place.at(key), row))
             .await
     }
 }

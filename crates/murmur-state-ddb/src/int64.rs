@@ -3,8 +3,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use murmur_state::{
-    Add, Additive, Binding, Deadline, ExactlyOnce, KeepsGreatest, KeepsLeast, Key, Once,
-    OptionError, Outcome, Overflow, PipelineName, Place, Read, Store, StoreError,
+    Add, Additive, Binding, Deadline, ExactlyOnce, KeepsGreatest, KeepsLeast, Key, Listed, Once,
+    OptionError, Outcome, Overflow, PipelineName, Place, Read, StateRow, Store, StoreError,
 };
 
 use crate::attribute::{Item, V, integer, number};
@@ -51,6 +51,13 @@ macro_rules! int64_store {
         impl Read<i64> for $store {
             async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
                 self.rows.get_many(keys).await
+            }
+
+            async fn list(
+                &self,
+                after: Option<&str>,
+            ) -> Result<Listed<StateRow<i64>>, StoreError> {
+                self.rows.list(after).await
             }
         }
 
@@ -248,6 +255,13 @@ impl Int64Rows {
         let place = self.table.place();
         self.table
             .get_many(keys, |key, row| integer(&place.at(key), row, V, INT64))
+            .await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        let place = self.table.place();
+        self.table
+            .list(after, |key, row| integer(&place.at(key), row, V, INT64))
             .await
     }
 }

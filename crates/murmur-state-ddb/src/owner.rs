@@ -34,6 +34,11 @@ const LIFE: &str = "life";
 /// In the marker table's row: the state table's row is there, too.
 const PAIRED: &str = "paired";
 
+/// Whether the row at `key` says whom a state table belongs to, and is no state.
+pub(crate) fn is_control_row(key: &Key) -> bool {
+    (key.entity(), key.bucket()) == (ENTITY, BUCKET)
+}
+
 /// Makes `table` belong to `binding`, with its markers in `markers`, or sees that it does.
 /// `layout` is how the store keeps values and ids.
 pub(crate) async fn bind(

@@ -5,11 +5,12 @@ use std::collections::{HashMap, HashSet};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
 use futures::{StreamExt, TryStreamExt, stream};
-use murmur_state::{Add, Deadline, Key, Place, RetryPolicy, StoreError};
+use murmur_state::{Add, Deadline, Key, Listed, Place, RetryPolicy, StateRow, StoreError};
 
-use crate::attribute::{Item, NO_TRACES, PK, SK, no_traces, row_key, wrong_shape};
+use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, integer, no_traces, row_key, wrong_shape};
 use crate::change::Change;
 use crate::error::{Access, Written, store_error, written};
+use crate::owner;
 use crate::table::Table;
 
 /// Keys of one BatchGetItem (API reference, BatchGetItem).
@@ -116,6 +117,78 @@ impl Table {
             self.pause(&RetryPolicy::default(), fruitless).await;
         }
         Ok(rows)
+    }
+
+    /// A part of all rows, the control row left out.
+    pub(crate) async fn list<V>(
+        &self,
+        after: Option<&str>,
+        decode: impl Fn(&Key, &Item) -> Result<V, StoreError>,
+    ) -> Result<Listed<StateRow<V>>, StoreError> {
+        let start = after.map(|after| self.key_named(after)).transpose()?;
+        let (rows, last) = self.scan(start.as_ref().map(row_key), None).await?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let key = self.key_of(&row)?;
+            if owner::is_control_row(&key) {
+                continue;
+            }
+            let place = self.place().at(&key);
+            let expires = row.contains_key(TTL);
+            let ttl = || integer(&place, &row, TTL, "a time in seconds");
+            entries.push(StateRow {
+                value: decode(&key, &row)?,
+                ttl: expires.then(ttl).transpose()?,
+                key,
+            });
+        }
+        let last = last.map(|last| self.key_of(&last)).transpose()?;
+        Ok(Listed {
+            entries,
+            next: last.map(|key| format!("{}/{}", key.bucket(), key.entity())),
+        })
+    }
+
+    /// The key that a listing went on at.
+    fn key_named(&self, text: &str) -> Result<Key, StoreError> {
+        let parts = text.split_once('/');
+        let key = parts.and_then(|(bucket, entity)| Key::new(entity, bucket.parse().ok()?).ok());
+        key.ok_or_else(|| StoreError::Setup {
+            place: self.place(),
+            advice: format!(
+                "a listing cannot go on at `{text}`; give back what the part before it said"
+            ),
+            source: None,
+        })
+    }
+
+    /// A page of the table's items, read consistently, and the key of the last item that was
+    /// looked at; `None` for the last page. With `prefix`, only items whose `pk` begins with it.
+    pub(crate) async fn scan(
+        &self,
+        start: Option<Item>,
+        prefix: Option<&str>,
+    ) -> Result<(Vec<Item>, Option<Item>), StoreError> {
+        let place = self.place();
+        let mut request = self
+            .client
+            .scan()
+            .table_name(&*self.name)
+            .consistent_read(true)
+            .set_exclusive_start_key(start);
+        if let Some(prefix) = prefix {
+            request = request
+                .filter_expression("begins_with(pk, :prefix)")
+                .expression_attribute_values(":prefix", AttributeValue::S(prefix.to_owned()));
+        }
+        let answer = request
+            .customize()
+            .config_override(self.read(&place, Deadline::NONE)?)
+            .send()
+            .await
+            .map_err(|error| store_error(&place, Access::Read, error))?;
+        let last = answer.last_evaluated_key.filter(|last| !last.is_empty());
+        Ok((answer.items.unwrap_or_default(), last))
     }
 
     fn key_of(&self, row: &Item) -> Result<Key, StoreError> {

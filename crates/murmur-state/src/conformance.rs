@@ -24,8 +24,8 @@ use futures::future::join_all;
 
 use crate::{
     Add, Binding, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
-    ItemId, Key, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Position, Random, Read,
-    ReadExt, Removed, Replace, Saved, SequenceNumber, Store, StoreError,
+    ItemId, Key, Known, Ledger, MAX_KEYS, Mend, Monoid, Once, Outcome, Owner, PipelineName,
+    Position, Random, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store, StoreError,
 };
 
 const TASKS: u64 = 8;
@@ -357,6 +357,10 @@ where
         self.every_cell_of_the_rule_table(&markers).await;
         self.items_move_between_keys(&markers).await;
         self.rows_that_may_be_gone_are_left_alone(&markers).await;
+        self.what_is_kept_goes_on_contributing(&markers).await;
+        self.an_item_has_so_many_keys_at_most(&markers).await;
+        self.what_is_known_is_told_and_listed(&markers).await;
+        self.items_are_mended_as_they_were_known(&markers).await;
         self.any_interleaving_converges(&markers).await;
     }
 
@@ -368,7 +372,9 @@ where
         Replace {
             item: ItemId::from_parts([item]),
             at,
+            created: None,
             now,
+            keep: false,
         }
     }
 
@@ -434,6 +440,204 @@ where
         replace(&*self.store, markers, &[at(3, over, Some(1))]).await;
         self.expect(over, 0, [4, 4]).await;
         self.expect(live, 0, []).await;
+    }
+
+    async fn what_is_kept_goes_on_contributing(&self, markers: &S::Markers) {
+        let at = |at, n: &[u64]| {
+            let now = n.iter().map(|n| self.add("ledger/kept", 0, *n)).collect();
+            self.replace("expiring", Some(at), now)
+        };
+        let keep = |entry| Replace {
+            keep: true,
+            ..entry
+        };
+        let entries = [
+            at(1, &[1]),
+            keep(at(2, &[])),
+            at(3, &[2]),
+            at(4, &[3]),
+            keep(at(5, &[])),
+            // Again: nothing is kept twice.
+            keep(at(5, &[])),
+            keep(at(2, &[])),
+            at(6, &[4]),
+            at(7, &[]),
+        ];
+        for entry in entries {
+            replace(&*self.store, markers, &[entry]).await;
+        }
+        self.expect("ledger/kept", 0, [1, 3]).await;
+        let known = self.known(markers, "expiring").await.unwrap();
+        let kept: Vec<_> = known.kept.into_iter().map(|add| add.value).collect();
+        assert_eq!((kept, known.now), (vec![self.fold([1, 3])], Vec::new()));
+    }
+
+    async fn an_item_has_so_many_keys_at_most(&self, markers: &S::Markers) {
+        let of = |at, from: usize, keys: usize| {
+            let add = |n| self.add(&format!("ledger/wide-{n}"), 0, 1);
+            self.replace("wide", Some(at), (from..from + keys).map(add).collect())
+        };
+        // From as many to as many others.
+        for entry in [of(1, 0, MAX_KEYS), of(2, MAX_KEYS, MAX_KEYS)] {
+            let outcomes = replace(&*self.store, markers, &[entry]).await;
+            assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
+        }
+        let entry = of(3, 0, MAX_KEYS + 1);
+        let outcomes = self
+            .store
+            .replace(&pipeline(), markers, &[entry], Deadline::NONE)
+            .await;
+        assert!(
+            matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Record),
+            "{outcomes:?}"
+        );
+        self.expect("ledger/wide-0", 0, []).await;
+        self.expect(&format!("ledger/wide-{MAX_KEYS}"), 0, [1])
+            .await;
+    }
+
+    async fn known(&self, markers: &S::Markers, item: &str) -> Option<Known<M::Value>> {
+        let items = [ItemId::from_parts([item])];
+        let known = self
+            .store
+            .known(&pipeline(), markers, &items, Deadline::NONE)
+            .await;
+        let [known] = <[_; 1]>::try_from(known.unwrap()).unwrap();
+        known
+    }
+
+    async fn what_is_known_is_told_and_listed(&self, markers: &S::Markers) {
+        let names: Vec<String> = (0..230).map(|n| format!("listed-{n}")).collect();
+        let entry = |(n, name): (usize, &String)| {
+            let at = n.is_multiple_of(2).then_some(n as u64);
+            self.replace(
+                name,
+                at,
+                vec![self.add("ledger/listed", n as i64, n as u64)],
+            )
+        };
+        let entries: Vec<_> = names.iter().enumerate().map(entry).collect();
+        replace(&*self.store, markers, &entries).await;
+
+        // Over one service request's worth, unknown and repeated ones among them.
+        let mut asked: Vec<ItemId> = entries.iter().rev().map(|e| e.item.clone()).collect();
+        asked.push(ItemId::from_parts(["listed-none"]));
+        asked.extend_from_within(..3);
+        let known = self
+            .store
+            .known(&pipeline(), markers, &asked, Deadline::NONE)
+            .await
+            .unwrap();
+        assert_eq!(known.len(), asked.len(), "one answer per item");
+        for (item, known) in asked.iter().zip(&known) {
+            let wanted = entries.iter().find(|entry| entry.item == *item);
+            let found = known.as_ref().map(|known| (&known.at, &known.now));
+            assert_eq!(found, wanted.map(|entry| (&entry.at, &entry.now)), "{item}");
+        }
+
+        let mut listed = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let part = self
+                .store
+                .list_known(&pipeline(), markers, after.as_deref())
+                .await
+                .unwrap();
+            listed.extend(part.entries);
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        for (item, known) in asked.iter().zip(known).take(entries.len()) {
+            let found: Vec<_> = listed.iter().filter(|known| known.item == *item).collect();
+            assert_eq!(found.len(), 1, "{item} is listed once");
+            assert_eq!(
+                found.first().copied(),
+                known.as_ref(),
+                "{item} as it is listed"
+            );
+        }
+
+        let mut rows = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let part = self.store.list(after.as_deref()).await.unwrap();
+            rows.extend(part.entries);
+            after = part.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        for add in entries.iter().flat_map(|entry| &entry.now) {
+            let found: Vec<_> = rows.iter().filter(|row| row.key == add.key).collect();
+            assert_eq!(found.len(), 1, "{} is listed once", add.key);
+            assert_eq!((&found[0].value, found[0].ttl), (&add.value, add.ttl));
+        }
+    }
+
+    async fn items_are_mended_as_they_were_known(&self, markers: &S::Markers) {
+        let entity = "ledger/mended";
+        let mend = |item: &str, over, values: &[u64]| Mend {
+            item: ItemId::from_parts([item]),
+            over,
+            now: values.iter().map(|n| self.add(entity, 0, *n)).collect(),
+        };
+        let mended = async |entry: Mend<M::Value>| {
+            let entries = [entry];
+            loop {
+                let outcomes = self
+                    .store
+                    .mend(&pipeline(), markers, &entries, Deadline::NONE)
+                    .await;
+                if unfinished(entries.to_vec(), &outcomes).is_empty() {
+                    break outcomes;
+                }
+            }
+        };
+        let version = async |item: &str| {
+            let known = self.known(markers, item).await;
+            known.map(|known| known.version)
+        };
+        let at = |at, n| self.replace("mended", at, vec![self.add(entity, 0, n)]);
+
+        replace(&*self.store, markers, &[at(Some(5), 1)]).await;
+        let first = version("mended").await;
+        assert!(first.is_some());
+        let outcomes = mended(mend("mended", None, &[7])).await;
+        assert!(
+            matches!(outcomes[..], [Outcome::Superseded]),
+            "it is known by now: {outcomes:?}"
+        );
+        let outcomes = mended(mend("mended", first, &[2])).await;
+        assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
+        let second = version("mended").await;
+        assert_ne!(second, first, "every change has its version");
+        let outcomes = mended(mend("mended", first, &[7])).await;
+        assert!(
+            matches!(outcomes[..], [Outcome::Superseded]),
+            "it has changed: {outcomes:?}"
+        );
+        self.expect(entity, 0, [2]).await;
+
+        // It stays where it was seen.
+        replace(&*self.store, markers, &[at(Some(5), 7), at(None, 7)]).await;
+        self.expect(entity, 0, [2]).await;
+        replace(&*self.store, markers, &[at(Some(6), 3)]).await;
+        self.expect(entity, 0, [3]).await;
+
+        // Deleted unseen, and unseen from the start.
+        mended(mend("mended", version("mended").await, &[])).await;
+        self.expect(entity, 0, []).await;
+        replace(&*self.store, markers, &[at(None, 7)]).await;
+        self.expect(entity, 0, []).await;
+        mended(mend("mended-new", None, &[4])).await;
+        let scanned = Replace {
+            item: ItemId::from_parts(["mended-new"]),
+            ..at(None, 7)
+        };
+        replace(&*self.store, markers, &[scanned]).await;
+        self.expect(entity, 0, [4]).await;
     }
 
     async fn any_interleaving_converges(&self, markers: &Arc<S::Markers>) {

@@ -11,7 +11,8 @@ use crate::error::{Fault, Place, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
 use crate::monoid::{Group, Monoid, Overflow};
 use crate::store::{
-    Add, Binding, ExactlyOnce, Ledger, Once, Outcome, Position, Read, Replace, Store,
+    Add, Binding, ExactlyOnce, Known, Ledger, Listed, MAX_KEYS, Mend, Once, Outcome, Position,
+    Read, Replace, StateRow, Store,
 };
 use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 
@@ -30,7 +31,7 @@ pub struct MemoryStore<M: Monoid> {
 struct Inner<V> {
     bound: Option<Binding>,
     rows: HashMap<Key, Row<V>>,
-    ledger: HashMap<ItemId, Entry<V>>,
+    ledger: HashMap<ItemId, Known<V>>,
 }
 
 #[derive(Clone)]
@@ -57,11 +58,6 @@ impl Mode {
     }
 }
 
-struct Entry<V> {
-    at: Position,
-    now: Vec<Add<V>>,
-}
-
 impl<M: Monoid> MemoryStore<M> {
     /// An empty store.
     pub fn new(monoid: M) -> Self {
@@ -76,16 +72,16 @@ impl<M: Monoid> MemoryStore<M> {
         }
     }
 
-    /// Every row in order of the keys: key, value, and when it may be removed (seconds since the
-    /// epoch).
-    pub fn rows(&self) -> Vec<(Key, M::Value, Option<i64>)> {
+    /// Every row, in order of the keys.
+    pub fn rows(&self) -> Vec<StateRow<M::Value>> {
         let inner = self.lock();
-        let mut rows: Vec<_> = inner
-            .rows
-            .iter()
-            .map(|(key, row)| (key.clone(), row.value.clone(), row.ttl))
-            .collect();
-        rows.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+        let row = |(key, row): (&Key, &Row<M::Value>)| StateRow {
+            key: key.clone(),
+            value: row.value.clone(),
+            ttl: row.ttl,
+        };
+        let mut rows: Vec<_> = inner.rows.iter().map(row).collect();
+        rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
         rows
     }
 
@@ -162,6 +158,13 @@ impl<M: Monoid> Read<M::Value> for MemoryStore<M> {
             .iter()
             .map(|key| inner.rows.get(key).map(|row| row.value.clone()))
             .collect())
+    }
+
+    async fn list(&self, _after: Option<&str>) -> Result<Listed<StateRow<M::Value>>, StoreError> {
+        Ok(Listed {
+            entries: self.rows(),
+            next: None,
+        })
     }
 }
 
@@ -257,43 +260,116 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
 }
 
 impl<M: Group> MemoryStore<M> {
-    /// The rows that change when an item turns from `before` to `now`, or why they cannot.
+    /// Makes `item` contribute `now` in place of what it contributed before, or with `keep` beside
+    /// it: rows and ledger change together, or not at all.
     fn turn(
         &self,
-        rows: &HashMap<Key, Row<M::Value>>,
-        before: &[Add<M::Value>],
-        now: &[Add<M::Value>],
+        inner: &mut Inner<M::Value>,
+        item: &ItemId,
+        (at, now, keep): (&Position, &[Add<M::Value>], bool),
         clock: &dyn Clock,
-    ) -> Result<HashMap<Key, Row<M::Value>>, StoreError> {
+    ) -> Result<(), StoreError> {
+        if now.len() > MAX_KEYS {
+            return Err(StoreError::InvalidValue {
+                place: self.place.clone(),
+                reason: format!(
+                    "item {item} has {} keys, and one of a ledger can have {MAX_KEYS}",
+                    now.len()
+                ),
+                source: None,
+            });
+        }
+        let known = inner.ledger.get(item);
+        let before = known.map_or(&[][..], |known| &known.now);
         let mut changed: HashMap<Key, Row<M::Value>> = before
             .iter()
             .chain(now)
-            .filter_map(|add| Some((add.key.clone(), rows.get(&add.key)?.clone())))
+            .filter_map(|add| Some((add.key.clone(), inner.rows.get(&add.key)?.clone())))
             .collect();
+        let mut kept = known.map_or_else(Vec::new, |known| known.kept.clone());
         let today = clock.now().as_secs();
         for add in before {
-            if add.ttl.is_some_and(|ttl| ttl <= today) {
-                continue;
-            }
-            let value =
-                self.monoid
-                    .invert(&add.value)
-                    .map_err(|Overflow| StoreError::Overflow {
-                        place: self.place.at(&add.key),
-                    })?;
-            self.add(
-                &mut changed,
-                &Add {
+            if keep {
+                self.keep(&mut kept, add)?;
+            } else if add.ttl.is_none_or(|ttl| ttl > today) {
+                let value = self.monoid.invert(&add.value);
+                let value = value.map_err(|Overflow| self.overflow(&add.key))?;
+                let add = Add {
                     value,
                     ..add.clone()
-                },
-                Mode::Ledger,
-            )?;
+                };
+                self.add(&mut changed, &add, Mode::Ledger)?;
+            }
         }
         for add in now {
             self.add(&mut changed, add, Mode::Ledger)?;
         }
-        Ok(changed)
+        let known = Known {
+            item: item.clone(),
+            version: known.map_or(1, |known| known.version + 1),
+            at: at.clone(),
+            now: now.to_vec(),
+            kept,
+        };
+        inner.rows.extend(changed);
+        inner.ledger.insert(item.clone(), known);
+        Ok(())
+    }
+
+    fn keep(&self, kept: &mut Vec<Add<M::Value>>, add: &Add<M::Value>) -> Result<(), StoreError> {
+        match kept.iter_mut().find(|kept| kept.key == add.key) {
+            Some(kept) => self
+                .monoid
+                .combine(&mut kept.value, &add.value)
+                .map_err(|Overflow| self.overflow(&add.key)),
+            None => {
+                kept.push(add.clone());
+                Ok(())
+            }
+        }
+    }
+
+    fn overflow(&self, key: &Key) -> StoreError {
+        StoreError::Overflow {
+            place: self.place.at(key),
+        }
+    }
+
+    /// What the ledger's table answers without anything being changed; `None` to go on.
+    fn unchanged(known: Option<&Known<M::Value>>, at: &Position) -> Option<Outcome> {
+        match (known.map(|known| &known.at), at) {
+            (Some(Position::Scan), Position::Scan) => Some(Outcome::Duplicate),
+            (Some(Position::Stream(_)), Position::Scan) => Some(Outcome::Superseded),
+            (Some(Position::Stream(seen)), Position::Stream(at)) if at == seen => {
+                Some(Outcome::Duplicate)
+            }
+            (Some(Position::Stream(seen)), Position::Stream(at)) if at < seen => {
+                Some(Outcome::Superseded)
+            }
+            _ => None,
+        }
+    }
+
+    /// Settles `entries` in order; `settle` answers each, or fails by the error.
+    fn in_order<E>(
+        &self,
+        entries: &[E],
+        now: impl Fn(&E) -> &[Add<M::Value>],
+        mut settle: impl FnMut(&E) -> Result<Outcome, StoreError>,
+    ) -> Vec<Outcome> {
+        let mut stopped = Stopped::default();
+        entries
+            .iter()
+            .map(|entry| {
+                if stopped.blocks(now(entry)) {
+                    return Outcome::Blocked;
+                }
+                settle(entry).unwrap_or_else(|error| {
+                    stopped.note(&error, now(entry));
+                    Outcome::Failed(error)
+                })
+            })
+            .collect()
     }
 }
 
@@ -305,44 +381,72 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         items: &[Replace<M::Value>],
         _deadline: Deadline,
     ) -> Vec<Outcome> {
-        let mut inner = self.lock();
-        let mut stopped = Stopped::default();
-        items
-            .iter()
-            .map(|entry| {
-                if stopped.blocks(&entry.now) {
-                    return Outcome::Blocked;
-                }
+        let inner = &mut *self.lock();
+        let clock = &*markers.clock;
+        self.in_order(
+            items,
+            |entry| &entry.now,
+            |entry| {
                 let known = inner.ledger.get(&entry.item);
-                match (known.map(|known| &known.at), &entry.at) {
-                    (Some(Position::Scan), Position::Scan) => return Outcome::Duplicate,
-                    (Some(Position::Stream(_)), Position::Scan) => return Outcome::Superseded,
-                    (Some(Position::Stream(seen)), Position::Stream(at)) if at == seen => {
-                        return Outcome::Duplicate;
-                    }
-                    (Some(Position::Stream(seen)), Position::Stream(at)) if at < seen => {
-                        return Outcome::Superseded;
-                    }
-                    _ => {}
+                if let Some(outcome) = Self::unchanged(known, &entry.at) {
+                    return Ok(outcome);
                 }
-                let before = known.map_or(&[][..], |known| &known.now);
-                match self.turn(&inner.rows, before, &entry.now, &*markers.clock) {
-                    Ok(changed) => {
-                        inner.rows.extend(changed);
-                        let now = Entry {
-                            at: entry.at.clone(),
-                            now: entry.now.clone(),
-                        };
-                        inner.ledger.insert(entry.item.clone(), now);
-                        Outcome::Applied
-                    }
-                    Err(error) => {
-                        stopped.note(&error, &entry.now);
-                        Outcome::Failed(error)
-                    }
+                let to = (&entry.at, &*entry.now, entry.keep);
+                self.turn(inner, &entry.item, to, clock)?;
+                Ok(Outcome::Applied)
+            },
+        )
+    }
+
+    async fn known(
+        &self,
+        _pipeline: &PipelineName,
+        _markers: &MemoryDeduper,
+        items: &[ItemId],
+        _deadline: Deadline,
+    ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+        let inner = self.lock();
+        let known = items.iter().map(|item| inner.ledger.get(item).cloned());
+        Ok(known.collect())
+    }
+
+    async fn list_known(
+        &self,
+        _pipeline: &PipelineName,
+        _markers: &MemoryDeduper,
+        _after: Option<&str>,
+    ) -> Result<Listed<Known<M::Value>>, StoreError> {
+        let inner = self.lock();
+        let mut entries: Vec<_> = inner.ledger.values().cloned().collect();
+        entries.sort_unstable_by(|one, other| one.item.cmp(&other.item));
+        Ok(Listed {
+            entries,
+            next: None,
+        })
+    }
+
+    async fn mend(
+        &self,
+        _pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[Mend<M::Value>],
+        _deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let inner = &mut *self.lock();
+        self.in_order(
+            items,
+            |entry| &entry.now,
+            |entry| {
+                let known = inner.ledger.get(&entry.item);
+                if known.map(|known| known.version) != entry.over {
+                    return Ok(Outcome::Superseded);
                 }
-            })
-            .collect()
+                let at = known.map_or(Position::Scan, |known| known.at.clone());
+                let to = (&at, &*entry.now, false);
+                self.turn(inner, &entry.item, to, &*markers.clock)?;
+                Ok(Outcome::Applied)
+            },
+        )
     }
 }
 

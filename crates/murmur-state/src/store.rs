@@ -16,6 +16,12 @@ pub const HORIZON: Duration = Duration::from_secs(26 * 3600);
 /// ones are refused as [`TooOld`](StoreError::TooOld), since what they left may be forgotten.
 pub const EVENT_LIFE: Duration = Duration::from_secs(24 * 3600 + 30 * 60);
 
+/// How long a stream keeps its records for sure: 24 hours (Amazon DynamoDB Developer Guide,
+/// "Change data capture for DynamoDB Streams") less twice the 45 minutes that a clock may be off,
+/// since the clock that wrote a time and the one that reads it may be off to opposite sides.
+/// Whoever has not begun to read by then may have missed something.
+pub const SURE_LIFE: Duration = Duration::from_secs((24 * 60 - 2 * 45) * 60);
+
 /// A value to be combined into one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Add<V> {
@@ -45,8 +51,60 @@ pub struct Replace<V> {
     pub item: ItemId,
     /// Where this version of it was seen.
     pub at: Position,
+    /// When this version was made, as its source says; `None` if the source does not say.
+    pub created: Option<Timestamp>,
     /// All it contributes now, one entry per key; nothing for an item that is gone or skipped.
     pub now: Vec<Add<V>>,
+    /// Whether what it contributed so far stays in the state for good instead of being taken
+    /// back: Time to Live removed it, and what has expired is to go on counting.
+    pub keep: bool,
+}
+
+/// What a ledger knows of an item.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known<V> {
+    /// The item.
+    pub item: ItemId,
+    /// Another one with every change: what [`Mend`] goes by.
+    pub version: u64,
+    /// Where its newest version was seen.
+    pub at: Position,
+    /// What it contributes.
+    pub now: Vec<Add<V>>,
+    /// What earlier items of its name contribute for good, one entry per key.
+    pub kept: Vec<Add<V>>,
+}
+
+/// What an item is found to contribute when it is looked up in its table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mend<V> {
+    /// The item.
+    pub item: ItemId,
+    /// The version of what the ledger knew of it *before* the item was looked up; `None` if that
+    /// was nothing.
+    pub over: Option<u64>,
+    /// All it contributes as it was found, one entry per key; nothing for an item that is gone.
+    pub now: Vec<Add<V>>,
+}
+
+/// One row of state.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StateRow<V> {
+    /// Its key.
+    pub key: Key,
+    /// Its value.
+    pub value: V,
+    /// When it may be removed: seconds since the epoch, `None` for never.
+    pub ttl: Option<i64>,
+}
+
+/// A part of a listing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listed<T> {
+    /// The entries; there may be none although more follow.
+    pub entries: Vec<T>,
+    /// What the next part is asked for with; `None` if this is the last.
+    pub next: Option<String>,
 }
 
 /// Where a version of an item was seen.
@@ -95,6 +153,9 @@ impl Outcome {
         }
     }
 }
+
+/// The name of the ledger's delivery mode, as it stands in a [`Binding`].
+pub const LEDGER_MODE: &str = "ledger";
 
 /// Whom a store's rows belong to.
 ///
@@ -170,6 +231,19 @@ pub trait Read<V>: Send + Sync + 'static {
         &self,
         keys: &[Key],
     ) -> impl Future<Output = Result<Vec<Option<V>>, StoreError>> + Send;
+
+    /// A part of all rows, in no order: the first for `None`, then each for the
+    /// [`next`](Listed::next) of the one before. A row that is written while the parts are
+    /// asked for is listed as it was before or after; one that is there all the while is listed
+    /// once.
+    ///
+    /// # Errors
+    ///
+    /// As for [`get_many`](Read::get_many); the same part can be asked for again.
+    fn list(
+        &self,
+        after: Option<&str>,
+    ) -> impl Future<Output = Result<Listed<StateRow<V>>, StoreError>> + Send;
 }
 
 /// Conveniences over [`Read`].
@@ -287,16 +361,32 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 ///
 /// "Unchanged" is answered [`Outcome::Duplicate`] where the same position or another scan was
 /// there before, else [`Outcome::Superseded`]. At all times a row's value is the sum of the
-/// contributions that name its key.
+/// contributions that name its key, kept ones included.
+///
+/// With [`keep`](Replace::keep), c is not taken away where the table says "− c": it is kept, and
+/// goes on contributing whatever becomes of the item.
 ///
 /// What an item contributed to a row whose `ttl` has passed stays there: the row may be gone, and
 /// must not come back below nothing.
+///
+/// # What is forgotten
+///
+/// A store may forget an item (∅ again) from 48 hours after its last write on, when it contributes
+/// nothing, kept or not, or only to rows whose `ttl` has passed. No older version of it may come
+/// after that. So a store that forgets refuses, as [`StoreError::TooOld`], an entry from the stream
+/// that meets ∅ and was [created](Replace::created) more than [`EVENT_LIFE`] ago; and whoever scans
+/// a table or looks items up must write what it found within an hour, or not at all.
 ///
 /// # Atomicity
 ///
 /// An item's contribution and all rows it changes are changed together or not at all.
 ///
-/// # Errors, Cancel safety
+/// # Errors
+///
+/// As for [`ExactlyOnce`]; in addition, an entry with more than [`MAX_KEYS`] keys fails with
+/// [`StoreError::InvalidValue`].
+///
+/// # Cancel safety
 ///
 /// As for [`ExactlyOnce`].
 pub trait Ledger<M: Group>: ExactlyOnce<M> {
@@ -308,12 +398,73 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         items: &[Replace<M::Value>],
         deadline: Deadline,
     ) -> impl Future<Output = Vec<Outcome>> + Send;
+
+    /// What is known of each of `items`, in their order: `None` for ∅.
+    ///
+    /// # Errors
+    ///
+    /// The first failure; there is no partial answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: reading changes nothing.
+    fn known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[ItemId],
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<Vec<Option<Known<M::Value>>>, StoreError>> + Send;
+
+    /// A part of all items that are known, as [`Read::list`] lists rows.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Read::list`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: reading changes nothing.
+    fn list_known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        after: Option<&str>,
+    ) -> impl Future<Output = Result<Listed<Known<M::Value>>, StoreError>> + Send;
+
+    /// Makes each item contribute what it was found to contribute, where it was seen staying
+    /// what it was (∅ becomes S(now)), and what is kept staying kept; [`Outcome::Superseded`],
+    /// and no change, if the ledger knows another version than [`over`](Mend::over).
+    ///
+    /// Right whatever live is doing meanwhile, if the item was looked up, consistently, *after*
+    /// that version was read: what changed the item later comes from the stream and replaces what
+    /// is written here.
+    ///
+    /// # Errors, Cancel safety
+    ///
+    /// As for [`replace`](Ledger::replace).
+    fn mend(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[Mend<M::Value>],
+        deadline: Deadline,
+    ) -> impl Future<Output = Vec<Outcome>> + Send;
 }
+
+/// The most keys that one item of a ledger may contribute to. An item that moves from as many to
+/// as many others still fits one transaction of 100 actions, its ledger row included (Amazon
+/// DynamoDB API Reference, TransactWriteItems).
+pub const MAX_KEYS: usize = 49;
 
 #[deny(clippy::missing_trait_methods)]
 impl<V, R: Read<V>> Read<V> for Arc<R> {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<V>>, StoreError> {
         R::get_many(self, keys).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<V>>, StoreError> {
+        R::list(self, after).await
     }
 }
 
@@ -358,6 +509,35 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
         deadline: Deadline,
     ) -> Vec<Outcome> {
         S::replace(self, pipeline, markers, items, deadline).await
+    }
+
+    async fn known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[ItemId],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+        S::known(self, pipeline, markers, items, deadline).await
+    }
+
+    async fn list_known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        after: Option<&str>,
+    ) -> Result<Listed<Known<M::Value>>, StoreError> {
+        S::list_known(self, pipeline, markers, after).await
+    }
+
+    async fn mend(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[Mend<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        S::mend(self, pipeline, markers, items, deadline).await
     }
 }
 

@@ -130,7 +130,9 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
     let item = |item: &str, at: Position, now| Replace {
         item: ItemId::from_parts([item]),
         at,
+        created: None,
         now,
+        keep: false,
     };
     let first = [
         item("x", Position::Scan, vec![add("a", 5)]),
@@ -144,10 +146,6 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
         &outcomes[0],
         Outcome::Failed(StoreError::Overflow { .. })
     ));
-    let rows: Vec<_> = store
-        .rows()
-        .into_iter()
-        .map(|(_, value, _)| value)
-        .collect();
+    let rows: Vec<_> = store.rows().into_iter().map(|row| row.value).collect();
     assert_eq!(rows, [5, i64::MAX]);
 }

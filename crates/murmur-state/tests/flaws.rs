@@ -10,9 +10,10 @@ use std::sync::Mutex;
 use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Key, Ledger,
-    MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, Random, Read,
-    ReadExt, Removed, Replace, Saved, Store, StoreError,
+    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, ItemId, Key,
+    Known, Ledger, Listed, MAX_KEYS, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
+    PipelineName, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow, Store,
+    StoreError,
 };
 use total::Total;
 
@@ -38,6 +39,13 @@ enum Flaw {
     TakesBackFromRowsThatMayBeGone,
     ScanWins,
     OldRecordsWin,
+    TakesBackWhatIsKept,
+    KeepsEverything,
+    TakesAnyNumberOfKeys,
+    ListsARowTwice,
+    TellsOfOtherItems,
+    ListsNotAllItems,
+    MendsWhateverIsKnown,
 }
 
 struct Flawed {
@@ -75,6 +83,14 @@ impl Read<i64> for Flawed {
             _ => {}
         }
         Ok(values)
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        let mut listed = self.inner.list(after).await?;
+        if self.flaw == Flaw::ListsARowTwice {
+            listed.entries.extend_from_within(..);
+        }
+        Ok(listed)
     }
 }
 
@@ -186,6 +202,9 @@ impl Ledger<Total> for Flawed {
                 (Flaw::TakesBackFromRowsThatMayBeGone, _) => {
                     item.now.iter_mut().for_each(|add| add.ttl = None);
                 }
+                (Flaw::TakesBackWhatIsKept, _) => item.keep = false,
+                (Flaw::KeepsEverything, _) => item.keep = true,
+                (Flaw::TakesAnyNumberOfKeys, _) => item.now.truncate(MAX_KEYS),
                 (Flaw::NeverTakesBack, _) => {
                     item.item =
                         murmur_state::ItemId::from_parts([item.item.as_str(), &n.to_string()]);
@@ -196,6 +215,53 @@ impl Ledger<Total> for Flawed {
         self.inner
             .replace(pipeline, markers, &items, deadline)
             .await
+    }
+
+    async fn known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[ItemId],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+        let known = self.inner.known(pipeline, markers, items, deadline);
+        let mut known = known.await?;
+        if self.flaw == Flaw::TellsOfOtherItems {
+            known.reverse();
+        }
+        Ok(known)
+    }
+
+    async fn list_known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        after: Option<&str>,
+    ) -> Result<Listed<Known<i64>>, StoreError> {
+        let listed = self.inner.list_known(pipeline, markers, after);
+        let mut listed = listed.await?;
+        if self.flaw == Flaw::ListsNotAllItems {
+            listed.entries.pop();
+        }
+        Ok(listed)
+    }
+
+    async fn mend(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[Mend<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let mut items = items.to_vec();
+        for item in &mut items {
+            if self.flaw == Flaw::MendsWhateverIsKnown {
+                let one = std::slice::from_ref(&item.item);
+                let known = self.inner.known(pipeline, markers, one, deadline).await;
+                item.over = known.unwrap().pop().flatten().map(|known| known.version);
+            }
+        }
+        self.inner.mend(pipeline, markers, &items, deadline).await
     }
 }
 
@@ -252,6 +318,13 @@ async fn every_flaw_of_a_ledger_is_noticed() {
         Flaw::TakesBackFromRowsThatMayBeGone,
         Flaw::ScanWins,
         Flaw::OldRecordsWin,
+        Flaw::TakesBackWhatIsKept,
+        Flaw::KeepsEverything,
+        Flaw::TakesAnyNumberOfKeys,
+        Flaw::ListsARowTwice,
+        Flaw::TellsOfOtherItems,
+        Flaw::ListsNotAllItems,
+        Flaw::MendsWhateverIsKnown,
     ] {
         let subject = Flawed::subject(flaw);
         let suite = async move { subject.ledger(MemoryDeduper::new()).await };

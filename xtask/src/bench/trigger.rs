@@ -315,7 +315,7 @@ impl Home {
         let expected = if work == Work::Nothing { 0 } else { total };
         match self {
             Self::Process(store) => {
-                let total: i64 = store.rows().into_iter().map(|(_, value, _)| value).sum();
+                let total: i64 = store.rows().into_iter().map(|row| row.value).sum();
                 ensure!(total == expected, "counted {total} instead of {expected}");
             }
             Self::Server(client, tables) => {

@@ -75,9 +75,7 @@ impl Daily {
     fn days(&self) -> Vec<(i64, i64)> {
         let rows = self.store.rows();
         let day = |key: &Key| key.bucket() - WINDOW.bucket(Timestamp::from_secs(NOW));
-        rows.iter()
-            .map(|(key, value, _)| (day(key), *value))
-            .collect()
+        rows.iter().map(|row| (day(&row.key), row.value)).collect()
     }
 
     async fn send(&self, records: &[Record]) -> Vec<RecordOutcome> {

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use murmur_core::{AttributeValue, Change, EventName, Item, Record, Row, Sum, item_id};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, ExactlyOnce, Fault, Key, Ledger, ManualClock,
-    MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Place, Read, ReadExt, Recorder,
-    Replace, SequenceNumber, Store, StoreError, Timestamp,
+    Add, Binding, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Known, Ledger, Listed,
+    ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner, PipelineName, Place, Read,
+    ReadExt, Recorder, Replace, SequenceNumber, StateRow, Store, StoreError, Timestamp,
 };
 
 /// An order as the tests' tables hold it.
@@ -172,6 +172,10 @@ impl Read<i64> for Scripted {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.inner.list(after).await
+    }
 }
 
 impl Store<Sum> for Scripted {
@@ -296,6 +300,35 @@ impl Ledger<Sum> for Scripted {
             outcomes.push(worst);
         }
         outcomes
+    }
+
+    async fn known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[ItemId],
+        by: Deadline,
+    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+        self.inner.known(pipeline, markers, items, by).await
+    }
+
+    async fn list_known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        after: Option<&str>,
+    ) -> Result<Listed<Known<i64>>, StoreError> {
+        self.inner.list_known(pipeline, markers, after).await
+    }
+
+    async fn mend(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        items: &[Mend<i64>],
+        by: Deadline,
+    ) -> Vec<Outcome> {
+        self.inner.mend(pipeline, markers, items, by).await
     }
 }
 

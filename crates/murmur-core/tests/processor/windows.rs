@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_core::{BuildError, Count, Definition, Pipeline, RecordOutcome, Stored, Sum, Window};
-use murmur_state::{Key, MemoryDeduper, MemoryStore, Timestamp};
+use murmur_state::{Key, MemoryDeduper, MemoryStore, StateRow, Timestamp};
 
 use crate::support::{NOW, Order, clock, insert, order, order_at, scanned};
 use crate::{builder, outcomes, processor};
@@ -29,7 +29,11 @@ async fn the_items_time_chooses_bucket_and_ttl() {
     let bucket = window.bucket(Timestamp::from_secs(NOW)) - 1;
     assert_eq!(
         store.rows(),
-        [(Key::new("a", bucket).unwrap(), 5, window.ttl(bucket))]
+        [StateRow {
+            key: Key::new("a", bucket).unwrap(),
+            value: 5,
+            ttl: window.ttl(bucket),
+        }]
     );
 }
 
@@ -70,7 +74,11 @@ async fn arrival_windows_go_by_the_changes_own_time_on_every_delivery() {
     outcomes(&processor, &batch).await;
     assert_eq!(
         store.rows(),
-        [(Key::new("a", NOW / 3600).unwrap(), 1, None)]
+        [StateRow {
+            key: Key::new("a", NOW / 3600).unwrap(),
+            value: 1,
+            ttl: None,
+        }]
     );
     // A row that was scanned did not arrive.
     let scanned = outcomes(&processor, &[scanned("1", order("a", 5))])

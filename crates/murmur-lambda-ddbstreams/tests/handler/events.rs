@@ -184,7 +184,7 @@ async fn a_fraction_of_a_second_does_not_move_a_record_to_another_window() {
     }
     let rows = rows.rows();
     assert_eq!(rows.len(), 1);
-    assert_eq!((rows[0].0.bucket(), rows[0].1), (1_767_225_600, 2500));
+    assert_eq!((rows[0].key.bucket(), rows[0].value), (1_767_225_600, 2500));
 }
 
 #[tokio::test]

@@ -9,9 +9,9 @@ use futures::future::BoxFuture;
 use murmur_core::{Count, Decoded, Decoder, Pipeline, Sum};
 use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Event};
 use murmur_state::{
-    Add, Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, Key, ManualClock,
-    MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder, Removed, Saved,
-    Store, StoreError, Timestamp,
+    Add, Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, Key, Listed,
+    ManualClock, MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder,
+    Removed, Saved, StateRow, Store, StoreError, Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -119,12 +119,16 @@ pub(crate) fn total<M: Monoid<Value = i64>>(rows: &MemoryStore<M>, entity: &str)
     let key = Key::new(entity, 0).unwrap();
     rows.rows()
         .into_iter()
-        .find_map(|(at, value, _)| (at == key).then_some(value))
+        .find_map(|row| (row.key == key).then_some(row.value))
 }
 
 impl<M: Monoid> Read<M::Value> for Scripted<M> {
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         self.rows.get_many(keys).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<M::Value>>, StoreError> {
+        self.rows.list(after).await
     }
 }
 

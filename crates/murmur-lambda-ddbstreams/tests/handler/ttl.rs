@@ -152,6 +152,6 @@ async fn what_expired_with_its_window_is_dropped_and_its_row_left_as_it_is() {
     let answer = handler.call(days_later(9)).await.unwrap();
     assert_eq!(reported(&answer), [""; 0]);
     assert_eq!(seen.count("daily:expired"), 1);
-    let values: Vec<i64> = rows.rows().into_iter().map(|(_, cents, _)| cents).collect();
+    let values: Vec<i64> = rows.rows().into_iter().map(|row| row.value).collect();
     assert_eq!(values, [1000], "never below nothing");
 }

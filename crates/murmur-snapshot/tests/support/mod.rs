@@ -72,7 +72,7 @@ pub fn recount<'a>(rows: impl IntoIterator<Item = &'a Row>) -> BTreeMap<String, 
 
 pub fn totals(store: &MemoryStore<Sum>) -> BTreeMap<String, i64> {
     let rows = store.rows().into_iter();
-    rows.map(|(key, value, _)| (key.entity().to_owned(), value))
+    rows.map(|row| (row.key.entity().to_owned(), row.value))
         .collect()
 }
 

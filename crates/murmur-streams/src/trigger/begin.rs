@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::Timestamp;
+use murmur_state::{SURE_LIFE, Timestamp};
 
 use crate::source::{Cursor, Start};
 use crate::trigger::engine::Engine;
@@ -11,7 +11,7 @@ use crate::trigger::error::TriggerError;
 use crate::trigger::gap::{Gap, OnGap};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::Count;
-use crate::trigger::positions::{At, Begin, Beginning, Held, Row, SURE_LIFE};
+use crate::trigger::positions::{At, Begin, Beginning, Held, Row};
 
 /// How long after reading was begun at LATEST a shard's first read may be.
 const LATE: Duration = Duration::from_secs(60);

@@ -24,11 +24,6 @@ use crate::trigger::error::TriggerError;
 /// The version of the rows this release writes.
 const VERSION: u32 = 1;
 
-/// How long a stream keeps its records for sure: 24 hours (Amazon DynamoDB Developer Guide,
-/// "Change data capture for DynamoDB Streams") less twice the 45 minutes that a clock may be off,
-/// since the clock that wrote a time and the one that reads it may be off to opposite sides.
-pub(crate) const SURE_LIFE: Duration = Duration::from_secs((24 * 60 - 2 * 45) * 60);
-
 /// How a shard is begun that nobody has read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -622,11 +622,11 @@ impl World {
             }
         }
         let mut found: BTreeMap<String, (i64, i64)> = BTreeMap::new();
-        for (key, sum, _) in self.sums.rows() {
-            found.entry(key.entity().to_owned()).or_default().0 = sum;
+        for row in self.sums.rows() {
+            found.entry(row.key.entity().to_owned()).or_default().0 = row.value;
         }
-        for (key, count, _) in self.counts.rows() {
-            found.entry(key.entity().to_owned()).or_default().1 = count;
+        for row in self.counts.rows() {
+            found.entry(row.key.entity().to_owned()).or_default().1 = row.value;
         }
         wanted.retain(|_, total| *total != (0, 0));
         found.retain(|_, total| *total != (0, 0));
