@@ -9,6 +9,7 @@ mod deduper;
 mod error;
 mod int64;
 mod lanes;
+mod ledger;
 mod once;
 mod options;
 mod owner;
