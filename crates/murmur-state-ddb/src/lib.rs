@@ -13,6 +13,7 @@ mod ledger;
 mod once;
 mod options;
 mod owner;
+mod pace;
 mod rows;
 mod table;
 

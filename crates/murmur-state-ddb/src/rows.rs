@@ -9,7 +9,7 @@ use murmur_state::{Add, Deadline, Key, Listed, Place, RetryPolicy, StateRow, Sto
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, integer, no_traces, row_key, wrong_shape};
 use crate::change::Change;
-use crate::error::{Access, Transacted, Written, store_error, transacted, written};
+use crate::error::{Access, Reason, Transacted, Written, store_error, transacted, written};
 use crate::owner;
 use crate::table::Table;
 
@@ -243,6 +243,7 @@ impl Table {
         actions: Vec<TransactWriteItem>,
         deadline: Deadline,
     ) -> Result<Transacted, StoreError> {
+        let going = self.pace.begin().await;
         let sent = self
             .client
             .transact_write_items()
@@ -252,7 +253,15 @@ impl Table {
             .config_override(self.write_once(place, deadline)?)
             .send()
             .await;
-        transacted(place, sent)
+        let done = transacted(place, sent);
+        let is_throttle =
+            |reason: &Reason| matches!(reason, Reason::Failed(StoreError::Throttled { .. }));
+        going.answered(match &done {
+            Err(error) => matches!(error, StoreError::Throttled { .. }),
+            Ok(Transacted::Cancelled(reasons)) => reasons.iter().any(is_throttle),
+            Ok(Transacted::Done) => false,
+        });
+        done
     }
 
     /// One conditional update of the item at `key`, sent once; `back` says what it brings back
@@ -265,6 +274,7 @@ impl Table {
         back: Option<ReturnValue>,
         deadline: Deadline,
     ) -> Result<Written<UpdateItemOutput>, StoreError> {
+        let going = self.pace.begin().await;
         let sent = change
             .request(self.client.update_item(), &self.name, key)
             .set_return_values(back)
@@ -272,6 +282,8 @@ impl Table {
             .config_override(self.write_once(place, deadline)?)
             .send()
             .await;
-        written(place, sent)
+        let done = written(place, sent);
+        going.answered(matches!(done, Err(StoreError::Throttled { .. })));
+        done
     }
 }
