@@ -6,6 +6,7 @@
 )]
 
 mod bootstrap;
+mod deploy;
 mod killed;
 mod lambda;
 mod live;
