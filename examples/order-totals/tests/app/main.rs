@@ -6,6 +6,7 @@
 )]
 
 mod bootstrap;
+mod cutover;
 mod deploy;
 mod killed;
 mod lambda;
