@@ -1,0 +1,63 @@
+//! Random runs of the cut-over from a bootstrap to live, held against a recount.
+//!
+//! `HANDOVER_SEEDS=100000` plays more of them, `HANDOVER_SEED=7` one.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
+use std::env;
+use std::io::Write as _;
+use std::time::Instant;
+
+use murmur_testkit::handover::{self, Keeping, Mode, Scenario, Summary};
+
+/// How many seeds are played unless told otherwise.
+const SEEDS: u64 = 2_000;
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap())
+}
+
+/// Prints past the test harness, which would show nothing of a test that passes.
+fn print(text: &str) {
+    std::io::stdout().lock().write_all(text.as_bytes()).unwrap();
+}
+
+fn assert_all_is_well(summary: &Summary) {
+    let failed: Vec<String> = summary.failed.iter().map(ToString::to_string).collect();
+    let of = format!("{} of {} runs", summary.wrong_runs, summary.runs);
+    assert!(failed.is_empty(), "\n{}\n{of}", failed.join("\n"));
+}
+
+#[test]
+fn every_total_is_a_recount_whatever_happens_at_the_cut_over() {
+    let (first, seeds) = match number("HANDOVER_SEED") {
+        Some(seed) => (seed, 1),
+        None => (0, number("HANDOVER_SEEDS").unwrap_or(SEEDS)),
+    };
+    let began = Instant::now();
+    let seeds = first..first + seeds;
+    let summary = handover::run_all(seeds, Mode::Ledger, Keeping::Memory, |scenario| scenario);
+    let (runs, took) = (summary.runs, began.elapsed());
+    print(&format!(
+        "\n{runs} runs of the cut-over in {took:?}, met:\n{}",
+        summary.met
+    ));
+    assert_all_is_well(&summary);
+    if runs >= SEEDS {
+        assert_eq!(summary.met.missing(), [""; 0], "never met");
+    }
+}
+
+#[test]
+fn the_same_seed_meets_the_same() {
+    for seed in 0..6 {
+        let scenario = Scenario::new(seed, Mode::Ledger, Keeping::Memory);
+        let [one, other] = [&scenario; 2].map(handover::run);
+        assert_eq!(
+            (one.met, one.wrong),
+            (other.met, other.wrong),
+            "seed {seed}"
+        );
+    }
+}
