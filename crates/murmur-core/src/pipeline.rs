@@ -438,7 +438,40 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     }
 
     /// Every item counts exactly once with what it is now, also where a scan and the stream
-    /// overlap. Implies retraction, by what the ledger knows; old images are not needed.
+    /// overlap: the mode for a table that is bootstrapped while it changes. What each item
+    /// contributes is kept in a row of the marker table, the ledger, and replaced by what comes
+    /// later. Implies retraction, by what the ledger knows; old images are not needed, NEW_IMAGE
+    /// will do. Min, Max, Set and the like have no inverse, so that this does not compile for
+    /// them: bootstrap them in another mode, and a deletion does not undo what its item gave.
+    ///
+    /// ```compile_fail
+    /// # use murmur_core::{Max, Pipeline};
+    /// # use murmur_state::{MemoryDeduper, MemoryStore};
+    /// # struct Order { customer: String, amount_cents: i64 }
+    /// let pipeline = Pipeline::builder("largest")
+    ///     .key(|o: &Order| o.customer.clone())
+    ///     .value(|o| o.amount_cents)
+    ///     .aggregate(Max::new())
+    ///     .store(MemoryStore::new(Max::new()))
+    ///     .ledger(MemoryDeduper::new());
+    /// ```
+    ///
+    /// # What to expect
+    ///
+    /// - The state table must be empty when the ledger begins, and belongs to one stream.
+    /// - An item may name at most [`MAX_KEYS`](murmur_state::MAX_KEYS) keys; one with more is
+    ///   rejected.
+    /// - Totals may step back for a while: records from before a scan bring older contents of
+    ///   their items, until those that follow are done.
+    /// - A pipeline stays with its ledger. Without it the overlap of the next bootstrap, or the
+    ///   repair of a gap, would have nothing to go by; another mode refuses the tables.
+    ///
+    /// # Cost
+    ///
+    /// On DynamoDB, two write units per item and batch, and two per key and transaction of up to
+    /// 100 rows; half a read unit per changed item. Storage: one row per item of the table, of some
+    /// 300 bytes. The row of an item that is gone, or counts only in windows whose rows have expired,
+    /// expires 48 hours after its last write.
     ///
     /// # Errors
     ///

@@ -99,6 +99,19 @@ pub(crate) fn integer<T: std::str::FromStr>(
     .ok_or_else(|| wrong_shape(place, row, attribute, expected))
 }
 
+/// The text in `attribute`.
+pub(crate) fn text<'a>(
+    place: &Place,
+    row: &'a Item,
+    attribute: &'static str,
+    expected: &'static str,
+) -> Result<&'a str, StoreError> {
+    match row.get(attribute) {
+        Some(AttributeValue::S(text)) => Ok(text),
+        _ => Err(wrong_shape(place, row, attribute, expected)),
+    }
+}
+
 /// The error for an attribute that is not what it should be.
 pub(crate) fn wrong_shape(
     place: &Place,

@@ -1,3 +1,4 @@
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,6 +171,19 @@ impl Deduper {
             .await
             .map_err(|error| store_error(&place, Access::Read, error))?;
         Ok(answer.item)
+    }
+
+    /// The rows that there are of those called `names`, read consistently, in no order.
+    pub(crate) async fn get_many(
+        &self,
+        names: &[String],
+        deadline: Deadline,
+    ) -> Result<Vec<Item>, StoreError> {
+        let distinct: HashSet<&String> = names.iter().collect();
+        let keys = distinct.into_iter();
+        let keys =
+            keys.map(|name| HashMap::from([(PK.to_owned(), AttributeValue::S(name.clone()))]));
+        self.table.get_items(keys.collect(), true, deadline).await
     }
 
     /// Where a row is, if its name can be one.

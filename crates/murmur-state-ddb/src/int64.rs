@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use murmur_state::{
-    Add, Additive, Binding, Deadline, ExactlyOnce, KeepsGreatest, KeepsLeast, Key, Listed, Once,
-    OptionError, Outcome, Overflow, PipelineName, Place, Read, StateRow, Store, StoreError,
+    Add, Additive, Binding, Deadline, ExactlyOnce, ItemId, KeepsGreatest, KeepsLeast, Key, Known,
+    Ledger, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place, Read, Replace,
+    StateRow, Store, StoreError,
 };
 
 use crate::attribute::{Item, V, integer, number};
@@ -12,6 +13,7 @@ use crate::change::Change;
 use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
+use crate::ledger::{Books, Entry};
 use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
 use crate::owner;
@@ -155,6 +157,74 @@ impl<M: Additive> ExactlyOnce<M> for Int64SumStore {
             deadline,
         };
         once::apply(&batch, &self.rows.slots, events).await
+    }
+}
+
+impl<M: Additive> Ledger<M> for Int64SumStore {
+    async fn replace(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        items: &[Replace<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let entries = items.iter().enumerate();
+        let entries = entries.map(|(index, entry)| Entry::seen(index, entry));
+        self.books(pipeline, markers, deadline)
+            .settle(entries)
+            .await
+    }
+
+    async fn known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        items: &[ItemId],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+        self.books(pipeline, markers, deadline).known(items).await
+    }
+
+    async fn list_known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        after: Option<&str>,
+    ) -> Result<Listed<Known<i64>>, StoreError> {
+        let books = self.books(pipeline, markers, Deadline::NONE);
+        books.list(after).await
+    }
+
+    async fn mend(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        items: &[Mend<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let entries = items.iter().enumerate();
+        let entries = entries.map(|(index, entry)| Entry::looked_up(index, entry));
+        self.books(pipeline, markers, deadline)
+            .settle(entries)
+            .await
+    }
+}
+
+impl Int64SumStore {
+    fn books<'a>(
+        &'a self,
+        pipeline: &'a PipelineName,
+        markers: &'a Deduper,
+        deadline: Deadline,
+    ) -> Books<'a, Int64Rows> {
+        Books {
+            table: &self.rows.table,
+            markers,
+            cell: &self.rows,
+            slots: &self.rows.slots,
+            pipeline,
+            deadline,
+        }
     }
 }
 

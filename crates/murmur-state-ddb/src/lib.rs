@@ -9,9 +9,11 @@ mod deduper;
 mod error;
 mod int64;
 mod lanes;
+mod ledger;
 mod once;
 mod options;
 mod owner;
+mod pace;
 mod rows;
 mod table;
 

@@ -42,7 +42,9 @@ impl TableOptions {
     /// concurrently, one key's entries always in order. At least 1.
     ///
     /// Default 16. More is faster until the client's connections or the table's capacity are
-    /// used up.
+    /// used up. While the table throttles, fewer writes are let begin, over all calls to the
+    /// store and its clones: half as many as were under way, then one more for each time that
+    /// all of them went well.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;

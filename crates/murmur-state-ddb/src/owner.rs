@@ -8,9 +8,9 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use murmur_state::{Binding, Deadline, Key, PipelineName, Place, StoreError};
+use murmur_state::{Binding, Deadline, Key, LEDGER_MODE, PipelineName, Place, StoreError};
 
-use crate::attribute::{Item, PK, SK, STREAM, integer, number, wrong_shape};
+use crate::attribute::{Item, PK, SK, STREAM, integer, number, text};
 use crate::change::Change;
 use crate::deduper::Deduper;
 use crate::error::written;
@@ -22,6 +22,9 @@ const BUCKET: i64 = i64::MIN;
 
 /// How often the pair is read again because somebody else was at it.
 const LOOKS: u32 = 10;
+
+/// What their attributes should be.
+const CONTROL: &str = "a text, as Murmur's control rows have it";
 
 const PIPELINE: &str = "pipeline";
 const VERSION: &str = "version";
@@ -96,13 +99,14 @@ impl Pair<'_> {
         let life = |row: &Option<Item>| row.as_ref().and_then(|row| row.get(LIFE)).cloned();
         match (&marker, &state) {
             (None, None) => {
+                self.ensure_empty().await?;
                 let life = format!("{:032x}", self.table.options.random.bits());
                 let row = self.row(PK, AttributeValue::S(name), &life);
                 self.put(&self.markers.table, row).await?;
                 Ok(false)
             }
             (Some(marker), None) if !marker.contains_key(PAIRED) => {
-                let life = text(&self.place(), marker, LIFE)?;
+                let life = text(&self.place(), marker, LIFE, CONTROL)?;
                 let mut row = self.row(PK, AttributeValue::S(ENTITY.to_owned()), life);
                 row.insert(SK.to_owned(), number(BUCKET));
                 self.put(self.table, row).await?;
@@ -118,7 +122,7 @@ impl Pair<'_> {
             // its marker row is gone.
             (None, Some(_)) if self.markers.get(&name, self.deadline).await?.is_some() => Ok(false),
             (None, Some(state)) => {
-                let used = text(&self.place(), state, MARKER_TABLE)?;
+                let used = text(&self.place(), state, MARKER_TABLE, CONTROL)?;
                 Err(self.setup(&format!(
                     "its events are remembered in the marker table `{used}`, and `{}` knows \
                      nothing of it; use that table, or begin anew with an empty state table",
@@ -142,10 +146,24 @@ impl Pair<'_> {
         }
     }
 
+    /// Refuses to begin a ledger in a table that has rows: they would be in no contribution.
+    async fn ensure_empty(&self) -> Result<(), StoreError> {
+        if &*self.binding.mode != LEDGER_MODE {
+            return Ok(());
+        }
+        let (rows, _) = self.table.scan(None, None, Some(1)).await?;
+        match rows.is_empty() {
+            true => Ok(()),
+            false => Err(self.setup(
+                "it has rows already that no ledger knows of; give a pipeline with a ledger an                  empty state table, as `create_int64_table` makes it",
+            )),
+        }
+    }
+
     /// Refuses a row that names another owner.
     fn admit(&self, row: &Item) -> Result<(), StoreError> {
         let place = self.place();
-        let read = |attribute| text(&place, row, attribute);
+        let read = |attribute| text(&place, row, attribute, CONTROL);
         let found = Binding {
             pipeline: PipelineName::new(read(PIPELINE)?).map_err(StoreError::InvalidId)?,
             version: integer(&place, row, VERSION, "a version")?,
@@ -204,7 +222,7 @@ impl Pair<'_> {
     async fn note(&self, marker: &Item, name: String) -> Result<(), StoreError> {
         let place = self.place();
         let table = &self.markers.table;
-        let life = text(&place, marker, LIFE)?;
+        let life = text(&place, marker, LIFE, CONTROL)?;
         let mut change = Change::default()
             .set("paired = :paired")
             .value(":paired", AttributeValue::Bool(true))
@@ -238,16 +256,4 @@ impl Pair<'_> {
 
 fn marker_name(pipeline: &PipelineName, state_table: &str) -> String {
     pipeline.marker("owner", &[state_table])
-}
-
-fn text<'a>(place: &Place, row: &'a Item, attribute: &'static str) -> Result<&'a str, StoreError> {
-    match row.get(attribute) {
-        Some(AttributeValue::S(text)) => Ok(text),
-        _ => Err(wrong_shape(
-            place,
-            row,
-            attribute,
-            "a text, as Murmur's control rows have it",
-        )),
-    }
 }

@@ -3,13 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue};
+use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, TransactWriteItem};
 use futures::{StreamExt, TryStreamExt, stream};
 use murmur_state::{Add, Deadline, Key, Listed, Place, RetryPolicy, StateRow, StoreError};
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, integer, no_traces, row_key, wrong_shape};
 use crate::change::Change;
-use crate::error::{Access, Written, store_error, written};
+use crate::error::{Access, Reason, Transacted, Written, store_error, transacted, written};
 use crate::owner;
 use crate::table::Table;
 
@@ -27,18 +27,13 @@ impl Table {
         decode: impl Fn(&Key, &Item) -> Result<V, StoreError>,
     ) -> Result<Vec<Option<V>>, StoreError> {
         let mut seen = HashSet::with_capacity(keys.len());
-        let distinct: Vec<&Key> = keys.iter().filter(|key| seen.insert(*key)).collect();
+        let distinct = keys.iter().filter(|key| seen.insert(*key));
+        let rows = distinct.map(row_key).collect();
         let consistent = self.options.consistent_reads;
-        let chunks: Vec<_> = distinct
-            .chunks(CHUNK)
-            .map(|chunk| self.get_chunk(chunk, consistent, Deadline::NONE))
-            .collect();
-        let rows: Vec<Vec<(Key, Item)>> = stream::iter(chunks)
-            .buffer_unordered(self.options.concurrency)
-            .try_collect()
-            .await?;
-        let mut values = HashMap::with_capacity(distinct.len());
-        for (key, row) in rows.into_iter().flatten() {
+        let rows = self.get_items(rows, consistent, Deadline::NONE).await?;
+        let mut values = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let key = self.key_of(&row)?;
             let value = decode(&key, &row)?;
             values.insert(key, value);
         }
@@ -51,23 +46,39 @@ impl Table {
         key: &Key,
         deadline: Deadline,
     ) -> Result<Option<Item>, StoreError> {
-        let rows = self.get_chunk(&[key], true, deadline).await?;
-        Ok(rows.into_iter().next().map(|(_, row)| row))
+        let place = self.place().at(key);
+        let rows = self.get_chunk(&place, vec![row_key(key)], true, deadline);
+        Ok(rows.await?.into_iter().next())
     }
 
-    /// The rows of up to 100 distinct keys, asking again for what was left unprocessed.
-    async fn get_chunk(
+    /// The items that there are of distinct `keys`, in no order.
+    pub(crate) async fn get_items(
         &self,
-        keys: &[&Key],
+        keys: Vec<Item>,
         consistent: bool,
         deadline: Deadline,
-    ) -> Result<Vec<(Key, Item)>, StoreError> {
-        let place = match keys {
-            [key] => self.place().at(key),
-            _ => self.place(),
-        };
-        let mut rows = Vec::with_capacity(keys.len());
-        let mut pending: Vec<Item> = keys.iter().map(|key| row_key(key)).collect();
+    ) -> Result<Vec<Item>, StoreError> {
+        let place = &self.place();
+        let chunks: Vec<_> = keys
+            .chunks(CHUNK)
+            .map(|chunk| self.get_chunk(place, chunk.to_vec(), consistent, deadline))
+            .collect();
+        let items: Vec<Vec<Item>> = stream::iter(chunks)
+            .buffer_unordered(self.options.concurrency)
+            .try_collect()
+            .await?;
+        Ok(items.into_iter().flatten().collect())
+    }
+
+    /// The items of up to 100 distinct keys, asking again for what was left unprocessed.
+    async fn get_chunk(
+        &self,
+        place: &Place,
+        mut pending: Vec<Item>,
+        consistent: bool,
+        deadline: Deadline,
+    ) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::with_capacity(pending.len());
         let mut fruitless = 0;
         while !pending.is_empty() {
             let asked = pending.len();
@@ -85,18 +96,12 @@ impl Table {
                 .batch_get_item()
                 .request_items(&*self.name, request)
                 .customize()
-                .config_override(self.read(&place, deadline)?)
+                .config_override(self.read(place, deadline)?)
                 .send()
                 .await
-                .map_err(|error| store_error(&place, Access::Read, error))?;
-            for row in answer
-                .responses
-                .into_iter()
-                .flatten()
-                .flat_map(|(_, rows)| rows)
-            {
-                rows.push((self.key_of(&row)?, row));
-            }
+                .map_err(|error| store_error(place, Access::Read, error))?;
+            let found = answer.responses.into_iter().flatten();
+            items.extend(found.flat_map(|(_, items)| items));
             let left = answer.unprocessed_keys.into_iter().flatten();
             pending = left.flat_map(|(_, left)| left.keys).collect();
             if pending.is_empty() {
@@ -109,14 +114,14 @@ impl Table {
             };
             if fruitless == FRUITLESS {
                 return Err(StoreError::Throttled {
-                    place,
+                    place: place.clone(),
                     source: None,
                 });
             }
             tracing::debug!(table = %self.name, left = pending.len(), "unprocessed keys");
             self.pause(&RetryPolicy::default(), fruitless).await;
         }
-        Ok(rows)
+        Ok(items)
     }
 
     /// A part of all rows, the control row left out.
@@ -126,7 +131,7 @@ impl Table {
         decode: impl Fn(&Key, &Item) -> Result<V, StoreError>,
     ) -> Result<Listed<StateRow<V>>, StoreError> {
         let start = after.map(|after| self.key_named(after)).transpose()?;
-        let (rows, last) = self.scan(start.as_ref().map(row_key), None).await?;
+        let (rows, last) = self.scan(start.as_ref().map(row_key), None, None).await?;
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
             let key = self.key_of(&row)?;
@@ -163,11 +168,13 @@ impl Table {
     }
 
     /// A page of the table's items, read consistently, and the key of the last item that was
-    /// looked at; `None` for the last page. With `prefix`, only items whose `pk` begins with it.
+    /// looked at; `None` for the last page. With `prefix`, only items whose `pk` begins with it;
+    /// with `limit`, of so many that are looked at.
     pub(crate) async fn scan(
         &self,
         start: Option<Item>,
         prefix: Option<&str>,
+        limit: Option<i32>,
     ) -> Result<(Vec<Item>, Option<Item>), StoreError> {
         let place = self.place();
         let mut request = self
@@ -175,6 +182,7 @@ impl Table {
             .scan()
             .table_name(&*self.name)
             .consistent_read(true)
+            .set_limit(limit)
             .set_exclusive_start_key(start);
         if let Some(prefix) = prefix {
             request = request
@@ -227,6 +235,35 @@ impl Table {
         Ok(written)
     }
 
+    /// One transaction, sent once under a token of its own: one used before, in which nothing
+    /// differs, would be answered as done with nothing written. Errors name `place`.
+    pub(crate) async fn transact(
+        &self,
+        place: &Place,
+        actions: Vec<TransactWriteItem>,
+        deadline: Deadline,
+    ) -> Result<Transacted, StoreError> {
+        let going = self.pace.begin().await;
+        let sent = self
+            .client
+            .transact_write_items()
+            .client_request_token(format!("{:032x}", self.options.random.bits()))
+            .set_transact_items(Some(actions))
+            .customize()
+            .config_override(self.write_once(place, deadline)?)
+            .send()
+            .await;
+        let done = transacted(place, sent);
+        let is_throttle =
+            |reason: &Reason| matches!(reason, Reason::Failed(StoreError::Throttled { .. }));
+        going.answered(match &done {
+            Err(error) => matches!(error, StoreError::Throttled { .. }),
+            Ok(Transacted::Cancelled(reasons)) => reasons.iter().any(is_throttle),
+            Ok(Transacted::Done) => false,
+        });
+        done
+    }
+
     /// One conditional update of the item at `key`, sent once; `back` says what it brings back
     /// where it is applied. Errors name `place`.
     pub(crate) async fn write(
@@ -237,6 +274,7 @@ impl Table {
         back: Option<ReturnValue>,
         deadline: Deadline,
     ) -> Result<Written<UpdateItemOutput>, StoreError> {
+        let going = self.pace.begin().await;
         let sent = change
             .request(self.client.update_item(), &self.name, key)
             .set_return_values(back)
@@ -244,6 +282,8 @@ impl Table {
             .config_override(self.write_once(place, deadline)?)
             .send()
             .await;
-        written(place, sent)
+        let done = written(place, sent);
+        going.answered(matches!(done, Err(StoreError::Throttled { .. })));
+        done
     }
 }

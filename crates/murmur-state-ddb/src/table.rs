@@ -8,6 +8,7 @@ use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use murmur_state::{Deadline, Fault, OptionError, Place, RetryPolicy, StoreError};
 
 use crate::options::TableOptions;
+use crate::pace::Pace;
 
 /// A table, and how each call to it is made.
 #[derive(Debug, Clone)]
@@ -15,6 +16,7 @@ pub(crate) struct Table {
     pub(crate) client: Client,
     pub(crate) name: Arc<str>,
     pub(crate) options: TableOptions,
+    pub(crate) pace: Pace,
     store: &'static str,
 }
 
@@ -24,6 +26,7 @@ impl Table {
             client,
             name: name.into(),
             options: TableOptions::default(),
+            pace: Pace::default(),
             store,
         }
     }

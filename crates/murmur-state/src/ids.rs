@@ -153,6 +153,11 @@ impl ItemId {
         Self(name.into())
     }
 
+    /// The id whose text is `text`, as [`as_str`](ItemId::as_str) gave it.
+    pub fn from_text(text: impl Into<Arc<str>>) -> Self {
+        Self(text.into())
+    }
+
     /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -126,3 +126,13 @@ async fn stores_of_idempotent_monoids_take_events_exactly_once() {
         .exactly_once(markers)
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn int64_sum_store_keeps_a_ledger() {
+    let dynamo = Dynamo::connect().await;
+    let store = Int64SumStore::new(dynamo.client(), state_table(&dynamo).await);
+    let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
+    Subject::new(store, Total, |n| n as i64 * 7 - 100)
+        .ledger(markers)
+        .await;
+}

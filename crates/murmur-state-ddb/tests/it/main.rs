@@ -12,6 +12,7 @@ mod conformance;
 mod deduper;
 mod errors;
 mod int64;
+mod ledger;
 mod once;
 mod owner;
 mod reads;

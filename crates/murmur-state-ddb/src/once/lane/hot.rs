@@ -11,7 +11,7 @@ use murmur_state::{Outcome, StoreError, Timestamp};
 use super::{Lane, Step};
 use crate::attribute::{CUR, HOT, HOT_AT, IDS, PK, PREV, TTL, number, row_key};
 use crate::change::Change;
-use crate::error::{Reason, Transacted, Written, transacted};
+use crate::error::{Reason, Transacted, Written};
 use crate::once::cell::Cell;
 use crate::once::ids::{Id, ids_in, set, unless_taken};
 use crate::once::row::{Face, Frozen, Known};
@@ -295,17 +295,9 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             reason: error.to_string(),
             source: None,
         })?;
-        let table = self.batch.table;
-        let sent = table
-            .client
-            .transact_write_items()
-            .client_request_token(self.batch.token())
-            .set_transact_items(Some(actions))
-            .customize()
-            .config_override(table.write_once(&self.place, self.batch.deadline)?)
-            .send()
-            .await;
-        transacted(&self.place, sent)
+        let batch = self.batch;
+        let sent = batch.table.transact(&self.place, actions, batch.deadline);
+        sent.await
     }
 }
 

@@ -1,0 +1,245 @@
+//! What the ledger knows of an item, as a row of the marker table.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::{
+    Add, ItemId, Key, Known, PipelineName, Place, Position, SequenceNumber, StoreError, Timestamp,
+};
+
+use crate::attribute::{Item, PK, SK, TTL, V, VER, integer, number, text, wrong_shape};
+
+/// The item a row is about, S: its key may hold a hash of it.
+const ITEM: &str = "item";
+/// Where the item was seen, S: a sequence number; absent for a scan.
+const AT: &str = "at";
+/// What the item contributes, L of M, each with the attributes of the state row that it is part
+/// of; absent for nothing.
+const NOW: &str = "now";
+/// What earlier items of its name contribute for good, in the same form.
+const KEPT: &str = "kept";
+
+/// The kind of marker that ledger rows are.
+const KIND: &str = "item";
+
+/// The key of the row of `item` in the ledger of the state table called `table`.
+pub(crate) fn name(pipeline: &PipelineName, table: &str, item: &ItemId) -> String {
+    pipeline.marker(KIND, &[table, item.as_str()])
+}
+
+/// What the keys of all of a pipeline's ledger rows begin with, for whichever state table.
+pub(crate) fn prefix(pipeline: &PipelineName) -> String {
+    format!("{pipeline}/{KIND}")
+}
+
+/// The item that a row is about.
+pub(crate) fn item(place: &Place, row: &Item) -> Result<ItemId, StoreError> {
+    text(place, row, ITEM, "the name of an item").map(ItemId::from_text)
+}
+
+/// What `row` says of its item.
+pub(crate) fn known(place: &Place, row: &Item) -> Result<Known<i64>, StoreError> {
+    let at = match row.contains_key(AT) {
+        false => Position::Scan,
+        true => {
+            let digits = text(place, row, AT, SEQUENCE_NUMBER)?;
+            let number = SequenceNumber::new(digits);
+            Position::Stream(number.map_err(|_| wrong_shape(place, row, AT, SEQUENCE_NUMBER))?)
+        }
+    };
+    Ok(Known {
+        item: item(place, row)?,
+        version: integer(place, row, VER, "a version")?,
+        at,
+        now: contributions(place, row, NOW)?,
+        kept: contributions(place, row, KEPT)?,
+    })
+}
+
+const SEQUENCE_NUMBER: &str = "a sequence number";
+
+fn contributions(
+    place: &Place,
+    row: &Item,
+    attribute: &'static str,
+) -> Result<Vec<Add<i64>>, StoreError> {
+    let wrong = || wrong_shape(place, row, attribute, "a list of contributions");
+    let list = match row.get(attribute) {
+        None => return Ok(Vec::new()),
+        Some(AttributeValue::L(list)) => list,
+        Some(_) => return Err(wrong()),
+    };
+    let one = |value: &AttributeValue| -> Option<Add<i64>> {
+        let AttributeValue::M(part) = value else {
+            return None;
+        };
+        let integer = |name| match part.get(name) {
+            Some(AttributeValue::N(digits)) => digits.parse::<i64>().ok(),
+            _ => None,
+        };
+        let Some(AttributeValue::S(entity)) = part.get(PK) else {
+            return None;
+        };
+        let ttl = match part.contains_key(TTL) {
+            true => Some(integer(TTL)?),
+            false => None,
+        };
+        Some(Add {
+            key: Key::new(entity, integer(SK)?).ok()?,
+            value: integer(V)?,
+            ttl,
+        })
+    };
+    list.iter()
+        .map(|value| one(value).ok_or_else(wrong))
+        .collect()
+}
+
+/// The row called `name` that says `known`. `life` is how long after `now` it is kept at the
+/// least: for good, if any of its contributions is to a row that is.
+pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration) -> Item {
+    let Known {
+        item,
+        version,
+        at,
+        now: contributes,
+        kept,
+    } = known;
+    let mut row = HashMap::from([
+        (PK.to_owned(), AttributeValue::S(name.to_owned())),
+        (ITEM.to_owned(), AttributeValue::S(item.as_str().to_owned())),
+        (VER.to_owned(), number(version)),
+    ]);
+    if let Position::Stream(at) = at {
+        let at = AttributeValue::S(at.as_str().to_owned());
+        row.insert(AT.to_owned(), at);
+    }
+    for (attribute, adds) in [(NOW, contributes), (KEPT, kept)] {
+        if !adds.is_empty() {
+            let list = adds.iter().map(contribution).collect();
+            row.insert(attribute.to_owned(), AttributeValue::L(list));
+        }
+    }
+    let least = now.plus(life).as_secs();
+    let mut last = contributes.iter().chain(kept).map(|add| add.ttl);
+    let forgotten = last.try_fold(least, |last, ttl| Some(last.max(ttl?)));
+    if let Some(ttl) = forgotten {
+        row.insert(TTL.to_owned(), number(ttl));
+    }
+    row
+}
+
+fn contribution(add: &Add<i64>) -> AttributeValue {
+    let mut part = HashMap::from([
+        (
+            PK.to_owned(),
+            AttributeValue::S(add.key.entity().to_owned()),
+        ),
+        (SK.to_owned(), number(add.key.bucket())),
+        (V.to_owned(), number(add.value)),
+    ]);
+    if let Some(ttl) = add.ttl {
+        part.insert(TTL.to_owned(), number(ttl));
+    }
+    AttributeValue::M(part)
+}
+
+/// About how many bytes that row takes, never less than it does.
+pub(crate) fn size(name: &str, known: &Known<i64>) -> usize {
+    // A contribution has the names of four attributes, three numbers and the overhead of a map.
+    const PART: usize = 96;
+    let parts = known.now.iter().chain(&known.kept);
+    let parts: usize = parts.map(|add| PART + add.key.entity().len()).sum();
+    256 + name.len() + known.item.as_str().len() + parts
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn adds() -> impl Strategy<Value = Vec<Add<i64>>> {
+        let add = (
+            "[a-z]{1,4}",
+            any::<i64>(),
+            any::<i64>(),
+            any::<Option<i64>>(),
+        );
+        let add = add.prop_map(|(entity, bucket, value, ttl)| Add {
+            key: Key::new(entity, bucket).unwrap(),
+            value,
+            ttl,
+        });
+        proptest::collection::vec(add, 0..4)
+    }
+
+    proptest! {
+        #[test]
+        fn rows_survive_the_round_trip(
+            at: Option<u64>,
+            version: u64,
+            now in adds(),
+            kept in adds(),
+        ) {
+            let at = match at {
+                None => Position::Scan,
+                Some(at) => Position::Stream(SequenceNumber::new(format!("00{at}")).unwrap()),
+            };
+            let item = ItemId::from_parts(["id", "S", "x"]);
+            let one = Known { item, version, at, now, kept };
+            let (name, place) = ("n", Place::table("test", "t"));
+            let second = Timestamp::from_secs(1_000);
+            let written = row(name, &one, second, Duration::from_secs(10));
+            prop_assert_eq!(&known(&place, &written).unwrap(), &one);
+
+            let ttls: Vec<_> = one.now.iter().chain(&one.kept).map(|add| add.ttl).collect();
+            let forgotten = written.get(TTL).map(|_| integer::<i64>(&place, &written, TTL, "").unwrap());
+            match ttls.contains(&None) {
+                true => prop_assert_eq!(forgotten, None),
+                false => {
+                    let last = ttls.into_iter().flatten().max().unwrap_or(1_010);
+                    prop_assert_eq!(forgotten, Some(last.max(1_010)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_of_another_shape_are_refused_and_named() {
+        let place = Place::table("Deduper", "markers");
+        let good = row(
+            "n",
+            &Known {
+                item: ItemId::from_parts(["x"]),
+                version: 1,
+                at: Position::Stream(SequenceNumber::new("7").unwrap()),
+                now: vec![Add {
+                    key: Key::new("a", 0).unwrap(),
+                    value: 5,
+                    ttl: None,
+                }],
+                kept: Vec::new(),
+            },
+            Timestamp::from_secs(0),
+            Duration::ZERO,
+        );
+        for (attribute, value) in [
+            (VER, AttributeValue::S("1".into())),
+            (ITEM, AttributeValue::Bool(true)),
+            (AT, AttributeValue::S("seven".into())),
+            (NOW, AttributeValue::S("a".into())),
+            (NOW, AttributeValue::L(vec![AttributeValue::Bool(true)])),
+            (
+                KEPT,
+                AttributeValue::L(vec![AttributeValue::M(HashMap::new())]),
+            ),
+        ] {
+            let mut bad = good.clone();
+            bad.insert(attribute.to_owned(), value);
+            let error = known(&place, &bad).unwrap_err();
+            assert!(error.to_string().contains(attribute), "{error}");
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! The ledger: a row of the marker table for each source item says what the item contributes, and
+//! is written in one transaction with the rows of state that change with it.
+//!
+//! A batch is worked on in rounds. Each reads what is known of the items that need it, lets the
+//! rule table ([`turn`]) say what changes, packs the changes into transactions ([`pack`]) and sends
+//! them ([`write`]); what a refusal taught is the beginning of the next round. The argument why that
+//! is exact is in ARCHITECTURE.md.
+
+mod entry;
+mod pack;
+mod turn;
+mod write;
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures::StreamExt;
+use futures::stream;
+use murmur_state::{
+    Add, Deadline, ItemId, Key, Known, Listed, MAX_KEYS, Outcome, PipelineName, Place, RetryPolicy,
+    StoreError, Timestamp,
+};
+
+pub(crate) use turn::Entry;
+
+use crate::attribute::{PK, text};
+use crate::deduper::Deduper;
+use crate::once::{Cell, Slots};
+use crate::table::Table;
+use turn::{Times, Turn, turn};
+use write::{Answer, Stopped, Transaction};
+
+/// What the key of a marker row is.
+const NAME: &str = "a string";
+
+/// How often an item is written anew in one call before it is given up as contended.
+const PATIENCE: u32 = 10;
+
+/// How long is waited after a conflict, at first and in the end.
+const WAITS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// The ledger of a state table, as one call works with it.
+pub(crate) struct Books<'a, C> {
+    pub(crate) table: &'a Table,
+    pub(crate) markers: &'a Deduper,
+    pub(crate) cell: &'a C,
+    pub(crate) slots: &'a Slots,
+    pub(crate) pipeline: &'a PipelineName,
+    pub(crate) deadline: Deadline,
+}
+
+impl<C: Cell<i64, Total = i128>> Books<'_, C> {
+    /// Settles `entries`, one outcome each. Those of one item are taken in order, those of
+    /// different items in any.
+    pub(crate) async fn settle<'a>(
+        &self,
+        entries: impl IntoIterator<Item = Entry<'a>>,
+    ) -> Vec<Outcome> {
+        let mut batch = Batch::of(self, entries);
+        while !batch.groups.is_empty() {
+            self.round(&mut batch).await;
+        }
+        batch.outcomes
+    }
+
+    async fn round(&self, batch: &mut Batch<'_>) {
+        // Before the reading, whose answer may be late.
+        let composed = self.now();
+        self.read(batch).await;
+        let times = Times {
+            now: composed,
+            too_old: self.markers.table.options.rules.too_old,
+        };
+        let place = self.table.place();
+        let mut turns = Vec::new();
+        for mut group in std::mem::take(&mut batch.groups) {
+            let gone = |add: &Add<i64>| {
+                add.ttl.is_some_and(|ttl| ttl <= composed.as_secs())
+                    || batch.gone.contains(&add.key)
+            };
+            let entries = group.next();
+            let turn = turn(&place, group.known.read(), entries, &times, gone);
+            match turn.after {
+                None => group.settle(entries.len(), turn.outcomes, &mut batch.outcomes),
+                Some(_) => {
+                    turns.push((group, turn));
+                    continue;
+                }
+            }
+            batch.keep(group);
+        }
+        let answers = self.write(turns, batch, composed).await;
+        let mut met = false;
+        for (transaction, answer) in answers {
+            met |= batch.judge(self, transaction, answer);
+        }
+        if met && !batch.groups.is_empty() {
+            let (base, cap) = WAITS;
+            let waits = RetryPolicy::default().waits(base, cap);
+            self.table.pause(&waits, batch.conflicts).await;
+            batch.conflicts += 1;
+        }
+    }
+
+    /// Reads the ledger rows of items of which it is not known what is known.
+    async fn read(&self, batch: &mut Batch<'_>) {
+        let unread = batch.groups.iter().filter(|group| group.known.is_unread());
+        let items: Vec<ItemId> = unread.map(|group| group.item.clone()).collect();
+        if items.is_empty() {
+            return;
+        }
+        let known = match self.known(&items).await {
+            Ok(known) => Ok(items.into_iter().zip(known).collect::<HashMap<_, _>>()),
+            Err(error) => Err(error),
+        };
+        for mut group in std::mem::take(&mut batch.groups) {
+            if group.known.is_unread() {
+                match &known {
+                    Ok(known) => {
+                        group.known = Look::Read(known.get(group.item).cloned().flatten());
+                    }
+                    Err(error) => {
+                        group.fail(error, &mut batch.outcomes);
+                        continue;
+                    }
+                }
+            }
+            batch.groups.push(group);
+        }
+    }
+
+    /// What is known of each of `items`.
+    pub(crate) async fn known(
+        &self,
+        items: &[ItemId],
+    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+        let name = |item| entry::name(self.pipeline, &self.table.name, item);
+        let names: Vec<String> = items.iter().map(name).collect();
+        let rows = self.markers.get_many(&names, self.deadline).await?;
+        let place = self.markers.table.place();
+        let mut known = HashMap::with_capacity(rows.len());
+        for row in &rows {
+            known.insert(text(&place, row, PK, NAME)?, entry::known(&place, row)?);
+        }
+        Ok(names
+            .iter()
+            .map(|name| known.get(name.as_str()).cloned())
+            .collect())
+    }
+
+    /// A part of all that is known.
+    pub(crate) async fn list(&self, after: Option<&str>) -> Result<Listed<Known<i64>>, StoreError> {
+        let markers = &self.markers.table;
+        let place = markers.place();
+        let start = after.map(|after| {
+            let name = AttributeValue::S(after.to_owned());
+            HashMap::from([(PK.to_owned(), name)])
+        });
+        let prefix = entry::prefix(self.pipeline);
+        let (rows, last) = markers.scan(start, Some(&prefix), None).await?;
+        let mut entries = Vec::with_capacity(rows.len());
+        for row in rows {
+            let name = text(&place, &row, PK, NAME)?;
+            let item = entry::item(&place, &row)?;
+            // Other state tables of this pipeline, earlier versions of it, have ledgers here too.
+            if entry::name(self.pipeline, &self.table.name, &item) == name {
+                entries.push(entry::known(&place, &row)?);
+            }
+        }
+        let last = last.as_ref().map(|last| text(&place, last, PK, NAME));
+        Ok(Listed {
+            entries,
+            next: last.transpose()?.map(str::to_owned),
+        })
+    }
+
+    fn now(&self) -> Timestamp {
+        self.table.options.clock.now()
+    }
+
+    /// Sends the changes in `turns`, several transactions at a time, those that share a row one
+    /// after the other.
+    async fn write<'a>(
+        &self,
+        turns: Vec<(Group<'a>, Turn)>,
+        batch: &Batch<'_>,
+        composed: Timestamp,
+    ) -> Vec<(Transaction<'a>, Answer)> {
+        let stopped = &Stopped::default();
+        let transactions = Transaction::all(turns, &batch.contended).into_iter();
+        let send = |transaction: Transaction<'a>| async move {
+            let answer = self.send(&transaction, stopped, composed).await;
+            (transaction, answer)
+        };
+        let sent: Vec<_> = transactions.map(send).collect();
+        stream::iter(sent)
+            .buffer_unordered(self.table.options.concurrency)
+            .collect()
+            .await
+    }
+}
+
+/// What is known of an item.
+enum Look {
+    /// Not asked for yet.
+    Unread,
+    /// Nothing, it is assumed; a refusal tells better.
+    Assumed,
+    Read(Option<Known<i64>>),
+}
+
+impl Look {
+    fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread)
+    }
+
+    fn read(&self) -> Option<&Known<i64>> {
+        match self {
+            Self::Unread | Self::Assumed => None,
+            Self::Read(known) => known.as_ref(),
+        }
+    }
+}
+
+/// The unsettled entries of one item.
+struct Group<'a> {
+    item: &'a ItemId,
+    /// The key of its ledger row.
+    name: String,
+    entries: Vec<Entry<'a>>,
+    known: Look,
+    /// Whether it is written in a transaction of its own, since it may be the one to blame.
+    alone: bool,
+    /// Whether its entries are taken one by one, since one of them is to blame.
+    one_by_one: bool,
+    /// How often it was composed anew.
+    refusals: u32,
+}
+
+impl<'a> Group<'a> {
+    /// The entries of the next write: mostly all.
+    fn next(&self) -> &[Entry<'a>] {
+        let entries = self.entries.len();
+        &self.entries[..if self.one_by_one { 1 } else { entries }]
+    }
+
+    /// The first `entries` have these outcomes.
+    fn settle(&mut self, entries: usize, with: Vec<Outcome>, outcomes: &mut [Outcome]) {
+        for (entry, outcome) in self.entries.drain(..entries).zip(with) {
+            outcomes[entry.index] = outcome;
+        }
+        self.refusals = 0;
+    }
+
+    fn fail(&mut self, error: &StoreError, outcomes: &mut [Outcome]) {
+        self.end(&Outcome::Failed(error.clone()), outcomes);
+    }
+
+    /// All entries have this outcome.
+    fn end(&mut self, outcome: &Outcome, outcomes: &mut [Outcome]) {
+        for entry in self.entries.drain(..) {
+            outcomes[entry.index] = outcome.clone();
+        }
+    }
+}
+
+/// What is left of a batch.
+struct Batch<'a> {
+    groups: Vec<Group<'a>>,
+    outcomes: Vec<Outcome>,
+    /// Rows at which a transaction met another.
+    contended: HashSet<Key>,
+    /// Rows that Time to Live was found to have removed.
+    gone: HashSet<Key>,
+    conflicts: u32,
+}
+
+impl<'a> Batch<'a> {
+    fn of<C>(books: &Books<'_, C>, entries: impl IntoIterator<Item = Entry<'a>>) -> Self {
+        let mut batch = Self {
+            groups: Vec::new(),
+            outcomes: Vec::new(),
+            contended: HashSet::new(),
+            gone: HashSet::new(),
+            conflicts: 0,
+        };
+        let mut group_of: HashMap<&ItemId, usize> = HashMap::new();
+        for entry in entries {
+            if entry.now.len() > MAX_KEYS {
+                let place = books.table.place();
+                batch
+                    .outcomes
+                    .push(Outcome::Failed(too_wide(place, &entry)));
+                continue;
+            }
+            batch.outcomes.push(Outcome::Blocked);
+            let groups = &mut batch.groups;
+            let group = *group_of.entry(entry.item).or_insert_with(|| {
+                groups.push(Group {
+                    item: entry.item,
+                    name: entry::name(books.pipeline, &books.table.name, entry.item),
+                    entries: Vec::new(),
+                    known: Look::Assumed,
+                    alone: false,
+                    one_by_one: false,
+                    refusals: 0,
+                });
+                groups.len() - 1
+            });
+            let group = &mut batch.groups[group];
+            if !entry.is_probably_first() {
+                group.known = Look::Unread;
+            }
+            group.entries.push(entry);
+        }
+        batch
+    }
+
+    /// Keeps the group for the next round, if anything of it is left.
+    fn keep(&mut self, group: Group<'a>) {
+        if !group.entries.is_empty() {
+            self.groups.push(group);
+        }
+    }
+}
+
+fn too_wide(place: Place, entry: &Entry<'_>) -> StoreError {
+    StoreError::InvalidValue {
+        place,
+        reason: format!(
+            "item {} has {} keys, and in a ledger an item can have {MAX_KEYS}; leave some out, or \
+             split the pipeline",
+            entry.item,
+            entry.now.len()
+        ),
+        source: None,
+    }
+}

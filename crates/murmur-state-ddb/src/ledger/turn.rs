@@ -1,0 +1,230 @@
+//! The ledger's rule table: what becomes of an item's entries, and what they change.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use murmur_state::{
+    Add, ItemId, Key, Known, Mend, Outcome, Place, Position, Replace, StoreError, Timestamp,
+};
+
+/// One entry of a batch.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry<'a> {
+    /// Its place in the batch.
+    pub(crate) index: usize,
+    pub(crate) item: &'a ItemId,
+    /// What the item contributes now.
+    pub(crate) now: &'a [Add<i64>],
+    found: Found<'a>,
+}
+
+/// How an entry came to know what its item contributes.
+#[derive(Clone, Copy)]
+enum Found<'a> {
+    /// It was seen in a scan or in the stream.
+    Seen {
+        at: &'a Position,
+        created: Option<Timestamp>,
+        keep: bool,
+    },
+    /// It was looked up after the ledger had said this.
+    LookedUp { over: Option<u64> },
+}
+
+impl<'a> Entry<'a> {
+    pub(crate) fn seen(index: usize, entry: &'a Replace<i64>) -> Self {
+        Self {
+            index,
+            item: &entry.item,
+            now: &entry.now,
+            found: Found::Seen {
+                at: &entry.at,
+                created: entry.created,
+                keep: entry.keep,
+            },
+        }
+    }
+
+    pub(crate) fn looked_up(index: usize, entry: &'a Mend<i64>) -> Self {
+        Self {
+            index,
+            item: &entry.item,
+            now: &entry.now,
+            found: Found::LookedUp { over: entry.over },
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        matches!(self.found, Found::Seen { keep: true, .. })
+    }
+
+    /// Whether its item is probably not known yet, so that asking first would be in vain.
+    pub(crate) fn is_probably_first(&self) -> bool {
+        match self.found {
+            Found::Seen { at, .. } => *at == Position::Scan,
+            Found::LookedUp { over } => over.is_none(),
+        }
+    }
+}
+
+/// What time has to do with it.
+pub(crate) struct Times {
+    pub(crate) now: Timestamp,
+    /// The greatest age at which an entry of an item that nobody knows is applied.
+    pub(crate) too_old: Duration,
+}
+
+/// What becomes of an item by some of its entries.
+pub(crate) struct Turn {
+    /// One for each entry, in order, given that the change is made.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// What is known afterwards; `None` if nothing changes.
+    pub(crate) after: Option<Known<i64>>,
+    /// By how much its rows change.
+    pub(crate) shares: Vec<Share>,
+}
+
+/// A change of one row of state.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Share {
+    pub(crate) key: Key,
+    pub(crate) by: i128,
+    pub(crate) ttl: Option<i64>,
+    /// Whether the item contributes to the row already, so that there must be one.
+    pub(crate) contributed: bool,
+}
+
+/// Takes an item through `entries`, in order, from what is known of it. What it contributed to a
+/// row for which `is_gone` says so is not taken back.
+pub(crate) fn turn(
+    place: &Place,
+    known: Option<&Known<i64>>,
+    entries: &[Entry<'_>],
+    times: &Times,
+    is_gone: impl Fn(&Add<i64>) -> bool,
+) -> Turn {
+    let mut after: Option<Known<i64>> = None;
+    let mut first_keeps = false;
+    let mut outcomes = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let before = after.as_ref().or(known);
+        outcomes.push(match step(place, before, entry, times) {
+            Err(outcome) => outcome,
+            Ok(next) => {
+                first_keeps |= after.is_none() && entry.keeps();
+                after = Some(next);
+                Outcome::Applied
+            }
+        });
+    }
+    let stays = |add: &Add<i64>| !first_keeps && is_gone(add);
+    let shares = match &after {
+        Some(after) => shares(known, after, stays),
+        None => Vec::new(),
+    };
+    Turn {
+        outcomes,
+        after,
+        shares,
+    }
+}
+
+/// What is known after one entry, or its outcome if it changes nothing.
+fn step(
+    place: &Place,
+    known: Option<&Known<i64>>,
+    entry: &Entry<'_>,
+    times: &Times,
+) -> Result<Known<i64>, Outcome> {
+    let (at, keep) = match entry.found {
+        Found::LookedUp { over } => {
+            if known.map(|known| known.version) != over {
+                return Err(Outcome::Superseded);
+            }
+            let at = known.map_or(&Position::Scan, |known| &known.at);
+            (at, false)
+        }
+        Found::Seen { at, created, keep } => {
+            match (known.map(|known| &known.at), at) {
+                (Some(Position::Scan), Position::Scan) => return Err(Outcome::Duplicate),
+                (Some(Position::Stream(_)), Position::Scan) => return Err(Outcome::Superseded),
+                (Some(Position::Stream(seen)), Position::Stream(at)) if at == seen => {
+                    return Err(Outcome::Duplicate);
+                }
+                (Some(Position::Stream(seen)), Position::Stream(at)) if at < seen => {
+                    return Err(Outcome::Superseded);
+                }
+                // A later version may have been forgotten.
+                (None, Position::Stream(_)) => {
+                    let old = created.filter(|created| times.now.since(*created) > times.too_old);
+                    if let Some(created) = old {
+                        let place = place.clone();
+                        return Err(Outcome::Failed(StoreError::TooOld { place, created }));
+                    }
+                }
+                _ => {}
+            }
+            (at, keep)
+        }
+    };
+    let mut kept = known.map_or_else(Vec::new, |known| known.kept.clone());
+    if let (true, Some(known)) = (keep, known) {
+        for add in &known.now {
+            keep_too(place, &mut kept, add)?;
+        }
+    }
+    Ok(Known {
+        item: entry.item.clone(),
+        version: known.map_or(1, |known| known.version.wrapping_add(1)),
+        at: at.clone(),
+        now: entry.now.to_vec(),
+        kept,
+    })
+}
+
+fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(), Outcome> {
+    let Some(kept) = kept.iter_mut().find(|kept| kept.key == add.key) else {
+        kept.push(add.clone());
+        return Ok(());
+    };
+    kept.value = kept.value.checked_add(add.value).ok_or_else(|| {
+        let place = place.at(&add.key);
+        Outcome::Failed(StoreError::Overflow { place })
+    })?;
+    Ok(())
+}
+
+/// The difference between two contributions of one item, row by row. Of what it contributed
+/// before, what `stays` is not taken back.
+fn shares(
+    before: Option<&Known<i64>>,
+    after: &Known<i64>,
+    stays: impl Fn(&Add<i64>) -> bool,
+) -> Vec<Share> {
+    let mut shares: BTreeMap<&Key, Share> = BTreeMap::new();
+    let taken = before
+        .iter()
+        .flat_map(|before| {
+            before
+                .now
+                .iter()
+                .filter(|add| !stays(add))
+                .chain(&before.kept)
+        })
+        .map(|add| (add, -i128::from(add.value), true));
+    let added = after.now.iter().chain(&after.kept);
+    let added = added.map(|add| (add, i128::from(add.value), false));
+    for (add, by, contributed) in taken.chain(added) {
+        let share = shares.entry(&add.key).or_insert_with(|| Share {
+            key: add.key.clone(),
+            by: 0,
+            ttl: add.ttl,
+            contributed,
+        });
+        share.by += by;
+    }
+    let shares = shares.into_values();
+    shares
+        .filter(|share| share.by != 0 || !share.contributed)
+        .collect()
+}

@@ -1,0 +1,428 @@
+//! One transaction: the ledger rows of some items, and the rows of state that change with them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{TransactWriteItem, builders::PutBuilder};
+use murmur_state::{Key, Outcome, Place, StoreError, Timestamp};
+
+use super::pack::{Parcel, pack};
+use super::turn::{Share, Turn};
+use super::{Batch, Books, Group, Look, PATIENCE, entry};
+use crate::attribute::{Item, LED, number, row_key};
+use crate::change::Change;
+use crate::error::{Reason, Transacted};
+use crate::once::{Cell, Refusal, Unwritable};
+
+/// How far apart two clocks may be: the one that Time to Live goes by, and this process's.
+const SPREAD: Duration = Duration::from_secs(2 * 45 * 60);
+
+/// Items that are written together.
+pub(super) struct Transaction<'a> {
+    items: Vec<(Group<'a>, Turn)>,
+    /// The rows that change, by how much in all.
+    rows: BTreeMap<Key, Share>,
+}
+
+/// What became of a transaction.
+pub(super) enum Answer {
+    Done,
+    /// Another one failed at one of its rows, so it was not sent.
+    Blocked,
+    /// So much time has gone by since it was composed that it was not sent.
+    Stale,
+    /// The sum of this row would leave its range.
+    Overflow(Key),
+    /// It was cancelled; why, action by action: items first, then rows.
+    Cancelled(Vec<Reason>),
+    Failed(StoreError),
+}
+
+/// Rows at which a transaction failed by no fault of its items.
+#[derive(Default)]
+pub(super) struct Stopped(Mutex<HashSet<Key>>);
+
+impl Stopped {
+    fn has_any<'k>(&self, mut keys: impl Iterator<Item = &'k Key>) -> bool {
+        let stopped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.any(|key| stopped.contains(key))
+    }
+
+    fn note<'k>(&self, keys: impl Iterator<Item = &'k Key>) {
+        let mut stopped = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        stopped.extend(keys.cloned());
+    }
+}
+
+impl<'a> Transaction<'a> {
+    /// The transactions that make all of `turns`.
+    pub(super) fn all(turns: Vec<(Group<'a>, Turn)>, contended: &HashSet<Key>) -> Vec<Self> {
+        let parcel = |(group, turn): &'_ (Group<'a>, Turn)| -> usize {
+            let after = turn.after.as_ref();
+            after.map_or(0, |after| entry::size(&group.name, after))
+        };
+        let parcels: Vec<Parcel<'_>> = turns
+            .iter()
+            .map(|item| Parcel {
+                keys: item.1.shares.iter().map(|share| &share.key).collect(),
+                bytes: parcel(item),
+                alone: item.0.alone,
+            })
+            .collect();
+        let plan = pack(&parcels, contended);
+        let mut turns: Vec<_> = turns.into_iter().map(Some).collect();
+        let take = |place: usize| turns.get_mut(place).and_then(Option::take);
+        plan.into_iter()
+            .map({
+                let mut take = take;
+                move |places| Self::of(places.into_iter().filter_map(&mut take).collect())
+            })
+            .collect()
+    }
+
+    fn of(items: Vec<(Group<'a>, Turn)>) -> Self {
+        let mut rows: BTreeMap<Key, Share> = BTreeMap::new();
+        for share in items.iter().flat_map(|(_, turn)| &turn.shares) {
+            match rows.get_mut(&share.key) {
+                Some(row) => {
+                    row.by += share.by;
+                    row.contributed |= share.contributed;
+                }
+                None => {
+                    rows.insert(share.key.clone(), share.clone());
+                }
+            }
+        }
+        Self { items, rows }
+    }
+}
+
+impl<C: Cell<i64, Total = i128>> Books<'_, C> {
+    /// Sends a transaction, while no other of this process writes to its rows.
+    pub(super) async fn send(
+        &self,
+        transaction: &Transaction<'_>,
+        stopped: &Stopped,
+        composed: Timestamp,
+    ) -> Answer {
+        let keys = || transaction.rows.keys();
+        // In order of the keys, so that no two wait for each other.
+        let slots: Vec<_> = keys().map(|key| self.slots.of(key)).collect();
+        let mut locks = Vec::with_capacity(slots.len());
+        for slot in &slots {
+            locks.push(slot.lock().await);
+        }
+        if stopped.has_any(keys()) {
+            return Answer::Blocked;
+        }
+        if self.now().since(composed) > self.markers.table.options.rules.recompose {
+            return Answer::Stale;
+        }
+        let place = match transaction.rows.keys().next() {
+            Some(key) if transaction.rows.len() == 1 => self.table.place().at(key),
+            _ => self.table.place(),
+        };
+        let actions = match self.actions(transaction, composed) {
+            Ok(actions) => actions,
+            Err(answer) => return answer,
+        };
+        match self.table.transact(&place, actions, self.deadline).await {
+            Ok(Transacted::Done) => Answer::Done,
+            Ok(Transacted::Cancelled(reasons)) => Answer::Cancelled(reasons),
+            Err(error) => {
+                if !is_of_its_items(&error) {
+                    stopped.note(keys());
+                }
+                Answer::Failed(error)
+            }
+        }
+    }
+
+    fn actions(
+        &self,
+        transaction: &Transaction<'_>,
+        composed: Timestamp,
+    ) -> Result<Vec<TransactWriteItem>, Answer> {
+        let unbuilt = |error: aws_sdk_dynamodb::error::BuildError| {
+            Answer::Failed(StoreError::InvalidValue {
+                place: self.table.place(),
+                reason: error.to_string(),
+                source: None,
+            })
+        };
+        let mut actions = Vec::with_capacity(transaction.items.len() + transaction.rows.len());
+        for (group, turn) in &transaction.items {
+            if let Some(put) = self.put(group, turn, composed) {
+                let put = put.build().map_err(unbuilt)?;
+                actions.push(TransactWriteItem::builder().put(put).build());
+            }
+        }
+        for (key, row) in &transaction.rows {
+            let change = Change::default()
+                .set("led = :led")
+                .value(":led", AttributeValue::Bool(true))
+                // A row that has contributions is there, until Time to Live removes it.
+                .only_if(match row.contributed {
+                    true => "attribute_exists(led)",
+                    false => "(attribute_not_exists(pk) OR attribute_exists(led))",
+                })
+                .ttl(row.ttl);
+            let place = self.table.place().at(key);
+            let change = self.cell.write(&place, change, &Item::new(), &row.by);
+            let change = change.map_err(|unwritable| match unwritable {
+                Unwritable::Overflow => Answer::Overflow(key.clone()),
+                Unwritable::Row(error) => Answer::Failed(error),
+            })?;
+            let action = change.action(&self.table.name, row_key(key));
+            actions.push(action.map_err(unbuilt)?);
+        }
+        Ok(actions)
+    }
+
+    /// The ledger row as it is to be, in place of the one that was read.
+    fn put(&self, group: &Group<'_>, turn: &Turn, composed: Timestamp) -> Option<PutBuilder> {
+        let after = turn.after.as_ref()?;
+        let markers = &self.markers.table;
+        let life = markers.options.rules.marker_life;
+        let put = Put::builder()
+            .table_name(&*markers.name)
+            .set_item(Some(entry::row(&group.name, after, composed, life)))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        Some(match group.known.read() {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(known) => put
+                .condition_expression("ver = :ver")
+                .expression_attribute_values(":ver", number(known.version)),
+        })
+    }
+
+    /// What a refusal by the row at `key` means.
+    fn refusal(&self, key: &Key, share: &Share, row: &Item) -> Refused {
+        let place = self.table.place().at(key);
+        if row.is_empty() {
+            let near = self.now().plus(SPREAD).as_secs();
+            return match (share.contributed, share.ttl) {
+                (false, _) => Refused::Overflow(place),
+                (true, Some(ttl)) if ttl <= near => Refused::Gone,
+                (true, _) => Refused::Row(StoreError::Setup {
+                    place,
+                    advice: "the row is gone, though items contribute to it; restore it, or make \
+                             the state and marker tables anew and bootstrap again"
+                        .to_owned(),
+                    source: None,
+                }),
+            };
+        }
+        if !row.contains_key(LED) {
+            return Refused::Row(StoreError::OtherMode {
+                place,
+                found: "a mode without a ledger",
+                wanted: "ledger",
+            });
+        }
+        match self.cell.refusal(&place, row) {
+            Refusal::Row(error) => Refused::Row(error),
+            Refusal::Overflow | Refusal::Swapped => Refused::Overflow(place),
+        }
+    }
+}
+
+/// What the refusal of a row means.
+enum Refused {
+    /// The sum would leave its range.
+    Overflow(Place),
+    /// Time to Live has removed it.
+    Gone,
+    /// It is not what it should be.
+    Row(StoreError),
+}
+
+/// Whether an error is the fault of what is written.
+fn is_of_its_items(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::InvalidValue { .. } | StoreError::RowTooLarge { .. }
+    )
+}
+
+impl<'a> Batch<'a> {
+    /// Settles what the answer to a transaction settles, and keeps the rest for the next round.
+    /// Whether the transaction met another one.
+    pub(super) fn judge<C: Cell<i64, Total = i128>>(
+        &mut self,
+        books: &Books<'_, C>,
+        transaction: Transaction<'a>,
+        answer: Answer,
+    ) -> bool {
+        match answer {
+            Answer::Done => {
+                for (mut group, turn) in transaction.items {
+                    group.known = Look::Read(turn.after);
+                    let entries = group.next().len();
+                    group.settle(entries, turn.outcomes, &mut self.outcomes);
+                    self.keep(group);
+                }
+            }
+            Answer::Blocked => {
+                for (mut group, _) in transaction.items {
+                    group.end(&Outcome::Blocked, &mut self.outcomes);
+                }
+            }
+            Answer::Stale => {
+                for (mut group, _) in transaction.items {
+                    if let Look::Read(_) = group.known {
+                        group.known = Look::Unread;
+                    }
+                    self.keep(group);
+                }
+            }
+            Answer::Overflow(key) => {
+                let place = books.table.place().at(&key);
+                self.blame(transaction, &StoreError::Overflow { place }, |turn| {
+                    turn.shares.iter().any(|share| share.key == key)
+                });
+            }
+            Answer::Failed(error) if is_of_its_items(&error) => {
+                self.blame(transaction, &error, |_| true);
+            }
+            Answer::Failed(error) => {
+                for (mut group, _) in transaction.items {
+                    group.fail(&error, &mut self.outcomes);
+                }
+            }
+            Answer::Cancelled(reasons) => return self.cancelled(books, transaction, reasons),
+        }
+        false
+    }
+
+    /// A refusal is judged by the ledger rows first, since a change that was composed from an old
+    /// one proves nothing about the rows of state.
+    fn cancelled<C: Cell<i64, Total = i128>>(
+        &mut self,
+        books: &Books<'_, C>,
+        mut transaction: Transaction<'a>,
+        mut of_items: Vec<Reason>,
+    ) -> bool {
+        let of_rows = of_items.split_off(transaction.items.len().min(of_items.len()));
+        let (mut learned, mut met) = (false, false);
+        let mut failed = None;
+        for ((group, _), reason) in transaction.items.iter_mut().zip(of_items) {
+            match reason {
+                Reason::None => {}
+                Reason::Refused(row) => {
+                    learned = true;
+                    group.known = match row.is_empty() {
+                        true => Look::Read(None),
+                        false => match entry::known(&books.markers.table.place(), &row) {
+                            Ok(known) => Look::Read(Some(known)),
+                            Err(error) => {
+                                group.fail(&error, &mut self.outcomes);
+                                continue;
+                            }
+                        },
+                    };
+                }
+                Reason::Failed(StoreError::Conflict { .. }) => {
+                    met = true;
+                    group.alone = true;
+                }
+                Reason::Failed(error) => failed = failed.or(Some((None, error))),
+            }
+        }
+        let mut refused = Vec::new();
+        for ((key, share), reason) in transaction.rows.iter().zip(of_rows) {
+            match reason {
+                Reason::None => {}
+                Reason::Refused(row) => refused.push((key.clone(), share.clone(), row)),
+                Reason::Failed(StoreError::Conflict { .. }) => {
+                    met = true;
+                    self.contended.insert(key.clone());
+                }
+                Reason::Failed(error) => failed = failed.or(Some((Some(key.clone()), error))),
+            }
+        }
+        if learned || met {
+            self.again(books, transaction.items);
+            return met;
+        }
+        if let Some((key, error)) = failed {
+            let touched = |turn: &Turn| match &key {
+                Some(key) => turn.shares.iter().any(|share| share.key == *key),
+                None => true,
+            };
+            match is_of_its_items(&error) {
+                true => self.blame(transaction, &error, touched),
+                false => {
+                    for (mut group, _) in transaction.items {
+                        group.fail(&error, &mut self.outcomes);
+                    }
+                }
+            }
+            return false;
+        }
+        let Some((key, share, row)) = refused.into_iter().next() else {
+            // Cancelled without a reason: as if it had met another.
+            self.again(books, transaction.items);
+            return true;
+        };
+        let touched = |turn: &Turn| turn.shares.iter().any(|share| share.key == key);
+        match books.refusal(&key, &share, &row) {
+            Refused::Gone => {
+                self.gone.insert(key);
+                self.again(books, transaction.items);
+            }
+            Refused::Overflow(place) => {
+                self.blame(transaction, &StoreError::Overflow { place }, touched);
+            }
+            Refused::Row(error) => {
+                let (with, without): (Vec<_>, Vec<_>) = transaction
+                    .items
+                    .into_iter()
+                    .partition(|(_, turn)| touched(turn));
+                for (mut group, _) in with {
+                    group.fail(&error, &mut self.outcomes);
+                }
+                self.again(books, without);
+            }
+        }
+        false
+    }
+
+    /// Keeps items that are to be composed anew, unless that has been in vain too often.
+    fn again<C>(&mut self, books: &Books<'_, C>, items: Vec<(Group<'a>, Turn)>) {
+        for (mut group, _) in items {
+            group.refusals += 1;
+            if group.refusals > PATIENCE {
+                let place = books.table.place();
+                let source = None;
+                group.fail(&StoreError::Conflict { place, source }, &mut self.outcomes);
+            }
+            self.keep(group);
+        }
+    }
+
+    /// One of the items that are `touched` makes the transaction fail by itself: each of these is
+    /// tried alone, and of the one to blame each entry, until the entry to blame fails with
+    /// `error`.
+    fn blame(
+        &mut self,
+        transaction: Transaction<'a>,
+        error: &StoreError,
+        touched: impl Fn(&Turn) -> bool,
+    ) {
+        let only = transaction.items.len() == 1;
+        for (mut group, turn) in transaction.items {
+            if !only {
+                group.alone |= touched(&turn);
+            } else if group.next().len() > 1 {
+                group.one_by_one = true;
+            } else {
+                let failed = vec![Outcome::Failed(error.clone())];
+                group.settle(1, failed, &mut self.outcomes);
+            }
+            self.keep(group);
+        }
+    }
+}

@@ -1,0 +1,806 @@
+//! The ledger: what it costs, and what becomes of it when requests fail.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fastrand::Rng;
+use murmur_state::{
+    Add, Binding, Clock, Deadline, EVENT_LIFE, ExactlyOnce, Fault, ItemId, Key, Known, LEDGER_MODE,
+    Ledger, MemoryDeduper, MemoryStore, Mend, Outcome, PipelineName, Position, Read, ReadExt,
+    Replace, SequenceNumber, StateRow, Store, StoreError,
+};
+use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
+use murmur_testkit::Dynamo;
+use murmur_testkit::wire::{Action, Request, Wire};
+use serde_json::{Value, json};
+
+use crate::support::{
+    Total, add, key, marker_table, n, put_row, row, state_table, virtual_time, wire_on,
+};
+
+const TRANSACT: &str = "TransactWriteItems";
+
+fn pipeline() -> PipelineName {
+    PipelineName::new("totals").unwrap()
+}
+
+fn scanned(item: &str, now: Vec<Add<i64>>) -> Replace<i64> {
+    Replace {
+        item: ItemId::from_parts([item]),
+        at: Position::Scan,
+        created: None,
+        now,
+        keep: false,
+    }
+}
+
+fn streamed(item: &str, at: u64, now: Vec<Add<i64>>) -> Replace<i64> {
+    Replace {
+        at: Position::Stream(SequenceNumber::new(at.to_string()).unwrap()),
+        ..scanned(item, now)
+    }
+}
+
+/// A store and its markers, with the tables they are on.
+struct Books {
+    dynamo: Dynamo,
+    store: Int64SumStore,
+    markers: Deduper,
+    state: String,
+    marker_table: String,
+}
+
+impl Books {
+    async fn over(wire: &Wire) -> Self {
+        Self::with(wire, TableOptions::default()).await
+    }
+
+    async fn with(wire: &Wire, options: TableOptions) -> Self {
+        let dynamo = Dynamo::connect().await;
+        let (state, marker_table) = (state_table(&dynamo).await, marker_table(&dynamo).await);
+        let client = wire.client(&dynamo);
+        let store = Int64SumStore::with_options(client.clone(), &*state, options.clone());
+        let markers = Deduper::with_options(client, &*marker_table, options);
+        Self {
+            store: store.unwrap(),
+            markers: markers.unwrap(),
+            dynamo,
+            state,
+            marker_table,
+        }
+    }
+
+    /// Another process on the same tables.
+    fn elsewhere(&self, wire: &Wire) -> Self {
+        let dynamo = Dynamo::at(self.dynamo.endpoint());
+        let client = wire.client(&dynamo);
+        Self {
+            store: Int64SumStore::new(client.clone(), &*self.state),
+            markers: Deduper::new(client, &*self.marker_table),
+            state: self.state.clone(),
+            marker_table: self.marker_table.clone(),
+            dynamo,
+        }
+    }
+
+    async fn replace(&self, items: &[Replace<i64>]) -> Vec<Outcome> {
+        let (name, markers) = (pipeline(), &self.markers);
+        Ledger::<Total>::replace(&self.store, &name, markers, items, Deadline::NONE).await
+    }
+
+    /// Sends what failed and may succeed again, until all is settled.
+    async fn settle(&self, items: &[Replace<i64>]) {
+        let mut pending = items.to_vec();
+        for _ in 0..100 {
+            let outcomes = self.replace(&pending).await;
+            let mut outcomes = outcomes.into_iter();
+            pending.retain(|_| !is_done(&outcomes.next().unwrap()));
+            if pending.is_empty() {
+                return;
+            }
+        }
+        panic!("{} items are never settled", pending.len());
+    }
+
+    async fn total(&self, entity: &str) -> Option<i64> {
+        self.store.get(&key(entity)).await.unwrap()
+    }
+
+    async fn known(&self, item: &str) -> Option<Known<i64>> {
+        let items = [ItemId::from_parts([item])];
+        let (name, markers) = (pipeline(), &self.markers);
+        let known = Ledger::<Total>::known(&self.store, &name, markers, &items, Deadline::NONE);
+        known.await.unwrap().remove(0)
+    }
+
+    async fn list(&self) -> Vec<Known<i64>> {
+        let mut all = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let (name, markers) = (pipeline(), &self.markers);
+            let part = Ledger::<Total>::list_known(&self.store, &name, markers, after.as_deref());
+            let part = part.await.unwrap();
+            all.extend(part.entries);
+            after = part.next;
+            if after.is_none() {
+                return all;
+            }
+        }
+    }
+
+    /// Every row of state is the sum of the contributions that name it.
+    async fn audit(&self) {
+        let mut sums: BTreeMap<Key, i64> = BTreeMap::new();
+        for known in self.list().await {
+            for add in known.now.into_iter().chain(known.kept) {
+                *sums.entry(add.key).or_default() += add.value;
+            }
+        }
+        let rows: Vec<StateRow<i64>> = self.store.list(None).await.unwrap().entries;
+        let mut found: BTreeMap<Key, i64> = BTreeMap::new();
+        found.extend(rows.into_iter().map(|row| (row.key, row.value)));
+        sums.retain(|_, sum| *sum != 0);
+        found.retain(|_, sum| *sum != 0);
+        assert_eq!(found, sums);
+    }
+}
+
+fn is_done(outcome: &Outcome) -> bool {
+    matches!(
+        outcome,
+        Outcome::Applied | Outcome::Duplicate | Outcome::Superseded
+    )
+}
+
+fn kind(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Failed(error) => format!("{:?}", error.fault()),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The number of actions of each transaction sent.
+fn sizes(wire: &Wire) -> Vec<usize> {
+    let requests = wire.requests().into_iter();
+    let transactions = requests.filter(|request| request.operation == TRANSACT);
+    transactions
+        .map(|request| actions(&request).len())
+        .collect()
+}
+
+fn actions(request: &Request) -> Vec<Value> {
+    request.body["TransactItems"].as_array().unwrap().clone()
+}
+
+/// The place of the action on the state row of `entity`.
+fn action_on(request: &Request, entity: &str) -> Option<usize> {
+    let of = |action: &Value| action["Update"]["Key"]["pk"]["S"] == json!(entity);
+    actions(request).iter().position(of)
+}
+
+fn cancelled(request: &Request, at: usize, code: &str) -> Action {
+    let reasons: Vec<Value> = (0..actions(request).len())
+        .map(|n| json!({ "Code": if n == at { code } else { "None" } }))
+        .collect();
+    let kind = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException";
+    Action::Answer {
+        status: 400,
+        body: json!({ "__type": kind, "message": "cancelled", "CancellationReasons": reasons })
+            .to_string(),
+    }
+}
+
+#[tokio::test]
+async fn it_does_what_the_reference_does() {
+    for seed in 0..10 {
+        let books = Books::over(&Wire::calm()).await;
+        let (memory, marks) = (MemoryStore::new(Total), MemoryDeduper::new());
+        let (name, markers) = (pipeline(), &books.markers);
+        let dice = &mut Rng::with_seed(seed);
+        for _ in 0..25 {
+            let adds = |dice: &mut Rng| {
+                let mut buckets: Vec<i64> = (0..4).collect();
+                dice.shuffle(&mut buckets);
+                buckets.truncate(dice.usize(0..3));
+                let add = |bucket| Add {
+                    key: Key::new("k", bucket).unwrap(),
+                    value: dice.i64(-5..10),
+                    // 1970 has passed on every clock.
+                    ttl: (bucket == 3).then_some(1),
+                };
+                buckets.into_iter().map(add).collect::<Vec<_>>()
+            };
+            let item = |dice: &mut Rng| format!("item-{}", dice.u8(..6));
+            let (ours, theirs) = if dice.u8(..4) == 0 {
+                let mends: Vec<_> = (0..dice.usize(1..4))
+                    .map(|_| Mend {
+                        item: ItemId::from_parts([item(dice).as_str()]),
+                        over: Some(dice.u64(..6)).filter(|over| *over > 0),
+                        now: adds(dice),
+                    })
+                    .collect();
+                let store = &books.store;
+                let ours = Ledger::<Total>::mend(store, &name, markers, &mends, Deadline::NONE);
+                let theirs = memory.mend(&name, &marks, &mends, Deadline::NONE);
+                (ours.await, theirs.await)
+            } else {
+                let entries = dice.usize(1..12);
+                let mut batch = Vec::new();
+                for _ in 0..entries {
+                    let (item, now) = (item(dice), adds(dice));
+                    batch.push(match dice.u8(..4) {
+                        0 => scanned(&item, now),
+                        more => Replace {
+                            keep: more == 1 && dice.bool(),
+                            ..streamed(&item, dice.u64(..20), now)
+                        },
+                    });
+                }
+                let ours = books.replace(&batch);
+                let theirs = memory.replace(&name, &marks, &batch, Deadline::NONE);
+                (ours.await, theirs.await)
+            };
+            let kinds = |outcomes: Vec<Outcome>| {
+                let kinds = outcomes.iter().map(|outcome| format!("{outcome:?}"));
+                kinds.collect::<Vec<_>>()
+            };
+            assert_eq!(kinds(ours), kinds(theirs), "seed {seed}");
+        }
+        // Bucket 3 may be gone: what was added to it and taken back at once may be there or not.
+        for bucket in 0..3 {
+            let key = Key::new("k", bucket).unwrap();
+            let (ours, theirs) = (books.store.get(&key).await, memory.get(&key).await);
+            assert_eq!(ours.unwrap(), theirs.unwrap(), "seed {seed}: {key}");
+        }
+        let by_item = |known: Vec<Known<i64>>| -> BTreeMap<ItemId, Known<i64>> {
+            let known = known.into_iter().map(|known| (known.item.clone(), known));
+            known.collect()
+        };
+        let theirs = memory.list_known(&name, &marks, None).await.unwrap();
+        assert_eq!(by_item(books.list().await), by_item(theirs.entries));
+    }
+}
+
+#[tokio::test]
+async fn a_page_takes_as_few_writes_as_can_be() {
+    let wire = Wire::calm();
+    let books = Books::over(&wire).await;
+    let page: Vec<_> = (0..1000)
+        .map(|n| scanned(&format!("item-{n}"), vec![add(&format!("k{}", n % 7), 1)]))
+        .collect();
+    let outcomes = books.replace(&page).await;
+    assert!(outcomes.iter().all(|one| matches!(one, Outcome::Applied)));
+    // A row of the ledger for each item, and a row of state wherever one of 7 keys begins or a
+    // transaction of 100 ends; nothing was read.
+    let sizes = sizes(&wire);
+    assert_eq!(sizes.len(), 11, "{sizes:?}");
+    assert!(sizes.iter().sum::<usize>() <= 1000 + 7 + 11, "{sizes:?}");
+    assert_eq!(wire.count("BatchGetItem"), 0);
+    assert_eq!(books.total("k0").await, Some(143));
+    books.audit().await;
+
+    // Again, as after a crash: each transaction is refused once, and nothing is written.
+    let outcomes = books.replace(&page).await;
+    assert!(outcomes.iter().all(|one| matches!(one, Outcome::Duplicate)));
+    assert_eq!(wire.count(TRANSACT), 22);
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn a_batch_of_changes_reads_first_and_an_items_changes_become_one() {
+    let wire = Wire::calm();
+    let books = Books::over(&wire).await;
+    let batch: Vec<_> = (1..=30)
+        .map(|at| streamed("busy", at, vec![add("a", at as i64)]))
+        .chain((0..60).map(|n| streamed(&format!("other-{n}"), 1, vec![add("a", 1)])))
+        .collect();
+    let outcomes = books.replace(&batch).await;
+    assert!(outcomes.iter().all(|one| matches!(one, Outcome::Applied)));
+    assert_eq!(sizes(&wire), [61 + 1]);
+    assert_eq!(wire.count("BatchGetItem"), 1);
+    assert_eq!(books.total("a").await, Some(90));
+
+    let outcomes = books.replace(&batch[28..31]).await;
+    assert!(
+        matches!(
+            outcomes[..],
+            [Outcome::Superseded, Outcome::Duplicate, Outcome::Duplicate]
+        ),
+        "{outcomes:?}"
+    );
+    assert_eq!(
+        wire.count(TRANSACT),
+        1,
+        "what changes nothing is not written"
+    );
+}
+
+#[tokio::test]
+async fn what_is_taken_back_and_put_back_writes_no_row_of_state() {
+    let wire = Wire::calm();
+    let books = Books::over(&wire).await;
+    books.settle(&[streamed("x", 1, vec![add("a", 5)])]).await;
+    books.settle(&[streamed("x", 2, vec![add("a", 5)])]).await;
+    assert_eq!(sizes(&wire), [2, 1]);
+    assert_eq!(books.known("x").await.unwrap().version, 2);
+}
+
+#[tokio::test]
+async fn lost_answers_count_once() {
+    let lost = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&lost);
+    let wire = wire_on(TRANSACT, move |request| match request.nth % 3 {
+        0 => {
+            seen.fetch_add(1, Ordering::Relaxed);
+            match request.nth % 2 {
+                0 => Action::lose_answer(),
+                _ => Action::DropAfter,
+            }
+        }
+        _ => Action::Pass,
+    });
+    let books = Books::over(&wire).await;
+    let dice = &mut Rng::with_seed(7);
+    let mut last = BTreeMap::new();
+    for at in 1..60 {
+        let batch: Vec<_> = (0..dice.usize(1..5))
+            .map(|n| {
+                let (item, value) = (format!("item-{}", dice.u8(..8)), dice.i64(1..100));
+                let at = at * 10 + n as u64;
+                let entity = format!("k{}", dice.u8(..3));
+                last.insert(item.clone(), (entity.clone(), value));
+                streamed(&item, at, vec![add(&entity, value)])
+            })
+            .collect();
+        books.settle(&batch).await;
+    }
+    assert!(lost.load(Ordering::Relaxed) > 10);
+    for entity in ["k0", "k1", "k2"] {
+        let wanted = last.values().filter(|(of, _)| of == entity);
+        let wanted: i64 = wanted.map(|(_, value)| value).sum();
+        assert_eq!(books.total(entity).await, Some(wanted));
+    }
+    books.audit().await;
+}
+
+/// A wire on which, just before the first transaction arrives, another process does `work`.
+fn meanwhile<W>(work: impl Fn() -> W + Send + Sync + 'static) -> Wire
+where
+    W: Future<Output = ()> + Send + 'static,
+{
+    wire_on(TRANSACT, move |request| {
+        if request.nth == 0 {
+            let work = work();
+            let other = std::thread::spawn(move || {
+                let mut runtime = tokio::runtime::Builder::new_current_thread();
+                runtime.enable_all().build().unwrap().block_on(work);
+            });
+            other.join().unwrap();
+        }
+        Action::Pass
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_an_item_meanwhile_is_noticed() {
+    let first = Arc::new(Books::over(&Wire::calm()).await);
+    first.settle(&[streamed("x", 1, vec![add("a", 5)])]).await;
+    for (at, wanted, totals) in [
+        (2, Outcome::Superseded, (0, 9)),
+        (4, Outcome::Applied, (7, 0)),
+    ] {
+        let other = Arc::clone(&first);
+        let wire = meanwhile(move || {
+            let other = Arc::clone(&other);
+            async move { other.settle(&[streamed("x", 3, vec![add("b", 9)])]).await }
+        });
+        let books = first.elsewhere(&wire);
+        let outcomes = books.replace(&[streamed("x", at, vec![add("a", 7)])]).await;
+        assert_eq!(kind(&outcomes[0]), kind(&wanted));
+        let found = (books.total("a").await, books.total("b").await);
+        assert_eq!(found, (Some(totals.0), Some(totals.1)));
+        books.audit().await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_conflicts_fails_nobody_else() {
+    let (_, options) = virtual_time();
+    let wire = wire_on(TRANSACT, |request| match action_on(request, "hot") {
+        Some(at) if request.nth < 4 => cancelled(request, at, "TransactionConflict"),
+        _ => Action::Pass,
+    });
+    let books = Books::with(&wire, options).await;
+    let page: Vec<_> = (0..60)
+        .map(|n| {
+            let entity = if n % 3 == 0 { "hot" } else { "cold" };
+            scanned(&format!("item-{n}"), vec![add(entity, 1)])
+        })
+        .collect();
+    let outcomes = books.replace(&page).await;
+    assert!(outcomes.iter().all(|one| matches!(one, Outcome::Applied)));
+    let sizes = sizes(&wire);
+    assert_eq!(sizes[0], 62, "at first all are together: {sizes:?}");
+    let mut apart = sizes[1..].to_vec();
+    apart.sort_unstable();
+    assert_eq!(
+        apart.last(),
+        Some(&41),
+        "then the others go by themselves: {sizes:?}"
+    );
+    assert!(
+        apart[..apart.len() - 1].iter().all(|size| *size == 21),
+        "{sizes:?}"
+    );
+    assert_eq!(books.total("hot").await, Some(20));
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn conflicts_without_end_are_told_and_nothing_is_written() {
+    let (_, options) = virtual_time();
+    let wire = wire_on(TRANSACT, |request| {
+        cancelled(request, 0, "TransactionConflict")
+    });
+    let books = Books::with(&wire, options).await;
+    let outcomes = books.replace(&[scanned("x", vec![add("a", 1)])]).await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [Outcome::Failed(StoreError::Conflict { .. })]
+        ),
+        "{outcomes:?}"
+    );
+    assert_eq!((wire.count(TRANSACT), books.total("a").await), (11, None));
+}
+
+#[tokio::test]
+async fn a_failure_that_is_nobodys_fault_stops_its_rows_only() {
+    let options = TableOptions::default().concurrency(1);
+    let wire = wire_on(TRANSACT, |request| match action_on(request, "down") {
+        Some(_) => Action::error(500, "InternalServerError", "down"),
+        None => Action::Pass,
+    });
+    let books = Books::with(&wire, options).await;
+    let page: Vec<_> = (0..250)
+        .map(|n| {
+            let entity = if n < 150 { "down" } else { "up" };
+            scanned(&format!("item-{n:03}"), vec![add(entity, 1)])
+        })
+        .collect();
+    let outcomes = books.replace(&page).await;
+    let count = |wanted: &str| outcomes.iter().filter(|one| kind(one) == wanted).count();
+    // What shares a transaction with the row shares its fate, and is done when sent again.
+    assert_eq!(
+        count("Transient") + count("Blocked") + count("Applied"),
+        250
+    );
+    assert!(
+        count("Applied") >= 50 && count("Blocked") > 0,
+        "{}",
+        count("Applied")
+    );
+    let sent: Vec<_> = wire.requests();
+    let down = sent.iter().filter(|sent| sent.operation == TRANSACT);
+    let down = down
+        .filter(|sent| action_on(sent, "down").is_some())
+        .count();
+    assert_eq!(down, 1, "after one failure the row is left alone");
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn an_overflow_is_blamed_on_the_one_entry_that_overflows() {
+    let books = Books::over(&Wire::calm()).await;
+    books
+        .settle(&[scanned("base", vec![add("a", i64::MAX - 10)])])
+        .await;
+    let batch = [
+        streamed("one", 1, vec![add("a", 4)]),
+        streamed("two", 1, vec![add("b", 3)]),
+        // Of an item's changes only the middle one does not fit, and the last is what counts.
+        streamed("three", 1, vec![add("a", 1)]),
+        streamed("three", 2, vec![add("a", i64::MAX), add("b", 7)]),
+        streamed("four", 1, vec![add("a", 100), add("b", 100)]),
+    ];
+    let outcomes = books.replace(&batch).await;
+    let kinds: Vec<_> = outcomes.iter().map(kind).collect();
+    assert_eq!(kinds, ["Applied", "Applied", "Applied", "Record", "Record"]);
+    assert_eq!(books.total("a").await, Some(i64::MAX - 5));
+    assert_eq!(books.total("b").await, Some(3));
+    books.audit().await;
+    let outcomes = books
+        .replace(&[streamed("three", 3, vec![add("b", 2)])])
+        .await;
+    assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
+    assert_eq!(books.total("b").await, Some(5));
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn what_makes_a_whole_request_invalid_is_found() {
+    let wire = wire_on(TRANSACT, |request| match action_on(request, "bad") {
+        Some(_) => Action::error(400, "ValidationException", "not this one"),
+        None => Action::Pass,
+    });
+    let books = Books::over(&wire).await;
+    let batch: Vec<_> = (0..40)
+        .map(|n| {
+            scanned(
+                &format!("item-{n}"),
+                vec![add(if n == 17 { "bad" } else { "a" }, 1)],
+            )
+        })
+        .collect();
+    let outcomes = books.replace(&batch).await;
+    for (n, outcome) in outcomes.iter().enumerate() {
+        let wanted = if n == 17 { "Record" } else { "Applied" };
+        assert_eq!(kind(outcome), wanted, "item {n}");
+    }
+    assert_eq!(books.total("a").await, Some(39));
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn rows_of_another_mode_are_refused_and_their_neighbours_count() {
+    let books = Books::over(&Wire::calm()).await;
+    let client = books.dynamo.client();
+    put_row(&client, &books.state, "plain", &[("v", n(3))]).await;
+    let batch = [
+        streamed("x", 1, vec![add("plain", 1)]),
+        streamed("y", 1, vec![add("a", 1)]),
+        streamed("z", 1, vec![add("a", 1), add("plain", 1)]),
+    ];
+    let outcomes = books.replace(&batch).await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [
+                Outcome::Failed(StoreError::OtherMode { .. }),
+                Outcome::Applied,
+                Outcome::Failed(StoreError::OtherMode { .. })
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    assert_eq!(books.total("plain").await, Some(3));
+    // And the other way round.
+    let merged = Store::<Total>::merge(&books.store, &[add("a", 1)], Deadline::NONE).await;
+    assert!(
+        matches!(&merged[..], [Outcome::Failed(StoreError::OtherMode { .. })]),
+        "{merged:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_ledger_begins_in_an_empty_table_and_stays_with_its_stream() {
+    let books = Books::over(&Wire::calm()).await;
+    let client = books.dynamo.client();
+    let binding = |stream: Option<&str>| Binding {
+        pipeline: pipeline(),
+        version: 1,
+        mode: LEDGER_MODE.into(),
+        stream: stream.map(Into::into),
+    };
+    let bind = async |books: &Books, binding: &Binding| {
+        let (store, markers) = (&books.store, &books.markers);
+        ExactlyOnce::<Total>::bind(store, binding, markers, Deadline::NONE).await
+    };
+    put_row(&client, &books.state, "old", &[("v", n(3))]).await;
+    let error = bind(&books, &binding(None)).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Setup);
+    assert!(error.to_string().contains("empty state table"), "{error}");
+    let rows = async |table: &str| {
+        let rows = client.scan().table_name(table).send().await;
+        rows.unwrap().items().len()
+    };
+    assert_eq!(
+        (rows(&books.state).await, rows(&books.marker_table).await),
+        (1, 0)
+    );
+
+    let books = Books::over(&Wire::calm()).await;
+    bind(&books, &binding(Some("arn/1"))).await.unwrap();
+    books.settle(&[scanned("x", vec![add("a", 1)])]).await;
+    bind(&books, &binding(None)).await.unwrap();
+    let error = bind(&books, &binding(Some("arn/2"))).await.unwrap_err();
+    assert!(matches!(error, StoreError::OtherOwner { .. }), "{error}");
+    let live = Binding {
+        mode: "exactly-once".into(),
+        ..binding(Some("arn/1"))
+    };
+    let error = bind(&books, &live).await.unwrap_err();
+    assert!(matches!(error, StoreError::OtherOwner { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_may_be_forgotten_is_not_counted_anew() {
+    let (clock, options) = virtual_time();
+    let books = Books::with(&Wire::calm(), options).await;
+    let aged = |item: &str, at, age: Duration| Replace {
+        created: Some(clock.now().minus(age)),
+        ..streamed(item, at, vec![add("a", 1)])
+    };
+    let old = EVENT_LIFE + Duration::from_secs(1);
+    let batch = [
+        aged("unknown", 5, old),
+        aged("young", 5, EVENT_LIFE),
+        // An item that is known cannot have been forgotten.
+        streamed("known", 1, vec![add("a", 10)]),
+        aged("known", 5, old),
+    ];
+    let outcomes = books.replace(&batch).await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [
+                Outcome::Failed(StoreError::TooOld { .. }),
+                Outcome::Applied,
+                Outcome::Applied,
+                Outcome::Applied
+            ]
+        ),
+        "{outcomes:?}"
+    );
+    assert_eq!(books.total("a").await, Some(2));
+}
+
+#[tokio::test]
+async fn only_what_contributes_nothing_that_lasts_is_forgotten() {
+    let (clock, options) = virtual_time();
+    let books = Books::with(&Wire::calm(), options).await;
+    let (now, day) = (clock.now().as_secs(), 24 * 3600);
+    let ends = |days: i64| Add {
+        ttl: Some(now + days * day),
+        ..add("daily", 1)
+    };
+    let keep = |entry| Replace {
+        keep: true,
+        ..entry
+    };
+    let batch = [
+        streamed("gone", 1, Vec::new()),
+        streamed("there", 1, vec![add("a", 1)]),
+        streamed("kept", 1, vec![add("a", 1)]),
+        keep(streamed("kept", 2, Vec::new())),
+        streamed("daily", 1, vec![ends(30)]),
+        streamed(
+            "ending",
+            1,
+            vec![Add {
+                key: key("ending"),
+                ..ends(1)
+            }],
+        ),
+        streamed("both", 1, vec![ends(30), add("a", 1)]),
+    ];
+    books.settle(&batch).await;
+    let life = now + 2 * day;
+    for (item, wanted) in [
+        ("gone", Some(life)),
+        ("there", None),
+        ("kept", None),
+        ("daily", Some(now + 30 * day)),
+        ("ending", Some(life)),
+        ("both", None),
+    ] {
+        let id = ItemId::from_parts([item]);
+        let name = pipeline().marker("item", &[&books.state, id.as_str()]);
+        let found = books.dynamo.client().get_item();
+        let found = found.table_name(&books.marker_table);
+        let key = aws_sdk_dynamodb::types::AttributeValue::S(name);
+        let found = found.key("pk", key).send().await.unwrap().item.unwrap();
+        assert_eq!(found.get("ttl").cloned(), wanted.map(n), "{item}");
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_time_to_live_removed_is_left_alone_and_one_that_is_lost_is_told() {
+    let (clock, options) = virtual_time();
+    let books = Books::with(&Wire::calm(), options).await;
+    let client = books.dynamo.client();
+    let soon = Add {
+        // By the clock of Time to Live, which may be ahead, it has passed.
+        ttl: Some(clock.now().plus(Duration::from_secs(3600)).as_secs()),
+        ..add("over", 5)
+    };
+    let first = [
+        streamed("x", 1, vec![soon, add("a", 5)]),
+        streamed("y", 1, vec![add("lost", 5)]),
+        streamed("z", 1, vec![add("a", 7)]),
+    ];
+    books.settle(&first).await;
+    for entity in ["over", "lost"] {
+        let delete = client.delete_item().table_name(&books.state);
+        let delete = delete.key("pk", crate::support::s(entity)).key("sk", n(0));
+        delete.send().await.unwrap();
+    }
+    let gone = |item: &str| streamed(item, 2, Vec::new());
+    let outcomes = books.replace(&[gone("x"), gone("y"), gone("z")]).await;
+    assert_eq!(
+        outcomes.iter().map(kind).collect::<Vec<_>>(),
+        ["Applied", "Setup", "Applied"]
+    );
+    assert!(row(&client, &books.state, "over").await.is_none());
+    assert!(row(&client, &books.state, "lost").await.is_none());
+    assert_eq!(books.total("a").await, Some(0));
+    let Outcome::Failed(error) = &outcomes[1] else {
+        panic!("{outcomes:?}")
+    };
+    let error = error.to_string();
+    assert!(
+        error.contains("lost") && error.contains(&books.state),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_was_composed_long_ago_is_composed_anew() {
+    let (clock, options) = virtual_time();
+    let held = Arc::new(AtomicBool::new(true));
+    let (time, once) = (clock.clone(), Arc::clone(&held));
+    // The process is suspended when it has read.
+    let wire = wire_on("BatchGetItem", move |_| {
+        if once.swap(false, Ordering::Relaxed) {
+            time.advance(Duration::from_secs(3600));
+        }
+        Action::Pass
+    });
+    let books = Books::with(&wire, options).await;
+    books.settle(&[streamed("x", 1, vec![add("a", 5)])]).await;
+    assert_eq!((wire.count("BatchGetItem"), wire.count(TRANSACT)), (2, 1));
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn after_the_deadline_nothing_is_sent() {
+    let (clock, options) = virtual_time();
+    let wire = Wire::calm();
+    let books = Books::with(&wire, options).await;
+    let deadline = Deadline::within(&clock, Duration::from_secs(3600));
+    clock.advance(Duration::from_secs(3601));
+    let (name, markers) = (pipeline(), &books.markers);
+    for item in [
+        scanned("x", vec![add("a", 1)]),
+        streamed("x", 1, vec![add("a", 1)]),
+    ] {
+        let items = [item];
+        let outcomes = Ledger::<Total>::replace(&books.store, &name, markers, &items, deadline);
+        let outcomes = outcomes.await;
+        assert!(
+            matches!(
+                &outcomes[..],
+                [Outcome::Failed(StoreError::DeadlinePassed { .. })]
+            ),
+            "{outcomes:?}"
+        );
+    }
+    assert_eq!((wire.count(TRANSACT), wire.count("BatchGetItem")), (0, 0));
+}
+
+#[tokio::test]
+async fn items_of_long_names_are_listed_under_them_and_other_ledgers_are_not() {
+    let books = Books::over(&Wire::calm()).await;
+    let long = "x".repeat(2000);
+    books
+        .settle(&[
+            scanned(&long, vec![add("a", 1)]),
+            scanned("short", vec![add("a", 1)]),
+        ])
+        .await;
+    // The ledger of another state table of the same pipeline, in the same marker table.
+    let other = Int64SumStore::new(books.dynamo.client(), state_table(&books.dynamo).await);
+    let items = [scanned("elsewhere", vec![add("a", 1)])];
+    let name = pipeline();
+    Ledger::<Total>::replace(&other, &name, &books.markers, &items, Deadline::NONE).await;
+    let listed: BTreeSet<_> = books
+        .list()
+        .await
+        .into_iter()
+        .map(|known| known.item)
+        .collect();
+    let wanted = [long.as_str(), "short"].map(|item| ItemId::from_parts([item]));
+    assert_eq!(listed, BTreeSet::from(wanted));
+}
