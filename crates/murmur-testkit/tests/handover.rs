@@ -61,3 +61,21 @@ fn the_same_seed_meets_the_same() {
         );
     }
 }
+
+#[test]
+fn the_other_modes_are_caught_being_wrong() {
+    let seeds = 60;
+    let mut table = format!("\nthe same seeds in every mode:\n{}\n", handover::head());
+    let [ledger, exactly_once, claim_first] = Mode::ALL.map(|mode| {
+        let summary = handover::run_all(0..seeds, mode, Keeping::Memory, |scenario| scenario);
+        table.push_str(&handover::row(mode, &summary));
+        table.push('\n');
+        summary
+    });
+    print(&table);
+    assert_eq!(ledger.wrong_runs, 0);
+    for summary in [exactly_once, claim_first] {
+        assert!(summary.too_high > 0 && summary.too_low > 0);
+        assert!(summary.wrong_runs * 2 > seeds, "{}", summary.wrong_runs);
+    }
+}

@@ -222,8 +222,8 @@ impl Body {
         let stormy = lock(&self.shared.log).stormy;
         self.dice(|dice| {
             let way = |dice: &mut Rng| match dice.u8(..16) {
-                // At times something slow is in between.
-                0 => self.shared.scenario.pace.mul_f64(dice.f64()),
+                // At times something slow is in between, which a function has no time for.
+                0 if self.bootstrap > 0 => self.shared.scenario.pace.mul_f64(dice.f64()),
                 _ => crate::runs::within(dice, *weather.latency.start(), *weather.latency.end()),
             };
             let (there, back) = (way(dice), way(dice));

@@ -172,14 +172,10 @@ impl History {
             untold.insert(item);
         }
         let mut expected = Expected::default();
-        for Change {
-            at,
-            item,
-            after,
-            expired,
-            ..
-        } in &self.changes
-        {
+        for (nth, change) in self.changes.iter().enumerate() {
+            let Change {
+                at, item, after, ..
+            } = change;
             let before = match after {
                 Some(after) => table.insert(item, after),
                 None => table.remove(item.as_str()),
@@ -188,14 +184,25 @@ impl History {
             if *at < told_from {
                 untold.insert(item);
             }
-            if *expired
+            if change.expired
                 && scenario.keeps_expired
                 && let Some(before) = before
             {
                 let kept = before.contribution(scenario);
-                match was_untold {
-                    true => expected.perhaps.push(kept),
-                    false => expected.certain.push(kept),
+                if was_untold {
+                    // Or nothing, if the scan came too late; or what it found under that name.
+                    let later = self
+                        .changes
+                        .iter()
+                        .skip(nth)
+                        .filter(|one| one.item == *item);
+                    let later = later.filter_map(|one| one.after.as_ref());
+                    let later = later.map(|version| version.contribution(scenario));
+                    expected
+                        .perhaps
+                        .push([kept].into_iter().chain(later).collect());
+                } else {
+                    expected.certain.push(kept);
                 }
             }
         }
@@ -218,22 +225,35 @@ impl History {
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     certain: Vec<Contribution>,
-    /// Of items that Time to Live removed and that go on counting if the scan saw them first.
-    perhaps: Vec<Contribution>,
+    /// Of items that Time to Live removed and that go on counting, where the stream did not tell
+    /// what they were: one of each, or nothing.
+    perhaps: Vec<Vec<Contribution>>,
 }
 
 impl Expected {
     /// All addresses that any contribution names.
     pub(super) fn addresses(&self) -> BTreeSet<&Address> {
-        let all = self.certain.iter().chain(&self.perhaps);
+        let all = self.certain.iter().chain(self.perhaps.iter().flatten());
         all.flat_map(BTreeMap::keys).collect()
     }
 
-    /// What a row holds at least, and what may be added to it, each once.
-    pub(super) fn of(&self, address: &Address) -> (i64, Vec<i64>) {
+    /// What a row holds for certain.
+    pub(super) fn of(&self, address: &Address) -> i64 {
         let at = |contribution: &Contribution| contribution.get(address).copied();
-        let certain = self.certain.iter().filter_map(at).sum();
-        (certain, self.perhaps.iter().filter_map(at).collect())
+        self.certain.iter().filter_map(at).sum()
+    }
+
+    /// Whether a row may hold `total`.
+    pub(super) fn allows(&self, address: &Address, total: i64) -> bool {
+        let mut sums = BTreeSet::from([self.of(address)]);
+        for one_of in &self.perhaps {
+            let values = one_of.iter().filter_map(|one| one.get(address));
+            let more: Vec<i64> = values
+                .flat_map(|value| sums.iter().map(move |sum| sum + value))
+                .collect();
+            sums.extend(more);
+        }
+        sums.contains(&total)
     }
 }
 
@@ -243,7 +263,12 @@ fn name(slot: usize) -> String {
 
 impl Writer<'_> {
     fn change(&mut self, nth: usize, at: Duration) -> Change {
-        let slot = self.rng.usize(..self.slots.len());
+        let Scenario {
+            quiet, bootstraps, ..
+        } = self.scenario;
+        let before_scan = bootstraps.first().is_some_and(|first| at < first.begin);
+        let first = if before_scan { 0 } else { *quiet };
+        let slot = self.rng.usize(first..self.slots.len());
         let before = self.slots[slot].clone();
         let (after, expired, kind) = match &before {
             None => {

@@ -106,6 +106,9 @@ pub struct Scenario {
     pub items: usize,
     /// How many of them were written before the stream was switched on.
     pub older: usize,
+    /// How many of them are not written to from the scan's beginning on, so that what the scan
+    /// finds is all that is ever known of them.
+    pub quiet: usize,
     /// When the table is written to, since the start.
     pub writes: Vec<Duration>,
     /// When shards of the stream split or roll over.
@@ -134,6 +137,8 @@ pub struct Scenario {
     pub trouble: Trouble,
     /// What goes wrong between the processes and their tables.
     pub weather: Weather,
+    /// When that is over, since the start.
+    pub calm_at: Duration,
     /// How far off the clocks of processes are at most, in seconds.
     pub skew: i64,
     /// The rule that is left out.
@@ -172,6 +177,11 @@ impl Scenario {
             Live::Mapping => Vec::new(),
             _ => cuts(rng, begin, scanned),
         };
+        let outage = match rng.u8(..4) {
+            0 => within(rng, begin, scanned + span),
+            1 => within(rng, HOUR, 10 * HOUR),
+            _ => Duration::ZERO,
+        };
         let keeps_expired = rng.f64() < 0.3;
         let trouble = Trouble::all(pick(rng, &[(1, 0.0), (2, 0.05), (2, 0.2)]));
         Self {
@@ -185,6 +195,7 @@ impl Scenario {
             keeps_expired,
             items,
             older: rng.usize(..=items),
+            quiet: rng.usize(..items),
             writes,
             cuts,
             shards: rng.usize(1..=3),
@@ -202,11 +213,7 @@ impl Scenario {
                 timeout: pick(rng, &[(1, 3 * SECOND), (3, MINUTE), (1, 15 * MINUTE)]),
                 ..Mapping::default()
             },
-            outage: match rng.u8(..4) {
-                0 => within(rng, begin, scanned + span),
-                1 => within(rng, HOUR, 10 * HOUR),
-                _ => Duration::ZERO,
-            },
+            outage,
             trouble: Trouble {
                 // A poller that begins in the middle of what another has under way brings a
                 // removal before the change it follows, and what is kept is what was before both.
@@ -214,6 +221,7 @@ impl Scenario {
                 ..trouble
             },
             weather: weather(rng),
+            calm_at: outage.max(scanned) + 2 * span,
             skew,
             without: None,
         }
@@ -321,7 +329,7 @@ fn cuts(rng: &mut Rng, begin: Duration, scanned: Duration) -> Vec<Duration> {
 
 fn weather(rng: &mut Rng) -> Weather {
     let millis = Duration::from_millis;
-    let base = pick(rng, &[(1, 0.0), (2, 0.02), (2, 0.08)]);
+    let base = pick(rng, &[(1, 0.0), (2, 0.02), (2, 0.06)]);
     let mut rate = || base * rng.f64();
     Weather {
         fail_before: rate(),

@@ -109,6 +109,7 @@ impl<S: Clone + Send + Sync + 'static> Reached<S> {
         for entry in entries {
             let touched = touched(entry);
             if touched.iter().any(|one| stopped.contains(one)) {
+                stopped.extend(touched);
                 outcomes.push(Outcome::Blocked);
                 continue;
             }
