@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use murmur_state::{Clock, HandoffToken, Random, SequenceNumber};
+use murmur_state::{Clock, HandoffToken, Outcome, Random, SequenceNumber};
 
 use super::history::{Contribution, History};
 use super::report::{KINDS, Wrong};
 use super::rule::Forgotten;
-use super::scenario::{Life, Scenario};
+use super::scenario::{Keeping, Life, Scenario};
 use crate::cloud::{Cloud, Process, Weather};
 use crate::runs::{Met, lock};
 use crate::time::Time;
@@ -186,7 +186,29 @@ impl Body {
 
     /// Makes it die at its `requests`-th request from now.
     pub(super) fn kill_after(&self, requests: u64) {
-        lock(&self.state).left = Some(requests);
+        match self.shared.scenario.keeping {
+            Keeping::Memory => lock(&self.state).left = Some(requests),
+            Keeping::Tables => self.connection.kill_after(requests),
+        }
+    }
+
+    /// An entry of a ledger has this outcome.
+    pub(super) fn settled(&self, scanned: bool, outcome: &Outcome) {
+        let kind = match (outcome, scanned) {
+            (Outcome::Applied, true) => "scanned rows counted",
+            (Outcome::Applied, false) => "records counted",
+            (Outcome::Duplicate, true) => "scanned rows again",
+            (Outcome::Duplicate, false) => "records again",
+            (Outcome::Superseded, true) => "scanned rows overtaken",
+            (Outcome::Superseded, false) => "records overtaken",
+            (Outcome::Blocked | Outcome::Failed(_), _) => return,
+        };
+        let mut log = lock(&self.shared.log);
+        log.met.add(kind, 1);
+        let overtaken = self.bootstrap > 0 && log.newest > self.bootstrap;
+        if overtaken && matches!(outcome, Outcome::Applied) {
+            log.met.add("zombies counted a row", 1);
+        }
     }
 
     pub(super) async fn sleep(&self, duration: Duration) {

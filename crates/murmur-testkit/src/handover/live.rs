@@ -111,7 +111,7 @@ pub(super) fn trigger(
         .batch_size(scenario.mapping.batch_size)
         .parallelization_factor(scenario.mapping.parallelization_factor)
         .bisect_batch_on_error(scenario.mapping.bisect_batch_on_function_error)
-        .positions(state.markers(body), POSITIONS)
+        .positions(state.places(body), POSITIONS)
         .lease(3 * scenario.poll)
         .poll_interval(scenario.poll)
         .random(body.random.clone())

@@ -27,6 +27,7 @@ mod rule;
 mod scenario;
 mod source;
 mod store;
+mod watched;
 mod world;
 
 use std::sync::{Mutex, PoisonError};

@@ -46,6 +46,8 @@ impl fmt::Display for Mode {
 pub enum Keeping {
     /// In a `MemoryStore` and a `MemoryDeduper`, reached through weather: cheap.
     Memory,
+    /// In an `Int64SumStore` and a `Deduper`, on tables of the same cloud as the source table.
+    Tables,
 }
 
 /// What brings the stream to the pipeline.
@@ -220,7 +222,7 @@ impl Scenario {
                 race: if keeps_expired { 0.0 } else { trouble.race },
                 ..trouble
             },
-            weather: weather(rng),
+            weather: weather(rng, keeping),
             calm_at: outage.max(scanned) + 2 * span,
             skew,
             without: None,
@@ -327,11 +329,16 @@ fn cuts(rng: &mut Rng, begin: Duration, scanned: Duration) -> Vec<Duration> {
     cuts
 }
 
-fn weather(rng: &mut Rng) -> Weather {
+fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
     let millis = Duration::from_millis;
     let base = pick(rng, &[(1, 0.0), (2, 0.02), (2, 0.06)]);
+    let hold = match keeping {
+        Keeping::Memory => Duration::ZERO,
+        Keeping::Tables => millis(pick(rng, &[(1, 0), (2, 15)])),
+    };
     let mut rate = || base * rng.f64();
     Weather {
+        hold,
         fail_before: rate(),
         drop_before: rate(),
         fail_after: rate(),

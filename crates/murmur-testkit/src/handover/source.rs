@@ -23,13 +23,13 @@ use crate::wire::{Action, Wire};
 pub(super) type ReadTo = Arc<Mutex<HashMap<u32, Option<Cursor>>>>;
 
 /// A scan by one process.
-pub(super) struct Watched {
+pub(super) struct Paced {
     pub(super) inner: ParallelScan,
     pub(super) body: Arc<Body>,
     pub(super) read_to: ReadTo,
 }
 
-impl Watched {
+impl Paced {
     /// The scan of one process, which learns of the stream from `streams`.
     pub(super) fn new(body: &Arc<Body>, streams: &StreamStore, read_to: &ReadTo) -> Self {
         let scenario = &body.shared.scenario;
@@ -71,7 +71,7 @@ impl Watched {
     }
 }
 
-impl Source for Watched {
+impl Source for Paced {
     fn name(&self) -> &str {
         self.inner.name()
     }

@@ -217,7 +217,7 @@ where
             Box::pin(async move {
                 let scanned = entry.at == Position::Scan;
                 let outcome = rule::replace(&store, &pipeline, &markers, entry, &body).await;
-                note(&body, scanned, &outcome);
+                body.settled(scanned, &outcome);
                 outcome
             })
         };
@@ -253,24 +253,6 @@ where
     ) -> Vec<Outcome> {
         let markers = &markers.inner;
         self.inner.mend(pipeline, markers, items, deadline).await
-    }
-}
-
-/// What became of an entry of a ledger.
-fn note(body: &Body, scanned: bool, outcome: &Outcome) {
-    let kind = match (outcome, scanned) {
-        (Outcome::Applied, true) => "scanned rows counted",
-        (Outcome::Applied, false) => "records counted",
-        (Outcome::Duplicate, true) => "scanned rows again",
-        (Outcome::Duplicate, false) => "records again",
-        (Outcome::Superseded, true) => "scanned rows overtaken",
-        (Outcome::Superseded, false) => "records overtaken",
-        (Outcome::Blocked | Outcome::Failed(_), _) => return,
-    };
-    body.shared.met(kind);
-    let newest = crate::runs::lock(&body.shared.log).newest;
-    if body.bootstrap > 0 && newest > body.bootstrap && matches!(outcome, Outcome::Applied) {
-        body.shared.met("zombies counted a row");
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::join;
 use murmur_core::{AttributeValue, Item};
 use murmur_snapshot::{Bootstrap, BootstrapError, RunRecord, Source as _};
-use murmur_state::{Add, Causes, HandoffToken, MemoryDeduper, PipelineName, Timestamp};
+use murmur_state::{Add, Causes, HandoffToken, PipelineName, Timestamp};
 use murmur_streams::{
     EventRecord, OperationType, StreamInfo, StreamRecord, StreamStore, StreamViewType, time_to_live,
 };
@@ -21,10 +21,10 @@ use super::live::{self, Function};
 use super::pipeline::{self, Held, NAME, State};
 use super::report::Wrong;
 use super::scenario::{Life, Live, Mode, Scenario};
-use super::source::{ReadTo, Watched};
+use super::source::{Paced, ReadTo};
 use super::{Met, Rule};
 use crate::chaos::SKEW;
-use crate::cloud::{Cloud, Weather};
+use crate::cloud::{Cloud, Fault, Weather};
 use crate::esm::Incoming;
 use crate::runs::{lock, must};
 use crate::time::Time;
@@ -39,9 +39,6 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// As often as any run has to begin again.
 const ENDLESS: usize = 200;
-
-/// How long markers are remembered: for longer than any run.
-const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 pub(super) struct World {
     shared: Arc<Shared>,
@@ -80,8 +77,7 @@ impl World {
         let info = StreamInfo::new(arn.as_str(), StreamViewType::NewAndOldImages);
         let registered = streams.register_stream_with_shards(info, scenario.shards);
         must("the stream", registered);
-        let markers = MemoryDeduper::with_ttl(REMEMBERED, time.clock(0));
-        let state = State::new(&scenario, markers);
+        let state = State::new(&scenario, &time, &cloud).await;
         for (item, version) in &history.older {
             put(&cloud, &version.item(item));
         }
@@ -315,10 +311,10 @@ impl World {
     }
 
     async fn bootstrapping(&self, body: &Arc<Body>, again: bool) -> Result<(), BootstrapError> {
-        let source = Watched::new(body, &self.streams, &self.read_to);
+        let source = Paced::new(body, &self.streams, &self.read_to);
         let pipeline = self.state.pipeline(body);
         let mut bootstrap = Bootstrap::with_decoder([pipeline], source, decoder())
-            .checkpoints(self.state.markers(body))
+            .checkpoints(self.state.places(body))
             .clock(Arc::clone(&body.clock))
             .random(body.random.clone())
             .concurrency(self.scenario().concurrency)
@@ -382,10 +378,10 @@ impl World {
             return None;
         }
         let name = must("a name", PipelineName::new(NAME));
-        let markers = self.state.markers(body);
+        let places = self.state.places(body);
         let late = self.scenario().without == Some(Rule::TokenBeforeScan);
         loop {
-            let record = RunRecord::load(&markers, &name, TABLE).await;
+            let record = RunRecord::load(&*places, &name, TABLE).await;
             let finished = lock(&self.shared.log).finished;
             if let Ok(Some(record)) = record
                 && (finished || !late)
@@ -393,7 +389,7 @@ impl World {
                 if !late {
                     return record.token;
                 }
-                let source = Watched::new(body, &self.streams, &self.read_to);
+                let source = Paced::new(body, &self.streams, &self.read_to);
                 let captured = source.inner.capture_handoff().await;
                 let mut log = lock(&self.shared.log);
                 let token = log
@@ -425,7 +421,18 @@ impl World {
         }
         let log = lock(&self.shared.log);
         wrong.extend(log.wrong.iter().cloned());
-        (wrong, log.met.clone())
+        let (mut met, cloud) = (log.met.clone(), self.cloud.met());
+        for (kind, fault) in [
+            ("throttles", Fault::Throttle),
+            ("conflicts", Fault::Conflict),
+            ("conflicts", Fault::HeldConflict),
+            ("lost answers", Fault::LostAnswer),
+            ("requests that came late", Fault::Zombie),
+            ("requests that came late", Fault::ZombieRefused),
+        ] {
+            met.add(kind, cloud.count(fault));
+        }
+        (wrong, met)
     }
 
     /// Whether the window of a bucket may be over by some clock, so that what comes for it is
