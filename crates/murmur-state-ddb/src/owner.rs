@@ -99,7 +99,9 @@ impl Pair<'_> {
         let life = |row: &Option<Item>| row.as_ref().and_then(|row| row.get(LIFE)).cloned();
         match (&marker, &state) {
             (None, None) => {
-                self.ensure_empty().await?;
+                if !self.may_begin(&name).await? {
+                    return Ok(false);
+                }
                 let life = format!("{:032x}", self.table.options.random.bits());
                 let row = self.row(PK, AttributeValue::S(name), &life);
                 self.put(&self.markers.table, row).await?;
@@ -146,16 +148,22 @@ impl Pair<'_> {
         }
     }
 
-    /// Refuses to begin a ledger in a table that has rows: they would be in no contribution.
-    async fn ensure_empty(&self) -> Result<(), StoreError> {
+    /// Whether a pair may be made of a state table that had no control row a moment ago. A ledger
+    /// begins in an empty table: what is there already would be in no contribution.
+    async fn may_begin(&self, name: &str) -> Result<bool, StoreError> {
         if &*self.binding.mode != LEDGER_MODE {
-            return Ok(());
+            return Ok(true);
         }
         let (rows, _) = self.table.scan(None, None, Some(1)).await?;
-        match rows.is_empty() {
-            true => Ok(()),
-            false => Err(self.setup(
-                "it has rows already that no ledger knows of; give a pipeline with a ledger an                  empty state table, as `create_int64_table` makes it",
+        if rows.is_empty() {
+            return Ok(true);
+        }
+        // Whoever writes rows has made the pair before: it may have been made just now.
+        match self.markers.get(name, self.deadline).await? {
+            Some(_) => Ok(false),
+            None => Err(self.setup(
+                "it has rows already that no ledger knows of; give a pipeline with a ledger an \
+                 empty state table, as `create_int64_table` makes it",
             )),
         }
     }

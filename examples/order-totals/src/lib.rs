@@ -48,9 +48,8 @@ pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .value(|order| order.amount_cents)
         .aggregate(Sum::new())
         .window(WINDOW, Order::placed_at)
-        .retract()
         .store(store)
-        .exactly_once(markers)
+        .ledger(markers)
 }
 
 /// How many orders each customer made, per day.
@@ -63,9 +62,8 @@ pub fn order_counts(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .key(|order: &Order| order.customer.clone())
         .count()
         .window(WINDOW, Order::placed_at)
-        .retract()
         .store(store)
-        .exactly_once(markers)
+        .ledger(markers)
 }
 
 /// The tables of this application. A state table belongs to one pipeline; the marker table can

@@ -8,6 +8,7 @@ use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::operation::get_item::builders::GetItemInputBuilder;
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemInputBuilder;
+use aws_sdk_dynamodb::operation::scan::builders::ScanInputBuilder;
 use aws_sdk_dynamodb::operation::transact_write_items::builders::TransactWriteItemsInputBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemInputBuilder;
 use aws_sdk_dynamodb::types::{
@@ -77,6 +78,7 @@ pub(super) enum Call {
     Put(PutItemInputBuilder),
     Get(GetItemInputBuilder),
     Read(HashMap<String, KeysAndAttributes>),
+    Scan(ScanInputBuilder),
     Transact(TransactWriteItemsInputBuilder),
 }
 
@@ -121,6 +123,16 @@ impl Call {
                     .set_consistent_read(body["ConsistentRead"].as_bool()),
             ),
             "BatchGetItem" => Self::Read(fields.reads()?),
+            "Scan" => Self::Scan(
+                ScanInputBuilder::default()
+                    .set_table_name(fields.table())
+                    .set_limit(
+                        body["Limit"]
+                            .as_i64()
+                            .and_then(|limit| limit.try_into().ok()),
+                    )
+                    .set_consistent_read(body["ConsistentRead"].as_bool()),
+            ),
             "TransactWriteItems" => {
                 let actions = body["TransactItems"].as_array().into_iter().flatten();
                 let actions: Result<Vec<_>> = actions.map(|one| action(one, table)).collect();
@@ -146,6 +158,7 @@ impl Call {
                     .map(anyhow::Error::from)
             }
             Self::Get(input) => input.clone().send_with(client).await.err().map(Into::into),
+            Self::Scan(input) => input.clone().send_with(client).await.err().map(Into::into),
             Self::Read(keys) => {
                 let read = client
                     .batch_get_item()
@@ -292,7 +305,7 @@ mod tests {
             let mut workload = Workload::new(Keys::Zipf, 2);
             // As many as it takes for a row to turn hot.
             let batch = match mode {
-                Mode::AtLeastOnce | Mode::ClaimFirst => 100,
+                Mode::AtLeastOnce | Mode::ClaimFirst | Mode::Ledger => 100,
                 Mode::ExactlyOnce => 1_000,
             };
             let events: Vec<Event> = (0..3).map(|_| workload.batch(batch, |_| now)).collect();
@@ -308,8 +321,9 @@ mod tests {
                 "{mode}"
             );
             assert_eq!(cloud.usage().requests, script.usage.requests, "{mode}");
-            let turned = script.usage.requests_of("TransactWriteItems") > 0;
-            assert_eq!(turned, mode == Mode::ExactlyOnce);
+            let transacted = script.usage.requests_of("TransactWriteItems") > 0;
+            let transacts = matches!(mode, Mode::ExactlyOnce | Mode::Ledger);
+            assert_eq!(transacted, transacts);
         }
     }
 }

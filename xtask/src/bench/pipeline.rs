@@ -21,10 +21,16 @@ pub(super) enum Mode {
     AtLeastOnce,
     ClaimFirst,
     ExactlyOnce,
+    Ledger,
 }
 
 impl Mode {
-    pub(super) const ALL: [Self; 3] = [Self::AtLeastOnce, Self::ClaimFirst, Self::ExactlyOnce];
+    pub(super) const ALL: [Self; 4] = [
+        Self::AtLeastOnce,
+        Self::ClaimFirst,
+        Self::ExactlyOnce,
+        Self::Ledger,
+    ];
 }
 
 impl fmt::Display for Mode {
@@ -33,6 +39,7 @@ impl fmt::Display for Mode {
             Self::AtLeastOnce => "at-least-once",
             Self::ClaimFirst => "claim-first",
             Self::ExactlyOnce => "exactly-once",
+            Self::Ledger => "ledger",
         })
     }
 }
@@ -116,6 +123,7 @@ pub(super) fn handler(
         Mode::AtLeastOnce => totals.at_least_once(),
         Mode::ClaimFirst => totals.claim_first(markers),
         Mode::ExactlyOnce => totals.exactly_once(markers),
+        Mode::Ledger => totals.ledger(markers),
     };
     Ok(Handler::new([pipeline?])
         .clock(clock)

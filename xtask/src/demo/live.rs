@@ -1,22 +1,45 @@
-//! The writer: what happens to the table while the handler follows.
+//! The writer: what happens to the table while it is scanned, and after that.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Result;
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::stream::{self, StreamExt};
+use tokio::sync::watch;
 
 use super::recount::Log;
-use super::rows::{Row, Rows};
+use super::rows::{Measure, Row, Rows};
 use super::server::Tables;
 
 const WRITERS: usize = 8;
+
+/// How far the scan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Scan {
+    Before,
+    UnderWay,
+    Over,
+}
 
 /// How many changes of each kind were made.
 #[derive(Default)]
 pub(super) struct Changes {
     inserts: usize,
     changes: usize,
+    moves: usize,
     removals: usize,
+}
+
+impl Changes {
+    pub(super) fn total(&self) -> usize {
+        let Self {
+            inserts,
+            changes,
+            moves,
+            removals,
+        } = self;
+        inserts + changes + moves + removals
+    }
 }
 
 impl fmt::Display for Changes {
@@ -24,37 +47,81 @@ impl fmt::Display for Changes {
         let Self {
             inserts,
             changes,
+            moves,
             removals,
         } = self;
         write!(
             f,
-            "{inserts} inserts, {changes} changes, {removals} removals"
+            "{inserts} inserts, {changes} changes, {moves} moves to another total, {removals} removals"
         )
     }
 }
 
-/// Makes all live writes, wave after wave, and logs them.
-pub(super) async fn write(tables: &Tables, rows: &Rows, log: &mut Log) -> Result<Changes> {
-    let mut known: std::collections::HashSet<&str> =
-        rows.at_rest.iter().map(|row| row.id.as_str()).collect();
-    let mut changes = Changes::default();
-    for wave in &rows.live {
-        let writes: Vec<_> = wave.iter().map(|row| tables.write(row)).collect();
-        stream::iter(writes)
-            .buffer_unordered(WRITERS)
-            .try_collect::<()>()
-            .await?;
-        log.extend(wave, &rows.measure)?;
-        for Row { id, item } in wave {
-            match item {
-                None => {
-                    known.remove(id.as_str());
-                    changes.removals += 1;
-                }
-                Some(_) if known.insert(id) => changes.inserts += 1,
-                Some(_) => changes.changes += 1,
-            }
-        }
+/// What the writer did while the table was scanned, and after that.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) during: Changes,
+    pub(super) after: Changes,
+}
+
+/// Makes all live writes, wave after wave, and logs them: all waves but the last from when the
+/// scan begins, the last when it is over.
+pub(super) async fn write(
+    tables: &Tables,
+    rows: &Rows,
+    mut scan: watch::Receiver<Scan>,
+    log: &mut Log,
+) -> Result<Written> {
+    let measure = &rows.measure;
+    let mut known = HashMap::new();
+    for row in &rows.at_rest {
+        known.insert(row.id.as_str(), key(measure, row)?);
     }
-    Ok(changes)
+    let mut written = Written::default();
+    // Who watches the scan outlives the writer.
+    let _ = scan.wait_for(|scan| *scan != Scan::Before).await;
+    for (n, wave) in (1..).zip(&rows.live) {
+        if n == rows.live.len() {
+            let _ = scan.wait_for(|scan| *scan == Scan::Over).await;
+        }
+        let writes = wave.iter().map(|row| {
+            let scan = scan.clone();
+            async move {
+                tables.write(row).await?;
+                anyhow::Ok((row, *scan.borrow()))
+            }
+        });
+        let writes: Vec<_> = writes.collect();
+        let mut done = stream::iter(writes).buffer_unordered(WRITERS);
+        while let Some(done) = done.next().await {
+            let (row, scan) = done?;
+            let changes = match scan {
+                Scan::Over => &mut written.after,
+                Scan::Before | Scan::UnderWay => &mut written.during,
+            };
+            let id = row.id.as_str();
+            *match (&row.item, key(measure, row)?) {
+                (None, _) => {
+                    known.remove(id);
+                    &mut changes.removals
+                }
+                (Some(_), key) => match known.insert(id, key.clone()) {
+                    None => &mut changes.inserts,
+                    Some(before) if before != key => &mut changes.moves,
+                    Some(_) => &mut changes.changes,
+                },
+            } += 1;
+        }
+        drop(done);
+        log.extend(wave, measure)?;
+    }
+    Ok(written)
+}
+
+/// Which total a row counts for.
+fn key(measure: &Measure, row: &Row) -> Result<Option<String>> {
+    match &row.item {
+        Some(item) => measure.text(item, &measure.key),
+        None => Ok(None),
+    }
 }

@@ -13,12 +13,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use murmur_core::{Decoded, Decoder, Item, Pipeline, Sum, decimal};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_snapshot::{Bootstrap, Progress, Report};
+use murmur_snapshot::{Bootstrap, Progress};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::HandoffToken;
 use murmur_state_ddb::{Deduper, Int64SumStore};
-use murmur_streams::{StreamsApi, Trigger};
+use murmur_streams::{StreamsApi, Summary, Trigger};
+use tokio::sync::watch;
 
+use live::Scan;
 use progress::Bar;
 use recount::{Comparison, Log};
 use rows::{Measure, Rows};
@@ -29,13 +31,14 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Turn a DynamoDB table into live totals, and compare them with a recount.
 ///
-/// Makes a table, fills it with generated orders (or the rows of a file), switches its stream on,
-/// bootstraps the totals by a parallel scan, then changes the table while the Lambda handler keeps
-/// the totals live. It ends with how many totals were compared with a recount of its own log of
-/// writes, and how many differ; if any does, or none was compared, it fails.
+/// Makes a table, fills it with generated orders (or the rows of a file), and switches its stream
+/// on. Then all at once: the totals are bootstrapped by a parallel scan, the Lambda handler keeps
+/// them live, and somebody inserts, changes, moves and removes orders, before the scan reaches them
+/// and after. It ends with how many totals were compared with a recount of its own log of writes, and
+/// how many differ; if any does, or none was compared, it fails.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// How many orders to generate; a tenth as many are added live
+    /// How many orders to generate; a tenth as many are added while the table is scanned and after
     #[arg(
         long,
         default_value_t = 10_000,
@@ -107,23 +110,21 @@ async fn perform<F: Future<Output = Result<()>>>(
     println!("stream on, with new and old images");
 
     let definition = || totals(&server, &tables, &rows.measure);
-    let report = bootstrap(&server, &tables, &rows, args.segments, definition()?).await?;
-    if report.counts.rejected > 0 {
-        bail!(
-            "the bootstrap could not count these rows: {:?}",
-            report.rejected
-        );
+    let (scan, scanning) = watch::channel(Scan::Before);
+    let (written, (), summary) = tokio::try_join!(
+        live::write(&tables, &rows, scanning.clone(), &mut log),
+        bootstrap(&server, &tables, &rows, args.segments, definition()?, scan),
+        live(&server, &rows, &stream_arn, definition()?, scanning),
+    )?;
+    println!("written while the table was scanned: {}", written.during);
+    println!("written after that: {}", written.after);
+    println!(
+        "live: {} batches through the Lambda handler",
+        summary.batches
+    );
+    if written.during.total() == 0 {
+        bail!("nothing was written while the table was scanned; take more orders with --orders");
     }
-
-    live(
-        &server,
-        &tables,
-        &rows,
-        &stream_arn,
-        definition()?,
-        &mut log,
-    )
-    .await?;
     before_comparing(server.client.clone(), tables.state.clone()).await?;
     let comparison = Comparison::of(&log, &tables.read_state().await?);
     tables.remove().await?;
@@ -154,12 +155,11 @@ fn totals(server: &Server, tables: &Tables, measure: &Measure) -> Result<Definit
         .key(|fact: &Fact| fact.key.clone())
         .value(|fact| fact.value)
         .aggregate(Sum::new())
-        .retract()
         .store(Int64SumStore::new(
             server.client.clone(),
             tables.state.as_str(),
         ))
-        .exactly_once(Deduper::new(server.client.clone(), tables.markers.as_str()))?;
+        .ledger(Deduper::new(server.client.clone(), tables.markers.as_str()))?;
     let measure = measure.clone();
     let decoder = Decoder::item(move |item: &Item| {
         let Some(key) = measure.text(item, &measure.key)? else {
@@ -188,7 +188,8 @@ async fn bootstrap(
     rows: &Rows,
     segments: u32,
     Definition { pipeline, decoder }: Definition,
-) -> Result<Report> {
+    scan: watch::Sender<Scan>,
+) -> Result<()> {
     let source = ParallelScan::builder(server.client.clone(), tables.source.as_str())
         .streams(server.streams.clone())
         .segments(segments)
@@ -196,27 +197,40 @@ async fn bootstrap(
     let bar = Arc::new(Bar::new("bootstrap", rows.at_rest.len()));
     let shown = Arc::clone(&bar);
     let begun = Instant::now();
+    let scan = Arc::new(scan);
+    let tell = Arc::clone(&scan);
     let report = Bootstrap::with_decoder([pipeline], source, decoder)
-        .on_progress(move |progress: &Progress<'_>| {
-            if let Progress::Page { total, .. } = progress {
-                shown.set(total.rows as usize);
+        .on_progress(move |progress: &Progress<'_>| match progress {
+            Progress::Started { .. } => {
+                tell.send_replace(Scan::UnderWay);
             }
+            Progress::Page { total, .. } => shown.set(total.rows as usize),
+            _ => {}
         })
         .run()
         .await?;
     bar.finish();
+    scan.send_replace(Scan::Over);
     println!(
-        "bootstrap: {} rows scanned in {segments} segments, {} counted, in {:.1} s",
+        "bootstrap: {} rows scanned in {segments} segments, {} counted, {} had been counted by \
+         live with something later, in {:.1} s",
         report.counts.rows,
         report.counts.applied,
+        report.counts.superseded,
         begun.elapsed().as_secs_f64()
     );
+    if report.counts.rejected > 0 {
+        bail!(
+            "the bootstrap could not count these rows: {:?}",
+            report.rejected
+        );
+    }
     let token = report
         .token
         .as_ref()
         .context("the scan captured no handoff token")?;
     println!("handoff: {}", summary(token));
-    Ok(report)
+    Ok(())
 }
 
 fn summary(token: &HandoffToken) -> String {
@@ -227,23 +241,21 @@ fn summary(token: &HandoffToken) -> String {
     )
 }
 
+/// Keeps the totals live, from the beginning of the stream until every change is done.
 async fn live(
     server: &Server,
-    tables: &Tables,
     rows: &Rows,
     stream_arn: &str,
     Definition { pipeline, decoder }: Definition,
-    log: &mut Log,
-) -> Result<()> {
+    mut scan: watch::Receiver<Scan>,
+) -> Result<Summary> {
     let handler = Handler::with_decoder([pipeline], decoder).build()?;
     let expected = rows.live.iter().map(Vec::len).sum();
-    let bar = Arc::new(Bar::new("live", expected));
     let seen = Arc::new(Seen::default());
-
-    let (shown, noted) = (Arc::clone(&bar), Arc::clone(&seen));
+    let noted = Arc::clone(&seen);
     let source = StreamsApi::new(server.streams.clone(), stream_arn);
     let mut trigger = Trigger::builder(source, move |event: murmur_streams::Event| {
-        let (handler, shown, noted) = (handler.clone(), Arc::clone(&shown), Arc::clone(&noted));
+        let (handler, noted) = (handler.clone(), Arc::clone(&noted));
         async move {
             let ids: Vec<_> = event
                 .records
@@ -252,7 +264,7 @@ async fn live(
                 .collect();
             let response = handler.call(event).await?;
             if response.batch_item_failures.is_empty() {
-                shown.set(noted.add(ids));
+                noted.add(ids);
             }
             Ok::<_, murmur_lambda_ddbstreams::HandlerError>(response)
         }
@@ -260,24 +272,20 @@ async fn live(
     .poll_interval(server.poll_interval())
     .build()?;
 
-    // The handler follows while the writer writes, until it has seen every change.
-    let writer = live::write(tables, rows, log);
-    let reader = trigger.run(seen.reaches(expected));
-    let (written, read) = tokio::join!(writer, reader);
-    let changes = written?;
-    let summary = read?;
-    bar.finish();
+    let all = async {
+        let _ = scan.wait_for(|scan| *scan == Scan::Over).await;
+        let bar = Bar::new("live", expected);
+        seen.reaches(expected, &bar).await;
+        bar.finish();
+    };
+    let summary = trigger.run(all).await?;
     if seen.count() < expected {
         bail!(
             "the stream gave {} of {expected} changes, then nothing for {STREAM_PATIENCE:?}",
             seen.count()
         );
     }
-    println!(
-        "live: {changes}, in {} batches through the Lambda handler",
-        summary.batches
-    );
-    Ok(())
+    Ok(summary)
 }
 
 /// The changes that the handler is done with.
@@ -296,11 +304,12 @@ impl Seen {
     }
 
     /// Completes once `expected` changes are done, or none has been for too long.
-    async fn reaches(&self, expected: usize) {
+    async fn reaches(&self, expected: usize, bar: &Bar) {
         let (mut last, mut since) = (0, Instant::now());
         while last < expected && since.elapsed() < STREAM_PATIENCE {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let now = self.count();
+            bar.set(now);
             if now > last {
                 (last, since) = (now, Instant::now());
             }

@@ -1,6 +1,6 @@
 //! What the totals must be, from the demo's own log of writes. None of Murmur's code is used here.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use anyhow::{Context, Result};
@@ -34,15 +34,21 @@ impl Log {
         Ok(())
     }
 
-    /// The totals of the table as the writes left it. A key that ever had a row has a total.
+    /// The totals of the table as the writes left it.
     fn totals(&self) -> BTreeMap<String, i128> {
         let rows: HashMap<_, _> = self.0.iter().map(|(id, fact)| (id, fact)).collect();
-        let ever = self.0.iter().filter_map(|(_, fact)| fact.as_ref());
-        let mut totals: BTreeMap<String, i128> = ever.map(|(key, _)| (key.clone(), 0)).collect();
+        let mut totals = BTreeMap::new();
         for (key, value) in rows.into_values().flatten() {
             *totals.entry(key.clone()).or_default() += value;
         }
         totals
+    }
+
+    /// The keys that had a row once. One that was gone before anybody looked has no total, others
+    /// have one of nothing.
+    fn keys(&self) -> BTreeSet<&String> {
+        let facts = self.0.iter().filter_map(|(_, fact)| fact.as_ref());
+        facts.map(|(key, _)| key).collect()
     }
 }
 
@@ -76,8 +82,13 @@ impl Comparison {
         for (key, total) in log.totals() {
             rows.entry(key).or_default().0 = Some(total);
         }
+        let once = log.keys();
         for (key, total) in state {
-            rows.entry(key.clone()).or_default().1 = Some(*total);
+            let row = rows.entry(key.clone()).or_default();
+            row.1 = Some(*total);
+            if once.contains(key) {
+                row.0.get_or_insert(0);
+            }
         }
         Self { rows }
     }
@@ -151,9 +162,17 @@ mod tests {
             write("1", Some(("b", 1))),
             write("2", None),
         ]);
-        let totals = BTreeMap::from([("a".to_owned(), 0), ("b".to_owned(), 1)]);
-        assert_eq!(log.totals(), totals);
-        assert!(Comparison::of(&log, &totals).holds());
+        let left = BTreeMap::from([("b".to_owned(), 1)]);
+        assert_eq!(log.totals(), left);
+        assert!(Comparison::of(&log, &left).holds());
+        let of_nothing = |key: &str| {
+            let mut totals = left.clone();
+            totals.insert(key.to_owned(), 0);
+            Comparison::of(&log, &totals).holds()
+        };
+        assert!(of_nothing("a") && !of_nothing("c"));
+        let missing = BTreeMap::from([("a".to_owned(), 0)]);
+        assert!(!Comparison::of(&log, &missing).holds());
     }
 
     #[test]

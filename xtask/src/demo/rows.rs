@@ -67,7 +67,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// `count` orders at rest; then a tenth as many new ones, with a twentieth changed and a
+    /// `count` orders at first; then a tenth as many new ones, with a twentieth changed and a
     /// thirtieth removed.
     pub(super) fn orders(count: usize, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -98,11 +98,22 @@ impl Rows {
         fastrand::Rng::with_seed(seed ^ 1).shuffle(&mut changed);
         let (changed, rest) = changed.split_at(count / 20);
         let mut changes = Vec::with_capacity(changed.len());
-        for n in changed {
-            let mut row = order(*n);
+        for (turn, n) in changed.iter().enumerate() {
+            let before = &at_rest[*n].item;
+            // Half of them stay with their customer.
+            let customer = before.as_ref().and_then(|item| item.get("customer"));
+            let customer = customer.filter(|_| turn % 2 == 0);
+            let mut another = || {
+                let mut row = order(*n);
+                if let (Some(item), Some(customer)) = (&mut row.item, customer) {
+                    item.insert("customer".to_owned(), customer.clone());
+                }
+                row
+            };
+            let mut row = another();
             // A write that changes nothing makes no stream record.
-            while row.item == at_rest[*n].item {
-                row = order(*n);
+            while row.item == *before {
+                row = another();
             }
             changes.push(row);
         }
@@ -110,11 +121,16 @@ impl Rows {
             item: None,
             ..at_rest[*n].clone()
         }));
+        // Of each kind there is something for while the table is scanned, and for after it.
+        let mut last = Vec::new();
+        let mut mixed = [inserts, changes].concat();
+        fastrand::Rng::with_seed(seed ^ 2).shuffle(&mut mixed);
+        last.extend(mixed.split_off(mixed.len() * 3 / 4));
         Self {
             primary_key: "order_id".to_owned(),
             measure: Measure::total("customer".to_owned(), "amount_cents".to_owned(), 0),
             at_rest,
-            live: vec![inserts, changes],
+            live: vec![mixed, last],
         }
     }
 

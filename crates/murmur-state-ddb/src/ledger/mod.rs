@@ -239,6 +239,13 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
+    /// How what is known of the item is found out: mostly nothing is known of what a scan finds,
+    /// so that asking would be in vain.
+    fn look_first(&mut self) {
+        let assume = self.entries.iter().all(Entry::is_probably_first);
+        self.known = if assume { Look::Assumed } else { Look::Unread };
+    }
+
     /// The entries of the next write: mostly all.
     fn next(&self) -> &[Entry<'a>] {
         let entries = self.entries.len();
@@ -301,19 +308,16 @@ impl<'a> Batch<'a> {
                     item: entry.item,
                     name: entry::name(books.pipeline, &books.table.name, entry.item),
                     entries: Vec::new(),
-                    known: Look::Assumed,
+                    known: Look::Unread,
                     alone: false,
                     one_by_one: false,
                     refusals: 0,
                 });
                 groups.len() - 1
             });
-            let group = &mut batch.groups[group];
-            if !entry.is_probably_first() {
-                group.known = Look::Unread;
-            }
-            group.entries.push(entry);
+            batch.groups[group].entries.push(entry);
         }
+        batch.groups.iter_mut().for_each(Group::look_first);
         batch
     }
 

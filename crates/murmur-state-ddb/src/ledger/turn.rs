@@ -58,7 +58,7 @@ impl<'a> Entry<'a> {
         matches!(self.found, Found::Seen { keep: true, .. })
     }
 
-    /// Whether its item is probably not known yet, so that asking first would be in vain.
+    /// Whether its item is probably not known yet.
     pub(crate) fn is_probably_first(&self) -> bool {
         match self.found {
             Found::Seen { at, .. } => *at == Position::Scan,

@@ -272,9 +272,7 @@ impl<'a> Batch<'a> {
             }
             Answer::Stale => {
                 for (mut group, _) in transaction.items {
-                    if let Look::Read(_) = group.known {
-                        group.known = Look::Unread;
-                    }
+                    group.look_first();
                     self.keep(group);
                 }
             }

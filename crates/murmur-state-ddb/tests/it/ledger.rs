@@ -365,12 +365,12 @@ async fn lost_answers_count_once() {
     books.audit().await;
 }
 
-/// A wire on which, just before the first transaction arrives, another process does `work`.
-fn meanwhile<W>(work: impl Fn() -> W + Send + Sync + 'static) -> Wire
+/// A wire on which, just before the first of these requests arrives, another process does `work`.
+fn meanwhile<W>(operation: &'static str, work: impl Fn() -> W + Send + Sync + 'static) -> Wire
 where
     W: Future<Output = ()> + Send + 'static,
 {
-    wire_on(TRANSACT, move |request| {
+    wire_on(operation, move |request| {
         if request.nth == 0 {
             let work = work();
             let other = std::thread::spawn(move || {
@@ -392,7 +392,7 @@ async fn who_writes_an_item_meanwhile_is_noticed() {
         (4, Outcome::Applied, (7, 0)),
     ] {
         let other = Arc::clone(&first);
-        let wire = meanwhile(move || {
+        let wire = meanwhile(TRANSACT, move || {
             let other = Arc::clone(&other);
             async move { other.settle(&[streamed("x", 3, vec![add("b", 9)])]).await }
         });
@@ -574,20 +574,41 @@ async fn rows_of_another_mode_are_refused_and_their_neighbours_count() {
     );
 }
 
-#[tokio::test]
-async fn a_ledger_begins_in_an_empty_table_and_stays_with_its_stream() {
-    let books = Books::over(&Wire::calm()).await;
-    let client = books.dynamo.client();
-    let binding = |stream: Option<&str>| Binding {
+fn binding(stream: Option<&str>) -> Binding {
+    Binding {
         pipeline: pipeline(),
         version: 1,
         mode: LEDGER_MODE.into(),
         stream: stream.map(Into::into),
-    };
-    let bind = async |books: &Books, binding: &Binding| {
-        let (store, markers) = (&books.store, &books.markers);
-        ExactlyOnce::<Total>::bind(store, binding, markers, Deadline::NONE).await
-    };
+    }
+}
+
+async fn bind(books: &Books, binding: &Binding) -> Result<(), StoreError> {
+    let (store, markers) = (&books.store, &books.markers);
+    ExactlyOnce::<Total>::bind(store, binding, markers, Deadline::NONE).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_somebody_else_begins_at_the_same_time_is_ones_own() {
+    let other = Arc::new(Books::over(&Wire::calm()).await);
+    let first = Arc::clone(&other);
+    // Between the look for control rows and the one for any rows.
+    let wire = meanwhile("Scan", move || {
+        let first = Arc::clone(&first);
+        async move {
+            bind(&first, &binding(Some("arn/1"))).await.unwrap();
+            first.settle(&[scanned("x", vec![add("a", 1)])]).await;
+        }
+    });
+    let books = other.elsewhere(&wire);
+    bind(&books, &binding(Some("arn/1"))).await.unwrap();
+    assert_eq!(wire.count("Scan"), 1);
+}
+
+#[tokio::test]
+async fn a_ledger_begins_in_an_empty_table_and_stays_with_its_stream() {
+    let books = Books::over(&Wire::calm()).await;
+    let client = books.dynamo.client();
     put_row(&client, &books.state, "old", &[("v", n(3))]).await;
     let error = bind(&books, &binding(None)).await.unwrap_err();
     assert_eq!(error.fault(), Fault::Setup);

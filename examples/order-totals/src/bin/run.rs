@@ -51,9 +51,8 @@ const SHARDS_TOLD: usize = 6;
 /// How often the status is told where nobody can watch it.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Fills the totals of orders from their table, then keeps them live from its stream.
-///
-/// Nothing may write to the table from when its stream is switched on until live has begun.
+/// Fills the totals of orders from their table, then keeps them live from its stream. The table
+/// may be written all the while.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
@@ -147,7 +146,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         bail!(
             "the totals were begun with stream `{}`, and the stream of table `{}` now is `{arn}`: \
              what was changed between the two is in neither; bootstrap into new state and marker \
-             tables while nothing writes to the table",
+             tables",
             token.stream_arn,
             arguments.scan.table
         );
@@ -166,9 +165,9 @@ async fn stream_of(
     let described = described
         .with_context(|| format!("table `{table}` cannot be described; check name and region"))?;
     let found = described.table.and_then(|table| table.latest_stream_arn);
-    let switch_on = "while nothing writes to the table, switch one on with view type \
-                     NEW_AND_OLD_IMAGES (`aws dynamodb update-table`), and take new state and \
-                     marker tables if these have totals already";
+    let switch_on = "switch one on with view type NEW_AND_OLD_IMAGES (`aws dynamodb \
+                     update-table`), and take new state and marker tables if these have totals \
+                     already";
     let Some(arn) = found else {
         bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
     };
@@ -177,10 +176,13 @@ async fn stream_of(
         bail!("stream `{arn}` of table `{table}` is switched off; {switch_on}");
     }
     let images = &stream.info.stream_view_type;
-    if *images != StreamViewType::NewAndOldImages {
+    if !matches!(
+        images,
+        StreamViewType::NewImage | StreamViewType::NewAndOldImages
+    ) {
         bail!(
-            "stream `{arn}` of table `{table}` has the view type {images}, and totals that take \
-             old images back need NEW_AND_OLD_IMAGES; switch it off, and {switch_on}"
+            "stream `{arn}` of table `{table}` has the view type {images}, and totals need the new \
+             images; switch it off, and {switch_on}"
         );
     }
     Ok(arn)
@@ -214,11 +216,7 @@ async fn live(
         .positions(positions, LIVE)
         .owner(arguments.worker.as_str())
         .lease(Duration::from_secs(arguments.lease_seconds.into()))
-        // An order that is scanned and streamed is two events to an exactly-once pipeline, so
-        // the table had to rest meanwhile; whoever runs this was told to. A ledger recognises
-        // the order itself, and needs no such promise.
         .handoff(token)
-        .table_at_rest()
         .batch_size(arguments.batch_size.into())
         .parallelization_factor(arguments.parallelization_factor.into())
         // Without `on_failure` and `maximum_record_age` nothing is given up: what fails for too

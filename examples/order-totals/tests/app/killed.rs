@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use murmur_core::{BuildError, Pipeline, Sum};
+use murmur_core::{BuildError, Count, Pipeline, Stored, Sum};
 use murmur_lambda_ddbstreams::{Handler, run};
 use murmur_state::{Random, Timestamp};
 use murmur_state_ddb::{Deduper, Int64SumStore};
@@ -34,7 +34,8 @@ struct Orders {
 }
 
 impl Orders {
-    /// One customer in two is alice, whose rows take so many events that they turn hot.
+    /// One customer in two is alice, whose rows take so many events that they turn hot in the
+    /// exactly-once mode.
     fn new(changes: u32, below: &impl Fn(u64) -> u64) -> Self {
         let mut orders = Self {
             records: Vec::new(),
@@ -155,7 +156,7 @@ async fn kill_and_restart(
         let (operation, nth) = match operations.get(kind) {
             _ if early => (Some("PutItem"), 0),
             Some(operation) => (Some(*operation), below(4)),
-            None => (None, below(12)),
+            None => (None, below(6)),
         };
 
         let child = process.get_or_insert_with(|| {
@@ -205,10 +206,22 @@ fn first_failed(answer: &Value) -> Option<usize> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_function_killed_anywhere_in_its_batches_counts_every_order_once() {
-    let operations = ["UpdateItem", "TransactWriteItems"];
+    let operations = ["BatchGetItem", "TransactWriteItems"];
     let lambda = |app: &App| app.command(env!("CARGO_BIN_EXE_lambda"));
     for seed in [1, 2] {
         let report = kill_and_restart(seed, 1000, &operations, lambda).await;
+        println!("ledger, seed {seed}: {report}");
+        assert_eq!(report.wrong, [], "seed {seed}");
+        report.shows(&["PutItem", "BatchGetItem", "TransactWriteItems"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_in_exactly_once_it_counts_every_order_once_too() {
+    let operations = ["UpdateItem", "TransactWriteItems"];
+    for seed in [1, 2] {
+        let once = |app: &App| function(app, "killed::exactly_once_function");
+        let report = kill_and_restart(seed, 1000, &operations, once).await;
         println!("exactly once, seed {seed}: {report}");
         assert_eq!(report.wrong, [], "seed {seed}");
         report.shows(&["PutItem", "UpdateItem", "TransactWriteItems"]);
@@ -218,31 +231,43 @@ async fn a_function_killed_anywhere_in_its_batches_counts_every_order_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn claim_first_loses_orders_where_exactly_once_does_not() {
     let operations = ["PutItem", "UpdateItem"];
-    let claiming = |app: &App| {
-        let mut command = app.command(std::env::current_exe().unwrap().to_str().unwrap());
-        command.args(["--ignored", "--exact", "killed::claim_first_function"]);
-        command
-    };
+    let claiming = |app: &App| function(app, "killed::claim_first_function");
     let report = kill_and_restart(1, 400, &operations, claiming).await;
     println!("claim first: {report}");
     assert!(!report.wrong.is_empty());
     report.shows(&["PutItem"]);
 }
 
+/// A function that is one of the tests below, in a process of its own.
+fn function(app: &App, test: &str) -> Command {
+    let mut command = app.command(std::env::current_exe().unwrap().to_str().unwrap());
+    command.args(["--ignored", "--exact", test]);
+    command
+}
+
+/// Not a test: the same pipelines in the exactly-once mode, as the function of the test above.
+#[tokio::test]
+#[ignore = "a function that the test starts by itself"]
+async fn exactly_once_function() {
+    serve(Stored::exactly_once, Stored::exactly_once).await;
+}
+
 /// Not a test: the same pipelines in the claim-first mode, as the function of the test above.
 #[tokio::test]
 #[ignore = "a function that the comparison starts by itself"]
 async fn claim_first_function() {
+    serve(Stored::claim_first, Stored::claim_first).await;
+}
+
+/// The last step of a definition.
+type Mode<M> = fn(Stored<Order, M, Int64SumStore>, Deduper) -> Result<Pipeline<Order>, BuildError>;
+
+async fn serve(of_totals: Mode<Sum>, of_counts: Mode<Count>) {
     if std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_none() {
         return;
     }
     let client = Client::new(&order_totals::aws_config().await);
     let tables = Tables::from_env().unwrap();
-    let handler = Handler::new(claiming(&tables, &client).unwrap());
-    run(handler.build().unwrap()).await.unwrap();
-}
-
-fn claiming(tables: &Tables, client: &Client) -> Result<[Pipeline<Order>; 2], BuildError> {
     let store = |table: &str| Int64SumStore::new(client.clone(), table);
     let markers = Deduper::new(client.clone(), tables.markers.as_str());
     let at = |order: &Order| Timestamp::from_secs(order.placed_at);
@@ -252,14 +277,16 @@ fn claiming(tables: &Tables, client: &Client) -> Result<[Pipeline<Order>; 2], Bu
         .aggregate(Sum::new())
         .window(WINDOW, at)
         .retract()
-        .store(store(&tables.totals))
-        .claim_first(markers.clone())?;
+        .store(store(&tables.totals));
     let counts = Pipeline::builder("order_counts")
         .key(|order: &Order| order.customer.clone())
         .count()
         .window(WINDOW, at)
         .retract()
-        .store(store(&tables.counts))
-        .claim_first(markers)?;
-    Ok([totals, counts])
+        .store(store(&tables.counts));
+    let pipelines = [
+        of_totals(totals, markers.clone()).unwrap(),
+        of_counts(counts, markers).unwrap(),
+    ];
+    run(Handler::new(pipelines).build().unwrap()).await.unwrap();
 }

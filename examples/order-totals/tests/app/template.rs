@@ -186,8 +186,7 @@ async fn the_functions_role_grants_exactly_what_it_does() {
     let (app, wire) = (App::start().await, Wire::calm());
     let pipelines = app.tables.pipelines(&wire.client(&app.dynamo)).unwrap();
     let handler = Handler::new(pipelines).build().unwrap();
-    // So many events of one customer that its rows turn hot.
-    let (batches, size) = (20, 50);
+    let (batches, size) = (3, 50);
     for batch in 0..batches {
         let order = |n: u32| {
             let id = format!("o-{n}");
