@@ -23,6 +23,7 @@ pub mod esm;
 pub mod gate;
 pub mod handover;
 pub mod lambda;
+mod rewrite;
 pub mod runs;
 pub mod time;
 pub mod wire;

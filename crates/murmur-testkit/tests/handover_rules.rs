@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 
-use murmur_testkit::handover::{self, Keeping, Mode, Rule};
+use murmur_testkit::handover::{self, Mode, Rule};
 
 /// The seeds that are played without each rule; with all rules, all is well in them.
 const SEEDS: u64 = 60;
@@ -15,7 +15,7 @@ fn each_rule_left_out_is_noticed() {
     let mut table = format!("\nof {SEEDS} runs without a rule, wrong are:\n");
     let mut unnoticed = Vec::new();
     for rule in Rule::ALL {
-        let summary = handover::run_all(0..SEEDS, Mode::Ledger, Keeping::Memory, |scenario| {
+        let summary = handover::run_all(0..SEEDS, Mode::Ledger, rule.keeping(), |scenario| {
             scenario.without(rule)
         });
         let wrong = summary.wrong_runs;

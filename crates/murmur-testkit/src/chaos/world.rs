@@ -306,7 +306,7 @@ impl Wire {
     fn see(&mut self, request: &Request) {
         self.requests += 1;
         assert!(self.requests < ENDLESS, "the run does not come to an end");
-        for part in super::rule::parts(&request.body) {
+        for part in crate::rewrite::parts(&request.body) {
             let text = |name: &str| part[name].as_str().unwrap_or_default();
             let (update, condition) = (text("UpdateExpression"), text("ConditionExpression"));
             self.shifts += u64::from(update.contains("prev = cur"));

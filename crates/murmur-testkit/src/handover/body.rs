@@ -157,7 +157,7 @@ impl Body {
         skew: i64,
     ) -> Arc<Self> {
         let seed = shared.scenario.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Arc::new(Self {
+        let body = Arc::new(Self {
             shared: Arc::clone(shared),
             bootstrap,
             connection: cloud.process(),
@@ -168,7 +168,11 @@ impl Body {
                 left: None,
                 doing: Doing::Other,
             }),
-        })
+        });
+        if let Some(rule) = shared.scenario.without {
+            rule.leave_out(&body);
+        }
+        body
     }
 
     pub(super) fn dice<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {

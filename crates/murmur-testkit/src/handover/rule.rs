@@ -1,17 +1,22 @@
 //! The rules of the cut-over, each of which can be left out.
 //!
 //! The product has no switch for them. What a ledger does with an entry is changed by giving the
-//! real one other entries, what a scan gives by giving the bootstrap other pages.
+//! real one other entries, what a scan gives by giving the bootstrap other pages, and what is sent
+//! to tables on its way there.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use murmur_state::{
     Add, Deadline, Group, ItemId, Key, Ledger, Outcome, PipelineName, Position, Replace,
     SequenceNumber,
 };
+use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::history::Contribution;
+use super::scenario::Keeping;
+use crate::rewrite::{mentions, parts_mut, replace};
 use crate::runs::{lock, must};
 
 /// A rule of the cut-over.
@@ -37,11 +42,17 @@ pub enum Rule {
     ConsistentPages,
     /// A page is passed over in another attempt only if it was done with.
     PageBeforeCheckpoint,
+    /// A ledger row is written only over the version that was read.
+    VersionAsRead,
+    /// That the ledger row is older than what is written is not enough.
+    NewerIsNotEnough,
+    /// Ledger rows and sums are written in one transaction.
+    OneTransaction,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::ScannedOnce,
         Self::StreamOverScan,
         Self::NumbersRise,
@@ -52,7 +63,69 @@ impl Rule {
         Self::TokenBeforeScan,
         Self::ConsistentPages,
         Self::PageBeforeCheckpoint,
+        Self::VersionAsRead,
+        Self::NewerIsNotEnough,
+        Self::OneTransaction,
     ];
+}
+
+impl Rule {
+    /// Where the state has to be kept for the rule to be left out.
+    pub fn keeping(self) -> Keeping {
+        match self {
+            Self::VersionAsRead | Self::NewerIsNotEnough | Self::OneTransaction => Keeping::Tables,
+            _ => Keeping::Memory,
+        }
+    }
+
+    /// Leaves the rule out of what the process sends to tables, if it is one of that.
+    pub(super) fn leave_out(self, body: &Arc<Body>) {
+        match self {
+            Self::VersionAsRead => over_known_rows(body, |put| {
+                replace(put, CONDITION, "ver = :ver", "(ver = :ver OR ver <> :ver)");
+            }),
+            Self::NewerIsNotEnough => over_known_rows(body, |put| {
+                let at = put.get("Item").and_then(|item| item.get("at")).cloned();
+                let Some(at) = at else { return };
+                let newer = "(ver = :ver OR attribute_not_exists(#at) OR #at < :at)";
+                replace(put, CONDITION, "ver = :ver", newer);
+                put.insert("ExpressionAttributeNames".into(), json!({ "#at": "at" }));
+                if let Some(values) = put.get_mut("ExpressionAttributeValues") {
+                    values[":at"] = at;
+                }
+            }),
+            // First the sums, then the ledger rows; some die in between.
+            Self::OneTransaction => {
+                let owner = Arc::downgrade(body);
+                body.connection.rewrite(move |request| {
+                    let Some(body) = owner.upgrade() else { return };
+                    let actions = request.body.get_mut("TransactItems");
+                    let Some(actions) = actions.and_then(Value::as_array_mut) else {
+                        return;
+                    };
+                    let sums = |action: &Value| action.get("Put").is_none();
+                    if actions.iter().any(sums) && body.dice(|dice| dice.u8(..20)) == 0 {
+                        actions.retain(sums);
+                        body.connection.kill_after(1);
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+const CONDITION: &str = "ConditionExpression";
+
+/// Changes what the process writes over ledger rows that it knows.
+fn over_known_rows(body: &Body, change: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) {
+    body.connection.rewrite(move |request| {
+        for part in parts_mut(&mut request.body) {
+            if part.contains_key("Item") && mentions(part, CONDITION, "ver = :ver") {
+                change(part);
+            }
+        }
+    });
 }
 
 /// What ledgers without a rule have to remember.
@@ -85,7 +158,7 @@ fn under(item: &ItemId, why: &str, number: u64) -> ItemId {
 }
 
 /// Has the ledger replace what `entry` says, as one without the scenario's missing rule would.
-pub(super) async fn replace<M, S>(
+pub(super) async fn settle<M, S>(
     store: &S,
     pipeline: &PipelineName,
     markers: &S::Markers,

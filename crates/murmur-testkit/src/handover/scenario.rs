@@ -246,7 +246,7 @@ fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<
             skew: clock(rng, skew),
             ..life(at, at + within(rng, span / 20, span + span / 4))
         };
-        match rng.u8(..6) {
+        match rng.u8(..7) {
             // Another takes its place, for a while or for hours; then it goes on.
             0 | 1 => {
                 let thaw = life.end + pick(rng, &[(1, span / 4), (2, span), (1, 4 * HOUR)]);
@@ -254,12 +254,12 @@ fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<
                 at = life.end;
                 life.end = thaw + span;
             }
-            2 => {
-                life.killed_at = Some(rng.u64(1..=40));
+            2 | 3 => {
+                life.killed_at = Some(rng.u64(1..=25));
                 at = life.end;
             }
             // A second one beside it.
-            3 => at += within(rng, Duration::ZERO, (life.end - at) / 2),
+            4 => at += within(rng, Duration::ZERO, (life.end - at) / 2),
             _ => at = life.end,
         }
         at += within(rng, Duration::ZERO, span / 4);

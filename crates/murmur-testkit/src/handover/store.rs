@@ -216,7 +216,7 @@ where
             let body = Arc::clone(&self.body);
             Box::pin(async move {
                 let scanned = entry.at == Position::Scan;
-                let outcome = rule::replace(&store, &pipeline, &markers, entry, &body).await;
+                let outcome = rule::settle(&store, &pipeline, &markers, entry, &body).await;
                 body.settled(scanned, &outcome);
                 outcome
             })
