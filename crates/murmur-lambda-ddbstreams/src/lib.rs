@@ -2,6 +2,7 @@
 
 mod convert;
 mod handler;
+mod mapping;
 mod options;
 #[cfg(feature = "runtime")]
 mod runtime;
@@ -10,6 +11,7 @@ mod runtime;
 pub use aws_lambda_events::event::dynamodb::Event;
 pub use aws_lambda_events::streams::DynamoDbEventResponse;
 pub use handler::{Handler, HandlerError};
+pub use mapping::{Mapping, MappingUnfit};
 pub use options::HandlerBuilder;
 #[cfg(feature = "runtime")]
 pub use runtime::{NotInLambda, run};

@@ -7,7 +7,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_core::Item;
 use murmur_state::{Clock, OptionError, SystemClock};
 
-use crate::parallel_scan::{EventIdFn, Filter, ParallelScan};
+use crate::filter::Filter;
+use crate::parallel_scan::{EventIdFn, ParallelScan};
 
 /// Most segments of a parallel scan (Amazon DynamoDB API Reference, "Scan").
 const MAX_SEGMENTS: u32 = 1_000_000;
@@ -48,7 +49,8 @@ impl ParallelScanBuilder {
     /// Captures, before the first page, where live has to begin, through this client.
     ///
     /// Default: no token is captured, and whoever starts live has to know where. Costs one
-    /// DescribeTable and a DescribeStream per 100 shards.
+    /// DescribeTable and a DescribeStream per 100 shards, and as much once more for each attempt at
+    /// a bootstrap.
     pub fn streams(mut self, client: aws_sdk_dynamodbstreams::Client) -> Self {
         self.streams = Some(client);
         self
@@ -61,11 +63,13 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// How many parts the table is scanned in, 1 to 1,000,000. How many of them are read at a
-    /// time is [`Bootstrap::concurrency`](murmur_snapshot::Bootstrap::concurrency).
+    /// How many parts the table is scanned in, 1 to 1,000,000. How many pages are under way at a
+    /// time is [`Bootstrap::concurrency`](murmur_snapshot::Bootstrap::concurrency). A run that was
+    /// begun goes on with the same number only.
     ///
     /// Default 1. More are faster while the table's read capacity lasts; 4 to 32 suit most
-    /// tables. Each costs at least one request, even on an empty table.
+    /// tables, and workers on several machines need as many as there are of them. Each costs at
+    /// least one request, even on an empty table, and a bootstrap two writes more.
     pub fn segments(mut self, segments: u32) -> Self {
         self.segments = segments;
         self
@@ -93,8 +97,10 @@ impl ParallelScanBuilder {
     /// Leaves out, on the server, items for which `expression` does not hold. Saves transfer and
     /// decoding, no read units: they are spent before the filter.
     ///
-    /// An item that the filter leaves out and a live change lets in is counted by live alone.
-    /// Default: every item.
+    /// An item that the filter leaves out and a live change lets in is counted by live alone, so a
+    /// pipeline that keeps a [ledger](murmur_core::Stored::ledger) takes a filter on attributes of
+    /// the primary key only. It is tried on one item before a bootstrap writes anything. Default:
+    /// every item.
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter.expression = expression.into();
         self
@@ -123,7 +129,8 @@ impl ParallelScanBuilder {
     /// scan can be missed by it, and if its shard was closed by then, live does not bring it
     /// either.
     ///
-    /// Default: strongly consistent, one read unit per 4 KB.
+    /// Refused by pipelines that keep a [ledger](murmur_core::Stored::ledger). Default: strongly
+    /// consistent, one read unit per 4 KB.
     pub fn eventually_consistent(mut self) -> Self {
         self.consistent = false;
         self

@@ -4,17 +4,30 @@ use murmur_streams::{StreamDescription, describe_stream};
 
 use crate::error;
 use crate::parallel_scan::ParallelScan;
-use crate::table;
+use crate::table::{self, Table};
 
 /// Where live begins; `None` without a streams client.
 pub(crate) async fn capture(scan: &ParallelScan) -> Result<Option<HandoffToken>, SourceError> {
-    let Some(client) = &scan.streams else {
+    if scan.streams.is_none() {
         return Ok(None);
-    };
+    }
     // Before the first look: in doubt a token is thought older than it is.
     let captured_at = scan.clock.now();
     // Not from memory: the stream may have been switched on since.
     let table = table::describe(scan).await?;
+    let description = stream(scan, &table).await?;
+    Ok(description.map(|description| token(&description, captured_at)))
+}
+
+/// The stream that live will read, found to be one of `table` and enabled; `None` without a
+/// streams client.
+pub(crate) async fn stream(
+    scan: &ParallelScan,
+    table: &Table,
+) -> Result<Option<StreamDescription>, SourceError> {
+    let Some(client) = &scan.streams else {
+        return Ok(None);
+    };
     let arn = match (&scan.stream_arn, &table.stream_arn) {
         (Some(given), _) => given,
         (None, Some(latest)) => latest,
@@ -43,7 +56,7 @@ pub(crate) async fn capture(scan: &ParallelScan) -> Result<Option<HandoffToken>,
         .map_err(|error| error::of_stream(scan, error))?;
     let enabled = description.ensure_enabled();
     enabled.map_err(|error| error::of_stream(scan, error))?;
-    Ok(Some(token(&description, captured_at)))
+    Ok(Some(description))
 }
 
 fn token(description: &StreamDescription, captured_at: Timestamp) -> HandoffToken {

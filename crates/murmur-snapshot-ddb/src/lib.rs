@@ -3,7 +3,9 @@
 mod attributes;
 mod builder;
 mod cursor;
+mod describe;
 mod error;
+mod filter;
 mod handoff;
 mod parallel_scan;
 mod table;

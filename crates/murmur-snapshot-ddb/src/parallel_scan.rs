@@ -1,20 +1,23 @@
-use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::operation::scan::ScanOutput;
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use murmur_core::{Item, Row, item_id};
-use murmur_snapshot::{BadRow, Cursor, Page, Source, SourceError};
+use murmur_snapshot::{BadRow, Cursor, Description, Page, Source, SourceError};
 use murmur_state::{Clock, HandoffToken};
 
 use crate::attributes::{self, Attributes, RowError};
 use crate::builder::ParallelScanBuilder;
 use crate::cursor::ScanCursor;
+use crate::describe;
 use crate::error::{self, Operation};
+use crate::filter::Filter;
 use crate::handoff;
 use crate::table::{self, Table};
 
@@ -44,14 +47,6 @@ pub struct ParallelScan {
 
 pub(crate) type EventIdFn = dyn Fn(&Item) -> String + Send + Sync;
 
-/// A filter that the service applies.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Filter {
-    pub(crate) expression: String,
-    pub(crate) names: HashMap<String, String>,
-    pub(crate) values: Attributes,
-}
-
 impl ParallelScan {
     /// Begins a scan of `table`, named by name or ARN, through `client`.
     pub fn builder(client: Client, table: impl Into<String>) -> ParallelScanBuilder {
@@ -76,6 +71,42 @@ impl ParallelScan {
         }
         let table = table::describe(self).await?;
         Ok(self.described.get_or_init(|| table))
+    }
+
+    /// One request, of at most `limit` items.
+    pub(crate) async fn scan(
+        &self,
+        segment: u32,
+        start: Option<Attributes>,
+        limit: i32,
+    ) -> Result<ScanOutput, SourceError> {
+        // Both are at most 1,000,000.
+        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
+        let mut request = self
+            .client
+            .scan()
+            .table_name(&self.table)
+            .segment(number(segment))
+            .total_segments(number(self.segments))
+            .limit(limit)
+            .consistent_read(self.consistent)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .set_exclusive_start_key(start);
+        if let Some(filter) = &self.filter {
+            // The service refuses an empty map.
+            let names = Some(filter.names.clone()).filter(|names| !names.is_empty());
+            let values = Some(filter.values.clone()).filter(|values| !values.is_empty());
+            request = request
+                .filter_expression(&filter.expression)
+                .set_expression_attribute_names(names)
+                .set_expression_attribute_values(values);
+        }
+        request
+            .customize()
+            .config_override(self.settings())
+            .send()
+            .await
+            .map_err(|error| error::of(self, Operation::Scan, error))
     }
 
     fn row(&self, table: &Table, attributes: Attributes) -> Result<Row, BadRow> {
@@ -109,42 +140,27 @@ impl Source for ParallelScan {
         self.segments
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        describe::describe(self).await
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         handoff::capture(self).await
     }
 
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         let start = after
             .map(|cursor| ScanCursor::start_key(self, segment, cursor))
             .transpose()?;
         let table = self.described().await?;
-        // Both are at most 1,000,000.
-        let number = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
-        let mut request = self
-            .client
-            .scan()
-            .table_name(&self.table)
-            .segment(number(segment))
-            .total_segments(number(self.segments))
-            .limit(self.page_size)
-            .consistent_read(self.consistent)
-            .return_consumed_capacity(ReturnConsumedCapacity::Total)
-            .set_exclusive_start_key(start);
-        if let Some(filter) = &self.filter {
-            // The service refuses an empty map.
-            let names = Some(filter.names.clone()).filter(|names| !names.is_empty());
-            let values = Some(filter.values.clone()).filter(|values| !values.is_empty());
-            request = request
-                .filter_expression(&filter.expression)
-                .set_expression_attribute_names(names)
-                .set_expression_attribute_values(values);
-        }
-        let answer = request
-            .customize()
-            .config_override(self.settings())
-            .send()
-            .await
-            .map_err(|error| error::of(self, Operation::Scan, error))?;
+        let limit = limit.and_then(|limit| i32::try_from(limit.get()).ok());
+        let limit = limit.map_or(self.page_size, |limit| limit.min(self.page_size));
+        let answer = self.scan(segment, start, limit).await?;
 
         let next = answer
             .last_evaluated_key

@@ -13,10 +13,18 @@ use crate::parallel_scan::ParallelScan;
 pub(crate) struct Table {
     pub(crate) arn: String,
     pub(crate) stream_arn: Option<String>,
+    /// About how many items there are; DynamoDB counts them every six hours or so.
+    pub(crate) rows: Option<u64>,
+    /// `None` where the table is billed by request.
+    pub(crate) provisioned_read_units: Option<f64>,
     key: Vec<String>,
 }
 
 impl Table {
+    pub(crate) fn has_key(&self, attribute: &str) -> bool {
+        self.key.iter().any(|name| name == attribute)
+    }
+
     /// The primary key among `attributes`.
     pub(crate) fn keys_of(&self, attributes: &Attributes) -> Result<Item, RowError> {
         let mut keys = HashMap::with_capacity(self.key.len());
@@ -56,9 +64,15 @@ pub(crate) async fn describe(scan: &ParallelScan) -> Result<Table, SourceError> 
             "the endpoint named no primary key; check that it is DynamoDB",
         ));
     }
+    let units = table
+        .provisioned_throughput
+        .and_then(|given| given.read_capacity_units);
+    let provisioned = units.filter(|units| *units > 0).map(|units| units as f64);
     Ok(Table {
         arn: table.table_arn.unwrap_or_default(),
         stream_arn: table.latest_stream_arn,
+        rows: table.item_count.and_then(|rows| u64::try_from(rows).ok()),
+        provisioned_read_units: provisioned,
         key,
     })
 }

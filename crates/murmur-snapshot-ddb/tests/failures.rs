@@ -52,7 +52,7 @@ async fn page_of(
     let error = change(scan)
         .build()
         .unwrap()
-        .page(0, None)
+        .page(0, None, None)
         .await
         .unwrap_err();
     assert!(
@@ -68,7 +68,7 @@ async fn a_missing_table_is_named() {
     let scan = ParallelScan::builder(dynamo.client(), "no-such-table")
         .build()
         .unwrap();
-    let error = scan.page(0, None).await.unwrap_err();
+    let error = scan.page(0, None, None).await.unwrap_err();
     assert!(error.to_string().contains("`no-such-table`"), "{error}");
     assert!(error.to_string().contains("region"), "{error}");
     assert!(!error.is_retryable());
@@ -121,7 +121,7 @@ async fn a_client_without_credentials_or_region_says_so() {
         let scan = ParallelScan::builder(Client::from_conf(config), TABLE)
             .build()
             .unwrap();
-        let error = scan.page(0, None).await.unwrap_err();
+        let error = scan.page(0, None, None).await.unwrap_err();
         assert!(
             error.to_string().contains("region, credentials"),
             "{}",
@@ -137,7 +137,7 @@ async fn a_filter_that_the_server_refuses_is_named() {
     let table = dynamo.table("orders");
     create(&dynamo.client(), &table, false).await;
     let scan = ParallelScan::builder(dynamo.client(), &table).filter("customer =");
-    let error = scan.build().unwrap().page(0, None).await.unwrap_err();
+    let error = scan.build().unwrap().page(0, None, None).await.unwrap_err();
     let said = error.to_string();
     assert!(
         said.contains("`filter`") && said.contains(&table) && said.contains("FilterExpression"),

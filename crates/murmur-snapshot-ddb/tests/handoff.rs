@@ -61,7 +61,7 @@ async fn a_table_without_a_stream_is_an_error_until_it_has_one() {
     let (dynamo, table) = orders(false).await;
     let scan = ParallelScan::builder(dynamo.client(), &table).streams(dynamo.streams());
     let scan = scan.build().unwrap();
-    scan.page(0, None).await.unwrap();
+    scan.page(0, None, None).await.unwrap();
     let error = scan.capture_handoff().await.unwrap_err();
     let said = error.to_string();
     assert!(

@@ -1,20 +1,21 @@
 use std::fmt;
 use std::future::{Future, pending};
+use std::ops::Range;
 use std::sync::Arc;
 
-use murmur_core::{BoxError, Decoder, Pipeline, Processor, ProcessorBuilder, Rejected};
-use murmur_state::{Causes, Checkpoints, Clock, OptionError, Random, Recorder, Retry, RetryPolicy};
+use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
+use murmur_state::{Checkpoints, Clock, Random, Recorder, Retry, RetryPolicy};
 use serde::de::DeserializeOwned;
 
+use crate::budget::ReadBudget;
 use crate::error::BootstrapError;
-use crate::register::Register;
 use crate::rejections::{RejectFn, Rejections};
 use crate::report::{Progress, Report};
-use crate::run_record::RunRecord;
-use crate::scan::{Parts, ProgressFn, retried, scan};
+use crate::run::{Run, Worker};
+use crate::scan::ProgressFn;
 use crate::source::Source;
 
-/// Segments read at a time unless told otherwise.
+/// Pages under way at a time unless told otherwise.
 const CONCURRENCY: usize = 8;
 
 /// Rejected rows listed in the report unless told otherwise.
@@ -22,37 +23,48 @@ const MAX_LISTED: usize = 100;
 
 /// Fills the state of pipelines from a snapshot, once.
 ///
-/// Every page goes through the same [`Processor`] as live changes, with the pipelines' own
-/// delivery modes.
+/// Every page goes through the same [`Processor`](murmur_core::Processor) as live changes, with
+/// the pipelines' own delivery modes.
 ///
 /// # Runs
 ///
 /// Where live begins (the handoff token) is captured before the first page and saved beside the
-/// run's record, one [`RunRecord`] per pipeline, in that pipeline's marker table or in
-/// [`checkpoints`](Bootstrap::checkpoints). The records decide whether a run may begin:
+/// run's record, one [`RunRecord`](crate::RunRecord) per pipeline, in that pipeline's marker table
+/// or in [`checkpoints`](Bootstrap::checkpoints). The records decide whether a run may begin:
 ///
-/// | records found | without [`again`](Bootstrap::again) |
+/// | records found | without [`restart`](Bootstrap::restart) |
 /// |---|---|
 /// | none | a new run |
 /// | any finished | refused |
-/// | unfinished, of exactly these pipelines, under 24 h old | the same run again, from the start of the scan, with the token of its first attempt; refused if any pipeline counts repeats |
-/// | unfinished, older | refused: a stream keeps 24 h |
-/// | unfinished, of other pipelines | refused |
+/// | unfinished, of exactly these pipelines and this source, under 22 h 30 min old | the same run goes on, with the token of its first attempt; refused if any pipeline counts repeats |
+/// | unfinished, older | refused, but for [`live_is_running`](Bootstrap::live_is_running): a stream keeps 24 h, and of two clocks each may be 45 min off |
+/// | unfinished, of other pipelines, definitions or source settings | refused |
 ///
 /// A run of several pipelines begins for all of them or for none, and stays one run: the record
 /// names them all, so that a start or an end that was interrupted between two records is
 /// completed, never guessed at.
 ///
-/// Of two that begin at once, one is refused. Do not begin a run again while it is under way
-/// elsewhere: under exactly-once it is wasted work, but claim-first can lose a row at which the
-/// other fails.
+/// # Going on
+///
+/// Each segment has a checkpoint beside the record of the first pipeline (by name), saved
+/// whenever a page and all pages before it in its segment are done with. A run that was stopped, failed or
+/// was killed goes on from there: what is done is not read again, and what was done after the
+/// last checkpoint is recognised. [`Report::earlier`] says how much was skipped.
+///
+/// Of two processes at one segment the later to save is refused, and stops
+/// ([`SegmentTaken`](BootstrapError::SegmentTaken)), so one that was thought dead does not go on
+/// beside the one that replaced it. Of two that begin a run at once, one is refused. Still, do not
+/// begin a run again while it is under way elsewhere: under exactly-once and with ledgers it is
+/// wasted work, but claim-first can lose a row at which the other fails.
+///
+/// When the run is finished, the checkpoints of its segments are removed.
 ///
 /// # Rows
 ///
 /// A row that can never count (undecodable, with an unusable key, out of range) is counted,
 /// traced, handed to [`on_rejected`](Bootstrap::on_rejected), listed in the report and passed
 /// over. A row that fails for any other reason, after the retries, fails the run, which stays
-/// unfinished.
+/// unfinished. A page is written within an hour of being asked for, or fails.
 #[must_use = "nothing is read before `run`"]
 pub struct Bootstrap<T, S> {
     processor: ProcessorBuilder<T>,
@@ -64,7 +76,10 @@ pub struct Bootstrap<T, S> {
     place: Option<Arc<dyn Checkpoints>>,
     concurrency: usize,
     max_listed: usize,
-    again: bool,
+    budget: ReadBudget,
+    worker: Option<Worker>,
+    live_is_running: bool,
+    restart: bool,
 }
 
 impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
@@ -95,7 +110,10 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             place: None,
             concurrency: CONCURRENCY,
             max_listed: MAX_LISTED,
-            again: false,
+            budget: ReadBudget::default(),
+            worker: None,
+            live_is_running: false,
+            restart: false,
         }
     }
 
@@ -108,7 +126,9 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     }
 
     /// Where counts and errors go: those of the pipelines, and `<source>:retry` for reads that
-    /// are tried again. Default: nowhere.
+    /// are tried again. After each page the gauges `<source>:rows`, `:read_units`,
+    /// `:share_done_percent` and `:seconds_left` show what [`Progress::Page`] tells. Default:
+    /// nowhere.
     pub fn recorder(mut self, recorder: impl Recorder) -> Self {
         self.processor = self.processor.recorder(recorder);
         self
@@ -146,11 +166,51 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self
     }
 
-    /// How many segments are read at a time; at least 1. Each has one page in memory, and writes
-    /// that page's sums: more is faster until the tables' capacity or this task's CPU is used
-    /// up. Default 8, or as many segments as the source has.
-    pub fn concurrency(mut self, segments: usize) -> Self {
-        self.concurrency = segments;
+    /// How many pages are under way at a time, being read or being written; at least 1. Each is in
+    /// memory: more is faster until the tables' capacity or this task's CPU is used up. The pages
+    /// of one segment are read one after the other but written side by side, so segments need
+    /// not be more than this. Default 8.
+    pub fn concurrency(mut self, pages: usize) -> Self {
+        self.concurrency = pages;
+        self
+    }
+
+    /// How fast the source is read, so that others have their share of the table's capacity.
+    /// Writes are not part of it. Default: [`ReadBudget::Unlimited`].
+    pub fn read_budget(mut self, budget: ReadBudget) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Reads only these segments, as one of several processes at the run called `run`.
+    ///
+    /// All workers of a run are given the same id, source settings and pipelines, and ranges that
+    /// are disjoint and together hold every segment; they share the pipelines' marker tables (or
+    /// [`checkpoints`](Bootstrap::checkpoints)) and nothing else. Whichever comes first captures
+    /// the token and begins the run, and whichever finishes the last segment finishes it:
+    /// [`Report::ended`] says which one that was. A worker that failed or was killed is run
+    /// again like any bootstrap, in whatever place, with the same range or parts of it.
+    ///
+    /// Another unfinished run is refused, with both ids named;
+    /// [`restart`](Bootstrap::restart) begins anew instead, once, whichever worker comes first.
+    /// Pipelines that count repeats are refused. Default: all segments, and an id drawn at random.
+    pub fn worker(mut self, run: impl Into<String>, segments: Range<u32>) -> Self {
+        let run = run.into();
+        self.worker = Some(Worker { run, segments });
+        self
+    }
+
+    /// Says that live has been reading this stream since before the run began (a mapping of
+    /// Lambda's at TRIM_HORIZON, enabled before the first attempt, or a trigger begun from the
+    /// run's token), and is still. The run may then be of any age, and nobody warns of that.
+    ///
+    /// The age of a run is limited since what is changed while it goes on has to be in the stream
+    /// when live begins. If live has begun, it has those changes already; a ledger takes them in
+    /// whatever order scan and stream bring them. If it has not, or rested for a day, changes are
+    /// missing for good, and nothing here would notice. Every pipeline has to keep a ledger.
+    /// Default: not said.
+    pub fn live_is_running(mut self) -> Self {
+        self.live_is_running = true;
         self
     }
 
@@ -171,12 +231,13 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
 
     /// Begins a new run, with a new token, whatever runs there were.
     ///
-    /// What earlier runs left in the state stays there: rows they counted are counted again, or,
-    /// where the markers still know them, taken for duplicates although the state may be new. So
-    /// make the state tables *and* the marker tables anew first. Default: a finished or outdated
-    /// run is refused.
-    pub fn again(mut self) -> Self {
-        self.again = true;
+    /// This means new, empty state tables *and* marker tables, and consumers that were stopped
+    /// meanwhile. Nothing is removed here, and what earlier runs or live left in the old ones
+    /// stays: rows they counted are counted again, or, where the markers or the ledger still know
+    /// them, taken for counted although the state may be new. Default: a finished or outdated run
+    /// is refused.
+    pub fn restart(mut self) -> Self {
+        self.restart = true;
         self
     }
 
@@ -185,19 +246,20 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     /// # Errors
     ///
     /// [`BootstrapError`]: the run may not begin (nothing was read or written then), the source
-    /// or a row failed, or the record could not be saved. After a failure the run can be run
-    /// again within 24 hours of its first attempt.
+    /// or a row failed, or what is kept of the run could not be saved. After a failure the run can
+    /// be run again, within 22 h 30 min of its first attempt.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: pages under way may be half written, and claims may be held. Use
-    /// [`run_until`](Bootstrap::run_until) to stop it.
+    /// Dropped, it is as if the process had been killed: it can be run again, and goes on from its
+    /// checkpoints; pages under way may be half written, and claims may be held, so claim-first can
+    /// lose rows. Use [`run_until`](Bootstrap::run_until) to stop it.
     pub async fn run(self) -> Result<Report, BootstrapError> {
         self.run_until(pending()).await
     }
 
-    /// As [`run`](Bootstrap::run), until `shutdown` completes: then the rows under way are
-    /// finished and the report says that it was stopped. The run stays unfinished.
+    /// As [`run`](Bootstrap::run), until `shutdown` completes: then the pages being written are
+    /// finished, and the report says that it was stopped. The run stays unfinished.
     ///
     /// # Errors
     ///
@@ -205,7 +267,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe, as [`run`](Bootstrap::run); `shutdown` is there for that.
+    /// As [`run`](Bootstrap::run); `shutdown` is there for that.
     pub async fn run_until(
         self,
         shutdown: impl Future<Output = ()> + Send,
@@ -220,7 +282,10 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             place,
             concurrency,
             max_listed,
-            again,
+            budget,
+            worker,
+            live_is_running,
+            restart,
         } = self;
         let rejections = Arc::new(Rejections::new(callback, max_listed));
         let taker = Arc::clone(&rejections);
@@ -240,130 +305,12 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             progress,
             place,
             concurrency,
-            again,
+            budget,
+            worker,
+            live_is_running,
+            restart,
         };
-        let result = run.to_end(shutdown).await;
-        if let Err(error) = run.source.close().await {
-            tracing::warn!(source = run.source.name(), error = %Causes(&error), "not closed");
-        }
-        result
-    }
-}
-
-/// A bootstrap with its options settled.
-struct Run<T, S> {
-    processor: Processor<T>,
-    source: S,
-    retry: Retry,
-    random: Random,
-    rejections: Arc<Rejections>,
-    progress: Box<ProgressFn>,
-    place: Option<Arc<dyn Checkpoints>>,
-    concurrency: usize,
-    again: bool,
-}
-
-impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
-    async fn to_end(
-        &self,
-        shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<Report, BootstrapError> {
-        self.check()?;
-        let (source, pipelines) = (self.source.name(), self.processor.pipelines());
-        let mut register =
-            Register::load(source, &self.retry, pipelines, self.place.as_ref()).await?;
-        let earlier = if self.again {
-            None
-        } else {
-            register.unfinished(self.retry.clock().now()).await?
-        };
-        let rerun = earlier.is_some();
-        let mut record = match earlier {
-            Some(record) => record,
-            None => self.begin(register.pipelines()).await?,
-        };
-        // The token has to be safe before the first page is read.
-        register.save(&record).await?;
-        tracing::info!(source, run = record.run, rerun, "bootstrap started");
-        (self.progress)(&Progress::Started {
-            run: &record.run,
-            rerun,
-            token: record.token.as_ref(),
-            segments: self.source.segments(),
-        });
-
-        let parts = Parts {
-            source: &self.source,
-            processor: &self.processor,
-            retry: &self.retry,
-            progress: &*self.progress,
-        };
-        let scanned = scan(parts, self.concurrency, shutdown).await?;
-        if scanned.complete {
-            record.finished_at = Some(self.retry.clock().now());
-            register.finish(&record, true).await?;
-        }
-        let report = Report {
-            run: record.run,
-            rerun,
-            stopped: !scanned.complete,
-            token: record.token,
-            counts: scanned.counts,
-            rejected: self.rejections.listed(),
-        };
-        let (run, rows) = (&report.run, report.counts.rows);
-        tracing::info!(
-            source,
-            run,
-            rows,
-            stopped = report.stopped,
-            "bootstrap ended"
-        );
-        (self.progress)(&match report.stopped {
-            false => Progress::Finished { report: &report },
-            true => Progress::Stopped { report: &report },
-        });
-        Ok(report)
-    }
-
-    fn check(&self) -> Result<(), BootstrapError> {
-        if self.concurrency == 0 {
-            return Err(OptionError::new("concurrency", "must be at least 1").into());
-        }
-        if self.source.segments() == 0 {
-            let reason = format!("source `{}` has none; at least 1", self.source.name());
-            return Err(OptionError::new("segments", reason).into());
-        }
-        let mut pipelines = self.processor.pipelines().iter();
-        match pipelines.find(|pipeline| pipeline.windows_by_arrival()) {
-            None => Ok(()),
-            Some(pipeline) => Err(BootstrapError::WindowsByArrival {
-                pipeline: pipeline.name().clone(),
-            }),
-        }
-    }
-
-    /// The record of a new run.
-    async fn begin(&self, pipelines: Vec<String>) -> Result<RunRecord, BootstrapError> {
-        let source = self.source.name();
-        // Taken first: in doubt a run is thought older than it is.
-        let captured_at = self.retry.clock().now();
-        let recorder = &**self.processor.recorder();
-        let token = retried(&self.retry, recorder, source, || {
-            self.source.capture_handoff()
-        })
-        .await
-        .map_err(|error| BootstrapError::Source {
-            source_name: source.to_owned(),
-            source: error,
-        })?;
-        Ok(RunRecord {
-            run: format!("{:032x}", self.random.bits()),
-            pipelines,
-            captured_at,
-            token,
-            finished_at: None,
-        })
+        run.finish(shutdown).await
     }
 }
 
@@ -373,7 +320,8 @@ impl<T, S: Source> fmt::Debug for Bootstrap<T, S> {
             .field("source", &self.source.name())
             .field("processor", &self.processor)
             .field("concurrency", &self.concurrency)
-            .field("again", &self.again)
+            .field("worker", &self.worker)
+            .field("restart", &self.restart)
             .finish_non_exhaustive()
     }
 }

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::future::Future;
+use std::num::NonZeroU32;
 
 use futures::FutureExt;
 
@@ -28,6 +29,8 @@ where
     let source = make().await;
     assert!(!source.name().is_empty(), "a source has a name");
     assert!(source.segments() >= 1, "a source has a segment");
+    let description = source.describe().await.expect("it describes itself");
+    assert!(!description.settings.is_empty(), "it has settings");
     source
         .capture_handoff()
         .await
@@ -57,6 +60,11 @@ where
     );
     assert_eq!(again.segments(), source.segments(), "so are the segments");
     assert_eq!(
+        again.describe().await.expect("again").settings,
+        description.settings,
+        "and the settings"
+    );
+    assert_eq!(
         ids(all_chains(&again).await.iter().flatten()),
         ids(pages()),
         "the ids are the same in every run"
@@ -64,21 +72,28 @@ where
 
     every_cursor_resumes(&make, &chains).await;
     dropped_pages_come_again(&make, &chains).await;
+    small_pages_hold_the_same(&make, &chains).await;
 }
 
 /// The pages of each segment.
 async fn all_chains<S: Source>(source: &S) -> Vec<Vec<Page>> {
     let mut chains = Vec::new();
     for segment in 0..source.segments() {
-        chains.push(chain(source, segment, None).await);
+        chains.push(chain(source, segment, None, None).await);
     }
     chains
 }
 
-async fn chain<S: Source>(source: &S, segment: u32, after: Option<Cursor>) -> Vec<Page> {
+async fn chain<S: Source>(
+    source: &S,
+    segment: u32,
+    after: Option<Cursor>,
+    limit: Option<NonZeroU32>,
+) -> Vec<Page> {
     let (mut pages, mut after, mut seen) = (Vec::new(), after, HashSet::new());
     loop {
-        let page = source.page(segment, after.as_ref()).await.expect("a page");
+        let page = source.page(segment, after.as_ref(), limit).await;
+        let page = page.expect("a page");
         after = page.next.clone();
         pages.push(page);
         match &after {
@@ -126,7 +141,7 @@ where
         for (n, page) in pages.iter().enumerate() {
             let Some(cursor) = &page.next else { continue };
             let source = make().await;
-            let rest = chain(&source, segment as u32, Some(cursor.clone())).await;
+            let rest = chain(&source, segment as u32, Some(cursor.clone()), None).await;
             assert_eq!(
                 ids(&rest),
                 ids(&pages[n + 1..]),
@@ -146,14 +161,30 @@ where
         let (segment, mut after) = (segment as u32, None);
         for page in pages {
             // Begun and dropped, finished and dropped, and then taken.
-            let _ = source.page(segment, after).now_or_never();
-            let unused = source.page(segment, after).await.expect("a page");
-            let taken = source.page(segment, after).await.expect("a page");
+            let _ = source.page(segment, after, None).now_or_never();
+            let unused = source.page(segment, after, None).await.expect("a page");
+            let taken = source.page(segment, after, None).await.expect("a page");
             for again in [unused, taken] {
                 assert_eq!(ids([&again]), ids([page]), "a dropped page is given again");
                 assert_eq!(again.next, page.next, "with the same cursor");
             }
             after = page.next.as_ref();
         }
+    }
+}
+
+async fn small_pages_hold_the_same<S, Fut>(make: &impl Fn() -> Fut, chains: &[Vec<Page>])
+where
+    S: Source,
+    Fut: Future<Output = S>,
+{
+    let source = make().await;
+    for (segment, pages) in chains.iter().enumerate() {
+        let small = chain(&source, segment as u32, None, Some(NonZeroU32::MIN)).await;
+        assert!(
+            small.iter().all(|page| page.examined <= 1),
+            "a page looks at more rows than it may"
+        );
+        assert_eq!(ids(&small), ids(pages), "small pages hold the same rows");
     }
 }

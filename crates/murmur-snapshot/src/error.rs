@@ -75,7 +75,7 @@ impl Failure for SourceError {
 /// Why a bootstrap was refused, or did not come to its end.
 ///
 /// Whatever it is, the run's record stays as it was: refused before anything was read, or
-/// unfinished.
+/// unfinished. How far each segment is, is kept.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BootstrapError {
@@ -92,7 +92,8 @@ pub enum BootstrapError {
     },
     /// A finished run is not repeated unless asked for by name.
     #[error(
-        "pipeline `{pipeline}` was bootstrapped from `{source_name}` already; go on to live, or make its state and marker tables anew and ask for `again`"
+        "pipeline `{pipeline}` was bootstrapped from `{source_name}` already, as run `{}`; go on to live, or make its state and marker tables anew and ask for `restart`",
+        .record.run
     )]
     AlreadyFinished {
         /// The pipeline.
@@ -102,9 +103,9 @@ pub enum BootstrapError {
         /// The record of the finished run, with its handoff token.
         record: Box<RunRecord>,
     },
-    /// An unfinished run whose first scan began more than 24 hours ago.
+    /// An unfinished run that began more than [`SURE_LIFE`](murmur_state::SURE_LIFE) ago.
     #[error(
-        "the unfinished run of pipeline `{pipeline}` over `{source_name}` began {hours} h ago, and a stream keeps 24 h: changes made since may be gone; make its state and marker tables anew and ask for `again`"
+        "the unfinished run of pipeline `{pipeline}` over `{source_name}` began {hours} h ago, and after 22 h 30 min changes made since may be gone from the stream, and markers forgotten; make its state and marker tables anew and ask for `restart`. If it keeps a ledger, and live has been reading the stream since before the run began, say `live_is_running`"
     )]
     TooOld {
         /// The pipeline.
@@ -116,7 +117,7 @@ pub enum BootstrapError {
     },
     /// An unfinished run of a pipeline that counts whatever comes again once more.
     #[error(
-        "pipeline `{pipeline}` has an unfinished run over `{source_name}`, and would count the rows it had reached twice; make its state table anew and ask for `again`, or give it a mode that recognises repeats"
+        "pipeline `{pipeline}` has an unfinished run over `{source_name}`, and would count the rows it had reached twice; make its state table anew and ask for `restart`, or give it a mode that recognises repeats"
     )]
     WouldCountTwice {
         /// The pipeline.
@@ -126,7 +127,7 @@ pub enum BootstrapError {
     },
     /// The pipelines of this bootstrap are not those of the unfinished run.
     #[error(
-        "pipeline `{pipeline}` has an unfinished run over `{source_name}` together with others; run exactly these again: {}; or make their state and marker tables anew and ask for `again`",
+        "pipeline `{pipeline}` has an unfinished run over `{source_name}` together with others; run exactly these again: {}; or make their state and marker tables anew and ask for `restart`",
         .together.join(", ")
     )]
     OtherPipelines {
@@ -136,6 +137,102 @@ pub enum BootstrapError {
         source_name: String,
         /// The pipelines of the unfinished run.
         together: Vec<String>,
+    },
+    /// The unfinished run is not the one that this worker was told to take part in.
+    #[error(
+        "pipeline `{pipeline}` has the unfinished run `{theirs}` over `{source_name}`, and this worker is for run `{ours}`; give all workers the id of one run, or make the state and marker tables anew and ask for `restart`"
+    )]
+    OtherRun {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The source.
+        source_name: String,
+        /// The unfinished run.
+        theirs: String,
+        /// The run that was asked for.
+        ours: String,
+    },
+    /// The source is not set up as it was when the run began.
+    #[error(
+        "the unfinished run of pipeline `{pipeline}` reads {theirs}, and this is {ours}; set the source up as it was, or make the state and marker tables anew and ask for `restart`"
+    )]
+    OtherSettings {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The settings that the run began with.
+        theirs: String,
+        /// The settings now.
+        ours: String,
+    },
+    /// A pipeline is not defined as it was when the run began.
+    #[error(
+        "the unfinished run over `{source_name}` feeds pipeline `{pipeline}` as `{theirs}`, and now it is `{ours}`; define it as it was, or make its state and marker tables anew and ask for `restart`"
+    )]
+    OtherDefinition {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The source.
+        source_name: String,
+        /// Its fingerprint when the run began.
+        theirs: String,
+        /// Its fingerprint now.
+        ours: String,
+    },
+    /// The stream of the run is not the one that the table has now.
+    #[error(
+        "the run over `{source_name}` hands over to stream `{theirs}`, and its stream is now `{ours}`: what was changed between the two is in neither; make the state and marker tables anew and ask for `restart`, or bring back the stream"
+    )]
+    OtherStream {
+        /// The source.
+        source_name: String,
+        /// The stream of the run's token.
+        theirs: String,
+        /// The stream now.
+        ours: String,
+    },
+    /// A pipeline needs an image that the stream does not carry.
+    #[error(
+        "pipeline `{pipeline}` needs {needed}, which stream `{stream}` does not carry; switch on a stream of view type NEW_AND_OLD_IMAGES"
+    )]
+    MissingImages {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The stream.
+        stream: String,
+        /// The images it needs.
+        needed: &'static str,
+    },
+    /// A ledger, and a source that leaves rows out by attributes that can change.
+    #[error(
+        "pipeline `{pipeline}` keeps a ledger, and the filter of `{source_name}` leaves rows out by {}: nobody would know what an item that changes there contributes; leave the filter out and skip in the decoder what must not count (`Decoded::Skip`), or filter by the primary key only",
+        .attributes.join(", ")
+    )]
+    LedgerOfSome {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The source.
+        source_name: String,
+        /// The attributes outside the primary key.
+        attributes: Vec<String>,
+    },
+    /// A ledger, and a source that shows what may be a moment old, or older.
+    #[error(
+        "pipeline `{pipeline}` keeps a ledger, and `{source_name}` is not read consistently: what it does not show yet may be gone from the stream's beginning already; read it consistently (a table without `eventually_consistent`; a file cannot be)"
+    )]
+    LedgerOfThePast {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The source.
+        source_name: String,
+    },
+    /// A pipeline's state belongs to something else, or could not be asked.
+    #[error("the state that is to be filled from `{source_name}` cannot be; nothing was read")]
+    State {
+        /// The source.
+        source_name: String,
+        /// Which pipeline, and why.
+        #[source]
+        source: Box<RecordError>,
     },
     /// Somebody else began a run at the same time.
     #[error(
@@ -168,6 +265,52 @@ pub enum BootstrapError {
         /// Why.
         #[source]
         source: Box<StoreError>,
+    },
+    /// What is kept of a segment cannot be read.
+    #[error("the checkpoint of segment {segment} of `{source_name}` cannot be used")]
+    SegmentRow {
+        /// The source.
+        source_name: String,
+        /// The segment.
+        segment: u32,
+        /// Why.
+        #[source]
+        source: Box<RunRecordError>,
+    },
+    /// How far a segment is could not be saved.
+    #[error(
+        "how far segment {segment} of `{source_name}` is was not saved; mend the cause and run it again"
+    )]
+    SegmentNotSaved {
+        /// The source.
+        source_name: String,
+        /// The segment.
+        segment: u32,
+        /// Why.
+        #[source]
+        source: Box<StoreError>,
+    },
+    /// Another process saved how far the segment is.
+    #[error(
+        "another process is at segment {segment} of `{source_name}` in run `{run}`; end one of the two (an old one may still be running), and run this again if that was the other"
+    )]
+    SegmentTaken {
+        /// The source.
+        source_name: String,
+        /// The segment.
+        segment: u32,
+        /// The run.
+        run: String,
+    },
+    /// A page took so long to be read that it must not be counted any more.
+    #[error(
+        "a page of segment {segment} of `{source_name}` took over an hour to be read, and what is that old must not be written; run it again"
+    )]
+    PageTooOld {
+        /// The source.
+        source_name: String,
+        /// The segment.
+        segment: u32,
     },
     /// The source failed.
     #[error("`{source_name}` could not be read to its end; mend the cause and run it again")]
@@ -212,10 +355,12 @@ impl BootstrapError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Source { source, .. } => source.is_retryable(),
-            Self::Row { source, .. } => source.is_retryable(),
-            Self::RecordNotSaved { source, .. } => source.is_retryable(),
-            Self::Record { source, .. } => source.is_retryable(),
-            Self::RowBlocked { .. } => true,
+            Self::Row { source, .. } | Self::State { source, .. } => source.is_retryable(),
+            Self::RecordNotSaved { source, .. } | Self::SegmentNotSaved { source, .. } => {
+                source.is_retryable()
+            }
+            Self::Record { source, .. } | Self::SegmentRow { source, .. } => source.is_retryable(),
+            Self::RowBlocked { .. } | Self::PageTooOld { .. } => true,
             _ => false,
         }
     }

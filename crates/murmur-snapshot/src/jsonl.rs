@@ -2,6 +2,7 @@ mod line;
 
 use std::fmt;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
 
 use self::line::{Format, MAX_LINE};
 use crate::error::SourceError;
-use crate::source::{BadRow, Cursor, Page, Source};
+use crate::source::{BadRow, Cursor, Description, Page, Source};
 
 /// Lines per page unless told otherwise.
 const PAGE_SIZE: usize = 1000;
@@ -32,6 +33,9 @@ const FILE_BUFFER: usize = 128 * 1024;
 /// longer than 16 MiB or nested deeper than 128 levels is a bad row called `line N`; blank lines
 /// are none at all. A cursor is the number of lines read; continuing reads the lines before it
 /// again without looking into them.
+///
+/// A file tells of the past, so for a [ledger](murmur_core::Stored::ledger), which meets it with a
+/// stream, it is refused: scan the table itself.
 ///
 /// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key), so
 /// that they are those of the same item in a scan or a stream of the table, provided that number
@@ -207,9 +211,10 @@ impl PageSoFar {
 }
 
 impl Reading {
-    /// Makes the page after the first `from` lines the one under way.
-    fn aim(&mut self, from: u64) {
-        if self.page.from == from {
+    /// Makes the page after the first `from` lines, of at most `most`, the one under way.
+    fn aim(&mut self, from: u64, most: usize) {
+        let room = self.page.len() < most || (self.page.complete && self.page.len() == most);
+        if self.page.from == from && room {
             return;
         }
         if from < self.lines {
@@ -267,7 +272,7 @@ impl Reading {
 
 impl JsonLines {
     /// Fills the page under way.
-    async fn fill(&self, reading: &mut Reading) -> Result<(), SourceError> {
+    async fn fill(&self, reading: &mut Reading, most: usize) -> Result<(), SourceError> {
         let from = reading.page.from;
         while !reading.page.complete {
             let more = match reading.next_line().await {
@@ -301,7 +306,7 @@ impl JsonLines {
                 reading.line.clear();
             }
             reading.page.last = !more;
-            reading.page.complete = !more || reading.page.len() >= self.page_size;
+            reading.page.complete = !more || reading.page.len() >= most;
         }
         Ok(())
     }
@@ -347,11 +352,25 @@ impl Source for JsonLines {
         1
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        let lines = match self.format {
+            Format::Plain => "JSON lines",
+            Format::DynamoDb => "DynamoDB JSON lines",
+        };
+        let (name, key) = (&self.name, self.key.join(", "));
+        Ok(Description::new(format!("{lines} `{name}`, key {key}")))
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         Ok(None)
     }
 
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         if segment != 0 {
             return Err(SourceError::Setup {
                 place: self.place.clone(),
@@ -366,9 +385,11 @@ impl Source for JsonLines {
                 .parse()
                 .map_err(|_| self.cursor_error(cursor, "it is not a number of lines"))?,
         };
+        let limit = limit.and_then(|limit| usize::try_from(limit.get()).ok());
+        let most = limit.map_or(self.page_size, |limit| limit.min(self.page_size));
         let mut reading = self.reading.lock().await;
-        reading.aim(from);
-        self.fill(&mut reading).await?;
+        reading.aim(from, most);
+        self.fill(&mut reading, most).await?;
         let page = &reading.page;
         Ok(Page {
             rows: page.rows.clone(),

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod bootstrap;
+mod budget;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
@@ -8,13 +9,18 @@ mod jsonl;
 mod register;
 mod rejections;
 mod report;
+mod run;
 mod run_record;
 mod scan;
+mod segment_row;
+mod segments;
 mod source;
+mod watch;
 
 pub use bootstrap::Bootstrap;
+pub use budget::ReadBudget;
 pub use error::{BootstrapError, SourceError};
 pub use jsonl::{JsonLines, JsonLinesBuilder};
-pub use report::{Counts, Progress, RejectedRow, Report};
+pub use report::{Counts, Earlier, Ended, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
-pub use source::{BadRow, Cursor, Page, Source};
+pub use source::{BadRow, Cursor, Description, Page, Source, StreamView};

@@ -1,19 +1,16 @@
 //! The records of the pipelines of one bootstrap: may it begin, and what is kept of it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use murmur_core::Pipeline;
 use murmur_state::{
-    Checkpoints, Deadline, OptionError, PipelineName, Repeats, Retry, Saved, StoreError, Timestamp,
+    Checkpoints, Deadline, OptionError, PipelineName, Repeats, Retry, SURE_LIFE, Saved, StoreError,
+    Timestamp,
 };
 
 use crate::error::BootstrapError;
 use crate::run_record::{RunRecord, RunRecordError};
-
-/// How long a stream keeps its records ("Change data capture for DynamoDB Streams", Amazon
-/// DynamoDB Developer Guide): an older token may have a gap behind it.
-const STREAM_LIFE: Duration = Duration::from_secs(24 * 3600);
 
 pub(crate) struct Register<'a> {
     source_name: &'a str,
@@ -24,9 +21,32 @@ pub(crate) struct Register<'a> {
 /// One pipeline's record.
 struct Slot {
     pipeline: PipelineName,
+    fingerprint: String,
     repeats: Repeats,
     place: Arc<dyn Checkpoints>,
     known: Option<(RunRecord, u64)>,
+}
+
+/// Which of the runs that are found this one goes by.
+pub(crate) struct Wanted<'a> {
+    /// The run that a worker takes part in.
+    pub(crate) run: Option<&'a str>,
+    /// Whether other runs do not matter.
+    pub(crate) restart: bool,
+}
+
+impl Wanted<'_> {
+    fn sees(&self, record: &RunRecord) -> bool {
+        !self.restart || self.run == Some(record.run.as_str())
+    }
+}
+
+/// What an unfinished run has to agree with to be continued.
+pub(crate) struct Terms<'a> {
+    pub(crate) wanted: &'a Wanted<'a>,
+    pub(crate) settings: &'a str,
+    /// The time now; `None` if the run may be of any age.
+    pub(crate) now: Option<Timestamp>,
 }
 
 impl<'a> Register<'a> {
@@ -48,6 +68,7 @@ impl<'a> Register<'a> {
             })?;
             slots.push(Slot {
                 pipeline: pipeline.name().clone(),
+                fingerprint: pipeline.fingerprint(),
                 repeats: pipeline.repeats(),
                 place: Arc::clone(own),
                 known: None,
@@ -60,76 +81,120 @@ impl<'a> Register<'a> {
             retry,
             slots,
         };
-        for n in 0..register.slots.len() {
-            register.reload(n).await?;
-        }
+        register.reload_all().await?;
         Ok(register)
     }
 
-    /// The names of the pipelines, sorted.
-    pub(crate) fn pipelines(&self) -> Vec<String> {
-        let names = self.slots.iter().map(|slot| slot.pipeline.to_string());
-        names.collect()
+    pub(crate) async fn reload_all(&mut self) -> Result<(), BootstrapError> {
+        for n in 0..self.slots.len() {
+            self.reload(n).await?;
+        }
+        Ok(())
     }
 
-    /// The unfinished run to take up again; `None` if there never was one. An error if the run
-    /// may not begin.
-    pub(crate) async fn unfinished(
-        &mut self,
-        now: Timestamp,
+    /// The pipelines: by name, their fingerprints.
+    pub(crate) fn pipelines(&self) -> BTreeMap<String, String> {
+        let slots = self.slots.iter();
+        slots
+            .map(|slot| (slot.pipeline.to_string(), slot.fingerprint.clone()))
+            .collect()
+    }
+
+    /// Where the run of `record` keeps its segments: its first pipeline, if that is here, and its
+    /// checkpoints.
+    pub(crate) fn first_place(
+        &self,
+        record: &RunRecord,
+    ) -> Option<(PipelineName, Arc<dyn Checkpoints>)> {
+        let first = record.pipelines.keys().next()?;
+        let slot = self
+            .slots
+            .iter()
+            .find(|slot| slot.pipeline.as_str() == first)?;
+        Some((slot.pipeline.clone(), Arc::clone(&slot.place)))
+    }
+
+    /// The record of a finished run, if there is one, of the first pipeline that has one.
+    pub(crate) fn finished(&self, wanted: &Wanted<'_>) -> Option<(PipelineName, RunRecord)> {
+        let mut known = self.known().filter(|(_, record)| wanted.sees(record));
+        let (slot, record) = known.find(|(_, record)| record.finished_at.is_some())?;
+        Some((slot.pipeline.clone(), record.clone()))
+    }
+
+    /// The unfinished run to take up again; `None` if there is none. An error if it may not be
+    /// taken up.
+    pub(crate) fn unfinished(
+        &self,
+        terms: &Terms<'_>,
     ) -> Result<Option<RunRecord>, BootstrapError> {
-        let finished = self
-            .known()
-            .find(|(_, record)| record.finished_at.is_some());
-        if let Some((slot, record)) = finished {
-            let (pipeline, record) = (slot.pipeline.clone(), record.clone());
-            // An end that was interrupted between two records is completed.
-            self.finish(&record, false).await?;
-            return Err(BootstrapError::AlreadyFinished {
-                pipeline,
-                source_name: self.source_name.to_owned(),
-                record: Box::new(record),
-            });
-        }
-        let Some(first) = self.known().next().map(|(_, record)| record.clone()) else {
+        let wanted = terms.wanted;
+        let known = || self.known().filter(|(_, record)| wanted.sees(record));
+        let Some((_, first)) = known().next() else {
             return Ok(None);
         };
-        let ours = self.pipelines();
-        for (slot, record) in self.known() {
-            if record.pipelines != ours {
+        let source_name = || self.source_name.to_owned();
+        for (slot, record) in known() {
+            let pipeline = slot.pipeline.clone();
+            let others = |slot: &Slot| !record.pipelines.contains_key(slot.pipeline.as_str());
+            if record.pipelines.len() != self.slots.len() || self.slots.iter().any(others) {
                 return Err(BootstrapError::OtherPipelines {
-                    pipeline: slot.pipeline.clone(),
-                    source_name: self.source_name.to_owned(),
-                    together: record.pipelines.clone(),
+                    pipeline,
+                    source_name: source_name(),
+                    together: record.pipelines.keys().cloned().collect(),
+                });
+            }
+            if let Some(ours) = wanted.run.filter(|ours| *ours != record.run) {
+                return Err(BootstrapError::OtherRun {
+                    pipeline,
+                    source_name: source_name(),
+                    theirs: record.run.clone(),
+                    ours: ours.to_owned(),
                 });
             }
             if record.run != first.run {
-                return Err(self.begun_elsewhere(slot));
+                return Err(self.begun_elsewhere(&pipeline));
             }
-            let age = now.since(record.captured_at);
-            if age >= STREAM_LIFE {
+            if record.settings != terms.settings {
+                return Err(BootstrapError::OtherSettings {
+                    pipeline,
+                    theirs: record.settings.clone(),
+                    ours: terms.settings.to_owned(),
+                });
+            }
+            let theirs = record.pipelines.get(pipeline.as_str());
+            if let Some(theirs) = theirs.filter(|theirs| **theirs != slot.fingerprint) {
+                return Err(BootstrapError::OtherDefinition {
+                    pipeline,
+                    source_name: source_name(),
+                    theirs: theirs.clone(),
+                    ours: slot.fingerprint.clone(),
+                });
+            }
+            let age = terms.now.map(|now| now.since(record.captured_at));
+            if let Some(age) = age.filter(|age| *age >= SURE_LIFE) {
                 return Err(BootstrapError::TooOld {
-                    pipeline: slot.pipeline.clone(),
-                    source_name: self.source_name.to_owned(),
+                    pipeline,
+                    source_name: source_name(),
                     hours: age.as_secs() / 3600,
                 });
             }
         }
-        if let Some(slot) = self
-            .slots
-            .iter()
-            .find(|slot| slot.repeats == Repeats::Counted)
-        {
+        let counts = |slot: &&Slot| slot.repeats == Repeats::Counted;
+        if let Some(slot) = self.slots.iter().find(counts) {
             return Err(BootstrapError::WouldCountTwice {
                 pipeline: slot.pipeline.clone(),
-                source_name: self.source_name.to_owned(),
+                source_name: source_name(),
             });
         }
-        Ok(Some(first))
+        Ok(Some(first.clone()))
     }
 
-    /// Saves `record` for every pipeline that does not have it, over what was loaded.
-    pub(crate) async fn save(&mut self, record: &RunRecord) -> Result<(), BootstrapError> {
+    /// Saves `record` for every pipeline that does not have it, over what was loaded; the first
+    /// pipeline of which somebody else saved one meanwhile, if there is one.
+    pub(crate) async fn save(
+        &mut self,
+        record: &RunRecord,
+    ) -> Result<Option<PipelineName>, BootstrapError> {
         for n in 0..self.slots.len() {
             let slot = &self.slots[n];
             let has_it = |(known, _): &(RunRecord, u64)| known == record;
@@ -138,10 +203,10 @@ impl<'a> Register<'a> {
             }
             match self.put(slot, record).await? {
                 Saved::Version(version) => self.slots[n].known = Some((record.clone(), version)),
-                Saved::Conflict => return Err(self.begun_elsewhere(&self.slots[n])),
+                Saved::Conflict => return Ok(Some(slot.pipeline.clone())),
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// Saves the finished `record`; somebody else may have finished the same run meanwhile.
@@ -160,7 +225,7 @@ impl<'a> Register<'a> {
                             break;
                         }
                     }
-                    _ if all => return Err(self.begun_elsewhere(slot)),
+                    _ if all => return Err(self.begun_elsewhere(&slot.pipeline)),
                     _ => break,
                 }
                 match self.put(slot, record).await? {
@@ -230,9 +295,9 @@ impl<'a> Register<'a> {
         tracing::warn!(source = self.source_name, %error, "a run's record is tried again");
     }
 
-    fn begun_elsewhere(&self, slot: &Slot) -> BootstrapError {
+    pub(crate) fn begun_elsewhere(&self, pipeline: &PipelineName) -> BootstrapError {
         BootstrapError::BegunElsewhere {
-            pipeline: slot.pipeline.clone(),
+            pipeline: pipeline.clone(),
             source_name: self.source_name.to_owned(),
         }
     }

@@ -1,13 +1,15 @@
 use std::ops::AddAssign;
+use std::time::Duration;
 
 use murmur_core::RecordOutcome;
 use murmur_state::{HandoffToken, PipelineName};
+use serde::{Deserialize, Serialize};
 
 /// What became of the rows.
 ///
 /// Every row is in exactly one of the six kinds, by the worst that became of it in any pipeline:
 /// `rows = applied + duplicates + superseded + skipped + expired + rejected`.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counts {
     /// Rows the source looked at, filtered ones included.
@@ -76,20 +78,44 @@ impl AddAssign for Counts {
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The run's id: the same in every attempt at it.
+    /// The run's id: the same in every attempt at it, and for all its workers.
     pub run: String,
-    /// Whether an earlier attempt at the same run was there.
+    /// Whether the run was begun before: by an earlier attempt, or by another worker.
     pub rerun: bool,
-    /// Whether it was stopped before its end: the run is unfinished, and can be run again.
-    pub stopped: bool,
+    /// Whether all is done.
+    pub ended: Ended,
     /// Where live begins, as captured before the run's first page; `None` if the source has no
     /// stream.
     pub token: Option<HandoffToken>,
+    /// What this attempt did not read, since it was done with before.
+    pub earlier: Earlier,
     /// What became of the rows in this attempt.
     pub counts: Counts,
-    /// The rows that were rejected, by each pipeline that did, up to the limit set;
-    /// [`Counts::rejected`] says how many rows there were in all.
+    /// The rows that were rejected in this attempt, by each pipeline that did, up to the limit
+    /// set; [`Counts::rejected`] says how many rows there were in all.
     pub rejected: Vec<RejectedRow>,
+}
+
+/// Whether all of a run is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The run is finished: every segment is done, and its record says so.
+    Finished,
+    /// The segments of this [worker](crate::Bootstrap::worker) are done. Others are not, and who
+    /// finishes the last of them finishes the run.
+    OwnPart,
+    /// It was stopped before its end: the run is unfinished, and can be run again.
+    Stopped,
+}
+
+/// What earlier attempts at a run had done of the segments that this one is to read.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Earlier {
+    /// Segments that were done, and are not read at all.
+    pub segments: u32,
+    /// What became of all rows that are not read again, those of segments begun included.
+    pub counts: Counts,
 }
 
 /// A row that can never count.
@@ -112,12 +138,14 @@ pub enum Progress<'a> {
     Started {
         /// The run's id.
         run: &'a str,
-        /// Whether an earlier attempt at the same run was there.
+        /// Whether the run was begun before: by an earlier attempt, or by another worker.
         rerun: bool,
         /// Where live begins.
         token: Option<&'a HandoffToken>,
-        /// How many segments there are.
+        /// How many segments there are for this process.
         segments: u32,
+        /// What of them is not read, since it was done with before.
+        earlier: &'a Earlier,
     },
     /// A page is done with.
     Page {
@@ -125,19 +153,39 @@ pub enum Progress<'a> {
         segment: u32,
         /// What became of its rows.
         page: &'a Counts,
-        /// What became of all rows so far.
+        /// What became of all rows so far, those of earlier attempts included.
         total: &'a Counts,
+        /// How much is done, 0 to 1: an estimate, by the number of rows that the source thinks
+        /// it has, or else by segments. 1 only when all is done.
+        share_done: f64,
+        /// How long the rest will take if it goes on like this: an estimate. `None` as long as
+        /// there is nothing to tell it by.
+        time_left: Option<Duration>,
+        /// How long this attempt has been reading.
+        elapsed: Duration,
     },
-    /// A segment was read to its end.
+    /// A segment was read to its end, and its checkpoint says so.
     SegmentDone {
         /// Which.
         segment: u32,
         /// How many of them are done.
         done: u32,
-        /// How many there are.
+        /// How many there are for this process.
         of: u32,
     },
-    /// All is read and the record says so.
+    /// It may take longer than the stream keeps what comes after the token. Told, and traced, at
+    /// most once an hour.
+    Late {
+        /// How long ago the token was captured.
+        age: Duration,
+        /// How old it may become: [`SURE_LIFE`](murmur_state::SURE_LIFE).
+        life: Duration,
+        /// How long the rest will take if it goes on like this; `None` if nobody knows.
+        time_left: Option<Duration>,
+        /// What to do.
+        advice: &'a str,
+    },
+    /// All is read, and the record says so unless other workers have more to do.
     Finished {
         /// How it ended.
         report: &'a Report,

@@ -1,23 +1,30 @@
+use std::collections::BTreeMap;
+
 use murmur_state::{
     Checkpoint, Checkpoints, HandoffError, HandoffToken, PipelineName, StoreError, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
 /// The version of the record this release writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What is kept of a bootstrap run, for each of its pipelines, from before its first page on:
-/// the handoff token, and whether the run is finished.
+/// what it reads and feeds, the handoff token, and whether the run is finished.
 ///
 /// It is a checkpoint in the pipeline's marker table (or where
 /// [`Bootstrap::checkpoints`](crate::Bootstrap::checkpoints) says) and does not expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunRecord {
-    /// The run's id: the same in every attempt at it.
+    /// The run's id: the same in every attempt at it, and for all its workers.
     pub run: String,
-    /// The names of the pipelines that it feeds, sorted.
-    pub pipelines: Vec<String>,
+    /// The pipelines that it feeds: by name, their
+    /// [fingerprints](murmur_core::Pipeline::fingerprint).
+    pub pipelines: BTreeMap<String, String>,
+    /// The [settings](crate::Description::settings) of its source.
+    pub settings: String,
+    /// How many segments its source has.
+    pub segments: u32,
     /// When it began: taken before the token was captured.
     pub captured_at: Timestamp,
     /// Where live begins; `None` if the source has no stream.
@@ -26,16 +33,16 @@ pub struct RunRecord {
     pub finished_at: Option<Timestamp>,
 }
 
-/// The record of a run cannot be read.
+/// What is kept of a run cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunRecordError {
     /// It could not be loaded.
     #[error("it could not be loaded")]
     Store(#[source] StoreError),
-    /// It is not a record, or not all of it.
+    /// It is not what was saved there, or not all of it.
     #[error(
-        "the checkpoint `{name}` is not the record of a run, or not all of it; restore it, or remove it together with the pipeline's state"
+        "the checkpoint `{name}` is not what is kept of a run, or not all of it; restore it, or remove it together with the pipeline's state"
     )]
     Unreadable {
         /// The checkpoint's name.
@@ -46,13 +53,15 @@ pub enum RunRecordError {
     },
     /// It is of a version not known here.
     #[error(
-        "the checkpoint `{name}` is of version {version}, and this release reads {VERSION}; use the release that wrote it, or a later one"
+        "the checkpoint `{name}` is of version {version}, and this release reads {reads}; use the release that wrote it, or the later one of the two"
     )]
     Unknown {
         /// The checkpoint's name.
         name: String,
         /// Its version.
         version: u32,
+        /// The version that this release reads.
+        reads: u32,
     },
     /// Its handoff token cannot be used.
     #[error("the checkpoint `{name}` has a handoff token that cannot be used")]
@@ -77,7 +86,9 @@ impl RunRecordError {
 struct Kept {
     version: u32,
     run: String,
-    pipelines: Vec<String>,
+    pipelines: BTreeMap<String, String>,
+    settings: String,
+    segments: u32,
     captured_at: Timestamp,
     token: Option<String>,
     finished_at: Option<Timestamp>,
@@ -114,6 +125,8 @@ impl RunRecord {
         let Self {
             run,
             pipelines,
+            settings,
+            segments,
             captured_at,
             token,
             finished_at,
@@ -122,6 +135,8 @@ impl RunRecord {
             version: VERSION,
             run,
             pipelines,
+            settings,
+            segments,
             captured_at,
             token: token.map(|token| token.encode()),
             finished_at,
@@ -130,24 +145,18 @@ impl RunRecord {
     }
 
     pub(crate) fn decode(name: &str, found: &Checkpoint) -> Result<Self, RunRecordError> {
-        #[derive(Deserialize)]
-        struct Head {
-            version: u32,
-        }
-        let unreadable = |source| RunRecordError::Unreadable {
-            name: name.to_owned(),
-            source,
-        };
-        let Head { version } = serde_json::from_str(&found.data).map_err(unreadable)?;
-        if version != VERSION {
-            let name = name.to_owned();
-            return Err(RunRecordError::Unknown { name, version });
-        }
-        let kept: Kept = serde_json::from_str(&found.data).map_err(unreadable)?;
+        decode_version(name, &found.data, VERSION)?;
+        let kept: Kept =
+            serde_json::from_str(&found.data).map_err(|source| RunRecordError::Unreadable {
+                name: name.to_owned(),
+                source,
+            })?;
         let token = kept.token.as_deref().map(HandoffToken::decode).transpose();
         Ok(Self {
             run: kept.run,
             pipelines: kept.pipelines,
+            settings: kept.settings,
+            segments: kept.segments,
             captured_at: kept.captured_at,
             token: token.map_err(|source| RunRecordError::Token {
                 name: name.to_owned(),
@@ -158,6 +167,27 @@ impl RunRecord {
     }
 }
 
+/// Sees that `data` is of the version that this release `reads`.
+pub(crate) fn decode_version(name: &str, data: &str, reads: u32) -> Result<(), RunRecordError> {
+    #[derive(Deserialize)]
+    struct Head {
+        version: u32,
+    }
+    let name = || name.to_owned();
+    let head = serde_json::from_str(data).map_err(|source| RunRecordError::Unreadable {
+        name: name(),
+        source,
+    });
+    match head? {
+        Head { version } if version == reads => Ok(()),
+        Head { version } => Err(RunRecordError::Unknown {
+            name: name(),
+            version,
+            reads,
+        }),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +195,9 @@ mod tests {
     fn record() -> RunRecord {
         RunRecord {
             run: "r1".into(),
-            pipelines: vec!["a".into(), "b".into()],
+            pipelines: BTreeMap::from([("a".into(), "a, version 1".into())]),
+            settings: "table `orders`, 8 segments".into(),
+            segments: 8,
             captured_at: Timestamp::from_secs(1_700_000_000),
             token: Some(HandoffToken::new(
                 "arn",
@@ -200,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_later_version_and_an_unknown_token_are_named() {
-        let later = record().encode().replace("\"version\":1", "\"version\":9");
+        let later = record().encode().replace("\"version\":2", "\"version\":9");
         let error = RunRecord::decode("n", &found(later)).unwrap_err();
         assert!(
             matches!(error, RunRecordError::Unknown { version: 9, .. }),

@@ -1,178 +1,247 @@
 //! Reading a source's segments and feeding the processor, a page at a time.
+//!
+//! A worker takes one page from being asked for to being written, and there are as many workers
+//! as may be at it at once. Where a segment goes on is known as soon as a page of it is read, so the next
+//! free worker reads on, in this segment or another, while the page before is still being
+//! written: all are busy to the end, though segments are of uneven length. In whatever order
+//! pages are done with, a segment's checkpoint is the end of the longest beginning of them that
+//! is.
 
 use std::future::Future;
-use std::ops::ControlFlow;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
-use futures::future::{BoxFuture, Either, Shared, join_all, select};
+use futures::future::{BoxFuture, Either, Shared, select};
+use futures::stream::{FuturesUnordered, StreamExt};
 use murmur_core::{Processor, Record, RecordError, RecordOutcome, Row, Side};
-use murmur_state::{Causes, Deadline, ItemId, Recorder, Retry};
+use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, Recorder, Retry};
 
+use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
 use crate::report::{Counts, Progress};
-use crate::source::{BadRow, Cursor, Page, Source};
+use crate::segment_row::SegmentRows;
+use crate::segments::{Ask, Next, Save, Segments};
+use crate::source::{BadRow, Page, Source};
+use crate::watch::Watch;
 
 pub(crate) type ProgressFn = dyn Fn(&Progress<'_>) + Send + Sync;
+
+/// How long after it was asked for a page may be written, at most: a ledger may have forgotten
+/// whatever is older (`Ledger`, "What is forgotten").
+const PAGE_LIFE: Duration = Duration::from_secs(3600);
 
 /// What every part of a scan works with.
 pub(crate) struct Parts<'a, T, S> {
     pub(crate) source: &'a S,
     pub(crate) processor: &'a Processor<T>,
     pub(crate) retry: &'a Retry,
+    pub(crate) rows: &'a SegmentRows<'a>,
     pub(crate) progress: &'a ProgressFn,
 }
 
-/// How far a scan came.
-pub(crate) struct Scanned {
+/// What changes while it goes on.
+pub(crate) struct State {
+    pub(crate) segments: Segments,
+    pub(crate) pace: Pace,
+    pub(crate) watch: Watch,
+    /// What became of the rows that were read.
     pub(crate) counts: Counts,
-    pub(crate) complete: bool,
 }
 
-struct Scan<'a, T, S> {
-    parts: Parts<'a, T, S>,
-    segments: u32,
-    next: AtomicU64,
-    stop: Shared<BoxFuture<'a, ()>>,
-    halt: Mutex<Option<oneshot::Sender<()>>>,
-    state: Mutex<State>,
+type Stop<'a> = Shared<BoxFuture<'a, ()>>;
+
+/// Something that came to its end.
+enum Step {
+    Waited,
+    Read {
+        segment: u32,
+        reserved: Reserved,
+        deadline: Deadline,
+        /// `None` if the scan is to stop.
+        page: Result<Option<Page>, BootstrapError>,
+    },
+    Written {
+        segment: u32,
+        page: u64,
+        counts: Result<Counts, BootstrapError>,
+    },
+    Saved {
+        segment: u32,
+        version: Result<u64, BootstrapError>,
+    },
 }
 
-#[derive(Default)]
-struct State {
-    counts: Counts,
-    done: u32,
-    error: Option<BootstrapError>,
-}
-
-/// Reads all segments, `concurrency` of them at a time, until all are done, one fails, or
-/// `shutdown` completes. In any case the pages under way are finished: a processor that is cut
-/// off may hold claims.
+/// Reads all segments, with `concurrency` pages at it at a time, until all are done, one fails,
+/// or `shutdown` completes; `true` if all are done. In any case pages that are being written are
+/// finished, and how far they bring their segments is saved: a processor that is cut off may hold
+/// claims.
 pub(crate) async fn scan<'a, T, S>(
-    parts: Parts<'a, T, S>,
+    parts: &'a Parts<'a, T, S>,
+    state: &mut State,
     concurrency: usize,
     shutdown: impl Future<Output = ()> + Send + 'a,
-) -> Result<Scanned, BootstrapError>
+) -> Result<bool, BootstrapError>
 where
     T: Send + Sync + 'static,
     S: Source,
 {
-    let (halt, halted) = oneshot::channel();
+    let (halt, halted) = oneshot::channel::<()>();
     let stop = async move {
         select(pin!(shutdown), halted).await;
     };
-    let segments = parts.source.segments();
-    let scan = Scan {
-        parts,
-        segments,
-        next: AtomicU64::new(0),
-        stop: stop.boxed().shared(),
-        halt: Mutex::new(Some(halt)),
-        state: Mutex::default(),
-    };
-    let workers = concurrency.min(usize::try_from(segments).unwrap_or(usize::MAX));
-    join_all((0..workers).map(|_| scan.work())).await;
-    let state = std::mem::take(&mut *scan.state());
-    match state.error {
+    let stop: Stop<'a> = stop.boxed().shared();
+    let (mut halt, mut error) = (Some(halt), None);
+    let mut steps: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
+    let (mut pages, mut waiting) = (0, false);
+    loop {
+        while pages < concurrency && !waiting && stop.clone().now_or_never().is_none() {
+            match state.pace.may(parts.now()) {
+                May::Begin => {}
+                May::Wait(wait) => {
+                    waiting = true;
+                    steps.push(parts.wait(wait, stop.clone()).boxed());
+                    break;
+                }
+                May::Learn => break,
+            }
+            let Some(ask) = state.segments.next() else {
+                break;
+            };
+            pages += 1;
+            let reserved = state.pace.begin(parts.now());
+            steps.push(parts.read(ask, reserved, stop.clone()).boxed());
+        }
+        let Some(step) = steps.next().await else {
+            break;
+        };
+        let went = match step {
+            Step::Waited => {
+                waiting = false;
+                Ok(None)
+            }
+            Step::Read {
+                segment,
+                reserved,
+                deadline,
+                page,
+            } => {
+                let begun = page.and_then(|page| match page {
+                    Some(page) => parts
+                        .begin(state, segment, reserved, page, deadline)
+                        .map(Some),
+                    None => Ok(None),
+                });
+                if !matches!(begun, Ok(Some(_))) {
+                    state.pace.gave_up();
+                    pages -= 1;
+                }
+                begun
+            }
+            Step::Written {
+                segment,
+                page,
+                counts,
+            } => {
+                pages -= 1;
+                counts.map(|counts| parts.written(state, segment, page, counts))
+            }
+            Step::Saved { segment, version } => {
+                version.map(|version| parts.saved(state, segment, version))
+            }
+        };
+        match went {
+            Ok(more) => steps.extend(more),
+            Err(failed) => {
+                error.get_or_insert(failed);
+                // What is being read is dropped, and nothing more is begun.
+                drop(halt.take());
+            }
+        }
+    }
+    match error {
         Some(error) => Err(error),
-        None => Ok(Scanned {
-            counts: state.counts,
-            complete: state.done == segments,
-        }),
+        None => Ok(state.segments.all_done()),
     }
 }
 
-impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
-    /// Takes segments until there are none left.
-    async fn work(&self) {
-        loop {
-            let Ok(segment) = u32::try_from(self.next.fetch_add(1, Ordering::Relaxed)) else {
-                return;
-            };
-            if segment >= self.segments {
-                return;
-            }
-            match self.segment(segment).await {
-                Ok(ControlFlow::Continue(())) => {}
-                Ok(ControlFlow::Break(())) => return,
-                Err(error) => {
-                    self.state().error.get_or_insert(error);
-                    // The others stop at their next page.
-                    drop(
-                        self.halt
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .take(),
-                    );
-                    return;
-                }
-            }
-        }
+impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
+    fn clock(&self) -> &dyn Clock {
+        &**self.retry.clock()
     }
 
-    /// Reads one segment to its end; breaks if it was stopped before.
-    async fn segment(&self, segment: u32) -> Result<ControlFlow<()>, BootstrapError> {
-        let mut after: Option<Cursor> = None;
-        loop {
-            let Some(page) = self.read(segment, after.as_ref()).await? else {
-                return Ok(ControlFlow::Break(()));
-            };
-            let next = page.next.clone();
-            self.take(segment, page).await?;
-            match next {
-                None => break,
-                Some(next) if after.as_ref() == Some(&next) => {
-                    return Err(self.source_error(SourceError::Cursor {
-                        place: self.parts.source.name().to_owned(),
-                        cursor: next.to_string(),
-                        reason: "the page after it ends where it began; the source is broken"
-                            .into(),
-                    }));
-                }
-                next => after = next,
-            }
-        }
-        let done = {
-            let mut state = self.state();
-            state.done += 1;
-            state.done
-        };
-        (self.parts.progress)(&Progress::SegmentDone {
-            segment,
-            done,
-            of: self.segments,
-        });
-        Ok(ControlFlow::Continue(()))
+    fn now(&self) -> Duration {
+        self.clock().monotonic()
     }
 
-    /// The next page; `None` if the scan is to stop.
-    async fn read(
-        &self,
-        segment: u32,
-        after: Option<&Cursor>,
-    ) -> Result<Option<Page>, BootstrapError> {
-        let Parts {
-            source,
-            processor,
-            retry,
-            ..
-        } = &self.parts;
-        let recorder = &**processor.recorder();
-        let page = retried(retry, recorder, source.name(), || {
-            source.page(segment, after)
+    async fn wait(&self, wait: Duration, stop: Stop<'a>) -> Step {
+        select(stop, self.clock().sleep(wait)).await;
+        Step::Waited
+    }
+
+    async fn read(&self, ask: Ask, reserved: Reserved, stop: Stop<'a>) -> Step {
+        let Ask { segment, after } = &ask;
+        let deadline = Deadline::within(self.clock(), PAGE_LIFE);
+        let recorder = &**self.processor.recorder();
+        let name = self.source.name();
+        let page = retried(self.retry, recorder, name, deadline, || {
+            self.source.page(*segment, after.as_ref(), reserved.limit)
         });
         // Stop is asked first: a source that always has a page ready must not outrun it.
-        match select(self.stop.clone(), pin!(page)).await {
+        let page = match select(stop, pin!(page)).await {
             Either::Left(_) => Ok(None),
+            Either::Right((Ok(page), _)) if after.is_some() && page.next == *after => Err(self
+                .source_error(SourceError::Cursor {
+                    place: name.to_owned(),
+                    cursor: after.iter().map(ToString::to_string).collect(),
+                    reason: "the page after it ends where it began; the source is broken".into(),
+                })),
             Either::Right((page, _)) => page.map(Some).map_err(|error| self.source_error(error)),
+        };
+        Step::Read {
+            segment: *segment,
+            reserved,
+            deadline,
+            page,
         }
+    }
+
+    /// Notes where the page ends; what writes it.
+    fn begin(
+        &'a self,
+        state: &mut State,
+        segment: u32,
+        reserved: Reserved,
+        page: Page,
+        deadline: Deadline,
+    ) -> Result<BoxFuture<'a, Step>, BootstrapError> {
+        if deadline.passed(self.clock()) {
+            return Err(BootstrapError::PageTooOld {
+                source_name: self.source.name().to_owned(),
+                segment,
+            });
+        }
+        let came = state.pace.came(reserved, &page, self.source.name());
+        came.map_err(|error: OptionError| BootstrapError::Option(error))?;
+        let number = state.segments.read(segment, page.next.clone());
+        let write = async move {
+            Step::Written {
+                segment,
+                page: number,
+                counts: self.write(segment, page, deadline).await,
+            }
+        };
+        Ok(write.boxed())
     }
 
     /// Counts a page's rows; an error if any of them neither counts nor is passed over.
-    async fn take(&self, segment: u32, page: Page) -> Result<(), BootstrapError> {
+    async fn write(
+        &self,
+        segment: u32,
+        page: Page,
+        deadline: Deadline,
+    ) -> Result<Counts, BootstrapError> {
         let mut counts = Counts {
             examined: page.examined,
             rows: (page.rows.len() + page.bad.len()) as u64,
@@ -184,38 +253,29 @@ impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
             counts.rejected += 1;
         }
         let records: Vec<Record> = page.rows.into_iter().map(Record::Scanned).collect();
-        if !records.is_empty() {
-            let outcomes = self.parts.processor.process(&records, Deadline::NONE).await;
-            let mut blocked = None;
-            for (record, outcome) in records.iter().zip(outcomes) {
-                match (counts.take(&outcome), outcome) {
-                    (Some(()), _) => {}
-                    (None, RecordOutcome::Failed(error)) => {
-                        return Err(self.row_error(segment, record.event_id(), error));
-                    }
-                    // The row that blocked it has the better error.
-                    (None, _) => blocked = blocked.or(Some(record.event_id())),
+        if records.is_empty() {
+            return Ok(counts);
+        }
+        let outcomes = self.processor.process(&records, deadline).await;
+        let mut blocked = None;
+        for (record, outcome) in records.iter().zip(outcomes) {
+            match (counts.take(&outcome), outcome) {
+                (Some(()), _) => {}
+                (None, RecordOutcome::Failed(error)) => {
+                    return Err(self.row_error(segment, record.event_id(), error));
                 }
-            }
-            if let Some(row) = blocked {
-                return Err(BootstrapError::RowBlocked {
-                    source_name: self.parts.source.name().to_owned(),
-                    segment,
-                    row: row.to_owned(),
-                });
+                // The row that blocked it has the better error.
+                (None, _) => blocked = blocked.or(Some(record.event_id())),
             }
         }
-        let total = {
-            let mut state = self.state();
-            state.counts += counts;
-            state.counts
-        };
-        (self.parts.progress)(&Progress::Page {
-            segment,
-            page: &counts,
-            total: &total,
-        });
-        Ok(())
+        match blocked {
+            None => Ok(counts),
+            Some(row) => Err(BootstrapError::RowBlocked {
+                source_name: self.source.name().to_owned(),
+                segment,
+                row: row.to_owned(),
+            }),
+        }
     }
 
     /// Passes over what is no row.
@@ -229,16 +289,73 @@ impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
             item_id: ItemId::from_parts([bad.id.as_str()]),
             item: bad.item,
         });
-        self.parts
-            .processor
-            .reject(&record, error)
-            .await
-            .map_err(|error| self.row_error(segment, &bad.id, Box::new(error)))
+        let rejected = self.processor.reject(&record, error).await;
+        rejected.map_err(|error| self.row_error(segment, &bad.id, Box::new(error)))
+    }
+
+    /// Tells of the page; what saves how far it brings its segment, if it does.
+    fn written(
+        &'a self,
+        state: &mut State,
+        segment: u32,
+        page: u64,
+        counts: Counts,
+    ) -> Option<BoxFuture<'a, Step>> {
+        state.counts += counts;
+        let save = state.segments.written(segment, page, counts);
+        let (done, of) = (state.segments.written_out(), state.segments.of());
+        let figures = state.watch.page(&counts, done, of, self.clock());
+        let recorder = &**self.processor.recorder();
+        state.watch.gauge(&figures, self.source.name(), recorder);
+        (self.progress)(&Progress::Page {
+            segment,
+            page: &counts,
+            total: state.watch.total(),
+            share_done: figures.share_done,
+            time_left: figures.time_left,
+            elapsed: figures.elapsed,
+        });
+        if let Some(late) = state.watch.late(&figures, self.clock()) {
+            tracing::warn!(
+                source = self.source.name(),
+                ?late,
+                "the bootstrap may come too late"
+            );
+            (self.progress)(&late);
+        }
+        save.map(|save| self.save(save).boxed())
+    }
+
+    async fn save(&self, Save { segment, row, over }: Save) -> Step {
+        Step::Saved {
+            segment,
+            version: self.rows.save(segment, &row, over).await,
+        }
+    }
+
+    fn saved(
+        &'a self,
+        state: &mut State,
+        segment: u32,
+        version: u64,
+    ) -> Option<BoxFuture<'a, Step>> {
+        match state.segments.saved(segment, version) {
+            Next::Rest => None,
+            Next::Save(save) => Some(self.save(*save).boxed()),
+            Next::Done => {
+                (self.progress)(&Progress::SegmentDone {
+                    segment,
+                    done: state.segments.done(),
+                    of: state.segments.of(),
+                });
+                None
+            }
+        }
     }
 
     fn row_error(&self, segment: u32, row: &str, source: Box<RecordError>) -> BootstrapError {
         BootstrapError::Row {
-            source_name: self.parts.source.name().to_owned(),
+            source_name: self.source.name().to_owned(),
             segment,
             row: row.to_owned(),
             source,
@@ -247,13 +364,9 @@ impl<T: Send + Sync + 'static, S: Source> Scan<'_, T, S> {
 
     fn source_error(&self, source: SourceError) -> BootstrapError {
         BootstrapError::Source {
-            source_name: self.parts.source.name().to_owned(),
+            source_name: self.source.name().to_owned(),
             source,
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -264,6 +377,7 @@ pub(crate) fn retried<'a, A, Op, Fut>(
     retry: &'a Retry,
     recorder: &'a dyn Recorder,
     source_name: &'a str,
+    deadline: Deadline,
     operation: Op,
 ) -> BoxFuture<'a, Result<A, SourceError>>
 where
@@ -277,5 +391,5 @@ where
         recorder.count(&name, 1);
         recorder.error(&name, error);
     };
-    retry.run(Deadline::NONE, on_retry, operation).boxed()
+    retry.run(deadline, on_retry, operation).boxed()
 }

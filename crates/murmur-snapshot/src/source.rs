@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use murmur_core::{Item, Row};
@@ -11,7 +12,7 @@ use crate::error::SourceError;
 /// A table or file that can be read from beginning to end, page by page.
 ///
 /// Rows come undecoded: the pipeline's own decoder reads them, the same that reads the images of
-/// live changes. All five methods are required; `fn … -> impl Future` is implemented by
+/// live changes. All six methods are required; `fn … -> impl Future` is implemented by
 /// `async fn`. The module `conformance` (feature of the same name) puts a source to the
 /// proof.
 ///
@@ -59,21 +60,76 @@ pub trait Source: Send + Sync + 'static {
     /// How many segments there are, at least 1; they are called `0..segments()`.
     fn segments(&self) -> u32;
 
+    /// What is to be read. Called in every attempt at a run, before anything is read or written,
+    /// so what the source can find to be wrong by itself (a table that is being deleted, a filter
+    /// that cannot work) is an error here.
+    fn describe(&self) -> impl Future<Output = Result<Description, SourceError>> + Send;
+
     /// Where live has to begin so that nothing is missed between the scan and the stream. Called
     /// once in a run's life, before its first page; `None` where there is no stream.
     fn capture_handoff(
         &self,
     ) -> impl Future<Output = Result<Option<HandoffToken>, SourceError>> + Send;
 
-    /// The page of `segment` after `after`; its first page for `None`.
+    /// The page of `segment` after `after`; its first page for `None`. It looks at no more than
+    /// `limit` rows, where the source can tell, and at no more than is its own habit.
     fn page(
         &self,
         segment: u32,
         after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
 
     /// Gives back what the source holds open. No page is asked for afterwards.
     fn close(&self) -> impl Future<Output = Result<(), SourceError>> + Send;
+}
+
+/// What a [`Source`] reads, as it stands now.
+///
+/// Made by [`new`](Description::new); what a source knows beyond that it sets.
+#[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Description {
+    /// What the cursors and the set of rows depend on, in words: the table, the number of
+    /// segments, the filter. The same text in every process that reads the same; a run is not
+    /// continued under another one.
+    pub settings: String,
+    /// About how many rows there are: an estimate. Default: not known.
+    pub rows: Option<u64>,
+    /// How many read units a second the table was given; `None` where it is billed by request, or
+    /// nobody knows. Default: `None`.
+    pub provisioned_read_units: Option<f64>,
+    /// Whether a page shows everything that was written before it was asked for. A ledger needs
+    /// that. Default: no.
+    pub consistent: bool,
+    /// The attributes outside the primary key by which the source leaves rows out. A ledger
+    /// allows none: an item that changes in one of them would have to be counted and forgotten by
+    /// whether it was scanned before or after. Default: none.
+    pub leaves_out_by: Vec<String>,
+    /// The stream that live will read; `None` if there is none, or the source does not know.
+    /// Default: `None`.
+    pub stream: Option<StreamView>,
+}
+
+impl Description {
+    /// A source of these [`settings`](Description::settings), of which nothing else is known.
+    pub fn new(settings: impl Into<String>) -> Self {
+        Self {
+            settings: settings.into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// A stream, and which images of an item its records carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamView {
+    /// The stream's ARN.
+    pub arn: String,
+    /// Whether they carry the item as it is after the change.
+    pub new_images: bool,
+    /// Whether they carry the item as it was before the change.
+    pub old_images: bool,
 }
 
 /// What one request to a source brought.
@@ -141,12 +197,21 @@ impl<S: Source> Source for Arc<S> {
         S::segments(self)
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        S::describe(self).await
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         S::capture_handoff(self).await
     }
 
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
-        S::page(self, segment, after).await
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
+        S::page(self, segment, after, limit).await
     }
 
     async fn close(&self) -> Result<(), SourceError> {

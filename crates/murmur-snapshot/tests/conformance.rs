@@ -8,11 +8,12 @@
 
 mod support;
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
-use murmur_snapshot::{Cursor, Page, Source, SourceError, conformance};
+use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, conformance};
 use murmur_state::HandoffToken;
 use support::{Table, rows};
 
@@ -26,11 +27,19 @@ impl<F: Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static> Source for 
     fn segments(&self) -> u32 {
         self.0.segments()
     }
+    async fn describe(&self) -> Result<Description, SourceError> {
+        self.0.describe().await
+    }
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         self.0.capture_handoff().await
     }
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
-        let mut page = self.0.page(segment, after).await?;
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
+        let mut page = self.0.page(segment, after, limit).await?;
         (self.1)(segment, after, &mut page);
         Ok(page)
     }

@@ -146,13 +146,14 @@ async fn bad_lines_are_counted_and_listed_by_their_number() {
     );
 
     let report = run().run().await.unwrap();
-    let counts = report.counts;
-    assert_eq!((counts.rows, counts.rejected, counts.examined), (5, 3, 5));
+    let (earlier, counts) = (report.earlier.counts, report.counts);
+    assert_eq!((earlier.rows, earlier.rejected), (2, 1));
+    assert_eq!((counts.rows, counts.rejected, counts.examined), (3, 2, 3));
     let listed: Vec<_> = report.rejected.iter().map(|row| row.id.as_str()).collect();
-    assert_eq!(listed[..2], ["line 3", "line 5"]);
-    assert!(listed[2].contains("id"), "{listed:?}");
+    assert_eq!(listed[..1], ["line 5"]);
+    assert!(listed[1].contains("id"), "{listed:?}");
     assert!(
-        report.rejected[1].reason.contains("`id`"),
+        report.rejected[0].reason.contains("`id`"),
         "{:?}",
         report.rejected
     );
@@ -166,7 +167,7 @@ async fn numbers_arrive_as_they_were_written() {
         .key(["id"])
         .build()
         .unwrap();
-    let page = source.page(0, None).await.unwrap();
+    let page = source.page(0, None, None).await.unwrap();
     assert_eq!(
         page.rows[0].item["id"],
         AttributeValue::N("9007199254740993".into())
@@ -190,12 +191,12 @@ async fn a_reader_does_not_go_back_but_a_file_does() {
         .build()
         .unwrap();
     for source in [&file, &reader] {
-        let first = source.page(0, None).await.unwrap();
+        let first = source.page(0, None, None).await.unwrap();
         assert_eq!(first.rows.len(), 2);
-        source.page(0, first.next.as_ref()).await.unwrap();
+        source.page(0, first.next.as_ref(), None).await.unwrap();
     }
-    assert_eq!(file.page(0, None).await.unwrap().rows.len(), 2);
-    let error = reader.page(0, None).await.unwrap_err();
+    assert_eq!(file.page(0, None, None).await.unwrap().rows.len(), 2);
+    let error = reader.page(0, None, None).await.unwrap_err();
     assert!(matches!(error, SourceError::Setup { .. }), "{error}");
     assert!(error.to_string().contains("`orders`"), "{error}");
 }
@@ -206,9 +207,9 @@ async fn a_broken_connection_is_not_taken_for_the_end() {
         .key(["id"])
         .build()
         .unwrap();
-    let error = source.page(0, None).await.unwrap_err();
+    let error = source.page(0, None, None).await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
-    let error = source.page(0, None).await.unwrap_err();
+    let error = source.page(0, None, None).await.unwrap_err();
     assert!(!error.is_retryable(), "it cannot be begun again: {error}");
 }
 
@@ -220,7 +221,7 @@ async fn files_that_cannot_be_read_say_why() {
         (folder.path().to_owned(), "directory"),
     ] {
         let source = JsonLines::path(&path).key(["id"]).build().unwrap();
-        let error = source.page(0, None).await.unwrap_err();
+        let error = source.page(0, None, None).await.unwrap_err();
         assert!(error.to_string().contains(wanted), "{error}");
         assert!(
             error.to_string().contains(&*path.to_string_lossy()),
@@ -240,7 +241,7 @@ async fn cursors_that_lead_nowhere_are_errors() {
     };
     for cursor in ["6", "x", "-1", ""] {
         let error = source()
-            .page(0, Some(&Cursor::new(cursor)))
+            .page(0, Some(&Cursor::new(cursor)), None)
             .await
             .unwrap_err();
         assert!(
@@ -248,9 +249,12 @@ async fn cursors_that_lead_nowhere_are_errors() {
             "{cursor}: {error}"
         );
     }
-    let end = source().page(0, Some(&Cursor::new("5"))).await.unwrap();
+    let end = source()
+        .page(0, Some(&Cursor::new("5")), None)
+        .await
+        .unwrap();
     assert_eq!((end.rows.len(), end.next), (0, None));
-    assert!(source().page(1, None).await.is_err());
+    assert!(source().page(1, None, None).await.is_err());
 }
 
 #[tokio::test]
@@ -279,7 +283,7 @@ async fn options_are_checked_and_named() {
         .key(["id"])
         .build()
         .unwrap()
-        .page(0, None)
+        .page(0, None, None)
         .await
         .unwrap();
     assert_eq!(page.rows.len(), 5);
@@ -288,7 +292,7 @@ async fn options_are_checked_and_named() {
         .page_size(3)
         .build()
         .unwrap()
-        .page(0, None)
+        .page(0, None, None)
         .await
         .unwrap();
     assert_eq!(page.rows.len(), 3);

@@ -10,12 +10,15 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::future::ready;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{AttributeValue, Decoded, Decoder, Pipeline, RecordError, Row, Sum, Window};
-use murmur_snapshot::{Bootstrap, BootstrapError, Counts, Cursor, Page, Source, SourceError};
+use murmur_snapshot::{
+    Bootstrap, BootstrapError, Counts, Cursor, Description, Page, Source, SourceError,
+};
 use murmur_state::{
     Add, Clock, Deadline, HandoffToken, Key, Listed, ManualClock, MemoryDeduper, MemoryStore,
     Outcome, Place, Random, Read, Recorder, RetryPolicy, StateRow, Store, StoreError, Timestamp,
@@ -403,7 +406,12 @@ async fn pages_under_way_are_finished_when_another_segment_fails() {
         [claim_first("totals", &store, &markers)],
         Table::new(&rows, 2, 10),
     );
-    assert_eq!(report.run().await.unwrap().counts.duplicates, 10);
+    let report = report.run().await.unwrap();
+    assert_eq!(
+        report.earlier.counts.applied, 10,
+        "and how far it brought is saved"
+    );
+    assert_eq!(report.counts.applied, 30);
     assert_eq!(totals(&store), recount(&rows));
 }
 
@@ -543,10 +551,18 @@ impl Source for Circle {
     fn segments(&self) -> u32 {
         1
     }
+    async fn describe(&self) -> Result<Description, SourceError> {
+        Ok(Description::new("a circle"))
+    }
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         Ok(None)
     }
-    async fn page(&self, _: u32, _: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        _: u32,
+        _: Option<&Cursor>,
+        _: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         Ok(Page {
             next: Some(Cursor::new("here")),
             ..Page::default()

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, stderr};
 
 use aws_sdk_dynamodb::Client;
 use murmur_core::Pipeline;
-use murmur_snapshot::{Bootstrap, Progress, Report};
+use murmur_snapshot::{Bootstrap, Ended, Progress, Report};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{OptionError, TracingRecorder};
 use tracing_subscriber::EnvFilter;
@@ -27,7 +27,7 @@ pub struct Scan {
     /// The table of orders.
     #[arg(long)]
     pub table: String,
-    /// How many parts of the table are read at once.
+    /// How many parts the table is read in; a run goes on with the number it began with.
     #[arg(long, default_value_t = 8)]
     pub segments: u32,
     /// How many rows one request may read [default: as many as fit 1 MB].
@@ -83,9 +83,15 @@ pub const CLEAR_LINE: &str = "\r\x1b[2K";
 
 fn tell(progress: &Progress<'_>) {
     match progress {
-        Progress::Started { run, rerun, .. } => {
-            let begun = if *rerun { "begun again" } else { "begun" };
-            eprintln!("run {run} {begun}");
+        Progress::Started {
+            run, rerun: false, ..
+        } => eprintln!("run {run} begun"),
+        Progress::Started { run, earlier, .. } => eprintln!(
+            "run {run} goes on: {} segments and {} rows were done before",
+            earlier.segments, earlier.counts.rows
+        ),
+        Progress::Late { advice, .. } => {
+            eprintln!("it may take longer than the stream keeps what comes after it: {advice}")
         }
         Progress::Page { total, .. } if stderr().is_terminal() => {
             eprint!("\r{} rows", total.rows);
@@ -110,8 +116,11 @@ pub fn tell_report(report: &Report) {
     for row in &report.rejected {
         eprintln!("rejected: {}: {}", row.id, row.reason);
     }
-    if report.stopped {
-        eprintln!("stopped before the end: run it again within 24 hours of its first start");
+    if report.ended == Ended::Stopped {
+        eprintln!(
+            "stopped before the end: run it again, within 22 hours of its first start, and it goes \
+             on from here"
+        );
     }
 }
 

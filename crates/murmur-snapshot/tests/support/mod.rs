@@ -7,12 +7,13 @@
 )]
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
-use murmur_snapshot::{Cursor, Page, Source, SourceError};
+use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, StreamView};
 use murmur_state::{
     Checkpoint, Checkpoints, HandoffToken, Key, MemoryDeduper, MemoryStore, Place, ReadExt,
     Removed, Saved, StoreError, Timestamp,
@@ -110,6 +111,12 @@ pub fn exactly_once(
         .unwrap()
 }
 
+pub fn ledger(name: &str, store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> Pipeline<Order> {
+    order_totals!(name, store.clone())
+        .ledger(markers.clone())
+        .unwrap()
+}
+
 pub fn at_least_once(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
     order_totals!(name, store.clone()).at_least_once().unwrap()
 }
@@ -119,7 +126,21 @@ pub fn store() -> MemoryStore<Sum> {
 }
 
 pub fn token(n: i64) -> HandoffToken {
-    HandoffToken::new("arn:stream", Timestamp::from_secs(n), Vec::new())
+    HandoffToken::new(STREAM, Timestamp::from_secs(n), Vec::new())
+}
+
+pub const STREAM: &str = "arn:stream";
+
+/// What a table of so many segments says of itself.
+pub fn described(segments: usize) -> Description {
+    let mut described = Description::new(format!("table `orders`, {segments} segments"));
+    described.consistent = true;
+    described.stream = Some(StreamView {
+        arn: STREAM.into(),
+        new_images: true,
+        old_images: true,
+    });
+    described
 }
 
 type PageHook = dyn Fn(usize) -> BoxFuture<'static, Result<(), SourceError>> + Send + Sync;
@@ -128,6 +149,9 @@ type PageHook = dyn Fn(usize) -> BoxFuture<'static, Result<(), SourceError>> + S
 pub struct Table {
     pub segments: Vec<Vec<Row>>,
     pub page_size: usize,
+    pub described: Description,
+    /// What an examined row costs in read units; a page costs half a unit where there is none.
+    pub row_cost: Option<f64>,
     pub captures: Arc<AtomicUsize>,
     pub pages: Arc<AtomicUsize>,
     pub closed: Arc<AtomicBool>,
@@ -146,6 +170,8 @@ impl Table {
         Self {
             segments: parts,
             page_size,
+            described: described(segments),
+            row_cost: None,
             captures: Arc::default(),
             pages: Arc::default(),
             closed: Arc::default(),
@@ -182,23 +208,33 @@ impl Source for Table {
         self.segments.len() as u32
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        Ok(self.described.clone())
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         let n = self.captures.fetch_add(1, Ordering::SeqCst);
         (self.before_capture)(n).await?;
         Ok(Some(token(n as i64)))
     }
 
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         let n = self.pages.fetch_add(1, Ordering::SeqCst);
         (self.before_page)(n).await?;
         let rows = &self.segments[segment as usize];
         let from: usize = after.map_or(0, |cursor| cursor.as_str().parse().unwrap());
-        let to = (from + self.page_size).min(rows.len());
+        let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
+        let to = (from + self.page_size.min(limit)).min(rows.len());
         Ok(Page {
             rows: rows[from..to].to_vec(),
             next: (to < rows.len()).then(|| Cursor::new(to.to_string())),
             examined: (to - from) as u64,
-            read_units: Some(0.5),
+            read_units: Some(self.row_cost.map_or(0.5, |cost| cost * (to - from) as f64)),
             ..Page::default()
         })
     }

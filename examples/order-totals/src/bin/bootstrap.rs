@@ -8,7 +8,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use murmur_snapshot::Report;
+use murmur_snapshot::{Ended, Report};
 use order_totals::Tables;
 use order_totals::cli::{self, FAILED, SOME_REJECTED, STOPPED, Scan, Stop};
 
@@ -33,9 +33,9 @@ Exit status:
 struct Arguments {
     #[command(flatten)]
     scan: Scan,
-    /// Begin anew although a run was finished; state and marker tables must be new.
+    /// Begin anew although there was a run; state and marker tables must be new, and empty.
     #[arg(long)]
-    again: bool,
+    restart: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -59,8 +59,8 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
     let pipelines = Tables::from_env()?.pipelines(&client)?;
 
     let mut bootstrap = arguments.scan.bootstrap(&client, &streams, pipelines)?;
-    if arguments.again {
-        bootstrap = bootstrap.again();
+    if arguments.restart {
+        bootstrap = bootstrap.restart();
     }
     Ok(bootstrap.run_until(stop.wait()).await?)
 }
@@ -68,7 +68,7 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
 /// Says how it ended.
 fn finish(report: &Report) -> ExitCode {
     cli::tell_report(report);
-    if report.stopped {
+    if report.ended == Ended::Stopped {
         return ExitCode::from(STOPPED);
     }
     match &report.token {

@@ -15,7 +15,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum, value_parser};
 use murmur_core::{Change, Record, Rejected};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_snapshot::BootstrapError;
+use murmur_snapshot::{BootstrapError, Ended};
 use murmur_state::{Causes, HandoffToken, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
@@ -127,7 +127,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let token = match bootstrap.run_until(stop.wait()).await {
         Ok(report) => {
             cli::tell_report(&report);
-            if report.stopped {
+            if report.ended == Ended::Stopped {
                 return Ok(ExitCode::from(STOPPED));
             }
             report.token

@@ -70,11 +70,11 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
 
     let output = run(&app, &[]).await;
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("again"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("restart"), "{}", stderr(&output));
     assert!(output.stdout.is_empty());
     assert_counted_once(&app, 100).await;
 
-    let output = run(&app, &["--again"]).await;
+    let output = run(&app, &["--restart"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
         stderr(&output).contains("100 did before"),
@@ -132,10 +132,17 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
         assert!(line.contains("run it again"), "{line}");
     }
 
-    let output = run(&app, &[]).await;
+    // Other segments are not those that were begun.
+    let output = run(&app, &["--segments", "8"]).await;
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    for named in ["1 segments", "8 segments"] {
+        assert!(stderr(&output).contains(named), "{}", stderr(&output));
+    }
+
+    let output = run(&app, &["--segments", "1"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("begun again"),
+        stderr(&output).contains("goes on: 0 segments and"),
         "{}",
         stderr(&output)
     );

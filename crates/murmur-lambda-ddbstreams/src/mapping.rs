@@ -1,0 +1,257 @@
+use std::fmt;
+
+use chrono::DateTime;
+use murmur_state::{HandoffToken, Timestamp};
+use serde::{Deserialize, Deserializer, de};
+
+/// An event source mapping, as Lambda describes it: what
+/// `aws lambda get-event-source-mapping --uuid …` prints.
+///
+/// Lambda cannot begin at a [`HandoffToken`]. A mapping that was there before the token was captured,
+/// begins at the oldest record and leaves nothing out reads all that the token asks for and more, and
+/// [`check`](Mapping::check) says whether it does. What it reads beyond that, a ledger absorbs.
+///
+/// ```
+/// # use murmur_state::{HandoffToken, Timestamp};
+/// use murmur_lambda_ddbstreams::Mapping;
+///
+/// let printed = r#"{
+///     "EventSourceArn": "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000",
+///     "StartingPosition": "LATEST",
+///     "State": "Enabled",
+///     "LastModified": "2026-11-21T09:00:00+00:00",
+///     "FunctionResponseTypes": ["ReportBatchItemFailures"]
+/// }"#;
+/// let mapping: Mapping = serde_json::from_str(printed)?;
+/// # let token = HandoffToken::new("arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000", Timestamp::from_secs(1_795_300_000), Vec::new());
+/// let unfit = mapping.check(&token).unwrap_err();
+/// assert!(unfit.to_string().contains("TRIM_HORIZON"));
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Mapping {
+    event_source_arn: String,
+    starting_position: String,
+    state: String,
+    #[serde(deserialize_with = "time")]
+    last_modified: Timestamp,
+    #[serde(default)]
+    function_response_types: Vec<String>,
+    #[serde(default)]
+    tumbling_window_in_seconds: u32,
+    #[serde(default)]
+    filter_criteria: FilterCriteria,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct FilterCriteria {
+    filters: Vec<de::IgnoredAny>,
+}
+
+/// What is wrong with an event source mapping, all of it: each with what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MappingUnfit(Vec<String>);
+
+impl MappingUnfit {
+    /// What is wrong, one sentence each.
+    pub fn reasons(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Display for MappingUnfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the event source mapping does not bring what the bootstrap relies on: {}",
+            self.0.join("; ")
+        )
+    }
+}
+
+impl std::error::Error for MappingUnfit {}
+
+impl Mapping {
+    /// Whether this mapping brings every change from before `token` was captured on.
+    ///
+    /// # Errors
+    ///
+    /// [`MappingUnfit`] names everything that keeps it from doing so: another stream, another
+    /// starting position, a state other than `Enabled`, a change of the mapping after the capture
+    /// (nobody can tell whether it was enabled then), a filter, and settings with which this
+    /// crate's handler cannot work.
+    pub fn check(&self, token: &HandoffToken) -> Result<(), MappingUnfit> {
+        let Self {
+            event_source_arn,
+            starting_position,
+            state,
+            last_modified,
+            function_response_types,
+            tumbling_window_in_seconds,
+            filter_criteria,
+        } = self;
+        let mut wrong = Vec::new();
+        if *event_source_arn != token.stream_arn {
+            wrong.push(format!(
+                "it reads `{event_source_arn}`, and the bootstrap relies on `{}`; make a mapping of \
+                 that stream",
+                token.stream_arn
+            ));
+        }
+        if starting_position != "TRIM_HORIZON" {
+            wrong.push(format!(
+                "it begins at {starting_position}, which misses what came before it was ready; make it \
+                 anew with TRIM_HORIZON, and only then bootstrap"
+            ));
+        }
+        if state != "Enabled" {
+            wrong.push(format!(
+                "its state is {state}; enable it, wait until it says Enabled, and only then bootstrap"
+            ));
+        }
+        if *last_modified > token.captured_at {
+            wrong.push(
+                "it was changed after the handoff token was captured, so it may have been disabled \
+                 then; begin the bootstrap after the last change of the mapping"
+                    .to_owned(),
+            );
+        }
+        if !filter_criteria.filters.is_empty() {
+            wrong.push(
+                "it has filter criteria, so that changes are left out; remove them, and let the \
+                 decoder skip what does not count"
+                    .to_owned(),
+            );
+        }
+        let reports = |kind: &String| kind == "ReportBatchItemFailures";
+        if !function_response_types.iter().any(reports) {
+            wrong.push(
+                "its function response types lack ReportBatchItemFailures, so that what fails is \
+                 taken for done; add it"
+                    .to_owned(),
+            );
+        }
+        if *tumbling_window_in_seconds > 0 {
+            wrong.push(
+                "it has a tumbling window, which is not for this handler; set it to 0".into(),
+            );
+        }
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(MappingUnfit(wrong)),
+        }
+    }
+}
+
+/// A time as one version of the AWS CLI prints it or as another does: a text, or seconds.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Time {
+        Seconds(f64),
+        Text(String),
+    }
+    match Time::deserialize(deserializer)? {
+        Time::Seconds(seconds) => Ok(Timestamp::from_millis((seconds * 1000.0) as i64)),
+        Time::Text(text) => DateTime::parse_from_rfc3339(&text)
+            .map(|time| Timestamp::from_millis(time.timestamp_millis()))
+            .map_err(|error| de::Error::custom(format!("LastModified `{text}`: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const ARN: &str =
+        "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
+
+    /// As the CLI prints one, mostly.
+    fn printed() -> Value {
+        json!({
+            "UUID": "14e0db71-5d35-4eb5-b481-8945cf9d10c2",
+            "StartingPosition": "TRIM_HORIZON",
+            "BatchSize": 1000,
+            "MaximumBatchingWindowInSeconds": 1,
+            "ParallelizationFactor": 1,
+            "EventSourceArn": ARN,
+            "FunctionArn": "arn:aws:lambda:eu-west-1:123456789012:function:live",
+            "LastModified": "2026-11-21T10:17:23.350000+01:00",
+            "LastProcessingResult": "OK",
+            "State": "Enabled",
+            "StateTransitionReason": "User action",
+            "DestinationConfig": { "OnFailure": {} },
+            "MaximumRecordAgeInSeconds": 43200,
+            "BisectBatchOnFunctionError": true,
+            "MaximumRetryAttempts": 100,
+            "TumblingWindowInSeconds": 0,
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        })
+    }
+
+    /// 2026-11-21T09:17:24Z: after that mapping was changed last.
+    const LATER: i64 = 1_795_252_644;
+
+    fn check(printed: Value, captured_at: i64) -> Result<(), MappingUnfit> {
+        let mapping: Mapping = serde_json::from_value(printed).unwrap();
+        let captured_at = Timestamp::from_secs(captured_at);
+        mapping.check(&HandoffToken::new(ARN, captured_at, Vec::new()))
+    }
+
+    #[test]
+    fn a_mapping_that_was_there_before_the_capture_fits() {
+        assert_eq!(check(printed(), LATER), Ok(()));
+        let mut old = printed();
+        old["LastModified"] = json!(LATER as f64 - 0.65);
+        assert_eq!(check(old, LATER), Ok(()));
+    }
+
+    #[test]
+    fn whatever_would_leave_changes_out_is_named() {
+        for (field, value, word) in [
+            ("EventSourceArn", json!("arn/2"), "`arn/2`"),
+            ("StartingPosition", json!("LATEST"), "begins at LATEST"),
+            ("State", json!("Disabled"), "Disabled"),
+            ("State", json!("Creating"), "Creating"),
+            (
+                "LastModified",
+                json!(LATER as f64 + 0.1),
+                "was changed after",
+            ),
+            (
+                "FilterCriteria",
+                json!({ "Filters": [{ "Pattern": "{}" }] }),
+                "filter criteria",
+            ),
+            (
+                "FunctionResponseTypes",
+                json!([]),
+                "ReportBatchItemFailures",
+            ),
+            ("TumblingWindowInSeconds", json!(30), "tumbling window"),
+        ] {
+            let mut mapping = printed();
+            mapping[field] = value;
+            let unfit = check(mapping, LATER).unwrap_err();
+            assert_eq!(unfit.reasons().len(), 1, "{unfit}");
+            assert!(unfit.to_string().contains(word), "{unfit}");
+        }
+        let mut worse = printed();
+        worse["State"] = json!("Disabled");
+        worse["StartingPosition"] = json!("LATEST");
+        assert_eq!(check(worse, LATER).unwrap_err().reasons().len(), 2);
+    }
+
+    #[test]
+    fn what_is_no_mapping_is_an_error() {
+        let parse = |value: Value| serde_json::from_value::<Mapping>(value);
+        assert!(parse(json!({})).is_err());
+        let mut odd = printed();
+        odd["LastModified"] = json!("yesterday");
+        assert!(parse(odd).unwrap_err().to_string().contains("yesterday"));
+    }
+}

@@ -1,0 +1,49 @@
+//! What is to be scanned, and whether it can be.
+
+use murmur_snapshot::{Description, SourceError, StreamView};
+use murmur_streams::StreamViewType;
+
+use crate::error;
+use crate::handoff;
+use crate::parallel_scan::ParallelScan;
+use crate::table::{self, Table};
+
+pub(crate) async fn describe(scan: &ParallelScan) -> Result<Description, SourceError> {
+    let table = table::describe(scan).await?;
+    let mut description = Description::new(settings(scan, &table)?);
+    description.rows = table.rows;
+    description.provisioned_read_units = table.provisioned_read_units;
+    description.consistent = scan.consistent;
+    if let Some(filter) = &scan.filter {
+        let mut attributes = filter.attributes();
+        attributes.retain(|name| !table.has_key(name));
+        description.leaves_out_by = attributes.into_iter().collect();
+        // One that the server refuses is to be found out before anything is written.
+        scan.scan(0, None, 1).await?;
+    }
+    description.stream = handoff::stream(scan, &table).await?.map(|stream| {
+        use StreamViewType::{NewAndOldImages, NewImage, OldImage};
+        let view = &stream.info.stream_view_type;
+        StreamView {
+            arn: stream.info.stream_arn.clone(),
+            new_images: matches!(view, NewImage | NewAndOldImages),
+            old_images: matches!(view, OldImage | NewAndOldImages),
+        }
+    });
+    Ok(description)
+}
+
+fn settings(scan: &ParallelScan, table: &Table) -> Result<String, SourceError> {
+    let (place, arn, segments) = (scan.place(), &table.arn, scan.segments);
+    let mut settings = format!("{place} ({arn}), {segments} segments");
+    if let Some(filter) = &scan.filter {
+        let filter = filter.settings().map_err(|unknown| {
+            error::setup(
+                scan,
+                format!("a value of its filter cannot be used: {unknown}"),
+            )
+        })?;
+        settings = format!("{settings}, {filter}");
+    }
+    Ok(settings)
+}

@@ -1,0 +1,289 @@
+//! How fast a source is read.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use murmur_state::OptionError;
+
+use crate::source::{Description, Page};
+
+/// The name of the option.
+const OPTION: &str = "read_budget";
+
+/// Rows of the first page, as long as nobody knows what a row costs.
+const FIRST_PAGE: f64 = 16.0;
+
+/// How much of the budget may be made up for after a moment in which nothing was read: what a
+/// timer that fires late would lose.
+const CREDIT: Duration = Duration::from_millis(100);
+
+/// How fast a source may be read, in the read units that it says its pages cost
+/// ([`Page::read_units`]).
+///
+/// It is for all segments that this process reads together; of several workers each has its own.
+/// Over any minute no more is used, but for the last page, which is chosen to cost about a
+/// second's worth: what a page costs is known only afterwards, and reading then rests until it is
+/// paid for. The first page is small, and alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub enum ReadBudget {
+    /// As fast as the source gives, and the pipelines take. The default.
+    #[default]
+    Unlimited,
+    /// At most so many read units a second; above zero.
+    UnitsPerSecond(f64),
+    /// At most so many percent of the table's provisioned read units, above 0 and up to 100.
+    /// Refused where the table is billed by request.
+    PercentOfProvisioned(f64),
+}
+
+/// Whether a page may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum May {
+    /// Now.
+    Begin,
+    /// After a while.
+    Wait(Duration),
+    /// Not before the page that is being read has told what it costs.
+    Learn,
+}
+
+/// What was set aside for a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reserved {
+    /// How many rows it may look at.
+    pub(crate) limit: Option<NonZeroU32>,
+    units: f64,
+}
+
+/// Keeps a budget: whatever was read, or set aside for a page that is being read, has to be paid
+/// for by time before the next page begins.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// `None` without a limit.
+    per_second: Option<f64>,
+    /// The moment of the clock's monotonic time, in seconds, at which all is paid for.
+    paid_at: f64,
+    reading: u32,
+    units: f64,
+    rows: f64,
+    /// The most rows that a page has looked at.
+    longest: f64,
+}
+
+impl Pace {
+    /// Checks the budget itself.
+    pub(crate) fn check(budget: ReadBudget) -> Result<(), OptionError> {
+        let (value, most, unit) = match budget {
+            ReadBudget::Unlimited => return Ok(()),
+            ReadBudget::UnitsPerSecond(units) => (units, f64::MAX, "read units a second"),
+            ReadBudget::PercentOfProvisioned(percent) => (percent, 100.0, "percent"),
+        };
+        // Not a number is not within anything.
+        if value > 0.0 && value <= most {
+            return Ok(());
+        }
+        let most = if most < f64::MAX {
+            " and up to 100"
+        } else {
+            ""
+        };
+        let reason = format!("{value} {unit} cannot be kept to; give a number above 0{most}");
+        Err(OptionError::new(OPTION, reason))
+    }
+
+    pub(crate) fn new(
+        budget: ReadBudget,
+        source_name: &str,
+        description: &Description,
+    ) -> Result<Self, OptionError> {
+        Self::check(budget)?;
+        let per_second = match (budget, description.provisioned_read_units) {
+            (ReadBudget::Unlimited, _) => None,
+            (ReadBudget::UnitsPerSecond(units), _) => Some(units),
+            (ReadBudget::PercentOfProvisioned(percent), Some(units)) => {
+                Some(units * percent / 100.0)
+            }
+            (ReadBudget::PercentOfProvisioned(percent), None) => {
+                let reason = format!(
+                    "there are no provisioned read units of `{source_name}` to take {percent} % of; it is billed by request, or does not say: give units a second (`UnitsPerSecond`)"
+                );
+                return Err(OptionError::new(OPTION, reason));
+            }
+        };
+        Ok(Self {
+            per_second,
+            paid_at: 0.0,
+            reading: 0,
+            units: 0.0,
+            rows: 0.0,
+            longest: 0.0,
+        })
+    }
+
+    pub(crate) fn may(&self, now: Duration) -> May {
+        if self.per_second.is_none() {
+            return May::Begin;
+        }
+        if self.longest == 0.0 && self.reading > 0 {
+            return May::Learn;
+        }
+        let early = self.paid_at - CREDIT.as_secs_f64() - now.as_secs_f64();
+        match Duration::try_from_secs_f64(early) {
+            Ok(wait) if !wait.is_zero() => May::Wait(wait),
+            _ => May::Begin,
+        }
+    }
+
+    /// A page is asked for.
+    pub(crate) fn begin(&mut self, now: Duration) -> Reserved {
+        let Some(per_second) = self.per_second else {
+            return Reserved {
+                limit: None,
+                units: 0.0,
+            };
+        };
+        self.reading += 1;
+        // Pages grow by and by: what the source's own habit cuts off is not set aside for long.
+        let (rows, units) = if self.longest == 0.0 || self.units == 0.0 {
+            (FIRST_PAGE, 0.0)
+        } else {
+            let per_row = self.units / self.rows;
+            let rows = (per_second / per_row)
+                .min(2.0 * self.longest)
+                .floor()
+                .max(1.0);
+            (rows, rows * per_row)
+        };
+        self.paid_at =
+            self.paid_at.max(now.as_secs_f64() - CREDIT.as_secs_f64()) + units / per_second;
+        // Saturates, as casts of floats do.
+        let limit = NonZeroU32::new(rows as u32);
+        Reserved { limit, units }
+    }
+
+    /// The page came; an error if it does not say what it cost, so that no budget can be kept.
+    pub(crate) fn came(
+        &mut self,
+        reserved: Reserved,
+        page: &Page,
+        source_name: &str,
+    ) -> Result<(), OptionError> {
+        let Some(per_second) = self.per_second else {
+            return Ok(());
+        };
+        self.reading = self.reading.saturating_sub(1);
+        let Some(units) = page.read_units else {
+            let reason =
+                format!("`{source_name}` does not say what its pages cost; leave the budget out");
+            return Err(OptionError::new(OPTION, reason));
+        };
+        self.units += units;
+        self.rows += page.examined as f64;
+        self.longest = self.longest.max(page.examined as f64);
+        self.paid_at += (units - reserved.units) / per_second;
+        Ok(())
+    }
+
+    /// The page did not come.
+    pub(crate) fn gave_up(&mut self) {
+        self.reading = self.reading.saturating_sub(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(rows: u64, units: f64) -> Page {
+        Page {
+            examined: rows,
+            read_units: Some(units),
+            ..Page::default()
+        }
+    }
+
+    fn pace(units: f64) -> Pace {
+        let budget = ReadBudget::UnitsPerSecond(units);
+        Pace::new(budget, "orders", &Description::default()).unwrap()
+    }
+
+    #[test]
+    fn a_budget_that_cannot_be_kept_is_named() {
+        let units = ReadBudget::UnitsPerSecond;
+        let percent = ReadBudget::PercentOfProvisioned;
+        for budget in [
+            units(0.0),
+            units(-1.0),
+            units(f64::NAN),
+            units(f64::INFINITY),
+            percent(0.0),
+            percent(100.1),
+            percent(f64::NAN),
+        ] {
+            let error = Pace::check(budget).unwrap_err();
+            assert_eq!(error.option, OPTION, "{budget:?}");
+        }
+        for budget in [units(0.5), percent(100.0), ReadBudget::Unlimited] {
+            Pace::check(budget).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_percentage_is_of_what_is_provisioned() {
+        let mut described = Description::default();
+        let budget = ReadBudget::PercentOfProvisioned(25.0);
+        let error = Pace::new(budget, "orders", &described).unwrap_err();
+        assert!(error.reason.contains("UnitsPerSecond"), "{error}");
+        described.provisioned_read_units = Some(400.0);
+        let pace = Pace::new(budget, "orders", &described).unwrap();
+        assert_eq!(pace.per_second, Some(100.0));
+    }
+
+    #[test]
+    fn the_first_page_is_small_and_alone_and_the_next_ones_grow_to_a_seconds_worth() {
+        let (mut pace, now) = (pace(10.0), Duration::ZERO);
+        assert_eq!(pace.may(now), May::Begin);
+        let reserved = pace.begin(now);
+        assert_eq!(reserved.limit, NonZeroU32::new(16));
+        assert_eq!(pace.may(now), May::Learn);
+        // A tenth of a unit a row: 100 rows are a second's worth.
+        pace.came(reserved, &page(16, 1.6), "orders").unwrap();
+        let mut limits = Vec::new();
+        let mut now = Duration::ZERO;
+        for _ in 0..5 {
+            while let May::Wait(wait) = pace.may(now) {
+                now += wait;
+            }
+            let reserved = pace.begin(now);
+            let rows = reserved.limit.unwrap().get();
+            limits.push(rows);
+            let page = page(rows.into(), f64::from(rows) / 10.0);
+            pace.came(reserved, &page, "orders").unwrap();
+        }
+        assert_eq!(limits[..2], [32, 64]);
+        assert!(limits[2..].iter().all(|rows| (99..=100).contains(rows)));
+    }
+
+    #[test]
+    fn what_was_read_is_paid_for_before_more_is_read() {
+        let mut pace = pace(10.0);
+        let reserved = pace.begin(Duration::ZERO);
+        pace.came(reserved, &page(16, 50.0), "orders").unwrap();
+        let May::Wait(wait) = pace.may(Duration::ZERO) else {
+            panic!("it does not wait");
+        };
+        assert!(
+            wait.abs_diff(Duration::from_millis(4800)) <= CREDIT,
+            "{wait:?}"
+        );
+        assert_eq!(pace.may(Duration::from_secs(5)), May::Begin);
+    }
+
+    #[test]
+    fn a_source_that_does_not_say_what_it_costs_has_no_budget() {
+        let mut pace = pace(10.0);
+        let reserved = pace.begin(Duration::ZERO);
+        let error = pace.came(reserved, &Page::default(), "orders").unwrap_err();
+        assert!(error.reason.contains("`orders`"), "{error}");
+    }
+}

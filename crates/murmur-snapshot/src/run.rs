@@ -1,0 +1,424 @@
+//! One attempt at a run, from its refusals to its report.
+
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+
+use murmur_core::{Pipeline, Processor};
+use murmur_state::{
+    Causes, Checkpoints, Deadline, HandoffToken, OptionError, Random, Repeats, Retry,
+};
+
+use crate::budget::{Pace, ReadBudget};
+use crate::error::{BootstrapError, SourceError};
+use crate::register::{Register, Terms, Wanted};
+use crate::rejections::Rejections;
+use crate::report::{Counts, Earlier, Ended, Progress, Report};
+use crate::run_record::RunRecord;
+use crate::scan::{Parts, ProgressFn, State, retried, scan};
+use crate::segment_row::{At, SegmentRows};
+use crate::segments::Segments;
+use crate::source::{Description, Source};
+use crate::watch::{Known, Watch};
+
+/// The part of a run that is this process's.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) run: String,
+    pub(crate) segments: Range<u32>,
+}
+
+/// A bootstrap with its options settled.
+pub(crate) struct Run<T, S> {
+    pub(crate) processor: Processor<T>,
+    pub(crate) source: S,
+    pub(crate) retry: Retry,
+    pub(crate) random: Random,
+    pub(crate) rejections: Arc<Rejections>,
+    pub(crate) progress: Box<ProgressFn>,
+    pub(crate) place: Option<Arc<dyn Checkpoints>>,
+    pub(crate) concurrency: usize,
+    pub(crate) budget: ReadBudget,
+    pub(crate) worker: Option<Worker>,
+    pub(crate) live_is_running: bool,
+    pub(crate) restart: bool,
+}
+
+impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
+    /// Runs until all is done or `shutdown` completes, and closes the source.
+    pub(crate) async fn finish(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Report, BootstrapError> {
+        let result = self.attempt(shutdown).await;
+        if let Err(error) = self.source.close().await {
+            tracing::warn!(source = self.source.name(), error = %Causes(&error), "not closed");
+        }
+        result
+    }
+
+    async fn attempt(
+        &self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Report, BootstrapError> {
+        self.check_options()?;
+        let name = self.source.name();
+        let pipelines = self.processor.pipelines();
+        let mut register =
+            Register::load(name, &self.retry, pipelines, self.place.as_ref()).await?;
+        self.refuse_finished(&mut register).await?;
+        let description = self.asked(|| self.source.describe()).await?;
+        self.check(&description)?;
+        let pace = Pace::new(self.budget, name, &description)?;
+        let (mut record, rerun) = self.enter(&mut register, &description).await?;
+
+        let rows = self.segment_rows(&register, &record)?;
+        let part = self.part();
+        // Of a run that was begun just now there is nothing to go on with.
+        let found = match rerun {
+            true => rows.load_all(part.clone()).await?,
+            false => Default::default(),
+        };
+        let mut earlier = Earlier::default();
+        for (row, _) in found.values() {
+            earlier.segments += u32::from(row.at == At::End);
+            earlier.counts += row.counts;
+        }
+        let (run, segments) = (&record.run, Segments::new(part.clone(), found));
+        tracing::info!(
+            source = name,
+            run,
+            rerun,
+            ?part,
+            ?earlier,
+            "bootstrap started"
+        );
+        (self.progress)(&Progress::Started {
+            run,
+            rerun,
+            token: record.token.as_ref(),
+            segments: segments.of(),
+            earlier: &earlier,
+        });
+
+        let clock = &**self.retry.clock();
+        let known = self.known(&description, &record, &earlier);
+        let mut state = State {
+            watch: Watch::new(known, segments.done(), segments.of(), clock),
+            segments,
+            pace,
+            counts: Counts::default(),
+        };
+        let parts = Parts {
+            source: &self.source,
+            processor: &self.processor,
+            retry: &self.retry,
+            rows: &rows,
+            progress: &*self.progress,
+        };
+        let ended = match scan(&parts, &mut state, self.concurrency, shutdown).await? {
+            false => Ended::Stopped,
+            true => self.end(&mut register, &rows, &mut record).await?,
+        };
+        let report = Report {
+            run: record.run,
+            rerun,
+            ended,
+            token: record.token,
+            earlier,
+            counts: state.counts,
+            rejected: self.rejections.listed(),
+        };
+        let (run, rows) = (&report.run, report.counts.rows);
+        tracing::info!(source = name, run, rows, ?ended, "bootstrap ended");
+        (self.progress)(&match ended {
+            Ended::Stopped => Progress::Stopped { report: &report },
+            Ended::Finished | Ended::OwnPart => Progress::Finished { report: &report },
+        });
+        Ok(report)
+    }
+
+    /// What can be told without asking anybody.
+    fn check_options(&self) -> Result<(), BootstrapError> {
+        if self.concurrency == 0 {
+            return Err(OptionError::new("concurrency", "must be at least 1").into());
+        }
+        let (name, segments) = (self.source.name(), self.source.segments());
+        if segments == 0 {
+            let reason = format!("source `{name}` has none; at least 1");
+            return Err(OptionError::new("segments", reason).into());
+        }
+        Pace::check(self.budget)?;
+        let pipelines = self.processor.pipelines();
+        let one = |is: fn(&Pipeline<T>) -> bool| {
+            let mut pipelines = pipelines.iter();
+            pipelines.find(|pipeline| is(pipeline)).map(Pipeline::name)
+        };
+        if let Some(Worker {
+            run,
+            segments: part,
+        }) = &self.worker
+        {
+            let wrong = |reason: String| Err(OptionError::new("worker", reason).into());
+            if run.is_empty() {
+                return wrong("the run's id is empty; give the same to all its workers".into());
+            }
+            if part.is_empty() || part.end > segments {
+                return wrong(format!(
+                    "{part:?} are not segments of `{name}`; they are 0..{segments}"
+                ));
+            }
+            if let Some(pipeline) = one(|pipeline| pipeline.repeats() == Repeats::Counted) {
+                return wrong(format!(
+                    "pipeline `{pipeline}` counts again what comes again, and nobody can tell a worker that joins a run from one that begins its part again; give it a mode that recognises repeats"
+                ));
+            }
+        }
+        if self.live_is_running
+            && let Some(pipeline) = one(|pipeline| !pipeline.keeps_ledger())
+        {
+            let reason = format!(
+                "pipeline `{pipeline}` keeps no ledger, so what live and the scan both see counts twice"
+            );
+            return Err(OptionError::new("live_is_running", reason).into());
+        }
+        match one(Pipeline::windows_by_arrival) {
+            None => Ok(()),
+            Some(pipeline) => Err(BootstrapError::WindowsByArrival {
+                pipeline: pipeline.clone(),
+            }),
+        }
+    }
+
+    /// Whether the source gives each pipeline what it needs.
+    fn check(&self, description: &Description) -> Result<(), BootstrapError> {
+        let source_name = || self.source.name().to_owned();
+        for pipeline in self.processor.pipelines() {
+            let (pipeline, ledger, retracts) = (
+                pipeline.name().clone(),
+                pipeline.keeps_ledger(),
+                pipeline.retracts(),
+            );
+            if ledger && !description.leaves_out_by.is_empty() {
+                return Err(BootstrapError::LedgerOfSome {
+                    pipeline,
+                    source_name: source_name(),
+                    attributes: description.leaves_out_by.clone(),
+                });
+            }
+            if ledger && !description.consistent {
+                return Err(BootstrapError::LedgerOfThePast {
+                    pipeline,
+                    source_name: source_name(),
+                });
+            }
+            let Some(view) = &description.stream else {
+                continue;
+            };
+            if !view.new_images || (retracts && !view.old_images) {
+                return Err(BootstrapError::MissingImages {
+                    pipeline,
+                    stream: view.arn.clone(),
+                    needed: match retracts {
+                        true => "old and new images",
+                        false => "new images",
+                    },
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted {
+            run: self.worker.as_ref().map(|worker| worker.run.as_str()),
+            restart: self.restart,
+        }
+    }
+
+    /// An error if the run is finished. An end that was interrupted is completed first.
+    async fn refuse_finished(&self, register: &mut Register<'_>) -> Result<(), BootstrapError> {
+        let Some((pipeline, record)) = register.finished(&self.wanted()) else {
+            return Ok(());
+        };
+        register.finish(&record, false).await?;
+        // Of a run of other pipelines too, they may be the ones who look after the segments.
+        if let Ok(rows) = self.segment_rows(register, &record) {
+            rows.remove_all(&record).await;
+        }
+        Err(BootstrapError::AlreadyFinished {
+            pipeline,
+            source_name: self.source.name().to_owned(),
+            record: Box::new(record),
+        })
+    }
+
+    /// Takes up the run there is or begins one: its record, and whether it was there before.
+    async fn enter(
+        &self,
+        register: &mut Register<'_>,
+        description: &Description,
+    ) -> Result<(RunRecord, bool), BootstrapError> {
+        let wanted = self.wanted();
+        let mut lost = 0;
+        loop {
+            let now = self.retry.clock().now();
+            let earlier = register.unfinished(&Terms {
+                wanted: &wanted,
+                settings: &description.settings,
+                now: (!self.live_is_running).then_some(now),
+            })?;
+            let rerun = earlier.is_some();
+            let record = match earlier {
+                Some(record) => record,
+                None => self.begin(register, description).await?,
+            };
+            self.bind(record.token.as_ref(), description).await?;
+            // The token has to be safe before the first page is read.
+            match register.save(&record).await? {
+                None => return Ok((record, rerun)),
+                // Another worker was first with the record: this one goes on under it. Each
+                // pipeline's record can be lost once.
+                Some(_) if self.worker.is_some() && lost < self.processor.pipelines().len() => {
+                    lost += 1;
+                    register.reload_all().await?;
+                    self.refuse_finished(register).await?;
+                }
+                Some(pipeline) => return Err(register.begun_elsewhere(&pipeline)),
+            }
+        }
+    }
+
+    /// The record of a new run.
+    async fn begin(
+        &self,
+        register: &Register<'_>,
+        description: &Description,
+    ) -> Result<RunRecord, BootstrapError> {
+        // Taken first: in doubt a run is thought older than it is.
+        let captured_at = self.retry.clock().now();
+        let token = self.asked(|| self.source.capture_handoff()).await?;
+        let run = match &self.worker {
+            Some(worker) => worker.run.clone(),
+            None => format!("{:032x}", self.random.bits()),
+        };
+        Ok(RunRecord {
+            run,
+            pipelines: register.pipelines(),
+            settings: description.settings.clone(),
+            segments: self.source.segments(),
+            captured_at,
+            token,
+            finished_at: None,
+        })
+    }
+
+    /// Sees that the pipelines' state is theirs, and follows from the stream of `token`.
+    async fn bind(
+        &self,
+        token: Option<&HandoffToken>,
+        description: &Description,
+    ) -> Result<(), BootstrapError> {
+        let theirs = token.map(|token| token.stream_arn.as_str());
+        if let (Some(theirs), Some(ours)) = (theirs, &description.stream)
+            && theirs != ours.arn
+        {
+            return Err(BootstrapError::OtherStream {
+                source_name: self.source.name().to_owned(),
+                theirs: theirs.to_owned(),
+                ours: ours.arn.clone(),
+            });
+        }
+        let bound = self.processor.bind(theirs, Deadline::NONE).await;
+        bound.map_err(|error| BootstrapError::State {
+            source_name: self.source.name().to_owned(),
+            source: Box::new(error),
+        })
+    }
+
+    fn segment_rows(
+        &self,
+        register: &Register<'_>,
+        record: &RunRecord,
+    ) -> Result<SegmentRows<'_>, BootstrapError> {
+        let first = register.first_place(record);
+        let (pipeline, place) = first.ok_or_else(|| {
+            let names: Vec<_> = record.pipelines.keys().cloned().collect();
+            OptionError::new(
+                "pipelines",
+                format!("the run is of others: {}", names.join(", ")),
+            )
+        })?;
+        Ok(SegmentRows {
+            place,
+            pipeline,
+            source_name: self.source.name(),
+            run: record.run.clone(),
+            by: format!("{:032x}", self.random.bits()),
+            retry: &self.retry,
+        })
+    }
+
+    /// The segments of this process.
+    fn part(&self) -> Range<u32> {
+        match &self.worker {
+            Some(worker) => worker.segments.clone(),
+            None => 0..self.source.segments(),
+        }
+    }
+
+    fn known(&self, description: &Description, record: &RunRecord, earlier: &Earlier) -> Known {
+        let (part, all) = (self.part(), self.source.segments());
+        let share = part.len() as f64 / f64::from(all);
+        let lasts = self.live_is_running || record.token.is_none();
+        let pipelines = self.processor.pipelines();
+        Known {
+            rows: description.rows.map(|rows| rows as f64 * share),
+            token_from: (!lasts).then_some(record.captured_at),
+            ledgers: pipelines.iter().all(Pipeline::keeps_ledger),
+            total: earlier.counts,
+        }
+    }
+
+    /// This process's part is done: the run is finished if all the others are.
+    async fn end(
+        &self,
+        register: &mut Register<'_>,
+        rows: &SegmentRows<'_>,
+        record: &mut RunRecord,
+    ) -> Result<Ended, BootstrapError> {
+        let (part, all) = (self.part(), self.source.segments());
+        let others_done =
+            rows.all_done(0..part.start).await? && rows.all_done(part.end..all).await?;
+        if !others_done {
+            // Whoever was last removes the rows, and with them what there was to see.
+            register.reload_all().await?;
+            let finished = register.finished(&self.wanted());
+            return Ok(match finished {
+                Some((_, finished)) if finished.run == record.run => Ended::Finished,
+                _ => Ended::OwnPart,
+            });
+        }
+        record.finished_at = Some(self.retry.clock().now());
+        register.finish(record, true).await?;
+        rows.remove_all(record).await;
+        Ok(Ended::Finished)
+    }
+
+    /// Asks the source something that is not a page.
+    async fn asked<A, Fut>(
+        &self,
+        operation: impl FnMut() -> Fut + Send,
+    ) -> Result<A, BootstrapError>
+    where
+        A: Send,
+        Fut: Future<Output = Result<A, SourceError>> + Send,
+    {
+        let (name, recorder) = (self.source.name(), &**self.processor.recorder());
+        let answer = retried(&self.retry, recorder, name, Deadline::NONE, operation);
+        answer.await.map_err(|source| BootstrapError::Source {
+            source_name: name.to_owned(),
+            source,
+        })
+    }
+}

@@ -1,0 +1,246 @@
+//! What is kept of each segment of a run.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use murmur_state::{
+    Checkpoint, Checkpoints, Deadline, PipelineName, Removed, Retry, Saved, StoreError,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::error::BootstrapError;
+use crate::report::Counts;
+use crate::run_record::{RunRecord, RunRecordError, decode_version};
+use crate::source::Cursor;
+
+/// The version of the row this release writes.
+const VERSION: u32 = 1;
+
+/// How many rows are loaded or removed at a time.
+const AT_ONCE: usize = 16;
+
+/// How far all pages of a segment are done with.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum At {
+    /// Those before this cursor.
+    Cursor(Cursor),
+    /// All.
+    End,
+}
+
+/// What a segment's checkpoint says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct SegmentRow {
+    pub(crate) at: At,
+    /// What became of the rows of those pages.
+    pub(crate) counts: Counts,
+}
+
+/// The row as it is kept.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    /// The process that saved it. Two processes that do the same would else take each other's
+    /// saves for their own.
+    by: String,
+    cursor: Option<Cursor>,
+    done: bool,
+    counts: Counts,
+}
+
+/// The rows of one run, where its first pipeline keeps its checkpoints.
+#[derive(Clone)]
+pub(crate) struct SegmentRows<'a> {
+    pub(crate) place: Arc<dyn Checkpoints>,
+    pub(crate) pipeline: PipelineName,
+    pub(crate) source_name: &'a str,
+    pub(crate) run: String,
+    /// This process.
+    pub(crate) by: String,
+    pub(crate) retry: &'a Retry,
+}
+
+impl SegmentRows<'_> {
+    fn name(&self, segment: u32) -> String {
+        let parts = [self.source_name, &self.run, &segment.to_string()];
+        self.pipeline.marker("segment", &parts)
+    }
+
+    /// The row of `segment` and its version, if there is one.
+    pub(crate) async fn load(
+        &self,
+        segment: u32,
+    ) -> Result<Option<(SegmentRow, u64)>, BootstrapError> {
+        let name = self.name(segment);
+        let load = || self.place.load(&name);
+        let found = self.retry.run(Deadline::NONE, again, load).await;
+        let row = found.map_err(RunRecordError::Store).and_then(|found| {
+            let decode = |found: Checkpoint| Ok((decode(&name, &found.data)?, found.version));
+            found.map(decode).transpose()
+        });
+        row.map_err(|source| BootstrapError::SegmentRow {
+            source_name: self.source_name.to_owned(),
+            segment,
+            source: Box::new(source),
+        })
+    }
+
+    /// The rows there are of the segments in `range`.
+    pub(crate) async fn load_all(
+        &self,
+        range: Range<u32>,
+    ) -> Result<BTreeMap<u32, (SegmentRow, u64)>, BootstrapError> {
+        let load = |segment| async move { Ok((segment, self.load(segment).await?)) };
+        let loads = stream::iter(range).map(load).buffered(AT_ONCE);
+        let found =
+            loads.try_filter_map(|(segment, row)| async move { Ok(row.map(|row| (segment, row))) });
+        found.try_collect().await
+    }
+
+    /// Whether the rows of all segments in `range` say that they are done; looks no farther than
+    /// to the first that does not.
+    pub(crate) async fn all_done(&self, range: Range<u32>) -> Result<bool, BootstrapError> {
+        let mut rows = stream::iter(range)
+            .map(|segment| self.load(segment))
+            .buffered(AT_ONCE);
+        while let Some(row) = rows.next().await {
+            match row? {
+                Some((row, _)) if row.at == At::End => {}
+                _ => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Saves `row` over the version `over`: its version now.
+    pub(crate) async fn save(
+        &self,
+        segment: u32,
+        row: &SegmentRow,
+        over: Option<u64>,
+    ) -> Result<u64, BootstrapError> {
+        let (name, data) = (self.name(segment), encode(row, &self.by));
+        let save = || self.place.save(&name, &data, over);
+        match self.retry.run(Deadline::NONE, again, save).await {
+            Ok(Saved::Version(version)) => Ok(version),
+            Ok(Saved::Conflict) => Err(BootstrapError::SegmentTaken {
+                source_name: self.source_name.to_owned(),
+                segment,
+                run: self.run.clone(),
+            }),
+            Err(source) => Err(BootstrapError::SegmentNotSaved {
+                source_name: self.source_name.to_owned(),
+                segment,
+                source: Box::new(source),
+            }),
+        }
+    }
+
+    /// Removes the rows of the finished run `record`, as far as they can be: whoever comes next
+    /// goes on with it. The first segment's row goes last, so one look tells whether any is left.
+    pub(crate) async fn remove_all(&self, record: &RunRecord) {
+        let removed = async {
+            if self.place.load(&self.name(0)).await?.is_none() {
+                return Ok(());
+            }
+            let others = stream::iter(1..record.segments).map(|segment| self.remove(segment));
+            others.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+            self.remove(0).await
+        };
+        if let Err(error) = removed.await {
+            let (source, run) = (self.source_name, &self.run);
+            tracing::warn!(source, run, %error, "checkpoints of a finished run were left");
+        }
+    }
+
+    async fn remove(&self, segment: u32) -> Result<(), StoreError> {
+        let name = self.name(segment);
+        while let Some(found) = self.place.load(&name).await? {
+            if self.place.remove(&name, found.version).await? == Removed::Gone {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn again(error: &StoreError) {
+    tracing::warn!(%error, "a segment's checkpoint is tried again");
+}
+
+fn encode(row: &SegmentRow, by: &str) -> String {
+    let kept = Kept {
+        version: VERSION,
+        by: by.to_owned(),
+        done: row.at == At::End,
+        cursor: match &row.at {
+            At::Cursor(cursor) => Some(cursor.clone()),
+            At::End => None,
+        },
+        counts: row.counts,
+    };
+    serde_json::json!(kept).to_string()
+}
+
+fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
+    decode_version(name, data, VERSION)?;
+    let unreadable = |source| RunRecordError::Unreadable {
+        name: name.to_owned(),
+        source,
+    };
+    let kept: Kept = serde_json::from_str(data).map_err(unreadable)?;
+    let at = match (kept.cursor, kept.done) {
+        (Some(cursor), false) => At::Cursor(cursor),
+        (None, true) => At::End,
+        _ => {
+            let reason = "it is either done or has a cursor";
+            return Err(unreadable(serde::de::Error::custom(reason)));
+        }
+    };
+    Ok(SegmentRow {
+        at,
+        counts: kept.counts,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_survives_the_round_trip_and_no_truncation_of_it_does() {
+        for at in [At::Cursor(Cursor::new("{\"k\":1}")), At::End] {
+            let counts = Counts {
+                rows: 7,
+                read_units: 1.5,
+                ..Counts::default()
+            };
+            let row = SegmentRow { at, counts };
+            let text = encode(&row, "p1");
+            assert_eq!(decode("n", &text).unwrap(), row);
+            for end in 0..text.len() {
+                decode("n", &text[..end]).unwrap_err();
+            }
+        }
+    }
+
+    #[test]
+    fn a_row_of_another_version_or_of_two_minds_is_refused() {
+        let row = SegmentRow {
+            at: At::End,
+            counts: Counts::default(),
+        };
+        let text = encode(&row, "p1");
+        let later = text.replace("\"version\":1", "\"version\":9");
+        let error = decode("n", &later).unwrap_err();
+        assert!(
+            matches!(error, RunRecordError::Unknown { version: 9, .. }),
+            "{error}"
+        );
+        let neither = text.replace("\"done\":true", "\"done\":false");
+        let error = decode("n", &neither).unwrap_err();
+        assert!(error.to_string().contains("`n`"), "{error}");
+    }
+}

@@ -1,0 +1,322 @@
+//! Which page is read next, and how far each segment is: bookkeeping without any waiting.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+
+use crate::report::Counts;
+use crate::segment_row::{At, SegmentRow};
+use crate::source::Cursor;
+
+/// How many pages of a segment may be done with, or under way, behind one that is not.
+const FAR_AHEAD: usize = 256;
+
+/// A page to be read.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ask {
+    pub(crate) segment: u32,
+    pub(crate) after: Option<Cursor>,
+}
+
+/// A checkpoint to be saved.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Save {
+    pub(crate) segment: u32,
+    pub(crate) row: SegmentRow,
+    pub(crate) over: Option<u64>,
+}
+
+/// The answer to a save that was made.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Next {
+    Rest,
+    /// More was done meanwhile.
+    Save(Box<Save>),
+    /// The segment is done, and its row says so.
+    Done,
+}
+
+/// The segments of one process.
+///
+/// A segment is open from when its first page is asked for until its row says that it is done.
+/// A free worker goes on with an open one that nobody is reading, if there is any, so no more are
+/// open than there are workers, but for those that only wait to be written.
+#[derive(Debug)]
+pub(crate) struct Segments {
+    fresh: Range<u32>,
+    /// What earlier attempts had done of segments not open yet.
+    found: BTreeMap<u32, (SegmentRow, u64)>,
+    open: BTreeMap<u32, Open>,
+    done: u32,
+    of: u32,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    /// Where the next page to be read begins.
+    after: Option<Cursor>,
+    reading: bool,
+    ended: bool,
+    /// The number of the first of `pages`.
+    first: u64,
+    /// The pages read, from the first on that is not done with.
+    pages: VecDeque<PageRead>,
+    /// How far all pages are done with; `None` if the first is not.
+    row: Option<SegmentRow>,
+    counts: Counts,
+    version: Option<u64>,
+    saving: bool,
+    unsaved: bool,
+}
+
+#[derive(Debug)]
+struct PageRead {
+    end: At,
+    counts: Option<Counts>,
+}
+
+impl Open {
+    fn may_read(&self) -> bool {
+        !self.reading && !self.ended && self.pages.len() < FAR_AHEAD
+    }
+
+    /// Whether all of it is done with.
+    fn at_end(&self) -> bool {
+        self.row.as_ref().is_some_and(|row| row.at == At::End)
+    }
+
+    fn save(&mut self, segment: u32) -> Option<Save> {
+        if self.saving || !self.unsaved {
+            return None;
+        }
+        let row = self.row.clone()?;
+        (self.saving, self.unsaved) = (true, false);
+        Some(Save {
+            segment,
+            row,
+            over: self.version,
+        })
+    }
+}
+
+impl Segments {
+    /// All of `range`, from where the rows found of it say.
+    pub(crate) fn new(range: Range<u32>, found: BTreeMap<u32, (SegmentRow, u64)>) -> Self {
+        let done = found.values().filter(|(row, _)| row.at == At::End);
+        Self {
+            done: u32::try_from(done.count()).unwrap_or(u32::MAX),
+            of: range.end.saturating_sub(range.start),
+            fresh: range,
+            found,
+            open: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn done(&self) -> u32 {
+        self.done
+    }
+
+    /// How many segments are written to their end, be it saved or not.
+    pub(crate) fn written_out(&self) -> u32 {
+        let open = self.open.values().filter(|open| open.at_end());
+        self.done + u32::try_from(open.count()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn of(&self) -> u32 {
+        self.of
+    }
+
+    pub(crate) fn all_done(&self) -> bool {
+        self.done == self.of
+    }
+
+    /// The page to be read next, which is being read from now on; `None` if there is none before
+    /// another has been read or written.
+    pub(crate) fn next(&mut self) -> Option<Ask> {
+        let idle = self.open.iter_mut().filter(|(_, open)| open.may_read());
+        if let Some((segment, open)) = idle.min_by_key(|(_, open)| open.pages.len()) {
+            open.reading = true;
+            return Some(Ask {
+                segment: *segment,
+                after: open.after.clone(),
+            });
+        }
+        loop {
+            let segment = self.fresh.next()?;
+            let mut open = Open {
+                reading: true,
+                ..Open::default()
+            };
+            if let Some((row, version)) = self.found.remove(&segment) {
+                let At::Cursor(cursor) = &row.at else {
+                    continue;
+                };
+                open.after = Some(cursor.clone());
+                open.counts = row.counts;
+                open.version = Some(version);
+            }
+            let after = open.after.clone();
+            self.open.insert(segment, open);
+            return Some(Ask { segment, after });
+        }
+    }
+
+    /// The page asked for was read, and ends where `next` says: its number in the segment.
+    pub(crate) fn read(&mut self, segment: u32, next: Option<Cursor>) -> u64 {
+        let open = self.open.entry(segment).or_default();
+        open.reading = false;
+        open.ended = next.is_none();
+        open.after = next.clone();
+        open.pages.push_back(PageRead {
+            end: next.map_or(At::End, At::Cursor),
+            counts: None,
+        });
+        open.first + (open.pages.len() as u64).saturating_sub(1)
+    }
+
+    /// The page is done with. What is to be saved of it, if anything: one save of a segment is
+    /// made at a time.
+    pub(crate) fn written(&mut self, segment: u32, page: u64, counts: Counts) -> Option<Save> {
+        let open = self.open.get_mut(&segment)?;
+        let place = usize::try_from(page.checked_sub(open.first)?).ok()?;
+        open.pages.get_mut(place)?.counts = Some(counts);
+        while let Some(PageRead {
+            end,
+            counts: Some(counts),
+        }) = open.pages.front()
+        {
+            open.counts += *counts;
+            open.row = Some(SegmentRow {
+                at: end.clone(),
+                counts: open.counts,
+            });
+            open.unsaved = true;
+            open.first += 1;
+            open.pages.pop_front();
+        }
+        open.save(segment)
+    }
+
+    /// The save was made, and this is the row's version now.
+    pub(crate) fn saved(&mut self, segment: u32, version: u64) -> Next {
+        let Some(open) = self.open.get_mut(&segment) else {
+            return Next::Rest;
+        };
+        (open.saving, open.version) = (false, Some(version));
+        if let Some(save) = open.save(segment) {
+            return Next::Save(Box::new(save));
+        }
+        if !open.at_end() {
+            return Next::Rest;
+        }
+        self.open.remove(&segment);
+        self.done += 1;
+        Next::Done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(rows: u64) -> Counts {
+        Counts {
+            rows,
+            ..Counts::default()
+        }
+    }
+
+    fn cursor(n: u64) -> Option<Cursor> {
+        Some(Cursor::new(n.to_string()))
+    }
+
+    fn asked(segments: &mut Segments) -> Option<(u32, Option<String>)> {
+        let ask = segments.next()?;
+        Some((ask.segment, ask.after.map(|after| after.to_string())))
+    }
+
+    #[test]
+    fn workers_begin_with_different_segments_and_open_no_more_than_they_need() {
+        let mut segments = Segments::new(0..100, BTreeMap::new());
+        for n in 0..4 {
+            assert_eq!(asked(&mut segments), Some((n, None)));
+        }
+        segments.read(2, cursor(1));
+        assert_eq!(asked(&mut segments), Some((2, Some("1".into()))));
+        // Of two that nobody is reading, the one with less under way.
+        segments.read(2, cursor(2));
+        segments.read(1, cursor(1));
+        assert_eq!(asked(&mut segments), Some((1, Some("1".into()))));
+        assert_eq!(segments.open.len(), 4);
+    }
+
+    #[test]
+    fn the_pages_of_one_segment_are_read_one_after_the_other() {
+        let mut segments = Segments::new(0..1, BTreeMap::new());
+        assert_eq!(asked(&mut segments), Some((0, None)));
+        assert_eq!(asked(&mut segments), None);
+        segments.read(0, cursor(1));
+        assert_eq!(asked(&mut segments), Some((0, Some("1".into()))));
+        assert_eq!(asked(&mut segments), None);
+    }
+
+    #[test]
+    fn a_checkpoint_is_the_end_of_the_longest_beginning_that_is_done() {
+        let mut segments = Segments::new(0..1, BTreeMap::new());
+        for page in 0..4 {
+            segments.next().unwrap();
+            let next = cursor(page + 1).filter(|_| page < 3);
+            assert_eq!(segments.read(0, next), page);
+        }
+        assert_eq!(segments.written(0, 1, counts(10)), None);
+        let save = segments.written(0, 0, counts(1)).unwrap();
+        assert_eq!(save.row.at, At::Cursor(Cursor::new("2")));
+        assert_eq!((save.row.counts.rows, save.over), (11, None));
+        assert_eq!(segments.written(0, 3, counts(1000)), None);
+        // One save at a time; what comes meanwhile is saved together.
+        assert_eq!(segments.written(0, 2, counts(100)), None);
+        let Next::Save(save) = segments.saved(0, 1) else {
+            panic!("the rest is not saved");
+        };
+        assert_eq!((&save.row.at, save.over), (&At::End, Some(1)));
+        assert_eq!(save.row.counts.rows, 1111);
+        assert!(!segments.all_done());
+        assert_eq!(segments.saved(0, 2), Next::Done);
+        assert!(segments.all_done());
+    }
+
+    #[test]
+    fn a_segment_goes_on_where_its_row_says_and_one_that_is_done_is_left_out() {
+        let row = |at| SegmentRow {
+            at,
+            counts: counts(7),
+        };
+        let found = BTreeMap::from([
+            (3, (row(At::End), 4)),
+            (4, (row(At::Cursor(Cursor::new("9"))), 2)),
+        ]);
+        let mut segments = Segments::new(3..6, found);
+        assert_eq!((segments.done(), segments.of()), (1, 3));
+        assert_eq!(asked(&mut segments), Some((4, Some("9".into()))));
+        assert_eq!(asked(&mut segments), Some((5, None)));
+        assert_eq!(asked(&mut segments), None);
+        segments.read(4, None);
+        let save = segments.written(4, 0, counts(5)).unwrap();
+        assert_eq!((save.row.counts.rows, save.over), (12, Some(2)));
+    }
+
+    #[test]
+    fn nobody_reads_ever_farther_ahead_of_a_page_that_hangs() {
+        let mut segments = Segments::new(0..1, BTreeMap::new());
+        let mut read = 0;
+        while let Some(ask) = segments.next() {
+            let page = segments.read(ask.segment, cursor(read + 1));
+            if page > 0 {
+                segments.written(0, page, counts(1));
+            }
+            read += 1;
+        }
+        assert_eq!(read, FAR_AHEAD as u64);
+        segments.written(0, 0, counts(1)).unwrap();
+        assert!(segments.next().is_some());
+    }
+}
