@@ -249,7 +249,7 @@ impl Body {
         self.dice(|dice| {
             let way = |dice: &mut Rng| match dice.u8(..16) {
                 // At times something slow is in between, which a function has no time for.
-                0 if self.bootstrap > 0 => self.shared.scenario.pace.mul_f64(dice.f64()),
+                0 if self.bootstrap > 0 && stormy => self.shared.scenario.pace.mul_f64(dice.f64()),
                 _ => crate::runs::within(dice, *weather.latency.start(), *weather.latency.end()),
             };
             let (there, back) = (way(dice), way(dice));

@@ -204,7 +204,8 @@ impl Scenario {
             segments,
             page,
             concurrency: rng.usize(1..=3),
-            pace: span / pages,
+            // A page is to be written within an hour.
+            pace: (span / pages).min(10 * MINUTE),
             readers: readers(rng, begin, scanned, skew),
             bootstraps,
             poll: span.max(MINUTE) / 40,

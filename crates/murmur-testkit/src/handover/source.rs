@@ -1,13 +1,14 @@
 //! The table as a bootstrap reads it: at a pace, watched, and with what is wrong about it where a
 //! rule is left out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use murmur_core::{AttributeValue, Row};
-use murmur_snapshot::{Cursor, Page, Source, SourceError};
+use murmur_snapshot::{Cursor, Description, Page, Source, SourceError};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::HandoffToken;
 use murmur_streams::StreamStore;
@@ -27,6 +28,8 @@ pub(super) struct Paced {
     pub(super) inner: ParallelScan,
     pub(super) body: Arc<Body>,
     pub(super) read_to: ReadTo,
+    /// The segments of which this process has read a page.
+    begun: Mutex<HashSet<u32>>,
 }
 
 impl Paced {
@@ -43,11 +46,16 @@ impl Paced {
             inner: must("the scan", scan),
             body: Arc::clone(body),
             read_to: Arc::clone(read_to),
+            begun: Mutex::default(),
         }
     }
 
     fn pace(&self) -> Duration {
-        let pace = self.body.shared.scenario.pace;
+        let shared = &self.body.shared;
+        let pace = match lock(&shared.log).stormy {
+            true => shared.scenario.pace,
+            false => Duration::ZERO,
+        };
         self.body.dice(|dice| pace.mul_f64(dice.f64()))
     }
 
@@ -80,6 +88,10 @@ impl Source for Paced {
         self.inner.segments()
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        self.inner.describe().await
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         let captured = self.inner.capture_handoff().await;
         let shared = &self.body.shared;
@@ -87,9 +99,15 @@ impl Source for Paced {
         captured
     }
 
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         let mut after = after.cloned();
-        if self.is_without(Rule::PageBeforeCheckpoint) && after.is_none() {
+        let first = !lock(&self.begun).contains(&segment);
+        if self.is_without(Rule::PageBeforeCheckpoint) && first {
             match lock(&self.read_to).get(&segment) {
                 Some(None) => return Ok(Page::default()),
                 Some(Some(cursor)) => after = Some(cursor.clone()),
@@ -99,7 +117,8 @@ impl Source for Paced {
         self.body.does(Doing::Reading);
         self.body.sleep(self.pace()).await;
         self.body.request(|| ()).await;
-        let mut page = self.inner.page(segment, after.as_ref()).await?;
+        let mut page = self.inner.page(segment, after.as_ref(), limit).await?;
+        lock(&self.begun).insert(segment);
         let shared = &self.body.shared;
         let place = (segment, after.map(|cursor| cursor.to_string()));
         let first = lock(&shared.log).pages.insert(place);

@@ -320,7 +320,10 @@ impl World {
             .concurrency(self.scenario().concurrency)
             .on_rejected(|_| async { Ok(()) });
         if again {
-            bootstrap = bootstrap.again();
+            bootstrap = bootstrap.restart();
+        }
+        if self.scenario().live == Live::Mapping && self.scenario().mode == Mode::Ledger {
+            bootstrap = bootstrap.live_is_running();
         }
         bootstrap.run().await.map(drop)
     }
