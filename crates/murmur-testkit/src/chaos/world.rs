@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::Event;
@@ -20,12 +20,13 @@ use murmur_state_ddb::{create_dedup_table, create_int64_table};
 
 use super::history::Contribution;
 use super::pipeline::{self, Means, Row};
-use super::report::{Met, Wrong};
+use super::report::{KINDS, Wrong};
 use super::rule::Interference;
 use super::scenario::Scenario;
 use super::totals::{self, Attributes, Fates};
 use crate::cloud::{Cloud, Fault, Request, Weather};
 use crate::esm::{BoxError, Environment};
+use crate::runs::{Met, lock};
 use crate::time::Time;
 
 /// More requests than any run makes that comes to an end.
@@ -268,7 +269,7 @@ impl World {
 
     /// What was met, as far as the world knows.
     pub(super) fn met(&self) -> Met {
-        let mut met = Met::default();
+        let mut met = Met::of(&KINDS);
         let cloud = self.cloud.met();
         for (kind, fault) in [
             ("failed before", Fault::FailBefore),
@@ -305,7 +306,7 @@ impl Wire {
     fn see(&mut self, request: &Request) {
         self.requests += 1;
         assert!(self.requests < ENDLESS, "the run does not come to an end");
-        for part in super::rule::parts(&request.body) {
+        for part in crate::rewrite::parts(&request.body) {
             let text = |name: &str| part[name].as_str().unwrap_or_default();
             let (update, condition) = (text("UpdateExpression"), text("ConditionExpression"));
             self.shifts += u64::from(update.contains("prev = cur"));
@@ -446,8 +447,4 @@ impl Log {
             }
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -147,6 +147,16 @@ impl Cloud {
         Process::admin(self.0.clone()).client()
     }
 
+    /// Has a request done at once, without a client, weather or books: for whoever writes to a
+    /// table under test many times.
+    ///
+    /// # Panics
+    ///
+    /// Over a real server, and if the request is refused.
+    pub fn at_once(&self, operation: &str, body: serde_json::Value) -> serde_json::Value {
+        self.0.at_once(operation, body)
+    }
+
     /// Changes the weather, for requests from now on.
     ///
     /// # Panics
