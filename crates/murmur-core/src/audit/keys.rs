@@ -1,9 +1,10 @@
 //! Key by key: the state's rows beside sums of contributions.
 
 use std::fmt;
+use std::hash::BuildHasher;
 
-use hashbrown::HashMap;
-use murmur_state::{Add, Key, Monoid, Overflow, PipelineName, Read, StoreError, Timestamp};
+use hashbrown::{DefaultHashBuilder, HashMap};
+use murmur_state::{Add, Key, Known, Monoid, Overflow, PipelineName, Read, StoreError, Timestamp};
 
 use super::ledger::LedgerOf;
 use super::{AuditError, Audited, Difference, KeyDifference};
@@ -16,8 +17,15 @@ const PASSES: usize = 5;
 /// How many keys one read of the state asks for.
 const CHUNK: usize = 1_000;
 
-/// What is contributed to each key; `None` where it leaves the range of its type.
-pub(super) struct Sums<V>(HashMap<Key, Option<V>>);
+/// What is contributed to each key.
+pub(super) struct Sums<V>(HashMap<Key, Sum<V>>);
+
+struct Sum<V> {
+    /// `None` where it leaves the range of its type.
+    value: Option<V>,
+    /// The marks of those that contribute, added up.
+    marks: u64,
+}
 
 impl<V: Clone> Sums<V> {
     pub(super) fn new() -> Self {
@@ -25,29 +33,55 @@ impl<V: Clone> Sums<V> {
     }
 
     /// Of these keys, so far without any contribution.
-    fn of<'k>(keys: impl Iterator<Item = &'k Key>, identity: &V) -> Self {
-        Self(
-            keys.map(|key| (key.clone(), Some(identity.clone())))
-                .collect(),
-        )
+    fn of(keys: &[Key], identity: &V) -> Self {
+        let none = |key: &Key| (key.clone(), Sum::none(identity.clone()));
+        Self(keys.iter().map(none).collect())
     }
 
-    pub(super) fn add<M: Monoid<Value = V>>(&mut self, monoid: &M, key: &Key, value: &V) {
+    /// Adds `value`, contributed by what has this `mark`.
+    pub(super) fn add<M: Monoid<Value = V>>(
+        &mut self,
+        monoid: &M,
+        key: &Key,
+        value: &V,
+        mark: u64,
+    ) {
         let sum = self.0.entry_ref(key);
-        let sum = sum.or_insert_with(|| Some(monoid.identity()));
-        if let Some(known) = sum
+        let sum = sum.or_insert_with(|| Sum::none(monoid.identity()));
+        sum.marks = sum.marks.wrapping_add(mark);
+        if let Some(known) = &mut sum.value
             && monoid.combine(known, value).is_err()
         {
-            *sum = None;
+            sum.value = None;
         }
     }
 
-    pub(super) fn names(&self, key: &Key) -> bool {
+    fn names(&self, key: &Key) -> bool {
         self.0.contains_key(key)
     }
 
-    fn take(&mut self, key: &Key) -> Option<Option<V>> {
-        self.0.remove(key)
+    /// `key` beside its row.
+    fn beside<M: Monoid<Value = V>>(&mut self, monoid: &M, key: &Key, state: Option<V>) -> Seen<V> {
+        let sum = self.0.remove(key);
+        sum.unwrap_or_else(|| Sum::none(monoid.identity()))
+            .beside(state)
+    }
+}
+
+impl<V> Sum<V> {
+    fn none(identity: V) -> Self {
+        Self {
+            value: Some(identity),
+            marks: 0,
+        }
+    }
+
+    fn beside(self, state: Option<V>) -> Seen<V> {
+        Seen {
+            state,
+            should_be: self.value,
+            marks: self.marks,
+        }
     }
 }
 
@@ -58,6 +92,8 @@ pub(super) struct Seen<V> {
     state: Option<V>,
     /// What its row should be; `None` where that leaves the range of its type.
     should_be: Option<V>,
+    /// By whom: as in [`Sum::marks`].
+    marks: u64,
 }
 
 impl<V: Clone + PartialEq + fmt::Debug> Seen<V> {
@@ -146,11 +182,7 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
             let now = self.now();
             for row in listed.entries {
                 rows += 1;
-                let sum = sums.take(&row.key);
-                let seen = Seen {
-                    state: Some(row.value),
-                    should_be: sum.unwrap_or_else(|| Some(plan.monoid.identity())),
-                };
+                let seen = sums.beside(&plan.monoid, &row.key, Some(row.value));
                 if !plan.is_past(&row.key, now) && !seen.agrees(&plan.monoid) {
                     differing.insert(row.key, seen);
                 }
@@ -161,9 +193,8 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
             }
         }
         let now = self.now();
-        for (key, should_be) in sums.0 {
-            let state = None;
-            let seen = Seen { state, should_be };
+        for (key, sum) in sums.0 {
+            let seen = sum.beside(None);
             if !plan.is_past(&key, now) && !seen.agrees(&plan.monoid) {
                 differing.insert(key, seen);
             }
@@ -193,9 +224,8 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         let there = keys.into_iter().zip(rows);
         let there = there.filter(|(key, _)| !self.plan.is_past(key, now));
         let seen = there.map(|(key, state)| {
-            let sum = sums.take(&key);
-            let should_be = sum.unwrap_or_else(|| Some(self.plan.monoid.identity()));
-            (key, Seen { state, should_be })
+            let seen = sums.beside(&self.plan.monoid, &key, state);
+            (key, seen)
         });
         Ok(seen.collect())
     }
@@ -203,8 +233,9 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
 
 /// Compares the state with the ledger.
 ///
-/// A row and the contributions to it change together. So where a row is the same before and after
-/// a pass over the ledger, the pass has seen all contributions of one moment.
+/// A row and the contributions to it change together, so a row that is at odds with contributions
+/// that all stayed what they were, from one pass over the ledger to the next, is wrong. Equal values
+/// alone would not say so: what moves to and fro between a few keys gives the same sums again.
 pub(crate) async fn audit<T, M: Monoid, S: Read<M::Value>>(
     (pipeline, plan): (&PipelineName, &Plan<T, M>),
     (ledger, state): (&dyn LedgerOf<M>, &S),
@@ -237,8 +268,10 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
     async fn audit(&self, max_listed: usize) -> Result<Audited, StoreError> {
         let monoid = &self.state.plan.monoid;
         let mut sums = Sums::new();
+        let hasher = DefaultHashBuilder::default();
+        let mark = |known: &Known<_>| hasher.hash_one((&known.item, known.version));
         let ledger_rows = self
-            .over_ledger(|add| sums.add(monoid, &add.key, &add.value))
+            .over_ledger(|known, add| sums.add(monoid, &add.key, &add.value, mark(known)))
             .await?;
         let (mut open, state_rows) = self.state.differing(sums).await?;
         let mut named = Differing::new();
@@ -249,10 +282,10 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             let identity = monoid.identity();
             let keys: Vec<Key> = open.keys().cloned().collect();
             let before = self.state.rows(&keys).await?;
-            let mut sums = Sums::of(keys.iter(), &identity);
-            self.over_ledger(|add| {
+            let mut sums = Sums::of(&keys, &identity);
+            self.over_ledger(|known, add| {
                 if sums.names(&add.key) {
-                    sums.add(monoid, &add.key, &add.value);
+                    sums.add(monoid, &add.key, &add.value, mark(known));
                 }
             })
             .await?;
@@ -286,7 +319,10 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
     }
 
     /// Hands every contribution that the ledger knows to `each`; says how many items it knows.
-    async fn over_ledger(&self, mut each: impl FnMut(&Add<M::Value>)) -> Result<u64, StoreError> {
+    async fn over_ledger(
+        &self,
+        mut each: impl FnMut(&Known<M::Value>, &Add<M::Value>),
+    ) -> Result<u64, StoreError> {
         let State {
             pipeline, context, ..
         } = &self.state;
@@ -296,7 +332,8 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             let listed = context.read(pipeline, part).await?;
             for known in &listed.entries {
                 rows += 1;
-                known.now.iter().chain(&known.kept).for_each(&mut each);
+                let adds = known.now.iter().chain(&known.kept);
+                adds.for_each(|add| each(known, add));
             }
             after = listed.next;
             if after.is_none() {

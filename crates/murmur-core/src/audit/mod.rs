@@ -27,7 +27,7 @@ pub struct Found<T> {
     item: ItemId,
     is_there: bool,
     row: Option<(Record, T)>,
-    rejected: Option<Box<RecordError>>,
+    rejected: Option<Box<Rejected>>,
 }
 
 impl<T> Found<T> {
@@ -42,13 +42,11 @@ impl<T> Found<T> {
     }
 
     /// An item that is there, and that not even its source can read: it contributes nothing.
-    pub fn unreadable(item: ItemId, source: Cause) -> Self {
-        let side = Side::New;
+    pub fn unreadable(item: ItemId) -> Self {
+        let is_there = true;
         Self {
-            item,
-            is_there: true,
-            row: None,
-            rejected: Some(Box::new(RecordError::Undecodable { side, source })),
+            is_there,
+            ..Self::gone(item)
         }
     }
 
@@ -57,9 +55,9 @@ impl<T> Found<T> {
         &self.item
     }
 
-    /// Why it contributes nothing although it is there, if it cannot be read.
-    pub fn rejected(&self) -> Option<&RecordError> {
-        self.rejected.as_deref()
+    /// Why it contributes nothing in any pipeline, if it cannot be decoded; told once.
+    pub fn take_rejected(&mut self) -> Option<Rejected> {
+        self.rejected.take().map(|rejected| *rejected)
     }
 }
 
@@ -233,7 +231,14 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let record = Record::Scanned(row);
         let (row, rejected) = match self.decode(&record, Side::New) {
             Ok(value) => (value.map(|value| (record, value)), None),
-            Err(error) => (None, Some(error)),
+            Err(error) => {
+                let rejected = Rejected {
+                    record,
+                    pipeline: None,
+                    error: *error,
+                };
+                (None, Some(Box::new(rejected)))
+            }
         };
         Found {
             item,

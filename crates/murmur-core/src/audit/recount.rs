@@ -80,6 +80,11 @@ impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
         self.0.compare().await
     }
 
+    /// How many keys differed in the first recount.
+    pub fn suspects(&self) -> u64 {
+        self.0.suspects()
+    }
+
     /// What was found.
     pub fn findings(self) -> RecountFindings {
         self.0.findings()
@@ -99,6 +104,7 @@ trait Recount<T>: Send + Sync {
     fn pipeline(&self) -> &PipelineName;
     fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected>;
     fn compare(&mut self) -> BoxFuture<'_, Result<bool, StoreError>>;
+    fn suspects(&self) -> u64;
     fn findings(self: Box<Self>) -> RecountFindings;
 }
 
@@ -156,7 +162,7 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
                     for add in adds {
                         let counts = |first: &Differing<_>| first.contains_key(&add.key);
                         if self.first.as_ref().is_none_or(counts) {
-                            self.sums.add(&plan.monoid, &add.key, &add.value);
+                            self.sums.add(&plan.monoid, &add.key, &add.value, 0);
                         }
                     }
                 }
@@ -168,6 +174,10 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
 
     fn compare(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
         Box::pin(Counting::compare(self))
+    }
+
+    fn suspects(&self) -> u64 {
+        self.findings.suspects
     }
 
     fn findings(self: Box<Self>) -> RecountFindings {
