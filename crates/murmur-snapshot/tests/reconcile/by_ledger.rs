@@ -64,8 +64,14 @@ async fn assert_right(world: &Arc<World>) {
 
 #[tokio::test]
 async fn every_kind_of_missed_change_is_named_and_mended() {
-    type Missed = fn(&World);
-    let kinds: [(&str, Missed, &str, &[(&str, i64)]); 5] = [
+    /// What it is called, how it comes about, its item, and how far which keys are off.
+    type Kind = (
+        &'static str,
+        fn(&World),
+        &'static str,
+        &'static [(&'static str, i64)],
+    );
+    let kinds: [Kind; 5] = [
         (
             "insert",
             |world| world.write("o9", Some(put("bob", 50))),

@@ -174,7 +174,7 @@ async fn idempotent_monoids_compare_and_a_deletion_does_not_undo() {
     let world = table();
     let largest = MemoryStore::new(Max::new());
     for (entity, value) in [("alice", 100), ("bob", 300), ("carol", 400)] {
-        add(&largest, entity, Some(value).unwrap()).await;
+        add(&largest, entity, value).await;
     }
     let pipeline = by_customer()
         .value(|order| order.cents)
