@@ -6,6 +6,7 @@ use murmur_core::{BoxError, Rejected};
 use murmur_state::Causes;
 
 use crate::report::RejectedRow;
+use crate::source::BadRow;
 
 pub(crate) type RejectFn =
     dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
@@ -28,19 +29,20 @@ impl Rejections {
 
     /// `Err` if the callback did not take it.
     pub(crate) async fn take(&self, rejected: Rejected) -> Result<(), BoxError> {
-        let row = RejectedRow {
-            id: rejected.record.event_id().to_owned(),
-            pipeline: rejected.pipeline.clone(),
-            reason: Causes(&rejected.error).to_string(),
-        };
+        let row = RejectedRow::from(&rejected);
         if let Some(callback) = &self.callback {
             callback(rejected).await?;
         }
+        self.list(row);
+        Ok(())
+    }
+
+    /// Lists a row, if there is room.
+    pub(crate) fn list(&self, row: RejectedRow) {
         let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
         if listed.len() < self.limit {
             listed.push(row);
         }
-        Ok(())
     }
 
     pub(crate) fn listed(&self) -> Vec<RejectedRow> {
@@ -48,6 +50,26 @@ impl Rejections {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+}
+
+impl From<&Rejected> for RejectedRow {
+    fn from(rejected: &Rejected) -> Self {
+        Self {
+            id: rejected.record.event_id().to_owned(),
+            pipeline: rejected.pipeline.clone(),
+            reason: Causes(&rejected.error).to_string(),
+        }
+    }
+}
+
+impl From<&BadRow> for RejectedRow {
+    fn from(bad: &BadRow) -> Self {
+        Self {
+            id: bad.id.clone(),
+            pipeline: None,
+            reason: Causes(&*bad.error).to_string(),
+        }
     }
 }
 
