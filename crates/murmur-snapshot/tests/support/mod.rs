@@ -150,6 +150,8 @@ pub struct Table {
     pub segments: Vec<Vec<Row>>,
     pub page_size: usize,
     pub described: Description,
+    /// Whether there is a token.
+    pub has_stream: bool,
     /// What an examined row costs in read units; a page costs half a unit where there is none.
     pub row_cost: Option<f64>,
     pub captures: Arc<AtomicUsize>,
@@ -171,6 +173,7 @@ impl Table {
             segments: parts,
             page_size,
             described: described(segments),
+            has_stream: true,
             row_cost: None,
             captures: Arc::default(),
             pages: Arc::default(),
@@ -215,7 +218,7 @@ impl Source for Table {
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         let n = self.captures.fetch_add(1, Ordering::SeqCst);
         (self.before_capture)(n).await?;
-        Ok(Some(token(n as i64)))
+        Ok(self.has_stream.then(|| token(n as i64)))
     }
 
     async fn page(
