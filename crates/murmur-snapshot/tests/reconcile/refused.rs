@@ -1,10 +1,11 @@
 //! What is refused before anything is read.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use murmur_core::{Pipeline, ProcessorBuilder, Sum, Window};
 use murmur_snapshot::{
-    Cursor, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source, SourceError,
+    Cursor, Description, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source, SourceError,
 };
 use murmur_state::{Causes, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
 
@@ -133,11 +134,20 @@ impl Source for Odd {
         1
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        Ok(Description::new("a table"))
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         Ok(None)
     }
 
-    async fn page(&self, _segment: u32, _after: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        _segment: u32,
+        _after: Option<&Cursor>,
+        _limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         assert!(!self.leaves_out, "it is not read");
         Ok(Page {
             next: Some(Cursor::new("here")),

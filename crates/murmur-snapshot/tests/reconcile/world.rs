@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +12,9 @@ use murmur_core::{
     AttributeValue, Change, Definition, EventName, Item, Pipeline, Processor, ProcessorBuilder,
     Record, Row, Sum, item_id, item_key,
 };
-use murmur_snapshot::{Cursor, LookedUp, Lookup, Page, Reconcile, Source, SourceError};
+use murmur_snapshot::{
+    Cursor, Description, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
+};
 use murmur_state::{
     Add, Binding, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger, Listed,
     ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Random, Read,
@@ -468,11 +471,20 @@ impl Source for Table {
         2
     }
 
+    async fn describe(&self) -> Result<Description, SourceError> {
+        Ok(Description::new("a table"))
+    }
+
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         Ok(None)
     }
 
-    async fn page(&self, segment: u32, after: Option<&Cursor>) -> Result<Page, SourceError> {
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        _limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
         self.0.step();
         let mut tables = self.0.tables();
         tables.pages += 1;
