@@ -5,6 +5,7 @@ mod builder;
 mod cursor;
 mod error;
 mod handoff;
+mod lookup;
 mod parallel_scan;
 mod table;
 

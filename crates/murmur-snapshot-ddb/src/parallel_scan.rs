@@ -70,7 +70,7 @@ impl ParallelScan {
 
     /// What is known of the table. Asked for once, or a few times by segments that begin at the
     /// same moment, which costs nothing but the requests.
-    async fn described(&self) -> Result<&Table, SourceError> {
+    pub(crate) async fn described(&self) -> Result<&Table, SourceError> {
         if let Some(table) = self.described.get() {
             return Ok(table);
         }
@@ -78,7 +78,7 @@ impl ParallelScan {
         Ok(self.described.get_or_init(|| table))
     }
 
-    fn row(&self, table: &Table, attributes: Attributes) -> Result<Row, BadRow> {
+    pub(crate) fn row(&self, table: &Table, attributes: Attributes) -> Result<Row, BadRow> {
         let keys = table.keys_of(&attributes);
         let bad = |id: String, error: RowError| BadRow {
             id,

@@ -1,13 +1,17 @@
-//! What the commands `bootstrap` and `run` share: arguments, progress, signals, exit statuses.
-#![allow(clippy::print_stderr, reason = "it is of command line tools")]
+//! What the commands share: arguments, progress, signals, exit statuses.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it is of command line tools"
+)]
 
 use std::io::{IsTerminal, stderr};
 
 use aws_sdk_dynamodb::Client;
-use murmur_core::Pipeline;
+use murmur_core::{KeyDifference, Pipeline};
 use murmur_snapshot::{Bootstrap, Progress, Report};
-use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{OptionError, TracingRecorder};
+use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
+use murmur_state::{OptionError, PipelineName, TracingRecorder};
 use tracing_subscriber::EnvFilter;
 
 use crate::Order;
@@ -20,6 +24,9 @@ pub const STOPPED: u8 = 3;
 
 /// The exit status of a bootstrap that found rows that can never count.
 pub const SOME_REJECTED: u8 = 4;
+
+/// The exit status of a reconcile or an audit that found differences, and did not mend all of them.
+pub const DIFFERENCES: u8 = 5;
 
 /// Which table is read, and how.
 #[derive(Debug, clap::Args)]
@@ -47,15 +54,20 @@ impl Scan {
         streams: &aws_sdk_dynamodbstreams::Client,
         pipelines: [Pipeline<Order>; 2],
     ) -> Result<Bootstrap<Order, ParallelScan>, OptionError> {
-        let mut source = ParallelScan::builder(client.clone(), self.table.as_str())
-            .streams(streams.clone())
-            .segments(self.segments);
-        if let Some(rows) = self.page_size {
-            source = source.page_size(rows);
-        }
+        let source = self.source(client).streams(streams.clone());
         Ok(Bootstrap::new(pipelines, source.build()?)
             .recorder(TracingRecorder)
             .on_progress(tell))
+    }
+
+    /// This table, without its stream.
+    pub fn source(&self, client: &Client) -> ParallelScanBuilder {
+        let source = ParallelScan::builder(client.clone(), self.table.as_str());
+        let source = source.segments(self.segments);
+        match self.page_size {
+            Some(rows) => source.page_size(rows),
+            None => source,
+        }
     }
 }
 
@@ -112,6 +124,17 @@ pub fn tell_report(report: &Report) {
     }
     if report.stopped {
         eprintln!("stopped before the end: run it again within 24 hours of its first start");
+    }
+}
+
+/// Prints the differing keys of a pipeline, one a line, and says how many are not listed.
+pub fn print_keys(pipeline: &PipelineName, keys: &[KeyDifference], differing: u64) {
+    for key in keys {
+        println!("{pipeline} {key}");
+    }
+    let more = differing.saturating_sub(keys.len() as u64);
+    if more > 0 {
+        eprintln!("{pipeline}: {more} more keys differ; `--max-listed` lists more");
     }
 }
 

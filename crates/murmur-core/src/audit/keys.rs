@@ -281,7 +281,6 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             }
             let identity = monoid.identity();
             let keys: Vec<Key> = open.keys().cloned().collect();
-            let before = self.state.rows(&keys).await?;
             let mut sums = Sums::of(&keys, &identity);
             self.over_ledger(|known, add| {
                 if sums.names(&add.key) {
@@ -289,17 +288,14 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
                 }
             })
             .await?;
-            let mut after = self.state.again(&open, sums).await?;
             let mut moving = Differing::new();
-            for (key, before) in keys.into_iter().zip(before) {
-                let Some(seen) = after.remove(&key) else {
-                    continue;
-                };
-                let steady = before == seen.state;
+            for (key, seen) in self.state.again(&open, sums).await? {
+                let before = open.get(&key);
+                let steady = before.is_some_and(|before| before.state == seen.state);
                 if steady && seen.agrees(monoid) {
                     continue;
                 }
-                if steady && open.get(&key) == Some(&seen) {
+                if before == Some(&seen) {
                     named.insert(key, seen);
                 } else {
                     moving.insert(key, seen);
