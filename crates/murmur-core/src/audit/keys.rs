@@ -11,8 +11,13 @@ use super::{AuditError, Audited, Difference, KeyDifference};
 use crate::delivery::Context;
 use crate::plan::Plan;
 
+/// In how many passes over the ledger in a row a key has to be the same, and at odds, to be named.
+/// What moves into a key behind one pass and out of it before the next must be taken by another in
+/// time, of the same value, for a row to look wrong once more.
+const STANDS: u32 = 3;
+
 /// How often an audit goes over the ledger before it gives up on keys that keep changing.
-const PASSES: usize = 5;
+const PASSES: usize = 7;
 
 /// How many keys one read of the state asks for.
 const CHUNK: usize = 1_000;
@@ -233,9 +238,9 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
 
 /// Compares the state with the ledger.
 ///
-/// A row and the contributions to it change together, so a row that is at odds with contributions
-/// that all stayed what they were, from one pass over the ledger to the next, is wrong. Equal values
-/// alone would not say so: what moves to and fro between a few keys gives the same sums again.
+/// A row and the contributions to it change together, so a row that stayed what it was, at odds with
+/// contributions that all stayed what they were, is wrong. Equal sums alone would not say so: what
+/// moves to and fro between a few keys makes the same ones again.
 pub(crate) async fn audit<T, M: Monoid, S: Read<M::Value>>(
     (pipeline, plan): (&PipelineName, &Plan<T, M>),
     (ledger, state): (&dyn LedgerOf<M>, &S),
@@ -274,14 +279,13 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             .over_ledger(|known, add| sums.add(monoid, &add.key, &add.value, mark(known)))
             .await?;
         let (mut open, state_rows) = self.state.differing(sums).await?;
-        let mut named = Differing::new();
+        let (mut stood, mut named) = (HashMap::new(), Differing::new());
         for _ in 1..PASSES {
             if open.is_empty() {
                 break;
             }
             let identity = monoid.identity();
             let keys: Vec<Key> = open.keys().cloned().collect();
-            let before = self.state.rows(&keys).await?;
             let mut sums = Sums::of(&keys, &identity);
             self.over_ledger(|known, add| {
                 if sums.names(&add.key) {
@@ -289,19 +293,21 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
                 }
             })
             .await?;
-            let mut after = self.state.again(&open, sums).await?;
             let mut moving = Differing::new();
-            for (key, before) in keys.into_iter().zip(before) {
-                let Some(seen) = after.remove(&key) else {
-                    continue;
-                };
-                let steady = before == seen.state;
+            for (key, seen) in self.state.again(&open, sums).await? {
+                let before = open.get(&key);
+                let steady = before.is_some_and(|before| before.state == seen.state);
                 if steady && seen.agrees(monoid) {
                     continue;
                 }
-                if steady && open.get(&key) == Some(&seen) {
+                let stands = match before == Some(&seen) {
+                    true => stood.remove(&key).unwrap_or(1) + 1,
+                    false => 1,
+                };
+                if stands == STANDS {
                     named.insert(key, seen);
                 } else {
+                    stood.insert(key.clone(), stands);
                     moving.insert(key, seen);
                 }
             }

@@ -261,9 +261,9 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// it, one pipeline after the other. Live may go on meanwhile; the table is not read. Rows of
     /// windows whose retention is over are left out.
     ///
-    /// A key is named when its row and its contributions were the same, and at odds, in two passes
-    /// over the ledger, with no change of the row in between. What still differs otherwise after
-    /// five passes is counted as unsettled. Keys that agreed once are not looked at again.
+    /// A key is named when its row and each contribution to it were the same, and at odds, in three
+    /// passes over the ledger in a row. What still differs otherwise after seven is counted as
+    /// unsettled. Keys that agreed in the first are not looked at again.
     ///
     /// `max_listed` keys are listed for each pipeline.
     ///

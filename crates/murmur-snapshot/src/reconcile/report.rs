@@ -72,7 +72,7 @@ pub struct ReconcileProgress {
     pub step: ReconcileStep,
     /// How many rows of the table it looked at, each time it did.
     pub rows: u64,
-    /// How many items the ledgers listed.
+    /// How many items the ledgers listed that contribute anything.
     pub ledger_rows: u64,
     /// How many items, or keys without a ledger, differed at first.
     pub suspects: u64,
