@@ -216,8 +216,10 @@ impl History {
         let older = self.older.iter().find(|(name, _)| name == item);
         let older = older.map(|(_, version)| version);
         let changes = self.changes.iter();
-        let changes = changes.filter(|change| change.item == item && change.at <= at);
-        changes.last().map_or(older, |change| change.after.as_ref())
+        let mut changes = changes.filter(|change| change.item == item && change.at <= at);
+        changes
+            .next_back()
+            .map_or(older, |change| change.after.as_ref())
     }
 }
 

@@ -338,7 +338,7 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
         Keeping::Tables => millis(pick(rng, &[(1, 0), (2, 15)])),
     };
     let mut rate = || base * rng.f64();
-    Weather {
+    let rates = Weather {
         hold,
         fail_before: rate(),
         drop_before: rate(),
@@ -348,7 +348,14 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
         stall: rate(),
         throttle: rate(),
         conflict: rate(),
-        latency: millis(1)..=millis(20),
         ..Weather::calm()
+    };
+    Weather {
+        // With slow answers more is under way at once.
+        latency: pick(
+            rng,
+            &[(2, millis(1)..=millis(20)), (1, millis(50)..=millis(1500))],
+        ),
+        ..rates
     }
 }

@@ -241,13 +241,16 @@ impl World {
 
     fn cut(&self, at: Duration) {
         let listed = must("the stream", self.streams.describe_stream(&self.arn));
-        let open = listed
+        let mut open = listed
             .shards
             .iter()
             .filter(|shard| !listed.is_closed(shard));
-        let Some(shard) = open.last() else { return };
+        let Some(shard) = open.next_back() else {
+            return;
+        };
         // Any of the two, and none if the shard is too narrow to be split.
-        let rolled = at.as_nanos() % 2 == 0 || self.streams.split(&self.arn, &shard.id).is_err();
+        let rolled =
+            at.as_nanos().is_multiple_of(2) || self.streams.split(&self.arn, &shard.id).is_err();
         if rolled {
             must(
                 "a shard",
@@ -400,7 +403,7 @@ impl World {
                     .get_or_insert_with(|| must("a token", captured));
                 return token.clone();
             }
-            body.sleep(self.scenario().poll).await;
+            body.sleep(5 * self.scenario().poll).await;
         }
     }
 
