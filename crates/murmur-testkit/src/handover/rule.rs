@@ -42,6 +42,8 @@ pub enum Rule {
     ConsistentPages,
     /// A page is passed over in another attempt only if it was done with.
     PageBeforeCheckpoint,
+    /// A page is written within an hour of being asked for, or not at all.
+    WrittenInTime,
     /// A ledger row is written only over the version that was read.
     VersionAsRead,
     /// That the ledger row is older than what is written is not enough.
@@ -52,7 +54,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ScannedOnce,
         Self::StreamOverScan,
         Self::NumbersRise,
@@ -63,6 +65,7 @@ impl Rule {
         Self::TokenBeforeScan,
         Self::ConsistentPages,
         Self::PageBeforeCheckpoint,
+        Self::WrittenInTime,
         Self::VersionAsRead,
         Self::NewerIsNotEnough,
         Self::OneTransaction,
@@ -73,7 +76,10 @@ impl Rule {
     /// Where the state has to be kept for the rule to be left out.
     pub fn keeping(self) -> Keeping {
         match self {
-            Self::VersionAsRead | Self::NewerIsNotEnough | Self::OneTransaction => Keeping::Tables,
+            Self::WrittenInTime
+            | Self::VersionAsRead
+            | Self::NewerIsNotEnough
+            | Self::OneTransaction => Keeping::Tables,
             _ => Keeping::Memory,
         }
     }
