@@ -304,6 +304,8 @@ impl Writer<'_> {
         let mut row = before.row.clone();
         match self.rng.u8(..20) {
             0..=2 => (None, false, "deletes"),
+            // What is gone is what the ledger may forget.
+            17..=19 if self.scenario.forgets => (None, false, "deletes"),
             3..=4 if self.scenario.keeps_expired => (None, true, "removals by TTL kept"),
             3..=4 => (None, true, "removals by TTL taken back"),
             5 => (of(Form::Draft, row), false, "rows to be skipped"),

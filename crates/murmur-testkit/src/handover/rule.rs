@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::history::Contribution;
-use super::scenario::Keeping;
+use super::scenario::{Keeping, Live, Scenario};
 use crate::rewrite::{mentions, parts_mut, replace};
 use crate::runs::{lock, must};
 
@@ -81,6 +81,21 @@ impl Rule {
             | Self::NewerIsNotEnough
             | Self::OneTransaction => Keeping::Tables,
             _ => Keeping::Memory,
+        }
+    }
+
+    /// Whether a run of the scenario could show that the rule is missing.
+    pub fn matters_in(self, scenario: &Scenario) -> bool {
+        let from_token = scenario.live == Live::AtToken && !scenario.cuts.is_empty();
+        match self {
+            Self::KeptIsKept => scenario.keeps_expired,
+            Self::TokenBeforeScan | Self::ConsistentPages => from_token,
+            Self::PageBeforeCheckpoint => scenario.bootstraps.len() > 1,
+            Self::WrittenInTime => scenario.forgets,
+            Self::VersionAsRead | Self::NewerIsNotEnough => {
+                scenario.live == Live::Mapping && scenario.trouble.race > 0.1
+            }
+            _ => true,
         }
     }
 

@@ -227,7 +227,7 @@ impl Scenario {
             keeps_expired,
             items,
             older: rng.usize(..=items),
-            quiet: rng.usize(..items),
+            quiet: rng.usize(..items) / if forgets { 2 } else { 1 },
             writes,
             cuts,
             shards: rng.usize(1..=3),
