@@ -7,7 +7,7 @@
 //! pages are done with, a segment's checkpoint is the end of the longest beginning of them that
 //! is.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -54,7 +54,6 @@ type Stop<'a> = Shared<BoxFuture<'a, ()>>;
 
 /// Something that came to its end.
 enum Step {
-    Waited,
     Read {
         segment: u32,
         reserved: Reserved,
@@ -94,14 +93,17 @@ where
     let stop: Stop<'a> = stop.boxed().shared();
     let (mut halt, mut error) = (Some(halt), None);
     let mut steps: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
-    let (mut pages, mut waiting) = (0, false);
+    let mut pages = 0;
     loop {
-        while pages < concurrency && !waiting && stop.clone().now_or_never().is_none() {
+        let mut rest = None;
+        while pages < concurrency
+            && state.segments.may_read()
+            && stop.clone().now_or_never().is_none()
+        {
             match state.pace.may(parts.now()) {
                 May::Begin => {}
                 May::Wait(wait) => {
-                    waiting = true;
-                    steps.push(parts.wait(wait, stop.clone()).boxed());
+                    rest = Some(parts.clock().sleep(wait));
                     break;
                 }
                 May::Learn => break,
@@ -113,14 +115,27 @@ where
             let reserved = state.pace.begin(parts.now());
             steps.push(parts.read(ask, reserved, stop.clone()).boxed());
         }
-        let Some(step) = steps.next().await else {
-            break;
+        let step = match rest {
+            None => match steps.next().await {
+                None => break,
+                Some(step) => step,
+            },
+            // A page that comes cuts the rest short, since it may cost less than was set aside.
+            Some(rest) => {
+                let rest = select(stop.clone(), rest);
+                let page = async {
+                    match steps.is_empty() {
+                        true => pending().await,
+                        false => steps.next().await,
+                    }
+                };
+                match select(pin!(page), rest).await {
+                    Either::Left((Some(step), _)) => step,
+                    Either::Left((None, _)) | Either::Right(_) => continue,
+                }
+            }
         };
         let went = match step {
-            Step::Waited => {
-                waiting = false;
-                Ok(None)
-            }
             Step::Read {
                 segment,
                 reserved,
@@ -173,11 +188,6 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
 
     fn now(&self) -> Duration {
         self.clock().monotonic()
-    }
-
-    async fn wait(&self, wait: Duration, stop: Stop<'a>) -> Step {
-        select(stop, self.clock().sleep(wait)).await;
-        Step::Waited
     }
 
     async fn read(&self, ask: Ask, reserved: Reserved, stop: Stop<'a>) -> Step {

@@ -129,6 +129,11 @@ impl Segments {
         self.done == self.of
     }
 
+    /// Whether there may be a page to be read.
+    pub(crate) fn may_read(&self) -> bool {
+        !self.fresh.is_empty() || self.open.values().any(Open::may_read)
+    }
+
     /// The page to be read next, which is being read from now on; `None` if there is none before
     /// another has been read or written.
     pub(crate) fn next(&mut self) -> Option<Ask> {
