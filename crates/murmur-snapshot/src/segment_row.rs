@@ -208,6 +208,37 @@ fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use murmur_state::{MemoryDeduper, Random, RetryPolicy, SystemClock};
+
+    #[tokio::test]
+    async fn of_two_processes_that_would_save_the_same_one_is_refused() {
+        let retry = Retry::new(
+            RetryPolicy::default(),
+            SystemClock::shared(),
+            Random::seeded(1),
+        );
+        let place: Arc<dyn Checkpoints> = Arc::new(MemoryDeduper::new());
+        let process = |by: &str| SegmentRows {
+            place: Arc::clone(&place),
+            pipeline: PipelineName::new("totals").unwrap(),
+            source_name: "orders",
+            run: "r1".into(),
+            by: by.into(),
+            retry: &retry,
+        };
+        let row = SegmentRow {
+            at: At::End,
+            counts: Counts::default(),
+        };
+        let (one, other) = (process("p1"), process("p2"));
+        assert_eq!(one.save(0, &row, None).await.unwrap(), 1);
+        assert_eq!(one.save(0, &row, None).await.unwrap(), 1, "its own, again");
+        let error = other.save(0, &row, None).await.unwrap_err();
+        assert!(
+            matches!(error, BootstrapError::SegmentTaken { .. }),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_row_survives_the_round_trip_and_no_truncation_of_it_does() {

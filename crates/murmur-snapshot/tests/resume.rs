@@ -293,7 +293,7 @@ impl Checkpoints for Lossy {
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         Box::pin(async move {
             let saved = self.0.save(name, data, over).await;
-            if self.1.fetch_add(1, Ordering::SeqCst) % 2 == 0 {
+            if self.1.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
                 return Err(StoreError::Unavailable {
                     place: Place::table("test", "markers"),
                     may_have_applied: true,
