@@ -244,7 +244,7 @@ async fn options_that_do_not_fit_the_source_or_the_pipelines_are_named() {
         ("worker", "empty", |run| run.worker("", 0..1)),
         ("worker", "0..2", |run| run.worker("nightly", 1..1)),
         ("worker", "0..2", |run| run.worker("nightly", 0..3)),
-        ("worker", "0..2", |run| run.worker("nightly", 3..2)),
+        ("worker", "0..2", |run| run.worker("nightly", 2..3)),
         ("live_is_running", "`counts`", Bootstrap::live_is_running),
     ];
     for (option, word, change) in changes {
