@@ -338,6 +338,45 @@ async fn whoever_finds_a_finished_record_removes_the_checkpoints_that_are_left()
 }
 
 #[tokio::test]
+async fn rows_rejected_by_earlier_attempts_are_listed_too() {
+    for (pipeline, _, _) in exact() {
+        let mut bad: Vec<Row> = (0..24)
+            .map(|n| row(&format!("o{n}"), "alice", "many"))
+            .collect();
+        bad.extend(rows(24, 3).into_iter().map(|mut good| {
+            good.event_id += "good";
+            good
+        }));
+        let first = Table::new(&bad, 1, 4);
+        let first = first.before_page(|page| ready(if page == 4 { Err(broken()) } else { Ok(()) }));
+        let run = Bootstrap::new([pipeline.clone()], first).concurrency(1);
+        run.run().await.unwrap_err();
+        for limit in [100, 12, 3] {
+            let stopped = Bootstrap::new([pipeline.clone()], Table::new(&bad, 1, 4));
+            let stopped = stopped
+                .max_listed(limit)
+                .run_until(ready(()))
+                .await
+                .unwrap();
+            assert_eq!(
+                stopped.rejected.len(),
+                limit.min(10),
+                "ten of a segment are kept"
+            );
+        }
+        let run = Bootstrap::new([pipeline], Table::new(&bad, 1, 4));
+        let report = run.max_listed(15).run().await.unwrap();
+        assert_eq!(report.earlier.counts.rejected, 16);
+        assert_eq!(report.counts.rejected, 8);
+        let listed: Vec<_> = report.rejected.iter().map(|row| row.id.clone()).collect();
+        let wanted = bad[..10].iter().chain(&bad[16..21]);
+        let wanted: Vec<_> = wanted.map(|row| row.event_id.clone()).collect();
+        assert_eq!(listed, wanted);
+        assert!(report.rejected[0].reason.contains("cannot be decoded"));
+    }
+}
+
+#[tokio::test]
 async fn a_page_that_took_an_hour_to_read_is_not_written() {
     for (pipeline, store, _) in exact() {
         let clock = ManualClock::new(NOW);
