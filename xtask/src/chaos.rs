@@ -113,7 +113,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
 
 /// Nothing is wrong, and enough was met to say so.
 fn is_well(summary: &Summary, place: &Place) -> bool {
-    let missing = summary.runs >= ENOUGH && !summary.met.missing(place).is_empty();
+    let missing = summary.runs >= ENOUGH && !summary.missing(place).is_empty();
     summary.wrong_runs == 0 && !missing
 }
 
@@ -207,7 +207,7 @@ fn print(args: &Args, place: &Place, played: &[(Mode, Summary)]) {
     let Some((_, exact)) = played.iter().find(|(mode, _)| *mode == Mode::ExactlyOnce) else {
         return;
     };
-    let missing = exact.met.missing(place);
+    let missing = exact.missing(place);
     if args.seed.is_none() && !missing.is_empty() {
         println!("never met: {}", names(missing));
     }

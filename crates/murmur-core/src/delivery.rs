@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, LEDGER_MODE,
-    Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Recorder, Repeats, Replace, Retry,
-    Store, StoreError,
+    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
+    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Recorder, Repeats,
+    Replace, Retry, Store, StoreError,
 };
 
 use crate::batch::{Batch, Share};
@@ -359,7 +359,7 @@ impl<S, K> OncePerKey<S, K> {
             pipeline,
             context,
             events,
-            |event: &Once<_>| &event.adds,
+            |event: &Once<_>| of_keys(&event.adds).collect(),
             |events: Vec<_>| async move {
                 let outcomes = self
                     .store
@@ -416,7 +416,11 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             pipeline,
             context,
             items,
-            |item: &Replace<_>| &item.now,
+            // Of its item, too: what is kept of one is what the entry before made of it.
+            |entry: &Replace<_>| {
+                let item = Lane::Item(entry.item.clone());
+                of_keys(&entry.now).chain([item]).collect()
+            },
             |items: Vec<_>| async move {
                 let outcomes = self
                     .store
@@ -572,13 +576,24 @@ async fn settle_adds<M: Monoid, S: Store<M>>(
         pipeline,
         context,
         adds,
-        std::slice::from_ref,
+        |add| of_keys(std::slice::from_ref(add)).collect(),
         |adds: Vec<_>| async move {
             let outcomes = store.merge(&adds, context.deadline).await;
             (adds, outcomes)
         },
     )
     .await
+}
+
+/// What entries share whose order matters.
+#[derive(PartialEq, Eq, Hash)]
+enum Lane {
+    Key(Key),
+    Item(ItemId),
+}
+
+fn of_keys<V>(adds: &[Add<V>]) -> impl Iterator<Item = Lane> {
+    adds.iter().map(|add| Lane::Key(add.key.clone()))
 }
 
 /// What [`settle`] has left to do.
@@ -600,12 +615,12 @@ fn is_done(outcome: &Outcome) -> bool {
 
 /// Sends entries until each is settled, or attempts or time are used up: the one retry loop of
 /// all modes. Only what failed and may succeed is sent again, in its order. An entry that failed
-/// for good (and not by its own fault) stops its keys: later entries there stay blocked.
-async fn settle<E, V, Send, Sent>(
+/// for good (and not by its own fault) stops its lanes: later entries there stay blocked.
+async fn settle<E, Send, Sent>(
     pipeline: &PipelineName,
     context: &Context<'_>,
     entries: Vec<E>,
-    adds: impl Fn(&E) -> &[Add<V>],
+    lanes: impl Fn(&E) -> Vec<Lane>,
     send: Send,
 ) -> Vec<Outcome>
 where
@@ -628,7 +643,7 @@ where
     });
     let lock = || unsettled.lock().unwrap_or_else(PoisonError::into_inner);
     let max_attempts = context.retry.policy().max_attempts;
-    let (adds, send) = (&adds, &send);
+    let (lanes, send) = (&lanes, &send);
 
     let round = || async move {
         let (batch, answers) = {
@@ -645,10 +660,17 @@ where
         let (mut stopped, mut again) = (HashSet::new(), Vec::new());
         let mut after = Fault::Transient;
         for ((entry, outcome), place) in batch.into_iter().zip(answers).zip(places) {
-            let keys = || adds(&entry).iter().map(|add| add.key.clone());
             let retry = match &outcome {
                 Outcome::Applied | Outcome::Duplicate | Outcome::Superseded => false,
-                Outcome::Blocked => !keys().any(|key| stopped.contains(&key)),
+                Outcome::Blocked => {
+                    let lanes = lanes(&entry);
+                    let blocked = lanes.iter().any(|lane| stopped.contains(lane));
+                    if blocked {
+                        // It holds up what comes after it in its other lanes.
+                        stopped.extend(lanes);
+                    }
+                    !blocked
+                }
                 Outcome::Failed(error) => {
                     let retry = match error.fault() {
                         Fault::Contention => {
@@ -664,7 +686,7 @@ where
                     if retry {
                         context.retried(pipeline, error);
                     } else if error.fault() != Fault::Record {
-                        stopped.extend(keys());
+                        stopped.extend(lanes(&entry));
                     }
                     retry
                 }

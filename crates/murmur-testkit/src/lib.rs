@@ -7,6 +7,8 @@
 //! - [`time`]: virtual time, with a clock of its own for every process of a simulation.
 //! - [`esm`]: Lambda's event source mapping, simulated, with what goes wrong around one.
 //! - [`chaos`]: random runs of Murmur's own code over both, held against a recount.
+//! - [`handover`]: random runs of a bootstrap and live beside it, over a table that keeps changing.
+//! - [`runs`]: what random runs of any kind share.
 //! - [`gate::Gate`]: holds a chosen request of a real process, to kill it at exactly that point.
 //! - [`wire`]: faults between a client and its server.
 //!
@@ -19,7 +21,10 @@ mod dynamo;
 mod embedded;
 pub mod esm;
 pub mod gate;
+pub mod handover;
 pub mod lambda;
+mod rewrite;
+pub mod runs;
 pub mod time;
 pub mod wire;
 

@@ -44,7 +44,7 @@ fn assert_all_is_well(what: &str, place: &Place, summary: &Summary) {
     ));
     let failed: Vec<String> = summary.failed.iter().map(ToString::to_string).collect();
     assert!(failed.is_empty(), "\n{}", failed.join("\n"));
-    assert_eq!(summary.met.missing(place), [""; 0], "never met");
+    assert_eq!(summary.missing(place), [""; 0], "never met");
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Many runs, spread over the cores.
 
-use std::num::NonZero;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
 
 use super::report::{Report, Summary};
 use super::scenario::{Mode, Scenario};
 use super::{Rule, run, run_over};
+use crate::runs::{lock, on_all_cores};
 
 /// Where runs are played.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,31 +35,12 @@ impl Fleet {
         seeds: impl IntoIterator<Item = u64>,
         done: impl Fn(&Report) -> bool + Sync,
     ) -> Summary {
-        let seeds = Mutex::new(seeds.into_iter().collect::<Vec<_>>().into_iter());
         let summary = Mutex::new(Summary::default());
-        let stop = AtomicBool::new(false);
-        let next = || {
-            let mut seeds = seeds.lock().unwrap_or_else(PoisonError::into_inner);
-            match stop.load(Ordering::Relaxed) {
-                true => None,
-                false => seeds.next(),
-            }
-        };
-        let work = || {
-            while let Some(seed) = next() {
-                let report = self.run(seed);
-                if !done(&report) {
-                    stop.store(true, Ordering::Relaxed);
-                }
-                let mut summary = summary.lock().unwrap_or_else(PoisonError::into_inner);
-                summary.add(report);
-            }
-        };
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
-        thread::scope(|scope| {
-            for _ in 0..cores {
-                scope.spawn(work);
-            }
+        on_all_cores(seeds, |seed| {
+            let report = self.run(seed);
+            let go_on = done(&report);
+            lock(&summary).add(report);
+            go_on
         });
         summary.into_inner().unwrap_or_else(PoisonError::into_inner)
     }

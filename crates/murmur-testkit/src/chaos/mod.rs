@@ -21,16 +21,13 @@ mod stage;
 mod totals;
 mod world;
 
-use std::any::Any;
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use murmur_state::Timestamp;
-use tokio::runtime::{Builder, Runtime};
 
 pub use fleet::{Fleet, Place};
-pub use report::{Met, Report, Summary, Wrong, head, row};
+pub use report::{Report, Summary, Wrong, head, row};
 pub use rule::Rule;
 pub use scenario::{Aggregate, Ids, Mode, Part, SKEW, Scenario};
 pub use stage::{Actor, Stage};
@@ -38,6 +35,8 @@ pub use stage::{Actor, Stage};
 use crate::Dynamo;
 use crate::cloud::{Cloud, Weather};
 use crate::esm::{Delivery, Simulation};
+pub use crate::runs::Met;
+use crate::runs::guarded;
 use crate::time::Time;
 use history::History;
 use world::World;
@@ -48,11 +47,7 @@ const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 /// Plays a scenario with everything inside this process.
 pub fn run(scenario: &Scenario) -> Report {
     let scenario = scenario.clone();
-    let runtime = Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build();
-    guarded(scenario, None, runtime, async |scenario| {
+    judged(scenario, None, async |scenario| {
         let time = Time::paused(start(&scenario));
         let cloud = Cloud::in_process_at(&time, scenario.seed, Weather::calm());
         play(World::new(scenario, time, cloud, "chaos").await).await
@@ -72,8 +67,7 @@ pub fn run_over(scenario: &Scenario, endpoint: &str) -> Report {
         partition_limit: None,
         ..scenario.weather
     };
-    let runtime = Builder::new_current_thread().enable_all().build();
-    guarded(scenario, Some(endpoint), runtime, async |scenario| {
+    judged(scenario, Some(endpoint), async |scenario| {
         let time = Time::stepped(start(&scenario));
         let dynamo = Dynamo::at(endpoint);
         let cloud = Cloud::over_at(&time, &dynamo, scenario.seed, Weather::calm());
@@ -91,20 +85,14 @@ fn start(scenario: &Scenario) -> Timestamp {
 type Played = (u64, Vec<Wrong>, Met);
 
 /// Runs `work`; a panic in it is something wrong with the run.
-fn guarded(
+fn judged(
     scenario: Scenario,
     endpoint: Option<&str>,
-    runtime: std::io::Result<Runtime>,
     work: impl AsyncFnOnce(Scenario) -> Played,
 ) -> Report {
-    // The SDK's own jitter comes from here.
-    fastrand::seed(scenario.seed);
-    let played = catch_unwind(AssertUnwindSafe(|| {
-        let runtime = runtime.unwrap_or_else(|error| panic!("no runtime: {error}"));
-        runtime.block_on(work(scenario.clone()))
-    }));
+    let played = guarded(scenario.seed, endpoint.is_none(), || work(scenario.clone()));
     let (events, wrong, met) =
-        played.unwrap_or_else(|panic| (0, vec![Wrong::Panicked(message(&*panic))], Met::default()));
+        played.unwrap_or_else(|message| (0, vec![Wrong::Panicked(message)], Met::default()));
     Report {
         scenario,
         endpoint: endpoint.map(Into::into),
@@ -112,13 +100,6 @@ fn guarded(
         wrong,
         met,
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or(panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
-        .to_owned()
 }
 
 async fn play(world: World) -> Played {

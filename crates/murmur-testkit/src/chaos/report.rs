@@ -1,17 +1,13 @@
 //! What a run shows, and what many runs show together.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use super::fleet::Place;
 use super::scenario::{Mode, Scenario};
-
-/// How often each kind of thing was met.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Met(BTreeMap<&'static str, u64>);
+use crate::runs::Met;
 
 /// Every kind, in the order of the table.
-const KINDS: [&str; 29] = [
+pub(super) const KINDS: [&str; 29] = [
     "redelivered records",
     "batches again",
     "regroupings",
@@ -45,45 +41,6 @@ const KINDS: [&str; 29] = [
 
 /// A server answers at once, so that nothing is held, and no second has too many writes.
 const NOT_SHOWN_BY_A_SERVER: [&str; 2] = ["conflicts", "partition limits"];
-
-impl Met {
-    /// How often `kind` was met.
-    pub fn count(&self, kind: &str) -> u64 {
-        self.0.get(kind).copied().unwrap_or(0)
-    }
-
-    /// The kinds that could have been met at `place` and never were.
-    pub fn missing(&self, place: &Place) -> Vec<&'static str> {
-        let hidden = match place {
-            Place::Here => &[][..],
-            Place::Over(_) => &NOT_SHOWN_BY_A_SERVER,
-        };
-        let mut kinds = KINDS.to_vec();
-        kinds.retain(|kind| self.count(kind) == 0 && !hidden.contains(kind));
-        kinds
-    }
-
-    pub(super) fn add(&mut self, kind: &'static str, count: u64) {
-        debug_assert!(KINDS.contains(&kind), "{kind} is no kind");
-        *self.0.entry(kind).or_default() += count;
-    }
-
-    fn merge(&mut self, other: &Self) {
-        for (kind, count) in &other.0 {
-            *self.0.entry(kind).or_default() += count;
-        }
-    }
-}
-
-/// A table, one kind to a line.
-impl fmt::Display for Met {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for kind in KINDS {
-            writeln!(f, "  {kind:<24}{:>10}", self.count(kind))?;
-        }
-        Ok(())
-    }
-}
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -211,6 +168,17 @@ pub struct Summary {
 const KEPT: usize = 10;
 
 impl Summary {
+    /// The kinds that could have been met at `place` and never were.
+    pub fn missing(&self, place: &Place) -> Vec<&'static str> {
+        let hidden = match place {
+            Place::Here => &[][..],
+            Place::Over(_) => &NOT_SHOWN_BY_A_SERVER,
+        };
+        let mut kinds = self.met.missing();
+        kinds.retain(|kind| !hidden.contains(kind));
+        kinds
+    }
+
     /// Counts one more run.
     pub fn add(&mut self, report: Report) {
         self.runs += 1;

@@ -9,6 +9,7 @@ use murmur_state_ddb::Rules;
 use super::Rule;
 use crate::cloud::Weather;
 use crate::esm::{Mapping, RETENTION, Trouble};
+use crate::runs::{pick, within};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -293,21 +294,4 @@ fn weather(rng: &mut Rng) -> Weather {
         partition_limit: pick(rng, &[(5, None), (1, Some(4.0))]),
         ..rates
     }
-}
-
-fn within(rng: &mut Rng, from: Duration, to: Duration) -> Duration {
-    from + (to - from).mul_f64(rng.f64())
-}
-
-/// One of the choices, each as likely as its weight says.
-fn pick<T: Clone>(rng: &mut Rng, choices: &[(u32, T)]) -> T {
-    let all: u32 = choices.iter().map(|(weight, _)| weight).sum();
-    let mut left = rng.u32(..all);
-    for (weight, choice) in choices {
-        match left.checked_sub(*weight) {
-            Some(less) => left = less,
-            None => return choice.clone(),
-        }
-    }
-    panic!("no choices")
 }

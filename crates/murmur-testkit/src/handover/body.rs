@@ -1,0 +1,350 @@
+//! One process: its clock, its connection, its dice, its death; and the log all processes share.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::future::{Future, pending};
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fastrand::Rng;
+use futures::future::BoxFuture;
+use murmur_state::{Clock, HandoffToken, Outcome, Random, SequenceNumber, Timestamp};
+
+use super::history::{Contribution, History};
+use super::report::{KINDS, Wrong};
+use super::rule::{Forgotten, Rule};
+use super::scenario::{Keeping, Life, Scenario};
+use crate::cloud::{Cloud, Process, Weather};
+use crate::runs::{Met, lock, within};
+use crate::time::Time;
+
+/// What all processes of a run share.
+pub(super) struct Shared {
+    pub(super) scenario: Scenario,
+    pub(super) time: Time,
+    pub(super) history: History,
+    /// What each record's old image contributed, by its number; and whether it has a new one.
+    pub(super) old_images: HashMap<SequenceNumber, (Contribution, bool)>,
+    pub(super) log: Mutex<Log>,
+}
+
+#[derive(Debug)]
+pub(super) struct Log {
+    pub(super) met: Met,
+    pub(super) wrong: Vec<Wrong>,
+    /// The bootstrap that began last.
+    pub(super) newest: u64,
+    /// Bootstraps that live.
+    pub(super) bootstrapping: u64,
+    /// Whether one has ended as it should.
+    pub(super) finished: bool,
+    /// Pages that were given, by segment and the cursor they begin at.
+    pub(super) pages: HashSet<(u32, Option<String>)>,
+    /// Why a bootstrap failed last.
+    pub(super) last_error: Option<String>,
+    /// When a token was captured last, since the start.
+    pub(super) captured: Duration,
+    /// A token that was captured too late.
+    pub(super) late_token: Option<Option<HandoffToken>>,
+    /// For the flaws that remember something.
+    pub(super) forgotten: Forgotten,
+    /// Whether things still go wrong.
+    pub(super) stormy: bool,
+}
+
+impl Shared {
+    pub(super) fn new(scenario: Scenario, time: Time, history: History) -> Arc<Self> {
+        let old = |version: Option<&super::history::Version>| {
+            version.map_or_else(Contribution::new, |version| version.contribution(&scenario))
+        };
+        let changes = history.changes.iter();
+        let old_images = changes.map(|change| {
+            let images = (old(change.before.as_ref()), change.after.is_some());
+            (change.number.clone(), images)
+        });
+        Arc::new(Self {
+            old_images: old_images.collect(),
+            log: Mutex::new(Log {
+                met: Met::of(&KINDS),
+                wrong: Vec::new(),
+                newest: 0,
+                bootstrapping: 0,
+                finished: false,
+                pages: HashSet::new(),
+                last_error: None,
+                captured: Duration::ZERO,
+                late_token: None,
+                forgotten: Forgotten::default(),
+                stormy: true,
+            }),
+            scenario,
+            time,
+            history,
+        })
+    }
+
+    pub(super) fn met(&self, kind: &'static str) {
+        lock(&self.log).met.add(kind, 1);
+    }
+
+    pub(super) fn wrong(&self, what: impl Into<String>) {
+        lock(&self.log).wrong.push(Wrong::Other(what.into()));
+    }
+}
+
+/// What a process is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Nothing that could be torn apart.
+    Other,
+    /// A page was asked for.
+    Reading,
+    /// A page is there, and not done with.
+    Page,
+    /// A write to the state is under way.
+    Writing,
+    /// A checkpoint is being saved.
+    Saving,
+}
+
+/// What becomes of a request to a store in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    Done,
+    /// Nothing is applied.
+    Failed,
+    Throttled,
+    Conflict,
+    /// It is applied, and nobody says so.
+    Unanswered,
+    /// It is applied later, and nobody says so.
+    Late(Duration),
+}
+
+/// One process.
+pub(super) struct Body {
+    pub(super) shared: Arc<Shared>,
+    /// Bootstraps are numbered from 1; 0 is nobody's.
+    pub(super) bootstrap: u64,
+    pub(super) connection: Process,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) random: Random,
+    state: Mutex<State>,
+}
+
+struct State {
+    dice: Rng,
+    /// How many requests to a store in memory are left to it.
+    left: Option<u64>,
+    doing: Doing,
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("bootstrap", &self.bootstrap)
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Body {
+    /// A process; `number` tells it from all others.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        cloud: &Cloud,
+        (number, bootstrap): (u64, u64),
+        life: &Life,
+    ) -> Arc<Self> {
+        let clock = shared.time.clock(life.skew);
+        let clock = match (shared.scenario.without, life.frozen) {
+            (Some(Rule::WrittenInTime), Some(frozen)) => Arc::new(Stopping { clock, frozen }),
+            _ => clock,
+        };
+        let seed = shared.scenario.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let body = Arc::new(Self {
+            shared: Arc::clone(shared),
+            bootstrap,
+            connection: cloud.process(),
+            clock,
+            random: Random::seeded(seed),
+            state: Mutex::new(State {
+                dice: Rng::with_seed(seed ^ 0x424f_4459),
+                left: None,
+                doing: Doing::Other,
+            }),
+        });
+        if let Some(rule) = shared.scenario.without {
+            rule.leave_out(&body);
+        }
+        body
+    }
+
+    pub(super) fn dice<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {
+        roll(&mut lock(&self.state).dice)
+    }
+
+    /// Does something else for as long as the answer is kept.
+    pub(super) fn does(&self, doing: Doing) {
+        lock(&self.state).doing = doing;
+    }
+
+    pub(super) fn doing(&self) -> Doing {
+        lock(&self.state).doing
+    }
+
+    /// Makes it die at its `requests`-th request from now.
+    pub(super) fn kill_after(&self, requests: u64) {
+        match self.shared.scenario.keeping {
+            Keeping::Memory => lock(&self.state).left = Some(requests),
+            Keeping::Tables => self.connection.kill_after(requests),
+        }
+    }
+
+    /// An entry of a ledger has this outcome.
+    pub(super) fn settled(&self, scanned: bool, outcome: &Outcome) {
+        let kind = match (outcome, scanned) {
+            (Outcome::Applied, true) => "scanned rows counted",
+            (Outcome::Applied, false) => "records counted",
+            (Outcome::Duplicate, true) => "scanned rows again",
+            (Outcome::Duplicate, false) => "records again",
+            (Outcome::Superseded, true) => "scanned rows overtaken",
+            (Outcome::Superseded, false) => "records overtaken",
+            (Outcome::Blocked | Outcome::Failed(_), _) => return,
+        };
+        let mut log = lock(&self.shared.log);
+        log.met.add(kind, 1);
+        let overtaken = self.bootstrap > 0 && log.newest > self.bootstrap;
+        if overtaken && matches!(outcome, Outcome::Applied) {
+            log.met.add("zombies counted a row", 1);
+        }
+    }
+
+    pub(super) async fn sleep(&self, duration: Duration) {
+        if !duration.is_zero() {
+            self.shared.time.sleep(duration).await;
+        }
+    }
+
+    /// A request leaves the process, or the process dies: then this is never answered, and the
+    /// request goes on if the dice say so.
+    pub(super) async fn request(&self, goes_on: impl FnOnce()) {
+        let dies = {
+            let mut state = lock(&self.state);
+            state.left.as_mut().is_some_and(|left| {
+                *left = left.saturating_sub(1);
+                *left == 0
+            })
+        };
+        if dies {
+            if self.dice(Rng::bool) {
+                goes_on();
+            }
+            self.connection.kill();
+        }
+        if self.connection.is_killed() {
+            pending::<()>().await;
+        }
+    }
+
+    /// What becomes of a request, and how long it takes to get there and back.
+    pub(super) fn fate(&self) -> (Fate, Duration, Duration) {
+        let weather = &self.shared.scenario.weather;
+        let stormy = lock(&self.shared.log).stormy;
+        self.dice(|dice| {
+            let way = |dice: &mut Rng| match dice.u8(..16) {
+                _ if !stormy => Duration::ZERO,
+                // At times something slow is in between, which a function has no time for.
+                0 if self.bootstrap > 0 => self.shared.scenario.pace.mul_f64(dice.f64()),
+                _ => within(dice, *weather.latency.start(), *weather.latency.end()),
+            };
+            let (there, back) = (way(dice), way(dice));
+            let late = within(dice, *weather.stall_for.start(), *weather.stall_for.end());
+            let mut chance = dice.f64();
+            let mut is = |rate: f64| {
+                let is = (0.0..rate).contains(&chance);
+                chance -= rate;
+                is && stormy
+            };
+            let Weather {
+                fail_before,
+                drop_before,
+                fail_after,
+                drop_after,
+                hang_after,
+                stall,
+                throttle,
+                conflict,
+                ..
+            } = weather;
+            let fate = if is(fail_before + drop_before) {
+                Fate::Failed
+            } else if is(fail_after + drop_after + hang_after) {
+                Fate::Unanswered
+            } else if is(*stall) {
+                Fate::Late(late)
+            } else if is(*throttle) {
+                Fate::Throttled
+            } else if is(*conflict) {
+                Fate::Conflict
+            } else {
+                Fate::Done
+            };
+            (fate, there, back)
+        })
+    }
+
+    /// Lives `life` doing `work`: its answer, or `None` if the process was killed first. Nothing
+    /// moves in it while it is suspended.
+    pub(super) async fn live<T>(&self, life: &Life, work: impl Future<Output = T>) -> Option<T> {
+        if let Some(requests) = life.killed_at {
+            self.kill_after(requests);
+        }
+        let time = &self.shared.time;
+        let mut work = pin!(work);
+        let moving = async {
+            if let Some((from, until)) = life.frozen {
+                tokio::select! {
+                    biased;
+                    answer = &mut work => return answer,
+                    () = time.reached(from) => {}
+                }
+                self.shared.met("processes suspended");
+                time.reached(until).await;
+            }
+            work.await
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = moving => Some(answer),
+            () = self.connection.killed() => None,
+            () = time.reached(life.end), if life.end < Duration::MAX => None,
+        };
+        self.connection.kill();
+        answer
+    }
+}
+
+/// A clock by which no time passes while its process is suspended, though it shows the time.
+#[derive(Debug)]
+struct Stopping {
+    clock: Arc<dyn Clock>,
+    frozen: (Duration, Duration),
+}
+
+impl Clock for Stopping {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let (from, until) = self.frozen;
+        let now = self.clock.monotonic();
+        now - now.clamp(from, until).saturating_sub(from)
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.sleep(duration)
+    }
+}

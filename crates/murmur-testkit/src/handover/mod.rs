@@ -1,0 +1,70 @@
+//! Random runs of the cut-over from a bootstrap to live, over a table that keeps changing, each
+//! held against a recount.
+//!
+//! A [`Scenario`] is derived from one number. [`run`] plays it in virtual time inside this process:
+//! a writer changes a source table before, during and after its scan; bootstraps read it, are
+//! killed, suspended, run again and beside each other; and all the while its stream comes to the
+//! same pipeline, through the simulated mapping of a Lambda function or through triggers, with all
+//! that goes wrong around those. The processes run what they run in production: `Bootstrap` and
+//! `ParallelScan`, `Handler` or `Trigger`, and a pipeline with a ledger. In the end every total
+//! must equal a recount of the table, every state row the sum of what the ledger says its items
+//! contribute, and one more bootstrap must change nothing.
+//!
+//! The source table is one of a [`Cloud`](crate::cloud::Cloud), read through its weather. The state
+//! is in memory, behind weather of the same kind: requests that fail, are throttled, lose their
+//! answers, or come up to 15 minutes late, when whoever sent them may be long dead.
+//!
+//! What the runs prove is only worth as much as what they meet and what they notice. So a
+//! [`Summary`] counts what was met, and a [`Rule`] of the cut-over can be left out, which the runs
+//! must notice.
+
+mod body;
+mod history;
+mod live;
+mod pipeline;
+mod report;
+mod rule;
+mod scenario;
+mod source;
+mod store;
+mod watched;
+mod world;
+
+use std::sync::{Mutex, PoisonError};
+
+pub use report::{Report, Summary, Wrong, head, row};
+pub use rule::Rule;
+pub use scenario::{Aggregate, Keeping, Life, Live, Mode, Scenario};
+
+pub use crate::runs::Met;
+
+use crate::runs::{guarded, lock, on_all_cores};
+
+/// Plays a scenario.
+pub fn run(scenario: &Scenario) -> Report {
+    let played = guarded(scenario.seed, true, async || {
+        world::World::new(scenario.clone()).await.play().await
+    });
+    let (wrong, met) = played.unwrap_or_else(|panic| (vec![Wrong::Other(panic)], Met::default()));
+    Report {
+        scenario: scenario.clone(),
+        wrong,
+        met,
+    }
+}
+
+/// Plays the scenarios of `seeds` on all cores, each changed by `change`.
+pub fn run_all(
+    seeds: impl IntoIterator<Item = u64>,
+    mode: Mode,
+    keeping: Keeping,
+    change: impl Fn(Scenario) -> Scenario + Sync,
+) -> Summary {
+    let summary = Mutex::new(Summary::default());
+    on_all_cores(seeds, |seed| {
+        let report = run(&change(Scenario::new(seed, mode, keeping)));
+        lock(&summary).add(report);
+        true
+    });
+    summary.into_inner().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,212 @@
+//! The pipeline under test, as a user would write it, over the store of a run.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
+use murmur_state::{
+    Checkpoints, Group, Known, Ledger, MemoryDeduper, MemoryStore, PipelineName, Read, StateRow,
+    StoreError, Timestamp,
+};
+
+use murmur_state_ddb::{
+    Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
+};
+
+use super::body::Body;
+use super::history::{RETENTION_DAYS, Row};
+use super::scenario::{Aggregate, Keeping, Mode, Scenario};
+use super::store::Reached;
+use super::watched::Watched;
+use crate::cloud::Cloud;
+use crate::runs::must;
+use crate::time::Time;
+
+/// The name of every pipeline here.
+pub(super) const NAME: &str = "handover";
+
+/// The tables of the state, where it is in tables.
+pub(super) const STATE: &str = "totals";
+pub(super) const MARKERS: &str = "markers";
+
+/// How long markers in memory are remembered: for longer than any run.
+const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The windows of a scenario.
+pub(super) fn window(scenario: &Scenario) -> Option<Window> {
+    let length = scenario.window?;
+    Some(Window::of(length).retention_days(RETENTION_DAYS))
+}
+
+/// The state of a run, wherever it is kept.
+#[derive(Clone, Debug)]
+pub(super) enum State {
+    Sums(MemoryStore<Sum>, MemoryDeduper),
+    Counts(MemoryStore<Count>, MemoryDeduper),
+    Tables(Cloud, Aggregate),
+}
+
+/// All that a state holds.
+#[derive(Debug, PartialEq)]
+pub(super) struct Held {
+    pub(super) rows: Vec<StateRow<i64>>,
+    /// Nothing, unless a ledger is kept.
+    pub(super) known: Vec<Known<i64>>,
+}
+
+impl State {
+    /// An empty state, its tables made.
+    pub(super) async fn new(scenario: &Scenario, time: &Time, cloud: &Cloud) -> Self {
+        match (scenario.keeping, scenario.aggregate) {
+            (Keeping::Memory, aggregate) => {
+                let markers = MemoryDeduper::with_ttl(REMEMBERED, time.clock(0));
+                match aggregate {
+                    Aggregate::Sum => Self::Sums(MemoryStore::new(Sum::new()), markers),
+                    Aggregate::Count => Self::Counts(MemoryStore::new(Count::new()), markers),
+                }
+            }
+            (Keeping::Tables, aggregate) => {
+                let admin = cloud.admin();
+                must("a table", create_int64_table(&admin, STATE).await);
+                must("a table", create_dedup_table(&admin, MARKERS).await);
+                Self::Tables(cloud.clone(), aggregate)
+            }
+        }
+    }
+
+    /// Where one process keeps what a bootstrap, and a trigger, remember.
+    pub(super) fn places(&self, body: &Arc<Body>) -> Arc<dyn Checkpoints> {
+        match self {
+            Self::Sums(_, markers) | Self::Counts(_, markers) => Arc::new(reached(markers, body)),
+            Self::Tables(..) => {
+                let (_, markers) = tables(body.connection.client(), Some(body));
+                Arc::new(watched(markers, body))
+            }
+        }
+    }
+
+    /// The pipeline in one process.
+    pub(super) fn pipeline(&self, body: &Arc<Body>) -> Pipeline<Row> {
+        let scenario = &body.shared.scenario;
+        let keyed = Pipeline::builder(NAME)
+            .keys(|row: &Row, out| row.entities.iter().for_each(|entity| out(entity)));
+        let sums = |row: &Row| row.amount;
+        let built = match self {
+            Self::Sums(store, markers) => {
+                let definition = keyed.value(sums).aggregate(Sum::new());
+                let (store, markers) = (reached(store, body), reached(markers, body));
+                in_mode(scenario, definition, store, markers)
+            }
+            Self::Counts(store, markers) => {
+                let (store, markers) = (reached(store, body), reached(markers, body));
+                in_mode(scenario, keyed.count(), store, markers)
+            }
+            Self::Tables(_, aggregate) => {
+                let (store, markers) = tables(body.connection.client(), Some(body));
+                let store = watched(store, body);
+                match aggregate {
+                    Aggregate::Sum => {
+                        let definition = keyed.value(sums).aggregate(Sum::new());
+                        in_mode(scenario, definition, store, markers)
+                    }
+                    Aggregate::Count => in_mode(scenario, keyed.count(), store, markers),
+                }
+            }
+        };
+        must("the pipeline", built)
+    }
+
+    pub(super) async fn held(&self) -> Held {
+        let held = match self {
+            Self::Sums(store, markers) => held(store, markers).await,
+            Self::Counts(store, markers) => held(store, markers).await,
+            Self::Tables(cloud, _) => {
+                let (store, markers) = tables(cloud.admin(), None);
+                held::<Sum, _>(&store, &markers).await
+            }
+        };
+        must("the state", held)
+    }
+}
+
+fn tables(client: Client, body: Option<&Arc<Body>>) -> (Int64SumStore, Deduper) {
+    let mut options = TableOptions::default();
+    if let Some(body) = body {
+        let clock = Arc::clone(&body.clock);
+        options = options.clock(clock).random(body.random.clone());
+    }
+    let store = Int64SumStore::with_options(client.clone(), STATE, options.clone());
+    let markers = Deduper::with_options(client, MARKERS, options);
+    (must("a store", store), must("markers", markers))
+}
+
+fn reached<S: Clone>(inner: &S, body: &Arc<Body>) -> Reached<S> {
+    Reached {
+        inner: inner.clone(),
+        body: Arc::clone(body),
+    }
+}
+
+fn watched<S>(inner: S, body: &Arc<Body>) -> Watched<S> {
+    let body = Arc::clone(body);
+    Watched { inner, body }
+}
+
+fn in_mode<M, S>(
+    scenario: &Scenario,
+    mut definition: Definition<Row, M>,
+    store: S,
+    markers: S::Markers,
+) -> Result<Pipeline<Row>, BuildError>
+where
+    M: Group<Value = i64>,
+    S: Ledger<M>,
+    S::Markers: Checkpoints + murmur_state::Deduper,
+{
+    if let Some(window) = window(scenario) {
+        definition = definition.window(window, |row: &Row| Timestamp::from_millis(row.at));
+    }
+    if scenario.mode != Mode::Ledger {
+        definition = definition.retract();
+    }
+    if scenario.keeps_expired {
+        definition = definition.keep_expired_items();
+    }
+    let stored = definition.store(store);
+    match scenario.mode {
+        Mode::Ledger => stored.ledger(markers),
+        Mode::ExactlyOnce => stored.exactly_once(markers),
+        Mode::ClaimFirst => stored.claim_first(markers),
+    }
+}
+
+async fn held<M, S>(store: &S, markers: &S::Markers) -> Result<Held, StoreError>
+where
+    M: Group<Value = i64>,
+    S: Ledger<M>,
+{
+    let name = must("a name", PipelineName::new(NAME));
+    let mut rows = Vec::new();
+    let mut after = None;
+    loop {
+        let listed = Read::list(store, after.as_deref()).await?;
+        rows.extend(listed.entries);
+        after = listed.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let mut known = Vec::new();
+    loop {
+        let listed = store.list_known(&name, markers, after.as_deref()).await?;
+        known.extend(listed.entries);
+        after = listed.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    rows.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+    known.sort_unstable_by(|one, other| one.item.cmp(&other.item));
+    Ok(Held { rows, known })
+}

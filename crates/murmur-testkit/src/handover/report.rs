@@ -1,0 +1,181 @@
+//! What a run shows, and what many runs show together.
+
+use std::fmt;
+
+use super::scenario::{Mode, Scenario};
+use crate::runs::Met;
+
+/// Every kind of thing that is met, in the order of the table.
+pub(super) const KINDS: [&str; 46] = [
+    "writes before the scan",
+    "writes during the scan",
+    "writes after the scan",
+    "inserts",
+    "re-inserts",
+    "changes of amounts",
+    "moves between keys",
+    "moves between windows",
+    "deletes",
+    "removals by TTL kept",
+    "removals by TTL taken back",
+    "rows to be skipped",
+    "rows to be rejected",
+    "shards split or rolled over",
+    "bootstraps",
+    "bootstraps beside another",
+    "bootstraps killed reading",
+    "bootstraps killed within a page",
+    "bootstraps killed in a write",
+    "bootstraps killed at a checkpoint",
+    "bootstraps that failed",
+    "processes suspended",
+    "pages",
+    "pages read again",
+    "scanned rows counted",
+    "scanned rows again",
+    "scanned rows overtaken",
+    "zombies counted a row",
+    "records counted",
+    "records again",
+    "records overtaken",
+    "redelivered records",
+    "batches again",
+    "regroupings",
+    "races",
+    "bisections",
+    "functions killed",
+    "function timeouts",
+    "triggers at the horizon",
+    "triggers at the token",
+    "readers killed",
+    "throttles",
+    "conflicts",
+    "lost answers",
+    "requests that came late",
+    "expired rows removed",
+];
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wrong {
+    /// A total that is no recount.
+    Total {
+        /// The row: entity and bucket.
+        row: String,
+        /// What is there.
+        found: i64,
+        /// What a recount gives.
+        wanted: i64,
+    },
+    /// Whatever else, in words.
+    Other(String),
+}
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Total { row, found, wanted } => {
+                write!(f, "{row}: found {found}, wanted {wanted}")
+            }
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+/// What one run shows.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What was run.
+    pub scenario: Scenario,
+    /// What is wrong; nothing, if all is well.
+    pub wrong: Vec<Wrong>,
+    /// What was met.
+    pub met: Met,
+}
+
+/// How many wrong things of a run are shown.
+const SHOWN: usize = 5;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Scenario { seed, mode, .. } = &self.scenario;
+        if self.wrong.is_empty() {
+            return write!(f, "seed {seed}, {mode}: all is well");
+        }
+        writeln!(f, "seed {seed}, {mode}: {} wrong", self.wrong.len())?;
+        for wrong in self.wrong.iter().take(SHOWN) {
+            writeln!(f, "  {wrong}")?;
+        }
+        if self.wrong.len() > SHOWN {
+            writeln!(f, "  and {} more", self.wrong.len() - SHOWN)?;
+        }
+        writeln!(f, "  scenario: {:?}", self.scenario)?;
+        write!(
+            f,
+            "  again: HANDOVER_SEED={seed} cargo test -p murmur-testkit --test handover"
+        )
+    }
+}
+
+/// What many runs show together.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Runs.
+    pub runs: u64,
+    /// Runs with anything wrong.
+    pub wrong_runs: u64,
+    /// Totals that were too high, in all runs.
+    pub too_high: u64,
+    /// Totals that were too low.
+    pub too_low: u64,
+    /// Whatever else was wrong.
+    pub otherwise: u64,
+    /// What was met.
+    pub met: Met,
+    /// The first runs with anything wrong, by seed.
+    pub failed: Vec<Report>,
+}
+
+/// How many failed runs are kept.
+const KEPT: usize = 10;
+
+impl Summary {
+    pub(super) fn add(&mut self, report: Report) {
+        self.runs += 1;
+        self.met.merge(&report.met);
+        for wrong in &report.wrong {
+            match wrong {
+                Wrong::Total { found, wanted, .. } if found > wanted => self.too_high += 1,
+                Wrong::Total { .. } => self.too_low += 1,
+                Wrong::Other(_) => self.otherwise += 1,
+            }
+        }
+        if !report.wrong.is_empty() {
+            self.wrong_runs += 1;
+            self.failed.push(report);
+            self.failed.sort_by_key(|report| report.scenario.seed);
+            self.failed.truncate(KEPT);
+        }
+    }
+}
+
+/// The head of the table that [`row`] continues.
+pub fn head() -> String {
+    format!(
+        "{:<16}{:>8}{:>12}{:>10}{:>10}{:>12}",
+        "mode", "runs", "wrong runs", "too high", "too low", "otherwise"
+    )
+}
+
+/// A line of the table of modes.
+pub fn row(mode: Mode, summary: &Summary) -> String {
+    let Summary {
+        runs,
+        wrong_runs,
+        too_high,
+        too_low,
+        otherwise,
+        ..
+    } = summary;
+    format!("{mode:<16}{runs:>8}{wrong_runs:>12}{too_high:>10}{too_low:>10}{otherwise:>12}")
+}

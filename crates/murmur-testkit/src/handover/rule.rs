@@ -1,0 +1,261 @@
+//! The rules of the cut-over, each of which can be left out.
+//!
+//! The product has no switch for them. What a ledger does with an entry is changed by giving the
+//! real one other entries, what a scan gives by giving the bootstrap other pages, and what is sent
+//! to tables on its way there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use murmur_state::{
+    Add, Deadline, Group, ItemId, Key, Ledger, Outcome, PipelineName, Position, Replace,
+    SequenceNumber,
+};
+use serde_json::{Map, Value, json};
+
+use super::body::Body;
+use super::history::Contribution;
+use super::scenario::Keeping;
+use crate::rewrite::{mentions, parts_mut, replace};
+use crate::runs::{lock, must};
+
+/// A rule of the cut-over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// A scanned row over S(c) changes nothing.
+    ScannedOnce,
+    /// A scanned row over T(s, c) changes nothing.
+    StreamOverScan,
+    /// A record whose number is no higher than the ledger's changes nothing.
+    NumbersRise,
+    /// An item that is gone stays known as T(s, ∅).
+    GoneIsKnown,
+    /// What an item contributed comes from the ledger, not from the old image.
+    LedgerNotOldImage,
+    /// A record whose new image is skipped or rejected contributes ∅.
+    SkippedIsNothing,
+    /// What Time to Live removed is kept, if the definition says so.
+    KeptIsKept,
+    /// The token is captured before the first page is read.
+    TokenBeforeScan,
+    /// Pages are read consistently.
+    ConsistentPages,
+    /// A page is passed over in another attempt only if it was done with.
+    PageBeforeCheckpoint,
+    /// A page is written within an hour of being asked for, or not at all.
+    WrittenInTime,
+    /// A ledger row is written only over the version that was read.
+    VersionAsRead,
+    /// That the ledger row is older than what is written is not enough.
+    NewerIsNotEnough,
+    /// Ledger rows and sums are written in one transaction.
+    OneTransaction,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::ScannedOnce,
+        Self::StreamOverScan,
+        Self::NumbersRise,
+        Self::GoneIsKnown,
+        Self::LedgerNotOldImage,
+        Self::SkippedIsNothing,
+        Self::KeptIsKept,
+        Self::TokenBeforeScan,
+        Self::ConsistentPages,
+        Self::PageBeforeCheckpoint,
+        Self::WrittenInTime,
+        Self::VersionAsRead,
+        Self::NewerIsNotEnough,
+        Self::OneTransaction,
+    ];
+}
+
+impl Rule {
+    /// Where the state has to be kept for the rule to be left out.
+    pub fn keeping(self) -> Keeping {
+        match self {
+            Self::WrittenInTime
+            | Self::VersionAsRead
+            | Self::NewerIsNotEnough
+            | Self::OneTransaction => Keeping::Tables,
+            _ => Keeping::Memory,
+        }
+    }
+
+    /// Leaves the rule out of what the process sends to tables, if it is one of that.
+    pub(super) fn leave_out(self, body: &Arc<Body>) {
+        match self {
+            Self::VersionAsRead => over_known_rows(body, |put| {
+                replace(put, CONDITION, "ver = :ver", "(ver = :ver OR ver <> :ver)");
+            }),
+            Self::NewerIsNotEnough => over_known_rows(body, |put| {
+                let at = put.get("Item").and_then(|item| item.get("at")).cloned();
+                let Some(at) = at else { return };
+                let newer = "(ver = :ver OR attribute_not_exists(#at) OR #at < :at)";
+                replace(put, CONDITION, "ver = :ver", newer);
+                put.insert("ExpressionAttributeNames".into(), json!({ "#at": "at" }));
+                if let Some(values) = put.get_mut("ExpressionAttributeValues") {
+                    values[":at"] = at;
+                }
+            }),
+            // First the sums, then the ledger rows; some die in between.
+            Self::OneTransaction => {
+                let owner = Arc::downgrade(body);
+                body.connection.rewrite(move |request| {
+                    let Some(body) = owner.upgrade() else { return };
+                    let actions = request.body.get_mut("TransactItems");
+                    let Some(actions) = actions.and_then(Value::as_array_mut) else {
+                        return;
+                    };
+                    let sums = |action: &Value| action.get("Put").is_none();
+                    if actions.iter().any(sums) && body.dice(|dice| dice.u8(..20)) == 0 {
+                        actions.retain(sums);
+                        body.connection.kill_after(1);
+                    }
+                });
+            }
+            _ => {}
+        }
+    }
+}
+
+const CONDITION: &str = "ConditionExpression";
+
+/// Changes what the process writes over ledger rows that it knows.
+fn over_known_rows(body: &Body, change: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) {
+    body.connection.rewrite(move |request| {
+        for part in parts_mut(&mut request.body) {
+            if part.contains_key("Item") && mentions(part, CONDITION, "ver = :ver") {
+                change(part);
+            }
+        }
+    });
+}
+
+/// What ledgers without a rule have to remember.
+#[derive(Debug, Default)]
+pub(super) struct Forgotten {
+    /// How often each item was forgotten.
+    times: HashMap<ItemId, u64>,
+    /// How many names were made up.
+    made_up: u64,
+}
+
+impl Forgotten {
+    /// The name under which an item is known after it was forgotten.
+    fn name(&self, item: &ItemId) -> ItemId {
+        match self.times.get(item) {
+            Some(times) => under(item, "forgotten", *times),
+            None => item.clone(),
+        }
+    }
+
+    /// A name under which nothing is known.
+    fn fresh(&mut self, item: &ItemId) -> ItemId {
+        self.made_up += 1;
+        under(item, "once more", self.made_up)
+    }
+}
+
+fn under(item: &ItemId, why: &str, number: u64) -> ItemId {
+    ItemId::from_parts([item.as_str(), why, &number.to_string()])
+}
+
+/// Has the ledger replace what `entry` says, as one without the scenario's missing rule would.
+pub(super) async fn settle<M, S>(
+    store: &S,
+    pipeline: &PipelineName,
+    markers: &S::Markers,
+    mut entry: Replace<i64>,
+    body: &Body,
+) -> Outcome
+where
+    M: Group<Value = i64>,
+    S: Ledger<M>,
+{
+    let write = async |entry: Replace<i64>| {
+        let entries = [entry];
+        let outcomes = store.replace(pipeline, markers, &entries, Deadline::NONE);
+        let outcome = outcomes.await.into_iter().next();
+        outcome.unwrap_or(Outcome::Blocked)
+    };
+    let shared = &body.shared;
+    let Some(rule) = shared.scenario.without else {
+        return write(entry).await;
+    };
+    let items = [entry.item.clone()];
+    let known = store.known(pipeline, markers, &items, Deadline::NONE);
+    let known = must("what is known", known.await).pop().flatten();
+    let known_at = known.as_ref().map(|known| known.at.clone());
+    match (rule, &entry.at, known_at) {
+        (Rule::ScannedOnce, Position::Scan, Some(Position::Scan))
+        | (Rule::StreamOverScan, Position::Scan, Some(Position::Stream(_))) => {
+            entry.item = lock(&shared.log).forgotten.fresh(&entry.item);
+        }
+        (Rule::NumbersRise, Position::Stream(at), Some(Position::Stream(known)))
+            if *at <= known =>
+        {
+            entry.at = Position::Stream(next(&known));
+        }
+        (Rule::GoneIsKnown, at, _) => {
+            let gone = entry.now.is_empty() && *at != Position::Scan;
+            let item = entry.item.clone();
+            entry.item = lock(&shared.log).forgotten.name(&item);
+            let outcome = write(entry).await;
+            if gone && matches!(outcome, Outcome::Applied) {
+                *lock(&shared.log).forgotten.times.entry(item).or_default() += 1;
+            }
+            return outcome;
+        }
+        (Rule::LedgerNotOldImage, Position::Stream(at), known_at) => {
+            let passed = matches!(known_at, Some(Position::Stream(known)) if *at <= known);
+            let (old, _) = shared.old_images.get(at).cloned().unwrap_or_default();
+            let before = known.map_or_else(Vec::new, |known| known.now);
+            if !passed {
+                // What the ledger takes back, given again; what the old image says, taken back.
+                let difference = Replace {
+                    item: lock(&shared.log).forgotten.fresh(&entry.item),
+                    now: difference(&before, &old),
+                    keep: false,
+                    ..entry.clone()
+                };
+                write(difference).await;
+            }
+        }
+        (Rule::SkippedIsNothing, Position::Stream(at), _) => {
+            let (_, has_new) = shared.old_images.get(at).cloned().unwrap_or_default();
+            if has_new && entry.now.is_empty() {
+                return Outcome::Applied;
+            }
+        }
+        (Rule::KeptIsKept, ..) => entry.keep = false,
+        _ => {}
+    }
+    write(entry).await
+}
+
+/// A number above this one and below every other.
+fn next(number: &SequenceNumber) -> SequenceNumber {
+    let number: u128 = must("a number", number.as_str().parse());
+    must("a number", SequenceNumber::new((number + 1).to_string()))
+}
+
+/// What is in `before` and not in `old`.
+fn difference(before: &[Add<i64>], old: &Contribution) -> Vec<Add<i64>> {
+    let mut left: Contribution = before
+        .iter()
+        .map(|add| ((add.key.entity().to_owned(), add.key.bucket()), add.value))
+        .collect();
+    for (address, value) in old {
+        *left.entry(address.clone()).or_default() -= value;
+    }
+    let adds = left.into_iter().filter(|(_, value)| *value != 0);
+    adds.map(|((entity, bucket), value)| Add {
+        key: must("a key", Key::new(entity, bucket)),
+        value,
+        ttl: before.first().and_then(|add| add.ttl),
+    })
+    .collect()
+}

@@ -1,0 +1,389 @@
+//! What a run does, derived from one number.
+
+use std::fmt;
+use std::time::Duration;
+
+use fastrand::Rng;
+
+use super::Rule;
+use crate::chaos::SKEW;
+use crate::cloud::Weather;
+use crate::esm::{Mapping, Trouble};
+use crate::runs::{pick, within};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// The delivery mode of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// `.ledger(..)`.
+    Ledger,
+    /// `.exactly_once(..)`.
+    ExactlyOnce,
+    /// `.claim_first(..)`.
+    ClaimFirst,
+}
+
+impl Mode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ledger, Self::ExactlyOnce, Self::ClaimFirst];
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ledger => "ledger",
+            Self::ExactlyOnce => "exactly-once",
+            Self::ClaimFirst => "claim-first",
+        })
+    }
+}
+
+/// Where the state of a run is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keeping {
+    /// In a `MemoryStore` and a `MemoryDeduper`, reached through weather: cheap.
+    Memory,
+    /// In an `Int64SumStore` and a `Deduper`, on tables of the same cloud as the source table.
+    Tables,
+}
+
+/// What brings the stream to the pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Live {
+    /// Lambda's event source mapping, from `TRIM_HORIZON`, enabled before the scan.
+    Mapping,
+    /// A trigger that begins at `TRIM_HORIZON`, before the scan, during it or after it.
+    AtHorizon,
+    /// A trigger that begins at the bootstrap's token, during the scan or after it.
+    AtToken,
+}
+
+/// What is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Aggregate {
+    /// Totals.
+    Sum,
+    /// Numbers of items.
+    Count,
+}
+
+/// A process: when it lives, and how it dies. Times are since the start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Life {
+    /// When it begins.
+    pub begin: Duration,
+    /// When it is killed, if it is there then.
+    pub end: Duration,
+    /// At which of its requests it is killed, if it makes as many.
+    pub killed_at: Option<u64>,
+    /// When it is suspended, and until when.
+    pub frozen: Option<(Duration, Duration)>,
+    /// How far its clock is off, in seconds.
+    pub skew: i64,
+}
+
+impl Life {
+    /// Without end, and nothing wrong.
+    pub(super) const EASY: Self = Self {
+        begin: Duration::ZERO,
+        end: Duration::MAX,
+        killed_at: None,
+        frozen: None,
+        skew: 0,
+    };
+}
+
+/// One run: table, writer, pipeline, processes and all that goes wrong.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scenario {
+    /// What the run is derived from.
+    pub seed: u64,
+    /// The delivery mode.
+    pub mode: Mode,
+    /// Where the state is kept.
+    pub keeping: Keeping,
+    /// What brings the stream to the pipeline.
+    pub live: Live,
+    /// What is computed.
+    pub aggregate: Aggregate,
+    /// How many keys there are.
+    pub entities: usize,
+    /// The length of the windows, by item time; `None` for no windows.
+    pub window: Option<Duration>,
+    /// Whether items that Time to Live removes go on counting.
+    pub keeps_expired: bool,
+    /// How many items there can be at once.
+    pub items: usize,
+    /// How many of them were written before the stream was switched on.
+    pub older: usize,
+    /// How many of them are not written to from the scan's beginning on, so that what the scan
+    /// finds is all that is ever known of them.
+    pub quiet: usize,
+    /// When the table is written to, since the start.
+    pub writes: Vec<Duration>,
+    /// When shards of the stream split or roll over.
+    pub cuts: Vec<Duration>,
+    /// Among how many shards the items are spread at first.
+    pub shards: usize,
+    /// The segments of the scan.
+    pub segments: u32,
+    /// Items looked at per page.
+    pub page: u32,
+    /// How many segments are read at once.
+    pub concurrency: usize,
+    /// How long a page takes from asked for to handed on, on average.
+    pub pace: Duration,
+    /// The processes that bootstrap; the last one ends it.
+    pub bootstraps: Vec<Life>,
+    /// The processes of the trigger; one more ends it.
+    pub readers: Vec<Life>,
+    /// Whether a process that bootstraps is suspended for days, in which Time to Live removes what
+    /// the ledger may forget.
+    pub forgets: bool,
+    /// How often the trigger looks for records.
+    pub poll: Duration,
+    /// The mapping.
+    pub mapping: Mapping,
+    /// Until when the mapping sees no record.
+    pub outage: Duration,
+    /// What goes wrong around it.
+    pub trouble: Trouble,
+    /// What goes wrong between the processes and their tables.
+    pub weather: Weather,
+    /// When that is over, since the start.
+    pub calm_at: Duration,
+    /// How far off the clocks of processes are at most, in seconds.
+    pub skew: i64,
+    /// The rule that is left out.
+    pub without: Option<Rule>,
+}
+
+impl Scenario {
+    /// The scenario of a seed. All modes have the same one.
+    pub fn new(seed: u64, mode: Mode, keeping: Keeping) -> Self {
+        // Neighbouring seeds have nothing in common.
+        let rng = &mut Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x4841_4e44);
+        let skew = pick(rng, &[(1, 0), (1, 60), (2, SKEW)]);
+        let items = rng.usize(4..=16);
+        let segments = rng.u32(1..=4);
+        let page = rng.u32(1..=5);
+        let live = pick(
+            rng,
+            &[(3, Live::Mapping), (1, Live::AtHorizon), (2, Live::AtToken)],
+        );
+        // Most of what a run does falls into the scan, however long that is.
+        let pages = 1 + items as u32 / (segments * page);
+        let span = pick(rng, &[(2, 10 * SECOND), (2, 10 * MINUTE), (1, 2 * HOUR)]);
+        let begin = within(rng, SECOND, span);
+        // A trigger would have to read all the while, and windows would be over.
+        let forgets = keeping == Keeping::Tables && live == Live::Mapping && rng.f64() < 0.3;
+        let mut bootstraps = bootstraps(rng, begin, span, skew);
+        if forgets {
+            let (from, days) = (
+                within(rng, begin, begin + span),
+                within(rng, 60 * HOUR, 99 * HOUR),
+            );
+            let sleeper = Life {
+                skew: clock(rng, skew),
+                frozen: Some((from, from + days)),
+                ..life(begin, from + days + span)
+            };
+            bootstraps.insert(0, sleeper);
+        }
+        let scanned = bootstraps.last().map_or(begin, |last| last.begin) + span;
+        let events = rng.usize(20..=90);
+        let mut writes: Vec<Duration> = (0..events)
+            .map(|_| match rng.u8(..10) {
+                0..=1 => within(rng, Duration::ZERO, begin),
+                2..=7 => within(rng, begin, scanned),
+                _ => within(rng, scanned, scanned + span),
+            })
+            .collect();
+        writes.sort_unstable();
+        let cuts = match live {
+            Live::Mapping => Vec::new(),
+            _ => cuts(rng, begin, scanned),
+        };
+        let outage = match rng.u8(..4) {
+            0 => within(rng, begin, scanned + span),
+            1 => within(rng, HOUR, 10 * HOUR),
+            _ => Duration::ZERO,
+        };
+        let keeps_expired = rng.f64() < 0.3;
+        let window = pick(rng, &[(2, None), (1, Some(HOUR)), (1, Some(24 * HOUR))]);
+        let trouble = Trouble::all(pick(rng, &[(1, 0.0), (2, 0.05), (2, 0.2)]));
+        Self {
+            seed,
+            mode,
+            keeping,
+            live,
+            aggregate: pick(rng, &[(3, Aggregate::Sum), (1, Aggregate::Count)]),
+            entities: rng.usize(2..=6),
+            window: window.filter(|_| !forgets),
+            forgets,
+            keeps_expired,
+            items,
+            older: rng.usize(..=items),
+            quiet: rng.usize(..items),
+            writes,
+            cuts,
+            shards: rng.usize(1..=3),
+            segments,
+            page,
+            concurrency: rng.usize(1..=3),
+            // A page is to be written within an hour.
+            pace: (span / pages).min(10 * MINUTE),
+            readers: readers(rng, begin, scanned, skew),
+            bootstraps,
+            poll: span.max(MINUTE) / 40,
+            mapping: Mapping {
+                batch_size: pick(rng, &[(1, 3), (2, 10), (1, 100)]),
+                parallelization_factor: rng.usize(1..=3),
+                bisect_batch_on_function_error: rng.bool(),
+                timeout: pick(rng, &[(1, 3 * SECOND), (3, MINUTE), (1, 15 * MINUTE)]),
+                ..Mapping::default()
+            },
+            outage,
+            trouble: Trouble {
+                // A poller that begins in the middle of what another has under way brings a
+                // removal before the change it follows, and what is kept is what was before both.
+                race: if keeps_expired { 0.0 } else { trouble.race },
+                ..trouble
+            },
+            weather: weather(rng, keeping),
+            calm_at: outage.max(scanned) + 2 * span,
+            skew,
+            without: None,
+        }
+    }
+
+    /// The same with a rule left out.
+    #[must_use]
+    pub fn without(mut self, rule: Rule) -> Self {
+        self.without = Some(rule);
+        self
+    }
+}
+
+/// Processes that bootstrap one after the other, some of them beside each other.
+fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<Life> {
+    let mut lives = Vec::new();
+    let mut at = begin;
+    for _ in 0..rng.usize(..4) {
+        let mut life = Life {
+            skew: clock(rng, skew),
+            ..life(at, at + within(rng, span / 20, span + span / 4))
+        };
+        match rng.u8(..7) {
+            // Another takes its place, for a while or for hours; then it goes on.
+            0 | 1 => {
+                let thaw = life.end + pick(rng, &[(1, span / 4), (2, span), (1, 4 * HOUR)]);
+                life.frozen = Some((life.end, thaw));
+                at = life.end;
+                life.end = thaw + span;
+            }
+            2 | 3 => {
+                life.killed_at = Some(rng.u64(1..=25));
+                at = life.end;
+            }
+            // A second one beside it.
+            4 => at += within(rng, Duration::ZERO, (life.end - at) / 2),
+            _ => at = life.end,
+        }
+        at += within(rng, Duration::ZERO, span / 4);
+        lives.push(life);
+    }
+    lives.push(Life {
+        skew: clock(rng, skew),
+        ..life(at, Duration::MAX)
+    });
+    lives
+}
+
+/// Processes of a trigger, from the scan's beginning to its end.
+fn readers(rng: &mut Rng, begin: Duration, scanned: Duration, skew: i64) -> Vec<Life> {
+    let mut lives = Vec::new();
+    let mut at = within(rng, begin / 2, scanned);
+    for _ in 0..rng.usize(..4) {
+        let mut life = Life {
+            skew: clock(rng, skew),
+            ..life(
+                at,
+                at + within(rng, (scanned - begin) / 20, scanned - begin),
+            )
+        };
+        match rng.u8(..4) {
+            0 => {
+                let thaw = life.end + within(rng, SECOND, HOUR);
+                life.frozen = Some((life.end, thaw));
+                at = life.end;
+                life.end = thaw + MINUTE;
+            }
+            1 => {
+                life.killed_at = Some(rng.u64(1..=20));
+                at = life.end;
+            }
+            _ => at = life.end,
+        }
+        lives.push(life);
+    }
+    lives
+}
+
+fn life(begin: Duration, end: Duration) -> Life {
+    Life {
+        begin,
+        end,
+        ..Life::EASY
+    }
+}
+
+/// The extremes are where things break.
+fn clock(rng: &mut Rng, most: i64) -> i64 {
+    [most, -most, rng.i64(-most..=most)][rng.usize(..3)]
+}
+
+fn cuts(rng: &mut Rng, begin: Duration, scanned: Duration) -> Vec<Duration> {
+    let mut cuts: Vec<Duration> = (0..rng.usize(..4))
+        .map(|_| match rng.bool() {
+            // Shards that are closed when the token is captured are not read.
+            true => within(rng, Duration::ZERO, begin),
+            false => within(rng, begin, scanned),
+        })
+        .collect();
+    cuts.sort_unstable();
+    cuts
+}
+
+fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
+    let millis = Duration::from_millis;
+    let base = pick(rng, &[(1, 0.0), (2, 0.02), (2, 0.06)]);
+    let hold = match keeping {
+        Keeping::Memory => Duration::ZERO,
+        Keeping::Tables => millis(pick(rng, &[(1, 0), (2, 15)])),
+    };
+    let mut rate = || base * rng.f64();
+    let rates = Weather {
+        hold,
+        fail_before: rate(),
+        drop_before: rate(),
+        fail_after: rate(),
+        drop_after: rate(),
+        hang_after: rate(),
+        stall: rate(),
+        throttle: rate(),
+        conflict: rate(),
+        ..Weather::calm()
+    };
+    Weather {
+        // With slow answers more is under way at once.
+        latency: pick(
+            rng,
+            &[(2, millis(1)..=millis(20)), (1, millis(50)..=millis(1500))],
+        ),
+        ..rates
+    }
+}

@@ -1,0 +1,195 @@
+//! The table as a bootstrap reads it: at a pace, watched, and with what is wrong about it where a
+//! rule is left out.
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
+use murmur_core::{AttributeValue, Row};
+use murmur_snapshot::{Cursor, Description, Page, Source, SourceError};
+use murmur_snapshot_ddb::ParallelScan;
+use murmur_state::HandoffToken;
+use murmur_streams::StreamStore;
+use serde_json::{Value, json};
+
+use super::Rule;
+use super::body::{Body, Doing};
+use super::world::TABLE;
+use crate::runs::{lock, must};
+use crate::wire::{Action, Wire};
+
+/// How far each segment was read, whoever read it: for a checkpoint that is saved too early.
+pub(super) type ReadTo = Arc<Mutex<HashMap<u32, Option<Cursor>>>>;
+
+/// A scan by one process.
+pub(super) struct Paced {
+    pub(super) inner: ParallelScan,
+    pub(super) body: Arc<Body>,
+    pub(super) read_to: ReadTo,
+    /// The segments of which this process has read a page.
+    begun: Mutex<HashSet<u32>>,
+}
+
+impl Paced {
+    /// The scan of one process, which learns of the stream from `streams`.
+    pub(super) fn new(body: &Arc<Body>, streams: &StreamStore, read_to: &ReadTo) -> Self {
+        let scenario = &body.shared.scenario;
+        let scan = ParallelScan::builder(body.connection.client(), TABLE)
+            .streams(describing(streams))
+            .segments(scenario.segments)
+            .page_size(scenario.page)
+            .clock(Arc::clone(&body.clock))
+            .build();
+        Self {
+            inner: must("the scan", scan),
+            body: Arc::clone(body),
+            read_to: Arc::clone(read_to),
+            begun: Mutex::default(),
+        }
+    }
+
+    fn pace(&self) -> Duration {
+        let shared = &self.body.shared;
+        let pace = match lock(&shared.log).stormy {
+            true => shared.scenario.pace,
+            false => Duration::ZERO,
+        };
+        self.body.dice(|dice| pace.mul_f64(dice.f64()))
+    }
+
+    fn is_without(&self, rule: Rule) -> bool {
+        self.body.shared.scenario.without == Some(rule)
+    }
+
+    /// The rows as they were some time ago.
+    fn stale(&self, rows: Vec<Row>) -> Vec<Row> {
+        let shared = &self.body.shared;
+        let ago = self.pace() * 8;
+        let then = shared.time.elapsed().saturating_sub(ago);
+        let old = |mut row: Row| {
+            let Some(AttributeValue::S(name)) = row.item.get("id") else {
+                return Some(row);
+            };
+            row.item = shared.history.version_at(name, then)?.item(name);
+            Some(row)
+        };
+        rows.into_iter().filter_map(old).collect()
+    }
+}
+
+impl Source for Paced {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn segments(&self) -> u32 {
+        self.inner.segments()
+    }
+
+    async fn describe(&self) -> Result<Description, SourceError> {
+        self.inner.describe().await
+    }
+
+    async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
+        let captured = self.inner.capture_handoff().await;
+        let shared = &self.body.shared;
+        lock(&shared.log).captured = shared.time.elapsed();
+        captured
+    }
+
+    async fn page(
+        &self,
+        segment: u32,
+        after: Option<&Cursor>,
+        limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
+        let mut after = after.cloned();
+        let first = !lock(&self.begun).contains(&segment);
+        if self.is_without(Rule::PageBeforeCheckpoint) && first {
+            match lock(&self.read_to).get(&segment) {
+                Some(None) => return Ok(Page::default()),
+                Some(Some(cursor)) => after = Some(cursor.clone()),
+                None => {}
+            }
+        }
+        self.body.does(Doing::Reading);
+        self.body.sleep(self.pace()).await;
+        self.body.request(|| ()).await;
+        let mut page = self.inner.page(segment, after.as_ref(), limit).await?;
+        lock(&self.begun).insert(segment);
+        let shared = &self.body.shared;
+        let place = (segment, after.map(|cursor| cursor.to_string()));
+        let first = lock(&shared.log).pages.insert(place);
+        shared.met(if first { "pages" } else { "pages read again" });
+        if self.is_without(Rule::ConsistentPages) {
+            page.rows = self.stale(page.rows);
+        }
+        if self.is_without(Rule::PageBeforeCheckpoint) {
+            lock(&self.read_to).insert(segment, page.next.clone());
+        }
+        self.body.does(Doing::Page);
+        self.body.sleep(self.pace()).await;
+        Ok(page)
+    }
+
+    async fn close(&self) -> Result<(), SourceError> {
+        self.inner.close().await
+    }
+}
+
+/// A Streams client that knows how to describe the streams of `store`, and nothing else.
+fn describing(store: &StreamStore) -> aws_sdk_dynamodbstreams::Client {
+    let store = store.clone();
+    let wire = Wire::new(move |request| {
+        assert_eq!(request.operation, "DescribeStream");
+        let arn = request.body["StreamArn"].as_str().unwrap_or_default();
+        Action::Answer {
+            status: 200,
+            body: description(&store, arn).to_string(),
+        }
+    });
+    let config = aws_sdk_dynamodbstreams::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static("us-east-1"))
+        .credentials_provider(Credentials::new("murmur", "murmur", None, None, "testkit"))
+        .endpoint_url("http://streams.invalid")
+        .http_client(wire.counting_only())
+        .build();
+    aws_sdk_dynamodbstreams::Client::from_conf(config)
+}
+
+fn description(store: &StreamStore, arn: &str) -> Value {
+    let description = must("the stream", store.describe_stream(arn));
+    let shards: Vec<Value> = description
+        .shards
+        .iter()
+        .map(|shard| {
+            let mut range = json!({});
+            let ends = [
+                ("StartingSequenceNumber", &shard.first),
+                ("EndingSequenceNumber", &shard.ending),
+            ];
+            for (name, number) in ends {
+                if let Some(number) = number {
+                    range[name] = json!(number.as_str());
+                }
+            }
+            let mut listed = json!({ "ShardId": shard.id, "SequenceNumberRange": range });
+            if let Some(parent) = &shard.parent {
+                listed["ParentShardId"] = json!(parent);
+            }
+            listed
+        })
+        .collect();
+    json!({ "StreamDescription": {
+        "StreamArn": arn,
+        "StreamLabel": description.info.stream_label,
+        "StreamStatus": "ENABLED",
+        "StreamViewType": "NEW_AND_OLD_IMAGES",
+        "TableName": description.info.table_name,
+        "KeySchema": [{ "AttributeName": "id", "KeyType": "HASH" }],
+        "Shards": shards,
+    } })
+}

@@ -1,0 +1,154 @@
+//! Many runs, each derived from a number: what their kinds share.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::num::NonZero;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use fastrand::Rng;
+use murmur_state::Causes;
+use tokio::runtime::Builder;
+
+/// How often each kind of thing was met.
+///
+/// The kinds are fixed, so that one that was never met shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Met {
+    kinds: &'static [&'static str],
+    counts: BTreeMap<&'static str, u64>,
+}
+
+impl Met {
+    /// Nothing yet of each of `kinds`, which are shown in this order.
+    pub(crate) fn of(kinds: &'static [&'static str]) -> Self {
+        Self {
+            kinds,
+            counts: BTreeMap::new(),
+        }
+    }
+
+    /// How often `kind` was met.
+    pub fn count(&self, kind: &str) -> u64 {
+        self.counts.get(kind).copied().unwrap_or(0)
+    }
+
+    /// The kinds that were never met.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let kinds = self.kinds.iter().copied();
+        kinds.filter(|kind| self.count(kind) == 0).collect()
+    }
+
+    pub(crate) fn add(&mut self, kind: &'static str, count: u64) {
+        debug_assert!(self.kinds.contains(&kind), "{kind} is no kind");
+        *self.counts.entry(kind).or_default() += count;
+    }
+
+    pub(crate) fn merge(&mut self, other: &Self) {
+        if self.kinds.is_empty() {
+            self.kinds = other.kinds;
+        }
+        for (kind, count) in &other.counts {
+            *self.counts.entry(kind).or_default() += count;
+        }
+    }
+}
+
+/// A table, one kind to a line.
+impl fmt::Display for Met {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for kind in self.kinds {
+            writeln!(f, "  {kind:<32}{:>10}", self.count(kind))?;
+        }
+        Ok(())
+    }
+}
+
+/// Plays `seeds` on all cores; no more are begun once `play` answers `false`.
+pub(crate) fn on_all_cores(
+    seeds: impl IntoIterator<Item = u64>,
+    play: impl Fn(u64) -> bool + Sync,
+) {
+    let seeds = Mutex::new(seeds.into_iter().collect::<Vec<_>>().into_iter());
+    let stop = AtomicBool::new(false);
+    let next = || match stop.load(Ordering::Relaxed) {
+        true => None,
+        false => lock(&seeds).next(),
+    };
+    let work = || {
+        while let Some(seed) = next() {
+            if !play(seed) {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    let cores = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(work);
+        }
+    });
+}
+
+/// Runs `work` to its end on a runtime of its own, a paused one or one for real servers; the
+/// message of a panic in it otherwise.
+pub(crate) fn guarded<T>(
+    seed: u64,
+    paused: bool,
+    work: impl AsyncFnOnce() -> T,
+) -> Result<T, String> {
+    // The SDK's own jitter comes from here.
+    fastrand::seed(seed);
+    let mut builder = Builder::new_current_thread();
+    match paused {
+        true => builder.enable_time().start_paused(true),
+        false => builder.enable_all(),
+    };
+    let played = catch_unwind(AssertUnwindSafe(|| {
+        must("a runtime", builder.build()).block_on(work())
+    }));
+    played.map_err(|panic| message(&*panic))
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+        .to_owned()
+}
+
+/// What a run cannot do without.
+///
+/// # Panics
+///
+/// If it is an error.
+pub(crate) fn must<T, E: Error + 'static>(what: &str, result: Result<T, E>) -> T {
+    result.unwrap_or_else(|error| panic!("{what}: {}", Causes(&error)))
+}
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One of the choices, each as likely as its weight says.
+pub(crate) fn pick<T: Clone>(rng: &mut Rng, choices: &[(u32, T)]) -> T {
+    let all: u32 = choices.iter().map(|(weight, _)| weight).sum();
+    let mut left = rng.u32(..all);
+    for (weight, choice) in choices {
+        match left.checked_sub(*weight) {
+            Some(less) => left = less,
+            None => return choice.clone(),
+        }
+    }
+    panic!("no choices")
+}
+
+/// Any duration from one to the other.
+pub(crate) fn within(rng: &mut Rng, from: Duration, to: Duration) -> Duration {
+    from + to.saturating_sub(from).mul_f64(rng.f64())
+}
