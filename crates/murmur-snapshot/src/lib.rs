@@ -14,6 +14,8 @@ mod run_record;
 mod scan;
 mod segment_row;
 mod segments;
+#[cfg(feature = "progress")]
+mod show;
 mod source;
 mod watch;
 
@@ -23,4 +25,6 @@ pub use error::{BootstrapError, SourceError};
 pub use jsonl::{JsonLines, JsonLinesBuilder};
 pub use report::{Counts, Earlier, Ended, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
+#[cfg(feature = "progress")]
+pub use show::ShowProgress;
 pub use source::{BadRow, Cursor, Description, Page, Source, StreamView};

@@ -5,7 +5,7 @@ use std::io::{IsTerminal, stderr};
 
 use aws_sdk_dynamodb::Client;
 use murmur_core::Pipeline;
-use murmur_snapshot::{Bootstrap, Ended, Progress, Report};
+use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{OptionError, TracingRecorder};
 use tracing_subscriber::EnvFilter;
@@ -33,6 +33,19 @@ pub struct Scan {
     /// How many rows one request may read [default: as many as fit 1 MB].
     #[arg(long)]
     pub page_size: Option<u32>,
+    /// How many pages are read or written at a time.
+    #[arg(long, default_value_t = 8)]
+    pub concurrency: usize,
+    /// How many read units of the table may be used a second [default: as many as it gives].
+    #[arg(long, value_name = "UNITS", conflicts_with = "read_percent")]
+    pub read_units: Option<f64>,
+    /// How many percent of the table's provisioned read units may be used.
+    #[arg(long, value_name = "PERCENT")]
+    pub read_percent: Option<f64>,
+    /// Says that live has been reading the stream since before this run began: then it may take
+    /// longer than the 22 hours that live may begin after it.
+    #[arg(long)]
+    pub live_is_running: bool,
 }
 
 impl Scan {
@@ -53,9 +66,20 @@ impl Scan {
         if let Some(rows) = self.page_size {
             source = source.page_size(rows);
         }
-        Ok(Bootstrap::new(pipelines, source.build()?)
+        let shown = ShowProgress::on_stderr();
+        let mut bootstrap = Bootstrap::new(pipelines, source.build()?)
             .recorder(TracingRecorder)
-            .on_progress(tell))
+            .concurrency(self.concurrency)
+            .read_budget(match (self.read_units, self.read_percent) {
+                (Some(units), _) => ReadBudget::UnitsPerSecond(units),
+                (None, Some(percent)) => ReadBudget::PercentOfProvisioned(percent),
+                (None, None) => ReadBudget::Unlimited,
+            })
+            .on_progress(move |progress| shown.show(progress));
+        if self.live_is_running {
+            bootstrap = bootstrap.live_is_running();
+        }
+        Ok(bootstrap)
     }
 }
 
@@ -81,38 +105,27 @@ pub fn log() {
 /// Takes a terminal back to the beginning of its line, which is empty then.
 pub const CLEAR_LINE: &str = "\r\x1b[2K";
 
-fn tell(progress: &Progress<'_>) {
-    match progress {
-        Progress::Started {
-            run, rerun: false, ..
-        } => eprintln!("run {run} begun"),
-        Progress::Started { run, earlier, .. } => eprintln!(
-            "run {run} goes on: {} segments and {} rows were done before",
-            earlier.segments, earlier.counts.rows
-        ),
-        Progress::Late { advice, .. } => {
-            eprintln!("it may take longer than the stream keeps what comes after it: {advice}")
-        }
-        Progress::Page { total, .. } if stderr().is_terminal() => {
-            eprint!("\r{} rows", total.rows);
-        }
-        Progress::SegmentDone { done, of, .. } => eprintln!("\r{done} of {of} segments are done"),
-        _ => {}
-    }
-}
-
 /// Says what became of the rows.
 pub fn tell_report(report: &Report) {
     let counts = &report.counts;
     eprintln!(
-        "{} rows: {} count now, {} did before, {} expired, {} skipped, {} rejected",
+        "{} rows: {} count now, {} did before, of {} live knows something later, {} expired, {} \
+         skipped, {} rejected",
         counts.rows,
         counts.applied,
         counts.duplicates,
+        counts.superseded,
         counts.expired,
         counts.skipped,
         counts.rejected
     );
+    let earlier = &report.earlier;
+    if earlier.counts.rows > 0 {
+        eprintln!(
+            "{} rows and {} whole segments were done before, and are not among them",
+            earlier.counts.rows, earlier.segments
+        );
+    }
     for row in &report.rejected {
         eprintln!("rejected: {}: {}", row.id, row.reason);
     }

@@ -1,4 +1,5 @@
-//! Fills the totals from the orders table, and prints where live begins.
+//! Fills the totals from the orders table, and prints where live begins. On Lambda it is a function
+//! that does some segments of it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -11,6 +12,7 @@ use clap::Parser;
 use murmur_snapshot::{Ended, Report};
 use order_totals::Tables;
 use order_totals::cli::{self, FAILED, SOME_REJECTED, STOPPED, Scan, Stop};
+use order_totals::worker;
 
 const AFTER_HELP: &str = "\
 Environment:
@@ -18,7 +20,10 @@ Environment:
   AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
   RUST_LOG                                   what is logged, default `warn`
 
-Prints the handoff token on standard output if the table has a stream, all else on standard error.
+Prints the handoff token on standard output if the table has a stream, all else on standard error:
+a bar where that is a terminal, elsewhere lines of JSON, and how it ended. Ctrl-C or SIGTERM stops
+it: what is under way is finished, and a run that was stopped, failed or killed goes on where it
+was when it is run again.
 
 Exit status:
   0  every row counts
@@ -27,7 +32,7 @@ Exit status:
   3  it was stopped before its end; run it again
   4  every row was read, and some can never count; they are listed";
 
-/// Fills the totals of orders from their table. Writes to the table must rest meanwhile.
+/// Fills the totals of orders from their table, which may be written all the while.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
@@ -36,10 +41,23 @@ struct Arguments {
     /// Begin anew although there was a run; state and marker tables must be new, and empty.
     #[arg(long)]
     restart: bool,
+    /// Do only some segments of the run of this name, as one of several processes that share the
+    /// tables; the last to finish finishes the run.
+    #[arg(long, value_name = "NAME", requires = "from", requires = "to")]
+    run: Option<String>,
+    /// The first of these segments, counted from 0.
+    #[arg(long, value_name = "SEGMENT", requires = "run")]
+    from: Option<u32>,
+    /// The segment after the last of them.
+    #[arg(long, value_name = "SEGMENT", requires = "run")]
+    to: Option<u32>,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    if worker::is_called() {
+        return worker::serve().await;
+    }
     let arguments = Arguments::parse();
     cli::log();
     match bootstrap(arguments).await {
@@ -61,6 +79,9 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
     let mut bootstrap = arguments.scan.bootstrap(&client, &streams, pipelines)?;
     if arguments.restart {
         bootstrap = bootstrap.restart();
+    }
+    if let (Some(run), Some(from), Some(to)) = (arguments.run, arguments.from, arguments.to) {
+        bootstrap = bootstrap.worker(run, from..to);
     }
     Ok(bootstrap.run_until(stop.wait()).await?)
 }

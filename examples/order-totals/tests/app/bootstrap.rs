@@ -3,7 +3,7 @@
 use std::process::Output;
 
 use murmur_state::HandoffToken;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
@@ -11,7 +11,7 @@ use crate::support::{App, image, stderr};
 
 const CUSTOMERS: [&str; 3] = ["alice", "bob", "carol"];
 
-fn bootstrap(app: &App) -> Command {
+pub(crate) fn bootstrap(app: &App) -> Command {
     let mut command = app.command(env!("CARGO_BIN_EXE_bootstrap"));
     command.args(["--table", &app.orders]);
     command
@@ -22,7 +22,7 @@ async fn run(app: &App, arguments: &[&str]) -> Output {
 }
 
 /// Orders of 1, 2, 3 … cents, of one customer after the other.
-async fn put_orders(app: &App, count: i64) {
+pub(crate) async fn put_orders(app: &App, count: i64) {
     for n in 1..=count {
         let customer = CUSTOMERS[usize::try_from(n).unwrap() % 3];
         app.put_order(&format!("o-{n}"), (customer, n)).await;
@@ -30,7 +30,7 @@ async fn put_orders(app: &App, count: i64) {
 }
 
 /// Compares the state with a recount of [`put_orders`].
-async fn assert_counted_once(app: &App, count: i64) {
+pub(crate) async fn assert_counted_once(app: &App, count: i64) {
     for (place, customer) in (0..).zip(CUSTOMERS) {
         let own = (1..=count).filter(|n| n % 3 == place);
         let (total, orders) = (own.clone().sum::<i64>(), own.count() as i64);
@@ -61,11 +61,13 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
         "{}",
         stderr(&output)
     );
-    assert!(
-        stderr(&output).contains("4 of 4 segments"),
-        "{}",
-        stderr(&output)
-    );
+    let lines: Vec<Value> = stderr(&output)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let events: Vec<_> = lines.iter().map(|line| line["event"].clone()).collect();
+    assert_eq!(events, ["started", "progress", "finished"]);
+    assert_eq!(lines[2]["rows"], 100);
     assert_counted_once(&app, 100).await;
 
     let output = run(&app, &[]).await;
@@ -119,7 +121,7 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
         let mut told = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
         told.read_line(&mut line).await.unwrap();
-        assert!(line.starts_with("run "), "{line}");
+        assert!(line.contains("\"event\":\"started\""), "{line}");
         let id = process.id().unwrap().to_string();
         let sent = Command::new("kill")
             .args(["-s", signal, &id])
@@ -142,7 +144,7 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
     let output = run(&app, &["--segments", "1"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("goes on: 0 segments and"),
+        stderr(&output).contains("and 0 whole segments were done before"),
         "{}",
         stderr(&output)
     );

@@ -267,7 +267,21 @@ async fn serve(of_totals: Mode<Sum>, of_counts: Mode<Count>) {
         return;
     }
     let client = Client::new(&order_totals::aws_config().await);
-    let tables = Tables::from_env().unwrap();
+    let pipelines = pipelines(&Tables::from_env().unwrap(), &client, of_totals, of_counts);
+    run(Handler::new(pipelines).build().unwrap()).await.unwrap();
+}
+
+/// The application's pipelines in the claim-first mode.
+pub(crate) fn claiming(tables: &Tables, client: &Client) -> [Pipeline<Order>; 2] {
+    pipelines(tables, client, Stored::claim_first, Stored::claim_first)
+}
+
+fn pipelines(
+    tables: &Tables,
+    client: &Client,
+    of_totals: Mode<Sum>,
+    of_counts: Mode<Count>,
+) -> [Pipeline<Order>; 2] {
     let store = |table: &str| Int64SumStore::new(client.clone(), table);
     let markers = Deduper::new(client.clone(), tables.markers.as_str());
     let at = |order: &Order| Timestamp::from_secs(order.placed_at);
@@ -284,9 +298,8 @@ async fn serve(of_totals: Mode<Sum>, of_counts: Mode<Count>) {
         .window(WINDOW, at)
         .retract()
         .store(store(&tables.counts));
-    let pipelines = [
+    [
         of_totals(totals, markers.clone()).unwrap(),
         of_counts(counts, markers).unwrap(),
-    ];
-    run(Handler::new(pipelines).build().unwrap()).await.unwrap();
+    ]
 }

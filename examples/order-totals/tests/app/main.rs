@@ -6,6 +6,8 @@
 )]
 
 mod bootstrap;
+mod cutover;
+mod deploy;
 mod killed;
 mod lambda;
 mod live;

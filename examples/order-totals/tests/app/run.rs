@@ -153,13 +153,13 @@ async fn stopped_during_the_bootstrap_it_says_so_and_goes_on_when_run_again() {
     let mut slow = run(&app);
     slow.args(["--page-size", "1"]);
     let mut running = Running::start(&mut slow);
-    running.says("run ").await;
+    running.says("\"event\":\"started\"").await;
     let (status, text) = running.end("INT").await;
     assert_eq!(status, Some(3), "{text}");
     contains(&text, &["run it again"]);
 
     let text = live_and_stopped(&app).await;
-    contains(&text, &["goes on: "]);
+    contains(&text, &["\"goes_on\":true"]);
     assert_eq!(app.state("alice").await, COUNTED);
     assert_eq!(app.state("bob").await, (Some(280), Some(280)));
     let text = live_and_stopped(&app).await;

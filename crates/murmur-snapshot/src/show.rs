@@ -1,0 +1,390 @@
+use std::fmt;
+use std::io::{IsTerminal, Write, stderr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::report::{Counts, Ended, Progress, Report};
+
+/// How often a line tells of pages unless told otherwise.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The length of a bar: its position is the share done.
+const LENGTH: u64 = 1000;
+
+/// Shows people how a bootstrap goes: a bar on a terminal, elsewhere lines of JSON.
+///
+/// Both tell rows, rows a second, read units, the share done and the time left; the latter two are
+/// estimates, since a table's number of rows is one (DynamoDB renews it every six hours or so).
+///
+/// ```
+/// # use murmur_core::{Pipeline, Sum};
+/// # use murmur_snapshot::{Bootstrap, JsonLines, ShowProgress};
+/// # use murmur_state::{MemoryDeduper, MemoryStore};
+/// # #[derive(serde::Deserialize)]
+/// # struct Order { customer: String }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let orders = Pipeline::builder("orders").key(|o: &Order| o.customer.clone()).count();
+/// # let orders = orders.store(MemoryStore::new(murmur_core::Count::new())).ledger(MemoryDeduper::new())?;
+/// # let source = JsonLines::reader("orders", "".as_bytes()).key(["id"]).build()?;
+/// let shown = ShowProgress::on_stderr();
+/// let bootstrap = Bootstrap::new([orders], source);
+/// let report = bootstrap.on_progress(move |progress| shown.show(progress)).run().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Lines
+///
+/// One object a line, with `event` and `run`, and by event:
+///
+/// | `event` | when | beside that |
+/// |---|---|---|
+/// | `started` | before the first page | `goes_on`, `segments`, `segments_done`, `rows_before` |
+/// | `progress` | after a page, at most every [`interval`](ShowProgress::interval) | `rows`, `rows_per_second`, `read_units`, `share_done`, `seconds_left` (null if nobody knows), `seconds` |
+/// | `late` | when the stream may be too short | `advice`, `seconds_since_capture`, `seconds_left` |
+/// | `finished`, `part_finished`, `stopped` | at the end | every count of the report |
+pub struct ShowProgress {
+    to: To,
+    interval: Duration,
+    state: Mutex<State>,
+}
+
+enum To {
+    Bar(ProgressBar),
+    Lines(Mutex<Box<dyn Write + Send>>),
+}
+
+#[derive(Default)]
+struct State {
+    run: String,
+    rows_before: u64,
+    /// When a page was last told of.
+    told: Option<Duration>,
+}
+
+impl ShowProgress {
+    /// Shows it on standard error: as a bar if that is a terminal, else as lines.
+    pub fn on_stderr() -> Self {
+        match stderr().is_terminal() {
+            true => Self::to(To::Bar(bar(ProgressBar::new(LENGTH)))),
+            false => Self::lines(stderr()),
+        }
+    }
+
+    /// Writes lines. What cannot be written is not shown, and harms nothing else.
+    pub fn lines(out: impl Write + Send + 'static) -> Self {
+        Self::to(To::Lines(Mutex::new(Box::new(out))))
+    }
+
+    fn to(to: To) -> Self {
+        Self {
+            to,
+            interval: INTERVAL,
+            state: Mutex::default(),
+        }
+    }
+
+    /// How often a line tells of pages, at most. A bar is redrawn as it pleases. Default 10 s.
+    #[must_use]
+    pub fn interval(mut self, interval: Duration) -> Self {
+        self.interval = interval;
+        self
+    }
+
+    /// Shows what a bootstrap [tells](crate::Bootstrap::on_progress).
+    pub fn show(&self, progress: &Progress<'_>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Progress::Started { run, earlier, .. } = progress {
+            *state = State {
+                run: (*run).to_owned(),
+                rows_before: earlier.counts.rows,
+                told: None,
+            };
+        }
+        match &self.to {
+            To::Bar(bar) => on_bar(bar, &state, progress),
+            To::Lines(out) => {
+                let Some(mut line) = line(&mut state, self.interval, progress) else {
+                    return;
+                };
+                line["run"] = json!(state.run);
+                let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+                // Nobody may be there to read it any more.
+                let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+            }
+        }
+    }
+}
+
+fn bar(bar: ProgressBar) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:24} {msg}");
+    bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn on_bar(bar: &ProgressBar, state: &State, progress: &Progress<'_>) {
+    match progress {
+        Progress::Started { rerun, .. } => {
+            let run = &state.run;
+            bar.println(match rerun {
+                false => format!("run {run} begun"),
+                true => format!(
+                    "run {run} goes on: {} rows were done before",
+                    HumanCount(state.rows_before)
+                ),
+            });
+        }
+        Progress::Page {
+            total,
+            share_done,
+            time_left,
+            elapsed,
+            ..
+        } => {
+            bar.set_position((share_done * LENGTH as f64) as u64);
+            let left = match time_left {
+                Some(left) => format!("about {} left", HumanDuration(*left)),
+                None => "time left not known yet".to_owned(),
+            };
+            bar.set_message(format!(
+                "about {:.0} %, {} rows, {:.0}/s, {:.0} read units, {left}",
+                share_done * 100.0,
+                HumanCount(total.rows),
+                rate(state, total, *elapsed),
+                total.read_units,
+            ));
+        }
+        Progress::Late { advice, .. } => bar.println(format!(
+            "it may take longer than the stream keeps what comes after it: {advice}"
+        )),
+        Progress::SegmentDone { .. } => {}
+        Progress::Finished { .. } | Progress::Stopped { .. } => bar.finish_and_clear(),
+    }
+}
+
+/// Rows a second in this attempt.
+fn rate(state: &State, total: &Counts, elapsed: Duration) -> f64 {
+    let rows = total.rows.saturating_sub(state.rows_before) as f64;
+    match elapsed.as_secs_f64() {
+        0.0 => 0.0,
+        seconds => rows / seconds,
+    }
+}
+
+/// The line that tells of it, if one does.
+fn line(state: &mut State, interval: Duration, progress: &Progress<'_>) -> Option<Value> {
+    Some(match progress {
+        Progress::Started {
+            rerun,
+            segments,
+            earlier,
+            ..
+        } => json!({
+            "event": "started",
+            "goes_on": rerun,
+            "segments": segments,
+            "segments_done": earlier.segments,
+            "rows_before": earlier.counts.rows,
+        }),
+        Progress::Page {
+            total,
+            share_done,
+            time_left,
+            elapsed,
+            ..
+        } => {
+            let due = |told: Duration| elapsed.saturating_sub(told) >= interval;
+            if !state.told.is_none_or(due) {
+                return None;
+            }
+            state.told = Some(*elapsed);
+            json!({
+                "event": "progress",
+                "rows": total.rows,
+                "rows_per_second": tenths(rate(state, total, *elapsed)),
+                "read_units": tenths(total.read_units),
+                "share_done": (share_done * 1000.0).floor() / 1000.0,
+                "seconds_left": time_left.map(|left| left.as_secs()),
+                "seconds": elapsed.as_secs(),
+            })
+        }
+        Progress::Late {
+            age,
+            time_left,
+            advice,
+            ..
+        } => json!({
+            "event": "late",
+            "advice": advice,
+            "seconds_since_capture": age.as_secs(),
+            "seconds_left": time_left.map(|left| left.as_secs()),
+        }),
+        Progress::SegmentDone { .. } => return None,
+        Progress::Finished { report } | Progress::Stopped { report } => end(report),
+    })
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn end(report: &Report) -> Value {
+    let Counts {
+        examined,
+        rows,
+        applied,
+        duplicates,
+        superseded,
+        skipped,
+        expired,
+        rejected,
+        read_units,
+    } = report.counts;
+    json!({
+        "event": match report.ended {
+            Ended::Finished => "finished",
+            Ended::OwnPart => "part_finished",
+            Ended::Stopped => "stopped",
+        },
+        "examined": examined,
+        "rows": rows,
+        "applied": applied,
+        "duplicates": duplicates,
+        "superseded": superseded,
+        "skipped": skipped,
+        "expired": expired,
+        "rejected": rejected,
+        "read_units": tenths(read_units),
+        "rows_before": report.earlier.counts.rows,
+    })
+}
+
+impl fmt::Debug for ShowProgress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = match self.to {
+            To::Bar(_) => "a bar",
+            To::Lines(_) => "lines",
+        };
+        f.debug_struct("ShowProgress")
+            .field("to", &to)
+            .field("interval", &self.interval)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::report::Earlier;
+
+    #[derive(Clone, Default)]
+    struct Shared(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Shared {
+        fn lines(&self) -> Vec<Value> {
+            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            text.lines()
+                .map(|line| serde_json::from_str(line).unwrap())
+                .collect()
+        }
+    }
+
+    fn counts(rows: u64) -> Counts {
+        Counts {
+            rows,
+            read_units: rows as f64 / 3.0,
+            ..Counts::default()
+        }
+    }
+
+    /// A run that goes on at 1,000 rows, with a page of 100 rows every four seconds.
+    fn play(shown: &ShowProgress, pages: u64) {
+        let earlier = Earlier {
+            segments: 1,
+            counts: counts(1_000),
+        };
+        shown.show(&Progress::Started {
+            run: "r1",
+            rerun: true,
+            token: None,
+            segments: 4,
+            earlier: &earlier,
+        });
+        for n in 1..=pages {
+            shown.show(&Progress::Page {
+                segment: 0,
+                page: &counts(100),
+                total: &counts(1_000 + n * 100),
+                share_done: 0.3333,
+                time_left: Some(Duration::from_secs(90)),
+                elapsed: Duration::from_secs(n * 4),
+            });
+        }
+    }
+
+    #[test]
+    fn lines_tell_of_pages_now_and_then() {
+        let out = Shared::default();
+        let shown = ShowProgress::lines(out.clone());
+        play(&shown, 6);
+        shown.show(&Progress::Late {
+            age: Duration::from_secs(60),
+            life: Duration::from_secs(90),
+            time_left: None,
+            advice: "start live",
+        });
+        let lines = out.lines();
+        assert!(lines.iter().all(|line| line["run"] == "r1"), "{lines:?}");
+        let started = &lines[0];
+        assert_eq!(
+            (&started["event"], &started["goes_on"]),
+            (&json!("started"), &json!(true))
+        );
+        assert_eq!(started["rows_before"], 1_000);
+        let seconds: Vec<_> = lines
+            .iter()
+            .filter_map(|line| line["seconds"].as_u64())
+            .collect();
+        assert_eq!(seconds, [4, 16], "at once, then every ten seconds");
+        assert_eq!(lines[1]["rows"], 1_100);
+        assert_eq!(lines[1]["rows_per_second"], 25.0, "of this attempt");
+        assert_eq!(
+            (&lines[1]["share_done"], &lines[1]["seconds_left"]),
+            (&json!(0.333), &json!(90))
+        );
+        assert_eq!(
+            (&lines[3]["event"], &lines[3]["advice"]),
+            (&json!("late"), &json!("start live"))
+        );
+        assert_eq!(lines.len(), 4);
+    }
+
+    #[test]
+    fn a_bar_tells_rows_rate_units_share_and_time_left() {
+        let hidden = bar(ProgressBar::hidden());
+        hidden.set_length(LENGTH);
+        let shown = ShowProgress::to(To::Bar(hidden.clone()));
+        play(&shown, 2);
+        assert_eq!(hidden.position(), 333);
+        assert_eq!(
+            hidden.message(),
+            "about 33 %, 1,200 rows, 25/s, 400 read units, about 2 minutes left"
+        );
+    }
+}

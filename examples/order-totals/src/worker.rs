@@ -1,0 +1,113 @@
+//! The bootstrap as a function on Lambda: each call does some segments of a run, for as long as a call
+//! may take, and the next one goes on. `deploy/bootstrap.asl.json` calls it until all is done.
+#![allow(clippy::print_stderr, reason = "it is the log of a function")]
+
+use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
+
+use lambda_runtime::{LambdaEvent, service_fn};
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
+use murmur_snapshot_ddb::ParallelScan;
+use murmur_state::TracingRecorder;
+
+use crate::Tables;
+use crate::cli::FAILED;
+
+/// What is kept of a call's time for finishing the pages under way and saving how far it came.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// Of a call that has less than that in all, half is kept.
+const SHORT_CALL: Duration = Duration::from_secs(120);
+
+/// What one worker is to do.
+#[derive(Debug, Clone, serde::Deserialize)]
+pub struct Part {
+    /// The run's name: the same in every call.
+    pub run: String,
+    /// The table of orders.
+    pub table: String,
+    /// How many segments there are in all.
+    pub segments: u32,
+    /// The first of this worker's.
+    pub from: u32,
+    /// How many it takes, or as many as there are.
+    pub take: u32,
+}
+
+/// How far it came.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Answer {
+    /// Whether its segments are done; else it has to be called again.
+    pub done: bool,
+    /// Whether the whole run is finished.
+    pub finished: bool,
+    /// How many rows it counted in this call.
+    pub rows: u64,
+    /// How many of them can never count; the log names them.
+    pub rejected: u64,
+}
+
+/// Whether this process is a function that Lambda has started.
+pub fn is_called() -> bool {
+    std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some()
+}
+
+/// Answers Lambda's calls until the process ends.
+pub async fn serve() -> ExitCode {
+    lambda_runtime::tracing::init_default_subscriber();
+    match lambda_runtime::run(service_fn(call)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+async fn call(event: LambdaEvent<Part>) -> Result<Answer, lambda_runtime::Error> {
+    let ends = UNIX_EPOCH + Duration::from_millis(event.context.deadline);
+    let left = ends
+        .elapsed()
+        .err()
+        .map_or(Duration::ZERO, |left| left.duration());
+    let margin = if left < SHORT_CALL { left / 2 } else { MARGIN };
+    Ok(work(event.payload, tokio::time::sleep(left - margin)).await?)
+}
+
+/// Does the part until it is done or `stop` completes.
+async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Result<Answer> {
+    let config = crate::aws_config().await;
+    let client = aws_sdk_dynamodb::Client::new(&config);
+    let streams = aws_sdk_dynamodbstreams::Client::new(&config);
+    let pipelines = Tables::from_env()?.pipelines(&client)?;
+    let source = ParallelScan::builder(client, part.table)
+        .streams(streams)
+        .segments(part.segments)
+        .build()?;
+    let to = part.from.saturating_add(part.take).min(part.segments);
+    let report = Bootstrap::new(pipelines, source)
+        .recorder(TracingRecorder)
+        .worker(part.run, part.from..to)
+        .run_until(stop)
+        .await;
+    match report {
+        Ok(report) => {
+            for row in &report.rejected {
+                eprintln!("rejected: {}: {}", row.id, row.reason);
+            }
+            Ok(Answer {
+                done: report.ended != Ended::Stopped,
+                finished: report.ended == Ended::Finished,
+                rows: report.counts.rows,
+                rejected: report.counts.rejected,
+            })
+        }
+        Err(BootstrapError::AlreadyFinished { .. }) => Ok(Answer {
+            done: true,
+            finished: true,
+            rows: 0,
+            rejected: 0,
+        }),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,385 @@
+//! The bootstrap of many workers: the definition for Step Functions, and processes side by side.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, join_all};
+use murmur_testkit::gate::{Gate, Hold};
+use murmur_testkit::lambda::RuntimeApi;
+use serde_json::{Value, json};
+use tokio::process::Child;
+
+use crate::bootstrap::{assert_counted_once, bootstrap, put_orders};
+use crate::support::{App, stderr};
+
+/// Longer than any call here takes.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// So little that a call is over before it has done much.
+const SHORT: Duration = Duration::from_millis(100);
+
+fn definition() -> Value {
+    serde_json::from_str(include_str!("../../deploy/bootstrap.asl.json")).unwrap()
+}
+
+/// Sees that a state machine is one, by the rules of the Amazon States Language
+/// (<https://states-language.net/spec.html>).
+fn check(machine: &Value) {
+    let states = machine["States"].as_object().expect("states");
+    let mut reached = BTreeSet::new();
+    let mut next = vec![machine["StartAt"].as_str().expect("a first state")];
+    while let Some(name) = next.pop() {
+        let state = states
+            .get(name)
+            .unwrap_or_else(|| panic!("no state {name}"));
+        if !reached.insert(name) {
+            continue;
+        }
+        let kind = state["Type"].as_str().expect("a type");
+        let goes_on = state["Next"].as_str();
+        let ends = state["End"].as_bool().unwrap_or(false);
+        match kind {
+            "Pass" | "Task" | "Map" => {
+                assert_ne!(goes_on.is_some(), ends, "{name} goes on or ends");
+            }
+            "Choice" => assert!(goes_on.is_none() && !ends, "{name}"),
+            "Succeed" => assert!(goes_on.is_none() && !ends, "{name}"),
+            other => panic!("{name} is of type {other}"),
+        }
+        next.extend(goes_on);
+        if kind == "Choice" {
+            let rules = state["Choices"].as_array().expect("choices");
+            assert!(!rules.is_empty());
+            next.extend(
+                rules
+                    .iter()
+                    .map(|rule| rule["Next"].as_str().expect("a state")),
+            );
+            next.push(state["Default"].as_str().expect("a default"));
+        }
+        if kind == "Task" {
+            assert!(
+                state["Resource"]
+                    .as_str()
+                    .expect("a resource")
+                    .starts_with("arn:")
+            );
+            for retry in state["Retry"].as_array().into_iter().flatten() {
+                assert!(
+                    retry["ErrorEquals"]
+                        .as_array()
+                        .is_some_and(|errors| !errors.is_empty())
+                );
+                assert!(retry["BackoffRate"].as_f64().is_none_or(|rate| rate >= 1.0));
+                let jitter = retry["JitterStrategy"].as_str().unwrap_or("NONE");
+                assert!(["FULL", "NONE"].contains(&jitter));
+            }
+        }
+        if kind == "Map" {
+            let inner = &state["ItemProcessor"];
+            let config = &inner["ProcessorConfig"];
+            assert_eq!(config["Mode"], "DISTRIBUTED");
+            assert!(["STANDARD", "EXPRESS"].contains(&config["ExecutionType"].as_str().unwrap()));
+            check(inner);
+        }
+        for template in ["Parameters", "ItemSelector", "ResultSelector"] {
+            for (field, value) in state[template].as_object().into_iter().flatten() {
+                let path = value.as_str().unwrap_or_default();
+                let computed = path.starts_with('$') || path.starts_with("States.");
+                assert_eq!(
+                    field.ends_with(".$"),
+                    computed && !path.starts_with("${"),
+                    "{field}"
+                );
+            }
+        }
+        for path in ["ItemsPath", "ResultPath"] {
+            let path = &state[path];
+            assert!(path.is_null() || path.as_str().is_some_and(|path| path.starts_with('$')));
+        }
+    }
+    let known: BTreeSet<&str> = states.keys().map(String::as_str).collect();
+    assert_eq!(reached, known, "every state can be reached");
+}
+
+#[test]
+fn the_definition_is_one_and_its_template_names_what_it_calls() {
+    check(&definition());
+    let template: Value =
+        serde_saphyr::from_str(include_str!("../../deploy/bootstrap.yaml")).unwrap();
+    let machine = &template["Resources"]["Bootstrap"]["Properties"];
+    assert_eq!(machine["DefinitionUri"], "bootstrap.asl.json");
+    let substituted = machine["DefinitionSubstitutions"].as_object().unwrap();
+    let text = include_str!("../../deploy/bootstrap.asl.json");
+    assert_eq!(text.matches("${").count(), substituted.len());
+    assert!(
+        substituted
+            .keys()
+            .all(|name| text.contains(&format!("${{{name}}}")))
+    );
+    let function = &template["Resources"]["BootstrapFunction"]["Properties"];
+    assert_eq!(
+        function["Timeout"], 900,
+        "the most that Lambda gives a call"
+    );
+    let variables = function["Environment"]["Variables"].as_object().unwrap();
+    let variables: BTreeSet<&str> = variables.keys().map(String::as_str).collect();
+    assert_eq!(
+        variables,
+        BTreeSet::from(["COUNTS_TABLE", "MARKER_TABLE", "TOTALS_TABLE"])
+    );
+}
+
+/// Plays as much of the language as the definition uses.
+struct Machine<'a> {
+    api: &'a RuntimeApi,
+    /// Each call: what it was given, and what it answered, if it did.
+    calls: Mutex<Vec<(Value, Option<Value>)>>,
+}
+
+impl Machine<'_> {
+    fn run<'m>(&'m self, machine: &'m Value, input: Value) -> BoxFuture<'m, Value> {
+        async move {
+            let (mut name, mut data) = (machine["StartAt"].as_str().unwrap(), input);
+            loop {
+                let state = &machine["States"][name];
+                data = match state["Type"].as_str().unwrap() {
+                    "Pass" => filled(&state["Parameters"], &data, &Value::Null),
+                    "Task" => {
+                        let parameters = filled(&state["Parameters"], &data, &Value::Null);
+                        let payload = self.call(&parameters["Payload"]).await;
+                        let result = json!({ "Payload": payload });
+                        data["answer"] = filled(&state["ResultSelector"], &result, &Value::Null);
+                        data
+                    }
+                    "Map" => {
+                        let items = at(&data, state["ItemsPath"].as_str().unwrap());
+                        let each = items.as_array().unwrap().iter().map(|item| {
+                            let input = filled(&state["ItemSelector"], &data, item);
+                            self.run(&state["ItemProcessor"], input)
+                        });
+                        join_all(each).await;
+                        data
+                    }
+                    "Choice" => {
+                        let rules = state["Choices"].as_array().unwrap().iter();
+                        let holds = |rule: &&Value| {
+                            at(&data, rule["Variable"].as_str().unwrap()) == rule["BooleanEquals"]
+                        };
+                        let rule = rules.clone().find(holds);
+                        name = rule
+                            .map_or(&state["Default"], |rule| &rule["Next"])
+                            .as_str()
+                            .unwrap();
+                        continue;
+                    }
+                    "Succeed" => return data,
+                    other => panic!("{other}"),
+                };
+                match state["Next"].as_str() {
+                    Some(next) => name = next,
+                    None => return data,
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// Calls the function until it answers. The first call for each part is a short one.
+    async fn call(&self, payload: &Value) -> Value {
+        loop {
+            let first = {
+                let mut calls = self.calls.lock().unwrap();
+                let first = calls
+                    .iter()
+                    .all(|(before, _)| before["from"] != payload["from"]);
+                calls.push((payload.clone(), None));
+                first
+            };
+            let time = if first { SHORT } else { TIMEOUT / 6 };
+            let answer = self.api.invoke(payload.clone(), time).await;
+            if let Ok(answer) = answer {
+                let mut calls = self.calls.lock().unwrap();
+                calls.push((payload.clone(), Some(answer.clone())));
+                return answer;
+            }
+        }
+    }
+}
+
+/// A payload template with its paths resolved.
+fn filled(template: &Value, data: &Value, item: &Value) -> Value {
+    let fields = template.as_object().unwrap().iter();
+    let resolve = |(field, value): (&String, &Value)| match field.strip_suffix(".$") {
+        Some(field) => (
+            field.to_owned(),
+            computed(value.as_str().unwrap(), data, item),
+        ),
+        None => (field.clone(), value.clone()),
+    };
+    Value::Object(fields.map(resolve).collect())
+}
+
+/// A path, an intrinsic function, or a number in one.
+fn computed(text: &str, data: &Value, item: &Value) -> Value {
+    if text == "$$.Map.Item.Value" {
+        return item.clone();
+    }
+    if let Some(call) = text.strip_suffix(')') {
+        let (function, arguments) = call.split_once('(').unwrap();
+        let arguments: Vec<i64> = split(arguments)
+            .into_iter()
+            .map(|argument| computed(argument, data, item).as_i64().unwrap())
+            .collect();
+        return match (function, &arguments[..]) {
+            ("States.MathAdd", [one, other]) => json!(one + other),
+            ("States.ArrayRange", [first, last, step]) => {
+                let numbers: Vec<i64> = (*first..=*last).step_by(*step as usize).collect();
+                assert!(numbers.len() <= 1000);
+                json!(numbers)
+            }
+            other => panic!("{other:?}"),
+        };
+    }
+    match text.starts_with('$') {
+        true => at(data, text),
+        false => text.parse::<i64>().unwrap().into(),
+    }
+}
+
+/// Arguments, at commas that are in no call.
+fn split(arguments: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut parts) = (0, 0, Vec::new());
+    for (at, character) in arguments.char_indices() {
+        match character {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            ',' if depth == 0 => {
+                parts.push(arguments[start..at].trim());
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(arguments[start..].trim());
+    parts
+}
+
+fn at(data: &Value, path: &str) -> Value {
+    let fields = path.strip_prefix('$').unwrap().split('.').skip(1);
+    let mut found = data;
+    for field in fields {
+        found = &found[field];
+    }
+    found.clone()
+}
+
+/// A process of the function.
+fn function(app: &App, api: &RuntimeApi, gate: &Gate) -> Child {
+    let mut command = app.command(env!("CARGO_BIN_EXE_bootstrap"));
+    let command = command.envs(api.env()).envs(gate.env());
+    command
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_order_once() {
+    let app = App::start().await;
+    put_orders(&app, 600).await;
+    let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
+    let mut processes: Vec<Child> = (0..3).map(|_| function(&app, &api, &gate)).collect();
+    let machine = Machine {
+        api: &api,
+        calls: Mutex::default(),
+    };
+    let definition = definition();
+    let input = json!({ "run": "fill", "table": app.orders, "segments": 10, "take": 4 });
+    let play = machine.run(&definition, input.clone());
+    let kill = async {
+        // Whoever is in the middle of a transaction: all die, and new ones are started.
+        gate.hold(Some("TransactWriteItems"), 2, Hold::After).await;
+        for process in &mut processes {
+            process.kill().await.unwrap();
+            *process = function(&app, &api, &gate);
+        }
+    };
+    tokio::join!(play, kill);
+    assert_counted_once(&app, 600).await;
+
+    let take = || std::mem::take(&mut *machine.calls.lock().unwrap());
+    let calls = take();
+    let answers: Vec<&Value> = calls
+        .iter()
+        .filter_map(|(_, answer)| answer.as_ref())
+        .collect();
+    let parts: BTreeSet<u64> = calls
+        .iter()
+        .map(|(part, _)| part["from"].as_u64().unwrap())
+        .collect();
+    assert_eq!(parts, BTreeSet::from([0, 4, 8]));
+    let failed = calls.len() - 2 * answers.len();
+    let unfinished = answers
+        .iter()
+        .filter(|answer| answer["done"] == false)
+        .count();
+    let finished = answers
+        .iter()
+        .filter(|answer| answer["finished"] == true)
+        .count();
+    println!(
+        "{} calls, {failed} without an answer, {unfinished} not done",
+        calls.len() - answers.len()
+    );
+    assert!(failed + unfinished >= 3 && finished >= 1, "{calls:?}");
+
+    // Started again it says that all is done.
+    machine.run(&definition, input).await;
+    let calls = take();
+    let mut answers = calls.iter().filter_map(|(_, answer)| answer.as_ref());
+    assert!(answers.all(|answer| answer["finished"] == true && answer["rows"] == 0));
+    assert_counted_once(&app, 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_side_by_side_finish_one_run() {
+    let app = App::start().await;
+    put_orders(&app, 300).await;
+    let worker = |from: u32, to: u32| {
+        let mut command = bootstrap(&app);
+        let (from, to) = (from.to_string(), to.to_string());
+        command.args([
+            "--segments",
+            "9",
+            "--run",
+            "fill",
+            "--from",
+            &from,
+            "--to",
+            &to,
+        ]);
+        command.output()
+    };
+    let outputs = join_all([worker(0, 3), worker(3, 6), worker(6, 9)]).await;
+    let mut tokens = BTreeSet::new();
+    for output in outputs {
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        tokens.insert(output.stdout);
+    }
+    assert_eq!(tokens.len(), 1, "all go by the token of whoever came first");
+    assert_counted_once(&app, 300).await;
+
+    let late = worker(0, 3).await.unwrap();
+    assert!(stderr(&late).contains("bootstrapped"), "{}", stderr(&late));
+    let odd = bootstrap(&app)
+        .args(["--run", "fill", "--from", "3"])
+        .output()
+        .await
+        .unwrap();
+    assert_eq!(odd.status.code(), Some(2), "{}", stderr(&odd));
+}
