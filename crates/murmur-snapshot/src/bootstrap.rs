@@ -243,8 +243,9 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self
     }
 
-    /// How many rejected rows the report lists; each costs its id and reason in memory.
-    /// Default 100.
+    /// How many rejected rows the report lists; each costs its id and reason in memory. Of earlier
+    /// attempts no more than the first 10 of each segment are known, which are kept in its
+    /// checkpoint. Default 100.
     pub fn max_listed(mut self, rows: usize) -> Self {
         self.max_listed = rows;
         self
@@ -309,7 +310,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             live_is_running,
             restart,
         } = self;
-        let rejections = Arc::new(Rejections::new(callback, max_listed));
+        let rejections = Arc::new(Rejections::new(callback));
         let taker = Arc::clone(&rejections);
         let processor = processor
             .on_rejected(move |rejected| {
@@ -324,6 +325,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             retry,
             random,
             rejections,
+            max_listed,
             progress,
             place,
             concurrency,

@@ -144,9 +144,10 @@ impl Pace {
         };
         self.reading += 1;
         // Pages grow by and by: what the source's own habit cuts off is not set aside for long.
-        let (rows, units) = if self.longest == 0.0 || self.units == 0.0 {
+        let (rows, units) = if self.longest == 0.0 {
             (FIRST_PAGE, 0.0)
         } else {
+            // Where pages cost nothing, only their growth is bounded.
             let per_row = self.units / self.rows;
             let rows = (per_second / per_row)
                 .min(2.0 * self.longest)

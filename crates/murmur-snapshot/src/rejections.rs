@@ -1,5 +1,6 @@
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
 use murmur_core::{BoxError, Rejected};
@@ -11,19 +12,18 @@ use crate::source::BadRow;
 pub(crate) type RejectFn =
     dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
-/// Takes every row that can never count: asks the user's callback, and lists it.
+/// Takes every row that can never count: asks the user's callback, and notes it for its page.
 pub(crate) struct Rejections {
-    pub(crate) callback: Option<Box<RejectFn>>,
-    pub(crate) limit: usize,
-    listed: Mutex<Vec<RejectedRow>>,
+    callback: Option<Box<RejectFn>>,
+    /// By event id; of the pages that are being written only.
+    noted: Mutex<HashMap<String, Vec<RejectedRow>>>,
 }
 
 impl Rejections {
-    pub(crate) fn new(callback: Option<Box<RejectFn>>, limit: usize) -> Self {
+    pub(crate) fn new(callback: Option<Box<RejectFn>>) -> Self {
         Self {
             callback,
-            limit,
-            listed: Mutex::default(),
+            noted: Mutex::default(),
         }
     }
 
@@ -33,23 +33,23 @@ impl Rejections {
         if let Some(callback) = &self.callback {
             callback(rejected).await?;
         }
-        self.list(row);
+        self.noted().entry(row.id.clone()).or_default().push(row);
         Ok(())
     }
 
-    /// Lists a row, if there is room.
-    pub(crate) fn list(&self, row: RejectedRow) {
-        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
-        if listed.len() < self.limit {
-            listed.push(row);
+    /// What was noted of the rows called `ids`, which is forgotten here.
+    pub(crate) fn of<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Vec<RejectedRow> {
+        let mut noted = self.noted();
+        if noted.is_empty() {
+            return Vec::new();
         }
+        let ids = ids.into_iter();
+        ids.flat_map(|id| noted.remove(id).unwrap_or_default())
+            .collect()
     }
 
-    pub(crate) fn listed(&self) -> Vec<RejectedRow> {
-        self.listed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    fn noted(&self) -> MutexGuard<'_, HashMap<String, Vec<RejectedRow>>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -75,8 +75,6 @@ impl From<&BadRow> for RejectedRow {
 
 impl fmt::Debug for Rejections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rejections")
-            .field("limit", &self.limit)
-            .finish_non_exhaustive()
+        f.debug_struct("Rejections").finish_non_exhaustive()
     }
 }

@@ -91,8 +91,9 @@ pub struct Report {
     pub earlier: Earlier,
     /// What became of the rows in this attempt.
     pub counts: Counts,
-    /// The rows that were rejected in this attempt, by each pipeline that did, up to the limit
-    /// set; [`Counts::rejected`] says how many rows there were in all.
+    /// The rows that were rejected, by each pipeline that did, those of earlier attempts first,
+    /// up to the limit [set](crate::Bootstrap::max_listed). [`Counts::rejected`] of `earlier` and
+    /// `counts` say how many rows there were in all.
     pub rejected: Vec<RejectedRow>,
 }
 
@@ -116,6 +117,13 @@ pub struct Earlier {
     pub segments: u32,
     /// What became of all rows that are not read again, those of segments begun included.
     pub counts: Counts,
+}
+
+/// What became of the rows of a page, or of all pages of a segment so far.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Tally {
+    pub(crate) counts: Counts,
+    pub(crate) rejected: Vec<RejectedRow>,
 }
 
 /// A row that can never count.

@@ -40,6 +40,7 @@ pub(crate) struct Run<T, S> {
     pub(crate) retry: Retry,
     pub(crate) random: Random,
     pub(crate) rejections: Arc<Rejections>,
+    pub(crate) max_listed: usize,
     pub(crate) progress: Box<ProgressFn>,
     pub(crate) place: Option<Arc<dyn Checkpoints>>,
     pub(crate) concurrency: usize,
@@ -85,11 +86,13 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             true => rows.load_all(part.clone()).await?,
             false => Default::default(),
         };
-        let mut earlier = Earlier::default();
+        let (mut earlier, mut rejected) = (Earlier::default(), Vec::new());
         for (row, _) in found.values() {
             earlier.segments += u32::from(row.at == At::End);
-            earlier.counts += row.counts;
+            earlier.counts += row.tally.counts;
+            rejected.extend_from_slice(&row.tally.rejected);
         }
+        rejected.truncate(self.max_listed);
         let (run, segments) = (&record.run, Segments::new(part.clone(), found));
         tracing::info!(
             source = name,
@@ -114,12 +117,15 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             segments,
             pace,
             counts: Counts::default(),
+            rejected,
+            max_listed: self.max_listed,
         };
         let parts = Parts {
             source: &self.source,
             processor: &self.processor,
             retry: &self.retry,
             rows: &rows,
+            rejections: &self.rejections,
             progress: &*self.progress,
         };
         let ended = match scan(&parts, &mut state, self.concurrency, shutdown).await? {
@@ -133,7 +139,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             token: record.token,
             earlier,
             counts: state.counts,
-            rejected: self.rejections.listed(),
+            rejected: state.rejected,
         };
         let (run, rows) = (&report.run, report.counts.rows);
         tracing::info!(source = name, run, rows, ?ended, "bootstrap ended");

@@ -7,7 +7,7 @@
 //! pages are done with, a segment's checkpoint is the end of the longest beginning of them that
 //! is.
 
-use std::future::Future;
+use std::future::{Future, pending};
 use std::pin::pin;
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, Recorder, Retry
 
 use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
-use crate::report::{Counts, Progress};
+use crate::rejections::Rejections;
+use crate::report::{Counts, Progress, RejectedRow, Tally};
 use crate::segment_row::SegmentRows;
 use crate::segments::{Ask, Next, Save, Segments};
 use crate::source::{BadRow, Page, Source};
@@ -38,6 +39,7 @@ pub(crate) struct Parts<'a, T, S> {
     pub(crate) processor: &'a Processor<T>,
     pub(crate) retry: &'a Retry,
     pub(crate) rows: &'a SegmentRows<'a>,
+    pub(crate) rejections: &'a Rejections,
     pub(crate) progress: &'a ProgressFn,
 }
 
@@ -48,13 +50,15 @@ pub(crate) struct State {
     pub(crate) watch: Watch,
     /// What became of the rows that were read.
     pub(crate) counts: Counts,
+    /// Rows that were rejected, no more than `max_listed`.
+    pub(crate) rejected: Vec<RejectedRow>,
+    pub(crate) max_listed: usize,
 }
 
 type Stop<'a> = Shared<BoxFuture<'a, ()>>;
 
 /// Something that came to its end.
 enum Step {
-    Waited,
     Read {
         segment: u32,
         reserved: Reserved,
@@ -65,7 +69,7 @@ enum Step {
     Written {
         segment: u32,
         page: u64,
-        counts: Result<Counts, BootstrapError>,
+        tally: Result<Tally, BootstrapError>,
     },
     Saved {
         segment: u32,
@@ -94,14 +98,17 @@ where
     let stop: Stop<'a> = stop.boxed().shared();
     let (mut halt, mut error) = (Some(halt), None);
     let mut steps: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
-    let (mut pages, mut waiting) = (0, false);
+    let mut pages = 0;
     loop {
-        while pages < concurrency && !waiting && stop.clone().now_or_never().is_none() {
+        let mut rest = None;
+        while pages < concurrency
+            && state.segments.may_read()
+            && stop.clone().now_or_never().is_none()
+        {
             match state.pace.may(parts.now()) {
                 May::Begin => {}
                 May::Wait(wait) => {
-                    waiting = true;
-                    steps.push(parts.wait(wait, stop.clone()).boxed());
+                    rest = Some(parts.clock().sleep(wait));
                     break;
                 }
                 May::Learn => break,
@@ -113,14 +120,27 @@ where
             let reserved = state.pace.begin(parts.now());
             steps.push(parts.read(ask, reserved, stop.clone()).boxed());
         }
-        let Some(step) = steps.next().await else {
-            break;
+        let step = match rest {
+            None => match steps.next().await {
+                None => break,
+                Some(step) => step,
+            },
+            // A page that comes cuts the rest short, since it may cost less than was set aside.
+            Some(rest) => {
+                let rest = select(stop.clone(), rest);
+                let page = async {
+                    match steps.is_empty() {
+                        true => pending().await,
+                        false => steps.next().await,
+                    }
+                };
+                match select(pin!(page), rest).await {
+                    Either::Left((Some(step), _)) => step,
+                    Either::Left((None, _)) | Either::Right(_) => continue,
+                }
+            }
         };
         let went = match step {
-            Step::Waited => {
-                waiting = false;
-                Ok(None)
-            }
             Step::Read {
                 segment,
                 reserved,
@@ -142,10 +162,10 @@ where
             Step::Written {
                 segment,
                 page,
-                counts,
+                tally,
             } => {
                 pages -= 1;
-                counts.map(|counts| parts.written(state, segment, page, counts))
+                tally.map(|tally| parts.written(state, segment, page, tally))
             }
             Step::Saved { segment, version } => {
                 version.map(|version| parts.saved(state, segment, version))
@@ -173,11 +193,6 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
 
     fn now(&self) -> Duration {
         self.clock().monotonic()
-    }
-
-    async fn wait(&self, wait: Duration, stop: Stop<'a>) -> Step {
-        select(stop, self.clock().sleep(wait)).await;
-        Step::Waited
     }
 
     async fn read(&self, ask: Ask, reserved: Reserved, stop: Stop<'a>) -> Step {
@@ -229,7 +244,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             Step::Written {
                 segment,
                 page: number,
-                counts: self.write(segment, page, deadline).await,
+                tally: self.write(segment, page, deadline).await,
             }
         };
         Ok(write.boxed())
@@ -241,22 +256,26 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         segment: u32,
         page: Page,
         deadline: Deadline,
-    ) -> Result<Counts, BootstrapError> {
+    ) -> Result<Tally, BootstrapError> {
         let mut counts = Counts {
             examined: page.examined,
             rows: (page.rows.len() + page.bad.len()) as u64,
             read_units: page.read_units.unwrap_or_default(),
             ..Counts::default()
         };
+        let mut rejected = Vec::new();
         for bad in page.bad {
+            let id = bad.id.clone();
             self.reject(segment, bad).await?;
+            rejected.extend(self.rejections.of([id.as_str()]));
             counts.rejected += 1;
         }
         let records: Vec<Record> = page.rows.into_iter().map(Record::Scanned).collect();
-        if records.is_empty() {
-            return Ok(counts);
-        }
-        let outcomes = self.processor.process(&records, deadline).await;
+        let outcomes = match records.is_empty() {
+            true => Vec::new(),
+            false => self.processor.process(&records, deadline).await,
+        };
+        rejected.extend(self.rejections.of(records.iter().map(Record::event_id)));
         let mut blocked = None;
         for (record, outcome) in records.iter().zip(outcomes) {
             match (counts.take(&outcome), outcome) {
@@ -269,7 +288,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             }
         }
         match blocked {
-            None => Ok(counts),
+            None => Ok(Tally { counts, rejected }),
             Some(row) => Err(BootstrapError::RowBlocked {
                 source_name: self.source.name().to_owned(),
                 segment,
@@ -299,10 +318,14 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         state: &mut State,
         segment: u32,
         page: u64,
-        counts: Counts,
+        tally: Tally,
     ) -> Option<BoxFuture<'a, Step>> {
+        let counts = tally.counts;
         state.counts += counts;
-        let save = state.segments.written(segment, page, counts);
+        let room = state.max_listed.saturating_sub(state.rejected.len());
+        let listed = tally.rejected.iter().take(room);
+        state.rejected.extend(listed.cloned());
+        let save = state.segments.written(segment, page, tally);
         let (done, of) = (state.segments.written_out(), state.segments.of());
         let figures = state.watch.page(&counts, done, of, self.clock());
         let recorder = &**self.processor.recorder();

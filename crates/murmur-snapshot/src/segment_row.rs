@@ -11,12 +11,18 @@ use murmur_state::{
 use serde::{Deserialize, Serialize};
 
 use crate::error::BootstrapError;
-use crate::report::Counts;
+use crate::report::{Counts, RejectedRow, Tally};
 use crate::run_record::{RunRecord, RunRecordError, decode_version};
 use crate::source::Cursor;
 
 /// The version of the row this release writes.
 const VERSION: u32 = 1;
+
+/// How many rejected rows are kept of a segment.
+pub(crate) const MAX_KEPT: usize = 10;
+
+/// How many characters of a reason are kept.
+const MAX_REASON: usize = 300;
 
 /// How many rows are loaded or removed at a time.
 const AT_ONCE: usize = 16;
@@ -35,7 +41,7 @@ pub(crate) enum At {
 pub(crate) struct SegmentRow {
     pub(crate) at: At,
     /// What became of the rows of those pages.
-    pub(crate) counts: Counts,
+    pub(crate) tally: Tally,
 }
 
 /// The row as it is kept.
@@ -48,6 +54,14 @@ struct Kept {
     cursor: Option<Cursor>,
     done: bool,
     counts: Counts,
+    rejected: Vec<KeptRow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptRow {
+    id: String,
+    pipeline: Option<String>,
+    reason: String,
 }
 
 /// The rows of one run, where its first pipeline keeps its checkpoints.
@@ -179,9 +193,18 @@ fn encode(row: &SegmentRow, by: &str) -> String {
             At::Cursor(cursor) => Some(cursor.clone()),
             At::End => None,
         },
-        counts: row.counts,
+        counts: row.tally.counts,
+        rejected: row.tally.rejected.iter().map(keep).collect(),
     };
     serde_json::json!(kept).to_string()
+}
+
+fn keep(row: &RejectedRow) -> KeptRow {
+    KeptRow {
+        id: row.id.clone(),
+        pipeline: row.pipeline.as_ref().map(ToString::to_string),
+        reason: row.reason.chars().take(MAX_REASON).collect(),
+    }
 }
 
 fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
@@ -199,15 +222,57 @@ fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
             return Err(unreadable(serde::de::Error::custom(reason)));
         }
     };
+    let rejected = kept.rejected.into_iter().map(|row| {
+        let pipeline = row.pipeline.map(PipelineName::new).transpose();
+        Ok(RejectedRow {
+            id: row.id,
+            pipeline: pipeline.map_err(|error| unreadable(serde::de::Error::custom(error)))?,
+            reason: row.reason,
+        })
+    });
     Ok(SegmentRow {
         at,
-        counts: kept.counts,
+        tally: Tally {
+            counts: kept.counts,
+            rejected: rejected.collect::<Result<_, _>>()?,
+        },
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use murmur_state::{MemoryDeduper, Random, RetryPolicy, SystemClock};
+
+    #[tokio::test]
+    async fn of_two_processes_that_would_save_the_same_one_is_refused() {
+        let retry = Retry::new(
+            RetryPolicy::default(),
+            SystemClock::shared(),
+            Random::seeded(1),
+        );
+        let place: Arc<dyn Checkpoints> = Arc::new(MemoryDeduper::new());
+        let process = |by: &str| SegmentRows {
+            place: Arc::clone(&place),
+            pipeline: PipelineName::new("totals").unwrap(),
+            source_name: "orders",
+            run: "r1".into(),
+            by: by.into(),
+            retry: &retry,
+        };
+        let row = SegmentRow {
+            at: At::End,
+            tally: Tally::default(),
+        };
+        let (one, other) = (process("p1"), process("p2"));
+        assert_eq!(one.save(0, &row, None).await.unwrap(), 1);
+        assert_eq!(one.save(0, &row, None).await.unwrap(), 1, "its own, again");
+        let error = other.save(0, &row, None).await.unwrap_err();
+        assert!(
+            matches!(error, BootstrapError::SegmentTaken { .. }),
+            "{error}"
+        );
+    }
 
     #[test]
     fn a_row_survives_the_round_trip_and_no_truncation_of_it_does() {
@@ -217,7 +282,13 @@ mod tests {
                 read_units: 1.5,
                 ..Counts::default()
             };
-            let row = SegmentRow { at, counts };
+            let rejected = vec![RejectedRow {
+                id: "o7".into(),
+                pipeline: Some(PipelineName::new("totals").unwrap()),
+                reason: "it cannot be decoded".into(),
+            }];
+            let tally = Tally { counts, rejected };
+            let row = SegmentRow { at, tally };
             let text = encode(&row, "p1");
             assert_eq!(decode("n", &text).unwrap(), row);
             for end in 0..text.len() {
@@ -230,7 +301,7 @@ mod tests {
     fn a_row_of_another_version_or_of_two_minds_is_refused() {
         let row = SegmentRow {
             at: At::End,
-            counts: Counts::default(),
+            tally: Tally::default(),
         };
         let text = encode(&row, "p1");
         let later = text.replace("\"version\":1", "\"version\":9");

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 
-use crate::report::Counts;
-use crate::segment_row::{At, SegmentRow};
+use crate::report::Tally;
+use crate::segment_row::{At, MAX_KEPT, SegmentRow};
 use crate::source::Cursor;
 
 /// How many pages of a segment may be done with, or under way, behind one that is not.
@@ -62,7 +62,7 @@ struct Open {
     pages: VecDeque<PageRead>,
     /// How far all pages are done with; `None` if the first is not.
     row: Option<SegmentRow>,
-    counts: Counts,
+    tally: Tally,
     version: Option<u64>,
     saving: bool,
     unsaved: bool,
@@ -71,7 +71,7 @@ struct Open {
 #[derive(Debug)]
 struct PageRead {
     end: At,
-    counts: Option<Counts>,
+    tally: Option<Tally>,
 }
 
 impl Open {
@@ -129,6 +129,11 @@ impl Segments {
         self.done == self.of
     }
 
+    /// Whether there may be a page to be read.
+    pub(crate) fn may_read(&self) -> bool {
+        !self.fresh.is_empty() || self.open.values().any(Open::may_read)
+    }
+
     /// The page to be read next, which is being read from now on; `None` if there is none before
     /// another has been read or written.
     pub(crate) fn next(&mut self) -> Option<Ask> {
@@ -151,7 +156,7 @@ impl Segments {
                     continue;
                 };
                 open.after = Some(cursor.clone());
-                open.counts = row.counts;
+                open.tally = row.tally;
                 open.version = Some(version);
             }
             let after = open.after.clone();
@@ -168,30 +173,29 @@ impl Segments {
         open.after = next.clone();
         open.pages.push_back(PageRead {
             end: next.map_or(At::End, At::Cursor),
-            counts: None,
+            tally: None,
         });
         open.first + (open.pages.len() as u64).saturating_sub(1)
     }
 
     /// The page is done with. What is to be saved of it, if anything: one save of a segment is
     /// made at a time.
-    pub(crate) fn written(&mut self, segment: u32, page: u64, counts: Counts) -> Option<Save> {
+    pub(crate) fn written(&mut self, segment: u32, page: u64, tally: Tally) -> Option<Save> {
         let open = self.open.get_mut(&segment)?;
         let place = usize::try_from(page.checked_sub(open.first)?).ok()?;
-        open.pages.get_mut(place)?.counts = Some(counts);
-        while let Some(PageRead {
-            end,
-            counts: Some(counts),
-        }) = open.pages.front()
-        {
-            open.counts += *counts;
+        open.pages.get_mut(place)?.tally = Some(tally);
+        while let Some(done) = open.pages.pop_front_if(|page| page.tally.is_some()) {
+            let Tally { counts, rejected } = done.tally.unwrap_or_default();
+            let so_far = &mut open.tally;
+            so_far.counts += counts;
+            so_far.rejected.extend(rejected);
+            so_far.rejected.truncate(MAX_KEPT);
             open.row = Some(SegmentRow {
-                at: end.clone(),
-                counts: open.counts,
+                at: done.end,
+                tally: so_far.clone(),
             });
             open.unsaved = true;
             open.first += 1;
-            open.pages.pop_front();
         }
         open.save(segment)
     }
@@ -218,11 +222,10 @@ impl Segments {
 mod tests {
     use super::*;
 
-    fn counts(rows: u64) -> Counts {
-        Counts {
-            rows,
-            ..Counts::default()
-        }
+    fn tally(rows: u64) -> Tally {
+        let mut tally = Tally::default();
+        tally.counts.rows = rows;
+        tally
     }
 
     fn cursor(n: u64) -> Option<Cursor> {
@@ -267,18 +270,18 @@ mod tests {
             let next = cursor(page + 1).filter(|_| page < 3);
             assert_eq!(segments.read(0, next), page);
         }
-        assert_eq!(segments.written(0, 1, counts(10)), None);
-        let save = segments.written(0, 0, counts(1)).unwrap();
+        assert_eq!(segments.written(0, 1, tally(10)), None);
+        let save = segments.written(0, 0, tally(1)).unwrap();
         assert_eq!(save.row.at, At::Cursor(Cursor::new("2")));
-        assert_eq!((save.row.counts.rows, save.over), (11, None));
-        assert_eq!(segments.written(0, 3, counts(1000)), None);
+        assert_eq!((save.row.tally.counts.rows, save.over), (11, None));
+        assert_eq!(segments.written(0, 3, tally(1000)), None);
         // One save at a time; what comes meanwhile is saved together.
-        assert_eq!(segments.written(0, 2, counts(100)), None);
+        assert_eq!(segments.written(0, 2, tally(100)), None);
         let Next::Save(save) = segments.saved(0, 1) else {
             panic!("the rest is not saved");
         };
         assert_eq!((&save.row.at, save.over), (&At::End, Some(1)));
-        assert_eq!(save.row.counts.rows, 1111);
+        assert_eq!(save.row.tally.counts.rows, 1111);
         assert!(!segments.all_done());
         assert_eq!(segments.saved(0, 2), Next::Done);
         assert!(segments.all_done());
@@ -288,7 +291,7 @@ mod tests {
     fn a_segment_goes_on_where_its_row_says_and_one_that_is_done_is_left_out() {
         let row = |at| SegmentRow {
             at,
-            counts: counts(7),
+            tally: tally(7),
         };
         let found = BTreeMap::from([
             (3, (row(At::End), 4)),
@@ -300,8 +303,8 @@ mod tests {
         assert_eq!(asked(&mut segments), Some((5, None)));
         assert_eq!(asked(&mut segments), None);
         segments.read(4, None);
-        let save = segments.written(4, 0, counts(5)).unwrap();
-        assert_eq!((save.row.counts.rows, save.over), (12, Some(2)));
+        let save = segments.written(4, 0, tally(5)).unwrap();
+        assert_eq!((save.row.tally.counts.rows, save.over), (12, Some(2)));
     }
 
     #[test]
@@ -311,12 +314,12 @@ mod tests {
         while let Some(ask) = segments.next() {
             let page = segments.read(ask.segment, cursor(read + 1));
             if page > 0 {
-                segments.written(0, page, counts(1));
+                segments.written(0, page, tally(1));
             }
             read += 1;
         }
         assert_eq!(read, FAR_AHEAD as u64);
-        segments.written(0, 0, counts(1)).unwrap();
+        segments.written(0, 0, tally(1)).unwrap();
         assert!(segments.next().is_some());
     }
 }

@@ -150,10 +150,10 @@ async fn bad_lines_are_counted_and_listed_by_their_number() {
     assert_eq!((earlier.rows, earlier.rejected), (2, 1));
     assert_eq!((counts.rows, counts.rejected, counts.examined), (3, 2, 3));
     let listed: Vec<_> = report.rejected.iter().map(|row| row.id.as_str()).collect();
-    assert_eq!(listed[..1], ["line 5"]);
-    assert!(listed[1].contains("id"), "{listed:?}");
+    assert_eq!(listed[..2], ["line 3", "line 5"]);
+    assert!(listed[2].contains("id"), "{listed:?}");
     assert!(
-        report.rejected[0].reason.contains("`id`"),
+        report.rejected[1].reason.contains("`id`"),
         "{:?}",
         report.rejected
     );

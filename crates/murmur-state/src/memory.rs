@@ -354,20 +354,31 @@ impl<M: Group> MemoryStore<M> {
     fn in_order<E>(
         &self,
         entries: &[E],
-        now: impl Fn(&E) -> &[Add<M::Value>],
+        parts: impl Fn(&E) -> (&ItemId, &[Add<M::Value>]),
         mut settle: impl FnMut(&E) -> Result<Outcome, StoreError>,
     ) -> Vec<Outcome> {
         let mut stopped = Stopped::default();
+        let mut held = HashSet::new();
         entries
             .iter()
             .map(|entry| {
-                if stopped.blocks(now(entry)) {
-                    return Outcome::Blocked;
+                let (item, now) = parts(entry);
+                let outcome = if held.contains(item) || stopped.blocks(now) {
+                    Outcome::Blocked
+                } else {
+                    settle(entry).unwrap_or_else(|error| {
+                        stopped.note(&error, now);
+                        Outcome::Failed(error)
+                    })
+                };
+                let waits = match &outcome {
+                    Outcome::Failed(error) => error.fault() != Fault::Record,
+                    outcome => matches!(outcome, Outcome::Blocked),
+                };
+                if waits {
+                    held.insert(item.clone());
                 }
-                settle(entry).unwrap_or_else(|error| {
-                    stopped.note(&error, now(entry));
-                    Outcome::Failed(error)
-                })
+                outcome
             })
             .collect()
     }
@@ -385,7 +396,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         let clock = &*markers.clock;
         self.in_order(
             items,
-            |entry| &entry.now,
+            |entry| (&entry.item, &entry.now),
             |entry| {
                 let known = inner.ledger.get(&entry.item);
                 if let Some(outcome) = Self::unchanged(known, &entry.at) {
@@ -435,7 +446,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         let inner = &mut *self.lock();
         self.in_order(
             items,
-            |entry| &entry.now,
+            |entry| (&entry.item, &entry.now),
             |entry| {
                 let known = inner.ledger.get(&entry.item);
                 if known.map(|known| known.version) != entry.over {

@@ -384,7 +384,8 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 /// # Errors
 ///
 /// As for [`ExactlyOnce`]; in addition, an entry with more than [`MAX_KEYS`] keys fails with
-/// [`StoreError::InvalidValue`].
+/// [`StoreError::InvalidValue`], and what holds up later entries of a key holds up those of the
+/// same item: what is [kept](Replace::keep) of it is what the entries before made of it.
 ///
 /// # Cancel safety
 ///

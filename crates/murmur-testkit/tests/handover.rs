@@ -47,7 +47,10 @@ fn assert_all_totals_are_right(keeping: Keeping, most: u64) {
     ));
     assert_all_is_well(&summary);
     if runs >= most {
-        assert_eq!(summary.met.missing(), [""; 0], "never met");
+        let mut missing = summary.met.missing();
+        // What is in memory is not forgotten.
+        missing.retain(|kind| keeping == Keeping::Tables || *kind != "expired rows removed");
+        assert_eq!(missing, [""; 0], "never met");
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use murmur_core::{Pipeline, ProcessorBuilder, Record, RecordOutcome, Stored, Sum};
-use murmur_state::{MemoryDeduper, Random, StoreError};
+use murmur_core::{Change, Pipeline, ProcessorBuilder, Record, RecordOutcome, Stored, Sum};
+use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
 
 use crate::outcomes;
 use crate::support::{
-    Answer, Counts, Order, Scripted, clock, insert, missing_table, order, place, throttled,
+    Answer, Counts, Order, Scripted, change, clock, insert, missing_table, order, place, throttled,
     unavailable, value,
 };
 
@@ -245,4 +245,41 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_removal_waits_for_the_change_of_its_item_that_failed() {
+    let well = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&well);
+    let store = Scripted::new(move |_| match told.load(Ordering::Relaxed) {
+        true => Answer::Apply,
+        false => Answer::Refuse(missing_table()),
+    });
+    let definition = Pipeline::builder("totals")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .keep_expired_items()
+        .store(store.clone());
+    let (processor, _) = lenient([definition.ledger(MemoryDeduper::new()).unwrap()]);
+    let later = SequenceNumber::new("100000000000000000002").unwrap();
+    let batch = [
+        insert("1", order("a", 5)),
+        Record::Changed(Change {
+            expired: true,
+            sequence_number: Some(later),
+            ..change("2", "1", Some(order("a", 5)), None)
+        }),
+    ];
+    let first = outcomes(&processor, &batch).await;
+    assert_outcomes!(first, RecordOutcome::Failed(_), RecordOutcome::Blocked);
+    well.store(true, Ordering::Relaxed);
+    assert!(
+        outcomes(&processor, &batch)
+            .await
+            .iter()
+            .all(RecordOutcome::is_done)
+    );
+    // What is kept is what the change had made of the item.
+    assert_eq!(value(&store, "a").await, Some(5));
 }

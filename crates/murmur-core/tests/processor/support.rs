@@ -261,7 +261,8 @@ impl ExactlyOnce<Sum> for Scripted {
 }
 
 impl Ledger<Sum> for Scripted {
-    /// All keys of an item or none, as the script answers for the worst of them.
+    /// All keys of an item or none, as the script answers for the worst of them. What is not done
+    /// holds up what comes after it of the same item.
     async fn replace(
         &self,
         pipeline: &PipelineName,
@@ -271,8 +272,12 @@ impl Ledger<Sum> for Scripted {
     ) -> Vec<Outcome> {
         let mut stopped = Stopped::default();
         let mut outcomes = Vec::new();
+        let mut held = Vec::new();
         for item in items {
             let (mut worst, mut lost) = (Outcome::Applied, false);
+            if held.contains(&item.item) {
+                worst = Outcome::Blocked;
+            }
             for add in &item.now {
                 let outcome = if stopped.0.contains(&add.key) {
                     Outcome::Blocked
@@ -296,6 +301,9 @@ impl Ledger<Sum> for Scripted {
                     false => applied[0].clone(),
                     true => Outcome::Failed(unavailable(true)),
                 };
+            }
+            if matches!(worst, Outcome::Failed(_) | Outcome::Blocked) {
+                held.push(item.item.clone());
             }
             outcomes.push(worst);
         }

@@ -13,7 +13,6 @@ use murmur_state::{Causes, Clock, OptionError, Random, Recorder, Retry, RetryPol
 use serde::de::DeserializeOwned;
 
 use crate::lookup::Lookup;
-use crate::rejections::Rejections;
 
 pub use error::ReconcileError;
 pub use report::{Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
@@ -238,7 +237,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let processor = processor.build()?;
         let run = Run {
             retry: Retry::new(policy, Arc::clone(processor.clock()), random),
-            rejections: Rejections::new(None, inspection.max_listed),
             processor,
             source,
             inspection,

@@ -15,7 +15,6 @@ use super::error::ReconcileError;
 use super::report::{Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
 use crate::error::SourceError;
 use crate::lookup::{LookedUp, Lookup};
-use crate::rejections::Rejections;
 use crate::report::RejectedRow;
 use crate::scan::retried;
 use crate::source::{BadRow, Cursor, Page};
@@ -27,7 +26,6 @@ pub(super) struct Run<T, S> {
     pub(super) processor: Processor<T>,
     pub(super) source: S,
     pub(super) retry: Retry,
-    pub(super) rejections: Rejections,
     pub(super) inspection: InspectionOptions,
     pub(super) concurrency: usize,
     pub(super) remember: usize,
@@ -55,6 +53,8 @@ struct State<'a, T> {
     suspects: Vec<Vec<ItemId>>,
     rows: u64,
     rejected_rows: u64,
+    /// The first of them, up to the limit.
+    rejected: Vec<RejectedRow>,
     read_units: f64,
     ledger_rows: u64,
 }
@@ -71,6 +71,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             seen: HashSet::new(),
             rows: 0,
             rejected_rows: 0,
+            rejected: Vec::new(),
             read_units: 0.0,
             ledger_rows: 0,
         };
@@ -105,7 +106,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         Ok(Reconciled {
             rows,
             rejected_rows,
-            rejected: self.rejections.listed(),
+            rejected: state.rejected,
             read_units,
             pipelines: pipelines.collect(),
         })
@@ -255,10 +256,11 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             state.seen.extend(items);
         }
         state.rejected_rows += (rejected.len() + page.bad.len()) as u64;
+        let room = self.inspection.max_listed;
+        let room = room.saturating_sub(state.rejected.len());
         let rejected = rejected.iter().map(RejectedRow::from);
-        for row in page.bad.iter().map(RejectedRow::from).chain(rejected) {
-            self.rejections.list(row);
-        }
+        let rejected = page.bad.iter().map(RejectedRow::from).chain(rejected);
+        state.rejected.extend(rejected.take(room));
     }
 
     fn by_ledger(&self) -> bool {

@@ -3,20 +3,23 @@
 #![allow(
     dead_code,
     unreachable_pub,
-    reason = "each test binary uses its own part"
+    clippy::unwrap_used,
+    reason = "each test binary uses its own part; a panic is a test's failure message"
 )]
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
 use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, StreamView};
 use murmur_state::{
-    Checkpoint, Checkpoints, HandoffToken, Key, MemoryDeduper, MemoryStore, Place, ReadExt,
-    Removed, Saved, StoreError, Timestamp,
+    Add, Checkpoint, Checkpoints, Clock, Deadline, HandoffToken, Key, Listed, MemoryDeduper,
+    MemoryStore, Outcome, Place, Read, ReadExt, Removed, Saved, StateRow, Store, StoreError,
+    Timestamp,
 };
 
 #[derive(serde::Deserialize)]
@@ -154,6 +157,10 @@ pub struct Table {
     pub has_stream: bool,
     /// What an examined row costs in read units; a page costs half a unit where there is none.
     pub row_cost: Option<f64>,
+    /// Of which stream the token is.
+    pub token_arn: &'static str,
+    /// Why it cannot be described, if it cannot.
+    pub undescribed: Option<SourceError>,
     pub captures: Arc<AtomicUsize>,
     pub pages: Arc<AtomicUsize>,
     pub closed: Arc<AtomicBool>,
@@ -175,6 +182,8 @@ impl Table {
             described: described(segments),
             has_stream: true,
             row_cost: None,
+            token_arn: STREAM,
+            undescribed: None,
             captures: Arc::default(),
             pages: Arc::default(),
             closed: Arc::default(),
@@ -212,13 +221,18 @@ impl Source for Table {
     }
 
     async fn describe(&self) -> Result<Description, SourceError> {
-        Ok(self.described.clone())
+        match &self.undescribed {
+            Some(error) => Err(error.clone()),
+            None => Ok(self.described.clone()),
+        }
     }
 
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
         let n = self.captures.fetch_add(1, Ordering::SeqCst);
         (self.before_capture)(n).await?;
-        Ok(self.has_stream.then(|| token(n as i64)))
+        let mut token = token(n as i64);
+        token.stream_arn = self.token_arn.to_owned();
+        Ok(self.has_stream.then_some(token))
     }
 
     async fn page(
@@ -303,4 +317,99 @@ impl Checkpoints for FailingSave {
     ) -> BoxFuture<'a, Result<Removed, StoreError>> {
         self.inner.remove(name, over)
     }
+}
+
+/// A clock on tokio's time, which is virtual where it is paused. It shows [`NOW`] when made.
+#[derive(Debug, Clone)]
+pub struct Virtual(tokio::time::Instant);
+
+impl Virtual {
+    pub fn new() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+impl Clock for Virtual {
+    fn now(&self) -> Timestamp {
+        NOW.plus(self.elapsed())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.elapsed()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::time::sleep(duration))
+    }
+}
+
+/// A store that takes its time, and remembers how long each write had left.
+#[derive(Clone)]
+pub struct Slow {
+    pub inner: MemoryStore<Sum>,
+    pub takes: Duration,
+    pub clock: Virtual,
+    pub left: Arc<Mutex<Vec<Option<Duration>>>>,
+}
+
+impl Slow {
+    pub fn new(inner: &MemoryStore<Sum>, takes: Duration, clock: &Virtual) -> Self {
+        Self {
+            inner: inner.clone(),
+            takes,
+            clock: clock.clone(),
+            left: Arc::default(),
+        }
+    }
+}
+
+impl Read<i64> for Slow {
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.inner.get_many(keys).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.inner.list(after).await
+    }
+}
+
+impl Store<Sum> for Slow {
+    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
+        let left = deadline.remaining(&self.clock);
+        self.left.lock().unwrap().push(left);
+        tokio::time::sleep(self.takes).await;
+        self.inner.merge(adds, deadline).await
+    }
+}
+
+pub fn slowly(name: &str, store: &Slow, markers: &MemoryDeduper) -> Pipeline<Order> {
+    order_totals!(name, store.clone())
+        .claim_first(markers.clone())
+        .unwrap()
+}
+
+/// The names of the checkpoints of segments in `place`, of a run over [`Table`] of `segments`.
+pub async fn segment_rows(
+    place: &MemoryDeduper,
+    pipeline: &Pipeline<Order>,
+    run: &str,
+    segments: u32,
+) -> Vec<u32> {
+    let mut found = Vec::new();
+    for segment in 0..segments {
+        let name = segment_row(pipeline, run, segment);
+        if place.load(&name).await.unwrap().is_some() {
+            found.push(segment);
+        }
+    }
+    found
+}
+
+pub fn segment_row(pipeline: &Pipeline<Order>, run: &str, segment: u32) -> String {
+    let parts = ["orders", run, &segment.to_string()];
+    pipeline.name().marker("segment", &parts)
 }

@@ -405,6 +405,43 @@ async fn who_writes_an_item_meanwhile_is_noticed() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sum_composed_from_an_outdated_item_proves_no_overflow() {
+    let first = Arc::new(Books::over(&Wire::calm()).await);
+    first.settle(&[streamed("x", 1, vec![add("a", 5)])]).await;
+    let other = Arc::clone(&first);
+    let wire = meanwhile(TRANSACT, move || {
+        let other = Arc::clone(&other);
+        async move {
+            let most = vec![add("a", i64::MAX)];
+            other.settle(&[streamed("x", 2, most)]).await;
+        }
+    });
+    // From what was read it is two more than that, which no row could hold.
+    let books = first.elsewhere(&wire);
+    let outcomes = books.replace(&[streamed("x", 3, vec![add("a", 7)])]).await;
+    assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
+    assert_eq!(books.total("a").await, Some(7));
+}
+
+#[tokio::test]
+async fn what_is_kept_in_a_row_past_its_ttl_is_not_added_again() {
+    let books = Books::over(&Wire::calm()).await;
+    let over = Add {
+        // 1970 has passed on every clock.
+        ttl: Some(1),
+        ..add("over", 5)
+    };
+    books.settle(&[streamed("x", 1, vec![over])]).await;
+    let removed = Replace {
+        keep: true,
+        ..streamed("x", 2, Vec::new())
+    };
+    books.settle(&[removed]).await;
+    assert_eq!(books.total("over").await, Some(5));
+    books.audit().await;
+}
+
 #[tokio::test]
 async fn a_row_that_conflicts_fails_nobody_else() {
     let (_, options) = virtual_time();

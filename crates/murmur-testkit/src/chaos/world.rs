@@ -10,7 +10,6 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
-use aws_sdk_dynamodb::types::AttributeValue;
 use fastrand::Rng;
 use futures::future::LocalBoxFuture;
 use murmur_core::RecordError;
@@ -177,55 +176,14 @@ impl World {
 
     /// What Time to Live would remove by now is removed.
     pub(super) async fn sweep(&self) {
-        let now = self.time.now().as_secs();
-        for (table, keys) in [(&self.state, &["pk", "sk"][..]), (&self.markers, &["pk"])] {
-            for row in self.scan(table).await {
-                let expired = match row.get("ttl") {
-                    Some(AttributeValue::N(ttl)) => ttl.parse().is_ok_and(|ttl: i64| ttl < now),
-                    _ => false,
-                };
-                if !expired {
-                    continue;
-                }
-                let key = row
-                    .into_iter()
-                    .filter(|(name, _)| keys.contains(&name.as_str()));
-                let deletion = self
-                    .cloud
-                    .admin()
-                    .delete_item()
-                    .table_name(table)
-                    .set_key(Some(key.collect()))
-                    .condition_expression("#ttl < :now")
-                    .expression_attribute_names("#ttl", "ttl")
-                    .expression_attribute_values(":now", AttributeValue::N(now.to_string()));
-                // Refused: somebody wrote it meanwhile.
-                if deletion.send().await.is_ok() {
-                    self.removed.set(self.removed.get() + 1);
-                }
-            }
-        }
-    }
-
-    async fn scan(&self, table: &str) -> Vec<Attributes> {
-        let admin = self.cloud.admin();
-        let mut pages = admin
-            .scan()
-            .table_name(table)
-            .consistent_read(true)
-            .into_paginator()
-            .items()
-            .send();
-        let mut rows = Vec::new();
-        while let Some(row) = pages.next().await {
-            rows.push(row.unwrap_or_else(|error| panic!("a scan of {table}: {}", Causes(&error))));
-        }
-        rows
+        let mut removed = self.cloud.expire(&self.state, &["pk", "sk"]).await;
+        removed += self.cloud.expire(&self.markers, &["pk"]).await;
+        self.removed.set(self.removed.get() + removed);
     }
 
     /// The rows of the state table.
     pub(super) async fn rows(&self) -> Vec<Attributes> {
-        self.scan(&self.state).await
+        self.cloud.rows(&self.state).await
     }
 
     /// Waits until nothing is under way any more, and says what is wrong. `forgotten` are the

@@ -59,12 +59,15 @@ mod server;
 mod tokens;
 mod weather;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::Timestamp;
 
 use crate::Dynamo;
+use crate::runs::must;
 use crate::time::Time;
 pub use crate::wire::Request;
 
@@ -155,6 +158,55 @@ impl Cloud {
     /// Over a real server, and if the request is refused.
     pub fn at_once(&self, operation: &str, body: serde_json::Value) -> serde_json::Value {
         self.0.at_once(operation, body)
+    }
+
+    /// All rows of a table.
+    ///
+    /// # Panics
+    ///
+    /// If the table cannot be read.
+    pub async fn rows(&self, table: &str) -> Vec<HashMap<String, AttributeValue>> {
+        let admin = self.admin();
+        let scan = admin.scan().table_name(table).consistent_read(true);
+        let mut pages = scan.into_paginator().items().send();
+        let mut rows = Vec::new();
+        while let Some(row) = pages.next().await {
+            rows.push(must("a scan", row));
+        }
+        rows
+    }
+
+    /// Removes from a table with these key attributes what Time to Live would have by now, going
+    /// by the attribute `ttl`; how many rows that were.
+    ///
+    /// # Panics
+    ///
+    /// If the table cannot be read.
+    pub async fn expire(&self, table: &str, keys: &[&str]) -> u64 {
+        let now = self.0.now().as_secs();
+        let mut removed = 0;
+        for row in self.rows(table).await {
+            let expired = match row.get("ttl") {
+                Some(AttributeValue::N(ttl)) => ttl.parse().is_ok_and(|ttl: i64| ttl < now),
+                _ => false,
+            };
+            if !expired {
+                continue;
+            }
+            let key = row.into_iter();
+            let key = key.filter(|(name, _)| keys.contains(&name.as_str()));
+            let deletion = self
+                .admin()
+                .delete_item()
+                .table_name(table)
+                .set_key(Some(key.collect()))
+                .condition_expression("#ttl < :now")
+                .expression_attribute_names("#ttl", "ttl")
+                .expression_attribute_values(":now", AttributeValue::N(now.to_string()));
+            // Refused: somebody wrote it meanwhile.
+            removed += u64::from(deletion.send().await.is_ok());
+        }
+        removed
     }
 
     /// Changes the weather, for requests from now on.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::http::{HttpConnectorSettings, SharedHttpConnector};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use dynoxide::Database;
+use murmur_state::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -184,6 +185,11 @@ impl Region {
     pub(super) fn is_instant(&self) -> bool {
         let weather = &self.state().weather;
         !self.is_real() && weather.hold.is_zero() && weather.service.is_zero()
+    }
+
+    /// The true time.
+    pub(super) fn now(&self) -> Timestamp {
+        self.time.now()
     }
 
     /// How much time has passed since the start.

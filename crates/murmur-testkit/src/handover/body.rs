@@ -8,14 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fastrand::Rng;
-use murmur_state::{Clock, HandoffToken, Outcome, Random, SequenceNumber};
+use futures::future::BoxFuture;
+use murmur_state::{Clock, HandoffToken, Outcome, Random, SequenceNumber, Timestamp};
 
 use super::history::{Contribution, History};
 use super::report::{KINDS, Wrong};
-use super::rule::Forgotten;
+use super::rule::{Forgotten, Rule};
 use super::scenario::{Keeping, Life, Scenario};
 use crate::cloud::{Cloud, Process, Weather};
-use crate::runs::{Met, lock};
+use crate::runs::{Met, lock, within};
 use crate::time::Time;
 
 /// What all processes of a run share.
@@ -154,14 +155,19 @@ impl Body {
         shared: &Arc<Shared>,
         cloud: &Cloud,
         (number, bootstrap): (u64, u64),
-        skew: i64,
+        life: &Life,
     ) -> Arc<Self> {
+        let clock = shared.time.clock(life.skew);
+        let clock = match (shared.scenario.without, life.frozen) {
+            (Some(Rule::WrittenInTime), Some(frozen)) => Arc::new(Stopping { clock, frozen }),
+            _ => clock,
+        };
         let seed = shared.scenario.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let body = Arc::new(Self {
             shared: Arc::clone(shared),
             bootstrap,
             connection: cloud.process(),
-            clock: shared.time.clock(skew),
+            clock,
             random: Random::seeded(seed),
             state: Mutex::new(State {
                 dice: Rng::with_seed(seed ^ 0x424f_4459),
@@ -248,13 +254,13 @@ impl Body {
         let stormy = lock(&self.shared.log).stormy;
         self.dice(|dice| {
             let way = |dice: &mut Rng| match dice.u8(..16) {
+                _ if !stormy => Duration::ZERO,
                 // At times something slow is in between, which a function has no time for.
-                0 if self.bootstrap > 0 && stormy => self.shared.scenario.pace.mul_f64(dice.f64()),
-                _ => crate::runs::within(dice, *weather.latency.start(), *weather.latency.end()),
+                0 if self.bootstrap > 0 => self.shared.scenario.pace.mul_f64(dice.f64()),
+                _ => within(dice, *weather.latency.start(), *weather.latency.end()),
             };
             let (there, back) = (way(dice), way(dice));
-            let late =
-                crate::runs::within(dice, *weather.stall_for.start(), *weather.stall_for.end());
+            let late = within(dice, *weather.stall_for.start(), *weather.stall_for.end());
             let mut chance = dice.f64();
             let mut is = |rate: f64| {
                 let is = (0.0..rate).contains(&chance);
@@ -317,5 +323,28 @@ impl Body {
         };
         self.connection.kill();
         answer
+    }
+}
+
+/// A clock by which no time passes while its process is suspended, though it shows the time.
+#[derive(Debug)]
+struct Stopping {
+    clock: Arc<dyn Clock>,
+    frozen: (Duration, Duration),
+}
+
+impl Clock for Stopping {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        let (from, until) = self.frozen;
+        let now = self.clock.monotonic();
+        now - now.clamp(from, until).saturating_sub(from)
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.sleep(duration)
     }
 }

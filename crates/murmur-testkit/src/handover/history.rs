@@ -216,8 +216,10 @@ impl History {
         let older = self.older.iter().find(|(name, _)| name == item);
         let older = older.map(|(_, version)| version);
         let changes = self.changes.iter();
-        let changes = changes.filter(|change| change.item == item && change.at <= at);
-        changes.last().map_or(older, |change| change.after.as_ref())
+        let mut changes = changes.filter(|change| change.item == item && change.at <= at);
+        changes
+            .next_back()
+            .map_or(older, |change| change.after.as_ref())
     }
 }
 
@@ -302,6 +304,8 @@ impl Writer<'_> {
         let mut row = before.row.clone();
         match self.rng.u8(..20) {
             0..=2 => (None, false, "deletes"),
+            // What is gone is what the ledger may forget.
+            17..=19 if self.scenario.forgets => (None, false, "deletes"),
             3..=4 if self.scenario.keeps_expired => (None, true, "removals by TTL kept"),
             3..=4 => (None, true, "removals by TTL taken back"),
             5 => (of(Form::Draft, row), false, "rows to be skipped"),

@@ -11,12 +11,22 @@
 //! contribute, and one more bootstrap must change nothing.
 //!
 //! The source table is one of a [`Cloud`](crate::cloud::Cloud), read through its weather. The state
-//! is in memory, behind weather of the same kind: requests that fail, are throttled, lose their
-//! answers, or come up to 15 minutes late, when whoever sent them may be long dead.
+//! is [kept](Keeping) on tables of the same cloud, or in memory behind weather of the same kind, which
+//! is cheaper: requests that fail, are throttled, lose their answers, or come up to 15 minutes late, when
+//! whoever sent them may be long dead.
 //!
 //! What the runs prove is only worth as much as what they meet and what they notice. So a
 //! [`Summary`] counts what was met, and a [`Rule`] of the cut-over can be left out, which the runs
-//! must notice.
+//! must notice; and the same seeds in [modes](Mode) without a ledger must go wrong.
+//!
+//! # What is not asked for
+//!
+//! Windows that are over by any clock are not compared, since what comes for them is dropped by some
+//! processes and taken by others. Where removed items go on counting, of one whose version the stream
+//! did not tell any may be kept that the scan could have found under its name, or none: a removal is met
+//! by what the ledger knows then, and S(c) does not say whether c was there before it or came after.
+//! A mapping's second poller that begins in the middle of what another has under way is left out there,
+//! since it brings a removal before the change it follows.
 
 mod body;
 mod history;

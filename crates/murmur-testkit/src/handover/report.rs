@@ -6,7 +6,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::Met;
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 45] = [
+pub(super) const KINDS: [&str; 46] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -52,6 +52,7 @@ pub(super) const KINDS: [&str; 45] = [
     "conflicts",
     "lost answers",
     "requests that came late",
+    "expired rows removed",
 ];
 
 /// Something that is not as it should be.

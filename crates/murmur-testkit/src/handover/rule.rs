@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::Body;
 use super::history::Contribution;
-use super::scenario::Keeping;
+use super::scenario::{Keeping, Live, Scenario};
 use crate::rewrite::{mentions, parts_mut, replace};
 use crate::runs::{lock, must};
 
@@ -42,6 +42,8 @@ pub enum Rule {
     ConsistentPages,
     /// A page is passed over in another attempt only if it was done with.
     PageBeforeCheckpoint,
+    /// A page is written within an hour of being asked for, or not at all.
+    WrittenInTime,
     /// A ledger row is written only over the version that was read.
     VersionAsRead,
     /// That the ledger row is older than what is written is not enough.
@@ -52,7 +54,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ScannedOnce,
         Self::StreamOverScan,
         Self::NumbersRise,
@@ -63,6 +65,7 @@ impl Rule {
         Self::TokenBeforeScan,
         Self::ConsistentPages,
         Self::PageBeforeCheckpoint,
+        Self::WrittenInTime,
         Self::VersionAsRead,
         Self::NewerIsNotEnough,
         Self::OneTransaction,
@@ -73,8 +76,26 @@ impl Rule {
     /// Where the state has to be kept for the rule to be left out.
     pub fn keeping(self) -> Keeping {
         match self {
-            Self::VersionAsRead | Self::NewerIsNotEnough | Self::OneTransaction => Keeping::Tables,
+            Self::WrittenInTime
+            | Self::VersionAsRead
+            | Self::NewerIsNotEnough
+            | Self::OneTransaction => Keeping::Tables,
             _ => Keeping::Memory,
+        }
+    }
+
+    /// Whether a run of the scenario could show that the rule is missing.
+    pub fn matters_in(self, scenario: &Scenario) -> bool {
+        let from_token = scenario.live == Live::AtToken && !scenario.cuts.is_empty();
+        match self {
+            Self::KeptIsKept => scenario.keeps_expired,
+            Self::TokenBeforeScan | Self::ConsistentPages => from_token,
+            Self::PageBeforeCheckpoint => scenario.bootstraps.len() > 1,
+            Self::WrittenInTime => scenario.forgets,
+            Self::VersionAsRead | Self::NewerIsNotEnough => {
+                scenario.live == Live::Mapping && scenario.trouble.race > 0.1
+            }
+            _ => true,
         }
     }
 

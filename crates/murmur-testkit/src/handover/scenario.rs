@@ -85,6 +85,17 @@ pub struct Life {
     pub skew: i64,
 }
 
+impl Life {
+    /// Without end, and nothing wrong.
+    pub(super) const EASY: Self = Self {
+        begin: Duration::ZERO,
+        end: Duration::MAX,
+        killed_at: None,
+        frozen: None,
+        skew: 0,
+    };
+}
+
 /// One run: table, writer, pipeline, processes and all that goes wrong.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
@@ -129,6 +140,9 @@ pub struct Scenario {
     pub bootstraps: Vec<Life>,
     /// The processes of the trigger; one more ends it.
     pub readers: Vec<Life>,
+    /// Whether a process that bootstraps is suspended for days, in which Time to Live removes what
+    /// the ledger may forget.
+    pub forgets: bool,
     /// How often the trigger looks for records.
     pub poll: Duration,
     /// The mapping.
@@ -164,7 +178,21 @@ impl Scenario {
         let pages = 1 + items as u32 / (segments * page);
         let span = pick(rng, &[(2, 10 * SECOND), (2, 10 * MINUTE), (1, 2 * HOUR)]);
         let begin = within(rng, SECOND, span);
-        let bootstraps = bootstraps(rng, begin, span, skew);
+        // A trigger would have to read all the while, and windows would be over.
+        let forgets = keeping == Keeping::Tables && live == Live::Mapping && rng.f64() < 0.3;
+        let mut bootstraps = bootstraps(rng, begin, span, skew);
+        if forgets {
+            let (from, days) = (
+                within(rng, begin, begin + span),
+                within(rng, 60 * HOUR, 99 * HOUR),
+            );
+            let sleeper = Life {
+                skew: clock(rng, skew),
+                frozen: Some((from, from + days)),
+                ..life(begin, from + days + span)
+            };
+            bootstraps.insert(0, sleeper);
+        }
         let scanned = bootstraps.last().map_or(begin, |last| last.begin) + span;
         let events = rng.usize(20..=90);
         let mut writes: Vec<Duration> = (0..events)
@@ -185,6 +213,7 @@ impl Scenario {
             _ => Duration::ZERO,
         };
         let keeps_expired = rng.f64() < 0.3;
+        let window = pick(rng, &[(2, None), (1, Some(HOUR)), (1, Some(24 * HOUR))]);
         let trouble = Trouble::all(pick(rng, &[(1, 0.0), (2, 0.05), (2, 0.2)]));
         Self {
             seed,
@@ -193,11 +222,12 @@ impl Scenario {
             live,
             aggregate: pick(rng, &[(3, Aggregate::Sum), (1, Aggregate::Count)]),
             entities: rng.usize(2..=6),
-            window: pick(rng, &[(2, None), (1, Some(HOUR)), (1, Some(24 * HOUR))]),
+            window: window.filter(|_| !forgets),
+            forgets,
             keeps_expired,
             items,
             older: rng.usize(..=items),
-            quiet: rng.usize(..items),
+            quiet: rng.usize(..items) / if forgets { 2 } else { 1 },
             writes,
             cuts,
             shards: rng.usize(1..=3),
@@ -307,9 +337,7 @@ fn life(begin: Duration, end: Duration) -> Life {
     Life {
         begin,
         end,
-        killed_at: None,
-        frozen: None,
-        skew: 0,
+        ..Life::EASY
     }
 }
 
@@ -338,7 +366,7 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
         Keeping::Tables => millis(pick(rng, &[(1, 0), (2, 15)])),
     };
     let mut rate = || base * rng.f64();
-    Weather {
+    let rates = Weather {
         hold,
         fail_before: rate(),
         drop_before: rate(),
@@ -348,7 +376,14 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
         stall: rate(),
         throttle: rate(),
         conflict: rate(),
-        latency: millis(1)..=millis(20),
         ..Weather::calm()
+    };
+    Weather {
+        // With slow answers more is under way at once.
+        latency: pick(
+            rng,
+            &[(2, millis(1)..=millis(20)), (1, millis(50)..=millis(1500))],
+        ),
+        ..rates
     }
 }

@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use super::body::{Body, Doing, Shared};
 use super::history::{Change, History, decoder};
 use super::live::{self, Function};
-use super::pipeline::{self, Held, NAME, State};
+use super::pipeline::{self, Held, MARKERS, NAME, STATE, State};
 use super::report::Wrong;
 use super::scenario::{Life, Live, Mode, Scenario};
 use super::source::{Paced, ReadTo};
@@ -36,6 +36,9 @@ pub(super) const TABLE: &str = "orders";
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+/// How often Time to Live looks.
+const SWEEP: Duration = Duration::from_secs(6 * 3600);
 
 /// As often as any run has to begin again.
 const ENDLESS: usize = 200;
@@ -101,9 +104,9 @@ impl World {
     }
 
     /// A new process. Bootstraps have a number.
-    fn body(&self, bootstrap: u64, skew: i64) -> Arc<Body> {
+    fn body(&self, bootstrap: u64, life: &Life) -> Arc<Body> {
         let number = self.processes.fetch_add(1, Ordering::Relaxed) + 1;
-        Body::new(&self.shared, &self.cloud, (number, bootstrap), skew)
+        Body::new(&self.shared, &self.cloud, (number, bootstrap), life)
     }
 
     /// Plays the run: what is wrong, and what was met.
@@ -124,10 +127,11 @@ impl World {
         }
         let mapping = async {
             if live == Live::Mapping {
-                let body = self.body(0, 0);
+                let body = self.body(0, &Life::EASY);
                 let start = || {
                     let most = self.scenario().skew;
-                    let body = self.body(0, body.dice(|dice| dice.i64(-most..=most)));
+                    let skew = body.dice(|dice| dice.i64(-most..=most));
+                    let body = self.body(0, &Life { skew, ..Life::EASY });
                     Function {
                         handler: live::handler(&self.state, &body),
                         body,
@@ -146,7 +150,12 @@ impl World {
             lock(&self.shared.log).stormy = false;
             self.cloud.set_weather(Weather::calm());
         };
-        join(join(self.write(), clearing), join(mapping, scanning)).await;
+        let all = join(join(self.write(), clearing), join(mapping, scanning));
+        tokio::select! {
+            biased;
+            _ = all => {}
+            () = self.forget() => {}
+        }
         // Requests that come late arrive in the end.
         self.time().sleep(16 * MINUTE).await;
         self.cloud.flush().await;
@@ -154,6 +163,23 @@ impl World {
             self.catch_up().await;
         }
         self.judge().await
+    }
+
+    /// Time to Live at work on the state, for as long as it is awaited.
+    async fn forget(&self) {
+        while self.scenario().forgets {
+            self.time().sleep(SWEEP).await;
+            self.sweep().await;
+        }
+        std::future::pending().await
+    }
+
+    async fn sweep(&self) {
+        let mut removed = self.cloud.expire(STATE, &["pk", "sk"]).await;
+        removed += self.cloud.expire(MARKERS, &["pk"]).await;
+        lock(&self.shared.log)
+            .met
+            .add("expired rows removed", removed);
     }
 
     /// Writes to the table as planned, and where there is a trigger to the stream.
@@ -241,13 +267,16 @@ impl World {
 
     fn cut(&self, at: Duration) {
         let listed = must("the stream", self.streams.describe_stream(&self.arn));
-        let open = listed
+        let mut open = listed
             .shards
             .iter()
             .filter(|shard| !listed.is_closed(shard));
-        let Some(shard) = open.last() else { return };
+        let Some(shard) = open.next_back() else {
+            return;
+        };
         // Any of the two, and none if the shard is too narrow to be split.
-        let rolled = at.as_nanos() % 2 == 0 || self.streams.split(&self.arn, &shard.id).is_err();
+        let rolled =
+            at.as_nanos().is_multiple_of(2) || self.streams.split(&self.arn, &shard.id).is_err();
         if rolled {
             must(
                 "a shard",
@@ -261,7 +290,7 @@ impl World {
     async fn bootstrap(&self, number: u64, life: Life, last: bool) {
         self.time().reached(life.begin).await;
         for _ in 0..ENDLESS {
-            let body = self.body(number, life.skew);
+            let body = self.body(number, &life);
             {
                 let mut log = lock(&self.shared.log);
                 log.newest = log.newest.max(number);
@@ -331,7 +360,7 @@ impl World {
     /// One process of the trigger.
     async fn reader(&self, life: Life) {
         self.time().reached(life.begin).await;
-        let body = self.body(0, life.skew);
+        let body = self.body(0, &life);
         let ended = body.live(&life, self.reading(&body)).await;
         if ended.is_none() {
             self.shared.met("readers killed");
@@ -364,7 +393,7 @@ impl World {
         // Every lease has ended by then, whoever's clock it was taken by.
         let skew = Duration::from_secs(SKEW.unsigned_abs());
         self.time().sleep(2 * skew + 4 * self.scenario().poll).await;
-        let body = self.body(0, 0);
+        let body = self.body(0, &Life::EASY);
         let token = self.token(&body).await;
         let source = self.streams.source(self.arn.as_str());
         let mut trigger = live::trigger(&self.state, &body, source, token.as_ref());
@@ -400,7 +429,7 @@ impl World {
                     .get_or_insert_with(|| must("a token", captured));
                 return token.clone();
             }
-            body.sleep(self.scenario().poll).await;
+            body.sleep(5 * self.scenario().poll).await;
         }
     }
 
@@ -410,7 +439,7 @@ impl World {
         let mut wrong = self.compare(&held);
         if self.scenario().mode == Mode::Ledger {
             wrong.extend(self.audit(&held));
-            let body = self.body(u64::MAX, 0);
+            let body = self.body(u64::MAX, &Life::EASY);
             if let Err(error) = self.bootstrapping(&body, true).await {
                 let error = Causes(&error).to_string();
                 self.shared

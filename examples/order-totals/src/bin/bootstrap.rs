@@ -89,7 +89,8 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
     }
     if let Some(file) = arguments.mapping {
         let mapping = cli::read_mapping(&file)?;
-        bootstrap = bootstrap.on_token(move |token| ready(Ok(mapping.check(&token)?)));
+        bootstrap =
+            bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
     }
     if let (Some(run), Some(from), Some(to)) = (arguments.run, arguments.from, arguments.to) {
         bootstrap = bootstrap.worker(run, from..to);

@@ -169,8 +169,10 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
         let mut process = command.spawn().unwrap();
         let mut told = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
-        told.read_line(&mut line).await.unwrap();
-        assert!(line.contains("\"event\":\"started\""), "{line}");
+        // Once a page is done there is something to go on from.
+        while !line.contains("\"event\":\"progress\"") {
+            assert!(told.read_line(&mut line).await.unwrap() > 0, "{line}");
+        }
         let id = process.id().unwrap().to_string();
         let sent = Command::new("kill")
             .args(["-s", signal, &id])

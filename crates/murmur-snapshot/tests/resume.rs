@@ -1,0 +1,424 @@
+//! A run that was cut short goes on where it was, and nobody goes on beside it.
+
+#![allow(clippy::unwrap_used, reason = "a panic is a test's failure message")]
+
+mod support;
+
+use std::future::ready;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use murmur_core::{Pipeline, Row, Sum};
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, RunRecord, SourceError};
+use murmur_state::{
+    Checkpoint, Checkpoints, Clock, ManualClock, MemoryDeduper, MemoryStore, Place, Removed,
+    RetryPolicy, Saved, StoreError,
+};
+use support::*;
+use tokio::sync::Notify;
+
+fn broken() -> SourceError {
+    SourceError::Setup {
+        place: "table `orders`".into(),
+        advice: "mend it".into(),
+        source: None,
+    }
+}
+
+/// A table of three segments with pages of four, of which page number `n` fails for good.
+fn failing_at(rows: &[Row], n: usize) -> Table {
+    table(rows).before_page(move |page| ready(if page == n { Err(broken()) } else { Ok(()) }))
+}
+
+fn table(rows: &[Row]) -> Table {
+    Table::new(rows, 3, 4)
+}
+
+/// Both exact modes, each with a store and a marker table of its own.
+fn exact() -> [(Pipeline<Order>, MemoryStore<Sum>, MemoryDeduper); 2] {
+    [ledger, exactly_once].map(|mode| {
+        let (store, markers) = (store(), MemoryDeduper::new());
+        (mode("totals", &store, &markers), store, markers)
+    })
+}
+
+async fn run_id(markers: &MemoryDeduper, pipeline: &Pipeline<Order>) -> String {
+    let record = RunRecord::load(markers, pipeline.name(), "orders").await;
+    record.unwrap().unwrap().run
+}
+
+#[tokio::test]
+async fn what_is_done_is_not_read_again_and_the_report_says_so() {
+    for (pipeline, store, markers) in exact() {
+        let rows = rows(120, 5);
+        // One page after the other: the first segment is done, the second begun.
+        let error = Bootstrap::new([pipeline.clone()], failing_at(&rows, 14))
+            .concurrency(1)
+            .run()
+            .await
+            .unwrap_err();
+        assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
+        let run = run_id(&markers, &pipeline).await;
+        assert_eq!(segment_rows(&markers, &pipeline, &run, 3).await, [0, 1]);
+
+        let second = table(&rows);
+        let pages = Arc::clone(&second.pages);
+        let started = Arc::new(Mutex::new(None));
+        let heard = Arc::clone(&started);
+        let report = Bootstrap::new([pipeline.clone()], second)
+            .on_progress(move |progress| match progress {
+                Progress::Started {
+                    rerun,
+                    earlier,
+                    segments,
+                    ..
+                } => {
+                    *heard.lock().unwrap() = Some((*rerun, **earlier, *segments));
+                }
+                Progress::Page { total, .. } => assert!(total.rows > 56, "earlier ones count"),
+                _ => {}
+            })
+            .run()
+            .await
+            .unwrap();
+        assert_eq!(
+            (report.ended, report.rerun, report.run),
+            (Ended::Finished, true, run.clone())
+        );
+        assert_eq!(
+            (report.earlier.segments, report.earlier.counts.rows),
+            (1, 56)
+        );
+        assert_eq!(*started.lock().unwrap(), Some((true, report.earlier, 3)));
+        assert_eq!((report.counts.rows, report.counts.applied), (64, 64));
+        assert_eq!(pages.load(Ordering::SeqCst), 16, "of 30");
+        assert_eq!(report.token, Some(token(0)));
+        assert_eq!(totals(&store), recount(&rows));
+        assert_eq!(segment_rows(&markers, &pipeline, &run, 3).await, [0u32; 0]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_at_any_moment_it_goes_on_and_counts_every_row_once() {
+    for (pipeline, store, markers) in exact() {
+        let rows = rows(120, 5);
+        let (mut kills, mut skipped) = (0, 0);
+        let report = loop {
+            let slow = table(&rows).before_page(|_| async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok(())
+            });
+            let run = Bootstrap::new([pipeline.clone()], slow)
+                .concurrency(2)
+                .run();
+            // Dropped: as if the process had been killed.
+            match tokio::time::timeout(Duration::from_millis(35), run).await {
+                Err(_) => kills += 1,
+                Ok(report) => break report.unwrap(),
+            }
+            let run = run_id(&markers, &pipeline).await;
+            skipped += segment_rows(&markers, &pipeline, &run, 3).await.len();
+        };
+        assert!(
+            kills >= 4 && skipped >= kills,
+            "{kills} kills, {skipped} rows left"
+        );
+        assert_eq!(report.token, Some(token(0)));
+        assert_eq!(report.earlier.counts.rows + report.counts.rows, 120);
+        assert_eq!(totals(&store), recount(&rows));
+    }
+}
+
+#[tokio::test]
+async fn another_source_or_definition_is_refused_by_both_texts_and_nothing_is_read() {
+    for (pipeline, store, markers) in exact() {
+        let rows = rows(60, 5);
+        let first = Bootstrap::new([pipeline.clone()], failing_at(&rows, 4));
+        first.run().await.unwrap_err();
+
+        let other = Table::new(&rows, 4, 4);
+        let pages = Arc::clone(&other.pages);
+        let error = Bootstrap::new([pipeline.clone()], other)
+            .run()
+            .await
+            .unwrap_err();
+        let said = error.to_string();
+        assert!(
+            matches!(error, BootstrapError::OtherSettings { .. }),
+            "{said}"
+        );
+        assert!(
+            said.contains("3 segments") && said.contains("4 segments"),
+            "{said}"
+        );
+        assert_eq!(pages.load(Ordering::SeqCst), 0);
+
+        let renewed = Pipeline::builder("totals")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .version(2)
+            .store(store.clone())
+            .ledger(markers.clone())
+            .unwrap();
+        let same = table(&rows);
+        let pages = Arc::clone(&same.pages);
+        let error = Bootstrap::new([renewed], same).run().await.unwrap_err();
+        let said = error.to_string();
+        assert!(
+            matches!(error, BootstrapError::OtherDefinition { .. }),
+            "{said}"
+        );
+        assert!(
+            said.contains("version 1") && said.contains("version 2"),
+            "{said}"
+        );
+        assert_eq!(pages.load(Ordering::SeqCst), 0);
+
+        let report = Bootstrap::new([pipeline], table(&rows))
+            .run()
+            .await
+            .unwrap();
+        assert_eq!(report.ended, Ended::Finished);
+        assert_eq!(totals(&store), recount(&rows));
+    }
+}
+
+#[tokio::test]
+async fn one_that_was_thought_dead_stops_at_its_next_checkpoint() {
+    for (pipeline, store, markers) in exact() {
+        let rows = rows(120, 5);
+        let (hangs, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (reached, released) = (Arc::clone(&hangs), Arc::clone(&go_on));
+        let old = table(&rows).before_page(move |n| {
+            let (reached, released) = (Arc::clone(&reached), Arc::clone(&released));
+            async move {
+                if n == 5 {
+                    reached.notify_one();
+                    released.notified().await;
+                }
+                Ok(())
+            }
+        });
+        let pages = Arc::clone(&old.pages);
+        let old = tokio::spawn(Bootstrap::new([pipeline.clone()], old).concurrency(1).run());
+        hangs.notified().await;
+        // The new one gets a little farther, and is stopped.
+        let error = Bootstrap::new([pipeline.clone()], failing_at(&rows, 3))
+            .concurrency(1)
+            .run()
+            .await
+            .unwrap_err();
+        assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
+        go_on.notify_one();
+        match old.await.unwrap().unwrap_err() {
+            BootstrapError::SegmentTaken {
+                segment: 0, run, ..
+            } => {
+                assert_eq!(run, run_id(&markers, &pipeline).await);
+            }
+            error => panic!("{error}"),
+        }
+        assert_eq!(pages.load(Ordering::SeqCst), 6, "it stopped there");
+
+        let report = Bootstrap::new([pipeline], table(&rows))
+            .run()
+            .await
+            .unwrap();
+        assert_eq!(report.earlier.counts.rows, 32, "what the new one had done");
+        assert_eq!(totals(&store), recount(&rows));
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_read_or_saved_is_named() {
+    let (rows, store, markers) = (rows(60, 5), store(), MemoryDeduper::new());
+    let pipeline = ledger("totals", &store, &markers);
+    // The record, and two pages.
+    let failing = FailingSave::new(&markers, 3);
+    let run = Bootstrap::new([pipeline.clone()], table(&rows)).checkpoints(failing);
+    let error = run.concurrency(1).run().await.unwrap_err();
+    assert!(
+        matches!(error, BootstrapError::SegmentNotSaved { segment: 0, .. }),
+        "{error}"
+    );
+    let run = run_id(&markers, &pipeline).await;
+    let name = segment_row(&pipeline, &run, 2);
+    assert_eq!(
+        markers.save(&name, "{\"version\":1", None).await.unwrap(),
+        Saved::Version(1)
+    );
+    let second = table(&rows);
+    let pages = Arc::clone(&second.pages);
+    let error = Bootstrap::new([pipeline], second).run().await.unwrap_err();
+    assert!(
+        matches!(error, BootstrapError::SegmentRow { segment: 2, .. }),
+        "{error}"
+    );
+    assert_eq!(pages.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn a_save_whose_answer_is_lost_is_recognised() {
+    let (rows, store, markers) = (rows(60, 5), store(), MemoryDeduper::new());
+    let pipeline = ledger("totals", &store, &markers);
+    let lossy = Lossy(markers.clone(), Arc::default());
+    let run = Bootstrap::new([pipeline], table(&rows)).checkpoints(lossy.clone());
+    let report = run
+        .clock(Arc::new(ManualClock::new(NOW)))
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(report.ended, Ended::Finished);
+    assert!(lossy.1.load(Ordering::SeqCst) > 10);
+    assert_eq!(totals(&store), recount(&rows));
+}
+
+/// Checkpoints of which every other save is made, and its answer lost.
+#[derive(Clone)]
+struct Lossy(MemoryDeduper, Arc<AtomicUsize>);
+
+impl Checkpoints for Lossy {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
+        self.0.load(name)
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        data: &'a str,
+        over: Option<u64>,
+    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        Box::pin(async move {
+            let saved = self.0.save(name, data, over).await;
+            if self.1.fetch_add(1, Ordering::SeqCst).is_multiple_of(2) {
+                return Err(StoreError::Unavailable {
+                    place: Place::table("test", "markers"),
+                    may_have_applied: true,
+                    source: None,
+                });
+            }
+            saved
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        self.0.remove(name, over)
+    }
+}
+
+#[tokio::test]
+async fn whoever_finds_a_finished_record_removes_the_checkpoints_that_are_left() {
+    let (rows, store, markers) = (rows(60, 5), store(), MemoryDeduper::new());
+    let pipeline = ledger("totals", &store, &markers);
+    let run = Bootstrap::new([pipeline.clone()], table(&rows))
+        .run()
+        .await
+        .unwrap()
+        .run;
+    for segment in 0..3 {
+        let name = segment_row(&pipeline, &run, segment);
+        markers.save(&name, "whatever", None).await.unwrap();
+    }
+    let error = Bootstrap::new([pipeline.clone()], table(&rows))
+        .run()
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(error, BootstrapError::AlreadyFinished { .. }),
+        "{error}"
+    );
+    assert_eq!(segment_rows(&markers, &pipeline, &run, 3).await, [0u32; 0]);
+}
+
+#[tokio::test]
+async fn rows_rejected_by_earlier_attempts_are_listed_too() {
+    for (pipeline, _, _) in exact() {
+        let mut bad: Vec<Row> = (0..24)
+            .map(|n| row(&format!("o{n}"), "alice", "many"))
+            .collect();
+        bad.extend(rows(24, 3).into_iter().map(|mut good| {
+            good.event_id += "good";
+            good
+        }));
+        let first = Table::new(&bad, 1, 4);
+        let first = first.before_page(|page| ready(if page == 4 { Err(broken()) } else { Ok(()) }));
+        let run = Bootstrap::new([pipeline.clone()], first).concurrency(1);
+        run.run().await.unwrap_err();
+        for limit in [100, 12, 3] {
+            let stopped = Bootstrap::new([pipeline.clone()], Table::new(&bad, 1, 4));
+            let stopped = stopped
+                .max_listed(limit)
+                .run_until(ready(()))
+                .await
+                .unwrap();
+            assert_eq!(
+                stopped.rejected.len(),
+                limit.min(10),
+                "ten of a segment are kept"
+            );
+        }
+        let run = Bootstrap::new([pipeline], Table::new(&bad, 1, 4));
+        let report = run.max_listed(15).run().await.unwrap();
+        assert_eq!(report.earlier.counts.rejected, 16);
+        assert_eq!(report.counts.rejected, 8);
+        let listed: Vec<_> = report.rejected.iter().map(|row| row.id.clone()).collect();
+        let wanted = bad[..10].iter().chain(&bad[16..21]);
+        let wanted: Vec<_> = wanted.map(|row| row.event_id.clone()).collect();
+        assert_eq!(listed, wanted);
+        assert!(report.rejected[0].reason.contains("cannot be decoded"));
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_took_an_hour_to_read_is_not_written() {
+    for (pipeline, store, _) in exact() {
+        let clock = ManualClock::new(NOW);
+        let slow = clock.clone();
+        let table = table(&rows(60, 5)).before_page(move |n| {
+            if n == 2 {
+                slow.advance(Duration::from_secs(3600));
+            }
+            ready(Ok(()))
+        });
+        let run = Bootstrap::new([pipeline], table).concurrency(1);
+        let error = run.clock(Arc::new(clock)).run().await.unwrap_err();
+        assert!(
+            matches!(error, BootstrapError::PageTooOld { segment: 0, .. }),
+            "{error}"
+        );
+        assert!(error.is_retryable());
+        let first = rows(60, 5);
+        let two_pages = first.iter().step_by(3).take(8);
+        assert_eq!(totals(&store), recount(two_pages));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_is_written_within_an_hour_of_being_asked_for() {
+    let (clock, inner, markers) = (Virtual::new(), store(), MemoryDeduper::new());
+    let store = Slow::new(&inner, Duration::ZERO, &clock);
+    let table = table(&rows(12, 5)).before_page(|_| async {
+        tokio::time::sleep(Duration::from_secs(20 * 60)).await;
+        Ok(())
+    });
+    let patient = RetryPolicy::default().budget(Duration::from_secs(3 * 3600));
+    let run = Bootstrap::new([slowly("totals", &store, &markers)], table).retry(patient);
+    run.clock(Arc::new(clock.clone())).run().await.unwrap();
+    let left = store.left.lock().unwrap();
+    // Claim-first keeps a fifth of it for releasing.
+    let most = Duration::from_secs(40 * 60);
+    assert!(!left.is_empty());
+    assert!(
+        left.iter()
+            .all(|left| left.is_some_and(|left| left <= most)),
+        "{left:?}"
+    );
+    assert!(clock.now() > NOW);
+}
