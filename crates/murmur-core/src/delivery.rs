@@ -9,10 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Recorder, Repeats,
-    Replace, Retry, Store, StoreError,
+    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Read, Recorder,
+    Repeats, Replace, Retry, Store, StoreError,
 };
 
+use crate::audit::LedgerOf;
 use crate::batch::{Batch, Share};
 use crate::plan::{Verdict, the_record};
 use crate::record::Record;
@@ -36,6 +37,20 @@ impl Context<'_> {
         }
     }
 
+    /// Reads again what may succeed, until the retries' time is up.
+    pub(crate) async fn read<A, Read, Reading>(
+        &self,
+        pipeline: &PipelineName,
+        read: Read,
+    ) -> Result<A, StoreError>
+    where
+        Read: FnMut() -> Reading,
+        Reading: Future<Output = Result<A, StoreError>>,
+    {
+        let again = |error: &StoreError| self.retried(pipeline, error);
+        self.retry.run(self.deadline, again, read).await
+    }
+
     fn retried(&self, pipeline: &PipelineName, error: &StoreError) {
         let name = format!("{pipeline}:retry");
         self.recorder.count(&name, 1);
@@ -51,6 +66,17 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     const REPEATS: Repeats;
     /// Whether it remembers what each item contributes, nothing included.
     const LEDGER: bool = false;
+
+    /// Where its values are.
+    type State: Read<M::Value>;
+
+    /// Where its values are.
+    fn state(&self) -> &Self::State;
+
+    /// Its ledger, where it keeps one.
+    fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
+        None
+    }
 
     /// Makes the store belong to the pipeline where its records come from `stream`, or sees that
     /// it does.
@@ -79,8 +105,13 @@ pub(crate) struct AtLeastOnce<S> {
 }
 
 impl<M: Monoid, S: Store<M>> Delivery<M> for AtLeastOnce<S> {
+    type State = S;
     const MODE: &str = "at-least-once";
     const REPEATS: Repeats = Repeats::Counted;
+
+    fn state(&self) -> &S {
+        &self.store
+    }
 
     async fn deliver(
         &self,
@@ -116,8 +147,13 @@ impl<S, D> ClaimFirst<S, D> {
 }
 
 impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
+    type State = S;
     const MODE: &str = "claim-first";
     const REPEATS: Repeats = Repeats::EventOnce;
+
+    fn state(&self) -> &S {
+        &self.store
+    }
 
     async fn deliver(
         &self,
@@ -305,8 +341,13 @@ pub(crate) struct OncePerKey<S, K> {
 }
 
 impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
+    type State = S;
     const MODE: &str = "exactly-once";
     const REPEATS: Repeats = Repeats::EventOnce;
+
+    fn state(&self) -> &S {
+        &self.store
+    }
 
     async fn bind(
         &self,
@@ -379,9 +420,18 @@ pub(crate) struct InLedger<S, K> {
 }
 
 impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
+    type State = S;
     const MODE: &str = LEDGER_MODE;
     const REPEATS: Repeats = Repeats::ItemOnce;
     const LEDGER: bool = true;
+
+    fn state(&self) -> &S {
+        &self.store
+    }
+
+    fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
+        Some(self)
+    }
 
     async fn bind(
         &self,
@@ -587,12 +637,12 @@ async fn settle_adds<M: Monoid, S: Store<M>>(
 
 /// What entries share whose order matters.
 #[derive(PartialEq, Eq, Hash)]
-enum Lane {
+pub(crate) enum Lane {
     Key(Key),
     Item(ItemId),
 }
 
-fn of_keys<V>(adds: &[Add<V>]) -> impl Iterator<Item = Lane> {
+pub(crate) fn of_keys<V>(adds: &[Add<V>]) -> impl Iterator<Item = Lane> {
     adds.iter().map(|add| Lane::Key(add.key.clone()))
 }
 
@@ -616,7 +666,7 @@ fn is_done(outcome: &Outcome) -> bool {
 /// Sends entries until each is settled, or attempts or time are used up: the one retry loop of
 /// all modes. Only what failed and may succeed is sent again, in its order. An entry that failed
 /// for good (and not by its own fault) stops its lanes: later entries there stay blocked.
-async fn settle<E, Send, Sent>(
+pub(crate) async fn settle<E, Send, Sent>(
     pipeline: &PipelineName,
     context: &Context<'_>,
     entries: Vec<E>,

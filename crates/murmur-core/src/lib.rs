@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod audit;
 mod batch;
 pub mod decimal;
 mod decode;
@@ -13,12 +14,17 @@ mod processor;
 mod record;
 mod window;
 
+pub use audit::{
+    AuditError, Audited, Compared, Difference, Found, Inspection, InspectionError,
+    InspectionOptions, ItemDifference, KeyDifference, LedgerFindings, LedgerInspection, LookUp,
+    Mending, RecountFindings, RecountInspection,
+};
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
 pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::{BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Stored, Valued};
 pub use processor::{Processor, ProcessorBuilder};
-pub use record::{Change, EventName, Record, Row, item_id};
+pub use record::{Change, EventName, Record, Row, item_id, item_key};
 /// The attribute types that records, decoders and sources speak of.
 pub use serde_dynamo::{AttributeValue, Item};
 pub use window::{Window, read_range};

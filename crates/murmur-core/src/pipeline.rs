@@ -121,6 +121,12 @@ impl<T> Pipeline<T> {
         self.run.keeps_ledger()
     }
 
+    /// Whether items that Time to Live removed go on counting
+    /// ([`keep_expired_items`](Definition::keep_expired_items)).
+    pub fn keeps_expired_items(&self) -> bool {
+        self.run.keeps_expired()
+    }
+
     /// What of its definition can be put into words: name, version, mode, window. Work that goes
     /// over several processes must not go on under another one. It cannot tell one function that
     /// gives keys or values from another: that is what the

@@ -2,11 +2,12 @@
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place, Recorder,
-    Repeats, StoreError, Timestamp,
+    Add, HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place,
+    Recorder, Repeats, StoreError, Timestamp,
 };
 use smallvec::SmallVec;
 
+use crate::audit::{self, AuditError, Audited, Inspection, InspectionOptions};
 use crate::batch::{Addition, Additions, Batch, Rows, Share};
 use crate::decode::Side;
 use crate::delivery::{Context, Delivery};
@@ -15,7 +16,8 @@ use crate::window::Window;
 
 pub(crate) type KeysFn<T> = dyn Fn(&T, &mut dyn FnMut(&str)) + Send + Sync;
 pub(crate) type ValueFn<T, I> = dyn Fn(&T) -> I + Send + Sync;
-type InvertFn<M> = fn(&M, &<M as Monoid>::Value) -> Result<<M as Monoid>::Value, Overflow>;
+pub(crate) type InvertFn<M> =
+    fn(&M, &<M as Monoid>::Value) -> Result<<M as Monoid>::Value, Overflow>;
 
 /// Where an event's time comes from.
 pub(crate) enum Time<T> {
@@ -159,6 +161,27 @@ impl<T, M: Monoid> Plan<T, M> {
             ));
         }
         Ok(())
+    }
+
+    /// Whether nothing counts in the row of `key` any more: its window's retention is over.
+    pub(crate) fn is_past(&self, key: &Key, now: Timestamp) -> bool {
+        let window = self.window.as_ref();
+        window.is_some_and(|(window, _)| window.is_expired(key.bucket(), now))
+    }
+
+    /// What a row of the table contributes at `now`, by key: what its change would if it came now.
+    pub(crate) fn of_row(
+        &self,
+        record: &Record,
+        row: &T,
+        now: Timestamp,
+    ) -> Result<Vec<Add<M::Value>>, Box<StoreError>> {
+        let mut rows = Rows::with_capacity(1);
+        let Contribution { adds, .. } =
+            self.contribution(record, (None, Some(row)), now, &mut rows)?;
+        let mut adds: Vec<_> = adds.iter().map(|add| rows.add(add)).collect();
+        adds.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        Ok(adds)
     }
 
     /// All that a record with these images adds, one entry per key.
@@ -307,6 +330,7 @@ pub(crate) trait Run<T>: Send + Sync {
     fn windows_by_arrival(&self) -> bool;
     fn repeats(&self) -> Repeats;
     fn keeps_ledger(&self) -> bool;
+    fn keeps_expired(&self) -> bool;
     /// What of the definition can be put into words.
     fn fingerprint(&self) -> String;
     fn bind<'a>(
@@ -320,6 +344,18 @@ pub(crate) trait Run<T>: Send + Sync {
         entries: &'a [Entry<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
+    /// What finds out whether the state is what the table says.
+    fn inspection<'a>(
+        &'a self,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> Inspection<'a, T>;
+    /// Whether the state is what the ledger says.
+    fn audit<'a>(
+        &'a self,
+        max_listed: usize,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<Audited, AuditError>>;
 }
 
 pub(crate) struct Running<T, M: Monoid, D> {
@@ -426,6 +462,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         D::LEDGER
     }
 
+    fn keeps_expired(&self) -> bool {
+        self.plan.keeps_expired
+    }
+
     fn fingerprint(&self) -> String {
         let Self {
             name,
@@ -475,6 +515,33 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
                 }
             }
             verdicts
+        })
+    }
+    fn inspection<'a>(
+        &'a self,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> Inspection<'a, T> {
+        let plan = (&self.name, &self.plan);
+        match self.delivery.ledger() {
+            Some(ledger) => Inspection::of_ledger(plan, ledger, options, context),
+            None => Inspection::of_state(plan, self.delivery.state(), options, context),
+        }
+    }
+
+    fn audit<'a>(
+        &'a self,
+        max_listed: usize,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<Audited, AuditError>> {
+        Box::pin(async move {
+            let Some(ledger) = self.delivery.ledger() else {
+                return Err(AuditError::NoLedger {
+                    pipeline: self.name.clone(),
+                });
+            };
+            let plan = (&self.name, &self.plan);
+            audit::audit(plan, (ledger, self.delivery.state()), max_listed, context).await
         })
     }
 }

@@ -238,7 +238,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Ok(())
     }
 
-    fn context(&self, deadline: Deadline) -> Context<'_> {
+    pub(crate) fn context(&self, deadline: Deadline) -> Context<'_> {
         Context {
             retry: &self.retry,
             random: &self.random,
@@ -360,7 +360,11 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    fn decode(&self, record: &Record, side: Side) -> Result<Option<T>, Box<RecordError>> {
+    pub(crate) fn decode(
+        &self,
+        record: &Record,
+        side: Side,
+    ) -> Result<Option<T>, Box<RecordError>> {
         let error = match self.decoder.decode(record, side) {
             None | Some(Ok(Decoded::Skip)) => return Ok(None),
             Some(Ok(Decoded::Record(value))) => return Ok(Some(value)),

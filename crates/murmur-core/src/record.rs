@@ -1,3 +1,5 @@
+use std::collections::HashMap;
+
 use murmur_state::{ItemId, Position, SequenceNumber, Timestamp};
 use serde_dynamo::{AttributeValue, Item};
 
@@ -156,10 +158,40 @@ pub fn item_id(keys: &Item) -> ItemId {
     )
 }
 
+/// The primary key of the item called `id`: what [`item_id`] made the name of. `None` if it did
+/// not make it, or of attributes that are no key.
+pub fn item_key(id: &ItemId) -> Option<Item> {
+    let parts = id.parts()?;
+    let mut key = HashMap::with_capacity(2);
+    for attribute in parts.chunks(3) {
+        let &[name, kind, text] = attribute else {
+            return None;
+        };
+        let value = match kind {
+            "S" => AttributeValue::S(text.to_owned()),
+            "N" => AttributeValue::N(text.to_owned()),
+            "B" => AttributeValue::B(bytes(text)?),
+            _ => return None,
+        };
+        key.insert(name.to_owned(), value);
+    }
+    (!key.is_empty()).then(|| key.into())
+}
+
+/// The bytes of which `hex` has two digits each.
+fn bytes(hex: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let byte = |pair: &[u8]| match pair {
+        &[high, low] => u8::try_from(digit(high)? << 4 | digit(low)?).ok(),
+        _ => None,
+    };
+    hex.as_bytes().chunks(2).map(byte).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
+    use proptest::prelude::*;
 
     fn keys(pairs: &[(&str, AttributeValue)]) -> Item {
         pairs
@@ -179,6 +211,38 @@ mod tests {
         assert_ne!(item_id(&a), item_id(&number));
         let bytes = keys(&[("pk", AttributeValue::B(vec![1, 255]))]);
         assert_eq!(item_id(&bytes).as_str(), "2:pk1:B4:01ff");
+    }
+
+    fn key_value() -> impl Strategy<Value = AttributeValue> {
+        prop_oneof![
+            any::<String>().prop_map(AttributeValue::S),
+            any::<i64>().prop_map(|n| AttributeValue::N(n.to_string())),
+            any::<Vec<u8>>().prop_map(AttributeValue::B),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_is_found_again_in_its_name(one in key_value(), other in proptest::option::of(key_value()), names in ("[a-z:0-9]{1,9}", "[A-Z:0-9é]{0,9}")) {
+            let mut pairs = vec![(&*names.0, one)];
+            pairs.extend(other.map(|other| (&*names.1, other)));
+            let key = keys(&pairs);
+            prop_assert_eq!(item_key(&item_id(&key)), Some(key));
+        }
+    }
+
+    #[test]
+    fn what_is_no_key_has_none() {
+        let odd = keys(&[("pk", AttributeValue::Bool(true))]);
+        assert_eq!(item_key(&item_id(&odd)), None);
+        let parts: [&[&str]; 4] = [&[], &["line 4"], &["pk", "B", "0g"], &["pk", "B", "123"]];
+        for parts in parts {
+            assert_eq!(
+                item_key(&ItemId::from_parts(parts.iter().copied())),
+                None,
+                "{parts:?}"
+            );
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::parallel_scan::ParallelScan;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
     DescribeTable,
+    GetItem,
     Scan,
 }
 
@@ -21,6 +22,7 @@ impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DescribeTable => "dynamodb:DescribeTable",
+            Self::GetItem => "dynamodb:GetItem",
             Self::Scan => "dynamodb:Scan",
         })
     }

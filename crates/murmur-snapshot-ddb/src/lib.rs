@@ -7,6 +7,7 @@ mod describe;
 mod error;
 mod filter;
 mod handoff;
+mod lookup;
 mod parallel_scan;
 mod table;
 

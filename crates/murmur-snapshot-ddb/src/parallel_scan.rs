@@ -65,7 +65,7 @@ impl ParallelScan {
 
     /// What is known of the table. Asked for once, or a few times by segments that begin at the
     /// same moment, which costs nothing but the requests.
-    async fn described(&self) -> Result<&Table, SourceError> {
+    pub(crate) async fn described(&self) -> Result<&Table, SourceError> {
         if let Some(table) = self.described.get() {
             return Ok(table);
         }
@@ -109,7 +109,7 @@ impl ParallelScan {
             .map_err(|error| error::of(self, Operation::Scan, error))
     }
 
-    fn row(&self, table: &Table, attributes: Attributes) -> Result<Row, BadRow> {
+    pub(crate) fn row(&self, table: &Table, attributes: Attributes) -> Result<Row, BadRow> {
         let keys = table.keys_of(&attributes);
         let bad = |id: String, error: RowError| BadRow {
             id,

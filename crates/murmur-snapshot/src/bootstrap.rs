@@ -4,14 +4,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
-use murmur_state::{Checkpoints, Clock, Random, Recorder, Retry, RetryPolicy};
+use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, Retry, RetryPolicy};
 use serde::de::DeserializeOwned;
 
 use crate::budget::ReadBudget;
 use crate::error::BootstrapError;
 use crate::rejections::{RejectFn, Rejections};
 use crate::report::{Progress, Report};
-use crate::run::{Run, Worker};
+use crate::run::{Run, TokenFn, Worker};
 use crate::scan::ProgressFn;
 use crate::source::Source;
 
@@ -77,6 +77,7 @@ pub struct Bootstrap<T, S> {
     concurrency: usize,
     max_listed: usize,
     budget: ReadBudget,
+    on_token: Option<Box<TokenFn>>,
     worker: Option<Worker>,
     live_is_running: bool,
     restart: bool,
@@ -111,6 +112,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             concurrency: CONCURRENCY,
             max_listed: MAX_LISTED,
             budget: ReadBudget::default(),
+            on_token: None,
             worker: None,
             live_is_running: false,
             restart: false,
@@ -179,6 +181,25 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     /// Writes are not part of it. Default: [`ReadBudget::Unlimited`].
     pub fn read_budget(mut self, budget: ReadBudget) -> Self {
         self.budget = budget;
+        self
+    }
+
+    /// Looks at where live has to begin before anything is written: the place to check that it
+    /// does, as `murmur_lambda_ddbstreams::Mapping::check` does for a mapping of Lambda's. `Err`
+    /// refuses the run ([`TokenRefused`](BootstrapError::TokenRefused)); no page was read then, and
+    /// nothing is kept of a run that was not begun before, so the next attempt captures a new token.
+    ///
+    /// Called in every attempt with the run's token, that of its first attempt, also when the run
+    /// goes on: whoever must not have been changed since then is looked at again. A worker that
+    /// finds that another was faster is asked once more, about the other's token. It is waited for
+    /// without a limit of time. A source that has no token is refused
+    /// ([`Option`](BootstrapError::Option)). Default: nobody looks.
+    pub fn on_token<F, Fut>(mut self, check: F) -> Self
+    where
+        F: Fn(HandoffToken) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
+    {
+        self.on_token = Some(Box::new(move |token| Box::pin(check(token))));
         self
     }
 
@@ -284,6 +305,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             concurrency,
             max_listed,
             budget,
+            on_token,
             worker,
             live_is_running,
             restart,
@@ -308,6 +330,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             place,
             concurrency,
             budget,
+            on_token,
             worker,
             live_is_running,
             restart,

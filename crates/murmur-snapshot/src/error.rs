@@ -1,4 +1,4 @@
-use murmur_core::RecordError;
+use murmur_core::{BoxError, RecordError};
 use murmur_state::{Cause, Failure, Fault, OptionError, PipelineName, StoreError};
 
 use crate::run_record::{RunRecord, RunRecordError};
@@ -189,6 +189,19 @@ pub enum BootstrapError {
         theirs: String,
         /// The stream now.
         ours: String,
+    },
+    /// Whoever looked at the handoff token ([`on_token`](crate::Bootstrap::on_token)) said no.
+    #[error(
+        "run `{run}` over `{source_name}` may not begin, or go on, with its handoff token; nothing was read: mend what the cause says, and run it again"
+    )]
+    TokenRefused {
+        /// The source.
+        source_name: String,
+        /// The run. Nothing is kept of it if this was its first attempt.
+        run: String,
+        /// Why not.
+        #[source]
+        source: BoxError,
     },
     /// A pipeline needs an image that the stream does not carry.
     #[error(

@@ -6,6 +6,8 @@ mod budget;
 pub mod conformance;
 mod error;
 mod jsonl;
+mod lookup;
+mod reconcile;
 mod register;
 mod rejections;
 mod report;
@@ -23,6 +25,11 @@ pub use bootstrap::Bootstrap;
 pub use budget::ReadBudget;
 pub use error::{BootstrapError, SourceError};
 pub use jsonl::{JsonLines, JsonLinesBuilder};
+pub use lookup::{LookedUp, Lookup};
+pub use reconcile::{
+    Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
+    ReconciledPipeline,
+};
 pub use report::{Counts, Earlier, Ended, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
 #[cfg(feature = "progress")]

@@ -7,6 +7,7 @@ use murmur_core::{BoxError, Rejected};
 use murmur_state::Causes;
 
 use crate::report::RejectedRow;
+use crate::source::BadRow;
 
 pub(crate) type RejectFn =
     dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
@@ -28,11 +29,7 @@ impl Rejections {
 
     /// `Err` if the callback did not take it.
     pub(crate) async fn take(&self, rejected: Rejected) -> Result<(), BoxError> {
-        let row = RejectedRow {
-            id: rejected.record.event_id().to_owned(),
-            pipeline: rejected.pipeline.clone(),
-            reason: Causes(&rejected.error).to_string(),
-        };
+        let row = RejectedRow::from(&rejected);
         if let Some(callback) = &self.callback {
             callback(rejected).await?;
         }
@@ -53,6 +50,26 @@ impl Rejections {
 
     fn noted(&self) -> MutexGuard<'_, HashMap<String, Vec<RejectedRow>>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<&Rejected> for RejectedRow {
+    fn from(rejected: &Rejected) -> Self {
+        Self {
+            id: rejected.record.event_id().to_owned(),
+            pipeline: rejected.pipeline.clone(),
+            reason: Causes(&rejected.error).to_string(),
+        }
+    }
+}
+
+impl From<&BadRow> for RejectedRow {
+    fn from(bad: &BadRow) -> Self {
+        Self {
+            id: bad.id.clone(),
+            pipeline: None,
+            reason: Causes(&*bad.error).to_string(),
+        }
     }
 }
 

@@ -4,7 +4,8 @@ use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 
-use murmur_core::{Pipeline, Processor};
+use futures::future::BoxFuture;
+use murmur_core::{BoxError, Pipeline, Processor};
 use murmur_state::{
     Causes, Checkpoints, Deadline, HandoffToken, OptionError, Random, Repeats, Retry,
 };
@@ -20,6 +21,10 @@ use crate::segment_row::{At, SegmentRows};
 use crate::segments::Segments;
 use crate::source::{Description, Source};
 use crate::watch::{Known, Watch};
+
+/// Looks at the token of a run.
+pub(crate) type TokenFn =
+    dyn Fn(HandoffToken) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
 /// The part of a run that is this process's.
 #[derive(Debug)]
@@ -40,6 +45,7 @@ pub(crate) struct Run<T, S> {
     pub(crate) place: Option<Arc<dyn Checkpoints>>,
     pub(crate) concurrency: usize,
     pub(crate) budget: ReadBudget,
+    pub(crate) on_token: Option<Box<TokenFn>>,
     pub(crate) worker: Option<Worker>,
     pub(crate) live_is_running: bool,
     pub(crate) restart: bool,
@@ -279,6 +285,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
                 Some(record) => record,
                 None => self.begin(register, description).await?,
             };
+            self.show_token(&record).await?;
             self.bind(record.token.as_ref(), description).await?;
             // The token has to be safe before the first page is read.
             match register.save(&record).await? {
@@ -316,6 +323,26 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             captured_at,
             token,
             finished_at: None,
+        })
+    }
+
+    /// Asks whoever wants to see the token whether the run may go on with it.
+    async fn show_token(&self, record: &RunRecord) -> Result<(), BootstrapError> {
+        let Some(check) = &self.on_token else {
+            return Ok(());
+        };
+        let source_name = self.source.name();
+        let token = record.token.clone().ok_or_else(|| {
+            let reason = format!(
+                "`{source_name}` has no stream, so there is no token to look at; switch one on, or leave this out"
+            );
+            OptionError::new("on_token", reason)
+        })?;
+        let answer = check(token).await;
+        answer.map_err(|source| BootstrapError::TokenRefused {
+            source_name: source_name.to_owned(),
+            run: record.run.clone(),
+            source,
         })
     }
 

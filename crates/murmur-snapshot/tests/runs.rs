@@ -126,6 +126,110 @@ async fn without_a_token_nothing_is_kept_or_read() {
 }
 
 #[tokio::test]
+async fn a_token_that_is_refused_leaves_nothing_behind_and_the_next_is_a_new_one() {
+    let (rows, store, markers) = (rows(10, 3), store(), MemoryDeduper::new());
+    let totals_of = || ledger("totals", &store, &markers);
+    let first = Table::new(&rows, 1, 4);
+    let pages = Arc::clone(&first.pages);
+    let error = Bootstrap::new([totals_of()], first)
+        .on_token(|seen| {
+            ready(Err(
+                format!("captured at {}", seen.captured_at.as_secs()).into()
+            ))
+        })
+        .run()
+        .await
+        .unwrap_err();
+    let BootstrapError::TokenRefused { source, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(source.to_string(), "captured at 0");
+    assert!(!error.is_retryable());
+    assert_eq!(pages.load(Ordering::SeqCst), 0);
+    let kept = RunRecord::load(&markers, totals_of().name(), "orders").await;
+    assert_eq!(kept.unwrap(), None);
+    assert!(totals(&store).is_empty());
+
+    let second = Table::new(&rows, 1, 4);
+    second.captures.store(7, Ordering::SeqCst);
+    let report = Bootstrap::new([totals_of()], second)
+        .on_token(|seen| {
+            ready(if seen == token(7) {
+                Ok(())
+            } else {
+                Err("old".into())
+            })
+        })
+        .run()
+        .await
+        .unwrap();
+    assert!(!report.rerun);
+    assert_eq!(totals(&store), recount(&rows));
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_shows_the_token_of_its_first_attempt_again() {
+    let (rows, store, markers) = (rows(20, 3), store(), MemoryDeduper::new());
+    let totals_of = || ledger("totals", &store, &markers);
+    let failed = Bootstrap::new([totals_of()], failing_at(&rows, 3))
+        .run()
+        .await;
+    assert!(matches!(failed, Err(BootstrapError::Source { .. })));
+    let kept = record(&markers, &totals_of()).await;
+    let before = totals(&store);
+
+    let table = Table::new(&rows, 2, 3);
+    table.captures.store(7, Ordering::SeqCst);
+    let pages = Arc::clone(&table.pages);
+    let error = Bootstrap::new([totals_of()], table)
+        .on_token(|seen| {
+            ready(Err(
+                if seen == token(0) { "changed" } else { "other" }.into()
+            ))
+        })
+        .run()
+        .await
+        .unwrap_err();
+    let BootstrapError::TokenRefused { run, source, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!((run, source.to_string()), (&kept.run, "changed".to_owned()));
+    assert_eq!(pages.load(Ordering::SeqCst), 0);
+    assert_eq!(record(&markers, &totals_of()).await, kept);
+    assert_eq!(totals(&store), before);
+
+    let report = Bootstrap::new([totals_of()], Table::new(&rows, 2, 3))
+        .on_token(|seen| {
+            ready(if seen == token(0) {
+                Ok(())
+            } else {
+                Err("other".into())
+            })
+        })
+        .run()
+        .await
+        .unwrap();
+    assert!(report.rerun);
+    assert_eq!(totals(&store), recount(&rows));
+}
+
+#[tokio::test]
+async fn a_token_that_is_to_be_looked_at_has_to_be_there() {
+    let (store, markers) = (store(), MemoryDeduper::new());
+    let mut table = Table::new(&rows(5, 2), 1, 2);
+    table.has_stream = false;
+    let pages = Arc::clone(&table.pages);
+    let error = Bootstrap::new([exactly_once("totals", &store, &markers)], table)
+        .on_token(|_| ready(Ok(())))
+        .run()
+        .await
+        .unwrap_err();
+    let causes = murmur_state::Causes(&error).to_string();
+    assert!(causes.contains("`orders` has no stream"), "{causes}");
+    assert_eq!(pages.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
 async fn a_finished_run_is_refused_unless_asked_for_again() {
     let (rows, store, markers) = (rows(10, 3), store(), MemoryDeduper::new());
     let run = |pipeline| Bootstrap::new([pipeline], Table::new(&rows, 1, 4));

@@ -158,6 +158,19 @@ impl ItemId {
         Self(text.into())
     }
 
+    /// The parts it was [made of](ItemId::from_parts), in order; `None` if its text has none.
+    pub fn parts(&self) -> Option<Vec<&str>> {
+        let mut parts = Vec::new();
+        let mut rest = self.as_str();
+        while !rest.is_empty() {
+            let (length, tail) = rest.split_once(':')?;
+            let (part, tail) = tail.split_at_checked(length.parse().ok()?)?;
+            parts.push(part);
+            rest = tail;
+        }
+        Some(parts)
+    }
+
     /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -376,7 +389,9 @@ mod tests {
                 (ra.iter().map(String::as_str).collect(), rb.iter().map(String::as_str).collect());
             let name = PipelineName::new("p").unwrap();
             prop_assert_eq!(name.marker("claim", &sa) == name.marker("claim", &sb), a == b);
-            prop_assert_eq!(ItemId::from_parts(sa) == ItemId::from_parts(sb), a == b);
+            let item = ItemId::from_parts(sa.iter().copied());
+            prop_assert_eq!(item == ItemId::from_parts(sb), a == b);
+            prop_assert_eq!(item.parts(), Some(sa));
         }
     }
 

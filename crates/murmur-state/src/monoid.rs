@@ -62,6 +62,13 @@ pub trait Monoid: Clone + Send + Sync + 'static {
     ///
     /// [`Overflow`] if the result does not fit; `into` is unchanged then.
     fn combine(&self, into: &mut Self::Value, other: &Self::Value) -> Result<(), Overflow>;
+
+    /// Whether `state` may be what live made of the items of which `recount` was made by a scan,
+    /// which knows of no sequence number. The default: if they are equal. To be replaced where
+    /// values depend on the record they [came from](Monoid::lift_from).
+    fn agrees(&self, state: &Self::Value, recount: &Self::Value) -> bool {
+        state == recount
+    }
 }
 
 /// A monoid whose every value has an inverse, so that what was added can be taken back.

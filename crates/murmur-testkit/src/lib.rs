@@ -9,6 +9,7 @@
 //! - [`chaos`]: random runs of Murmur's own code over both, held against a recount.
 //! - [`handover`]: random runs of a bootstrap and live beside it, over a table that keeps changing.
 //! - [`runs`]: what random runs of any kind share.
+//! - [`streams`]: the Streams API over an in-process stream store, for handoffs.
 //! - [`gate::Gate`]: holds a chosen request of a real process, to kill it at exactly that point.
 //! - [`wire`]: faults between a client and its server.
 //!
@@ -25,6 +26,7 @@ pub mod handover;
 pub mod lambda;
 mod rewrite;
 pub mod runs;
+pub mod streams;
 pub mod time;
 pub mod wire;
 

@@ -1,13 +1,20 @@
-//! What the commands `bootstrap` and `run` share: arguments, progress, signals, exit statuses.
-#![allow(clippy::print_stderr, reason = "it is of command line tools")]
+//! What the commands share: arguments, progress, signals, exit statuses.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "it is of command line tools"
+)]
 
 use std::io::{IsTerminal, stderr};
+use std::path::Path;
 
+use anyhow::Context;
 use aws_sdk_dynamodb::Client;
-use murmur_core::Pipeline;
+use murmur_core::{KeyDifference, Pipeline};
+use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
-use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{OptionError, TracingRecorder};
+use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
+use murmur_state::{OptionError, PipelineName, TracingRecorder};
 use tracing_subscriber::EnvFilter;
 
 use crate::Order;
@@ -21,9 +28,12 @@ pub const STOPPED: u8 = 3;
 /// The exit status of a bootstrap that found rows that can never count.
 pub const SOME_REJECTED: u8 = 4;
 
-/// Which table is read, and how.
+/// The exit status of a reconcile or an audit that found differences, and did not mend all of them.
+pub const DIFFERENCES: u8 = 5;
+
+/// Which table is read, and in what parts.
 #[derive(Debug, clap::Args)]
-pub struct Scan {
+pub struct Orders {
     /// The table of orders.
     #[arg(long)]
     pub table: String,
@@ -33,6 +43,26 @@ pub struct Scan {
     /// How many rows one request may read [default: as many as fit 1 MB].
     #[arg(long)]
     pub page_size: Option<u32>,
+}
+
+impl Orders {
+    /// This table, without its stream.
+    pub fn source(&self, client: &Client) -> ParallelScanBuilder {
+        let source = ParallelScan::builder(client.clone(), self.table.as_str());
+        let source = source.segments(self.segments);
+        match self.page_size {
+            Some(rows) => source.page_size(rows),
+            None => source,
+        }
+    }
+}
+
+/// How the table is scanned to be counted.
+#[derive(Debug, clap::Args)]
+pub struct Scan {
+    /// Which table.
+    #[command(flatten)]
+    pub orders: Orders,
     /// How many pages are read or written at a time.
     #[arg(long, default_value_t = 8)]
     pub concurrency: usize,
@@ -60,12 +90,7 @@ impl Scan {
         streams: &aws_sdk_dynamodbstreams::Client,
         pipelines: [Pipeline<Order>; 2],
     ) -> Result<Bootstrap<Order, ParallelScan>, OptionError> {
-        let mut source = ParallelScan::builder(client.clone(), self.table.as_str())
-            .streams(streams.clone())
-            .segments(self.segments);
-        if let Some(rows) = self.page_size {
-            source = source.page_size(rows);
-        }
+        let source = self.orders.source(client).streams(streams.clone());
         let shown = ShowProgress::on_stderr();
         let mut bootstrap = Bootstrap::new(pipelines, source.build()?)
             .recorder(TracingRecorder)
@@ -81,6 +106,22 @@ impl Scan {
         }
         Ok(bootstrap)
     }
+}
+
+/// The event source mapping that `file` describes, as `aws lambda get-event-source-mapping` prints it.
+///
+/// # Errors
+///
+/// Naming the file, if it cannot be read, or is nothing of the kind.
+pub fn read_mapping(file: &Path) -> anyhow::Result<Mapping> {
+    let text = std::fs::read_to_string(file);
+    let text = text.with_context(|| format!("`{}` cannot be read", file.display()))?;
+    serde_json::from_str(&text).with_context(|| {
+        format!(
+            "`{}` is not what `aws lambda get-event-source-mapping --output json` prints",
+            file.display()
+        )
+    })
 }
 
 /// Logs to standard error what `RUST_LOG` says, by default warnings. On a terminal each line
@@ -134,6 +175,17 @@ pub fn tell_report(report: &Report) {
             "stopped before the end: run it again, within 22 hours of its first start, and it goes \
              on from here"
         );
+    }
+}
+
+/// Prints the differing keys of a pipeline, one a line, and says how many are not listed.
+pub fn print_keys(pipeline: &PipelineName, keys: &[KeyDifference], differing: u64) {
+    for key in keys {
+        println!("{pipeline} {key}");
+    }
+    let more = differing.saturating_sub(keys.len() as u64);
+    if more > 0 {
+        eprintln!("{pipeline}: {more} more keys differ; `--max-listed` lists more");
     }
 }
 

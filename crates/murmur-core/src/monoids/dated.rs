@@ -90,6 +90,12 @@ impl<E: Element, const LAST: bool> Monoid for ByTime<E, LAST> {
         }
         Ok(())
     }
+
+    /// If their times are equal: a scan cannot tell which of several values of one time counts.
+    fn agrees(&self, state: &Option<Dated<E>>, recount: &Option<Dated<E>>) -> bool {
+        let at = |dated: &Option<Dated<E>>| dated.as_ref().map(|dated| dated.at);
+        at(state) == at(recount)
+    }
 }
 
 impl<E: Element, const LAST: bool> Codec for ByTime<E, LAST> {

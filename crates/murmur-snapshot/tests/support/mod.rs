@@ -153,6 +153,8 @@ pub struct Table {
     pub segments: Vec<Vec<Row>>,
     pub page_size: usize,
     pub described: Description,
+    /// Whether there is a token.
+    pub has_stream: bool,
     /// What an examined row costs in read units; a page costs half a unit where there is none.
     pub row_cost: Option<f64>,
     /// Of which stream the token is.
@@ -178,6 +180,7 @@ impl Table {
             segments: parts,
             page_size,
             described: described(segments),
+            has_stream: true,
             row_cost: None,
             token_arn: STREAM,
             undescribed: None,
@@ -229,7 +232,7 @@ impl Source for Table {
         (self.before_capture)(n).await?;
         let mut token = token(n as i64);
         token.stream_arn = self.token_arn.to_owned();
-        Ok(Some(token))
+        Ok(self.has_stream.then_some(token))
     }
 
     async fn page(

@@ -6,19 +6,17 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use murmur_core::{AttributeValue, Row};
 use murmur_snapshot::{Cursor, Description, Page, Source, SourceError};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::HandoffToken;
 use murmur_streams::StreamStore;
-use serde_json::{Value, json};
 
 use super::Rule;
 use super::body::{Body, Doing};
 use super::world::TABLE;
 use crate::runs::{lock, must};
-use crate::wire::{Action, Wire};
+use crate::streams::describing;
 
 /// How far each segment was read, whoever read it: for a checkpoint that is saved too early.
 pub(super) type ReadTo = Arc<Mutex<HashMap<u32, Option<Cursor>>>>;
@@ -137,59 +135,4 @@ impl Source for Paced {
     async fn close(&self) -> Result<(), SourceError> {
         self.inner.close().await
     }
-}
-
-/// A Streams client that knows how to describe the streams of `store`, and nothing else.
-fn describing(store: &StreamStore) -> aws_sdk_dynamodbstreams::Client {
-    let store = store.clone();
-    let wire = Wire::new(move |request| {
-        assert_eq!(request.operation, "DescribeStream");
-        let arn = request.body["StreamArn"].as_str().unwrap_or_default();
-        Action::Answer {
-            status: 200,
-            body: description(&store, arn).to_string(),
-        }
-    });
-    let config = aws_sdk_dynamodbstreams::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::from_static("us-east-1"))
-        .credentials_provider(Credentials::new("murmur", "murmur", None, None, "testkit"))
-        .endpoint_url("http://streams.invalid")
-        .http_client(wire.counting_only())
-        .build();
-    aws_sdk_dynamodbstreams::Client::from_conf(config)
-}
-
-fn description(store: &StreamStore, arn: &str) -> Value {
-    let description = must("the stream", store.describe_stream(arn));
-    let shards: Vec<Value> = description
-        .shards
-        .iter()
-        .map(|shard| {
-            let mut range = json!({});
-            let ends = [
-                ("StartingSequenceNumber", &shard.first),
-                ("EndingSequenceNumber", &shard.ending),
-            ];
-            for (name, number) in ends {
-                if let Some(number) = number {
-                    range[name] = json!(number.as_str());
-                }
-            }
-            let mut listed = json!({ "ShardId": shard.id, "SequenceNumberRange": range });
-            if let Some(parent) = &shard.parent {
-                listed["ParentShardId"] = json!(parent);
-            }
-            listed
-        })
-        .collect();
-    json!({ "StreamDescription": {
-        "StreamArn": arn,
-        "StreamLabel": description.info.stream_label,
-        "StreamStatus": "ENABLED",
-        "StreamViewType": "NEW_AND_OLD_IMAGES",
-        "TableName": description.info.table_name,
-        "KeySchema": [{ "AttributeName": "id", "KeyType": "HASH" }],
-        "Shards": shards,
-    } })
 }

@@ -6,6 +6,8 @@
     reason = "it is a command line tool"
 )]
 
+use std::future::ready;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -38,6 +40,11 @@ Exit status:
 struct Arguments {
     #[command(flatten)]
     scan: Scan,
+    /// Check the event source mapping that keeps the totals live, before anything is written: a file
+    /// with what `aws lambda get-event-source-mapping` prints. It has to be enabled at TRIM_HORIZON
+    /// since before the run began, and not edited since.
+    #[arg(long, value_name = "FILE")]
+    mapping: Option<PathBuf>,
     /// Begin anew although there was a run; state and marker tables must be new, and empty.
     #[arg(long)]
     restart: bool,
@@ -79,6 +86,11 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
     let mut bootstrap = arguments.scan.bootstrap(&client, &streams, pipelines)?;
     if arguments.restart {
         bootstrap = bootstrap.restart();
+    }
+    if let Some(file) = arguments.mapping {
+        let mapping = cli::read_mapping(&file)?;
+        bootstrap =
+            bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
     }
     if let (Some(run), Some(from), Some(to)) = (arguments.run, arguments.from, arguments.to) {
         bootstrap = bootstrap.worker(run, from..to);

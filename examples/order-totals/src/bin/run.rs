@@ -119,7 +119,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
     let tables = Tables::from_env()?;
     // Before anything is counted from a table that cannot be kept live.
-    let arn = stream_of(&arguments.scan.table, &client, &streams).await?;
+    let arn = stream_of(&arguments.scan.orders.table, &client, &streams).await?;
 
     let bootstrap = arguments
         .scan
@@ -148,7 +148,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
              what was changed between the two is in neither; bootstrap into new state and marker \
              tables",
             token.stream_arn,
-            arguments.scan.table
+            arguments.scan.orders.table
         );
     }
     live(&arguments, token, &tables, &client, streams, &mut stop).await?;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
 
-use crate::support::{App, image, stderr};
+use crate::support::{App, image, stderr, today};
 
 const CUSTOMERS: [&str; 3] = ["alice", "bob", "carol"];
 
@@ -84,6 +84,55 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
         stderr(&output)
     );
     assert_counted_once(&app, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mapping_that_would_miss_changes_is_refused_before_anything_is_written() {
+    let app = App::start().await;
+    put_orders(&app, 30).await;
+    let arn = app.stream().await;
+    let file = std::env::temp_dir().join(format!("{}.json", app.orders));
+    let name = file.to_str().unwrap();
+    let described = |change: Value| {
+        let mut mapping = json!({
+            "EventSourceArn": arn,
+            "StartingPosition": "TRIM_HORIZON",
+            "State": "Enabled",
+            "LastModified": today() - 60,
+            "FunctionResponseTypes": ["ReportBatchItemFailures"],
+        });
+        let fields = mapping.as_object_mut().unwrap();
+        fields.extend(change.as_object().unwrap().clone());
+        std::fs::write(&file, mapping.to_string()).unwrap();
+    };
+    for (change, word) in [
+        (json!({ "StartingPosition": "LATEST" }), "LATEST"),
+        (json!({ "State": "Disabled" }), "Disabled"),
+        (
+            json!({ "LastModified": today() + 3600 }),
+            "was changed after",
+        ),
+        (json!({ "EventSourceArn": "arn:another" }), "arn:another"),
+        (json!({ "LastModified": "yesterday" }), name),
+    ] {
+        described(change);
+        let output = run(&app, &["--mapping", name]).await;
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(word), "{}", stderr(&output));
+        assert_eq!(app.state("alice").await, (None, None));
+    }
+    let output = run(&app, &["--mapping", "/nowhere.json"]).await;
+    assert!(
+        stderr(&output).contains("/nowhere.json"),
+        "{}",
+        stderr(&output)
+    );
+
+    described(json!({}));
+    let output = run(&app, &["--mapping", name]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_counted_once(&app, 30).await;
+    std::fs::remove_file(&file).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod killed;
 mod lambda;
 mod live;
 mod manifest;
+mod reconcile;
 mod run;
 mod support;
 mod template;

@@ -128,6 +128,13 @@ impl App {
         updated.table_description.unwrap().latest_stream_arn
     }
 
+    /// The ARN of the stream of orders.
+    pub(crate) async fn stream(&self) -> String {
+        let described = self.client.describe_table().table_name(&self.orders);
+        let table = described.send().await.unwrap().table;
+        table.unwrap().latest_stream_arn.unwrap()
+    }
+
     pub(crate) async fn put_order(&self, id: &str, order: (&str, i64)) {
         let item = image(id, order);
         self.put(serde_json::from_value(item).unwrap()).await;

@@ -1,0 +1,311 @@
+//! Whether the state is what the table says it should be, or what the ledger says.
+
+mod keys;
+mod ledger;
+mod recount;
+
+use std::fmt;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use murmur_state::{Cause, Deadline, ItemId, Key, Monoid, PipelineName, Read, StoreError};
+
+use crate::decode::Side;
+use crate::delivery::Context;
+use crate::outcome::{RecordError, Rejected};
+use crate::plan::Plan;
+use crate::processor::Processor;
+use crate::record::{Record, Row};
+
+pub(crate) use keys::audit;
+pub(crate) use ledger::LedgerOf;
+pub use ledger::{Compared, ItemDifference, LedgerFindings, LedgerInspection, Mending};
+pub use recount::{RecountFindings, RecountInspection};
+
+/// An item as it was found in its table, decoded.
+pub struct Found<T> {
+    item: ItemId,
+    is_there: bool,
+    row: Option<(Record, T)>,
+    rejected: Option<Box<Rejected>>,
+}
+
+impl<T> Found<T> {
+    /// An item that is not in its table.
+    pub fn gone(item: ItemId) -> Self {
+        Self {
+            item,
+            is_there: false,
+            row: None,
+            rejected: None,
+        }
+    }
+
+    /// An item that is there, and that not even its source can read: it contributes nothing.
+    pub fn unreadable(item: ItemId) -> Self {
+        let is_there = true;
+        Self {
+            is_there,
+            ..Self::gone(item)
+        }
+    }
+
+    /// The item's name.
+    pub fn item(&self) -> &ItemId {
+        &self.item
+    }
+
+    /// Why it contributes nothing in any pipeline, if it cannot be decoded; told once.
+    pub fn take_rejected(&mut self) -> Option<Rejected> {
+        self.rejected.take().map(|rejected| *rejected)
+    }
+}
+
+impl<T> fmt::Debug for Found<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Found")
+            .field("item", &self.item)
+            .field("is_there", &self.is_there)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How far the state of a key is from what it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyDifference {
+    /// The key.
+    pub key: Key,
+    /// How far.
+    pub difference: Difference,
+}
+
+impl fmt::Display for KeyDifference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.difference)
+    }
+}
+
+/// How far a value is from what it should be. Values are shown as their `Debug` has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// The state less what it should be: `-500` lacks 500, `500` has so much too many.
+    By(String),
+    /// What it is and what it should be, where one cannot be taken from the other.
+    Values {
+        /// What the state says.
+        state: String,
+        /// What it should say.
+        should_be: String,
+    },
+    /// What it should be leaves the range of its type.
+    Overflow,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::By(by) => write!(f, "off by {by}"),
+            Self::Values { state, should_be } => write!(f, "is {state}, should be {should_be}"),
+            Self::Overflow => f.write_str("should be more than its type can hold"),
+        }
+    }
+}
+
+/// How the state is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InspectionOptions {
+    /// How far live may be behind: a difference is named only if it stands for so long.
+    pub lag: Duration,
+    /// Whether differing items are made to contribute what they should.
+    pub repair: bool,
+    /// How many keys and items of each pipeline are listed.
+    pub max_listed: usize,
+}
+
+/// What compares one pipeline's state with its table: by the ledger where it keeps one, else by a
+/// recount.
+#[derive(Debug)]
+pub enum Inspection<'a, T> {
+    /// Item by item.
+    Ledger(LedgerInspection<'a, T>),
+    /// Key by key.
+    Recount(RecountInspection<'a, T>),
+}
+
+impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
+    pub(crate) fn of_ledger<M: Monoid>(
+        plan: (&'a PipelineName, &'a Plan<T, M>),
+        ledger: &'a dyn LedgerOf<M>,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> Self {
+        Self::Ledger(LedgerInspection::new(plan, ledger, options, context))
+    }
+
+    pub(crate) fn of_state<M: Monoid, S: Read<M::Value>>(
+        plan: (&'a PipelineName, &'a Plan<T, M>),
+        state: &'a S,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> Self {
+        Self::Recount(RecountInspection::new(plan, state, options, context))
+    }
+}
+
+/// Looks items up in their table, consistently, and answers each, in their order.
+pub type LookUp<'a, T> =
+    dyn Fn(Vec<ItemId>) -> BoxFuture<'a, Result<Vec<Found<T>>, Cause>> + Send + Sync + 'a;
+
+/// Why items could not be compared with the ledger.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectionError {
+    /// The state or the ledger could not be read.
+    #[error("the ledger could not be read")]
+    Store(#[from] StoreError),
+    /// An item could not be looked up in its table.
+    #[error("an item could not be looked up in its table")]
+    LookUp(#[source] Cause),
+}
+
+/// What an audit found of one pipeline.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Audited {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// How many items its ledger knows.
+    pub ledger_rows: u64,
+    /// How many rows its state has.
+    pub state_rows: u64,
+    /// How many keys differ.
+    pub differing: u64,
+    /// The first of them, in order of the keys, up to the limit.
+    pub keys: Vec<KeyDifference>,
+    /// How many keys may differ, and kept changing while they were looked at.
+    pub unsettled: u64,
+}
+
+/// Why an audit did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuditError {
+    /// There is nothing to compare the state with.
+    #[error(
+        "pipeline `{pipeline}` keeps no ledger, so there is nothing to audit its state by; recount its table instead, or define it with `.ledger(..)` and bootstrap it into new tables"
+    )]
+    NoLedger {
+        /// The pipeline.
+        pipeline: PipelineName,
+    },
+    /// The state belongs to something else, or could not be asked whom it belongs to.
+    #[error("the state cannot be audited")]
+    Refused(#[source] Box<RecordError>),
+    /// State or ledger could not be read.
+    #[error("the audit of pipeline `{pipeline}` did not come to its end; run it again")]
+    Store {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl AuditError {
+    /// Whether the same again can help without anything being changed first.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::NoLedger { .. } => false,
+            Self::Refused(source) => source.is_retryable(),
+            Self::Store { source, .. } => source.is_retryable(),
+        }
+    }
+}
+
+impl<T: Send + Sync + 'static> Processor<T> {
+    /// Decodes a row as a scan or a look into the table found it.
+    pub fn find(&self, row: Row) -> Found<T> {
+        let item = row.item_id.clone();
+        let record = Record::Scanned(row);
+        let (row, rejected) = match self.decode(&record, Side::New) {
+            Ok(value) => (value.map(|value| (record, value)), None),
+            Err(error) => {
+                let rejected = Rejected {
+                    record,
+                    pipeline: None,
+                    error: *error,
+                };
+                (None, Some(Box::new(rejected)))
+            }
+        };
+        Found {
+            item,
+            is_there: true,
+            row,
+            rejected,
+        }
+    }
+
+    /// What compares each pipeline's state with its table, in their order.
+    pub fn inspections(&self, options: InspectionOptions) -> Vec<Inspection<'_, T>> {
+        let context = self.context(Deadline::NONE);
+        let pipelines = self.pipelines().iter();
+        pipelines
+            .map(|pipeline| pipeline.run.inspection(options, context))
+            .collect()
+    }
+
+    /// Compares every row of the state with what the items that the ledger knows contribute to
+    /// it, one pipeline after the other. Live may go on meanwhile; the table is not read. Rows of
+    /// windows whose retention is over are left out.
+    ///
+    /// A key is named when its row and each contribution to it were the same, and at odds, in three
+    /// passes over the ledger in a row. What still differs otherwise after seven is counted as
+    /// unsettled. Keys that agreed in the first are not looked at again.
+    ///
+    /// `max_listed` keys are listed for each pipeline.
+    ///
+    /// # Cost
+    ///
+    /// Reads ledger and state once, and the ledger once more for every further pass; in memory one
+    /// value per key.
+    ///
+    /// # Errors
+    ///
+    /// [`AuditError`]: a pipeline keeps no ledger or its state belongs to something else (no row is
+    /// read then), or a read failed after all retries.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn audit(&self, max_listed: usize) -> Result<Vec<Audited>, AuditError> {
+        let pipelines = self.pipelines();
+        if let Some(pipeline) = pipelines.iter().find(|pipeline| !pipeline.keeps_ledger()) {
+            return Err(AuditError::NoLedger {
+                pipeline: pipeline.name().clone(),
+            });
+        }
+        let bound = self.bind(None, Deadline::NONE).await;
+        bound.map_err(|error| AuditError::Refused(Box::new(error)))?;
+        let context = self.context(Deadline::NONE);
+        let mut audited = Vec::with_capacity(pipelines.len());
+        for pipeline in pipelines {
+            audited.push(pipeline.run.audit(max_listed, context).await?);
+        }
+        Ok(audited)
+    }
+}
+
+/// What makes `row` of no use to `pipeline`.
+fn rejected(pipeline: &PipelineName, record: &Record, source: StoreError) -> Rejected {
+    Rejected {
+        record: record.clone(),
+        pipeline: Some(pipeline.clone()),
+        error: RecordError::Store {
+            pipeline: pipeline.clone(),
+            source,
+        },
+    }
+}

@@ -1,0 +1,186 @@
+//! Without a ledger: the table is counted once more, in memory, and compared key by key.
+
+use std::fmt;
+
+use futures::future::BoxFuture;
+use murmur_state::{Monoid, PipelineName, Read, StoreError};
+
+use super::keys::{Differing, State, Sums, listed};
+use super::{Found, InspectionOptions, KeyDifference, rejected};
+use crate::delivery::Context;
+use crate::outcome::Rejected;
+use crate::plan::Plan;
+
+/// Counts a table once more, and compares what comes out with a pipeline's state.
+///
+/// It takes two recounts: [`add`](RecountInspection::add) every row of the table, then
+/// [`compare`](RecountInspection::compare); where that finds anything, wait as long as live may be
+/// behind, and do both again. A key is named if its row and its recount were the same both times.
+/// What differs otherwise is counted as unsettled. In memory: one value per key, in the second
+/// recount one per key that differed in the first.
+pub struct RecountInspection<'a, T>(Box<dyn Recount<T> + 'a>);
+
+/// What a recount found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecountFindings {
+    /// How many rows the state has.
+    pub state_rows: u64,
+    /// How many keys differed in the first recount.
+    pub suspects: u64,
+    /// How many keys differ.
+    pub differing: u64,
+    /// The first of them, in order of the keys, up to the limit.
+    pub keys: Vec<KeyDifference>,
+    /// How many keys differed in both recounts, and changed in between.
+    pub unsettled: u64,
+}
+
+impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
+    pub(super) fn new<M: Monoid, S: Read<M::Value>>(
+        (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
+        state: &'a S,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> Self {
+        Self(Box::new(Counting {
+            state: State {
+                pipeline,
+                plan,
+                state,
+                context,
+            },
+            max_listed: options.max_listed,
+            sums: Sums::new(),
+            first: None,
+            findings: RecountFindings::default(),
+        }))
+    }
+
+    /// The pipeline.
+    pub fn pipeline(&self) -> &PipelineName {
+        self.0.pipeline()
+    }
+
+    /// Counts these rows; those that can never count are given back, and contribute nothing.
+    pub fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected> {
+        self.0.add(rows)
+    }
+
+    /// Compares all that was added with the state; whether a second recount is needed.
+    ///
+    /// # Errors
+    ///
+    /// The store's, after all retries.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has to be begun anew.
+    pub async fn compare(&mut self) -> Result<bool, StoreError> {
+        self.0.compare().await
+    }
+
+    /// How many keys differed in the first recount.
+    pub fn suspects(&self) -> u64 {
+        self.0.suspects()
+    }
+
+    /// What was found.
+    pub fn findings(self) -> RecountFindings {
+        self.0.findings()
+    }
+}
+
+impl<T> fmt::Debug for RecountInspection<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RecountInspection")
+            .field(&self.0.pipeline().as_str())
+            .finish()
+    }
+}
+
+/// A recount with monoid and store erased.
+trait Recount<T>: Send + Sync {
+    fn pipeline(&self) -> &PipelineName;
+    fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected>;
+    fn compare(&mut self) -> BoxFuture<'_, Result<bool, StoreError>>;
+    fn suspects(&self) -> u64;
+    fn findings(self: Box<Self>) -> RecountFindings;
+}
+
+struct Counting<'a, T, M: Monoid, S> {
+    state: State<'a, T, M, S>,
+    max_listed: usize,
+    sums: Sums<M::Value>,
+    /// What differed in the first recount, once that is done.
+    first: Option<Differing<M::Value>>,
+    findings: RecountFindings,
+}
+
+impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
+    async fn compare(&mut self) -> Result<bool, StoreError> {
+        let sums = std::mem::replace(&mut self.sums, Sums::new());
+        let Some(first) = self.first.take() else {
+            let (differing, rows) = self.state.differing(sums).await?;
+            self.findings.state_rows = rows;
+            self.findings.suspects = differing.len() as u64;
+            let again = !differing.is_empty();
+            self.first = Some(differing);
+            return Ok(again);
+        };
+        let plan = self.state.plan;
+        let monoid = &plan.monoid;
+        let mut named = self.state.again(&first, sums).await?;
+        named.retain(|_, seen| !seen.agrees(monoid));
+        let differing = named.len();
+        named.retain(|key, seen| first.get(key) == Some(seen));
+        let invert = |value: &M::Value| plan.invert.map(|invert| invert(monoid, value));
+        self.findings.unsettled = (differing - named.len()) as u64;
+        self.findings.differing = named.len() as u64;
+        self.findings.keys = listed(monoid, &named, invert, self.max_listed);
+        Ok(false)
+    }
+}
+
+impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T, M, S> {
+    fn pipeline(&self) -> &PipelineName {
+        self.state.pipeline
+    }
+
+    fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected> {
+        let State {
+            pipeline,
+            plan,
+            context,
+            ..
+        } = &self.state;
+        let now = context.retry.clock().now();
+        let mut refused = Vec::new();
+        for (record, row) in rows.iter().filter_map(|found| found.row.as_ref()) {
+            match plan.of_row(record, row, now) {
+                Ok(adds) => {
+                    for add in adds {
+                        let counts = |first: &Differing<_>| first.contains_key(&add.key);
+                        if self.first.as_ref().is_none_or(counts) {
+                            self.sums.add(&plan.monoid, &add.key, &add.value, 0);
+                        }
+                    }
+                }
+                Err(error) => refused.push(rejected(pipeline, record, *error)),
+            }
+        }
+        refused
+    }
+
+    fn compare(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
+        Box::pin(Counting::compare(self))
+    }
+
+    fn suspects(&self) -> u64 {
+        self.findings.suspects
+    }
+
+    fn findings(self: Box<Self>) -> RecountFindings {
+        self.findings
+    }
+}

@@ -1,0 +1,57 @@
+//! Items of the table, one by one.
+
+use murmur_core::item_key;
+use murmur_snapshot::{LookedUp, Lookup, SourceError};
+use murmur_state::ItemId;
+
+use crate::attributes::Attributes;
+use crate::error::{self, Operation};
+use crate::parallel_scan::ParallelScan;
+
+/// By GetItem, strongly consistent whatever the scan is, one read unit per 4 KB. The scan's filter
+/// is not applied; a scan with one does not hold every item.
+impl Lookup for ParallelScan {
+    fn holds_every_item(&self) -> Result<(), SourceError> {
+        match self.filter {
+            None => Ok(()),
+            Some(_) => Err(error::setup(
+                self,
+                "its `filter` leaves items out, and nobody could tell them from items that are \
+                 gone; leave it out here",
+            )),
+        }
+    }
+
+    async fn look_up(&self, item: &ItemId) -> Result<LookedUp, SourceError> {
+        let table = self.described().await?;
+        let key: Option<Attributes> = item_key(item).map(Into::into);
+        let key = key.filter(|key| {
+            let own = table.keys_of(key);
+            own.is_ok_and(|own| own.len() == key.len())
+        });
+        let key = key.ok_or_else(|| {
+            error::setup(
+                self,
+                format!("`{item}` is no item of it; check that the state was counted from it"),
+            )
+        })?;
+        let answer = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(key))
+            .consistent_read(true)
+            .customize()
+            .config_override(self.settings())
+            .send()
+            .await
+            .map_err(|error| error::of(self, Operation::GetItem, error))?;
+        Ok(match answer.item.filter(|item| !item.is_empty()) {
+            None => LookedUp::Gone,
+            Some(attributes) => match self.row(table, attributes) {
+                Ok(row) => LookedUp::Row(row),
+                Err(bad) => LookedUp::Bad(bad),
+            },
+        })
+    }
+}

@@ -1,0 +1,78 @@
+use murmur_core::{InspectionError, RecordError};
+use murmur_state::{OptionError, PipelineName};
+
+use crate::error::SourceError;
+
+/// Why a reconcile was refused, or did not come to its end.
+///
+/// What was mended before it failed stays mended.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReconcileError {
+    /// An option cannot be used.
+    #[error("the reconcile cannot be built")]
+    Option(#[from] OptionError),
+    /// A pipeline's windows go by the time of arrival, which no item has.
+    #[error(
+        "pipeline `{pipeline}` windows by arrival, which no item of the table tells, so it cannot be recounted; leave it out"
+    )]
+    WindowsByArrival {
+        /// The pipeline.
+        pipeline: PipelineName,
+    },
+    /// A pipeline counts items that are not in the table any more, and nobody knows which.
+    #[error(
+        "pipeline `{pipeline}` goes on counting what Time to Live removed, and without a ledger nobody knows what that was, so it cannot be recounted; leave it out, or define it with `.ledger(..)` and bootstrap it into new tables"
+    )]
+    KeepsExpired {
+        /// The pipeline.
+        pipeline: PipelineName,
+    },
+    /// Nothing says what the items of a pipeline contributed, so nothing can be mended.
+    #[error(
+        "pipeline `{pipeline}` keeps no ledger, so that nothing can be repaired while live is running; reconcile without `repair`, or define it with `.ledger(..)` and bootstrap it into new tables"
+    )]
+    RepairWithoutLedger {
+        /// The pipeline.
+        pipeline: PipelineName,
+    },
+    /// The state of a pipeline belongs to something else, or could not be asked.
+    #[error("the state cannot be reconciled")]
+    Refused(#[source] Box<RecordError>),
+    /// The source failed, or leaves items out.
+    #[error("`{source_name}` cannot be reconciled with; mend the cause and run it again")]
+    Source {
+        /// The source.
+        source_name: String,
+        /// Why.
+        #[source]
+        source: SourceError,
+    },
+    /// State, ledger or items could not be read.
+    #[error("pipeline `{pipeline}` was not reconciled to its end; mend the cause and run it again")]
+    Inspection {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// Why.
+        #[source]
+        source: Box<InspectionError>,
+    },
+}
+
+impl ReconcileError {
+    /// Whether the same again can help without anything being changed first.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(source) => source.is_retryable(),
+            Self::Source { source, .. } => source.is_retryable(),
+            Self::Inspection { source, .. } => match &**source {
+                InspectionError::Store(source) => source.is_retryable(),
+                InspectionError::LookUp(source) => source
+                    .downcast_ref::<SourceError>()
+                    .is_some_and(SourceError::is_retryable),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+}

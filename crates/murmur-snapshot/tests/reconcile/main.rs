@@ -1,0 +1,9 @@
+//! Reconcile against a table that is written, a live side that lags, and a gap in the stream.
+
+#![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
+
+mod by_ledger;
+mod random;
+mod recount;
+mod refused;
+mod world;

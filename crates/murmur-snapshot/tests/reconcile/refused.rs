@@ -1,0 +1,193 @@
+//! What is refused before anything is read.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use murmur_core::{Pipeline, ProcessorBuilder, Sum, Window};
+use murmur_snapshot::{
+    Cursor, Description, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source, SourceError,
+};
+use murmur_state::{Causes, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
+
+use crate::world::{Order, World, definition, put};
+
+async fn refused(world: &Arc<World>, pipeline: Pipeline<Order>, repair: bool) -> ReconcileError {
+    let reconcile = world.reconcile_of(pipeline);
+    let reconcile = if repair {
+        reconcile.repair()
+    } else {
+        reconcile
+    };
+    let error = reconcile.run().await.unwrap_err();
+    assert_eq!(world.tables().pages, 0, "{error}");
+    assert!(!error.is_retryable(), "{error}");
+    error
+}
+
+fn store() -> MemoryStore<Sum> {
+    MemoryStore::new(Sum::new())
+}
+
+#[tokio::test]
+async fn repair_needs_a_ledger_in_every_pipeline() {
+    let world = World::new(1);
+    let without = || definition().store(store());
+    for pipeline in [
+        without().at_least_once(),
+        without().claim_first(MemoryDeduper::new()),
+        without().exactly_once(MemoryDeduper::new()),
+    ] {
+        let error = refused(&world, pipeline.unwrap(), true).await;
+        assert!(
+            matches!(&error, ReconcileError::RepairWithoutLedger { .. }),
+            "{error}"
+        );
+        let said = error.to_string();
+        assert!(
+            said.contains("`totals`") && said.contains(".ledger("),
+            "{said}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_no_recount_can_know_is_refused() {
+    let world = World::new(1);
+    let arrival = definition()
+        .window_by_arrival(Window::daily())
+        .store(store());
+    let error = refused(&world, arrival.at_least_once().unwrap(), false).await;
+    assert!(
+        matches!(&error, ReconcileError::WindowsByArrival { .. }),
+        "{error}"
+    );
+    let keeping = definition().retract().keep_expired_items().store(store());
+    let error = refused(&world, keeping.at_least_once().unwrap(), false).await;
+    assert!(
+        matches!(&error, ReconcileError::KeepsExpired { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn state_of_somebody_else_is_refused() {
+    let world = World::new(1);
+    world.write("o1", Some(put("alice", 1)));
+    world.deliver_all();
+    let other = world.by_ledger(definition().version(2));
+    let error = refused(&world, other.clone(), false).await;
+    assert!(matches!(&error, ReconcileError::Refused(_)), "{error}");
+    assert!(
+        Causes(&error).to_string().contains("version 2"),
+        "{}",
+        Causes(&error)
+    );
+    let audit = ProcessorBuilder::new([other]).build().unwrap();
+    let error = audit.audit(1).await.unwrap_err();
+    assert!(
+        Causes(&error).to_string().contains("version 2"),
+        "{}",
+        Causes(&error)
+    );
+}
+
+#[tokio::test]
+async fn an_audit_needs_a_ledger() {
+    let pipeline = definition()
+        .store(store())
+        .exactly_once(MemoryDeduper::new());
+    let processor = ProcessorBuilder::new([pipeline.unwrap()]).build().unwrap();
+    let error = processor.audit(1).await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.contains("`totals`") && said.contains(".ledger("),
+        "{said}"
+    );
+    assert!(!error.is_retryable());
+}
+
+#[tokio::test]
+async fn options_are_checked_and_named() {
+    let world = World::new(1);
+    for (option, reconcile) in [
+        ("concurrency", world.reconcile().concurrency(0)),
+        ("max_suspects", world.reconcile().max_suspects(0)),
+    ] {
+        match reconcile.run().await.unwrap_err() {
+            ReconcileError::Option(error) => assert_eq!(error.option, option),
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// A source that leaves items out, or gives the same page again and again.
+struct Odd {
+    leaves_out: bool,
+}
+
+impl Source for Odd {
+    fn name(&self) -> &str {
+        "odd"
+    }
+
+    fn segments(&self) -> u32 {
+        1
+    }
+
+    async fn describe(&self) -> Result<Description, SourceError> {
+        Ok(Description::new("a table"))
+    }
+
+    async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
+        Ok(None)
+    }
+
+    async fn page(
+        &self,
+        _segment: u32,
+        _after: Option<&Cursor>,
+        _limit: Option<NonZeroU32>,
+    ) -> Result<Page, SourceError> {
+        assert!(!self.leaves_out, "it is not read");
+        Ok(Page {
+            next: Some(Cursor::new("here")),
+            ..Page::default()
+        })
+    }
+
+    async fn close(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+}
+
+impl Lookup for Odd {
+    fn holds_every_item(&self) -> Result<(), SourceError> {
+        match self.leaves_out {
+            false => Ok(()),
+            true => Err(SourceError::Setup {
+                place: "odd".into(),
+                advice: "it leaves items out".into(),
+                source: None,
+            }),
+        }
+    }
+
+    async fn look_up(&self, _item: &ItemId) -> Result<LookedUp, SourceError> {
+        Ok(LookedUp::Gone)
+    }
+}
+
+#[tokio::test]
+async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
+    let world = World::new(1);
+    for (leaves_out, said) in [(true, "leaves items out"), (false, "is broken")] {
+        let reconcile = Reconcile::new([world.pipeline()], Odd { leaves_out });
+        let error = reconcile.run().await.unwrap_err();
+        assert!(matches!(&error, ReconcileError::Source { .. }), "{error}");
+        assert!(
+            Causes(&error).to_string().contains(said),
+            "{}",
+            Causes(&error)
+        );
+    }
+}
