@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
 use murmur_core::{Pipeline, Sum};
-use murmur_snapshot::{Bootstrap, BootstrapError, Description, ReadBudget, Source, StreamView};
+use murmur_snapshot::{
+    Bootstrap, BootstrapError, Description, ReadBudget, RunRecord, Source, StreamView,
+};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
 use murmur_state::{Causes, Clock, ManualClock, MemoryDeduper, MemoryStore, Timestamp};
 use murmur_testkit::wire::{Action, Request, Wire};
@@ -163,13 +165,13 @@ struct Line {
     cents: i64,
 }
 
-fn totals(store: &MemoryStore<Sum>) -> Pipeline<Line> {
+fn totals(store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> Pipeline<Line> {
     Pipeline::builder("totals")
         .key(|line: &Line| line.customer.clone())
         .value(|line| line.cents)
         .aggregate(Sum::new())
         .store(store.clone())
-        .ledger(MemoryDeduper::new())
+        .ledger(markers.clone())
         .unwrap()
 }
 
@@ -181,10 +183,14 @@ async fn refused(
     budget: ReadBudget,
 ) -> (BootstrapError, Wire) {
     let (wire, store) = (Wire::calm(), MemoryStore::new(Sum::new()));
+    let pipeline = totals(&store, &MemoryDeduper::new());
     let scan = ParallelScan::builder(wire.client(dynamo), table).streams(dynamo.streams());
-    let run = Bootstrap::new([totals(&store)], change(scan).build().unwrap());
+    let run = Bootstrap::new([pipeline.clone()], change(scan).build().unwrap());
     let error = run.read_budget(budget).run().await.unwrap_err();
     assert!(store.rows().is_empty());
+    let place = pipeline.checkpoints().unwrap();
+    let record = RunRecord::load(place, pipeline.name(), table).await;
+    assert_eq!(record.unwrap(), None, "no run was begun");
     (error, wire)
 }
 
@@ -270,6 +276,7 @@ async fn a_page_looks_at_no_more_than_the_lesser_of_page_size_and_limit() {
     for (limit, wanted) in [
         (None, 5),
         (NonZeroU32::new(3), 3),
+        (NonZeroU32::new(7), 5),
         (Some(NonZeroU32::MAX), 5),
     ] {
         let page = scan.page(0, None, limit).await.unwrap();
@@ -282,7 +289,7 @@ async fn a_page_looks_at_no_more_than_the_lesser_of_page_size_and_limit() {
     let limits: Vec<_> = limits
         .map(|request| request.body["Limit"].clone())
         .collect();
-    assert_eq!(limits, [5, 3, 5]);
+    assert_eq!(limits, [5, 3, 5, 5]);
 }
 
 #[tokio::test]
@@ -293,7 +300,7 @@ async fn a_budget_is_kept_to_by_a_real_scan() {
         .segments(3)
         .build()
         .unwrap();
-    let run = Bootstrap::new([totals(&store)], scan);
+    let run = Bootstrap::new([totals(&store, &MemoryDeduper::new())], scan);
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
     let run = run.clock(Arc::new(clock.clone()));
     let report = run

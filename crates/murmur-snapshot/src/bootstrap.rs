@@ -47,9 +47,9 @@ const MAX_LISTED: usize = 100;
 /// # Going on
 ///
 /// Each segment has a checkpoint beside the record of the first pipeline (by name), saved
-/// whenever a page and all pages before it in its segment are done with. A run that was stopped, failed or
-/// was killed goes on from there: what is done is not read again, and what was done after the
-/// last checkpoint is recognised. [`Report::earlier`] says how much was skipped.
+/// whenever a page and all pages before it in its segment are done with. A run that was stopped,
+/// failed or was killed goes on from there: what is done is not read again, and what was done
+/// after the last checkpoint is recognised. [`Report::earlier`] says how much was skipped.
 ///
 /// Of two processes at one segment the later to save is refused, and stops
 /// ([`SegmentTaken`](BootstrapError::SegmentTaken)), so one that was thought dead does not go on

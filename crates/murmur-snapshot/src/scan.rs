@@ -1,11 +1,11 @@
 //! Reading a source's segments and feeding the processor, a page at a time.
 //!
 //! A worker takes one page from being asked for to being written, and there are as many workers
-//! as may be at it at once. Where a segment goes on is known as soon as a page of it is read, so the next
-//! free worker reads on, in this segment or another, while the page before is still being
-//! written: all are busy to the end, though segments are of uneven length. In whatever order
-//! pages are done with, a segment's checkpoint is the end of the longest beginning of them that
-//! is.
+//! as may be at it at once. Where a segment goes on is known as soon as a page of it is read, so
+//! the next free worker reads on, in this segment or another, while the page before is still
+//! being written: all are busy to the end, though segments are of uneven length. In whatever
+//! order pages are done with, a segment's checkpoint is the end of the longest beginning of them
+//! that is.
 
 use std::future::{Future, pending};
 use std::pin::pin;

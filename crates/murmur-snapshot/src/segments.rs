@@ -1,6 +1,6 @@
 //! Which page is read next, and how far each segment is: bookkeeping without any waiting.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
 use crate::report::Tally;
@@ -38,13 +38,17 @@ pub(crate) enum Next {
 /// The segments of one process.
 ///
 /// A segment is open from when its first page is asked for until its row says that it is done.
-/// A free worker goes on with an open one that nobody is reading, if there is any, so no more are
-/// open than there are workers, but for those that only wait to be written.
+/// Those that an earlier attempt had begun come first: what it did there after its last
+/// checkpoint has to be recognised, and markers do not last for ever. After that, a free worker
+/// goes on with an open one that nobody is reading, if there is any, so no more are open than there
+/// are workers, but for those that only wait to be written.
 #[derive(Debug)]
 pub(crate) struct Segments {
+    /// Those that an earlier attempt had begun: segment, row and version.
+    begun: VecDeque<(u32, SegmentRow, u64)>,
     fresh: Range<u32>,
-    /// What earlier attempts had done of segments not open yet.
-    found: BTreeMap<u32, (SegmentRow, u64)>,
+    /// Those of which earlier attempts had begun or done something.
+    known: BTreeSet<u32>,
     open: BTreeMap<u32, Open>,
     done: u32,
     of: u32,
@@ -101,12 +105,19 @@ impl Open {
 impl Segments {
     /// All of `range`, from where the rows found of it say.
     pub(crate) fn new(range: Range<u32>, found: BTreeMap<u32, (SegmentRow, u64)>) -> Self {
-        let done = found.values().filter(|(row, _)| row.at == At::End);
+        let of = range.end.saturating_sub(range.start);
+        let known = found.keys().copied().collect::<BTreeSet<_>>();
+        let found = found.into_iter();
+        let begun: VecDeque<_> = found
+            .filter(|(_, (row, _))| row.at != At::End)
+            .map(|(segment, (row, version))| (segment, row, version))
+            .collect();
         Self {
-            done: u32::try_from(done.count()).unwrap_or(u32::MAX),
-            of: range.end.saturating_sub(range.start),
+            done: u32::try_from(known.len().saturating_sub(begun.len())).unwrap_or(u32::MAX),
+            of,
+            begun,
             fresh: range,
-            found,
+            known,
             open: BTreeMap::new(),
         }
     }
@@ -131,12 +142,27 @@ impl Segments {
 
     /// Whether there may be a page to be read.
     pub(crate) fn may_read(&self) -> bool {
-        !self.fresh.is_empty() || self.open.values().any(Open::may_read)
+        !self.begun.is_empty() || !self.fresh.is_empty() || self.open.values().any(Open::may_read)
     }
 
     /// The page to be read next, which is being read from now on; `None` if there is none before
     /// another has been read or written.
     pub(crate) fn next(&mut self) -> Option<Ask> {
+        if let Some((segment, row, version)) = self.begun.pop_front() {
+            let after = match row.at {
+                At::Cursor(cursor) => Some(cursor),
+                At::End => None,
+            };
+            return Some(self.open(
+                segment,
+                Open {
+                    after,
+                    tally: row.tally,
+                    version: Some(version),
+                    ..Open::default()
+                },
+            ));
+        }
         let idle = self.open.iter_mut().filter(|(_, open)| open.may_read());
         if let Some((segment, open)) = idle.min_by_key(|(_, open)| open.pages.len()) {
             open.reading = true;
@@ -145,24 +171,16 @@ impl Segments {
                 after: open.after.clone(),
             });
         }
-        loop {
-            let segment = self.fresh.next()?;
-            let mut open = Open {
-                reading: true,
-                ..Open::default()
-            };
-            if let Some((row, version)) = self.found.remove(&segment) {
-                let At::Cursor(cursor) = &row.at else {
-                    continue;
-                };
-                open.after = Some(cursor.clone());
-                open.tally = row.tally;
-                open.version = Some(version);
-            }
-            let after = open.after.clone();
-            self.open.insert(segment, open);
-            return Some(Ask { segment, after });
-        }
+        let known = &self.known;
+        let segment = self.fresh.find(|segment| !known.contains(segment))?;
+        Some(self.open(segment, Open::default()))
+    }
+
+    fn open(&mut self, segment: u32, open: Open) -> Ask {
+        let after = open.after.clone();
+        let reading = true;
+        self.open.insert(segment, Open { reading, ..open });
+        Ask { segment, after }
     }
 
     /// The page asked for was read, and ends where `next` says: its number in the segment.
@@ -305,6 +323,23 @@ mod tests {
         segments.read(4, None);
         let save = segments.written(4, 0, tally(5)).unwrap();
         assert_eq!((save.row.tally.counts.rows, save.over), (12, Some(2)));
+    }
+
+    #[test]
+    fn what_was_begun_comes_before_what_is_open() {
+        let row = |n: u64| SegmentRow {
+            at: At::Cursor(Cursor::new(n.to_string())),
+            tally: tally(n),
+        };
+        let found = BTreeMap::from([(1, (row(5), 1)), (7, (row(6), 1))]);
+        let mut segments = Segments::new(0..9, found);
+        assert_eq!(asked(&mut segments), Some((1, Some("5".into()))));
+        segments.read(1, cursor(8));
+        assert_eq!(asked(&mut segments), Some((7, Some("6".into()))));
+        assert_eq!(asked(&mut segments), Some((1, Some("8".into()))));
+        assert_eq!(asked(&mut segments), Some((0, None)));
+        let rest = std::iter::from_fn(|| asked(&mut segments).map(|(segment, _)| segment));
+        assert_eq!(rest.collect::<Vec<_>>(), [2, 3, 4, 5, 6, 8]);
     }
 
     #[test]

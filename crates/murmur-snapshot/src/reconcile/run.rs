@@ -53,7 +53,7 @@ struct State<'a, T> {
     suspects: Vec<Vec<ItemId>>,
     rows: u64,
     rejected_rows: u64,
-    /// The first of them, up to the limit.
+    /// As many of them as the report lists.
     rejected: Vec<RejectedRow>,
     read_units: f64,
     ledger_rows: u64,
@@ -92,6 +92,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         }
 
         let (rejected_rows, read_units) = (state.rejected_rows, state.read_units);
+        let rejected = std::mem::take(&mut state.rejected);
         let pipelines = state
             .inspections
             .into_iter()
@@ -106,7 +107,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         Ok(Reconciled {
             rows,
             rejected_rows,
-            rejected: state.rejected,
+            rejected,
             read_units,
             pipelines: pipelines.collect(),
         })
@@ -256,11 +257,13 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             state.seen.extend(items);
         }
         state.rejected_rows += (rejected.len() + page.bad.len()) as u64;
-        let room = self.inspection.max_listed;
-        let room = room.saturating_sub(state.rejected.len());
         let rejected = rejected.iter().map(RejectedRow::from);
-        let rejected = page.bad.iter().map(RejectedRow::from).chain(rejected);
-        state.rejected.extend(rejected.take(room));
+        let rows = page.bad.iter().map(RejectedRow::from).chain(rejected);
+        let room = self
+            .inspection
+            .max_listed
+            .saturating_sub(state.rejected.len());
+        state.rejected.extend(rows.take(room));
     }
 
     fn by_ledger(&self) -> bool {

@@ -1,4 +1,4 @@
-//! A store as one process reaches it: watched, and through weather if it is in memory.
+//! A store in memory as one process reaches it: through weather, with a rule left out where asked.
 
 use std::collections::HashSet;
 use std::sync::Arc;
