@@ -155,7 +155,8 @@ impl Call {
                     .set_key(fields.attributes("Key")?)
                     .set_condition_expression(fields.text("ConditionExpression"))
                     .set_expression_attribute_names(fields.names())
-                    .set_expression_attribute_values(fields.values()?),
+                    .set_expression_attribute_values(fields.values()?)
+                    .set_return_values_on_condition_check_failure(fields.on_failure()),
             ),
             "DescribeTable" => {
                 Self::Describe(DescribeTableInputBuilder::default().set_table_name(fields.table()))
@@ -338,6 +339,7 @@ fn action(action: &Value, table: &dyn Fn(&str) -> String) -> Result<TransactWrit
 
 #[cfg(test)]
 mod tests {
+    use super::super::orders::{self, OrderTable};
     use super::super::workload::{Keys, Workload};
     use super::*;
     use murmur_state::{Clock, SystemClock};
@@ -383,6 +385,48 @@ mod tests {
             let transacted = script.usage.requests_of("TransactWriteItems") > 0;
             let transacts = matches!(mode, Mode::ExactlyOnce | Mode::Ledger);
             assert_eq!(transacted, transacts);
+        }
+    }
+
+    /// The requests, sorted. A body's length stands for it, since its fields come in any order.
+    fn sizes(requests: &[Request]) -> Vec<(String, usize)> {
+        let size = |request: &Request| {
+            let mut body = request.body.clone();
+            body["ClientRequestToken"] = Value::Null;
+            (request.operation.clone(), body.to_string().len())
+        };
+        let mut sizes: Vec<_> = requests.iter().map(size).collect();
+        sizes.sort();
+        sizes
+    }
+
+    /// Rows that come in several pages of each segment, so that scans go on and checkpoints are
+    /// saved over others.
+    #[tokio::test]
+    async fn the_loop_sends_what_the_bootstrap_sent() {
+        for mode in [Mode::ExactlyOnce, Mode::Ledger] {
+            let cloud = Cloud::in_process(3, Weather::calm());
+            let orders = OrderTable::create(&cloud.admin(), false).await.unwrap();
+            let mut workload = Workload::new(Keys::Zipf, 4);
+            let now = SystemClock::new().now();
+            let records = workload.batch(10_000, |_| now).records.into_iter();
+            let rows = records.map(orders::row);
+            orders.put(&cloud.admin(), rows, 1).await.unwrap();
+            let script = Script::of_bootstrap(mode, &cloud, &orders.name).await;
+            let script = script.unwrap();
+            assert!(script.usage.requests_of("Scan") > 10, "{mode}");
+
+            let tables = Tables::create(&cloud.admin()).await.unwrap();
+            let calls = script.for_tables(&tables).unwrap();
+            let log = Log::of(&cloud);
+            send(&cloud.process().client(), &calls).await.unwrap();
+            assert_eq!(
+                total(&cloud.admin(), &tables).await,
+                workload.total,
+                "{mode}"
+            );
+            let recorded: Vec<Request> = script.batches.into_iter().flatten().collect();
+            assert!(sizes(&log.take()) == sizes(&recorded), "{mode}");
         }
     }
 }

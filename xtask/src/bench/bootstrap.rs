@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use aws_sdk_dynamodb::Client;
@@ -11,7 +12,7 @@ use futures::future::try_join_all;
 use murmur_core::AttributeValue;
 use murmur_snapshot::{Bootstrap, Page, Source as _};
 use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{Clock, SystemClock};
+use murmur_state::{Clock, RetryPolicy, SystemClock};
 use murmur_testkit::Dynamo;
 use murmur_testkit::cloud::{Cloud, Weather};
 use serde::Serialize;
@@ -36,6 +37,10 @@ const PAGES: usize = 8;
 
 /// How many requests of 25 items fill a table at a time.
 const PUTS: usize = 8;
+
+/// How long a page may take. By default a minute, which a busy machine's DynamoDB Local exceeded:
+/// what is measured then is slow, and no failure.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often ours and the bare loop are run, by turns; the medians count.
 const ROUNDS: usize = 3;
@@ -151,7 +156,8 @@ pub(super) async fn fill(
 ) -> Result<u64> {
     let totals = pipeline::totals(mode, client, tables, &Means::default())?;
     let bootstrap = Bootstrap::new([totals], segments(client, source)?);
-    let report = bootstrap.concurrency(pages).run().await?;
+    let patient = RetryPolicy::default().budget(PATIENCE);
+    let report = bootstrap.concurrency(pages).retry(patient).run().await?;
     Ok(report.counts.applied)
 }
 
