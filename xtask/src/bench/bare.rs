@@ -6,26 +6,29 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, bail};
 use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::operation::delete_item::builders::DeleteItemInputBuilder;
+use aws_sdk_dynamodb::operation::describe_table::builders::DescribeTableInputBuilder;
 use aws_sdk_dynamodb::operation::get_item::builders::GetItemInputBuilder;
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemInputBuilder;
 use aws_sdk_dynamodb::operation::scan::builders::ScanInputBuilder;
 use aws_sdk_dynamodb::operation::transact_write_items::builders::TransactWriteItemsInputBuilder;
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemInputBuilder;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, Put, ReturnValue, ReturnValuesOnConditionCheckFailure,
-    TransactWriteItem, Update,
+    AttributeValue, KeysAndAttributes, Put, ReturnConsumedCapacity, ReturnValue,
+    ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 use futures::StreamExt;
 use futures::stream;
 use murmur_testkit::cloud::{Cloud, Request, Usage, Weather};
 use serde_json::Value;
 
+use super::bootstrap;
 use super::pipeline::{self, Means, Mode, Tables};
 
 /// How many requests are under way at a time, as in a store of Murmur's by default.
 const CONCURRENCY: usize = 16;
 
-/// What a run of the handler sends, batch by batch, and what it costs.
+/// What a run of the handler or of a bootstrap sends, batch by batch, and what it costs.
 pub(super) struct Script {
     batches: Vec<Vec<Request>>,
     tables: Tables,
@@ -38,21 +41,13 @@ impl Script {
     pub(super) async fn of(mode: Mode, events: &[Event]) -> Result<Self> {
         let cloud = Cloud::in_process(1, Weather::calm());
         let tables = Tables::create(&cloud.admin()).await?;
-        let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
-        let log = Arc::clone(&seen);
-        let lock = |seen: &Mutex<Vec<Request>>| {
-            std::mem::take(&mut *seen.lock().unwrap_or_else(PoisonError::into_inner))
-        };
-        cloud.rewrite(move |request| {
-            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
-            log.push(request.clone());
-        });
+        let log = Log::of(&cloud);
         let handler =
             pipeline::handler(mode, &cloud.process().client(), &tables, Means::default())?;
         let mut batches = Vec::with_capacity(events.len());
         for event in events {
             pipeline::count(&handler, event.clone()).await?;
-            batches.push(lock(&seen));
+            batches.push(log.take());
         }
         Ok(Self {
             batches,
@@ -61,14 +56,50 @@ impl Script {
         })
     }
 
-    /// The same requests for other tables, ready to be sent.
+    /// Has a bootstrap count the rows of `source`, a table behind `cloud`, and writes down what it
+    /// sends there as one batch: one page after the other, so that each request comes after those
+    /// that it depends on.
+    pub(super) async fn of_bootstrap(mode: Mode, cloud: &Cloud, source: &str) -> Result<Self> {
+        let tables = Tables::create(&cloud.admin()).await?;
+        let log = Log::of(cloud);
+        bootstrap::fill(mode, &cloud.process().client(), &tables, source, 1).await?;
+        tables.remove(&cloud.admin()).await?;
+        Ok(Self {
+            batches: vec![log.take()],
+            tables,
+            usage: cloud.usage(),
+        })
+    }
+
+    /// The same requests for other tables of a pipeline, ready to be sent.
     pub(super) fn for_tables(&self, tables: &Tables) -> Result<Vec<Vec<Call>>> {
-        let table = |name: &str| match name == self.tables.state {
-            true => tables.state.clone(),
-            false => tables.markers.clone(),
+        let table = |name: &str| match name {
+            name if name == self.tables.state => tables.state.clone(),
+            name if name == self.tables.markers => tables.markers.clone(),
+            source => source.to_owned(),
         };
         let batch = |batch: &Vec<Request>| batch.iter().map(|one| Call::of(one, &table)).collect();
         self.batches.iter().map(batch).collect()
+    }
+}
+
+/// The requests that pass a cloud.
+struct Log(Arc<Mutex<Vec<Request>>>);
+
+impl Log {
+    fn of(cloud: &Cloud) -> Self {
+        let seen: Arc<Mutex<Vec<Request>>> = Arc::default();
+        let log = Arc::clone(&seen);
+        cloud.rewrite(move |request| {
+            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+            log.push(request.clone());
+        });
+        Self(seen)
+    }
+
+    /// Those since the last time.
+    fn take(&self) -> Vec<Request> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -76,6 +107,8 @@ impl Script {
 pub(super) enum Call {
     Update(UpdateItemInputBuilder),
     Put(PutItemInputBuilder),
+    Delete(DeleteItemInputBuilder),
+    Describe(DescribeTableInputBuilder),
     Get(GetItemInputBuilder),
     Read(HashMap<String, KeysAndAttributes>),
     Scan(ScanInputBuilder),
@@ -116,6 +149,18 @@ impl Call {
                     .set_expression_attribute_values(fields.values()?)
                     .set_return_values_on_condition_check_failure(fields.on_failure()),
             ),
+            "DeleteItem" => Self::Delete(
+                DeleteItemInputBuilder::default()
+                    .set_table_name(fields.table())
+                    .set_key(fields.attributes("Key")?)
+                    .set_condition_expression(fields.text("ConditionExpression"))
+                    .set_expression_attribute_names(fields.names())
+                    .set_expression_attribute_values(fields.values()?)
+                    .set_return_values_on_condition_check_failure(fields.on_failure()),
+            ),
+            "DescribeTable" => {
+                Self::Describe(DescribeTableInputBuilder::default().set_table_name(fields.table()))
+            }
             "GetItem" => Self::Get(
                 GetItemInputBuilder::default()
                     .set_table_name(fields.table())
@@ -126,12 +171,17 @@ impl Call {
             "Scan" => Self::Scan(
                 ScanInputBuilder::default()
                     .set_table_name(fields.table())
-                    .set_limit(
-                        body["Limit"]
-                            .as_i64()
-                            .and_then(|limit| limit.try_into().ok()),
-                    )
-                    .set_consistent_read(body["ConsistentRead"].as_bool()),
+                    .set_segment(fields.number("Segment"))
+                    .set_total_segments(fields.number("TotalSegments"))
+                    .set_limit(fields.number("Limit"))
+                    .set_exclusive_start_key(fields.attributes("ExclusiveStartKey")?)
+                    .set_consistent_read(body["ConsistentRead"].as_bool())
+                    .set_return_consumed_capacity(
+                        fields
+                            .text("ReturnConsumedCapacity")
+                            .as_deref()
+                            .map(ReturnConsumedCapacity::from),
+                    ),
             ),
             "TransactWriteItems" => {
                 let actions = body["TransactItems"].as_array().into_iter().flatten();
@@ -157,6 +207,12 @@ impl Call {
                 sent.filter(|error| !is(error, |e| e.is_conditional_check_failed_exception()))
                     .map(anyhow::Error::from)
             }
+            Self::Delete(input) => {
+                let sent = input.clone().send_with(client).await.err();
+                sent.filter(|error| !is(error, |e| e.is_conditional_check_failed_exception()))
+                    .map(anyhow::Error::from)
+            }
+            Self::Describe(input) => input.clone().send_with(client).await.err().map(Into::into),
             Self::Get(input) => input.clone().send_with(client).await.err().map(Into::into),
             Self::Scan(input) => input.clone().send_with(client).await.err().map(Into::into),
             Self::Read(keys) => {
@@ -185,8 +241,8 @@ fn is<E>(error: &SdkError<E>, kind: impl Fn(&E) -> bool) -> bool {
 /// Sends the batches one after the other, the requests of each 16 at a time.
 pub(super) async fn send(client: &Client, batches: &[Vec<Call>]) -> Result<()> {
     for batch in batches {
-        let calls: Vec<_> = batch.iter().map(|call| call.send(client)).collect();
-        let mut answers = stream::iter(calls).buffer_unordered(CONCURRENCY);
+        let answers = stream::iter(batch).map(|call| call.send(client));
+        let mut answers = answers.buffer_unordered(CONCURRENCY);
         while let Some(answer) = answers.next().await {
             answer.context("the bare loop")?;
         }
@@ -203,6 +259,10 @@ struct Fields<'a> {
 impl Fields<'_> {
     fn text(&self, field: &str) -> Option<String> {
         self.body[field].as_str().map(str::to_owned)
+    }
+
+    fn number(&self, field: &str) -> Option<i32> {
+        self.body[field].as_i64()?.try_into().ok()
     }
 
     fn table(&self) -> Option<String> {
@@ -279,6 +339,7 @@ fn action(action: &Value, table: &dyn Fn(&str) -> String) -> Result<TransactWrit
 
 #[cfg(test)]
 mod tests {
+    use super::super::orders::{self, OrderTable};
     use super::super::workload::{Keys, Workload};
     use super::*;
     use murmur_state::{Clock, SystemClock};
@@ -324,6 +385,48 @@ mod tests {
             let transacted = script.usage.requests_of("TransactWriteItems") > 0;
             let transacts = matches!(mode, Mode::ExactlyOnce | Mode::Ledger);
             assert_eq!(transacted, transacts);
+        }
+    }
+
+    /// The requests, sorted. A body's length stands for it, since its fields come in any order.
+    fn sizes(requests: &[Request]) -> Vec<(String, usize)> {
+        let size = |request: &Request| {
+            let mut body = request.body.clone();
+            body["ClientRequestToken"] = Value::Null;
+            (request.operation.clone(), body.to_string().len())
+        };
+        let mut sizes: Vec<_> = requests.iter().map(size).collect();
+        sizes.sort();
+        sizes
+    }
+
+    /// Rows that come in several pages of each segment, so that scans go on and checkpoints are
+    /// saved over others.
+    #[tokio::test]
+    async fn the_loop_sends_what_the_bootstrap_sent() {
+        for mode in [Mode::ExactlyOnce, Mode::Ledger] {
+            let cloud = Cloud::in_process(3, Weather::calm());
+            let orders = OrderTable::create(&cloud.admin(), false).await.unwrap();
+            let mut workload = Workload::new(Keys::Zipf, 4);
+            let now = SystemClock::new().now();
+            let records = workload.batch(10_000, |_| now).records.into_iter();
+            let rows = records.map(orders::row);
+            orders.put(&cloud.admin(), rows, 1).await.unwrap();
+            let script = Script::of_bootstrap(mode, &cloud, &orders.name).await;
+            let script = script.unwrap();
+            assert!(script.usage.requests_of("Scan") > 10, "{mode}");
+
+            let tables = Tables::create(&cloud.admin()).await.unwrap();
+            let calls = script.for_tables(&tables).unwrap();
+            let log = Log::of(&cloud);
+            send(&cloud.process().client(), &calls).await.unwrap();
+            assert_eq!(
+                total(&cloud.admin(), &tables).await,
+                workload.total,
+                "{mode}"
+            );
+            let recorded: Vec<Request> = script.batches.into_iter().flatten().collect();
+            assert!(sizes(&log.take()) == sizes(&recorded), "{mode}");
         }
     }
 }

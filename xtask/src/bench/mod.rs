@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: what Murmur costs, beside a bare loop of the SDK and the original.
 
 mod bare;
+mod bootstrap;
 mod growth;
 mod machine;
 mod model;
+mod orders;
 mod pipeline;
 mod processor;
 mod report;
@@ -22,15 +24,18 @@ use report::Report;
 
 /// Measure speed and cost, beside a bare loop of the SDK and the Go original.
 ///
-/// Four parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
+/// Five parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
 /// the Lambda handler against a DynamoDB Local of its own, each mode beside a loop that sends the
 /// same requests through the same client, with CPU time and memory of this process alone.
 /// `trigger`: a stream in this process and one of that DynamoDB Local, read and handed to a handler,
-/// beside a loop that does so without the trigger. `model`: concurrent invocations, and tables as they grow, on a DynamoDB inside this process in
-/// virtual time, where transactions that meet are cancelled as on AWS.
+/// beside a loop that does so without the trigger. `bootstrap`: a table of that DynamoDB Local
+/// scanned, beside the bare SDK, and counted, beside a loop of the same requests, and the memory of
+/// this process at 20,000 and at 200,000 rows. `model`: concurrent invocations, and tables as they
+/// grow, on a DynamoDB inside this process in virtual time, where transactions that meet are
+/// cancelled as on AWS.
 ///
 /// It is built for release first. The figures go to the terminal, each beside its target, and to
-/// a file. A target that is missed is no failure. Takes less than twenty minutes.
+/// a file. A target that is missed is no failure. Takes less than half an hour.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// A twentieth of the work: shows that it runs, the figures say little
@@ -52,6 +57,7 @@ enum Part {
     Processor,
     Server,
     Trigger,
+    Bootstrap,
     Model,
 }
 
@@ -83,7 +89,10 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     if wanted(Part::Processor) {
         report.processor = Some(processor::measure(effort).await?);
     }
-    if wanted(Part::Server) || wanted(Part::Trigger) {
+    if [Part::Server, Part::Trigger, Part::Bootstrap]
+        .into_iter()
+        .any(wanted)
+    {
         let way = match args.endpoint {
             Some(url) => crate::server::Way::Given(url),
             None => choose(&Found::look().await)?,
@@ -91,14 +100,17 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
         eprintln!("bench: {way}");
         let server = Server::start(way).await?;
         let endpoint = server.endpoint().context(
-            "the figures of the server and trigger parts are those of a DynamoDB Local in another \
-             process: give one by --endpoint, or leave these parts out by --only",
+            "the figures of the server, trigger and bootstrap parts are those of a DynamoDB Local \
+             in another process: give one by --endpoint, or leave these parts out by --only",
         )?;
         if wanted(Part::Server) {
             report.server = Some(server::measure(endpoint, effort).await?);
         }
         if wanted(Part::Trigger) {
             report.trigger = Some(trigger::measure(endpoint, effort).await?);
+        }
+        if wanted(Part::Bootstrap) {
+            report.bootstrap = Some(bootstrap::measure(endpoint, effort).await?);
         }
     }
     if wanted(Part::Model) {

@@ -246,7 +246,7 @@ pub(super) async fn rows(admin: &Client, table: &str) -> Result<Rows> {
 }
 
 /// Bytes of a value (Amazon DynamoDB Developer Guide, "DynamoDB item sizes and formats").
-fn size(value: &aws_sdk_dynamodb::types::AttributeValue) -> usize {
+pub(super) fn size(value: &aws_sdk_dynamodb::types::AttributeValue) -> usize {
     use aws_sdk_dynamodb::types::AttributeValue;
     match value {
         AttributeValue::S(text) => text.len(),

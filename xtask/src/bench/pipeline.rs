@@ -102,15 +102,23 @@ pub(super) fn handler(
     tables: &Tables,
     means: Means,
 ) -> Result<Handler<Order>> {
-    let Means {
-        clock,
-        random,
-        rules,
-    } = means;
+    Ok(Handler::new([totals(mode, client, tables, &means)?])
+        .clock(means.clock)
+        .random(means.random)
+        .build()?)
+}
+
+/// The pipeline, with stores of its own.
+pub(super) fn totals(
+    mode: Mode,
+    client: &Client,
+    tables: &Tables,
+    means: &Means,
+) -> Result<Pipeline<Order>> {
     let options = TableOptions::default()
-        .clock(Arc::clone(&clock))
-        .random(random.clone())
-        .rules(rules);
+        .clock(Arc::clone(&means.clock))
+        .random(means.random.clone())
+        .rules(means.rules.clone());
     let (state, markers) = (tables.state.as_str(), tables.markers.as_str());
     let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
     let markers = Deduper::with_options(client.clone(), markers, options)?;
@@ -119,16 +127,12 @@ pub(super) fn handler(
         .value(|order| order.amount)
         .aggregate(Sum::new())
         .store(store);
-    let pipeline = match mode {
+    Ok(match mode {
         Mode::AtLeastOnce => totals.at_least_once(),
         Mode::ClaimFirst => totals.claim_first(markers),
         Mode::ExactlyOnce => totals.exactly_once(markers),
         Mode::Ledger => totals.ledger(markers),
-    };
-    Ok(Handler::new([pipeline?])
-        .clock(clock)
-        .random(random)
-        .build()?)
+    }?)
 }
 
 /// The same, exactly once into stores of this process.

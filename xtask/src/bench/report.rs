@@ -12,7 +12,7 @@ use super::model::Contention;
 use super::pipeline::Mode;
 use super::server::Speed;
 use super::workload::Keys;
-use super::{processor, server, trigger};
+use super::{bootstrap, processor, server, trigger};
 
 /// The Go original, measured on two cores over DynamoDB Local by the issue that set the targets:
 /// the better end of each range.
@@ -32,6 +32,10 @@ const ORIGINAL: Original = Original {
         write_units_per_event: 1.0,
         processor_nanoseconds: 91.0,
     },
+    bootstrap: Fill {
+        rows_per_second: 721.0,
+        write_units_per_row: 2.0,
+    },
 };
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -39,6 +43,14 @@ struct Original {
     source: &'static str,
     with_dedup: Cost,
     without_dedup: Cost,
+    bootstrap: Fill,
+}
+
+/// A bootstrap with dedup, which is not exact on a table that is being written.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Fill {
+    rows_per_second: f64,
+    write_units_per_row: f64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -59,6 +71,7 @@ pub(super) struct Report {
     pub(super) processor: Option<processor::Figures>,
     pub(super) server: Option<server::Figures>,
     pub(super) trigger: Option<trigger::Figures>,
+    pub(super) bootstrap: Option<bootstrap::Figures>,
     pub(super) model: Option<Vec<Contention>>,
     pub(super) growth: Option<Vec<Growth>>,
 }
@@ -101,6 +114,7 @@ impl Report {
             processor: None,
             server: None,
             trigger: None,
+            bootstrap: None,
             model: None,
             growth: None,
         }
@@ -132,6 +146,7 @@ impl Report {
                 targets.extend(of_server(run));
             }
         }
+        targets.extend(self.bootstrap.iter().flat_map(of_bootstrap));
         for growth in self.growth.iter().flatten() {
             let Growth { keys, batch, .. } = growth;
             let (requests, units) = match (keys, batch) {
@@ -165,6 +180,21 @@ impl Report {
         }
         targets
     }
+}
+
+fn of_bootstrap(figures: &bootstrap::Figures) -> Vec<Target> {
+    let what = "scan: rows/s to the bare SDK's";
+    let mut targets = vec![Target::at_least(what, 0.9, figures.scan.ratio)];
+    if let [few, many] = figures.memory.as_slice()
+        && let (Some(few_mb), Some(many_mb)) = (few.peak_mb, many.peak_mb)
+    {
+        let what = format!(
+            "bootstrap: peak memory at {} rows to that at {}",
+            many.rows, few.rows
+        );
+        targets.push(Target::at_most(what, 1.1, many_mb / few_mb));
+    }
+    targets
 }
 
 fn of_server(run: &server::Run) -> Vec<Target> {
@@ -211,6 +241,9 @@ impl fmt::Display for Report {
         if let Some(figures) = &self.trigger {
             triggers(f, figures)?;
         }
+        if let Some(figures) = &self.bootstrap {
+            bootstraps(f, figures)?;
+        }
         if let Some(runs) = &self.model {
             contention(f, runs)?;
         }
@@ -238,6 +271,7 @@ impl Report {
             source,
             with_dedup,
             without_dedup,
+            bootstrap,
         } = self.original;
         writeln!(f, "\nThe original ({source}), for comparison")?;
         for (name, cost) in [("with dedup", with_dedup), ("without", without_dedup)] {
@@ -255,7 +289,15 @@ impl Report {
                  processor {processor_nanoseconds} ns"
             )?;
         }
-        Ok(())
+        let Fill {
+            rows_per_second,
+            write_units_per_row,
+        } = bootstrap;
+        writeln!(
+            f,
+            "  bootstrap  {rows_per_second:>6} rows/s, {write_units_per_row} write units a row, \
+             not exact"
+        )
     }
 }
 
@@ -368,6 +410,64 @@ fn triggers(f: &mut fmt::Formatter<'_>, figures: &trigger::Figures) -> fmt::Resu
         "  GetRecords of the bare SDK, records counted and no more: {events_per_second:.0} \
          records/s, {cpu_per_event:.2} µs CPU a record"
     )
+}
+
+fn bootstraps(f: &mut fmt::Formatter<'_>, figures: &bootstrap::Figures) -> fmt::Result {
+    let bootstrap::Scan {
+        rows,
+        ours,
+        bare,
+        ratio,
+        cpu_ratio,
+    } = figures.scan;
+    writeln!(
+        f,
+        "\nA scan of {rows} rows, 8 pages at a time, beside the same requests of the bare SDK, \
+         nothing decoded\n  {:.0} rows/s to {:.0}, ratio {ratio:.2}; {:.2} µs CPU a row to {:.2}, \
+         ratio {cpu_ratio:.2}",
+        ours.events_per_second, bare.events_per_second, ours.cpu_per_event, bare.cpu_per_event,
+    )?;
+    writeln!(
+        f,
+        "\nA bootstrap on DynamoDB Local, 8 pages at a time, beside a bare loop of the same \
+         requests, 16 at a time\n  {:<14} {:<8} {:>6} {:>8} {:>8} {:>6} {:>8} {:>8} {:>8} {:>8} \
+         {:>8} {:>9}",
+        "mode",
+        "keys",
+        "rows",
+        "rows/s",
+        "bare",
+        "ratio",
+        "CPU µs/r",
+        "bare",
+        "req/row",
+        "bare",
+        "WU/row",
+        "least WU",
+    )?;
+    for run in &figures.runs {
+        writeln!(
+            f,
+            "  {:<14} {:<8} {:>6} {:>8.0} {:>8.0} {:>6.2} {:>8.1} {:>8.1} {:>8.4} {:>8.4} {:>8.3} \
+             {:>9.3}",
+            run.mode,
+            run.keys,
+            run.rows,
+            run.ours.events_per_second,
+            run.bare.events_per_second,
+            run.ratio,
+            run.ours.cpu_per_event,
+            run.bare.cpu_per_event,
+            run.requests_per_row,
+            run.bare_requests_per_row,
+            run.write_units_per_row,
+            run.least_write_units_per_row,
+        )?;
+    }
+    for memory in &figures.memory {
+        writeln!(f, "  memory, ledger, {memory}")?;
+    }
+    Ok(())
 }
 
 fn contention(f: &mut fmt::Formatter<'_>, runs: &[Contention]) -> fmt::Result {

@@ -76,12 +76,7 @@ pub(super) struct Memory {
 }
 
 pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
-    let requests = Requests::default();
-    let config = Dynamo::at(endpoint)
-        .client_config()
-        .retry_config(RetryConfig::disabled())
-        .interceptor(requests.clone());
-    let client = Client::from_conf(config.build());
+    let (client, requests) = client(endpoint);
     warm_up(&client, effort).await?;
 
     // First, since the allocator keeps what the other measurements need.
@@ -103,6 +98,16 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
         runs.push(run(&client, &requests, kind, events, peak_mb, effort).await?);
     }
     Ok(Figures { runs, memory })
+}
+
+/// A client that sends each request once and counts them.
+pub(super) fn client(endpoint: &str) -> (Client, Requests) {
+    let requests = Requests::default();
+    let config = Dynamo::at(endpoint)
+        .client_config()
+        .retry_config(RetryConfig::disabled())
+        .interceptor(requests.clone());
+    (Client::from_conf(config.build()), requests)
 }
 
 /// What is run.

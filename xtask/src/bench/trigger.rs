@@ -28,7 +28,7 @@ use super::Effort;
 use super::machine::Stopwatch;
 use super::pipeline::{self, Means, Mode, Order, Tables};
 use super::server::{self, Requests, Speed, median};
-use source::{Filled, SourceTable};
+use source::Filled;
 
 /// Records of the stream in this process, and of the one on the server.
 const IN_PROCESS: usize = 50_000;
@@ -124,14 +124,14 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     let config = dynamo.client_config().interceptor(requests.clone());
     let client = Client::from_conf(config.build());
     server::warm_up(&client, effort).await?;
-    let (table, filled) = SourceTable::filled(&client, effort.of(ON_SERVER)).await?;
+    let (table, filled) = source::table(&client, effort.of(ON_SERVER)).await?;
     let filled = filled.map(|arn| StreamsApi::new(streams.clone(), arn));
     eprintln!("bench: trigger, the SDK alone");
     let mut sdk = Vec::new();
     // Once before, so that the server has compiled what it does.
     for round in 0..=rounds(effort) {
         let watch = Stopwatch::start();
-        let read = source::count(&streams, &table.stream_arn).await?;
+        let read = source::count(&streams, table.stream_arn()?).await?;
         ensure!(read == filled.records, "the SDK read {read} records");
         if round > 0 {
             sdk.push(Speed::of(read, &watch));

@@ -1,25 +1,19 @@
 //! The streams that are read.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use aws_lambda_events::event::dynamodb::{
     Event, EventRecord, OperationType, StreamStatus, StreamViewType,
 };
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, PutRequest, ScalarAttributeType,
-    StreamSpecification, WriteRequest,
-};
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 use murmur_state::{Clock, SystemClock};
 use murmur_streams::{StoreSource, StreamInfo, StreamRecord, StreamStore};
 
 use super::READ;
+use crate::bench::orders::OrderTable;
 use crate::bench::workload::{Keys, Workload};
 
 const ARN: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/bench";
-
-/// The most items of one BatchWriteItem.
-const WRITE: usize = 25;
 
 /// A stream full of orders, and what they amount to.
 pub(super) struct Filled<S> {
@@ -78,59 +72,21 @@ pub(super) fn store(records: usize) -> Result<Filled<StoreSource>> {
     })
 }
 
-/// A table on the server, with a stream.
-pub(super) struct SourceTable {
-    name: String,
-    pub(super) stream_arn: String,
-}
-
-impl SourceTable {
-    /// A new one into which orders were put, and the ARN of its stream.
-    pub(super) async fn filled(client: &Client, records: usize) -> Result<(Self, Filled<String>)> {
-        let name = format!("murmur-bench-{:016x}-orders", fastrand::u64(..));
-        let id = AttributeDefinition::builder().attribute_name("id");
-        let key = KeySchemaElement::builder().attribute_name("id");
-        let stream = StreamSpecification::builder()
-            .stream_enabled(true)
-            .stream_view_type(aws_sdk_dynamodb::types::StreamViewType::NewAndOldImages);
-        let created = client
-            .create_table()
-            .table_name(&name)
-            .billing_mode(BillingMode::PayPerRequest)
-            .attribute_definitions(id.attribute_type(ScalarAttributeType::S).build()?)
-            .key_schema(key.key_type(KeyType::Hash).build()?)
-            .stream_specification(stream.build()?)
-            .send()
-            .await?;
-        let stream_arn = created
-            .table_description
-            .and_then(|table| table.latest_stream_arn)
-            .context("the table has no stream")?;
-
-        let (event, total) = orders(records);
-        for part in event.records.chunks(WRITE) {
-            let put = |record: &EventRecord| {
-                let item = record.change.new_image.clone();
-                let put = PutRequest::builder().set_item(Some(item.into())).build()?;
-                Ok(WriteRequest::builder().put_request(put).build())
-            };
-            let puts: Vec<WriteRequest> = part.iter().map(put).collect::<Result<_>>()?;
-            let write = client.batch_write_item().request_items(&name, puts);
-            let left = write.send().await?.unprocessed_items.unwrap_or_default();
-            ensure!(left.is_empty(), "the server did not take all puts");
-        }
-        let filled = Filled {
-            source: stream_arn.clone(),
-            records,
-            total,
-        };
-        Ok((Self { name, stream_arn }, filled))
-    }
-
-    pub(super) async fn remove(self, client: &Client) -> Result<()> {
-        client.delete_table().table_name(self.name).send().await?;
-        Ok(())
-    }
+/// A new table on the server into which orders were put, and the ARN of its stream.
+pub(super) async fn table(client: &Client, records: usize) -> Result<(OrderTable, Filled<String>)> {
+    let table = OrderTable::create(client, true).await?;
+    let source = table.stream_arn()?.to_owned();
+    let (event, total) = orders(records);
+    let items = event.records.into_iter();
+    let items = items.map(|record| record.change.new_image.into());
+    // One at a time: in the order they are made.
+    table.put(client, items, 1).await?;
+    let filled = Filled {
+        source,
+        records,
+        total,
+    };
+    Ok((table, filled))
 }
 
 /// Reads a stream by the bare SDK and counts its records, no more.
