@@ -2,6 +2,7 @@ use std::fmt;
 use std::future::{Future, pending};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
 use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, Retry, RetryPolicy};
@@ -17,6 +18,9 @@ use crate::source::Source;
 
 /// Pages under way at a time unless told otherwise.
 const CONCURRENCY: usize = 8;
+
+/// How long a page may be written unless told otherwise.
+const PAGE_BUDGET: Duration = Duration::from_secs(600);
 
 /// Rejected rows listed in the report unless told otherwise.
 const MAX_LISTED: usize = 100;
@@ -100,11 +104,12 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         decoder: Decoder<T>,
     ) -> Self {
         let random = Random::new();
+        let policy = RetryPolicy::default().budget(PAGE_BUDGET);
         let processor = ProcessorBuilder::with_decoder(pipelines, decoder);
         Self {
-            processor: processor.random(random.clone()),
+            processor: processor.random(random.clone()).retry(policy),
             source,
-            policy: RetryPolicy::default(),
+            policy,
             random,
             callback: None,
             progress: Box::new(|_| ()),
@@ -120,7 +125,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     }
 
     /// How often and how long a failed read or write is tried again; the budget is that of one
-    /// page. Default: [`RetryPolicy::default`], 60 s a page.
+    /// page. Default: [`RetryPolicy::default`] with 10 minutes a page, since nobody waits for
+    /// it, and a table that throttles for a while should not end the run.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
         self.processor = self.processor.retry(policy);

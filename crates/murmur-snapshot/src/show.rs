@@ -28,7 +28,7 @@ const LENGTH: u64 = 1000;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let orders = Pipeline::builder("orders").key(|o: &Order| o.customer.clone()).count();
-/// # let orders = orders.store(MemoryStore::new(murmur_core::Count::new())).ledger(MemoryDeduper::new())?;
+/// # let orders = orders.store(MemoryStore::new(murmur_core::Count::new())).exactly_once(MemoryDeduper::new())?;
 /// # let source = JsonLines::reader("orders", "".as_bytes()).key(["id"]).build()?;
 /// let shown = ShowProgress::on_stderr();
 /// let bootstrap = Bootstrap::new([orders], source);

@@ -2,8 +2,8 @@
 //! is written in one transaction with the rows of state that change with it.
 //!
 //! A batch is worked on in rounds. Each reads what is known of the items that need it, lets the
-//! rule table ([`turn`]) say what changes, packs the changes into transactions ([`pack`]) and sends
-//! them ([`write`]); what a refusal taught is the beginning of the next round. The argument why that
+//! rule table ([`mod@turn`]) say what changes, packs the changes into transactions ([`pack`]) and sends
+//! them ([`mod@write`]); what a refusal taught is the beginning of the next round. The argument why that
 //! is exact is in ARCHITECTURE.md.
 
 mod entry;
