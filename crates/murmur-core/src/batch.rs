@@ -26,8 +26,8 @@ impl<V> Batch<'_, V> {
 pub(crate) struct Share<'a, V> {
     pub(crate) record: &'a Record,
     pub(crate) adds: Additions<V>,
-    /// Whether its item goes on contributing, in a ledger, what it contributed so far.
-    pub(crate) keep: bool,
+    /// What its item goes on contributing for good, in a ledger.
+    pub(crate) keep: Additions<V>,
 }
 
 pub(crate) type Additions<V> = SmallVec<[Addition<V>; 1]>;

@@ -459,7 +459,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 at: at.ok_or_else(no_sequence_number)?,
                 created: share.record.created(),
                 now: share.adds.iter().map(|add| rows.add(add)).collect(),
-                keep: share.keep,
+                keep: share.keep.iter().map(|add| rows.add(add)).collect(),
             })
         });
         let outcomes = settle(
@@ -469,7 +469,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             // Of its item, too: what is kept of one is what the entry before made of it.
             |entry: &Replace<_>| {
                 let item = Lane::Item(entry.item.clone());
-                of_keys(&entry.now).chain([item]).collect()
+                let adds = of_keys(&entry.now).chain(of_keys(&entry.keep));
+                adds.chain([item]).collect()
             },
             |items: Vec<_>| async move {
                 let outcomes = self

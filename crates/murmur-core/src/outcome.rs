@@ -94,6 +94,15 @@ pub enum RecordError {
         #[source]
         source: StoreError,
     },
+    /// A pipeline's state cannot be used, whatever the record.
+    #[error("the state of pipeline `{pipeline}` cannot be used")]
+    State {
+        /// The pipeline's name.
+        pipeline: PipelineName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
     /// The callback for rejected records failed, so the record is not passed over.
     #[error("the callback for rejected records failed")]
     Callback {
@@ -111,7 +120,7 @@ impl RecordError {
                 Fault::Record
             }
             Self::MissingImage { .. } => Fault::Setup,
-            Self::Store { source, .. } => source.fault(),
+            Self::Store { source, .. } | Self::State { source, .. } => source.fault(),
             Self::Callback { .. } => Fault::Transient,
         }
     }

@@ -101,9 +101,15 @@ impl<T> Pipeline<T> {
         self.run.name()
     }
 
-    /// Whether it takes old images back, so that its stream must carry them.
+    /// Whether it takes old images back.
     pub fn retracts(&self) -> bool {
         self.run.needs_old_image()
+    }
+
+    /// Whether its stream must carry old images: to take them back, or to keep in a ledger what has
+    /// expired.
+    pub fn needs_old_images(&self) -> bool {
+        self.run.needs_old_image() || self.run.needs_old_image_of_expired()
     }
 
     /// Whether its windows go by the time of arrival, which a scan does not know.
@@ -302,10 +308,11 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// An item that DynamoDB's Time to Live removes goes on counting with what it was last; only
     /// a user's removal takes it back. For tables that forget old items while their totals stay.
     ///
-    /// Such a removal changes no total. It is counted under `:ttl_kept`, and its old image is
-    /// not even decoded. An item put anew under the same key afterwards counts beside what is
-    /// kept; a [ledger](Stored::ledger) notes that, at the cost of its row.
-    /// A bootstrap finds only what is in the table: what was removed before it is not counted.
+    /// Such a removal changes no total, and is counted under `:ttl_kept`. Its old image is not even
+    /// decoded, but for a [ledger](Stored::ledger), which keeps what it says: the stream must be of
+    /// NEW_AND_OLD_IMAGES then. An item put anew under the same key afterwards counts beside what is
+    /// kept. A bootstrap finds only what is in the table: of what was removed before, only that
+    /// counts whose removal live reads, with a ledger.
     ///
     /// Default: a removal by Time to Live is taken back like any other. Refused at the end
     /// unless removals are taken back at all, by [`retract`](Definition::retract) or a ledger.

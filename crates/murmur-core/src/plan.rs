@@ -344,6 +344,13 @@ pub(crate) trait Run<T>: Send + Sync {
         entries: &'a [Entry<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
+    /// Has a ledger note that the items of these changes contribute nothing, whatever they say:
+    /// one verdict per entry.
+    fn pass_over<'a>(
+        &'a self,
+        entries: &'a [&'a Entry<'a, T>],
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Vec<Verdict>>;
     /// What finds out whether the state is what the table says.
     fn inspection<'a>(
         &'a self,
@@ -389,17 +396,27 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
                     event_id = record.event_id(),
                     "removed by Time to Live: the item goes on counting",
                 );
-                verdicts.push(Verdict::Kept);
-                if D::LEDGER {
-                    // The ledger has to know, or an item of that name that is put later would
-                    // replace it.
-                    places.push(place);
-                    shares.push(Share {
-                        record,
-                        adds: Additions::new(),
-                        keep: true,
-                    });
-                }
+                verdicts.push(match D::LEDGER {
+                    false => Verdict::Kept,
+                    // What the ledger knows may be of an item that was put since, so that what
+                    // goes on counting is what the old image says.
+                    true => {
+                        let images = (None, old.as_ref());
+                        match self.plan.contribution(record, images, now, &mut rows) {
+                            Err(error) => Verdict::Failed(error),
+                            Ok(Contribution { adds, late, .. }) => {
+                                expired += late;
+                                places.push(place);
+                                shares.push(Share {
+                                    record,
+                                    adds: Additions::new(),
+                                    keep: adds,
+                                });
+                                Verdict::Kept
+                            }
+                        }
+                    }
+                });
                 continue;
             }
             // The new side of a removal counts for nothing where old images are taken back.
@@ -417,7 +434,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
                     let silent = adds.is_empty() && !noted;
                     if !silent {
                         places.push(place);
-                        let keep = false;
+                        let keep = Additions::new();
                         shares.push(Share { record, adds, keep });
                     }
                     match (named, late) {
@@ -443,7 +460,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
     }
 
     fn needs_old_image_of_expired(&self) -> bool {
-        self.needs_old_image() && !self.plan.keeps_expired
+        match D::LEDGER {
+            true => self.plan.keeps_expired,
+            false => self.needs_old_image() && !self.plan.keeps_expired,
+        }
     }
 
     fn windows_by_arrival(&self) -> bool {
@@ -492,6 +512,27 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move { self.delivery.bind(&self.name, stream, &context).await })
+    }
+
+    fn pass_over<'a>(
+        &'a self,
+        entries: &'a [&'a Entry<'a, T>],
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Vec<Verdict>> {
+        Box::pin(async move {
+            let nothing = |entry: &&Entry<'a, T>| Share {
+                record: entry.record,
+                adds: Additions::new(),
+                keep: Additions::new(),
+            };
+            let batch = Batch {
+                rows: Rows::with_capacity(0),
+                shares: entries.iter().map(nothing).collect(),
+            };
+            self.delivery
+                .deliver(&self.name, &self.plan.monoid, batch, &context)
+                .await
+        })
     }
 
     fn run<'a>(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
     Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
-    Recorder, Repeats, Retry, RetryPolicy, SystemClock,
+    Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
 };
 use serde::de::DeserializeOwned;
 
@@ -220,7 +220,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ///
     /// # Errors
     ///
-    /// [`RecordError::Store`] naming the first pipeline whose state belongs to something else, or
+    /// [`RecordError::State`] naming the first pipeline whose state belongs to something else, or
     /// could not be asked.
     ///
     /// # Cancel safety
@@ -230,7 +230,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(self.retry.batch_deadline(deadline));
         for pipeline in &self.pipelines {
             let bound = pipeline.run.bind(stream, context).await;
-            bound.map_err(|source| RecordError::Store {
+            bound.map_err(|source| RecordError::State {
                 pipeline: pipeline.name().clone(),
                 source,
             })?;
@@ -271,6 +271,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         for (pipeline, verdicts) in self.pipelines.iter().zip(verdicts) {
             let name = pipeline.name();
             let mut tally = Tally::default();
+            let mut passed_over = Vec::new();
             for (entry, verdict) in entries.iter().zip(verdicts) {
                 tally.add(&verdict);
                 let outcome = match verdict {
@@ -281,16 +282,45 @@ impl<T: Send + Sync + 'static> Processor<T> {
                     Verdict::Expired => RecordOutcome::Expired,
                     Verdict::Blocked => RecordOutcome::Blocked,
                     Verdict::Failed(source) => {
+                        // What is too old has no part in what its item contributes, and a
+                        // scanned row that contributes nothing changes nothing.
+                        let noted = pipeline.keeps_ledger()
+                            && matches!(entry.record, Record::Changed(_))
+                            && !matches!(*source, StoreError::TooOld { .. });
                         let error = Box::new(RecordError::Store {
                             pipeline: name.clone(),
                             source: *source,
                         });
-                        self.fail(entry.record, Some(name), error, deadline).await
+                        let outcome = self.fail(entry.record, Some(name), error, deadline).await;
+                        if noted && matches!(outcome, RecordOutcome::PassedOver) {
+                            passed_over.push(entry);
+                        }
+                        outcome
                     }
                 };
                 outcomes[entry.place].worsen(outcome);
             }
             tally.record(name, &*self.recorder);
+            // What can never count contributes nothing, as what cannot be decoded does.
+            if passed_over.is_empty() {
+                continue;
+            }
+            let verdicts = pipeline.run.pass_over(&passed_over, context).await;
+            for (entry, verdict) in passed_over.into_iter().zip(verdicts) {
+                let outcome = match verdict {
+                    Verdict::Blocked => RecordOutcome::Blocked,
+                    Verdict::Failed(source) if source.fault() != Fault::Record => {
+                        let error = RecordError::Store {
+                            pipeline: name.clone(),
+                            source: *source,
+                        };
+                        self.note(&error, entry.record, Some(name));
+                        RecordOutcome::Failed(Box::new(error))
+                    }
+                    _ => continue,
+                };
+                outcomes[entry.place].worsen(outcome);
+            }
         }
 
         for &(place, original) in &repeated {

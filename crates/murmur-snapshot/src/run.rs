@@ -206,10 +206,10 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
     fn check(&self, description: &Description) -> Result<(), BootstrapError> {
         let source_name = || self.source.name().to_owned();
         for pipeline in self.processor.pipelines() {
-            let (pipeline, ledger, retracts) = (
+            let (pipeline, ledger, needs_old) = (
                 pipeline.name().clone(),
                 pipeline.keeps_ledger(),
-                pipeline.retracts(),
+                pipeline.needs_old_images(),
             );
             if ledger && !description.leaves_out_by.is_empty() {
                 return Err(BootstrapError::LedgerOfSome {
@@ -227,11 +227,11 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             let Some(view) = &description.stream else {
                 continue;
             };
-            if !view.new_images || (retracts && !view.old_images) {
+            if !view.new_images || (needs_old && !view.old_images) {
                 return Err(BootstrapError::MissingImages {
                     pipeline,
                     stream: view.arn.clone(),
-                    needed: match retracts {
+                    needed: match needs_old {
                         true => "old and new images",
                         false => "new images",
                     },

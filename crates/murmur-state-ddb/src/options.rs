@@ -38,13 +38,13 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// How many requests one call has under way at a time: distinct keys are written
-    /// concurrently, one key's entries always in order. At least 1.
+    /// How many writes a store and its clones have under way at a time, over all calls, and how
+    /// many reads one call: distinct keys are written concurrently, one key's entries always in
+    /// order. At least 1.
     ///
     /// Default 16. More is faster until the client's connections or the table's capacity are
-    /// used up. While the table throttles, fewer writes are let begin, over all calls to the
-    /// store and its clones: half as many as were under way, then one more for each time that
-    /// all of them went well.
+    /// used up. While the table throttles, fewer writes are let begin: half as many as were under
+    /// way, then one more for each time that all of them went well.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;

@@ -6,31 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::channel::oneshot;
 
-/// Lets writes begin: any number at first; half as many as are under way when one is throttled;
-/// then one more for each time that all of them went well. Clones share the count.
+/// Lets writes begin: so many at a time; half as many as are under way when one is throttled; then
+/// one more for each time that all of them went well, up to the number at first. Clones share the
+/// count.
 ///
 /// That is additive increase and multiplicative decrease, as in Chiu and Jain, "Analysis of the
 /// increase and decrease algorithms for congestion avoidance" (1989).
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Pace(Arc<Mutex<State>>);
 
 struct State {
+    most: f64,
     limit: f64,
     under_way: usize,
     waiting: VecDeque<oneshot::Sender<()>>,
     /// How often the limit was lowered.
     lowered: u64,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            limit: f64::INFINITY,
-            under_way: 0,
-            waiting: VecDeque::new(),
-            lowered: 0,
-        }
-    }
 }
 
 /// A write that is under way until this is dropped.
@@ -40,6 +31,18 @@ pub(crate) struct Going {
 }
 
 impl Pace {
+    /// Lets `most` writes be under way at a time.
+    pub(crate) fn of(most: usize) -> Self {
+        let most = most as f64;
+        Self(Arc::new(Mutex::new(State {
+            most,
+            limit: most,
+            under_way: 0,
+            waiting: VecDeque::new(),
+            lowered: 0,
+        })))
+    }
+
     /// Waits for its turn.
     pub(crate) async fn begin(&self) -> Going {
         loop {
@@ -89,7 +92,7 @@ impl Going {
     pub(crate) fn answered(&self, throttled: bool) {
         let mut state = self.pace.lock();
         if !throttled {
-            state.limit += 1.0 / state.limit;
+            state.limit = (state.limit + 1.0 / state.limit).min(state.most);
         } else if state.lowered == self.began_after {
             // Of all that were under way at that time, one is enough to tell.
             state.limit = (state.under_way as f64 / 2.0).max(1.0);
@@ -134,9 +137,9 @@ mod tests {
 
     #[test]
     fn a_throttled_write_halves_what_is_under_way_and_those_that_go_well_bring_it_back() {
-        let pace = Pace::default();
-        let all = begin(&pace, 40);
-        assert_eq!(all.len(), 40, "nothing is held back at first");
+        let pace = Pace::of(40);
+        let all = begin(&pace, 50);
+        assert_eq!(all.len(), 40, "at first there are as many as may be");
         all.iter().for_each(|going| going.answered(true));
         drop(all);
         assert_eq!(begin(&pace, 40).len(), 20, "they tell of one moment");
@@ -155,11 +158,18 @@ mod tests {
         drop(going);
         let half = begin(&pace, 40);
         assert!((14..=15).contains(&half.len()), "{}", half.len());
+        drop(half);
+        for _ in 0..40 {
+            begin(&pace, 40)
+                .iter()
+                .for_each(|going| going.answered(false));
+        }
+        assert_eq!(begin(&pace, 50).len(), 40, "never more than at first");
     }
 
     #[test]
     fn one_write_is_always_let_begin() {
-        let pace = Pace::default();
+        let pace = Pace::of(32);
         for _ in 0..10 {
             let one = begin(&pace, 5);
             assert!(!one.is_empty());
@@ -170,7 +180,7 @@ mod tests {
 
     #[test]
     fn who_waits_goes_on_when_there_is_room_also_after_one_that_gave_up() {
-        let pace = Pace::default();
+        let pace = Pace::of(32);
         let first = begin(&pace, 2);
         first.iter().for_each(|going| going.answered(true));
         let [one, two] = <[Going; 2]>::try_from(first).unwrap_or_else(|_| panic!("two began"));
@@ -187,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_get_their_turn() {
-        let pace = Pace::default();
+        let pace = Pace::of(32);
         let writes = (0..200).map(|n| {
             let pace = pace.clone();
             async move {

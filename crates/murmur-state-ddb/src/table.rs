@@ -25,14 +25,15 @@ impl Table {
         Self {
             client,
             name: name.into(),
+            pace: Pace::of(TableOptions::default().concurrency),
             options: TableOptions::default(),
-            pace: Pace::default(),
             store,
         }
     }
 
     pub(crate) fn with_options(mut self, options: TableOptions) -> Result<Self, OptionError> {
         options.validate()?;
+        self.pace = Pace::of(options.concurrency);
         self.options = options;
         Ok(self)
     }

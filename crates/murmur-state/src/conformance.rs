@@ -374,7 +374,7 @@ where
             at,
             created: None,
             now,
-            keep: false,
+            keep: Vec::new(),
         }
     }
 
@@ -447,19 +447,19 @@ where
             let now = n.iter().map(|n| self.add("ledger/kept", 0, *n)).collect();
             self.replace("expiring", Some(at), now)
         };
-        let keep = |entry| Replace {
-            keep: true,
-            ..entry
+        let gone = |n, keep: &[u64]| Replace {
+            keep: at(n, keep).now,
+            ..at(n, &[])
         };
         let entries = [
             at(1, &[1]),
-            keep(at(2, &[])),
+            gone(2, &[1]),
             at(3, &[2]),
             at(4, &[3]),
-            keep(at(5, &[])),
+            gone(5, &[3]),
             // Again: nothing is kept twice.
-            keep(at(5, &[])),
-            keep(at(2, &[])),
+            gone(5, &[3]),
+            gone(2, &[1]),
             at(6, &[4]),
             at(7, &[]),
         ];
@@ -470,6 +470,24 @@ where
         let known = self.known(markers, "expiring").await.unwrap();
         let kept: Vec<_> = known.kept.into_iter().map(|add| add.value).collect();
         assert_eq!((kept, known.now), (vec![self.fold([1, 3])], Vec::new()));
+
+        // A scan found the item that was put later: what is kept is what it was before.
+        let of = |entry| Replace {
+            item: ItemId::from_parts(["expired-before"]),
+            ..entry
+        };
+        let entity = "ledger/kept-before";
+        let now = |n| vec![self.add(entity, 0, n)];
+        let scanned = self.replace("", None, now(5));
+        let removed = Replace {
+            keep: now(2),
+            ..self.replace("", Some(8), Vec::new())
+        };
+        let put = self.replace("", Some(9), now(5));
+        for (entry, wanted) in [(scanned, &[5][..]), (removed, &[2]), (put, &[2, 5])] {
+            replace(&*self.store, markers, &[of(entry)]).await;
+            self.expect(entity, 0, wanted.iter().copied()).await;
+        }
     }
 
     async fn an_item_has_so_many_keys_at_most(&self, markers: &S::Markers) {

@@ -260,21 +260,27 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
 }
 
 impl<M: Group> MemoryStore<M> {
-    /// Makes `item` contribute `now` in place of what it contributed before, or with `keep` beside
-    /// it: rows and ledger change together, or not at all.
+    /// Makes an item contribute what `entry` says in place of what it contributed before: rows and
+    /// ledger change together, or not at all.
     fn turn(
         &self,
         inner: &mut Inner<M::Value>,
-        item: &ItemId,
-        (at, now, keep): (&Position, &[Add<M::Value>], bool),
+        entry: &Replace<M::Value>,
         clock: &dyn Clock,
     ) -> Result<(), StoreError> {
-        if now.len() > MAX_KEYS {
+        let Replace {
+            item,
+            at,
+            now,
+            keep,
+            ..
+        } = entry;
+        let keys = now.len() + keep.len();
+        if keys > MAX_KEYS {
             return Err(StoreError::InvalidValue {
                 place: self.place.clone(),
                 reason: format!(
-                    "item {item} has {} keys, and one of a ledger can have {MAX_KEYS}",
-                    now.len()
+                    "item {item} has {keys} keys, and one of a ledger can have {MAX_KEYS}"
                 ),
                 source: None,
             });
@@ -284,14 +290,13 @@ impl<M: Group> MemoryStore<M> {
         let mut changed: HashMap<Key, Row<M::Value>> = before
             .iter()
             .chain(now)
+            .chain(keep)
             .filter_map(|add| Some((add.key.clone(), inner.rows.get(&add.key)?.clone())))
             .collect();
         let mut kept = known.map_or_else(Vec::new, |known| known.kept.clone());
         let today = clock.now().as_secs();
         for add in before {
-            if keep {
-                self.keep(&mut kept, add)?;
-            } else if add.ttl.is_none_or(|ttl| ttl > today) {
+            if add.ttl.is_none_or(|ttl| ttl > today) {
                 let value = self.monoid.invert(&add.value);
                 let value = value.map_err(|Overflow| self.overflow(&add.key))?;
                 let add = Add {
@@ -301,14 +306,17 @@ impl<M: Group> MemoryStore<M> {
                 self.add(&mut changed, &add, Mode::Ledger)?;
             }
         }
-        for add in now {
+        for add in now.iter().chain(keep) {
             self.add(&mut changed, add, Mode::Ledger)?;
+        }
+        for add in keep {
+            self.keep(&mut kept, add)?;
         }
         let known = Known {
             item: item.clone(),
             version: known.map_or(1, |known| known.version + 1),
             at: at.clone(),
-            now: now.to_vec(),
+            now: now.clone(),
             kept,
         };
         inner.rows.extend(changed);
@@ -402,8 +410,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                 if let Some(outcome) = Self::unchanged(known, &entry.at) {
                     return Ok(outcome);
                 }
-                let to = (&entry.at, &*entry.now, entry.keep);
-                self.turn(inner, &entry.item, to, clock)?;
+                self.turn(inner, entry, clock)?;
                 Ok(Outcome::Applied)
             },
         )
@@ -453,8 +460,14 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                     return Ok(Outcome::Superseded);
                 }
                 let at = known.map_or(Position::Scan, |known| known.at.clone());
-                let to = (&at, &*entry.now, false);
-                self.turn(inner, &entry.item, to, &*markers.clock)?;
+                let entry = Replace {
+                    item: entry.item.clone(),
+                    at,
+                    created: None,
+                    now: entry.now.clone(),
+                    keep: Vec::new(),
+                };
+                self.turn(inner, &entry, &*markers.clock)?;
                 Ok(Outcome::Applied)
             },
         )

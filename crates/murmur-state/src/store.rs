@@ -55,9 +55,10 @@ pub struct Replace<V> {
     pub created: Option<Timestamp>,
     /// All it contributes now, one entry per key; nothing for an item that is gone or skipped.
     pub now: Vec<Add<V>>,
-    /// Whether what it contributed so far stays in the state for good instead of being taken
-    /// back: Time to Live removed it, and what has expired is to go on counting.
-    pub keep: bool,
+    /// What stays in the state for good, one entry per key, whatever becomes of the item: what it
+    /// contributed last, where Time to Live removed it and what has expired is to go on counting.
+    /// Mostly nothing.
+    pub keep: Vec<Add<V>>,
 }
 
 /// What a ledger knows of an item.
@@ -363,8 +364,8 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 /// there before, else [`Outcome::Superseded`]. At all times a row's value is the sum of the
 /// contributions that name its key, kept ones included.
 ///
-/// With [`keep`](Replace::keep), c is not taken away where the table says "− c": it is kept, and
-/// goes on contributing whatever becomes of the item.
+/// Where the table says "T(s, n)", what the entry [keeps](Replace::keep) is added too, and goes on
+/// contributing whatever becomes of the item.
 ///
 /// What an item contributed to a row whose `ttl` has passed stays there: the row may be gone, and
 /// must not come back below nothing.
@@ -383,9 +384,10 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 ///
 /// # Errors
 ///
-/// As for [`ExactlyOnce`]; in addition, an entry with more than [`MAX_KEYS`] keys fails with
-/// [`StoreError::InvalidValue`], and what holds up later entries of a key holds up those of the
-/// same item: what is [kept](Replace::keep) of it is what the entries before made of it.
+/// As for [`ExactlyOnce`]; in addition, an entry with more than [`MAX_KEYS`] keys, kept ones
+/// included, fails with [`StoreError::InvalidValue`], and what holds up later entries of a key
+/// holds up those of the same item: one that came before an entry that [keeps](Replace::keep)
+/// something would make that entry an older one, which keeps nothing.
 ///
 /// # Cancel safety
 ///

@@ -132,7 +132,7 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
         at,
         created: None,
         now,
-        keep: false,
+        keep: Vec::new(),
     };
     let first = [
         item("x", Position::Scan, vec![add("a", 5)]),

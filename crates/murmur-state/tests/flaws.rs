@@ -202,8 +202,8 @@ impl Ledger<Total> for Flawed {
                 (Flaw::TakesBackFromRowsThatMayBeGone, _) => {
                     item.now.iter_mut().for_each(|add| add.ttl = None);
                 }
-                (Flaw::TakesBackWhatIsKept, _) => item.keep = false,
-                (Flaw::KeepsEverything, _) => item.keep = true,
+                (Flaw::TakesBackWhatIsKept, _) => item.keep.clear(),
+                (Flaw::KeepsEverything, _) => item.keep.clone_from(&item.now),
                 (Flaw::TakesAnyNumberOfKeys, _) => item.now.truncate(MAX_KEYS),
                 (Flaw::NeverTakesBack, _) => {
                     item.item =

@@ -6,7 +6,7 @@ use murmur_core::{
 };
 use murmur_state::{Deadline, MemoryDeduper, MemoryStore, SequenceNumber};
 
-use crate::support::{Order, change, insert, item, order, value};
+use crate::support::{Order, change, insert, item, order, scanned, value};
 use crate::{outcomes, processor};
 
 fn definition() -> Definition<Order, Sum> {
@@ -151,13 +151,28 @@ async fn a_kept_removal_adds_nothing_whatever_its_new_side_decodes_to() {
     let processor = ProcessorBuilder::with_decoder([items], decoder)
         .build()
         .unwrap();
-    let batch = [
-        put(1, None, order("a", 5)),
-        removal(2, order("a", 5), true),
-        removal(3, order("a", 5), true),
-    ];
+    let batch = [put(1, None, order("a", 5)), removal(2, order("a", 5), true)];
     processor.process(&batch, Deadline::NONE).await;
     assert_eq!(value(&store, "all").await, Some(1));
+}
+
+#[tokio::test]
+async fn a_ledger_keeps_what_was_removed_and_not_what_a_scan_found_later_under_its_name() {
+    let store = MemoryStore::new(Sum::new());
+    let pipeline = definition().keep_expired_items().store(store.clone());
+    let pipeline = pipeline.ledger(MemoryDeduper::new()).unwrap();
+    assert!(pipeline.needs_old_images() && !pipeline.retracts());
+    let (processor, _) = processor(pipeline);
+    // The removal and the new item are in the stream still when the scan finds the latter.
+    let batch = [
+        scanned("1", order("a", 9)),
+        removal(2, order("a", 5), true),
+        put(3, None, order("a", 9)),
+    ];
+    for record in batch {
+        outcomes(&processor, &[record]).await;
+    }
+    assert_eq!(value(&store, "a").await, Some(14));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use murmur_core::{
     Change, EventName, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome, Rejected,
     Side, Sum,
 };
-use murmur_state::{Deadline, Fault, MemoryStore, StoreError};
+use murmur_state::{Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, StoreError};
 
 use crate::support::{
     Answer, Order, Scripted, change, clock, insert, missing_table, order, place, value,
@@ -43,6 +43,40 @@ async fn an_undecodable_record_without_a_callback_is_reported_and_harms_nobody()
         (counts.of("totals:failed"), counts.of("totals:dead_letter")),
         (1, 0)
     );
+}
+
+#[tokio::test]
+async fn in_a_ledger_a_change_that_can_never_count_leaves_nothing_of_its_item() {
+    for take in [true, false] {
+        let store = MemoryStore::new(Sum::new());
+        let pipeline = totals(store.clone()).ledger(MemoryDeduper::new());
+        let (builder, _) = builder(pipeline.unwrap());
+        let refuse = move |_: Rejected| async move {
+            match take {
+                true => Ok(()),
+                false => Err("queue is full".into()),
+            }
+        };
+        let processor = builder.on_rejected(refuse).build().unwrap();
+        let at = |n: u32, id: &str, item| {
+            Record::Changed(Change {
+                sequence_number: SequenceNumber::new(n.to_string()).ok(),
+                ..change(&n.to_string(), id, None, Some(item))
+            })
+        };
+        let first = [at(1, "1", order("a", 5)), at(2, "2", order("b", i64::MAX))];
+        outcomes(&processor, &first).await;
+        // No row can have such a key; no sum holds that.
+        let bad = [at(3, "1", order("", 7)), at(4, "1", order("b", 7))];
+        for record in bad {
+            let outcome = outcomes(&processor, &[record]).await.remove(0);
+            assert_eq!(outcome.is_done(), take);
+            assert_eq!(value(&store, "a").await, Some(if take { 0 } else { 5 }));
+        }
+        outcomes(&processor, &[at(5, "1", order("a", 3))]).await;
+        assert_eq!(value(&store, "a").await, Some(3));
+        assert_eq!(value(&store, "b").await, Some(i64::MAX));
+    }
 }
 
 #[tokio::test]

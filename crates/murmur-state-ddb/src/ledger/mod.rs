@@ -294,7 +294,7 @@ impl<'a> Batch<'a> {
         };
         let mut group_of: HashMap<&ItemId, usize> = HashMap::new();
         for entry in entries {
-            if entry.now.len() > MAX_KEYS {
+            if entry.keys() > MAX_KEYS {
                 let place = books.table.place();
                 batch
                     .outcomes
@@ -336,7 +336,7 @@ fn too_wide(place: Place, entry: &Entry<'_>) -> StoreError {
             "item {} has {} keys, and in a ledger an item can have {MAX_KEYS}; leave some out, or \
              split the pipeline",
             entry.item,
-            entry.now.len()
+            entry.keys()
         ),
         source: None,
     }

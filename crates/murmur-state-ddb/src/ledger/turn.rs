@@ -25,7 +25,7 @@ enum Found<'a> {
     Seen {
         at: &'a Position,
         created: Option<Timestamp>,
-        keep: bool,
+        keep: &'a [Add<i64>],
     },
     /// It was looked up after the ledger had said this.
     LookedUp { over: Option<u64> },
@@ -40,7 +40,7 @@ impl<'a> Entry<'a> {
             found: Found::Seen {
                 at: &entry.at,
                 created: entry.created,
-                keep: entry.keep,
+                keep: &entry.keep,
             },
         }
     }
@@ -54,8 +54,13 @@ impl<'a> Entry<'a> {
         }
     }
 
-    fn keeps(&self) -> bool {
-        matches!(self.found, Found::Seen { keep: true, .. })
+    /// How many keys it names.
+    pub(crate) fn keys(&self) -> usize {
+        let kept = match self.found {
+            Found::Seen { keep, .. } => keep.len(),
+            Found::LookedUp { .. } => 0,
+        };
+        self.now.len() + kept
     }
 
     /// Whether its item is probably not known yet.
@@ -104,22 +109,19 @@ pub(crate) fn turn(
     is_gone: impl Fn(&Add<i64>) -> bool,
 ) -> Turn {
     let mut after: Option<Known<i64>> = None;
-    let mut first_keeps = false;
     let mut outcomes = Vec::with_capacity(entries.len());
     for entry in entries {
         let before = after.as_ref().or(known);
         outcomes.push(match step(place, before, entry, times) {
             Err(outcome) => outcome,
             Ok(next) => {
-                first_keeps |= after.is_none() && entry.keeps();
                 after = Some(next);
                 Outcome::Applied
             }
         });
     }
-    let stays = |add: &Add<i64>| !first_keeps && is_gone(add);
     let shares = match &after {
-        Some(after) => shares(known, after, stays),
+        Some(after) => shares(known, after, is_gone),
         None => Vec::new(),
     };
     Turn {
@@ -142,7 +144,7 @@ fn step(
                 return Err(Outcome::Superseded);
             }
             let at = known.map_or(&Position::Scan, |known| &known.at);
-            (at, false)
+            (at, &[][..])
         }
         Found::Seen { at, created, keep } => {
             match (known.map(|known| &known.at), at) {
@@ -168,10 +170,8 @@ fn step(
         }
     };
     let mut kept = known.map_or_else(Vec::new, |known| known.kept.clone());
-    if let (true, Some(known)) = (keep, known) {
-        for add in &known.now {
-            keep_too(place, &mut kept, add)?;
-        }
+    for add in keep {
+        keep_too(place, &mut kept, add)?;
     }
     Ok(Known {
         item: entry.item.clone(),
@@ -195,11 +195,11 @@ fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(
 }
 
 /// The difference between two contributions of one item, row by row. Of what it contributed
-/// before, what `stays` is not taken back.
+/// before, what `is_gone` is not taken back.
 fn shares(
     before: Option<&Known<i64>>,
     after: &Known<i64>,
-    stays: impl Fn(&Add<i64>) -> bool,
+    is_gone: impl Fn(&Add<i64>) -> bool,
 ) -> Vec<Share> {
     let mut shares: BTreeMap<&Key, Share> = BTreeMap::new();
     let taken = before
@@ -208,7 +208,7 @@ fn shares(
             before
                 .now
                 .iter()
-                .filter(|add| !stays(add))
+                .filter(|add| !is_gone(add))
                 .chain(&before.kept)
         })
         .map(|add| (add, -i128::from(add.value), true));

@@ -32,7 +32,7 @@ fn scanned(item: &str, now: Vec<Add<i64>>) -> Replace<i64> {
         at: Position::Scan,
         created: None,
         now,
-        keep: false,
+        keep: Vec::new(),
     }
 }
 
@@ -233,7 +233,7 @@ async fn it_does_what_the_reference_does() {
                     batch.push(match dice.u8(..4) {
                         0 => scanned(&item, now),
                         more => Replace {
-                            keep: more == 1 && dice.bool(),
+                            keep: if more == 1 { adds(dice) } else { Vec::new() },
                             ..streamed(&item, dice.u64(..20), now)
                         },
                     });
@@ -422,24 +422,6 @@ async fn a_sum_composed_from_an_outdated_item_proves_no_overflow() {
     let outcomes = books.replace(&[streamed("x", 3, vec![add("a", 7)])]).await;
     assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
     assert_eq!(books.total("a").await, Some(7));
-}
-
-#[tokio::test]
-async fn what_is_kept_in_a_row_past_its_ttl_is_not_added_again() {
-    let books = Books::over(&Wire::calm()).await;
-    let over = Add {
-        // 1970 has passed on every clock.
-        ttl: Some(1),
-        ..add("over", 5)
-    };
-    books.settle(&[streamed("x", 1, vec![over])]).await;
-    let removed = Replace {
-        keep: true,
-        ..streamed("x", 2, Vec::new())
-    };
-    books.settle(&[removed]).await;
-    assert_eq!(books.total("over").await, Some(5));
-    books.audit().await;
 }
 
 #[tokio::test]
@@ -714,15 +696,14 @@ async fn only_what_contributes_nothing_that_lasts_is_forgotten() {
         ttl: Some(now + days * day),
         ..add("daily", 1)
     };
-    let keep = |entry| Replace {
-        keep: true,
-        ..entry
-    };
     let batch = [
         streamed("gone", 1, Vec::new()),
         streamed("there", 1, vec![add("a", 1)]),
         streamed("kept", 1, vec![add("a", 1)]),
-        keep(streamed("kept", 2, Vec::new())),
+        Replace {
+            keep: vec![add("a", 1)],
+            ..streamed("kept", 2, Vec::new())
+        },
         streamed("daily", 1, vec![ends(30)]),
         streamed(
             "ending",

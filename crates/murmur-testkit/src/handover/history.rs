@@ -165,14 +165,9 @@ impl History {
     /// of every change from `told_from` on, since the start.
     pub(super) fn expected(&self, scenario: &Scenario, told_from: Duration) -> Expected {
         let mut table: HashMap<&str, &Version> = HashMap::new();
-        // Items of whose version the stream never told.
-        let mut untold: BTreeSet<&str> = BTreeSet::new();
-        for (item, version) in &self.older {
-            table.insert(item, version);
-            untold.insert(item);
-        }
+        table.extend(self.older.iter().map(|(item, version)| (&**item, version)));
         let mut expected = Expected::default();
-        for (nth, change) in self.changes.iter().enumerate() {
+        for change in &self.changes {
             let Change {
                 at, item, after, ..
             } = change;
@@ -180,30 +175,13 @@ impl History {
                 Some(after) => table.insert(item, after),
                 None => table.remove(item.as_str()),
             };
-            let was_untold = untold.remove(item.as_str());
-            if *at < told_from {
-                untold.insert(item);
-            }
-            if change.expired
-                && scenario.keeps_expired
-                && let Some(before) = before
-            {
+            if let (true, Some(before)) = (change.expired && scenario.keeps_expired, before) {
                 let kept = before.contribution(scenario);
-                if was_untold {
-                    // Or nothing, if the scan came too late; or what it found under that name.
-                    let later = self
-                        .changes
-                        .iter()
-                        .skip(nth)
-                        .filter(|one| one.item == *item);
-                    let later = later.filter_map(|one| one.after.as_ref());
-                    let later = later.map(|version| version.contribution(scenario));
-                    expected
-                        .perhaps
-                        .push([kept].into_iter().chain(later).collect());
-                } else {
-                    expected.certain.push(kept);
-                }
+                let whether = match *at < told_from {
+                    true => &mut expected.perhaps,
+                    false => &mut expected.certain,
+                };
+                whether.push(kept);
             }
         }
         let left = table.values().map(|version| version.contribution(scenario));
@@ -227,15 +205,14 @@ impl History {
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     certain: Vec<Contribution>,
-    /// Of items that Time to Live removed and that go on counting, where the stream did not tell
-    /// what they were: one of each, or nothing.
-    perhaps: Vec<Vec<Contribution>>,
+    /// Of items that Time to Live removed and that go on counting, if live was told of it.
+    perhaps: Vec<Contribution>,
 }
 
 impl Expected {
     /// All addresses that any contribution names.
     pub(super) fn addresses(&self) -> BTreeSet<&Address> {
-        let all = self.certain.iter().chain(self.perhaps.iter().flatten());
+        let all = self.certain.iter().chain(&self.perhaps);
         all.flat_map(BTreeMap::keys).collect()
     }
 
@@ -248,11 +225,8 @@ impl Expected {
     /// Whether a row may hold `total`.
     pub(super) fn allows(&self, address: &Address, total: i64) -> bool {
         let mut sums = BTreeSet::from([self.of(address)]);
-        for one_of in &self.perhaps {
-            let values = one_of.iter().filter_map(|one| one.get(address));
-            let more: Vec<i64> = values
-                .flat_map(|value| sums.iter().map(move |sum| sum + value))
-                .collect();
+        for value in self.perhaps.iter().filter_map(|one| one.get(address)) {
+            let more: Vec<i64> = sums.iter().map(|sum| sum + value).collect();
             sums.extend(more);
         }
         sums.contains(&total)

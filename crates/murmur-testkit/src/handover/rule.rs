@@ -233,7 +233,7 @@ where
                 let difference = Replace {
                     item: lock(&shared.log).forgotten.fresh(&entry.item),
                     now: difference(&before, &old),
-                    keep: false,
+                    keep: Vec::new(),
                     ..entry.clone()
                 };
                 write(difference).await;
@@ -245,7 +245,7 @@ where
                 return Outcome::Applied;
             }
         }
-        (Rule::KeptIsKept, ..) => entry.keep = false,
+        (Rule::KeptIsKept, ..) => entry.keep.clear(),
         _ => {}
     }
     write(entry).await
