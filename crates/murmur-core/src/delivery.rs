@@ -466,7 +466,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             pipeline,
             context,
             items,
-            // Of its item, too: what is kept of one is what the entry before made of it.
+            // Of its item, too: done before an earlier one that keeps something, it would make
+            // that one outdated, which keeps nothing then.
             |entry: &Replace<_>| {
                 let item = Lane::Item(entry.item.clone());
                 let adds = of_keys(&entry.now).chain(of_keys(&entry.keep));

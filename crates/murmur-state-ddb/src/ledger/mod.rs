@@ -81,14 +81,12 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             };
             let entries = group.next();
             let turn = turn(&place, group.known.read(), entries, &times, gone);
-            match turn.after {
-                None => group.settle(entries.len(), turn.outcomes, &mut batch.outcomes),
-                Some(_) => {
-                    turns.push((group, turn));
-                    continue;
-                }
+            if turn.after.is_some() {
+                turns.push((group, turn));
+            } else {
+                group.settle(entries.len(), turn.outcomes, &mut batch.outcomes);
+                batch.keep(group);
             }
-            batch.keep(group);
         }
         let answers = self.write(turns, batch, composed).await;
         let mut met = false;

@@ -59,27 +59,28 @@ impl Stopped {
 impl<'a> Transaction<'a> {
     /// The transactions that make all of `turns`.
     pub(super) fn all(turns: Vec<(Group<'a>, Turn)>, contended: &HashSet<Key>) -> Vec<Self> {
-        let parcel = |(group, turn): &'_ (Group<'a>, Turn)| -> usize {
-            let after = turn.after.as_ref();
-            after.map_or(0, |after| entry::size(&group.name, after))
-        };
         let parcels: Vec<Parcel<'_>> = turns
             .iter()
-            .map(|item| Parcel {
-                keys: item.1.shares.iter().map(|share| &share.key).collect(),
-                bytes: parcel(item),
-                alone: item.0.alone,
+            .map(|(group, turn)| Parcel {
+                keys: turn.shares.iter().map(|share| &share.key).collect(),
+                bytes: turn
+                    .after
+                    .as_ref()
+                    .map_or(0, |after| entry::size(&group.name, after)),
+                alone: group.alone,
             })
             .collect();
         let plan = pack(&parcels, contended);
         let mut turns: Vec<_> = turns.into_iter().map(Some).collect();
-        let take = |place: usize| turns.get_mut(place).and_then(Option::take);
-        plan.into_iter()
-            .map({
-                let mut take = take;
-                move |places| Self::of(places.into_iter().filter_map(&mut take).collect())
-            })
-            .collect()
+        let of_places = |places: Vec<usize>| {
+            let items = places.into_iter();
+            Self::of(
+                items
+                    .filter_map(|place| turns.get_mut(place)?.take())
+                    .collect(),
+            )
+        };
+        plan.into_iter().map(of_places).collect()
     }
 
     fn of(items: Vec<(Group<'a>, Turn)>) -> Self {
@@ -286,9 +287,7 @@ impl<'a> Batch<'a> {
                 self.blame(transaction, &error, |_| true);
             }
             Answer::Failed(error) => {
-                for (mut group, _) in transaction.items {
-                    group.fail(&error, &mut self.outcomes);
-                }
+                self.fail(transaction.items, &error);
             }
             Answer::Cancelled(reasons) => return self.cancelled(books, transaction, reasons),
         }
@@ -352,11 +351,7 @@ impl<'a> Batch<'a> {
             };
             match is_of_its_items(&error) {
                 true => self.blame(transaction, &error, touched),
-                false => {
-                    for (mut group, _) in transaction.items {
-                        group.fail(&error, &mut self.outcomes);
-                    }
-                }
+                false => self.fail(transaction.items, &error),
             }
             return false;
         }
@@ -379,13 +374,18 @@ impl<'a> Batch<'a> {
                     .items
                     .into_iter()
                     .partition(|(_, turn)| touched(turn));
-                for (mut group, _) in with {
-                    group.fail(&error, &mut self.outcomes);
-                }
+                self.fail(with, &error);
                 self.again(books, without);
             }
         }
         false
+    }
+
+    /// All entries of these items fail.
+    fn fail(&mut self, items: Vec<(Group<'a>, Turn)>, error: &StoreError) {
+        for (mut group, _) in items {
+            group.fail(error, &mut self.outcomes);
+        }
     }
 
     /// Keeps items that are to be composed anew, unless that has been in vain too often.

@@ -22,11 +22,9 @@
 //! # What is not asked for
 //!
 //! Windows that are over by any clock are not compared, since what comes for them is dropped by some
-//! processes and taken by others. Where removed items go on counting, of one whose version the stream
-//! did not tell any may be kept that the scan could have found under its name, or none: a removal is met
-//! by what the ledger knows then, and S(c) does not say whether c was there before it or came after.
-//! A mapping's second poller that begins in the middle of what another has under way is left out there,
-//! since it brings a removal before the change it follows.
+//! processes and taken by others. Where removed items go on counting, one whose removal came before live
+//! is told of every change may count or not. A mapping's second poller that begins in the middle of
+//! what another has under way is left out there, since it brings a change before the removal it follows.
 
 mod body;
 mod history;

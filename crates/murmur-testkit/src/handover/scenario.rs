@@ -249,7 +249,7 @@ impl Scenario {
             outage,
             trouble: Trouble {
                 // A poller that begins in the middle of what another has under way brings a
-                // removal before the change it follows, and what is kept is what was before both.
+                // change before the removal it follows, which is outdated then and keeps nothing.
                 race: if keeps_expired { 0.0 } else { trouble.race },
                 ..trouble
             },
