@@ -72,6 +72,10 @@ async fn package(root: &Path) -> Result<()> {
     forget_earlier(&target)?;
     let mut package = process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"]);
     package.current_dir(root).env("CARGO_TARGET_DIR", &target);
+    // Packages are compiled by cargo's own profile, not the workspace's: with all of it, 9 GB.
+    package
+        .env("CARGO_PROFILE_DEV_DEBUG", "none")
+        .env("CARGO_INCREMENTAL", "0");
     process::run(&mut package).await
 }
 
