@@ -256,17 +256,21 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
     }
 }
 
-/// What a pipeline of an exact mode claims its state table for, stream by stream.
-pub(crate) struct Owning {
+/// A store that belongs to one pipeline in an exact mode, and to streams one by one.
+pub(crate) struct Owned<S, K> {
+    pub(crate) store: S,
+    pub(crate) markers: Arc<K>,
     version: u32,
     mode: &'static str,
     /// Streams for which the store has agreed in this process.
     agreed: Mutex<HashSet<Option<Arc<str>>>>,
 }
 
-impl Owning {
-    pub(crate) fn new(version: u32, mode: &'static str) -> Self {
+impl<S, K> Owned<S, K> {
+    pub(crate) fn new(store: S, markers: Arc<K>, version: u32, mode: &'static str) -> Self {
         Self {
+            store,
+            markers,
             version,
             mode,
             agreed: Mutex::default(),
@@ -275,13 +279,15 @@ impl Owning {
 
     /// Parts the shares of streams to which the store belongs from those of streams to which it
     /// does not, whose outcome is the store's refusal.
-    async fn bind<'a, M: Monoid, S: ExactlyOnce<M>>(
+    async fn of_own_streams<'a, M: Monoid>(
         &self,
-        target: (&S, &S::Markers),
         pipeline: &PipelineName,
         shares: Vec<Share<'a, M::Value>>,
         context: &Context<'_>,
-    ) -> (Answered, Vec<Share<'a, M::Value>>) {
+    ) -> (Answered, Vec<Share<'a, M::Value>>)
+    where
+        S: ExactlyOnce<M, Markers = K>,
+    {
         let mut refused: HashMap<Option<&str>, StoreError> = HashMap::new();
         let mut last = None;
         for share in &shares {
@@ -289,7 +295,7 @@ impl Owning {
             if last != Some(stream) {
                 last = Some(stream);
                 if !refused.contains_key(&stream)
-                    && let Err(error) = self.agree(target, pipeline, stream, context).await
+                    && let Err(error) = self.bind::<M>(pipeline, stream, context).await
                 {
                     refused.insert(stream, error);
                 }
@@ -303,13 +309,15 @@ impl Owning {
         })
     }
 
-    async fn agree<M: Monoid, S: ExactlyOnce<M>>(
+    async fn bind<M: Monoid>(
         &self,
-        (store, markers): (&S, &S::Markers),
         pipeline: &PipelineName,
         stream: Option<&str>,
         context: &Context<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), StoreError>
+    where
+        S: ExactlyOnce<M, Markers = K>,
+    {
         let stream: Option<Arc<str>> = stream.map(Into::into);
         let agreed = || self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
         if agreed().contains(&stream) {
@@ -326,7 +334,7 @@ impl Owning {
             .run(
                 context.deadline,
                 |error| context.retried(pipeline, error),
-                || store.bind(&binding, markers, context.deadline),
+                || self.store.bind(&binding, &self.markers, context.deadline),
             )
             .await?;
         agreed().insert(stream);
@@ -334,11 +342,7 @@ impl Owning {
     }
 }
 
-pub(crate) struct OncePerKey<S, K> {
-    pub(crate) store: S,
-    pub(crate) markers: Arc<K>,
-    pub(crate) owning: Owning,
-}
+pub(crate) struct OncePerKey<S, K>(pub(crate) Owned<S, K>);
 
 impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
     type State = S;
@@ -346,7 +350,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
     const REPEATS: Repeats = Repeats::EventOnce;
 
     fn state(&self) -> &S {
-        &self.store
+        &self.0.store
     }
 
     async fn bind(
@@ -355,8 +359,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         stream: Option<&str>,
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
-        let target = (&self.store, &*self.markers);
-        self.owning.agree(target, pipeline, stream, context).await
+        self.0.bind::<M>(pipeline, stream, context).await
     }
 
     async fn deliver(
@@ -366,12 +369,11 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
-        let target = (&self.store, &*self.markers);
-        let (answered, shares) = self.owning.bind(target, pipeline, shares, context).await;
+        let (answered, shares) = self.0.of_own_streams::<M>(pipeline, shares, context).await;
         let batch = Batch { rows, shares };
         let delivered = if M::IDEMPOTENT {
             // The same value again changes nothing: no ids are needed.
-            merge(&self.store, pipeline, monoid, &batch, context).await
+            merge(&self.0.store, pipeline, monoid, &batch, context).await
         } else {
             self.apply(pipeline, batch, context).await
         };
@@ -402,10 +404,9 @@ impl<S, K> OncePerKey<S, K> {
             events,
             |event: &Once<_>| of_keys(&event.adds).collect(),
             |events: Vec<_>| async move {
-                let outcomes = self
-                    .store
-                    .apply(pipeline, &self.markers, &events, context.deadline)
-                    .await;
+                let Owned { store, markers, .. } = &self.0;
+                let outcomes = store.apply(pipeline, markers, &events, context.deadline);
+                let outcomes = outcomes.await;
                 (events, outcomes)
             },
         );
@@ -413,11 +414,7 @@ impl<S, K> OncePerKey<S, K> {
     }
 }
 
-pub(crate) struct InLedger<S, K> {
-    pub(crate) store: S,
-    pub(crate) markers: Arc<K>,
-    pub(crate) owning: Owning,
-}
+pub(crate) struct InLedger<S, K>(pub(crate) Owned<S, K>);
 
 impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
     type State = S;
@@ -426,7 +423,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
     const LEDGER: bool = true;
 
     fn state(&self) -> &S {
-        &self.store
+        &self.0.store
     }
 
     fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
@@ -439,8 +436,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         stream: Option<&str>,
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
-        let target = (&self.store, &*self.markers);
-        self.owning.agree(target, pipeline, stream, context).await
+        self.0.bind::<M>(pipeline, stream, context).await
     }
 
     async fn deliver(
@@ -450,8 +446,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
-        let target = (&self.store, &*self.markers);
-        let (foreign, shares) = self.owning.bind(target, pipeline, shares, context).await;
+        let (foreign, shares) = self.0.of_own_streams::<M>(pipeline, shares, context).await;
         let (unplaced, items) = part(shares, |share| {
             let at = share.record.position();
             Ok(Replace {
@@ -474,10 +469,9 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 adds.chain([item]).collect()
             },
             |items: Vec<_>| async move {
-                let outcomes = self
-                    .store
-                    .replace(pipeline, &self.markers, &items, context.deadline)
-                    .await;
+                let Owned { store, markers, .. } = &self.0;
+                let outcomes = store.replace(pipeline, markers, &items, context.deadline);
+                let outcomes = outcomes.await;
                 (items, outcomes)
             },
         );

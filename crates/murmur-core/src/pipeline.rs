@@ -7,9 +7,7 @@ use murmur_state::{
     PipelineName, Repeats, Store, Timestamp,
 };
 
-use crate::delivery::{
-    AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey, Owning,
-};
+use crate::delivery::{AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey, Owned};
 use crate::monoids::Count;
 use crate::plan::{KeysFn, Plan, Run, Running, Time, ValueFn};
 use crate::window::Window;
@@ -439,13 +437,9 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     {
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
-        let owning = Owning::new(self.definition.version, "exactly-once");
+        let version = self.definition.version;
         self.build(
-            |store| OncePerKey {
-                store,
-                markers,
-                owning,
-            },
+            |store| OncePerKey(Owned::new(store, markers, version, "exactly-once")),
             Some(checkpoints),
         )
     }
@@ -499,13 +493,9 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         stored.definition.plan.invert = None;
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
-        let owning = Owning::new(stored.definition.version, LEDGER_MODE);
+        let version = stored.definition.version;
         stored.build(
-            |store| InLedger {
-                store,
-                markers,
-                owning,
-            },
+            |store| InLedger(Owned::new(store, markers, version, LEDGER_MODE)),
             Some(checkpoints),
         )
     }

@@ -1,4 +1,4 @@
-//! What every [`Source`] must do, as code: run yours through it.
+//! What every [`Source`], and every [`Lookup`], must do, as code: run yours through it.
 //!
 //! Unstable by design: a new release may ask for more. It panics with the broken promise as its
 //! message.
@@ -14,7 +14,9 @@ use std::future::Future;
 use std::num::NonZeroU32;
 
 use futures::FutureExt;
+use murmur_state::ItemId;
 
+use crate::lookup::{LookedUp, Lookup};
 use crate::source::{Cursor, Page, Source};
 
 /// Every promise of [`Source`], on a source that stands still and holds `rows` rows.
@@ -73,6 +75,32 @@ where
     every_cursor_resumes(&make, &chains).await;
     dropped_pages_come_again(&make, &chains).await;
     small_pages_hold_the_same(&make, &chains).await;
+}
+
+/// Every promise of [`Lookup`], on a source that stands still, holds at least one row, and says of
+/// itself that it holds every item. `gone` is the name of an item that is not there.
+pub async fn lookup<S: Lookup>(source: &S, gone: &ItemId) {
+    let whole = source.holds_every_item();
+    whole.expect("the suite is for a source whose pages hold every item");
+    let chains = all_chains(source).await;
+    let rows: Vec<_> = chains
+        .iter()
+        .flatten()
+        .flat_map(|page| &page.rows)
+        .collect();
+    assert!(!rows.is_empty(), "give the source a row to look up");
+    for row in rows {
+        let found = source.look_up(&row.item_id).await.expect("it is looked up");
+        let LookedUp::Row(found) = found else {
+            panic!(
+                "item `{}` is in a page, and looked up {found:?}",
+                row.item_id
+            );
+        };
+        assert_eq!(&found, row, "an item is looked up as its page has it");
+    }
+    let found = source.look_up(gone).await.expect("it is looked up");
+    assert_eq!(found, LookedUp::Gone, "item `{gone}` is not there");
 }
 
 /// The pages of each segment.

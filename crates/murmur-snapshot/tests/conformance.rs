@@ -13,8 +13,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
-use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, conformance};
-use murmur_state::HandoffToken;
+use murmur_snapshot::{
+    Cursor, Description, LookedUp, Lookup, Page, Source, SourceError, conformance,
+};
+use murmur_state::{HandoffToken, ItemId};
 use support::{Table, rows};
 
 /// Changes the pages of a table, by segment and cursor.
@@ -46,6 +48,35 @@ impl<F: Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static> Source for 
     async fn close(&self) -> Result<(), SourceError> {
         self.0.close().await
     }
+}
+
+/// The segment that bends of what is looked up are told.
+const LOOKED_UP: u32 = u32::MAX;
+
+/// An item is looked up as a page that holds it alone.
+impl<F: Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static> Lookup for Bent<F> {
+    fn holds_every_item(&self) -> Result<(), SourceError> {
+        Ok(())
+    }
+    async fn look_up(&self, item: &ItemId) -> Result<LookedUp, SourceError> {
+        let mut rows = self.0.segments.iter().flatten();
+        let row = rows.find(|row| row.item_id == *item);
+        let mut page = Page {
+            rows: row.into_iter().cloned().collect(),
+            ..Page::default()
+        };
+        (self.1)(LOOKED_UP, None, &mut page);
+        Ok(page.rows.pop().map_or(LookedUp::Gone, LookedUp::Row))
+    }
+}
+
+async fn accepts_lookup(
+    bend: impl Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static,
+) -> bool {
+    let source = Bent(Arc::new(Table::new(&rows(20, 3), 3, 2)), bend);
+    let gone = ItemId::from_parts(["gone"]);
+    let suite = std::panic::AssertUnwindSafe(conformance::lookup(&source, &gone));
+    suite.catch_unwind().await.is_ok()
 }
 
 async fn accepts(
@@ -121,5 +152,44 @@ async fn every_broken_promise_is_noticed() {
         })
         .await,
         "a cursor that loses rows"
+    );
+}
+
+#[tokio::test]
+async fn every_broken_promise_of_a_lookup_is_noticed() {
+    assert!(accepts_lookup(|_, _, _| ()).await, "a sound one");
+    let of_looked_up = |bend: fn(&mut Page)| {
+        accepts_lookup(move |segment, _, page| {
+            if segment == LOOKED_UP {
+                bend(page);
+            }
+        })
+    };
+    assert!(
+        !of_looked_up(|page| page.rows.clear()).await,
+        "an item that is there is gone"
+    );
+    assert!(
+        !of_looked_up(|page| page.rows = vec![rows(20, 3)[0].clone()]).await,
+        "always the same item"
+    );
+    assert!(
+        !of_looked_up(|page| page.rows.iter_mut().for_each(|row| row.event_id.clear())).await,
+        "another event id than the page's"
+    );
+    let before = rows(1, 1)[0].item.clone();
+    assert!(
+        !accepts_lookup(move |segment, _, page| {
+            if segment == LOOKED_UP {
+                let rows = page.rows.iter_mut();
+                rows.for_each(|row| row.item = before.clone());
+            }
+        })
+        .await,
+        "older contents than the page's"
+    );
+    assert!(
+        !accepts_lookup(|_, _, page| page.rows.clear()).await,
+        "nothing to look up"
     );
 }

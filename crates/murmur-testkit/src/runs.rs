@@ -69,6 +69,32 @@ impl fmt::Display for Met {
     }
 }
 
+/// How many wrong things of a run are shown.
+const SHOWN: usize = 5;
+
+/// Shows the run called `name`: what is `wrong` with it, if anything, what it was, and how to run it
+/// again.
+pub(crate) fn show(
+    f: &mut fmt::Formatter<'_>,
+    name: fmt::Arguments<'_>,
+    wrong: &[impl fmt::Display],
+    scenario: &impl fmt::Debug,
+    again: &str,
+) -> fmt::Result {
+    if wrong.is_empty() {
+        return write!(f, "{name}: all is well");
+    }
+    writeln!(f, "{name}: {} wrong", wrong.len())?;
+    for wrong in wrong.iter().take(SHOWN) {
+        writeln!(f, "  {wrong}")?;
+    }
+    if wrong.len() > SHOWN {
+        writeln!(f, "  and {} more", wrong.len() - SHOWN)?;
+    }
+    writeln!(f, "  scenario: {scenario:?}")?;
+    write!(f, "  again: {again}")
+}
+
 /// Plays `seeds` on all cores; no more are begun once `play` answers `false`.
 pub(crate) fn on_all_cores(
     seeds: impl IntoIterator<Item = u64>,

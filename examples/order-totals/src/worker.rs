@@ -2,10 +2,12 @@
 //! may take, and the next one goes on. `deploy/bootstrap.asl.json` calls it until all is done.
 #![allow(clippy::print_stderr, reason = "it is the log of a function")]
 
+use std::future::ready;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use lambda_runtime::{LambdaEvent, service_fn};
+use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::TracingRecorder;
@@ -32,6 +34,8 @@ pub struct Part {
     pub from: u32,
     /// How many it takes, or as many as there are.
     pub take: u32,
+    /// The mapping that the run relies on, looked at before anything is written; `None` for no look.
+    pub mapping: Option<Mapping>,
 }
 
 /// How far it came.
@@ -71,7 +75,9 @@ async fn call(event: LambdaEvent<Part>) -> Result<Answer, lambda_runtime::Error>
         .err()
         .map_or(Duration::ZERO, |left| left.duration());
     let margin = if left < SHORT_CALL { left / 2 } else { MARGIN };
-    Ok(work(event.payload, tokio::time::sleep(left - margin)).await?)
+    let answer = work(event.payload, tokio::time::sleep(left - margin)).await;
+    // Lambda is told what an error says of itself, and not its causes.
+    answer.map_err(|error| format!("{error:#}").into())
 }
 
 /// Does the part until it is done or `stop` completes.
@@ -85,12 +91,14 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
         .segments(part.segments)
         .build()?;
     let to = part.from.saturating_add(part.take).min(part.segments);
-    let report = Bootstrap::new(pipelines, source)
+    let mut bootstrap = Bootstrap::new(pipelines, source)
         .recorder(TracingRecorder)
-        .worker(part.run, part.from..to)
-        .run_until(stop)
-        .await;
-    match report {
+        .worker(part.run, part.from..to);
+    if let Some(mapping) = part.mapping {
+        bootstrap =
+            bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
+    }
+    match bootstrap.run_until(stop).await {
         Ok(report) => {
             for row in &report.rejected {
                 eprintln!("rejected: {}: {}", row.id, row.reason);

@@ -16,7 +16,7 @@ use murmur_state::{
 use super::{
     Difference, Found, InspectionError, InspectionOptions, KeyDifference, LookUp, rejected,
 };
-use crate::delivery::{Context, InLedger, of_keys, settle};
+use crate::delivery::{Context, InLedger, Owned, of_keys, settle};
 use crate::outcome::Rejected;
 use crate::plan::{Plan, the_record};
 
@@ -66,7 +66,8 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
-        Box::pin(self.store.known(pipeline, &self.markers, items, deadline))
+        let Owned { store, markers, .. } = &self.0;
+        Box::pin(store.known(pipeline, markers, items, deadline))
     }
 
     fn list_known<'a>(
@@ -74,7 +75,8 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         pipeline: &'a PipelineName,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<Known<M::Value>>> {
-        Box::pin(self.store.list_known(pipeline, &self.markers, after))
+        let Owned { store, markers, .. } = &self.0;
+        Box::pin(store.list_known(pipeline, markers, after))
     }
 
     fn mend<'a>(
@@ -83,7 +85,8 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>> {
-        Box::pin(self.store.mend(pipeline, &self.markers, items, deadline))
+        let Owned { store, markers, .. } = &self.0;
+        Box::pin(store.mend(pipeline, markers, items, deadline))
     }
 
     fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow> {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::fleet::Place;
 use super::scenario::{Mode, Scenario};
-use crate::runs::Met;
+use crate::runs::{Met, show};
 
 /// Every kind, in the order of the table.
 pub(super) const KINDS: [&str; 29] = [
@@ -122,24 +122,11 @@ impl Report {
     }
 }
 
-/// How many wrong things of a run are shown.
-const SHOWN: usize = 5;
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (seed, mode) = (self.scenario.seed, self.scenario.mode);
-        if self.wrong.is_empty() {
-            return write!(f, "seed {seed}, {mode}: all is well");
-        }
-        writeln!(f, "seed {seed}, {mode}: {} wrong", self.wrong.len())?;
-        for wrong in self.wrong.iter().take(SHOWN) {
-            writeln!(f, "  {wrong}")?;
-        }
-        if self.wrong.len() > SHOWN {
-            writeln!(f, "  and {} more", self.wrong.len() - SHOWN)?;
-        }
-        writeln!(f, "  scenario: {:?}", self.scenario)?;
-        write!(f, "  again: {}", self.again())
+        let Scenario { seed, mode, .. } = &self.scenario;
+        let name = format_args!("seed {seed}, {mode}");
+        show(f, name, &self.wrong, &self.scenario, &self.again())
     }
 }
 

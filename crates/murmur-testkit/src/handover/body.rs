@@ -33,8 +33,8 @@ pub(super) struct Shared {
 pub(super) struct Log {
     pub(super) met: Met,
     pub(super) wrong: Vec<Wrong>,
-    /// The bootstrap that began last.
-    pub(super) newest: u64,
+    /// The bootstrap of each worker that began last.
+    pub(super) newest: HashMap<u64, u64>,
     /// Bootstraps that live.
     pub(super) bootstrapping: u64,
     /// Whether one has ended as it should.
@@ -68,7 +68,7 @@ impl Shared {
             log: Mutex::new(Log {
                 met: Met::of(&KINDS),
                 wrong: Vec::new(),
-                newest: 0,
+                newest: HashMap::new(),
                 bootstrapping: 0,
                 finished: false,
                 pages: HashSet::new(),
@@ -181,6 +181,11 @@ impl Body {
         body
     }
 
+    /// Which worker's part a bootstrap looks after.
+    pub(super) fn worker(&self) -> u64 {
+        self.bootstrap % u64::from(self.shared.scenario.workers)
+    }
+
     pub(super) fn dice<T>(&self, roll: impl FnOnce(&mut Rng) -> T) -> T {
         roll(&mut lock(&self.state).dice)
     }
@@ -215,7 +220,8 @@ impl Body {
         };
         let mut log = lock(&self.shared.log);
         log.met.add(kind, 1);
-        let overtaken = self.bootstrap > 0 && log.newest > self.bootstrap;
+        let newest = log.newest.get(&self.worker());
+        let overtaken = self.bootstrap > 0 && newest.is_some_and(|newest| *newest > self.bootstrap);
         if overtaken && matches!(outcome, Outcome::Applied) {
             log.met.add("zombies counted a row", 1);
         }

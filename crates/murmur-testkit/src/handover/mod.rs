@@ -2,13 +2,14 @@
 //! held against a recount.
 //!
 //! A [`Scenario`] is derived from one number. [`run`] plays it in virtual time inside this process:
-//! a writer changes a source table before, during and after its scan; bootstraps read it, are
-//! killed, suspended, run again and beside each other; and all the while its stream comes to the
-//! same pipeline, through the simulated mapping of a Lambda function or through triggers, with all
-//! that goes wrong around those. The processes run what they run in production: `Bootstrap` and
-//! `ParallelScan`, `Handler` or `Trigger`, and a pipeline with a ledger. In the end every total
-//! must equal a recount of the table, every state row the sum of what the ledger says its items
-//! contribute, and one more bootstrap must change nothing.
+//! a writer changes a source table before, during and after its scan; bootstraps read it, alone or
+//! divided among workers, are killed, suspended, run again and beside each other; and all the while
+//! its stream comes to the same pipeline, through the simulated mapping of a Lambda function or
+//! through triggers, with all that goes wrong around those. Repairs run beside all of it, and where
+//! changes never come, one more in the end, which must mend just those. The processes run what they
+//! run in production: `Bootstrap`, `Reconcile` and `ParallelScan`, `Handler` or `Trigger`, and a
+//! pipeline with a ledger. In the end every total must equal a recount of the table, every state row
+//! the sum of what the ledger says its items contribute, and one more bootstrap must change nothing.
 //!
 //! The source table is one of a [`Cloud`](crate::cloud::Cloud), read through its weather. The state
 //! is [kept](Keeping) on tables of the same cloud, or in memory behind weather of the same kind, which
@@ -24,7 +25,8 @@
 //! Windows that are over by any clock are not compared, since what comes for them is dropped by some
 //! processes and taken by others. Where removed items go on counting, one whose removal came before live
 //! is told of every change may count or not. A mapping's second poller that begins in the middle of
-//! what another has under way is left out there, since it brings a change before the removal it follows.
+//! what another has under way is left out there, since it brings a change before the removal it follows;
+//! and no change is lost there, since nobody could tell how an item went.
 
 mod body;
 mod history;

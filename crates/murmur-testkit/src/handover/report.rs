@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::scenario::{Mode, Scenario};
-use crate::runs::Met;
+use crate::runs::{Met, show};
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 46] = [
+pub(super) const KINDS: [&str; 51] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -23,6 +23,7 @@ pub(super) const KINDS: [&str; 46] = [
     "shards split or rolled over",
     "bootstraps",
     "bootstraps beside another",
+    "bootstraps of a part",
     "bootstraps killed reading",
     "bootstraps killed within a page",
     "bootstraps killed in a write",
@@ -53,6 +54,10 @@ pub(super) const KINDS: [&str; 46] = [
     "lost answers",
     "requests that came late",
     "expired rows removed",
+    "records lost in a gap",
+    "repairs",
+    "repairs killed",
+    "items mended",
 ];
 
 /// Something that is not as it should be.
@@ -93,27 +98,12 @@ pub struct Report {
     pub met: Met,
 }
 
-/// How many wrong things of a run are shown.
-const SHOWN: usize = 5;
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Scenario { seed, mode, .. } = &self.scenario;
-        if self.wrong.is_empty() {
-            return write!(f, "seed {seed}, {mode}: all is well");
-        }
-        writeln!(f, "seed {seed}, {mode}: {} wrong", self.wrong.len())?;
-        for wrong in self.wrong.iter().take(SHOWN) {
-            writeln!(f, "  {wrong}")?;
-        }
-        if self.wrong.len() > SHOWN {
-            writeln!(f, "  and {} more", self.wrong.len() - SHOWN)?;
-        }
-        writeln!(f, "  scenario: {:?}", self.scenario)?;
-        write!(
-            f,
-            "  again: HANDOVER_SEED={seed} cargo test -p murmur-testkit --test handover"
-        )
+        let again = format!("HANDOVER_SEED={seed} cargo test -p murmur-testkit --test handover");
+        let name = format_args!("seed {seed}, {mode}");
+        show(f, name, &self.wrong, &self.scenario, &again)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a run does, derived from one number.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -136,8 +137,15 @@ pub struct Scenario {
     pub concurrency: usize,
     /// How long a page takes from asked for to handed on, on average.
     pub pace: Duration,
-    /// The processes that bootstrap; the last one ends it.
+    /// Among how many workers the segments are divided; with 1, bootstraps are told nothing of it.
+    pub workers: u32,
+    /// The processes that bootstrap, each one worker's in turn; the last one, of which each worker
+    /// has its own, ends it.
     pub bootstraps: Vec<Life>,
+    /// The processes that repair; where changes are lost, one more does in the end.
+    pub repairs: Vec<Life>,
+    /// The changes of which live is never told, by their places in the history.
+    pub lost: Range<usize>,
     /// The processes of the trigger; one more ends it.
     pub readers: Vec<Life>,
     /// Whether a process that bootstraps is suspended for days, in which Time to Live removes what
@@ -215,7 +223,7 @@ impl Scenario {
         let keeps_expired = rng.f64() < 0.3;
         let window = pick(rng, &[(2, None), (1, Some(HOUR)), (1, Some(24 * HOUR))]);
         let trouble = Trouble::all(pick(rng, &[(1, 0.0), (2, 0.05), (2, 0.2)]));
-        Self {
+        let scenario = Self {
             seed,
             mode,
             keeping,
@@ -257,13 +265,51 @@ impl Scenario {
             calm_at: outage.max(scanned) + 2 * span,
             skew,
             without: None,
-        }
+            workers: 1,
+            repairs: Vec::new(),
+            lost: 0..0,
+        };
+        scenario.with_workers(rng).with_repairs(rng, begin, span)
     }
 
-    /// The same with a rule left out.
+    fn with_workers(mut self, rng: &mut Rng) -> Self {
+        if self.segments > 1 && rng.f64() < 0.3 {
+            self.workers = rng.u32(2..=self.segments);
+        }
+        self
+    }
+
+    /// Only a ledger can be repaired. An item that is gone stays as it was where Time to Live may
+    /// have removed it, so nothing is lost there.
+    fn with_repairs(mut self, rng: &mut Rng, begin: Duration, span: Duration) -> Self {
+        if self.mode != Mode::Ledger || rng.f64() >= 0.3 {
+            return self;
+        }
+        for _ in 0..rng.usize(1..=3) {
+            let mut life = Life {
+                skew: clock(rng, self.skew),
+                ..life(within(rng, begin, begin + 2 * span), Duration::MAX)
+            };
+            if rng.bool() {
+                life.killed_at = Some(rng.u64(1..=30));
+            }
+            self.repairs.push(life);
+        }
+        if !self.keeps_expired && rng.bool() {
+            // Late ones: what is lost is healed by the item's next change.
+            let writes = self.writes.len();
+            let first = rng.usize(writes / 2..writes);
+            self.lost = first..writes.min(first + rng.usize(1..=12));
+        }
+        self
+    }
+
+    /// The same with a rule left out, and nobody to mend what comes of that.
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
         self.without = Some(rule);
+        self.repairs.clear();
+        self.lost = 0..0;
         self
     }
 }

@@ -21,7 +21,19 @@ use crate::streams::describing;
 /// How far each segment was read, whoever read it: for a checkpoint that is saved too early.
 pub(super) type ReadTo = Arc<Mutex<HashMap<u32, Option<Cursor>>>>;
 
-/// A scan by one process.
+/// The table as one process reads it.
+pub(super) fn scan(body: &Body, streams: &StreamStore) -> ParallelScan {
+    let scenario = &body.shared.scenario;
+    let scan = ParallelScan::builder(body.connection.client(), TABLE)
+        .streams(describing(streams))
+        .segments(scenario.segments)
+        .page_size(scenario.page)
+        .clock(Arc::clone(&body.clock))
+        .build();
+    must("the scan", scan)
+}
+
+/// A scan by one process that bootstraps.
 pub(super) struct Paced {
     pub(super) inner: ParallelScan,
     pub(super) body: Arc<Body>,
@@ -33,15 +45,8 @@ pub(super) struct Paced {
 impl Paced {
     /// The scan of one process, which learns of the stream from `streams`.
     pub(super) fn new(body: &Arc<Body>, streams: &StreamStore, read_to: &ReadTo) -> Self {
-        let scenario = &body.shared.scenario;
-        let scan = ParallelScan::builder(body.connection.client(), TABLE)
-            .streams(describing(streams))
-            .segments(scenario.segments)
-            .page_size(scenario.page)
-            .clock(Arc::clone(&body.clock))
-            .build();
         Self {
-            inner: must("the scan", scan),
+            inner: scan(body, streams),
             body: Arc::clone(body),
             read_to: Arc::clone(read_to),
             begun: Mutex::default(),

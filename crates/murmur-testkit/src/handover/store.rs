@@ -249,10 +249,22 @@ where
         pipeline: &PipelineName,
         markers: &Self::Markers,
         items: &[Mend<i64>],
-        deadline: Deadline,
+        _: Deadline,
     ) -> Vec<Outcome> {
-        let markers = &markers.inner;
-        self.inner.mend(pipeline, markers, items, deadline).await
+        let touched = |entry: &Mend<i64>| {
+            let mut touched = keys(&entry.now);
+            touched.push(entry.item.to_string());
+            touched
+        };
+        let write = |store: S, entry: Mend<i64>| -> BoxFuture<'static, Outcome> {
+            let (pipeline, markers) = (pipeline.clone(), markers.inner.clone());
+            Box::pin(async move {
+                let entries = [entry];
+                let mended = store.mend(&pipeline, &markers, &entries, Deadline::NONE);
+                only(mended.await)
+            })
+        };
+        self.each(items, touched, write).await
     }
 }
 

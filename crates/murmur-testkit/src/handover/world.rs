@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join;
-use murmur_core::{AttributeValue, Item};
-use murmur_snapshot::{Bootstrap, BootstrapError, RunRecord, Source as _};
-use murmur_state::{Add, Causes, HandoffToken, PipelineName, Timestamp};
+use murmur_core::{AttributeValue, Item, LedgerFindings, item_id};
+use murmur_snapshot::{
+    Bootstrap, BootstrapError, Ended, Findings, Reconcile, ReconcileError, RunRecord, Source as _,
+};
+use murmur_state::{Add, Causes, HandoffToken, ItemId, PipelineName, Timestamp};
 use murmur_streams::{
     EventRecord, OperationType, StreamInfo, StreamRecord, StreamStore, StreamViewType, time_to_live,
 };
@@ -21,7 +23,7 @@ use super::live::{self, Function};
 use super::pipeline::{self, Held, MARKERS, NAME, STATE, State};
 use super::report::Wrong;
 use super::scenario::{Life, Live, Mode, Scenario};
-use super::source::{Paced, ReadTo};
+use super::source::{self, Paced, ReadTo};
 use super::{Met, Rule};
 use crate::chaos::SKEW;
 use crate::cloud::{Cloud, Fault, Weather};
@@ -113,10 +115,16 @@ impl World {
     pub(super) async fn play(self: Arc<Self>) -> (Vec<Wrong>, Met) {
         let mut processes = JoinSet::new();
         let lives = &self.scenario().bootstraps;
-        for (nth, life) in lives.iter().enumerate() {
+        let more = lives.last().into_iter();
+        let more = more.flat_map(|last| (1..self.scenario().workers).map(move |_| last));
+        for (nth, life) in lives.iter().chain(more).enumerate() {
             let (world, life) = (Arc::clone(&self), life.clone());
-            let last = nth + 1 == lives.len();
+            let last = nth + 1 >= lives.len();
             processes.spawn(async move { world.bootstrap(nth as u64 + 1, life, last).await });
+        }
+        for life in &self.scenario().repairs {
+            let (world, life) = (Arc::clone(&self), life.clone());
+            processes.spawn(async move { world.repair(life).await });
         }
         let live = self.scenario().live;
         if live != Live::Mapping {
@@ -162,6 +170,9 @@ impl World {
         if live != Live::Mapping {
             self.catch_up().await;
         }
+        if !self.scenario().lost.is_empty() {
+            self.mend().await;
+        }
         self.judge().await
     }
 
@@ -186,17 +197,17 @@ impl World {
     async fn write(&self) {
         let scenario = self.scenario();
         let mut cuts = scenario.cuts.iter().copied().peekable();
-        for change in &self.shared.history.changes {
+        for (nth, change) in self.shared.history.changes.iter().enumerate() {
             while let Some(cut) = cuts.next_if(|cut| *cut <= change.at) {
                 self.time().reached(cut).await;
                 self.cut(cut);
             }
             self.time().reached(change.at).await;
-            self.change(change);
+            self.change(change, scenario.lost.contains(&nth));
         }
     }
 
-    fn change(&self, change: &Change) {
+    fn change(&self, change: &Change, is_lost: bool) {
         match &change.after {
             Some(after) => put(&self.cloud, &after.item(&change.item)),
             None => {
@@ -205,16 +216,17 @@ impl World {
                 self.cloud.at_once("DeleteItem", deletion);
             }
         }
-        if self.scenario().live != Live::Mapping {
+        if self.scenario().live != Live::Mapping && !is_lost {
             must("a record", self.streams.put_record(self.record(change)));
         }
         let mut log = lock(&self.shared.log);
-        let when = match (log.newest, log.bootstrapping, log.finished) {
-            (0, ..) => "writes before the scan",
+        let when = match (log.newest.is_empty(), log.bootstrapping, log.finished) {
+            (true, ..) => "writes before the scan",
             (_, 1.., _) | (.., false) => "writes during the scan",
             _ => "writes after the scan",
         };
         log.met.add(when, 1);
+        log.met.add("records lost in a gap", u64::from(is_lost));
         log.met.add(change.kind, 1);
     }
 
@@ -223,7 +235,6 @@ impl World {
             let version = version.as_ref();
             version.map_or_else(Item::default, |version| version.item(&change.item))
         };
-        let id = AttributeValue::S(change.item.clone());
         StreamRecord {
             stream_arn: self.arn.clone(),
             event_id: change.event.clone(),
@@ -232,7 +243,7 @@ impl World {
                 (_, Some(_)) => OperationType::Modify,
                 (_, None) => OperationType::Remove,
             },
-            keys: HashMap::from([("id".to_owned(), id)]).into(),
+            keys: keys(change),
             old_image: image(&change.before),
             new_image: image(&change.after),
             sequence_number: Some(change.number.clone()),
@@ -253,6 +264,9 @@ impl World {
         let start = self.time().now().minus(self.time().elapsed());
         let mut shards = vec![Vec::new(); scenario.shards];
         for (nth, change) in self.shared.history.changes.iter().enumerate() {
+            if scenario.lost.contains(&nth) {
+                continue;
+            }
             let lag = Duration::from_millis(scenario.seed.wrapping_mul(nth as u64) % 2000);
             let created = self.created(change);
             let own: usize = change.item.bytes().map(usize::from).sum();
@@ -293,8 +307,11 @@ impl World {
             let body = self.body(number, &life);
             {
                 let mut log = lock(&self.shared.log);
-                log.newest = log.newest.max(number);
+                let newest = log.newest.entry(body.worker()).or_default();
+                *newest = number.max(*newest);
                 log.met.add("bootstraps", 1);
+                let of_part = u64::from(self.scenario().workers > 1);
+                log.met.add("bootstraps of a part", of_part);
                 if log.bootstrapping > 0 {
                     log.met.add("bootstraps beside another", 1);
                 }
@@ -312,14 +329,16 @@ impl World {
     }
 
     /// Notes how a process that bootstraps ended; whether there is nothing left to do.
-    fn bootstrapped(&self, body: &Body, ended: Option<Result<(), BootstrapError>>) -> bool {
+    fn bootstrapped(&self, body: &Body, ended: Option<Result<Ended, BootstrapError>>) -> bool {
         let mut log = lock(&self.shared.log);
         log.bootstrapping -= 1;
         match ended {
-            Some(Ok(()) | Err(BootstrapError::AlreadyFinished { .. })) => {
+            Some(Ok(Ended::Finished) | Err(BootstrapError::AlreadyFinished { .. })) => {
                 log.finished = true;
                 return true;
             }
+            // Whoever ends the last part finishes the run.
+            Some(Ok(_)) => return true,
             Some(Err(error)) => {
                 log.met.add("bootstraps that failed", 1);
                 let error = Causes(&error).to_string();
@@ -339,7 +358,7 @@ impl World {
         false
     }
 
-    async fn bootstrapping(&self, body: &Arc<Body>, again: bool) -> Result<(), BootstrapError> {
+    async fn bootstrapping(&self, body: &Arc<Body>, again: bool) -> Result<Ended, BootstrapError> {
         let source = Paced::new(body, &self.streams, &self.read_to);
         let pipeline = self.state.pipeline(body);
         let mut bootstrap = Bootstrap::with_decoder([pipeline], source, decoder())
@@ -348,13 +367,73 @@ impl World {
             .random(body.random.clone())
             .concurrency(self.scenario().concurrency)
             .on_rejected(|_| async { Ok(()) });
+        let Scenario {
+            workers, segments, ..
+        } = *self.scenario();
         if again {
             bootstrap = bootstrap.restart();
+        } else if workers > 1 {
+            let first = |worker: u64| (worker * u64::from(segments) / u64::from(workers)) as u32;
+            let part = first(body.worker())..first(body.worker() + 1);
+            bootstrap = bootstrap.worker("run", part);
         }
         if self.scenario().live == Live::Mapping && self.scenario().mode == Mode::Ledger {
             bootstrap = bootstrap.live_is_running();
         }
-        bootstrap.run().await.map(drop)
+        Ok(bootstrap.run().await?.ended)
+    }
+
+    /// One process that repairs, at any time.
+    async fn repair(&self, life: Life) {
+        self.time().reached(life.begin).await;
+        let body = self.body(0, &life);
+        self.shared.met("repairs");
+        match body.live(&life, self.repairing(&body)).await {
+            Some(Ok(found)) => self.mended(&found),
+            Some(Err(error)) => {
+                let error = Causes(&error).to_string();
+                self.shared.wrong(format!("a repair failed: {error}"));
+            }
+            None => self.shared.met("repairs killed"),
+        }
+    }
+
+    async fn repairing(&self, body: &Arc<Body>) -> Result<LedgerFindings, ReconcileError> {
+        let table = source::scan(body, &self.streams);
+        let reconcile = Reconcile::with_decoder([self.state.pipeline(body)], table, decoder())
+            .clock(Arc::clone(&body.clock))
+            .random(body.random.clone())
+            .concurrency(self.scenario().concurrency)
+            .lag(self.scenario().poll)
+            .repair();
+        let mut reconciled = reconcile.run().await?;
+        match reconciled.pipelines.pop().map(|one| one.findings) {
+            Some(Findings::Ledger(found)) => Ok(found),
+            other => panic!("no findings of a ledger, but {other:?}"),
+        }
+    }
+
+    fn mended(&self, found: &LedgerFindings) {
+        lock(&self.shared.log).met.add("items mended", found.mended);
+    }
+
+    /// Repairs what live was never told of, when all else has come: that alone, and all of it.
+    async fn mend(&self) {
+        let body = self.body(0, &Life::EASY);
+        let found = must("the last repair", self.repairing(&body).await);
+        self.mended(&found);
+        if found.mended < found.differing || found.unsettled > 0 {
+            self.shared
+                .wrong(format!("the last repair does not end it: {found:?}"));
+        }
+        let lost = &self.shared.history.changes[self.scenario().lost.clone()];
+        let lost: Vec<ItemId> = lost.iter().map(|change| item_id(&keys(change))).collect();
+        for differing in &found.items {
+            if !lost.contains(&differing.item) {
+                self.shared
+                    .wrong(format!("nothing of it was lost: {differing:?}"));
+            }
+        }
     }
 
     /// One process of the trigger.
@@ -452,6 +531,9 @@ impl World {
             }
         }
         let log = lock(&self.shared.log);
+        if !log.finished {
+            wrong.push(Wrong::Other("nobody finished the bootstrap".to_owned()));
+        }
         wrong.extend(log.wrong.iter().cloned());
         let (mut met, cloud) = (log.met.clone(), self.cloud.met());
         for (kind, fault) in [
@@ -557,6 +639,12 @@ impl World {
             known: known.cloned().collect(),
         }
     }
+}
+
+/// The primary key of what changes.
+fn keys(change: &Change) -> Item {
+    let id = AttributeValue::S(change.item.clone());
+    HashMap::from([("id".to_owned(), id)]).into()
 }
 
 fn put(cloud: &Cloud, item: &Item) {

@@ -86,6 +86,17 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
     assert_counted_once(&app, 100).await;
 }
 
+/// A mapping of the stream that brings all that is relied on, as Lambda describes it.
+pub(crate) fn mapping(arn: &str) -> Value {
+    json!({
+        "EventSourceArn": arn,
+        "StartingPosition": "TRIM_HORIZON",
+        "State": "Enabled",
+        "LastModified": today() - 60,
+        "FunctionResponseTypes": ["ReportBatchItemFailures"],
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mapping_that_would_miss_changes_is_refused_before_anything_is_written() {
     let app = App::start().await;
@@ -94,13 +105,7 @@ async fn a_mapping_that_would_miss_changes_is_refused_before_anything_is_written
     let file = std::env::temp_dir().join(format!("{}.json", app.orders));
     let name = file.to_str().unwrap();
     let described = |change: Value| {
-        let mut mapping = json!({
-            "EventSourceArn": arn,
-            "StartingPosition": "TRIM_HORIZON",
-            "State": "Enabled",
-            "LastModified": today() - 60,
-            "FunctionResponseTypes": ["ReportBatchItemFailures"],
-        });
+        let mut mapping = mapping(&arn);
         let fields = mapping.as_object_mut().unwrap();
         fields.extend(change.as_object().unwrap().clone());
         std::fs::write(&file, mapping.to_string()).unwrap();

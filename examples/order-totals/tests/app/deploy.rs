@@ -11,7 +11,7 @@ use murmur_testkit::lambda::RuntimeApi;
 use serde_json::{Value, json};
 use tokio::process::Child;
 
-use crate::bootstrap::{assert_counted_once, bootstrap, put_orders};
+use crate::bootstrap::{assert_counted_once, bootstrap, mapping, put_orders};
 use crate::support::{App, stderr};
 
 /// Longer than any call here takes.
@@ -298,7 +298,10 @@ async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_orde
         calls: Mutex::default(),
     };
     let definition = definition();
-    let input = json!({ "run": "fill", "table": app.orders, "segments": 10, "take": 4 });
+    let mapping = mapping(&app.stream().await);
+    let input = json!({
+        "run": "fill", "table": app.orders, "segments": 10, "take": 4, "mapping": mapping
+    });
     let play = machine.run(&definition, input.clone());
     let kill = async {
         // Whoever is in the middle of a transaction: all die, and new ones are started.
@@ -343,6 +346,29 @@ async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_orde
     let mut answers = calls.iter().filter_map(|(_, answer)| answer.as_ref());
     assert!(answers.all(|answer| answer["finished"] == true && answer["rows"] == 0));
     assert_counted_once(&app, 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_refuses_a_mapping_that_would_miss_changes_and_goes_without_one() {
+    let app = App::start().await;
+    put_orders(&app, 30).await;
+    let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
+    let _process = function(&app, &api, &gate);
+    let part = |mapping: Value| {
+        json!({
+            "run": "fill", "table": app.orders, "segments": 2, "take": 2, "from": 0,
+            "mapping": mapping
+        })
+    };
+    let mut unfit = mapping(&app.stream().await);
+    unfit["StartingPosition"] = "LATEST".into();
+    let refused = api.invoke(part(unfit), TIMEOUT).await.unwrap_err();
+    assert!(refused.to_string().contains("LATEST"), "{refused}");
+    assert_eq!(app.state("alice").await, (None, None));
+
+    let answer = api.invoke(part(Value::Null), TIMEOUT).await.unwrap();
+    assert_eq!(answer["finished"], true);
+    assert_counted_once(&app, 30).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use aws_sdk_dynamodb::types::{AttributeValue, StreamViewType};
+use aws_sdk_dynamodb::types::StreamViewType;
 use murmur_state::Random;
 use murmur_testkit::gate::{Gate, Hold};
 use tokio::io::AsyncReadExt;
@@ -190,16 +190,6 @@ pub(crate) async fn app_with_orders(
 }
 
 impl App {
-    async fn delete_order(&self, id: &str) {
-        self.client
-            .delete_item()
-            .table_name(&self.orders)
-            .key("id", AttributeValue::S(id.to_owned()))
-            .send()
-            .await
-            .unwrap();
-    }
-
     /// What a count of the whole table gives.
     pub(crate) async fn recount(&self) -> Sums {
         let mut sums: Sums = CUSTOMERS.map(|customer| (customer, (0, 0))).into();

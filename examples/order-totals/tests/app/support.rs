@@ -160,6 +160,16 @@ impl App {
             .unwrap();
     }
 
+    pub(crate) async fn delete_order(&self, id: &str) {
+        self.client
+            .delete_item()
+            .table_name(&self.orders)
+            .key("id", AttributeValue::S(id.to_owned()))
+            .send()
+            .await
+            .unwrap();
+    }
+
     /// What the state tables say of `customer` today: total and count.
     pub(crate) async fn state(&self, customer: &str) -> (Option<i64>, Option<i64>) {
         let key = Key::new(customer, WINDOW.bucket(Timestamp::from_secs(today()))).unwrap();

@@ -1,9 +1,12 @@
 //! The template says what the README says, and grants what the application does, no more.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
+use aws_sdk_dynamodb::Client;
+use murmur_core::ProcessorBuilder;
 use murmur_lambda_ddbstreams::{Event, Handler};
-use murmur_snapshot::Bootstrap;
+use murmur_snapshot::{Bootstrap, Reconcile};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_testkit::wire::{Request, Wire};
 use order_totals::Tables;
@@ -79,19 +82,13 @@ fn list(value: &Value) -> Vec<Value> {
 }
 
 fn granted() -> Grants {
+    let policy = |name: &'static str| (name, properties(name)["PolicyDocument"].clone());
+    let functions = properties("FunctionRole")["Policies"][0]["PolicyDocument"].clone();
     let documents = [
-        (
-            "FunctionRole",
-            properties("FunctionRole")["Policies"][0]["PolicyDocument"].clone(),
-        ),
-        (
-            "BootstrapPolicy",
-            properties("BootstrapPolicy")["PolicyDocument"].clone(),
-        ),
-        (
-            "RunPolicy",
-            properties("RunPolicy")["PolicyDocument"].clone(),
-        ),
+        ("FunctionRole", functions),
+        policy("BootstrapPolicy"),
+        policy("RunPolicy"),
+        policy("RepairPolicy"),
     ];
     assert_eq!(list(&properties("FunctionRole")["Policies"]).len(), 1);
     let mut grants = Grants::new();
@@ -203,19 +200,46 @@ async fn the_functions_role_grants_exactly_what_it_does() {
     assert_eq!(used(&wire, &app), table_grants("FunctionRole"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_bootstraps_policy_grants_exactly_what_it_does() {
-    let (app, wire) = (App::start().await, Wire::calm());
-    app.put_order("o-1", ("alice", 1250)).await;
-    let client = wire.client(&app.dynamo);
-    let pipelines = app.tables.pipelines(&client).unwrap();
-    let source = ParallelScan::builder(client, app.orders.as_str())
+/// Counts the table of orders, its requests going by `client`.
+async fn bootstrap(app: &App, client: &Client) {
+    let pipelines = app.tables.pipelines(client).unwrap();
+    let source = ParallelScan::builder(client.clone(), app.orders.as_str())
         .streams(app.dynamo.streams())
         .build()
         .unwrap();
     Bootstrap::new(pipelines, source).run().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bootstraps_policy_grants_exactly_what_it_does() {
+    let (app, wire) = (App::start().await, Wire::calm());
+    app.put_order("o-1", ("alice", 1250)).await;
+    bootstrap(&app, &wire.client(&app.dynamo)).await;
     assert_eq!(app.state("alice").await, (Some(1250), Some(1)));
     assert_eq!(used(&wire, &app), table_grants("BootstrapPolicy"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_for_repairs_grants_exactly_what_they_do() {
+    let (app, wire) = (App::start().await, Wire::calm());
+    app.put_order("o-1", ("alice", 1250)).await;
+    app.put_order("o-2", ("alice", 100)).await;
+    bootstrap(&app, &app.client).await;
+    // Live is told of none of these.
+    app.put_order("o-1", ("alice", 1000)).await;
+    app.delete_order("o-2").await;
+    app.put_order("o-3", ("alice", 7)).await;
+
+    let client = wire.client(&app.dynamo);
+    let pipelines = || app.tables.pipelines(&client).unwrap();
+    let orders = ParallelScan::builder(client.clone(), app.orders.as_str());
+    let reconcile = Reconcile::new(pipelines(), orders.build().unwrap()).lag(Duration::ZERO);
+    assert!(reconcile.repair().run().await.unwrap().is_clean());
+    assert_eq!(app.state("alice").await, (Some(1007), Some(2)));
+    let processor = ProcessorBuilder::new(pipelines()).build().unwrap();
+    let audited = processor.audit(10).await.unwrap();
+    assert!(audited.iter().all(|of| of.differing == 0));
+    assert_eq!(used(&wire, &app), table_grants("RepairPolicy"));
 }
 
 /// That it does all of this, and nothing else, is shown where it is killed. It forgets shards that
