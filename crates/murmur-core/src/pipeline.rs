@@ -131,8 +131,8 @@ impl<T> Pipeline<T> {
         self.run.keeps_expired()
     }
 
-    /// What of its definition can be put into words: name, version, mode, window. Work that goes
-    /// over several processes must not go on under another one. It cannot tell one function that
+    /// What of its definition can be put into words: name, version, mode, window, and where its state
+    /// is. Work that goes over several processes must not go on under another one. It cannot tell one function that
     /// gives keys or values from another: that is what the
     /// [version](Definition::version) is for.
     pub fn fingerprint(&self) -> String {
@@ -321,8 +321,8 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
 
     /// The version of this definition: raise it whenever keys, value, monoid, window or what is
     /// taken back change, so that what the old definition counted is not mixed with what the new
-    /// one counts. A new version needs a new, empty state table; the exact modes refuse the old
-    /// one. Default 1.
+    /// one counts. A new version needs new, empty state and marker tables; the exact modes refuse the
+    /// old ones. Default 1.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Add, HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place,
+    Add, HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place, Read,
     Recorder, Repeats, StoreError, Timestamp,
 };
 use smallvec::SmallVec;
@@ -503,7 +503,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
             (plan.keeps_expired, ", keeping what has expired"),
         ]
         .map(|(is, text)| if is { text } else { "" });
-        format!("{name}, version {version}, {mode}, {window}{retracts}{keeps}")
+        let place = self.delivery.state().place();
+        format!("{name}, version {version}, {mode}, {window}{retracts}{keeps}, in {place}")
     }
 
     fn bind<'a>(

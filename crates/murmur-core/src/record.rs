@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use murmur_state::{ItemId, Position, SequenceNumber, Timestamp};
@@ -137,24 +138,24 @@ impl Record {
 pub fn item_id(keys: &Item) -> ItemId {
     let mut attributes: Vec<_> = keys.iter().collect();
     attributes.sort_unstable_by_key(|(name, _)| *name);
-    let texts: Vec<(&str, &str, String)> = attributes
+    let texts: Vec<(&str, &str, Cow<'_, str>)> = attributes
         .into_iter()
         .map(|(name, value)| match value {
-            AttributeValue::S(text) => (name.as_str(), "S", text.clone()),
-            AttributeValue::N(number) => (name.as_str(), "N", number.clone()),
+            AttributeValue::S(text) => (name.as_str(), "S", text.into()),
+            AttributeValue::N(number) => (name.as_str(), "N", number.into()),
             AttributeValue::B(bytes) => (
                 name.as_str(),
                 "B",
                 bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
             ),
             // Not a key type; still named, never dropped.
-            other => (name.as_str(), "?", format!("{other:?}")),
+            other => (name.as_str(), "?", format!("{other:?}").into()),
         })
         .collect();
     ItemId::from_parts(
         texts
             .iter()
-            .flat_map(|(name, kind, text)| [*name, *kind, text.as_str()]),
+            .flat_map(|(name, kind, text)| [*name, *kind, text.as_ref()]),
     )
 }
 

@@ -164,9 +164,9 @@ pub enum BootstrapError {
         /// The settings now.
         ours: String,
     },
-    /// A pipeline is not defined as it was when the run began.
+    /// A pipeline is not defined as it was when the run began, or its state is elsewhere.
     #[error(
-        "the unfinished run over `{source_name}` feeds pipeline `{pipeline}` as `{theirs}`, and now it is `{ours}`; define it as it was, or make its state and marker tables anew and ask for `restart`"
+        "the run over `{source_name}` feeds pipeline `{pipeline}` as `{theirs}`, and now it is `{ours}`; define it as it was, or make new state and marker tables for it; with the same marker table, ask for `restart`"
     )]
     OtherDefinition {
         /// The pipeline.

@@ -121,6 +121,25 @@ impl<'a> Register<'a> {
         Some((slot.pipeline.clone(), record.clone()))
     }
 
+    /// An error if a pipeline of the run `record` is defined otherwise now, or its state elsewhere.
+    pub(crate) fn refuse_other_definitions(
+        &self,
+        record: &RunRecord,
+    ) -> Result<(), BootstrapError> {
+        for slot in &self.slots {
+            let theirs = record.pipelines.get(slot.pipeline.as_str());
+            if let Some(theirs) = theirs.filter(|theirs| **theirs != slot.fingerprint) {
+                return Err(BootstrapError::OtherDefinition {
+                    pipeline: slot.pipeline.clone(),
+                    source_name: self.source_name.to_owned(),
+                    theirs: theirs.clone(),
+                    ours: slot.fingerprint.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// The unfinished run to take up again; `None` if there is none. An error if it may not be
     /// taken up.
     pub(crate) fn unfinished(
@@ -161,15 +180,7 @@ impl<'a> Register<'a> {
                     ours: terms.settings.to_owned(),
                 });
             }
-            let theirs = record.pipelines.get(pipeline.as_str());
-            if let Some(theirs) = theirs.filter(|theirs| **theirs != slot.fingerprint) {
-                return Err(BootstrapError::OtherDefinition {
-                    pipeline,
-                    source_name: source_name(),
-                    theirs: theirs.clone(),
-                    ours: slot.fingerprint.clone(),
-                });
-            }
+            self.refuse_other_definitions(record)?;
             let age = terms.now.map(|now| now.since(record.captured_at));
             if let Some(age) = age.filter(|age| *age >= SURE_LIFE) {
                 return Err(BootstrapError::TooOld {

@@ -73,8 +73,8 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         let pipelines = self.processor.pipelines();
         let mut register =
             Register::load(name, &self.retry, pipelines, self.place.as_ref()).await?;
-        self.refuse_finished(&mut register).await?;
         let description = self.asked(|| self.source.describe()).await?;
+        self.refuse_finished(&mut register, &description).await?;
         self.check(&description)?;
         let pace = Pace::new(self.budget, name, &description)?;
         let (mut record, rerun) = self.enter(&mut register, &description).await?;
@@ -248,11 +248,18 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         }
     }
 
-    /// An error if the run is finished. An end that was interrupted is completed first.
-    async fn refuse_finished(&self, register: &mut Register<'_>) -> Result<(), BootstrapError> {
+    /// An error if the run is finished. An end that was interrupted is completed first. What it
+    /// filled must be what is here now: whoever hears that it is finished goes on to live.
+    async fn refuse_finished(
+        &self,
+        register: &mut Register<'_>,
+        description: &Description,
+    ) -> Result<(), BootstrapError> {
         let Some((pipeline, record)) = register.finished(&self.wanted()) else {
             return Ok(());
         };
+        register.refuse_other_definitions(&record)?;
+        self.bind(record.token.as_ref(), description).await?;
         register.finish(&record, false).await?;
         // Of a run of other pipelines too, they may be the ones who look after the segments.
         if let Ok(rows) = self.segment_rows(register, &record) {
@@ -295,7 +302,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
                 Some(_) if self.worker.is_some() && lost < self.processor.pipelines().len() => {
                     lost += 1;
                     register.reload_all().await?;
-                    self.refuse_finished(register).await?;
+                    self.refuse_finished(register, description).await?;
                 }
                 Some(pipeline) => return Err(register.begun_elsewhere(&pipeline)),
             }

@@ -159,6 +159,10 @@ impl Checkpoints for Marks {
 struct Totals(Arc<World>);
 
 impl Read<i64> for Totals {
+    fn place(&self) -> Place {
+        self.0.store.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.0.store.get_many(keys).await
     }

@@ -205,6 +205,10 @@ struct Shaky {
 }
 
 impl Read<i64> for Shaky {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }
@@ -261,6 +265,10 @@ struct Answers {
 }
 
 impl Read<i64> for Answers {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }
@@ -420,6 +428,10 @@ struct SlowStore {
 }
 
 impl Read<i64> for SlowStore {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }

@@ -353,6 +353,10 @@ impl<M: Codec> Write<M::Value> for BytesStore<M> {
 }
 
 impl<M: Codec> Read<M::Value> for BytesStore<M> {
+    fn place(&self) -> Place {
+        self.table.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         let place = self.table.place();
         self.table

@@ -51,6 +51,10 @@ macro_rules! int64_store {
         }
 
         impl Read<i64> for $store {
+            fn place(&self) -> Place {
+                self.rows.table.place()
+            }
+
             async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
                 self.rows.get_many(keys).await
             }

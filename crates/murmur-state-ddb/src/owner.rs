@@ -116,8 +116,7 @@ impl Pair<'_> {
             }
             (Some(_), None) => Err(self.setup(&format!(
                 "the marker table `{}` remembers events of an earlier table of this name; after \
-                 the state table was made anew, use a new marker table as well, or raise the \
-                 definition's version and name a new state table",
+                 the state table was made anew, make a new marker table as well",
                 self.markers.table.name
             ))),
             // The state row is the later of the two: unless the pair was made between the looks,

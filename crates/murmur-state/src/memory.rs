@@ -152,6 +152,10 @@ impl Stopped {
 }
 
 impl<M: Monoid> Read<M::Value> for MemoryStore<M> {
+    fn place(&self) -> Place {
+        self.place.clone()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         let inner = self.lock();
         Ok(keys

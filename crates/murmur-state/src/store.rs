@@ -2,7 +2,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::{Fault, StoreError};
+use crate::error::{Fault, Place, StoreError};
 use crate::ids::{EventId, ItemId, Key, PipelineName, SequenceNumber};
 use crate::monoid::{Group, Monoid};
 use crate::time::{Deadline, Timestamp};
@@ -223,6 +223,10 @@ impl fmt::Display for Binding {
 ///
 /// Cancel safe: reading changes nothing.
 pub trait Read<V>: Send + Sync + 'static {
+    /// Where the rows are, as errors say it: the same in every process that reads the same rows,
+    /// another one for other rows as far as names can tell.
+    fn place(&self) -> Place;
+
     /// The values of `keys`, one answer each.
     ///
     /// # Errors
@@ -462,6 +466,10 @@ pub const MAX_KEYS: usize = 49;
 
 #[deny(clippy::missing_trait_methods)]
 impl<V, R: Read<V>> Read<V> for Arc<R> {
+    fn place(&self) -> Place {
+        R::place(self)
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<V>>, StoreError> {
         R::get_many(self, keys).await
     }

@@ -156,12 +156,22 @@ impl Clock for ManualClock {
     }
 }
 
-/// The point of a clock's monotonic time past which an operation must not go on.
+/// The point in time past which an operation must not go on.
+///
+/// It is one of monotonic and one of wall time, and has passed when either says so: monotonic time
+/// may stand still while a machine sleeps ([`std::time::Instant`]), and wall time may be set back.
+/// Wall time that is set forth makes it pass early.
 ///
 /// Whoever takes a `Deadline` starts nothing new after it, bounds what it sends by what is left,
 /// and reports what it could not finish; it does not rely on being cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deadline(Option<Duration>);
+pub struct Deadline(Option<Point>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Point {
+    monotonic: Duration,
+    wall: Timestamp,
+}
 
 impl Deadline {
     /// No deadline.
@@ -169,20 +179,29 @@ impl Deadline {
 
     /// The deadline `within` from now on `clock`.
     pub fn within(clock: &dyn Clock, within: Duration) -> Self {
-        Self(Some(clock.monotonic().saturating_add(within)))
+        Self(Some(Point {
+            monotonic: clock.monotonic().saturating_add(within),
+            wall: clock.now().plus(within),
+        }))
     }
 
     /// The earlier of the two.
     pub fn earlier(self, other: Self) -> Self {
         match (self.0, other.0) {
-            (Some(a), Some(b)) => Self(Some(a.min(b))),
+            (Some(a), Some(b)) => Self(Some(Point {
+                monotonic: a.monotonic.min(b.monotonic),
+                wall: a.wall.min(b.wall),
+            })),
             (a, b) => Self(a.or(b)),
         }
     }
 
     /// What is left on `clock`; `None` if there is no deadline, zero if it has passed.
     pub fn remaining(self, clock: &dyn Clock) -> Option<Duration> {
-        self.0.map(|at| at.saturating_sub(clock.monotonic()))
+        self.0.map(|Point { monotonic, wall }| {
+            let left = monotonic.saturating_sub(clock.monotonic());
+            left.min(wall.since(clock.now()))
+        })
     }
 
     /// Whether it has passed.

@@ -12,7 +12,7 @@ use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, ItemId, Key,
     Known, Ledger, Listed, MAX_KEYS, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
-    PipelineName, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow, Store,
+    PipelineName, Place, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow, Store,
     StoreError,
 };
 use total::Total;
@@ -70,6 +70,10 @@ impl Flawed {
 }
 
 impl Read<i64> for Flawed {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         let mut values = self.inner.get_many(keys).await?;
         match self.flaw {

@@ -40,7 +40,7 @@ pub struct Orders {
     /// How many parts the table is read in; a run goes on with the number it began with.
     #[arg(long, default_value_t = 8)]
     pub segments: u32,
-    /// How many rows one request may read [default: as many as fit 1 MB].
+    /// How many rows one request may read [default: 1000, or as many as fit 1 MB].
     #[arg(long)]
     pub page_size: Option<u32>,
 }

@@ -91,9 +91,10 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
         .segments(part.segments)
         .build()?;
     let to = part.from.saturating_add(part.take).min(part.segments);
+    let run = part.run;
     let mut bootstrap = Bootstrap::new(pipelines, source)
         .recorder(TracingRecorder)
-        .worker(part.run, part.from..to);
+        .worker(run.clone(), part.from..to);
     if let Some(mapping) = part.mapping {
         bootstrap =
             bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
@@ -110,7 +111,7 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
                 rejected: report.counts.rejected,
             })
         }
-        Err(BootstrapError::AlreadyFinished { .. }) => Ok(Answer {
+        Err(BootstrapError::AlreadyFinished { record, .. }) if record.run == run => Ok(Answer {
             done: true,
             finished: true,
             rows: 0,

@@ -169,6 +169,10 @@ pub fn missing_table() -> StoreError {
 }
 
 impl Read<i64> for Scripted {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }

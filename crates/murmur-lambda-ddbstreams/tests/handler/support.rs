@@ -123,6 +123,10 @@ pub(crate) fn total<M: Monoid<Value = i64>>(rows: &MemoryStore<M>, entity: &str)
 }
 
 impl<M: Monoid> Read<M::Value> for Scripted<M> {
+    fn place(&self) -> Place {
+        self.rows.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         self.rows.get_many(keys).await
     }

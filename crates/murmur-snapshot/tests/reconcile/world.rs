@@ -17,8 +17,8 @@ use murmur_snapshot::{
 };
 use murmur_state::{
     Add, Binding, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger, Listed,
-    ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Random, Read,
-    Replace, SequenceNumber, StateRow, Store, StoreError, Timestamp,
+    ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Place, Random,
+    Read, Replace, SequenceNumber, StateRow, Store, StoreError, Timestamp,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -575,6 +575,10 @@ impl Watched {
 }
 
 impl Read<i64> for Watched {
+    fn place(&self) -> Place {
+        self.0.store.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.0.step();
         let rows = self.rows();

@@ -368,6 +368,10 @@ impl Slow {
 }
 
 impl Read<i64> for Slow {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }

@@ -158,8 +158,15 @@ impl Body {
         life: &Life,
     ) -> Arc<Self> {
         let clock = shared.time.clock(life.skew);
-        let clock = match (shared.scenario.without, life.frozen) {
-            (Some(Rule::WrittenInTime), Some(frozen)) => Arc::new(Stopping { clock, frozen }),
+        let in_time = shared.scenario.without != Some(Rule::WrittenInTime);
+        let clock = match life.frozen {
+            // Of the machines that sleep some count that time and some do not; which a wall clock
+            // makes up for, unless it stood still as well.
+            Some(frozen) if !in_time || number.is_multiple_of(2) => Arc::new(Stopping {
+                clock,
+                frozen,
+                wall_too: !in_time,
+            }),
             _ => clock,
         };
         let seed = shared.scenario.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -332,22 +339,33 @@ impl Body {
     }
 }
 
-/// A clock by which no time passes while its process is suspended, though it shows the time.
+/// A clock whose monotonic time stands still while its process is suspended.
 #[derive(Debug)]
 struct Stopping {
     clock: Arc<dyn Clock>,
     frozen: (Duration, Duration),
+    wall_too: bool,
+}
+
+impl Stopping {
+    /// How long it stood still until now.
+    fn stood(&self) -> Duration {
+        let (from, until) = self.frozen;
+        let now = self.clock.monotonic();
+        now.clamp(from, until).saturating_sub(from)
+    }
 }
 
 impl Clock for Stopping {
     fn now(&self) -> Timestamp {
-        self.clock.now()
+        match self.wall_too {
+            true => self.clock.now().minus(self.stood()),
+            false => self.clock.now(),
+        }
     }
 
     fn monotonic(&self) -> Duration {
-        let (from, until) = self.frozen;
-        let now = self.clock.monotonic();
-        now - now.clamp(from, until).saturating_sub(from)
+        self.clock.monotonic().saturating_sub(self.stood())
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {

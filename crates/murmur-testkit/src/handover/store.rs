@@ -136,6 +136,10 @@ fn only(outcomes: Vec<Outcome>) -> Outcome {
 }
 
 impl<S: Read<i64>> Read<i64> for Reached<S> {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Known,
-    Ledger, Listed, Mend, Monoid, Once, Outcome, PipelineName, Position, Read, Removed, Replace,
-    Saved, StateRow, Store, StoreError,
+    Ledger, Listed, Mend, Monoid, Once, Outcome, PipelineName, Place, Position, Read, Removed,
+    Replace, Saved, StateRow, Store, StoreError,
 };
 
 use super::body::{Body, Doing};
@@ -30,6 +30,10 @@ impl<S> Watched<S> {
 }
 
 impl<S: Read<i64>> Read<i64> for Watched<S> {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
         self.inner.get_many(keys).await
     }
