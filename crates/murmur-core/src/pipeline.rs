@@ -476,7 +476,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     /// # Cost
     ///
     /// On DynamoDB, two write units per item and batch, and two per key and transaction of up to
-    /// 100 rows; half a read unit per changed item. Storage: one row per item of the table, of some
+    /// 100 rows; a read unit per changed item. Storage: one row per item of the table, of some
     /// 300 bytes. The row of an item that is gone, or counts only in windows whose rows have expired,
     /// expires 48 hours after its last write.
     ///

@@ -62,8 +62,9 @@ impl Deduper {
         }
     }
 
-    /// The same with options. `concurrency` and `eventually_consistent_reads` mean nothing here:
-    /// requests are made one at a time, and what is read decides something.
+    /// The same with options. `concurrency` is how many of a batch's ledger rows, 100 a request, are
+    /// read at a time; all else is one request each. `eventually_consistent_reads` means nothing here:
+    /// what is read decides something.
     ///
     /// # Errors
     ///

@@ -96,9 +96,17 @@ pub(crate) fn transacted<T>(
             }
             "ItemCollectionSizeLimitExceeded" => StoreError::RowTooLarge { place },
             _ if is_item_size(&message) => StoreError::RowTooLarge { place },
-            code => StoreError::InvalidValue {
+            code @ "ValidationError" => StoreError::InvalidValue {
                 place,
                 reason: format!("{code}: {message}"),
+                source,
+            },
+            code => StoreError::Setup {
+                place,
+                advice: format!(
+                    "the transaction was cancelled with `{code}`, which this release does not \
+                     know; a newer one may: {message}"
+                ),
                 source,
             },
         })

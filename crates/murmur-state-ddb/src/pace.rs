@@ -24,6 +24,9 @@ struct State {
     lowered: u64,
 }
 
+/// Somebody who waits. Woken, and gone before he could begin, he wakes the next.
+struct Waiting<'a>(Option<&'a Pace>);
+
 /// A write that is under way until this is dropped.
 pub(crate) struct Going {
     pace: Pace,
@@ -46,6 +49,7 @@ impl Pace {
     /// Waits for its turn.
     pub(crate) async fn begin(&self) -> Going {
         loop {
+            let mut waiting = Waiting(None);
             let turn = {
                 let mut state = self.lock();
                 if state.has_room() {
@@ -57,10 +61,12 @@ impl Pace {
                 }
                 let (wake, turn) = oneshot::channel();
                 state.waiting.push_back(wake);
+                waiting.0 = Some(self);
                 turn
             };
             // Dropped or sent, there may be room.
             let _ = turn.await;
+            waiting.0 = None;
         }
     }
 
@@ -97,6 +103,14 @@ impl Going {
             // Of all that were under way at that time, one is enough to tell.
             state.limit = (state.under_way as f64 / 2.0).max(1.0);
             state.lowered += 1;
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(pace) = self.0 {
+            pace.lock().wake();
         }
     }
 }
@@ -192,6 +206,19 @@ mod tests {
         let mut waits = pin!(pace.begin());
         assert!(waits.as_mut().now_or_never().is_none());
         drop(two);
+        assert!(waits.now_or_never().is_some());
+    }
+
+    #[test]
+    fn who_was_woken_and_gave_up_wakes_the_next() {
+        let pace = Pace::of(1);
+        let going = begin(&pace, 1);
+        let mut gives_up = Box::pin(pace.begin());
+        assert!(gives_up.as_mut().now_or_never().is_none());
+        let mut waits = pin!(pace.begin());
+        assert!(waits.as_mut().now_or_never().is_none());
+        drop(going);
+        drop(gives_up);
         assert!(waits.now_or_never().is_some());
     }
 

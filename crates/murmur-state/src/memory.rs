@@ -299,6 +299,7 @@ impl<M: Group> MemoryStore<M> {
             .collect();
         let mut kept = known.map_or_else(Vec::new, |known| known.kept.clone());
         let today = clock.now().as_secs();
+        kept.retain(|add| add.ttl.is_none_or(|ttl| ttl > today));
         for add in before {
             if add.ttl.is_none_or(|ttl| ttl > today) {
                 let value = self.monoid.invert(&add.value);

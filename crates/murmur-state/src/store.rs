@@ -66,13 +66,14 @@ pub struct Replace<V> {
 pub struct Known<V> {
     /// The item.
     pub item: ItemId,
-    /// Another one with every change: what [`Mend`] goes by.
+    /// Another one with every change, also after the item was forgotten: what [`Mend`] goes by.
     pub version: u64,
     /// Where its newest version was seen.
     pub at: Position,
     /// What it contributes.
     pub now: Vec<Add<V>>,
-    /// What earlier items of its name contribute for good, one entry per key.
+    /// What earlier items of its name contribute for good, one entry per key; what its rows no
+    /// longer hold, since their `ttl` has passed, may be left out.
     pub kept: Vec<Add<V>>,
 }
 

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -219,7 +220,8 @@ pub struct Random(Arc<Mutex<fastrand::Rng>>);
 impl Random {
     /// Seeded by the system.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(fastrand::Rng::new())))
+        // Its keys are from the system's randomness; a generator of fastrand's own goes by uptime.
+        Self::seeded(RandomState::new().hash_one(()))
     }
 
     /// The same numbers for the same seed.

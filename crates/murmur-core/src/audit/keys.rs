@@ -26,8 +26,9 @@ const CHUNK: usize = 1_000;
 pub(super) struct Sums<V>(HashMap<Key, Sum<V>>);
 
 struct Sum<V> {
-    /// `None` where it leaves the range of its type.
-    value: Option<V>,
+    value: V,
+    /// Contributions with which it would have left its range, in the order in which they came.
+    spilt: Vec<V>,
     /// The marks of those that contribute, added up.
     marks: u64,
 }
@@ -54,10 +55,8 @@ impl<V: Clone> Sums<V> {
         let sum = self.0.entry_ref(key);
         let sum = sum.or_insert_with(|| Sum::none(monoid.identity()));
         sum.marks = sum.marks.wrapping_add(mark);
-        if let Some(known) = &mut sum.value
-            && monoid.combine(known, value).is_err()
-        {
-            sum.value = None;
+        if monoid.combine(&mut sum.value, value).is_err() {
+            sum.spilt.push(value.clone());
         }
     }
 
@@ -69,22 +68,33 @@ impl<V: Clone> Sums<V> {
     fn beside<M: Monoid<Value = V>>(&mut self, monoid: &M, key: &Key, state: Option<V>) -> Seen<V> {
         let sum = self.0.remove(key);
         sum.unwrap_or_else(|| Sum::none(monoid.identity()))
-            .beside(state)
+            .beside(monoid, state)
     }
 }
 
 impl<V> Sum<V> {
     fn none(identity: V) -> Self {
         Self {
-            value: Some(identity),
+            value: identity,
+            spilt: Vec::new(),
             marks: 0,
         }
     }
 
-    fn beside(self, state: Option<V>) -> Seen<V> {
+    fn beside<M: Monoid<Value = V>>(mut self, monoid: &M, state: Option<V>) -> Seen<V> {
+        // What came in an order that left the range may be within it all together.
+        loop {
+            let left = self.spilt.len();
+            let value = &mut self.value;
+            self.spilt
+                .retain(|spilt| monoid.combine(value, spilt).is_err());
+            if self.spilt.len() == left {
+                break;
+            }
+        }
         Seen {
             state,
-            should_be: self.value,
+            should_be: self.spilt.is_empty().then_some(self.value),
             marks: self.marks,
         }
     }
@@ -199,7 +209,7 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         }
         let now = self.now();
         for (key, sum) in sums.0 {
-            let seen = sum.beside(None);
+            let seen = sum.beside(&plan.monoid, None);
             if !plan.is_past(&key, now) && !seen.agrees(&plan.monoid) {
                 differing.insert(key, seen);
             }
@@ -346,5 +356,32 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
                 return Ok(rows);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Sum as Total;
+
+    #[test]
+    fn what_fits_all_together_fits_in_whatever_order_it_comes() {
+        let monoid = Total::new();
+        let key = Key::new("a", 0).unwrap();
+        let seen = |values: &[i64]| {
+            let mut sums = Sums::new();
+            for value in values {
+                sums.add(&monoid, &key, value, 1);
+            }
+            sums.beside(&monoid, &key, Some(7))
+        };
+        let orders = [
+            [i64::MAX, 5, -9, i64::MIN, 10],
+            [i64::MIN, -9, i64::MAX, 10, 5],
+        ];
+        for values in orders {
+            assert_eq!(seen(&values).should_be, Some(5), "{values:?}");
+        }
+        assert_eq!(seen(&[i64::MAX, 5, -4]).should_be, None);
     }
 }

@@ -75,10 +75,8 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         let place = self.table.place();
         let mut turns = Vec::new();
         for mut group in std::mem::take(&mut batch.groups) {
-            let gone = |add: &Add<i64>| {
-                add.ttl.is_some_and(|ttl| ttl <= composed.as_secs())
-                    || batch.gone.contains(&add.key)
-            };
+            let gone =
+                |add: &Add<i64>| turn::is_over(add, composed) || batch.gone.contains(&add.key);
             let entries = group.next();
             let turn = turn(&place, group.known.read(), entries, &times, gone);
             if turn.after.is_some() {
@@ -108,20 +106,18 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         if items.is_empty() {
             return;
         }
-        let known = match self.known(&items).await {
-            Ok(known) => Ok(items.into_iter().zip(known).collect::<HashMap<_, _>>()),
-            Err(error) => Err(error),
+        let looks = match self.look(&items).await {
+            Ok(looks) => looks,
+            Err(error) => vec![Err(error); items.len()],
         };
+        let mut looks: HashMap<ItemId, _> = items.into_iter().zip(looks).collect();
         for mut group in std::mem::take(&mut batch.groups) {
-            if group.known.is_unread() {
-                match &known {
-                    Ok(known) => {
-                        group.known = Look::Read(known.get(group.item).cloned().flatten());
-                    }
-                    Err(error) => {
-                        group.fail(error, &mut batch.outcomes);
-                        continue;
-                    }
+            match looks.remove(group.item) {
+                None => {}
+                Some(Ok(known)) => group.known = Look::Read(known),
+                Some(Err(error)) => {
+                    group.fail(&error, &mut batch.outcomes);
+                    continue;
                 }
             }
             batch.groups.push(group);
@@ -133,18 +129,34 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         &self,
         items: &[ItemId],
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+        self.look(items).await?.into_iter().collect()
+    }
+
+    /// What the row of each of `items` says, if there is one and it can be read.
+    async fn look(
+        &self,
+        items: &[ItemId],
+    ) -> Result<Vec<Result<Option<Known<i64>>, StoreError>>, StoreError> {
         let name = |item| entry::name(self.pipeline, &self.table.name, item);
         let names: Vec<String> = items.iter().map(name).collect();
         let rows = self.markers.get_many(&names, self.deadline).await?;
         let place = self.markers.table.place();
-        let mut known = HashMap::with_capacity(rows.len());
+        let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
-            known.insert(text(&place, row, PK, NAME)?, entry::known(&place, row)?);
+            found.insert(text(&place, row, PK, NAME)?, row);
         }
-        Ok(names
-            .iter()
-            .map(|name| known.get(name.as_str()).cloned())
-            .collect())
+        let known = |name: &String| {
+            let row = found.get(name.as_str());
+            row.map(|row| entry::known(&self.place_of(name), row))
+                .transpose()
+        };
+        Ok(names.iter().map(known).collect())
+    }
+
+    /// The row called `name` in the ledger.
+    fn place_of(&self, name: &str) -> Place {
+        let place = self.markers.place(name);
+        place.unwrap_or_else(|_| self.markers.table.place())
     }
 
     /// A part of all that is known.
@@ -160,6 +172,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
             let name = text(&place, &row, PK, NAME)?;
+            let place = self.place_of(name);
             let item = entry::item(&place, &row)?;
             // Other state tables of this pipeline, earlier versions of it, have ledgers here too.
             if entry::name(self.pipeline, &self.table.name, &item) == name {

@@ -108,6 +108,12 @@ pub(crate) fn turn(
     times: &Times,
     is_gone: impl Fn(&Add<i64>) -> bool,
 ) -> Turn {
+    // What was kept in rows that are over goes with them.
+    let known = known.cloned().map(|mut known| {
+        known.kept.retain(|add| !is_over(add, times.now));
+        known
+    });
+    let known = known.as_ref();
     let mut after: Option<Known<i64>> = None;
     let mut outcomes = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -129,6 +135,11 @@ pub(crate) fn turn(
         after,
         shares,
     }
+}
+
+/// Whether Time to Live may have removed the row of a contribution.
+pub(super) fn is_over(add: &Add<i64>, now: Timestamp) -> bool {
+    add.ttl.is_some_and(|ttl| ttl <= now.as_secs())
 }
 
 /// What is known after one entry, or its outcome if it changes nothing.
@@ -175,7 +186,12 @@ fn step(
     }
     Ok(Known {
         item: entry.item.clone(),
-        version: known.map_or(1, |known| known.version.wrapping_add(1)),
+        // A row that was forgotten and is made anew comes to no version that it had before: it had
+        // fewer of them than milliseconds have passed since.
+        version: known.map_or_else(
+            || u64::try_from(times.now.as_millis()).unwrap_or(1),
+            |known| known.version.wrapping_add(1),
+        ),
         at: at.clone(),
         now: entry.now.to_vec(),
         kept,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
 use aws_sdk_dynamodb::types::{TransactWriteItem, builders::PutBuilder};
-use murmur_state::{Key, Outcome, Place, StoreError, Timestamp};
+use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
 
 use super::pack::{Parcel, pack};
 use super::turn::{Share, Turn};
@@ -240,6 +240,25 @@ enum Refused {
     Row(StoreError),
 }
 
+/// The same error of another row.
+fn placed(error: StoreError, place: Place) -> StoreError {
+    match error {
+        StoreError::Throttled { source, .. } => StoreError::Throttled { place, source },
+        StoreError::RowTooLarge { .. } => StoreError::RowTooLarge { place },
+        StoreError::InvalidValue { reason, source, .. } => StoreError::InvalidValue {
+            place,
+            reason,
+            source,
+        },
+        StoreError::Setup { advice, source, .. } => StoreError::Setup {
+            place,
+            advice,
+            source,
+        },
+        other => other,
+    }
+}
+
 /// Whether an error is the fault of what is written.
 fn is_of_its_items(error: &StoreError) -> bool {
     matches!(
@@ -312,7 +331,7 @@ impl<'a> Batch<'a> {
                     learned = true;
                     group.known = match row.is_empty() {
                         true => Look::Read(None),
-                        false => match entry::known(&books.markers.table.place(), &row) {
+                        false => match entry::known(&books.place_of(&group.name), &row) {
                             Ok(known) => Look::Read(Some(known)),
                             Err(error) => {
                                 group.fail(&error, &mut self.outcomes);
@@ -325,7 +344,10 @@ impl<'a> Batch<'a> {
                     met = true;
                     group.alone = true;
                 }
-                Reason::Failed(error) => failed = failed.or(Some((None, error))),
+                Reason::Failed(error) => {
+                    let error = placed(error, books.place_of(&group.name));
+                    failed = failed.or(Some((None, error)));
+                }
             }
         }
         let mut refused = Vec::new();
@@ -419,6 +441,10 @@ impl<'a> Batch<'a> {
             } else {
                 let failed = vec![Outcome::Failed(error.clone())];
                 group.settle(1, failed, &mut self.outcomes);
+                // It comes again, and what follows it must not have been done by then.
+                if error.fault() != Fault::Record {
+                    group.end(&Outcome::Blocked, &mut self.outcomes);
+                }
             }
             self.keep(group);
         }

@@ -115,6 +115,19 @@ impl Books {
         known.await.unwrap().remove(0)
     }
 
+    /// The key of an item's row in the ledger.
+    fn name(&self, item: &str) -> String {
+        pipeline().marker("item", &[&self.state, ItemId::from_parts([item]).as_str()])
+    }
+
+    /// What Time to Live does, when it is time.
+    async fn forget(&self, item: &str) {
+        let client = self.dynamo.client();
+        let delete = client.delete_item().table_name(&self.marker_table);
+        let delete = delete.key("pk", crate::support::s(&self.name(item)));
+        delete.send().await.unwrap();
+    }
+
     async fn list(&self) -> Vec<Known<i64>> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
@@ -214,16 +227,28 @@ async fn it_does_what_the_reference_does() {
             };
             let item = |dice: &mut Rng| format!("item-{}", dice.u8(..6));
             let (ours, theirs) = if dice.u8(..4) == 0 {
-                let mends: Vec<_> = (0..dice.usize(1..4))
-                    .map(|_| Mend {
-                        item: ItemId::from_parts([item(dice).as_str()]),
-                        over: Some(dice.u64(..6)).filter(|over| *over > 0),
-                        now: adds(dice),
-                    })
+                // The version that each has, or one beside it.
+                let drawn: Vec<_> = (0..dice.usize(1..4))
+                    .map(|_| (item(dice), dice.i64(-1..3), adds(dice)))
                     .collect();
+                let theirs = memory.list_known(&name, &marks, None).await.unwrap();
+                let mends = |known: &[Known<i64>]| {
+                    let mend = |(item, beside, now): &(String, i64, Vec<Add<i64>>)| {
+                        let item = ItemId::from_parts([item.as_str()]);
+                        let known = known.iter().find(|known| known.item == item);
+                        let version = known.map(|known| known.version);
+                        Mend {
+                            over: version.map(|version| version.wrapping_add_signed(*beside)),
+                            item,
+                            now: now.clone(),
+                        }
+                    };
+                    drawn.iter().map(mend).collect::<Vec<_>>()
+                };
+                let (ours, theirs) = (mends(&books.list().await), mends(&theirs.entries));
                 let store = &books.store;
-                let ours = Ledger::<Total>::mend(store, &name, markers, &mends, Deadline::NONE);
-                let theirs = memory.mend(&name, &marks, &mends, Deadline::NONE);
+                let ours = Ledger::<Total>::mend(store, &name, markers, &ours, Deadline::NONE);
+                let theirs = memory.mend(&name, &marks, &theirs, Deadline::NONE);
                 (ours.await, theirs.await)
             } else {
                 let entries = dice.usize(1..12);
@@ -255,8 +280,12 @@ async fn it_does_what_the_reference_does() {
             assert_eq!(ours.unwrap(), theirs.unwrap(), "seed {seed}: {key}");
         }
         let by_item = |known: Vec<Known<i64>>| -> BTreeMap<ItemId, Known<i64>> {
-            let known = known.into_iter().map(|known| (known.item.clone(), known));
-            known.collect()
+            // Versions are each one's own.
+            let known = known.into_iter().map(|known| Known {
+                version: 0,
+                ..known
+            });
+            known.map(|known| (known.item.clone(), known)).collect()
         };
         let theirs = memory.list_known(&name, &marks, None).await.unwrap();
         assert_eq!(by_item(books.list().await), by_item(theirs.entries));
@@ -324,7 +353,9 @@ async fn what_is_taken_back_and_put_back_writes_no_row_of_state() {
     books.settle(&[streamed("x", 1, vec![add("a", 5)])]).await;
     books.settle(&[streamed("x", 2, vec![add("a", 5)])]).await;
     assert_eq!(sizes(&wire), [2, 1]);
-    assert_eq!(books.known("x").await.unwrap().version, 2);
+    let versions = books.known("x").await.unwrap().version;
+    books.settle(&[streamed("x", 3, vec![add("a", 5)])]).await;
+    assert_eq!(books.known("x").await.unwrap().version, versions + 1);
 }
 
 #[tokio::test]
@@ -402,6 +433,139 @@ async fn who_writes_an_item_meanwhile_is_noticed() {
         let found = (books.total("a").await, books.total("b").await);
         assert_eq!(found, (Some(totals.0), Some(totals.1)));
         books.audit().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_forgotten_and_made_anew_is_not_taken_for_the_one_that_was_read() {
+    let (clock, options) = virtual_time();
+    let first = Arc::new(Books::with(&Wire::calm(), options).await);
+    first.settle(&[streamed("x", 1, Vec::new())]).await;
+    let change = || streamed("x", 2, vec![add("a", 5)]);
+    let other = Arc::clone(&first);
+    let wire = meanwhile(TRANSACT, move || {
+        let (other, clock) = (Arc::clone(&other), clock.clone());
+        async move {
+            clock.advance(Duration::from_secs(48 * 3600));
+            other.forget("x").await;
+            other.settle(&[change()]).await;
+        }
+    });
+    let books = first.elsewhere(&wire);
+    let outcomes = books.replace(&[change()]).await;
+    assert!(matches!(outcomes[..], [Outcome::Duplicate]), "{outcomes:?}");
+    assert_eq!(books.total("a").await, Some(5));
+    books.audit().await;
+}
+
+#[tokio::test]
+async fn what_is_kept_is_forgotten_with_its_row() {
+    let (clock, options) = virtual_time();
+    let books = Books::with(&Wire::calm(), options).await;
+    let day = Duration::from_secs(24 * 3600);
+    let until = |days: u32| Add {
+        ttl: Some(clock.now().plus(day * days).as_secs()),
+        key: key(&format!("until {days}")),
+        value: 1,
+    };
+    let expired = Replace {
+        keep: vec![until(1), until(9)],
+        ..streamed("x", 1, Vec::new())
+    };
+    books.settle(&[expired]).await;
+    clock.advance(day * 2);
+    books.settle(&[streamed("x", 2, vec![add("a", 1)])]).await;
+    let kept = books.known("x").await.unwrap().kept;
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].key, key("until 9"));
+    // Time to Live has not come to it yet.
+    assert_eq!(books.total("until 1").await, Some(1));
+    assert_eq!(books.total("until 9").await, Some(1));
+}
+
+#[tokio::test]
+async fn what_follows_a_change_that_does_not_fit_waits_for_it() {
+    let wire = wire_on(TRANSACT, |request| {
+        cancelled(request, 0, "ItemCollectionSizeLimitExceeded")
+    });
+    let books = Books::over(&wire).await;
+    let expired = Replace {
+        keep: vec![add("a", 1)],
+        ..streamed("x", 1, Vec::new())
+    };
+    let outcomes = books
+        .replace(&[expired, streamed("x", 2, vec![add("a", 7)])])
+        .await;
+    assert_eq!(
+        outcomes.iter().map(kind).collect::<Vec<_>>(),
+        ["Setup", "Blocked"]
+    );
+}
+
+#[tokio::test]
+async fn a_row_of_the_ledger_that_is_broken_is_named_and_fails_nobody_else() {
+    let books = Books::over(&Wire::calm()).await;
+    let client = books.dynamo.client();
+    let broken = client.put_item().table_name(&books.marker_table);
+    let broken = broken
+        .item("pk", crate::support::s(&books.name("broken")))
+        .item("ver", n(1))
+        .item(
+            "item",
+            crate::support::s(ItemId::from_parts(["broken"]).as_str()),
+        )
+        .item("now", crate::support::s("much"));
+    broken.send().await.unwrap();
+    let batch = [
+        streamed("broken", 2, vec![add("a", 1)]),
+        streamed("sound", 2, vec![add("a", 10)]),
+        // It is assumed that nothing is known of it.
+        scanned("broken", vec![add("a", 100)]),
+    ];
+    for batch in [&batch[..2], &batch[1..]] {
+        let outcomes = books.replace(batch).await;
+        let failed = outcomes.iter().find_map(|outcome| match outcome {
+            Outcome::Failed(error) => Some(error.to_string()),
+            _ => None,
+        });
+        let failed = failed.expect("the broken one");
+        assert!(
+            failed.contains(&books.name("broken")) && failed.contains(&books.marker_table),
+            "{failed}"
+        );
+        assert_eq!(
+            outcomes.iter().filter(|outcome| is_done(outcome)).count(),
+            1
+        );
+    }
+    assert_eq!(books.total("a").await, Some(10));
+    let (name, markers) = (pipeline(), &books.markers);
+    let listed = Ledger::<Total>::list_known(&books.store, &name, markers, None).await;
+    let error = listed.unwrap_err().to_string();
+    assert!(error.contains(&books.name("broken")), "{error}");
+}
+
+#[tokio::test]
+async fn what_fails_is_named_by_its_own_table() {
+    for (at, code, wanted) in [
+        (0, "ThrottlingError", "Contention"),
+        (1, "ThrottlingError", "Contention"),
+        (0, "SomethingNew", "Setup"),
+    ] {
+        let wire = wire_on(TRANSACT, move |request| cancelled(request, at, code));
+        let books = Books::over(&wire).await;
+        let outcomes = books.replace(&[streamed("x", 1, vec![add("a", 1)])]).await;
+        assert_eq!(kind(&outcomes[0]), wanted);
+        let Outcome::Failed(error) = &outcomes[0] else {
+            panic!("{outcomes:?}")
+        };
+        let table = [&books.marker_table, &books.state][at];
+        assert!(error.to_string().contains(table.as_str()), "{error}");
+        assert_eq!(
+            error.to_string().contains(code),
+            wanted == "Setup",
+            "{error}"
+        );
     }
 }
 
@@ -725,12 +889,10 @@ async fn only_what_contributes_nothing_that_lasts_is_forgotten() {
         ("ending", Some(life)),
         ("both", None),
     ] {
-        let id = ItemId::from_parts([item]);
-        let name = pipeline().marker("item", &[&books.state, id.as_str()]);
         let found = books.dynamo.client().get_item();
         let found = found.table_name(&books.marker_table);
-        let key = aws_sdk_dynamodb::types::AttributeValue::S(name);
-        let found = found.key("pk", key).send().await.unwrap().item.unwrap();
+        let name = crate::support::s(&books.name(item));
+        let found = found.key("pk", name).send().await.unwrap().item.unwrap();
         assert_eq!(found.get("ttl").cloned(), wanted.map(n), "{item}");
     }
 }
