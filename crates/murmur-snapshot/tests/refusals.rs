@@ -193,18 +193,23 @@ async fn a_stream_that_was_switched_on_anew_is_not_the_runs() {
     let pipeline = || ledger("totals", &store, &markers);
     let first = table(|_| ()).before_page(|_| ready(Err(broken())));
     Bootstrap::new([pipeline()], first).run().await.unwrap_err();
-    let second = table(|described| described.stream.as_mut().unwrap().arn = "arn:new".into());
-    let pages = Arc::clone(&second.pages);
-    let error = Bootstrap::new([pipeline()], second)
-        .run()
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::OtherStream { .. }),
-        "{error}"
-    );
-    says(&error, &["`orders`", STREAM, "arn:new", "`restart`"]);
-    assert_eq!(pages.load(Ordering::SeqCst), 0);
+    // Neither an unfinished run nor a finished one, after which whoever asks goes on to live.
+    for finish in [true, false] {
+        let second = table(|described| described.stream.as_mut().unwrap().arn = "arn:new".into());
+        let pages = Arc::clone(&second.pages);
+        let error = Bootstrap::new([pipeline()], second).run().await;
+        let error = error.unwrap_err();
+        assert!(
+            matches!(error, BootstrapError::OtherStream { .. }),
+            "{error}"
+        );
+        says(&error, &["`orders`", STREAM, "arn:new", "`restart`"]);
+        assert_eq!(pages.load(Ordering::SeqCst), 0);
+        if finish {
+            let rest = Bootstrap::new([pipeline()], table(|_| ()));
+            rest.run().await.unwrap();
+        }
+    }
 }
 
 fn broken() -> SourceError {

@@ -295,4 +295,27 @@ mod tests {
         assert!(!Deadline::NONE.passed(&clock));
         assert_eq!(Deadline::NONE.earlier(deadline), deadline);
     }
+
+    #[test]
+    fn a_deadline_passes_by_either_time() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let minute = Duration::from_secs(60);
+        let clock = ManualClock::new(now);
+        let deadline = Deadline::within(&clock, minute);
+        assert_eq!(deadline.remaining(&clock), Some(minute));
+        // The machine slept, and monotonic time stood still.
+        clock.step(now.plus(minute));
+        assert!(deadline.passed(&clock));
+        // The wall clock was set back.
+        clock.step(now);
+        assert!(!deadline.passed(&clock));
+        clock.advance(minute);
+        clock.step(now);
+        assert!(deadline.passed(&clock));
+
+        let other = Deadline::within(&clock, 2 * minute);
+        let both = deadline.earlier(other);
+        assert_eq!(both.remaining(&clock), Some(Duration::ZERO));
+        assert_eq!(Deadline::NONE.earlier(other), other);
+    }
 }
