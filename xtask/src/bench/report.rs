@@ -429,8 +429,8 @@ fn bootstraps(f: &mut fmt::Formatter<'_>, figures: &bootstrap::Figures) -> fmt::
     )?;
     writeln!(
         f,
-        "\nA bootstrap on DynamoDB Local, 8 pages at a time, beside a bare loop of the same \
-         requests, 16 at a time\n  {:<14} {:<8} {:>6} {:>8} {:>8} {:>6} {:>8} {:>8} {:>8} {:>8} \
+        "\nA bootstrap on DynamoDB Local, 8 pages at a time (write units: one page at a time), \
+         beside a bare loop of the same requests, 16 at a time\n  {:<14} {:<8} {:>6} {:>8} {:>8} {:>6} {:>8} {:>8} {:>8} {:>8} \
          {:>8} {:>9}",
         "mode",
         "keys",
