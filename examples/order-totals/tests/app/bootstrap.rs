@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use murmur_state::HandoffToken;
+use murmur_state_ddb::create_int64_table;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
@@ -84,6 +85,35 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
         stderr(&output)
     );
     assert_counted_once(&app, 100).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_finished_only_with_the_tables_it_filled() {
+    let app = App::start().await;
+    put_orders(&app, 9).await;
+    let output = run(&app, &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let refused = async |totals: &str, named: [&str; 2]| {
+        let mut command = bootstrap(&app);
+        let output = command.env("TOTALS_TABLE", totals).output().await.unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for word in named {
+            assert!(said.contains(word), "{said}");
+        }
+        assert!(!said.contains("already"), "{said}");
+    };
+
+    let totals = app.tables.totals.as_str();
+    let another = app.dynamo.table("another");
+    create_int64_table(&app.client, &another).await.unwrap();
+    refused(&another, [totals, &another]).await;
+
+    let delete = app.client.delete_table().table_name(totals);
+    delete.send().await.unwrap();
+    create_int64_table(&app.client, totals).await.unwrap();
+    refused(totals, [totals, &app.tables.markers]).await;
+    assert_eq!(app.state("alice").await, (None, Some(3)));
 }
 
 /// A mapping of the stream that brings all that is relied on, as Lambda describes it.
