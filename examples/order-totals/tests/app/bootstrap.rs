@@ -192,12 +192,12 @@ async fn rows_that_can_never_count_are_listed_and_told_by_the_exit_status() {
     assert_counted_once(&app, 9).await;
 }
 
-/// A bootstrap that gets `signal` when its first page is done. It reads one row at a time, so that
-/// this is long before its end.
+/// A bootstrap that gets `signal` when its first page is done. It reads one row at a time, and few a
+/// second, so that this is long before its end.
 #[cfg(unix)]
 async fn stopped_by(signal: &str, app: &App) {
     let mut command = bootstrap(app);
-    command.args(["--segments", "1", "--page-size", "1"]);
+    command.args(["--segments", "1", "--page-size", "1", "--read-units", "20"]);
     let mut process = command.spawn().unwrap();
     let mut told = BufReader::new(process.stderr.take().unwrap());
     let mut line = String::new();
