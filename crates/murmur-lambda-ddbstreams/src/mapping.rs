@@ -42,12 +42,30 @@ pub struct Mapping {
     tumbling_window_in_seconds: u32,
     #[serde(default)]
     filter_criteria: FilterCriteria,
+    /// -1 is without limit, as when it is not there.
+    maximum_retry_attempts: Option<i64>,
+    /// In seconds; -1 as above.
+    maximum_record_age_in_seconds: Option<i64>,
+    destination_config: Option<DestinationConfig>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct FilterCriteria {
     filters: Vec<de::IgnoredAny>,
+}
+
+/// Who is told of what the mapping gives up.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct DestinationConfig {
+    on_failure: Option<OnFailure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct OnFailure {
+    destination: Option<String>,
 }
 
 /// What is wrong with an event source mapping, all of it: each with what to do.
@@ -80,8 +98,9 @@ impl Mapping {
     ///
     /// [`MappingUnfit`] names everything that keeps it from doing so: another stream, another
     /// starting position, a state other than `Enabled`, a change of the mapping after the capture
-    /// (nobody can tell whether it was enabled then), a filter, and settings with which this
-    /// crate's handler cannot work.
+    /// (nobody can tell whether it was enabled then), a filter, a limit after which it gives
+    /// changes up while no destination is told of them, and settings with which this crate's
+    /// handler cannot work.
     pub fn check(&self, token: &HandoffToken) -> Result<(), MappingUnfit> {
         let Self {
             event_source_arn,
@@ -91,6 +110,9 @@ impl Mapping {
             function_response_types,
             tumbling_window_in_seconds,
             filter_criteria,
+            maximum_retry_attempts,
+            maximum_record_age_in_seconds,
+            destination_config,
         } = self;
         let mut wrong = Vec::new();
         if *event_source_arn != token.stream_arn {
@@ -138,6 +160,25 @@ impl Mapping {
                 "it has a tumbling window, which is not for this handler; set it to 0".into(),
             );
         }
+        let limits: Vec<String> = [
+            ("MaximumRetryAttempts", maximum_retry_attempts),
+            ("MaximumRecordAgeInSeconds", maximum_record_age_in_seconds),
+        ]
+        .into_iter()
+        .filter_map(|(setting, limit)| Some((setting, limit.filter(|limit| *limit >= 0)?)))
+        .map(|(setting, limit)| format!("{setting} is {limit}"))
+        .collect();
+        let on_failure = destination_config
+            .as_ref()
+            .and_then(|config| config.on_failure.as_ref()?.destination.as_deref());
+        if !limits.is_empty() && on_failure.unwrap_or_default().is_empty() {
+            wrong.push(format!(
+                "its {}, and it has no destination on failure, so that nobody is told of the changes \
+                 it gives up; set DestinationConfig.OnFailure to a queue or a topic, or the limits \
+                 to -1",
+                limits.join(" and ")
+            ));
+        }
         match wrong.is_empty() {
             true => Ok(()),
             false => Err(MappingUnfit(wrong)),
@@ -184,7 +225,9 @@ mod tests {
             "LastProcessingResult": "OK",
             "State": "Enabled",
             "StateTransitionReason": "User action",
-            "DestinationConfig": { "OnFailure": {} },
+            "DestinationConfig": {
+                "OnFailure": { "Destination": "arn:aws:sqs:eu-west-1:123456789012:failed" },
+            },
             "MaximumRecordAgeInSeconds": 43200,
             "BisectBatchOnFunctionError": true,
             "MaximumRetryAttempts": 100,
@@ -244,6 +287,56 @@ mod tests {
         worse["State"] = json!("Disabled");
         worse["StartingPosition"] = json!("LATEST");
         assert_eq!(check(worse, LATER).unwrap_err().reasons().len(), 2);
+    }
+
+    #[test]
+    fn whatever_is_given_up_has_to_be_told_to_somebody() {
+        let nobody = [
+            Value::Null,
+            json!({}),
+            json!({ "OnFailure": {} }),
+            json!({ "OnFailure": { "Destination": "" } }),
+        ];
+        for destination in nobody {
+            for (retries, age, words) in [
+                (json!(100), json!(-1), "MaximumRetryAttempts is 100"),
+                (json!(0), json!(null), "MaximumRetryAttempts is 0"),
+                (
+                    json!(-1),
+                    json!(43200),
+                    "MaximumRecordAgeInSeconds is 43200",
+                ),
+                (
+                    json!(3),
+                    json!(60),
+                    "is 3 and MaximumRecordAgeInSeconds is 60",
+                ),
+            ] {
+                let mut mapping = printed();
+                mapping["DestinationConfig"] = destination.clone();
+                mapping["MaximumRetryAttempts"] = retries;
+                mapping["MaximumRecordAgeInSeconds"] = age;
+                let unfit = check(mapping, LATER).unwrap_err();
+                assert_eq!(unfit.reasons().len(), 1, "{unfit}");
+                assert!(unfit.to_string().contains(words), "{unfit}");
+                assert!(unfit.to_string().contains("OnFailure"), "{unfit}");
+            }
+            let mut without_limits = printed();
+            without_limits["DestinationConfig"] = destination;
+            without_limits["MaximumRetryAttempts"] = json!(-1);
+            without_limits["MaximumRecordAgeInSeconds"] = json!(-1);
+            assert_eq!(check(without_limits, LATER), Ok(()));
+        }
+        let mut silent = printed();
+        let fields = silent.as_object_mut().unwrap();
+        for field in [
+            "DestinationConfig",
+            "MaximumRetryAttempts",
+            "MaximumRecordAgeInSeconds",
+        ] {
+            fields.remove(field);
+        }
+        assert_eq!(check(silent, LATER), Ok(()), "absent is without limit");
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub const FAILED: u8 = 1;
 /// The exit status of a bootstrap that was stopped before its end.
 pub const STOPPED: u8 = 3;
 
-/// The exit status of a bootstrap that found rows that can never count.
+/// The exit status of a bootstrap that found rows that can never count, in any of its attempts.
 pub const SOME_REJECTED: u8 = 4;
 
 /// The exit status of a reconcile or an audit that found differences, and did not mend all of them.
@@ -163,18 +163,22 @@ pub fn tell_report(report: &Report) {
     let earlier = &report.earlier;
     if earlier.counts.rows > 0 {
         eprintln!(
-            "{} rows and {} whole segments were done before, and are not among them",
-            earlier.counts.rows, earlier.segments
+            "{} rows ({} rejected) and {} whole segments were done before, and are not among them",
+            earlier.counts.rows, earlier.counts.rejected, earlier.segments
         );
     }
     for row in &report.rejected {
         eprintln!("rejected: {}: {}", row.id, row.reason);
     }
-    if report.ended == Ended::Stopped {
-        eprintln!(
+    match report.ended {
+        Ended::Finished => {}
+        Ended::OwnPart => eprintln!(
+            "this part is done, and others are not yet: the run is finished when the last of them is"
+        ),
+        Ended::Stopped => eprintln!(
             "stopped before the end: run it again, within 22 hours of its first start, and it goes \
              on from here"
-        );
+        ),
     }
 }
 

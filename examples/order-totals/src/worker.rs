@@ -8,7 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use lambda_runtime::{LambdaEvent, service_fn};
 use murmur_lambda_ddbstreams::Mapping;
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, ReadBudget};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::TracingRecorder;
 
@@ -24,18 +24,35 @@ const SHORT_CALL: Duration = Duration::from_secs(120);
 /// What one worker is to do.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub struct Part {
-    /// The run's name: the same in every call.
+    /// What all workers do together.
+    pub fill: Fill,
+    /// The first segment of this worker's.
+    pub from: u32,
+}
+
+/// A run, as the input of the state machine describes it. A field that is not one of these is an
+/// error, so that no option is lost by a slip.
+#[derive(Debug, Clone, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fill {
+    /// The run's name: the same when it is started again.
     pub run: String,
     /// The table of orders.
     pub table: String,
     /// How many segments there are in all.
     pub segments: u32,
-    /// The first of this worker's.
-    pub from: u32,
-    /// How many it takes, or as many as there are.
+    /// How many each worker takes, or as many as there are.
     pub take: u32,
     /// The mapping that the run relies on, looked at before anything is written; `None` for no look.
+    #[serde(default)]
     pub mapping: Option<Mapping>,
+    /// Whether live has been reading the stream since before this run began: then it may be of any
+    /// age. Default false.
+    #[serde(default)]
+    pub live_is_running: bool,
+    /// How many read units of the table each worker may use a second; `None` for as many as it gives.
+    #[serde(default)]
+    pub read_units: Option<f64>,
 }
 
 /// How far it came.
@@ -86,18 +103,25 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
     let client = aws_sdk_dynamodb::Client::new(&config);
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
     let pipelines = Tables::from_env()?.pipelines(&client)?;
-    let source = ParallelScan::builder(client, part.table)
+    let Part { fill, from } = part;
+    let source = ParallelScan::builder(client, fill.table)
         .streams(streams)
-        .segments(part.segments)
+        .segments(fill.segments)
         .build()?;
-    let to = part.from.saturating_add(part.take).min(part.segments);
-    let run = part.run;
+    let to = from.saturating_add(fill.take).min(fill.segments);
+    let run = fill.run;
     let mut bootstrap = Bootstrap::new(pipelines, source)
         .recorder(TracingRecorder)
-        .worker(run.clone(), part.from..to);
-    if let Some(mapping) = part.mapping {
+        .worker(run.clone(), from..to);
+    if let Some(mapping) = fill.mapping {
         bootstrap =
             bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
+    }
+    if fill.live_is_running {
+        bootstrap = bootstrap.live_is_running();
+    }
+    if let Some(units) = fill.read_units {
+        bootstrap = bootstrap.read_budget(ReadBudget::UnitsPerSecond(units));
     }
     match bootstrap.run_until(stop).await {
         Ok(report) => {

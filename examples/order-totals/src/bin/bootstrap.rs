@@ -28,11 +28,12 @@ it: what is under way is finished, and a run that was stopped, failed or killed 
 was when it is run again.
 
 Exit status:
-  0  every row counts
+  0  every row of its part counts
   1  it failed; mend the cause and run it again
   2  the arguments cannot be used
   3  it was stopped before its end; run it again
-  4  every row was read, and some can never count; they are listed";
+  4  every row of its part was read, in this attempt or an earlier one, and some can never count;
+     they are listed";
 
 /// Fills the totals of orders from their table, which may be written all the while.
 #[derive(Parser)]
@@ -108,7 +109,7 @@ fn finish(report: &Report) -> ExitCode {
         Some(token) => println!("{}", token.encode()),
         None => eprintln!("the table has no stream, so there is no handoff token"),
     }
-    if report.counts.rejected > 0 {
+    if report.counts.rejected + report.earlier.counts.rejected > 0 {
         return ExitCode::from(SOME_REJECTED);
     }
     ExitCode::SUCCESS

@@ -119,7 +119,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
     let tables = Tables::from_env()?;
     // Before anything is counted from a table that cannot be kept live.
-    let arn = stream_of(&arguments.scan.orders.table, &client, &streams).await?;
+    check_stream(&arguments.scan.orders.table, &client, &streams).await?;
 
     let bootstrap = arguments
         .scan
@@ -142,25 +142,17 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         "the bootstrap captured no handoff token, so nobody knows where live begins; bootstrap \
          into new tables with this command",
     )?;
-    if token.stream_arn != arn {
-        bail!(
-            "the totals were begun with stream `{}`, and the stream of table `{}` now is `{arn}`: \
-             what was changed between the two is in neither; bootstrap into new state and marker \
-             tables",
-            token.stream_arn,
-            arguments.scan.orders.table
-        );
-    }
     live(&arguments, token, &tables, &client, streams, &mut stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The ARN of the table's stream, found to be one that these pipelines can use.
-async fn stream_of(
+/// Sees that the table has a stream that these pipelines can use. That it is the one that they have
+/// been following is the bootstrap's to see.
+async fn check_stream(
     table: &str,
     client: &Client,
     streams: &aws_sdk_dynamodbstreams::Client,
-) -> anyhow::Result<String> {
+) -> anyhow::Result<()> {
     let described = client.describe_table().table_name(table).send().await;
     let described = described
         .with_context(|| format!("table `{table}` cannot be described; check name and region"))?;
@@ -185,7 +177,7 @@ async fn stream_of(
              images; switch it off, and {switch_on}"
         );
     }
-    Ok(arn)
+    Ok(())
 }
 
 /// Keeps the totals live until it is told to stop.

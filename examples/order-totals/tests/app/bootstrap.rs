@@ -3,6 +3,7 @@
 use std::process::Output;
 
 use murmur_state::HandoffToken;
+use murmur_state_ddb::create_int64_table;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::Command;
@@ -86,6 +87,35 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
     assert_counted_once(&app, 100).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_finished_only_with_the_tables_it_filled() {
+    let app = App::start().await;
+    put_orders(&app, 9).await;
+    let output = run(&app, &[]).await;
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let refused = async |totals: &str, named: [&str; 2]| {
+        let mut command = bootstrap(&app);
+        let output = command.env("TOTALS_TABLE", totals).output().await.unwrap();
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for word in named {
+            assert!(said.contains(word), "{said}");
+        }
+        assert!(!said.contains("already"), "{said}");
+    };
+
+    let totals = app.tables.totals.as_str();
+    let another = app.dynamo.table("another");
+    create_int64_table(&app.client, &another).await.unwrap();
+    refused(&another, [totals, &another]).await;
+
+    let delete = app.client.delete_table().table_name(totals);
+    delete.send().await.unwrap();
+    create_int64_table(&app.client, totals).await.unwrap();
+    refused(totals, [totals, &app.tables.markers]).await;
+    assert_eq!(app.state("alice").await, (None, Some(3)));
+}
+
 /// A mapping of the stream that brings all that is relied on, as Lambda describes it.
 pub(crate) fn mapping(arn: &str) -> Value {
     json!({
@@ -118,6 +148,7 @@ async fn a_mapping_that_would_miss_changes_is_refused_before_anything_is_written
             "was changed after",
         ),
         (json!({ "EventSourceArn": "arn:another" }), "arn:another"),
+        (json!({ "MaximumRetryAttempts": 100 }), "OnFailure"),
         (json!({ "LastModified": "yesterday" }), name),
     ] {
         described(change);
@@ -161,33 +192,66 @@ async fn rows_that_can_never_count_are_listed_and_told_by_the_exit_status() {
     assert_counted_once(&app, 9).await;
 }
 
+/// A bootstrap that gets `signal` when its first page is done. It reads one row at a time, and few a
+/// second, so that this is long before its end.
+#[cfg(unix)]
+async fn stopped_by(signal: &str, app: &App) {
+    let mut command = bootstrap(app);
+    command.args(["--segments", "1", "--page-size", "1", "--read-units", "20"]);
+    let mut process = command.spawn().unwrap();
+    let mut told = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    // Once a page is done there is something to go on from.
+    while !line.contains("\"event\":\"progress\"") {
+        assert!(told.read_line(&mut line).await.unwrap() > 0, "{line}");
+    }
+    let id = process.id().unwrap().to_string();
+    let sent = Command::new("kill")
+        .args(["-s", signal, &id])
+        .status()
+        .await;
+    assert!(sent.unwrap().success());
+    told.read_to_string(&mut line).await.unwrap();
+    let status = process.wait().await.unwrap();
+    assert_eq!(status.code(), Some(3), "{line}");
+    assert!(line.contains("run it again"), "{line}");
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_rejected_before_it_was_stopped_is_told_when_it_ends() {
+    let app = App::start().await;
+    for n in 1..=200 {
+        let mut bad = image(&format!("o-{n}"), ("alice", 0));
+        bad["amount_cents"] = json!({ "S": "a lot" });
+        app.put(serde_json::from_value(bad).unwrap()).await;
+    }
+    stopped_by("INT", &app).await;
+    // Whatever it has not reached yet counts.
+    put_orders(&app, 200).await;
+
+    let output = run(&app, &["--segments", "1"]).await;
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    let lines: Vec<&str> = said.lines().collect();
+    let ends = |end: &str| lines.iter().any(|line| line.ends_with(end));
+    assert!(ends(" 0 skipped, 0 rejected"), "{said}");
+    let listed = lines.iter().filter(|line| line.starts_with("rejected: "));
+    let listed = listed.count();
+    assert!(
+        (1..200).contains(&listed) && said.contains(&format!("{listed} rows ({listed} rejected)")),
+        "{said}"
+    );
+}
+
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
     let app = App::start().await;
     put_orders(&app, 300).await;
 
-    // One row at a time, so that the signal comes long before the end.
     for signal in ["INT", "TERM"] {
-        let mut command = bootstrap(&app);
-        command.args(["--segments", "1", "--page-size", "1"]);
-        let mut process = command.spawn().unwrap();
-        let mut told = BufReader::new(process.stderr.take().unwrap());
-        let mut line = String::new();
-        // Once a page is done there is something to go on from.
-        while !line.contains("\"event\":\"progress\"") {
-            assert!(told.read_line(&mut line).await.unwrap() > 0, "{line}");
-        }
-        let id = process.id().unwrap().to_string();
-        let sent = Command::new("kill")
-            .args(["-s", signal, &id])
-            .status()
-            .await;
-        assert!(sent.unwrap().success());
-        told.read_to_string(&mut line).await.unwrap();
-        let status = process.wait().await.unwrap();
-        assert_eq!(status.code(), Some(3), "{line}");
-        assert!(line.contains("run it again"), "{line}");
+        stopped_by(signal, &app).await;
     }
 
     // Other segments are not those that were begun.

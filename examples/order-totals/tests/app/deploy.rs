@@ -1,11 +1,13 @@
 //! The bootstrap of many workers: the definition for Step Functions, and processes side by side.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, join_all};
+use murmur_state::{Checkpoints, Saved};
+use murmur_state_ddb::Deduper;
 use murmur_testkit::gate::{Gate, Hold};
 use murmur_testkit::lambda::RuntimeApi;
 use serde_json::{Value, json};
@@ -19,6 +21,12 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// So little that a call is over before it has done much.
 const SHORT: Duration = Duration::from_millis(100);
+
+/// The most numbers that `States.ArrayRange` makes.
+const MOST_WORKERS: usize = 1000;
+
+/// The most bytes that a state may give to the next one.
+const MOST_DATA: usize = 256 * 1024;
 
 fn definition() -> Value {
     serde_json::from_str(include_str!("../../deploy/bootstrap.asl.json")).unwrap()
@@ -95,7 +103,7 @@ fn check(machine: &Value) {
                 );
             }
         }
-        for path in ["ItemsPath", "ResultPath"] {
+        for path in ["ItemsPath", "OutputPath", "ResultPath"] {
             let path = &state[path];
             assert!(path.is_null() || path.as_str().is_some_and(|path| path.starts_with('$')));
         }
@@ -106,7 +114,13 @@ fn check(machine: &Value) {
 
 #[test]
 fn the_definition_is_one_and_its_template_names_what_it_calls() {
-    check(&definition());
+    let definition = definition();
+    check(&definition);
+    let worker = &definition["States"]["Workers"]["ItemProcessor"];
+    assert_eq!(
+        worker["States"]["Done"].get("OutputPath"),
+        Some(&Value::Null)
+    );
     let template: Value =
         serde_saphyr::from_str(include_str!("../../deploy/bootstrap.yaml")).unwrap();
     let machine = &template["Resources"]["Bootstrap"]["Properties"];
@@ -142,25 +156,31 @@ struct Machine<'a> {
 impl Machine<'_> {
     fn run<'m>(&'m self, machine: &'m Value, input: Value) -> BoxFuture<'m, Value> {
         async move {
+            let context = json!({ "Execution": { "Input": input } });
             let (mut name, mut data) = (machine["StartAt"].as_str().unwrap(), input);
             loop {
                 let state = &machine["States"][name];
                 data = match state["Type"].as_str().unwrap() {
-                    "Pass" => filled(&state["Parameters"], &data, &Value::Null),
+                    "Pass" => filled(&state["Parameters"], &data, &context),
                     "Task" => {
-                        let parameters = filled(&state["Parameters"], &data, &Value::Null);
+                        let parameters = filled(&state["Parameters"], &data, &context);
                         let payload = self.call(&parameters["Payload"]).await;
                         let result = json!({ "Payload": payload });
-                        data["answer"] = filled(&state["ResultSelector"], &result, &Value::Null);
+                        data["answer"] = filled(&state["ResultSelector"], &result, &context);
                         data
                     }
                     "Map" => {
                         let items = at(&data, state["ItemsPath"].as_str().unwrap());
                         let each = items.as_array().unwrap().iter().map(|item| {
-                            let input = filled(&state["ItemSelector"], &data, item);
+                            let mut context = context.clone();
+                            context["Map"] = json!({ "Item": { "Value": item } });
+                            let input = filled(&state["ItemSelector"], &data, &context);
                             self.run(&state["ItemProcessor"], input)
                         });
-                        join_all(each).await;
+                        for output in join_all(each).await {
+                            let of_all = MOST_WORKERS * output.to_string().len();
+                            assert!(of_all < MOST_DATA, "{output}");
+                        }
                         data
                     }
                     "Choice" => {
@@ -175,7 +195,13 @@ impl Machine<'_> {
                             .unwrap();
                         continue;
                     }
-                    "Succeed" => return data,
+                    "Succeed" => {
+                        return match state.get("OutputPath") {
+                            Some(Value::Null) => json!({}),
+                            Some(path) => at(&data, path.as_str().unwrap()),
+                            None => data,
+                        };
+                    }
                     other => panic!("{other}"),
                 };
                 match state["Next"].as_str() {
@@ -210,34 +236,34 @@ impl Machine<'_> {
 }
 
 /// A payload template with its paths resolved.
-fn filled(template: &Value, data: &Value, item: &Value) -> Value {
+fn filled(template: &Value, data: &Value, context: &Value) -> Value {
     let fields = template.as_object().unwrap().iter();
     let resolve = |(field, value): (&String, &Value)| match field.strip_suffix(".$") {
         Some(field) => (
             field.to_owned(),
-            computed(value.as_str().unwrap(), data, item),
+            computed(value.as_str().unwrap(), data, context),
         ),
         None => (field.clone(), value.clone()),
     };
     Value::Object(fields.map(resolve).collect())
 }
 
-/// A path, an intrinsic function, or a number in one.
-fn computed(text: &str, data: &Value, item: &Value) -> Value {
-    if text == "$$.Map.Item.Value" {
-        return item.clone();
+/// A path into the data or the context, an intrinsic function, or a number in one.
+fn computed(text: &str, data: &Value, context: &Value) -> Value {
+    if text.starts_with("$$") {
+        return at(context, &text[1..]);
     }
     if let Some(call) = text.strip_suffix(')') {
         let (function, arguments) = call.split_once('(').unwrap();
         let arguments: Vec<i64> = split(arguments)
             .into_iter()
-            .map(|argument| computed(argument, data, item).as_i64().unwrap())
+            .map(|argument| computed(argument, data, context).as_i64().unwrap())
             .collect();
         return match (function, &arguments[..]) {
             ("States.MathAdd", [one, other]) => json!(one + other),
             ("States.ArrayRange", [first, last, step]) => {
                 let numbers: Vec<i64> = (*first..=*last).step_by(*step as usize).collect();
-                assert!(numbers.len() <= 1000);
+                assert!(numbers.len() <= MOST_WORKERS);
                 json!(numbers)
             }
             other => panic!("{other:?}"),
@@ -271,9 +297,33 @@ fn at(data: &Value, path: &str) -> Value {
     let fields = path.strip_prefix('$').unwrap().split('.').skip(1);
     let mut found = data;
     for field in fields {
-        found = &found[field];
+        let named = || panic!("no {path} in {data}");
+        found = found.get(field).unwrap_or_else(named);
     }
     found.clone()
+}
+
+/// What a call is given: one segment of two, and `options` beside.
+fn part(app: &App, from: u32, options: Value) -> Value {
+    let mut fill = json!({ "run": "fill", "table": app.orders, "segments": 2, "take": 1 });
+    let fields = fill.as_object_mut().unwrap();
+    fields.extend(options.as_object().unwrap().clone());
+    json!({ "fill": fill, "from": from })
+}
+
+/// Lets the run have begun so much earlier.
+async fn age_run(app: &App, by: Duration) {
+    let markers = Deduper::new(app.client.clone(), app.tables.markers.as_str());
+    for pipeline in app.tables.pipelines(&app.client).unwrap() {
+        let name = pipeline.name().marker("bootstrap", &[&app.orders]);
+        let kept = markers.load(&name).await.unwrap().unwrap();
+        let mut record: Value = serde_json::from_str(&kept.data).unwrap();
+        let began = record["captured_at"].as_i64().unwrap();
+        record["captured_at"] = json!(began - by.as_millis() as i64);
+        let record = record.to_string();
+        let saved = markers.save(&name, &record, Some(kept.version)).await;
+        assert!(matches!(saved.unwrap(), Saved::Version(_)));
+    }
 }
 
 /// A process of the function.
@@ -299,8 +349,9 @@ async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_orde
     };
     let definition = definition();
     let mapping = mapping(&app.stream().await);
-    let input = json!({
-        "run": "fill", "table": app.orders, "segments": 10, "take": 4, "mapping": mapping
+    let mut input = json!({
+        "run": "fill", "table": app.orders, "segments": 10, "take": 4, "mapping": mapping,
+        "live_is_running": true, "read_units": 1e6,
     });
     let play = machine.run(&definition, input.clone());
     let kill = async {
@@ -340,7 +391,11 @@ async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_orde
     );
     assert!(failed + unfinished >= 3 && finished >= 1, "{calls:?}");
 
-    // Started again it says that all is done.
+    // Started again, with no more than it needs, it says that all is done.
+    let fields = input.as_object_mut().unwrap();
+    for optional in ["mapping", "live_is_running", "read_units"] {
+        fields.remove(optional).unwrap();
+    }
     machine.run(&definition, input).await;
     let calls = take();
     let mut answers = calls.iter().filter_map(|(_, answer)| answer.as_ref());
@@ -354,20 +409,81 @@ async fn a_worker_refuses_a_mapping_that_would_miss_changes_and_goes_without_one
     put_orders(&app, 30).await;
     let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
     let _process = function(&app, &api, &gate);
-    let part = |mapping: Value| {
-        json!({
-            "run": "fill", "table": app.orders, "segments": 2, "take": 2, "from": 0,
-            "mapping": mapping
-        })
-    };
     let mut unfit = mapping(&app.stream().await);
     unfit["StartingPosition"] = "LATEST".into();
-    let refused = api.invoke(part(unfit), TIMEOUT).await.unwrap_err();
+    let checked = part(&app, 0, json!({ "take": 2, "mapping": unfit }));
+    let refused = api.invoke(checked, TIMEOUT).await.unwrap_err();
     assert!(refused.to_string().contains("LATEST"), "{refused}");
     assert_eq!(app.state("alice").await, (None, None));
 
-    let answer = api.invoke(part(Value::Null), TIMEOUT).await.unwrap();
+    let unchecked = part(&app, 0, json!({ "take": 2, "mapping": null }));
+    let answer = api.invoke(unchecked, TIMEOUT).await.unwrap();
     assert_eq!(answer["finished"], true);
+    assert_counted_once(&app, 30).await;
+
+    // Another run is not this one's, and not done.
+    let another = part(&app, 0, json!({ "take": 2, "run": "another" }));
+    let refused = api.invoke(another, TIMEOUT).await.unwrap_err();
+    assert!(refused.to_string().contains("run `fill`"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_refuses_options_that_it_does_not_know_or_cannot_keep_to() {
+    let app = App::start().await;
+    put_orders(&app, 30).await;
+    let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
+    let _process = function(&app, &api, &gate);
+    for (options, named) in [
+        (json!({ "read_unit": 5 }), "read_unit"),
+        (json!({ "live-is-running": true }), "live-is-running"),
+        (json!({ "read_units": 0 }), "0 read units a second"),
+    ] {
+        let refused = api.invoke(part(&app, 0, options), TIMEOUT).await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(named), "{refused}");
+    }
+    assert_eq!(app.state("alice").await, (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_goes_on_with_an_old_run_if_live_has_been_running() {
+    let app = App::start().await;
+    put_orders(&app, 30).await;
+    let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
+    let _process = function(&app, &api, &gate);
+    let first = api.invoke(part(&app, 0, json!({})), TIMEOUT).await.unwrap();
+    assert_eq!([&first["done"], &first["finished"]], [true, false]);
+    age_run(&app, Duration::from_secs(30 * 3600)).await;
+
+    let refused = api.invoke(part(&app, 1, json!({})), TIMEOUT).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("began 30 h ago"), "{refused}");
+    let beside_live = part(&app, 1, json!({ "live_is_running": true }));
+    let second = api.invoke(beside_live, TIMEOUT).await.unwrap();
+    assert_eq!(second["finished"], true);
+    assert_counted_once(&app, 30).await;
+}
+
+/// A process with segments `from` to `to` of nine.
+async fn worker(app: &App, from: u32, to: u32) -> Output {
+    let (from, to) = (from.to_string(), to.to_string());
+    let mut command = bootstrap(app);
+    command.args(["--segments", "9", "--run", "fill"]);
+    command.args(["--from", &from, "--to", &to]);
+    command.output().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_is_done_before_others_says_so() {
+    let app = App::start().await;
+    put_orders(&app, 30).await;
+    let mut not_yet = Vec::new();
+    for (from, to) in [(0, 4), (4, 9)] {
+        let output = worker(&app, from, to).await;
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        not_yet.push(stderr(&output).contains("this part is done, and others are not yet"));
+    }
+    assert_eq!(not_yet, [true, false]);
     assert_counted_once(&app, 30).await;
 }
 
@@ -375,32 +491,16 @@ async fn a_worker_refuses_a_mapping_that_would_miss_changes_and_goes_without_one
 async fn processes_side_by_side_finish_one_run() {
     let app = App::start().await;
     put_orders(&app, 300).await;
-    let worker = |from: u32, to: u32| {
-        let mut command = bootstrap(&app);
-        let (from, to) = (from.to_string(), to.to_string());
-        command.args([
-            "--segments",
-            "9",
-            "--run",
-            "fill",
-            "--from",
-            &from,
-            "--to",
-            &to,
-        ]);
-        command.output()
-    };
-    let outputs = join_all([worker(0, 3), worker(3, 6), worker(6, 9)]).await;
+    let outputs = join_all([worker(&app, 0, 3), worker(&app, 3, 6), worker(&app, 6, 9)]).await;
     let mut tokens = BTreeSet::new();
     for output in outputs {
-        let output = output.unwrap();
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         tokens.insert(output.stdout);
     }
     assert_eq!(tokens.len(), 1, "all go by the token of whoever came first");
     assert_counted_once(&app, 300).await;
 
-    let late = worker(0, 3).await.unwrap();
+    let late = worker(&app, 0, 3).await;
     assert!(stderr(&late).contains("bootstrapped"), "{}", stderr(&late));
     let odd = bootstrap(&app)
         .args(["--run", "fill", "--from", "3"])
