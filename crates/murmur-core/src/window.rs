@@ -17,9 +17,10 @@ const RANGE_CHUNK: usize = 1_000;
 /// With a retention, a bucket's rows carry a `ttl` of the bucket's end plus the retention plus
 /// [`HORIZON`]. What would be added to a bucket, or taken back from it, by a change made after
 /// its retention was over is dropped and counted, so that a row that was removed never comes back
-/// as a fraction of itself, or below nothing. With a ledger nothing is added either, but an item that is
-/// changed then takes back what it contributed, as long as the row is there. Scanned rows and changes that do not say when they
-/// were made go by the clock, as do changes older than the horizon.
+/// as a fraction of itself, or below nothing. With a ledger nothing is added either, but an item
+/// that is changed then takes back what it contributed, as long as the row is there. Scanned rows
+/// and changes that do not say when they were made go by the clock, as do changes older than the
+/// horizon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     length: Duration,

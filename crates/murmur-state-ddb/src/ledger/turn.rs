@@ -109,11 +109,19 @@ pub(crate) fn turn(
     is_gone: impl Fn(&Add<i64>) -> bool,
 ) -> Turn {
     // What was kept in rows that are over goes with them.
-    let known = known.cloned().map(|mut known| {
-        known.kept.retain(|add| !is_over(add, times.now));
-        known
-    });
-    let known = known.as_ref();
+    let is_over = |add: &Add<i64>| is_over(add, times.now);
+    let without = known
+        .filter(|known| known.kept.iter().any(is_over))
+        .map(|known| Known {
+            kept: known
+                .kept
+                .iter()
+                .filter(|add| !is_over(add))
+                .cloned()
+                .collect(),
+            ..known.clone()
+        });
+    let known = without.as_ref().or(known);
     let mut after: Option<Known<i64>> = None;
     let mut outcomes = Vec::with_capacity(entries.len());
     for entry in entries {
