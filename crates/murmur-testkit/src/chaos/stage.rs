@@ -95,10 +95,11 @@ impl Stage {
         self.actor_with(skew, self.world.time.clock(skew))
     }
 
-    /// A process with this clock, which is said to be `skew` seconds fast.
-    pub fn actor_with(&self, skew: i64, clock: Arc<dyn Clock>) -> Actor {
+    /// A process whose clock is `skew` seconds fast, but for its tables, which go by `tables`: by
+    /// that alone, no deadline stops them.
+    pub fn actor_with(&self, skew: i64, tables: Arc<dyn Clock>) -> Actor {
         Actor {
-            lambda: self.world.start_with(skew, clock),
+            lambda: self.world.start_with(skew, tables),
         }
     }
 

@@ -115,8 +115,9 @@ impl World {
         self.start_with(skew, self.time.clock(skew))
     }
 
-    /// Starts a process with this clock, which is `skew` seconds fast.
-    pub(super) fn start_with(&self, skew: i64, clock: Arc<dyn Clock>) -> Lambda {
+    /// Starts a process whose clock is `skew` seconds fast, and whose tables go by `tables`.
+    pub(super) fn start_with(&self, skew: i64, tables: Arc<dyn Clock>) -> Lambda {
+        let clock = self.time.clock(skew);
         let number = self.processes.get();
         self.processes.set(number + 1);
         let process = self.cloud.process();
@@ -145,7 +146,7 @@ impl World {
         };
         let means = Means {
             client,
-            clock: Arc::clone(&clock),
+            clock: tables,
             random: random.clone(),
             state: self.state.clone(),
             markers: self.markers.clone(),
