@@ -5,6 +5,7 @@
     reason = "it is of command line tools"
 )]
 
+use std::future::ready;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
@@ -106,6 +107,14 @@ impl Scan {
         }
         Ok(bootstrap)
     }
+}
+
+/// The bootstrap, refused before anything is written if `mapping` would miss changes.
+pub fn checking(
+    bootstrap: Bootstrap<Order, ParallelScan>,
+    mapping: Mapping,
+) -> Bootstrap<Order, ParallelScan> {
+    bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)))
 }
 
 /// The event source mapping that `file` describes, as `aws lambda get-event-source-mapping` prints it.

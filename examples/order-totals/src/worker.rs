@@ -2,7 +2,6 @@
 //! may take, and the next one goes on. `deploy/bootstrap.asl.json` calls it until all is done.
 #![allow(clippy::print_stderr, reason = "it is the log of a function")]
 
-use std::future::ready;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -13,7 +12,7 @@ use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::TracingRecorder;
 
 use crate::Tables;
-use crate::cli::FAILED;
+use crate::cli::{self, FAILED};
 
 /// What is kept of a call's time for finishing the pages under way and saving how far it came.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -114,8 +113,7 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
         .recorder(TracingRecorder)
         .worker(run.clone(), from..to);
     if let Some(mapping) = fill.mapping {
-        bootstrap =
-            bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
+        bootstrap = cli::checking(bootstrap, mapping);
     }
     if fill.live_is_running {
         bootstrap = bootstrap.live_is_running();

@@ -6,7 +6,6 @@
     reason = "it is a command line tool"
 )]
 
-use std::future::ready;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -89,9 +88,7 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
         bootstrap = bootstrap.restart();
     }
     if let Some(file) = arguments.mapping {
-        let mapping = cli::read_mapping(&file)?;
-        bootstrap =
-            bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)));
+        bootstrap = cli::checking(bootstrap, cli::read_mapping(&file)?);
     }
     if let (Some(run), Some(from), Some(to)) = (arguments.run, arguments.from, arguments.to) {
         bootstrap = bootstrap.worker(run, from..to);
