@@ -336,7 +336,9 @@ impl<S, K> Owned<S, K> {
                 |error| context.retried(pipeline, error),
                 || self.store.bind(&binding, &self.markers, context.deadline),
             )
-            .await?;
+            .await
+            // It carries no record.
+            .map_err(|error| error.blameless(self.store.place()))?;
         agreed().insert(stream);
         Ok(())
     }

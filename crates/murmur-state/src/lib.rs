@@ -12,6 +12,7 @@ mod memory;
 mod metrics;
 mod monoid;
 mod retry;
+mod service;
 mod store;
 mod time;
 
@@ -27,6 +28,7 @@ pub use monoid::{
     Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Origin, Overflow,
 };
 pub use retry::{Retry, RetryPolicy};
+pub use service::CallFailure;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, Listed, MAX_KEYS,
     Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow, Store,
