@@ -4,6 +4,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_dynamo::Item;
 
+use crate::from_item::from_item;
 use crate::record::{EventName, Record};
 
 /// Any error, as user code returns it.
@@ -71,12 +72,12 @@ enum Form<T> {
 }
 
 impl<T: 'static> Decoder<T> {
-    /// Deserializes the item. Every image costs one copy of it.
+    /// Deserializes the item by [`from_item`], by which every number is exact or refused.
     pub fn serde() -> Self
     where
         T: DeserializeOwned,
     {
-        Self::item(|item| Ok(Decoded::Record(serde_dynamo::from_item(item.clone())?)))
+        Self::item(|item| Ok(Decoded::Record(from_item(item)?)))
     }
 
     /// Decodes an item by `decode`. It is called for each image that is there and needed: the
