@@ -92,7 +92,7 @@ impl<T: 'static> Decoder<T> {
     ///
     /// It is asked for [`Side::New`] of every record, whether or not there is a new image, so
     /// that removals can be counted and streams without images be used; and for [`Side::Old`] of
-    /// changes other than inserts, if a pipeline retracts. A retracting pipeline takes nothing
+    /// changes of items that were there before, if a pipeline retracts. A retracting pipeline takes nothing
     /// from the new side of a removal. Answer [`Decoded::Skip`] for what does not matter.
     pub fn record(
         decode: impl Fn(View<'_>) -> Result<Decoded<T>, BoxError> + Send + Sync + 'static,
@@ -106,6 +106,9 @@ impl<T: 'static> Decoder<T> {
         record: &Record,
         side: Side,
     ) -> Option<Result<Decoded<T>, DecodeFailure>> {
+        if side == Side::Old && record.had_nothing_before() {
+            return None;
+        }
         let view = View { record, side };
         match &self.0 {
             Form::Record(decode) => {
@@ -141,7 +144,7 @@ fn expected(record: &Record, side: Side) -> bool {
             (EventName::Insert | EventName::Modify, Side::New) => true,
             (EventName::Modify | EventName::Remove, Side::Old) => true,
             (EventName::Remove, Side::New) | (EventName::Insert, Side::Old) => false,
-            (EventName::Other(_), _) => false,
+            (EventName::Other(_) | EventName::Unreadable(_), _) => false,
         },
     }
 }
