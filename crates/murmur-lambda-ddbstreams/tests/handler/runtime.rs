@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use murmur_core::Sum;
-use murmur_lambda_ddbstreams::{Event, Handler, NotInLambda, run};
+use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent, NotInLambda, run};
 use murmur_state::{Clock, ManualClock};
 
 use crate::support::{Order, Scripted, Step, clock, event, id, insert, numbers, reported, totals};
