@@ -92,7 +92,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Takes records that can never count: undecodable, with an unusable key, out of range. `Ok`
+    /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of range. `Ok`
     /// passes the record over and counts it under `:dead_letter`; `Err` reports it as failed, so
     /// that it comes again. It may be called more than once for a record that is redelivered.
     ///
