@@ -92,7 +92,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Takes records that can never count: undecodable, with an unusable key, out of range. `Ok`
+    /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of range. `Ok`
     /// passes the record over and counts it under `:dead_letter`; `Err` reports it as failed, so
     /// that it comes again. It may be called more than once for a record that is redelivered.
     ///
@@ -141,6 +141,10 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 .pipelines
                 .iter()
                 .any(|pipeline| pipeline.run.needs_old_image_of_expired()),
+            needs_old_of_removed: self
+                .pipelines
+                .iter()
+                .any(|pipeline| pipeline.run.needs_old_image_of_removed()),
             pipelines: self.pipelines,
             decoder: self.decoder,
             retry,
@@ -168,6 +172,8 @@ pub struct Processor<T> {
     decoder: Decoder<T>,
     needs_old: bool,
     needs_old_of_expired: bool,
+    /// Of an item that something else than Time to Live removed, by what the stream says.
+    needs_old_of_removed: bool,
     retry: Retry,
     recorder: Arc<dyn Recorder>,
     random: Random,
@@ -176,15 +182,35 @@ pub struct Processor<T> {
 
 /// What no record can count without.
 fn check(record: &Record) -> Result<(), Box<RecordError>> {
-    if record.event_id().is_empty() {
-        return Err(Box::new(RecordError::InvalidId(IdError::EmptyEventId)));
-    }
+    let missing = match record {
+        Record::Changed(change) => match &change.event {
+            EventName::Unreadable(reason) => Some(RecordError::Unreadable {
+                reason: reason.clone(),
+            }),
+            EventName::Other(name) => Some(RecordError::UnknownEvent { name: name.clone() }),
+            // In a ledger, all such records would be of one item.
+            _ if change.keys.is_empty() => Some(RecordError::NoKeys),
+            _ => None,
+        },
+        Record::Scanned(_) => None,
+    };
+    let no_id = || RecordError::InvalidId(IdError::EmptyEventId);
+    let missing = missing.or_else(|| record.event_id().is_empty().then(no_id));
+    missing.map_or(Ok(()), |error| Err(Box::new(error)))
+}
+
+/// Whether a record that could not be read still says which item changed, and when in the order of
+/// its changes, so that a ledger can note that the item contributes nothing: as with a record that
+/// can be read and not decoded.
+fn is_of_an_item(record: &Record) -> bool {
     match record {
         Record::Changed(Change {
-            event: EventName::Other(name),
+            event: EventName::Unreadable(_),
+            keys,
+            sequence_number,
             ..
-        }) => Err(Box::new(RecordError::UnknownEvent { name: name.clone() })),
-        Record::Changed(_) | Record::Scanned(_) => Ok(()),
+        }) => !keys.is_empty() && sequence_number.is_some(),
+        _ => false,
     }
 }
 
@@ -340,28 +366,38 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ) -> (Vec<Entry<'a, T>>, Vec<(usize, usize)>) {
         let mut entries = Vec::with_capacity(records.len());
         let mut repeated = Vec::new();
+        let now = self.clock().now();
+        let mut impossible = 0;
         let mut first = Index::with_capacity(records.len());
         'records: for (place, record) in records.iter().enumerate() {
-            // A record without an id is nobody's repetition.
-            let id = record.event_id();
-            if !id.is_empty() {
-                let original = first.entry(id, |place| records[place].event_id());
-                let original = *original.or_insert(place).get();
-                if original != place {
-                    repeated.push((place, original));
-                    continue;
-                }
-            }
-            if let Err(error) = check(record) {
-                outcomes[place] = self.fail(record, None, error, deadline).await;
-                continue;
-            }
             let mut entry = Entry {
                 place,
                 record,
                 new: None,
                 old: None,
             };
+            if let Err(error) = check(record) {
+                outcomes[place] = self.fail(record, None, error, deadline).await;
+                if outcomes[place].is_done() && is_of_an_item(record) {
+                    entries.push(entry);
+                }
+                continue;
+            }
+            let original = first.entry(record.event_id(), |place| records[place].event_id());
+            let original = *original.or_insert(place).get();
+            if original != place {
+                repeated.push((place, original));
+                continue;
+            }
+            if let Some(at) = record.impossible_creation(now) {
+                impossible += 1;
+                tracing::warn!(
+                    event_id = record.event_id(),
+                    created = at.as_secs(),
+                    now = now.as_secs(),
+                    "the record's creation time, in seconds, lies in the future: it counts as absent",
+                );
+            }
             for side in self.sides(record) {
                 match self.decode(record, *side) {
                     Ok(image) => *entry.image(*side) = image,
@@ -375,13 +411,15 @@ impl<T: Send + Sync + 'static> Processor<T> {
             }
             entries.push(entry);
         }
+        self.count_all(":impossible_time", impossible);
         (entries, repeated)
     }
 
     /// The sides of `record` that some pipeline needs.
     fn sides(&self, record: &Record) -> &'static [Side] {
-        let needs_old = match record.is_removal_by_ttl() {
-            true => self.needs_old_of_expired,
+        let needs_old = match record.is(&EventName::Remove) {
+            true if record.is_removal_by_ttl() => self.needs_old_of_expired,
+            true => self.needs_old || self.needs_old_of_removed,
             false => self.needs_old,
         };
         match needs_old {
