@@ -221,7 +221,9 @@ pub fn item_key(id: &ItemId) -> Option<Item> {
         };
         key.insert(name.to_owned(), value);
     }
-    (!key.is_empty()).then(|| key.into())
+    let key = Item::from(key);
+    // Neither names twice nor digits in another form.
+    (!key.is_empty() && item_id(&key) == *id).then_some(key)
 }
 
 /// The bytes of which `hex` has two digits each.

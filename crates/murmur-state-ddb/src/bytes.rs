@@ -135,13 +135,13 @@ impl<M: Codec> BytesStore<M> {
             "a version, as compare-and-swap rows have it",
         )?;
         let token = match row.get(TOK) {
+            None => None,
             Some(AttributeValue::B(token)) => Some(token.clone()),
-            _ => None,
+            Some(_) => return Err(wrong_shape(place, row, TOK, "the bytes of a token")),
         };
-        let ttl = match row.get(TTL) {
-            Some(AttributeValue::N(ttl)) => ttl.parse().ok(),
-            _ => None,
-        };
+        let ttl = row.contains_key(TTL);
+        let ttl = ttl.then(|| integer(place, row, TTL, "a time in seconds"));
+        let ttl = ttl.transpose()?;
         let value = self.value(place, row)?;
         Ok(Some(Known {
             value,
@@ -472,5 +472,86 @@ impl<M: Codec> fmt::Debug for BytesStore<M> {
             .field("table", &self.table)
             .field("max_retries", &self.max_retries)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::config::{BehaviorVersion, Config};
+    use murmur_state::{CodecError, Monoid};
+
+    use super::*;
+    use crate::any_rows::{holds, look_at};
+    use crate::attribute::{PER, PK, SK};
+
+    #[derive(Clone)]
+    struct Bits;
+
+    impl Monoid for Bits {
+        type Input = u8;
+        type Value = u8;
+        const IDEMPOTENT: bool = true;
+
+        fn identity(&self) -> u8 {
+            0
+        }
+
+        fn lift(&self, input: u8) -> u8 {
+            input
+        }
+
+        fn combine(&self, into: &mut u8, other: &u8) -> Result<(), Overflow> {
+            *into |= other;
+            Ok(())
+        }
+    }
+
+    impl Codec for Bits {
+        fn encode(&self, value: &u8) -> Vec<u8> {
+            vec![1, *value, 0]
+        }
+
+        fn decode(&self, bytes: &[u8]) -> Result<u8, CodecError> {
+            match bytes {
+                [1, value, 0] => Ok(*value),
+                _ => Err(CodecError::new("no bits")),
+            }
+        }
+    }
+
+    #[test]
+    fn no_row_is_taken_for_another() {
+        let config = Config::builder().behavior_version(BehaviorVersion::latest());
+        let store = BytesStore::new(Client::from_conf(config.build()), "sets", Bits);
+        let place = store.table.place();
+        let blob = |bytes: &[u8]| AttributeValue::B(Blob::new(bytes));
+        let original = Item::from([
+            (PK.to_owned(), AttributeValue::S("a".into())),
+            (SK.to_owned(), number(0)),
+            (V.to_owned(), blob(&[1, 7, 0])),
+            (VER.to_owned(), number(3)),
+        ]);
+        let mut ours = original.clone();
+        ours.insert(TOK.to_owned(), blob(&[9; 16]));
+        ours.insert(TTL.to_owned(), number(1_900_000_000));
+        look_at(&[original, ours], &[TOK, TTL, PER], |row| {
+            let Ok(known) = store.known(&place, row) else {
+                return false;
+            };
+            let known = known.unwrap();
+            let Version { ver, token } = known.version;
+            assert!(
+                holds(row, V, Some(&blob(&Bits.encode(&known.value)))),
+                "{row:?}"
+            );
+            assert!(holds(row, VER, Some(&number(ver))), "{row:?}");
+            assert!(
+                holds(row, TOK, token.map(AttributeValue::B).as_ref()),
+                "{row:?}"
+            );
+            assert!(holds(row, TTL, known.ttl.map(number).as_ref()), "{row:?}");
+            assert!(!row.contains_key(PER), "{row:?}");
+            true
+        });
     }
 }

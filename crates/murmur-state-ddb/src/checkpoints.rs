@@ -105,3 +105,27 @@ fn checkpoint(place: &Place, row: &Item) -> Result<Checkpoint, StoreError> {
         _ => Err(wrong_shape(place, row, DATA, "the text of a checkpoint")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::any_rows::{holds, look_at};
+
+    #[test]
+    fn no_row_is_taken_for_another_checkpoint() {
+        let place = Place::table("Deduper", "markers");
+        let good = Item::from([
+            (PK.to_owned(), AttributeValue::S("likes/run/".into())),
+            (DATA.to_owned(), AttributeValue::S("{}".into())),
+            (VER.to_owned(), number(u64::MAX)),
+        ]);
+        look_at(&[good], &[], |row| {
+            let Ok(Checkpoint { data, version }) = checkpoint(&place, row) else {
+                return false;
+            };
+            assert!(holds(row, DATA, Some(&AttributeValue::S(data))), "{row:?}");
+            assert!(holds(row, VER, Some(&number(version))), "{row:?}");
+            true
+        });
+    }
+}

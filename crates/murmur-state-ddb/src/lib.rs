@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(test)]
+mod any_rows;
 mod attribute;
 mod bytes;
 mod change;

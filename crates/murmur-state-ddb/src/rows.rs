@@ -148,7 +148,7 @@ impl Table {
         let last = last.map(|last| self.key_of(&last)).transpose()?;
         Ok(Listed {
             entries,
-            next: last.map(|key| format!("{}/{}", key.bucket(), key.entity())),
+            next: last.as_ref().map(listed_at),
         })
     }
 
@@ -156,6 +156,7 @@ impl Table {
     fn key_named(&self, text: &str) -> Result<Key, StoreError> {
         let parts = text.split_once('/');
         let key = parts.and_then(|(bucket, entity)| Key::new(entity, bucket.parse().ok()?).ok());
+        let key = key.filter(|key| listed_at(key) == text);
         key.ok_or_else(|| StoreError::Setup {
             place: self.place(),
             advice: format!(
@@ -284,5 +285,56 @@ impl Table {
         let done = written(place, sent);
         going.answered(matches!(done, Err(StoreError::Throttled { .. })));
         done
+    }
+}
+
+/// How a listing says that it goes on after `key`.
+fn listed_at(key: &Key) -> String {
+    format!("{}/{}", key.bucket(), key.entity())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::Client;
+    use aws_sdk_dynamodb::config::{BehaviorVersion, Config};
+    use murmur_testkit::damage::accepts_only_what_it_writes;
+
+    use super::*;
+    use crate::any_rows::{holds, look_at};
+
+    fn table() -> Table {
+        let config = Config::builder().behavior_version(BehaviorVersion::latest());
+        Table::new("Int64SumStore", Client::from_conf(config.build()), "totals")
+    }
+
+    fn key() -> Key {
+        Key::new("customer/1", i64::MIN).unwrap()
+    }
+
+    #[test]
+    fn no_row_is_taken_for_that_of_another_key() {
+        let table = table();
+        look_at(&[row_key(&key())], &[], |row| {
+            let Ok(key) = table.key_of(row) else {
+                return false;
+            };
+            let again = row_key(&key);
+            assert!(
+                again
+                    .iter()
+                    .all(|(name, value)| holds(row, name, Some(value)))
+            );
+            true
+        });
+    }
+
+    #[test]
+    fn a_listing_goes_on_only_at_what_a_listing_said() {
+        let table = table();
+        let samples = [listed_at(&key()), "7/\u{e9}".to_owned()];
+        accepts_only_what_it_writes(&samples, b"/", |bytes| {
+            let key = table.key_named(std::str::from_utf8(bytes).ok()?).ok()?;
+            Some(listed_at(&key).into_bytes())
+        });
     }
 }

@@ -36,8 +36,11 @@ pub struct HandoffShard {
     /// The shard's id.
     pub id: String,
     /// Its parent, if it had one; the parent may be gone already.
+    // Said to be none: a field that is missing has been lost.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub parent: Option<String>,
     /// The first sequence number in it, if the stream said.
+    #[serde(deserialize_with = "Option::deserialize")]
     pub first: Option<SequenceNumber>,
     /// Whether it could take no more records: it had an ending sequence number *and* a listed
     /// child. In doubt it is open, and reading it is harmless.

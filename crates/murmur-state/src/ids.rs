@@ -158,7 +158,7 @@ impl ItemId {
         Self(text.into())
     }
 
-    /// The parts it was [made of](ItemId::from_parts), in order; `None` if its text has none.
+    /// The parts it was [made of](ItemId::from_parts), in order; `None` if no parts give its text.
     pub fn parts(&self) -> Option<Vec<&str>> {
         let mut parts = Vec::new();
         let mut rest = self.as_str();
@@ -168,7 +168,8 @@ impl ItemId {
             parts.push(part);
             rest = tail;
         }
-        Some(parts)
+        // A length may be written in other ways, such as `+1`: then this is no such text.
+        (Self::from_parts(parts.iter().copied()) == *self).then_some(parts)
     }
 
     /// The id's text.

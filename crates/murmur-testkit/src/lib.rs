@@ -2,6 +2,7 @@
 //!
 //! - [`Dynamo`]: the DynamoDB of a test: the server that [`ENDPOINT_VAR`] names, else an embedded one.
 //! - [`Embedded`]: that embedded server by itself, for whoever needs the database behind it.
+//! - [`damage`]: damaged inputs for decoders.
 //! - [`lambda::RuntimeApi`]: the Lambda Runtime API, to run a Lambda binary as a real process.
 //! - [`cloud`]: a DynamoDB that fails, loses answers and cancels transactions, as one far away does.
 //! - [`time`]: virtual time, with a clock of its own for every process of a simulation.
@@ -18,6 +19,7 @@
 
 pub mod chaos;
 pub mod cloud;
+pub mod damage;
 mod dynamo;
 mod embedded;
 pub mod esm;

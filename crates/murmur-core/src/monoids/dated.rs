@@ -51,6 +51,15 @@ impl<E, const LAST: bool> Default for ByTime<E, LAST> {
     }
 }
 
+/// A sequence number as it is stored: equal ones have equal digits.
+fn digits(sequence: Option<&SequenceNumber>) -> &str {
+    match sequence.map(SequenceNumber::significant) {
+        None => "",
+        Some("") => "0",
+        Some(digits) => digits,
+    }
+}
+
 fn dated<E>((at, value): (Timestamp, E), origin: Option<Origin<'_>>) -> Option<Dated<E>> {
     Some(Dated {
         at,
@@ -102,13 +111,8 @@ impl<E: Element, const LAST: bool> Codec for ByTime<E, LAST> {
     fn encode(&self, value: &Option<Dated<E>>) -> Vec<u8> {
         let mut writer = Writer::new(Self::KIND, E::TAG);
         if let Some(dated) = value {
-            let digits = match dated.sequence.as_ref().map(SequenceNumber::significant) {
-                None => "",
-                Some("") => "0",
-                Some(digits) => digits,
-            };
             writer.integer(dated.at.as_millis());
-            writer.field(digits.as_bytes());
+            writer.field(digits(dated.sequence.as_ref()).as_bytes());
             writer.field(dated.id.as_bytes());
             writer.field(&dated.value.to_bytes());
         }
@@ -121,12 +125,16 @@ impl<E: Element, const LAST: bool> Codec for ByTime<E, LAST> {
             return Ok(None);
         }
         let at = Timestamp::from_millis(reader.integer()?);
-        let sequence = match String::from_bytes(reader.field()?)? {
-            digits if digits.is_empty() => None,
-            digits => Some(
-                SequenceNumber::new(digits).map_err(|error| CodecError::new(error.to_string()))?,
+        let text = String::from_bytes(reader.field()?)?;
+        let sequence = match text.as_str() {
+            "" => None,
+            text => Some(
+                SequenceNumber::new(text).map_err(|error| CodecError::new(error.to_string()))?,
             ),
         };
+        if digits(sequence.as_ref()) != text {
+            return Err(CodecError::new("a sequence number has leading zeros"));
+        }
         let id = String::from_bytes(reader.field()?)?;
         let value = E::from_bytes(reader.field()?)?;
         reader.finish()?;

@@ -62,7 +62,11 @@ impl<E: Element> Codec for Set<E> {
         let mut reader = Reader::new(bytes, KIND, E::TAG)?;
         let mut set = BTreeSet::new();
         while !reader.is_empty() {
-            set.insert(E::from_bytes(reader.field()?)?);
+            let element = E::from_bytes(reader.field()?)?;
+            if set.last().is_some_and(|last| *last >= element) {
+                return Err(CodecError::new("the elements of a set are not ascending"));
+            }
+            set.insert(element);
         }
         Ok(set)
     }

@@ -85,6 +85,9 @@ fn contributions(
             true => Some(integer(TTL)?),
             false => None,
         };
+        // What is there beside would be lost when the row is written again.
+        let expected = 3 + usize::from(ttl.is_some());
+        (part.len() == expected).then_some(())?;
         Some(Add {
             key: Key::new(entity, integer(SK)?).ok()?,
             value: integer(V)?,
@@ -159,6 +162,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::any_rows::{holds, look_at};
 
     fn adds() -> impl Strategy<Value = Vec<Add<i64>>> {
         let add = (
@@ -241,5 +245,48 @@ mod tests {
             let error = known(&place, &bad).unwrap_err();
             assert!(error.to_string().contains(attribute), "{error}");
         }
+    }
+    #[test]
+    fn no_row_is_taken_for_another() {
+        let place = Place::table("Deduper", "markers");
+        let add = |entity: &str, ttl| Add {
+            key: Key::new(entity, -3).unwrap(),
+            value: 5,
+            ttl,
+        };
+        let known_as = |at, now, kept| Known {
+            item: ItemId::from_parts(["id", "S", "x"]),
+            version: 7,
+            at,
+            now,
+            kept,
+        };
+        let number = SequenceNumber::new("100000000000000000001").unwrap();
+        let good = [
+            known_as(Position::Scan, vec![add("a", None)], Vec::new()),
+            known_as(
+                Position::Stream(number),
+                vec![add("a", Some(9))],
+                vec![add("b", Some(8))],
+            ),
+        ];
+        let write = |known: &Known<i64>| row("n", known, Timestamp::from_secs(0), Duration::ZERO);
+        look_at(
+            &good.map(|known| write(&known)),
+            &[AT, NOW, KEPT],
+            |found| {
+                let Ok(known) = known(&place, found) else {
+                    return false;
+                };
+                let again = write(&known);
+                let empty = AttributeValue::L(Vec::new());
+                for attribute in [ITEM, VER, AT, NOW, KEPT] {
+                    let nothing = found.get(attribute) == Some(&empty);
+                    let same = holds(found, attribute, again.get(attribute));
+                    assert!(same || nothing, "{attribute}: {found:?}");
+                }
+                true
+            },
+        );
     }
 }

@@ -2,10 +2,10 @@ use std::fmt::Write;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::EventId;
+use murmur_state::{EventId, Place, StoreError};
 use sha2::{Digest, Sha256};
 
-use crate::attribute::Item;
+use crate::attribute::{Item, wrong_shape};
 use crate::change::Change;
 
 /// An event as a row remembers it.
@@ -43,6 +43,26 @@ fn hash(text: &str) -> Id {
 /// The ids as a set. DynamoDB knows no empty sets, so there must be one at least.
 pub(crate) fn set<'a>(ids: impl IntoIterator<Item = &'a Id>) -> AttributeValue {
     AttributeValue::Bs(ids.into_iter().map(|id| Blob::new(*id)).collect())
+}
+
+/// Refuses an attribute that is there and holds anything but ids: no id would be found in it, and
+/// its events would count again.
+pub(crate) fn only_ids(
+    place: &Place,
+    row: &Item,
+    attribute: &'static str,
+) -> Result<(), StoreError> {
+    let is_id = |bytes: &Blob| bytes.as_ref().len() == size_of::<Id>();
+    match row.get(attribute) {
+        None => Ok(()),
+        Some(AttributeValue::Bs(ids)) if ids.iter().all(is_id) => Ok(()),
+        Some(_) => Err(wrong_shape(
+            place,
+            row,
+            attribute,
+            "a set of event ids, 16 bytes each",
+        )),
+    }
 }
 
 /// The ids in an attribute of a row; none if it is absent.

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{Key, Place, StoreError, Timestamp};
 
-use super::ids::{Id, ids_in};
+use super::ids::{Id, ids_in, only_ids};
 use super::rules::Rules;
 use crate::attribute::{CUR, HOT, HOT_AT, Item, LED, PER, PREV, integer, wrong_shape};
 
@@ -47,14 +47,17 @@ pub(crate) enum Face {
 pub(crate) struct Frozen(Box<[Id]>);
 
 impl Frozen {
-    pub(crate) fn of(row: &Item) -> Self {
+    pub(crate) fn of(place: &Place, row: &Item) -> Result<Self, StoreError> {
+        for set in [CUR, PREV] {
+            only_ids(place, row, set)?;
+        }
         let mut ids: Vec<Id> = [CUR, PREV]
             .into_iter()
             .flat_map(|set| ids_in(row, set))
             .filter_map(|id| id.try_into().ok())
             .collect();
         ids.sort_unstable();
-        Self(ids.into())
+        Ok(Self(ids.into()))
     }
 
     pub(crate) fn has(&self, id: &Id) -> bool {
@@ -79,6 +82,9 @@ impl Face {
             });
         }
         let per = integer(place, row, PER, "the number of a period")?;
+        for set in [CUR, PREV] {
+            only_ids(place, row, set)?;
+        }
         if !row.contains_key(HOT) {
             let cur = row.contains_key(CUR);
             return Ok(Self::Cold { per, cur });
@@ -239,5 +245,90 @@ impl Slots {
         }
         young.insert(key.clone(), Arc::clone(&slot));
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::primitives::Blob;
+
+    use super::*;
+    use crate::any_rows::{holds, look_at};
+    use crate::attribute::{PK, SK, V, number};
+
+    fn ids(first: u8) -> AttributeValue {
+        AttributeValue::Bs(vec![Blob::new([first; 16]), Blob::new([first + 1; 16])])
+    }
+
+    fn row(attributes: &[(&str, AttributeValue)]) -> Item {
+        let common = [
+            (PK, AttributeValue::S("a".into())),
+            (SK, number(0)),
+            (V, number(5)),
+            (PER, number(-19)),
+        ];
+        let all = common.iter().chain(attributes).cloned();
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn holds_ids_or_nothing(row: &Item, set: &str) -> bool {
+        match row.get(set) {
+            None => true,
+            Some(AttributeValue::Bs(ids)) => ids.iter().all(|id| id.as_ref().len() == 16),
+            Some(_) => false,
+        }
+    }
+
+    #[test]
+    fn no_row_is_taken_for_another() {
+        let place = Place::table("Int64SumStore", "totals");
+        let hot = AttributeValue::S("epoch".into());
+        let good = [
+            Item::new(),
+            row(&[]),
+            row(&[(CUR, ids(1))]),
+            row(&[(CUR, ids(1)), (PREV, ids(3))]),
+            row(&[(HOT, hot), (HOT_AT, number(1_800_000_000_000_i64))]),
+        ];
+        look_at(&good, &[CUR, PREV, HOT, HOT_AT, LED], |row| {
+            let mut known = Known::nothing();
+            if known.see(&place, row).is_err() {
+                return false;
+            }
+            match &known.face {
+                Face::Unknown => panic!("seen, and not known: {row:?}"),
+                Face::Absent => assert!(row.is_empty(), "{row:?}"),
+                Face::Cold { per, cur } => {
+                    assert!(holds(row, PER, Some(&number(per))), "{row:?}");
+                    assert_eq!(*cur, row.contains_key(CUR), "{row:?}");
+                    assert!(!row.contains_key(HOT), "{row:?}");
+                }
+                Face::Hot { epoch, stamp, .. } => {
+                    let epoch = AttributeValue::S(epoch.clone());
+                    assert!(holds(row, HOT, Some(&epoch)), "{row:?}");
+                    let stamp = number(stamp.as_millis());
+                    assert!(holds(row, HOT_AT, Some(&stamp)), "{row:?}");
+                }
+            }
+            assert!([CUR, PREV].iter().all(|set| holds_ids_or_nothing(row, set)));
+            true
+        });
+    }
+
+    #[test]
+    fn no_id_of_a_frozen_item_is_passed_over() {
+        let place = Place::table("Deduper", "markers");
+        let good = [row(&[]), row(&[(CUR, ids(1)), (PREV, ids(3))])];
+        look_at(&good, &[CUR, PREV], |row| {
+            let Ok(frozen) = Frozen::of(&place, row) else {
+                return false;
+            };
+            for set in [CUR, PREV] {
+                assert!(holds_ids_or_nothing(row, set), "{row:?}");
+                let found = ids_in(row, set).all(|id| frozen.has(&id.try_into().unwrap()));
+                assert!(found, "{row:?}");
+            }
+            true
+        });
     }
 }

@@ -276,7 +276,7 @@ impl Positions {
         Ok(())
     }
 
-    async fn load<T: DeserializeOwned>(
+    async fn load<T: Serialize + DeserializeOwned>(
         &self,
         name: &str,
     ) -> Result<Option<(T, u64)>, TriggerError> {
@@ -285,19 +285,7 @@ impl Positions {
         else {
             return Ok(None);
         };
-        let unreadable = |source| TriggerError::UnreadablePosition {
-            name: name.to_owned(),
-            source: Arc::new(source),
-        };
-        let head: Head = serde_json::from_str(&data).map_err(unreadable)?;
-        if head.version != VERSION {
-            return Err(TriggerError::UnknownPosition {
-                name: name.to_owned(),
-                version: head.version,
-            });
-        }
-        let read: Versioned<T> = serde_json::from_str(&data).map_err(unreadable)?;
-        Ok(Some((read.content, version)))
+        Ok(Some((decode(name, &data)?, version)))
     }
 
     /// `None` if somebody saved since.
@@ -307,11 +295,7 @@ impl Positions {
         content: &T,
         over: Option<u64>,
     ) -> Result<Option<u64>, TriggerError> {
-        let kept = Versioned {
-            version: VERSION,
-            content,
-        };
-        let data = serde_json::json!(kept).to_string();
+        let data = encode(content).to_string();
         let saved = self.place.save(name, &data, over).await;
         Ok(match saved.map_err(|source| failed(name, source))? {
             Saved::Version(version) => Some(version),
@@ -330,6 +314,41 @@ impl fmt::Debug for Positions {
     }
 }
 
+/// What is saved.
+fn encode<T: Serialize>(content: &T) -> serde_json::Value {
+    serde_json::json!(Versioned {
+        version: VERSION,
+        content,
+    })
+}
+
+/// What the row called `name` holds.
+fn decode<T: Serialize + DeserializeOwned>(name: &str, data: &str) -> Result<T, TriggerError> {
+    let unreadable = |source| TriggerError::UnreadablePosition {
+        name: name.to_owned(),
+        source: Arc::new(source),
+    };
+    let head: Head = serde_json::from_str(data).map_err(unreadable)?;
+    if head.version != VERSION {
+        return Err(TriggerError::UnknownPosition {
+            name: name.to_owned(),
+            version: head.version,
+        });
+    }
+    let Versioned { content, .. } = serde_json::from_str(data).map_err(unreadable)?;
+    // A field that is lost reads as one that says nothing, and of a repeated one the last counts;
+    // the order of fields is not the same in every build.
+    let (found, written): (serde_json::Value, _) = (
+        serde_json::from_str(data).map_err(unreadable)?,
+        encode(&content),
+    );
+    if found != written || data.len() != written.to_string().len() {
+        let lost = "fields are missing, or there are too many";
+        return Err(unreadable(serde::de::Error::custom(lost)));
+    }
+    Ok(content)
+}
+
 fn failed(name: &str, source: StoreError) -> TriggerError {
     TriggerError::Position {
         name: name.to_owned(),
@@ -343,6 +362,7 @@ mod tests {
     use crate::description::{ShardInfo, StreamInfo};
     use aws_lambda_events::event::dynamodb::StreamViewType;
     use murmur_state::HandoffShard;
+    use murmur_testkit::damage::accepts_only_json_it_writes;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -419,19 +439,48 @@ mod tests {
     fn rows_are_kept_in_a_form_that_later_releases_have_to_read() {
         let after = At::After(SequenceNumber::new("100000000000000000002").unwrap());
         let row = Row::released(after, Some(NOW));
-        let kept = serde_json::json!(Versioned {
-            version: VERSION,
-            content: &row
-        });
+        let kept = encode(&row);
         let text = r#"{"version":1,"at":{"after":"100000000000000000002"},"through":1800000000000,"owner":null,"until":null}"#;
         assert_eq!(
             kept,
             serde_json::from_str::<serde_json::Value>(text).unwrap()
         );
-        let read: Versioned<Row> = serde_json::from_str(text).unwrap();
-        assert_eq!(read.content, row);
+        assert_eq!(decode::<Row>("n", text).unwrap(), row);
         for (at, text) in [(At::Begun, "\"begun\""), (At::Ended, "\"ended\"")] {
             assert_eq!(serde_json::to_string(&at).unwrap(), text);
         }
+    }
+    #[test]
+    fn damaged_rows_are_refused_or_are_what_is_written() {
+        fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
+            let content: T = decode("n", std::str::from_utf8(bytes).ok()?).ok()?;
+            Some(encode(&content).to_string().into_bytes())
+        }
+        let number = || SequenceNumber::new("100000000000000000002").unwrap();
+        let rows = [
+            Row::released(At::After(number()), Some(NOW)),
+            Row::released(At::Ended, None),
+            Row {
+                owner: Some("reader-1".to_owned()),
+                until: Some(NOW),
+                ..Row::released(At::From(number()), Some(NOW))
+            },
+            Row::released(At::Begun, Some(NOW)),
+        ];
+        let rows = rows.map(|row| encode(&row).to_string());
+        accepts_only_json_it_writes(&rows, again::<Row>);
+
+        let shards = listed(&[
+            ("closed", Some("trimmed"), true),
+            ("child", Some("closed"), false),
+            ("unsure", None, false),
+        ]);
+        let token = HandoffToken::new("arn", NOW.minus(Duration::from_secs(60)), Vec::new());
+        let beginnings = [
+            Beginning::of(&shards, StartingPosition::Latest, None, NOW),
+            Beginning::of(&shards, StartingPosition::Latest, Some(&token), NOW),
+        ];
+        let beginnings = beginnings.map(|beginning| encode(&beginning).to_string());
+        accepts_only_json_it_writes(&beginnings, again::<Beginning>);
     }
 }

@@ -91,7 +91,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
                 known.moved_out(Face::Hot {
                     epoch,
                     stamp: now,
-                    frozen: Some(Frozen::of(&row)),
+                    frozen: Some(Frozen::of(&self.place, &row)?),
                 });
                 if let Some(row) = &mut self.row {
                     row.remove(CUR);
@@ -122,7 +122,10 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         };
         let name = self.frozen_name(epoch);
         let row = self.batch.markers.get(&name, self.batch.deadline).await?;
-        *frozen = Some(Frozen::of(&row.unwrap_or_default()));
+        *frozen = Some(Frozen::of(
+            &self.batch.markers.place(&name)?,
+            &row.unwrap_or_default(),
+        )?);
         Ok(())
     }
 
