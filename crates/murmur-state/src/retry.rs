@@ -48,6 +48,17 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// For work that runs unattended, such as a bootstrap: attempts are not limited, only time is,
+    /// to 30 minutes without success; waits are at most 5 s.
+    #[must_use]
+    pub fn patient() -> Self {
+        Self {
+            max_attempts: u32::MAX,
+            budget: Duration::from_secs(30 * 60),
+            ..Self::default()
+        }
+    }
+
     /// The same with `max_attempts`.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: u32) -> Self {
