@@ -82,7 +82,11 @@ impl RunRecordError {
 }
 
 /// The record as it is kept.
+///
+/// Every field has to be there, and no other: a record that lost its token would else be one of a
+/// table without a stream.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Kept {
     version: u32,
     run: String,
@@ -90,7 +94,9 @@ struct Kept {
     settings: String,
     segments: u32,
     captured_at: Timestamp,
+    #[serde(deserialize_with = "Option::deserialize")]
     token: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
     finished_at: Option<Timestamp>,
 }
 
