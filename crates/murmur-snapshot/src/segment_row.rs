@@ -264,6 +264,7 @@ fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::Mutations;
     use murmur_state::{MemoryDeduper, Random, RetryPolicy, SystemClock};
 
     #[tokio::test]
@@ -332,5 +333,47 @@ mod tests {
         let neither = text.replace("\"done\":true", "\"done\":false");
         let error = decode("n", &neither).unwrap_err();
         assert!(error.to_string().contains("`n`"), "{error}");
+    }
+
+    #[test]
+    fn a_hundred_thousand_mutated_rows_are_refused_or_say_what_they_say() {
+        let rejected = vec![RejectedRow {
+            id: "o7".into(),
+            pipeline: Some(PipelineName::new("totals").unwrap()),
+            reason: "it cannot be decoded".into(),
+        }];
+        let counts = Counts {
+            rows: 7,
+            rejected: 1,
+            read_units: 1.5,
+            ..Counts::default()
+        };
+        let at = At::Cursor(Cursor::new("40"));
+        let tally = Tally { counts, rejected };
+        let text = encode(&SegmentRow { at, tally }, "p1");
+        let random = Mutations::seeded(13);
+        let mut read = 0;
+        for round in 0..100_000 {
+            let mutated = match round % 10 {
+                0 => random.bytes(),
+                _ => random.mutated(text.as_bytes()),
+            };
+            let Ok(mutated) = String::from_utf8(mutated) else {
+                continue;
+            };
+            if let Ok(row) = decode("n", &mutated) {
+                read += 1;
+                let said: serde_json::Value = serde_json::from_str(&mutated).unwrap();
+                let by = said["by"].as_str().unwrap();
+                let again: serde_json::Value = serde_json::from_str(&encode(&row, by)).unwrap();
+                let numbers = |value: &serde_json::Value| value["counts"]["read_units"].as_f64();
+                assert_eq!(numbers(&again), numbers(&said));
+                for field in ["version", "by", "cursor", "done", "rejected"] {
+                    assert_eq!(again[field], said[field], "{mutated}");
+                }
+                assert_eq!(again["counts"]["rows"], said["counts"]["rows"]);
+            }
+        }
+        assert!(read > 1_000, "{read}");
     }
 }
