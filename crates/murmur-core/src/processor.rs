@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
-    Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
-    Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
+    Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, Outage, PipelineName,
+    Random, Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
 };
 use serde::de::DeserializeOwned;
 
@@ -16,6 +16,8 @@ use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::Pipeline;
 use crate::plan::{Entry, Tally, Verdict};
 use crate::record::{Change, EventName, Record};
+
+type OutageFn = dyn Fn(&Outage<'_>) + Send + Sync;
 
 type RejectFn = dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
@@ -29,6 +31,7 @@ pub struct ProcessorBuilder<T> {
     clock: Arc<dyn Clock>,
     random: Random,
     on_rejected: Option<Arc<RejectFn>>,
+    on_outage: Option<Box<OutageFn>>,
 }
 
 impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
@@ -53,6 +56,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             clock: SystemClock::shared(),
             random: Random::new(),
             on_rejected: None,
+            on_outage: None,
         }
     }
 
@@ -108,6 +112,14 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
+    /// Hears of an [outage](Outage) while it lasts, once for all that fails in it; called between
+    /// attempts, so it should return soon. Default: nobody; it is traced in any case.
+    #[must_use]
+    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
+        self.on_outage = Some(Box::new(tell));
+        self
+    }
+
     /// Checks the options.
     ///
     /// # Errors
@@ -134,7 +146,10 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 ));
             }
         }
-        let retry = Retry::new(self.policy, self.clock, self.random.clone());
+        let mut retry = Retry::new(self.policy, self.clock, self.random.clone());
+        if let Some(tell) = self.on_outage {
+            retry = retry.on_outage(tell);
+        }
         Ok(Processor {
             needs_old: self.pipelines.iter().any(Pipeline::retracts),
             needs_old_of_expired: self
@@ -225,6 +240,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
         self.retry.clock()
     }
 
+    /// How it tries again. Operations beside the processor's own that go by a clone of it share its
+    /// policy, and what is known of an outage.
+    pub fn retry(&self) -> &Retry {
+        &self.retry
+    }
+
     /// Where counts go.
     pub fn recorder(&self) -> &Arc<dyn Recorder> {
         &self.recorder
@@ -253,7 +274,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ///
     /// Cancel safe: call it again.
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
-        let context = self.context(self.retry.batch_deadline(deadline));
+        let context = self.context(deadline);
         for pipeline in &self.pipelines {
             let bound = pipeline.run.bind(stream, context).await;
             bound.map_err(|source| RecordError::State {
@@ -284,7 +305,6 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// Not cancel safe: any part of the batch may have been applied, and claims may be held.
     /// Give a deadline instead of dropping the future.
     pub async fn process(&self, records: &[Record], deadline: Deadline) -> Vec<RecordOutcome> {
-        let deadline = self.retry.batch_deadline(deadline);
         let mut outcomes = vec![RecordOutcome::Skipped; records.len()];
         let (entries, repeated) = self.prepare(records, deadline, &mut outcomes).await;
 

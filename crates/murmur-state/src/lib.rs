@@ -11,6 +11,7 @@ mod ids;
 mod memory;
 mod metrics;
 mod monoid;
+mod outage;
 mod retry;
 mod service;
 mod store;
@@ -27,7 +28,8 @@ pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
 pub use monoid::{
     Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Origin, Overflow,
 };
-pub use retry::{Retry, RetryPolicy};
+pub use outage::{Outage, Roughly};
+pub use retry::{Attempts, Retry, RetryPolicy};
 pub use service::CallFailure;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, Listed, MAX_KEYS,
