@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
     Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
-    Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
+    Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock, Tokens,
 };
 use serde::de::DeserializeOwned;
 
@@ -28,6 +28,7 @@ pub struct ProcessorBuilder<T> {
     recorder: Arc<dyn Recorder>,
     clock: Arc<dyn Clock>,
     random: Random,
+    tokens: Tokens,
     on_rejected: Option<Arc<RejectFn>>,
 }
 
@@ -52,6 +53,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             recorder: Arc::new(NoopRecorder),
             clock: SystemClock::shared(),
             random: Random::new(),
+            tokens: Tokens::new(),
             on_rejected: None,
         }
     }
@@ -84,11 +86,18 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Where jitter and owners come from. Default: seeded by the system. Two processes given the
-    /// same seed would take each other's claims for their own: only tests should give one.
+    /// Where jitter comes from. Default: seeded by the system.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.random = random;
+        self
+    }
+
+    /// Where the owners of claims come from, which no two processes may share: only tests should
+    /// change it. Default: the operating system, each time.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = tokens;
         self
     }
 
@@ -134,7 +143,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 ));
             }
         }
-        let retry = Retry::new(self.policy, self.clock, self.random.clone());
+        let retry = Retry::new(self.policy, self.clock, self.random);
         Ok(Processor {
             needs_old: self.pipelines.iter().any(Pipeline::retracts),
             needs_old_of_expired: self
@@ -145,7 +154,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             decoder: self.decoder,
             retry,
             recorder: self.recorder,
-            random: self.random,
+            tokens: self.tokens,
             on_rejected: self.on_rejected,
         })
     }
@@ -170,7 +179,7 @@ pub struct Processor<T> {
     needs_old_of_expired: bool,
     retry: Retry,
     recorder: Arc<dyn Recorder>,
-    random: Random,
+    tokens: Tokens,
     on_rejected: Option<Arc<RejectFn>>,
 }
 
@@ -241,7 +250,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub(crate) fn context(&self, deadline: Deadline) -> Context<'_> {
         Context {
             retry: &self.retry,
-            random: &self.random,
+            tokens: &self.tokens,
             recorder: &*self.recorder,
             deadline,
         }

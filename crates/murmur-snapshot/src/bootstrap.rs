@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
-use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, Retry, RetryPolicy};
+use murmur_state::{
+    Checkpoints, Clock, HandoffToken, Random, Recorder, Retry, RetryPolicy, Tokens,
+};
 use serde::de::DeserializeOwned;
 
 use crate::budget::ReadBudget;
@@ -75,6 +77,7 @@ pub struct Bootstrap<T, S> {
     source: S,
     policy: RetryPolicy,
     random: Random,
+    tokens: Tokens,
     callback: Option<Box<RejectFn>>,
     progress: Box<ProgressFn>,
     place: Option<Arc<dyn Checkpoints>>,
@@ -111,6 +114,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             source,
             policy,
             random,
+            tokens: Tokens::new(),
             callback: None,
             progress: Box::new(|_| ()),
             place: None,
@@ -148,10 +152,18 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self
     }
 
-    /// Where jitter, owners and the run's id come from. Default: seeded by the system.
+    /// Where jitter comes from. Default: seeded by the system.
     pub fn random(mut self, random: Random) -> Self {
         self.random = random.clone();
         self.processor = self.processor.random(random);
+        self
+    }
+
+    /// Where owners and the run's id come from, which no two processes may share: only tests should
+    /// change it. Default: the operating system, each time.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = tokens.clone();
+        self.processor = self.processor.tokens(tokens);
         self
     }
 
@@ -305,6 +317,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             source,
             policy,
             random,
+            tokens,
             callback,
             progress,
             place,
@@ -324,12 +337,12 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
                 async move { taker.take(rejected).await }
             })
             .build()?;
-        let retry = Retry::new(policy, Arc::clone(processor.clock()), random.clone());
+        let retry = Retry::new(policy, Arc::clone(processor.clock()), random);
         let run = Run {
             processor,
             source,
             retry,
-            random,
+            tokens,
             rejections,
             max_listed,
             progress,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use murmur_core::{BoxError, Pipeline, Processor};
 use murmur_state::{
-    Causes, Checkpoints, Deadline, HandoffToken, OptionError, Random, Repeats, Retry,
+    Causes, Checkpoints, Deadline, HandoffToken, OptionError, Repeats, Retry, Tokens,
 };
 
 use crate::budget::{Pace, ReadBudget};
@@ -38,7 +38,7 @@ pub(crate) struct Run<T, S> {
     pub(crate) processor: Processor<T>,
     pub(crate) source: S,
     pub(crate) retry: Retry,
-    pub(crate) random: Random,
+    pub(crate) tokens: Tokens,
     pub(crate) rejections: Arc<Rejections>,
     pub(crate) max_listed: usize,
     pub(crate) progress: Box<ProgressFn>,
@@ -320,7 +320,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         let token = self.asked(|| self.source.capture_handoff()).await?;
         let run = match &self.worker {
             Some(worker) => worker.run.clone(),
-            None => format!("{:032x}", self.random.bits()),
+            None => self.tokens.text().map_err(OptionError::from)?,
         };
         Ok(RunRecord {
             run,
@@ -394,7 +394,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             pipeline,
             source_name: self.source.name(),
             run: record.run.clone(),
-            by: format!("{:032x}", self.random.bits()),
+            by: self.tokens.text().map_err(OptionError::from)?,
             retry: &self.retry,
         })
     }
