@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Read, Recorder,
-    Repeats, Replace, Retry, Store, StoreError,
+    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Read, Recorder, Repeats,
+    Replace, Retry, Store, StoreError, Tokens,
 };
 
 use crate::audit::LedgerOf;
@@ -24,7 +24,7 @@ const CLAIM_CONCURRENCY: usize = 32;
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) retry: &'a Retry,
-    pub(crate) random: &'a Random,
+    pub(crate) tokens: &'a Tokens,
     pub(crate) recorder: &'a dyn Recorder,
     pub(crate) deadline: Deadline,
 }
@@ -172,7 +172,15 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             Some(left) => Deadline::within(clock, left * 4 / 5),
             None => Deadline::NONE,
         };
-        let (owner, deduper) = (&Owner::new(context.random), &*self.deduper);
+        let owner = &match Owner::new(context.tokens) {
+            Ok(owner) => owner,
+            Err(error) => {
+                let error = error.at(self.store.place());
+                let failed = |_| Verdict::Failed(Box::new(error.clone()));
+                return shares.into_iter().map(failed).collect();
+            }
+        };
+        let deduper = &*self.deduper;
         let mut claims = Vec::with_capacity(shares.len());
         for share in shares {
             let name = self.claim_name(pipeline, share.record);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
     Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, Outage, PipelineName,
-    Random, Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
+    Random, Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock, Tokens,
 };
 use serde::de::DeserializeOwned;
 
@@ -30,6 +30,7 @@ pub struct ProcessorBuilder<T> {
     recorder: Arc<dyn Recorder>,
     clock: Arc<dyn Clock>,
     random: Random,
+    tokens: Tokens,
     on_rejected: Option<Arc<RejectFn>>,
     on_outage: Option<Box<OutageFn>>,
 }
@@ -55,6 +56,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             recorder: Arc::new(NoopRecorder),
             clock: SystemClock::shared(),
             random: Random::new(),
+            tokens: Tokens::new(),
             on_rejected: None,
             on_outage: None,
         }
@@ -88,11 +90,18 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Where jitter and owners come from. Default: seeded by the system. Two processes given the
-    /// same seed would take each other's claims for their own: only tests should give one.
+    /// Where jitter comes from. Default: seeded by the system.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.random = random;
+        self
+    }
+
+    /// Where the owners of claims come from, which no two processes may share: only tests should
+    /// change it. Default: the operating system, each time.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = tokens;
         self
     }
 
@@ -146,7 +155,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 ));
             }
         }
-        let mut retry = Retry::new(self.policy, self.clock, self.random.clone());
+        let mut retry = Retry::new(self.policy, self.clock, self.random);
         if let Some(tell) = self.on_outage {
             retry = retry.on_outage(tell);
         }
@@ -164,7 +173,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             decoder: self.decoder,
             retry,
             recorder: self.recorder,
-            random: self.random,
+            tokens: self.tokens,
             on_rejected: self.on_rejected,
         })
     }
@@ -191,7 +200,7 @@ pub struct Processor<T> {
     needs_old_of_removed: bool,
     retry: Retry,
     recorder: Arc<dyn Recorder>,
-    random: Random,
+    tokens: Tokens,
     on_rejected: Option<Arc<RejectFn>>,
 }
 
@@ -288,7 +297,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub(crate) fn context(&self, deadline: Deadline) -> Context<'_> {
         Context {
             retry: &self.retry,
-            random: &self.random,
+            tokens: &self.tokens,
             recorder: &*self.recorder,
             deadline,
         }

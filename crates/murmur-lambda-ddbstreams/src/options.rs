@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
-use murmur_state::{Clock, OptionError, Random, Recorder};
+use murmur_state::{Clock, OptionError, Random, Recorder, Tokens};
 
 use crate::handler::Handler;
 
@@ -104,11 +104,20 @@ impl<T: Send + Sync + 'static> HandlerBuilder<T> {
         self
     }
 
-    /// Where jitter and the owners of claims come from.
+    /// Where jitter comes from.
     ///
     /// Default: seeded by the system.
     pub fn random(mut self, random: Random) -> Self {
         self.processor = self.processor.random(random);
+        self
+    }
+
+    /// Where the owners of claims come from, which no two processes may share: only tests should
+    /// change it.
+    ///
+    /// Default: the operating system, each time, also in environments that SnapStart restores.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.processor = self.processor.tokens(tokens);
         self
     }
 

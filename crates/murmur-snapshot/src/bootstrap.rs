@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
-use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, RetryPolicy};
+use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, RetryPolicy, Tokens};
 use serde::de::DeserializeOwned;
 
 use crate::budget::ReadBudget;
@@ -73,7 +73,7 @@ const MAX_LISTED: usize = 100;
 pub struct Bootstrap<T, S> {
     processor: ProcessorBuilder<T>,
     source: S,
-    random: Random,
+    tokens: Tokens,
     callback: Option<Box<RejectFn>>,
     progress: Arc<ProgressFn>,
     place: Option<Arc<dyn Checkpoints>>,
@@ -103,14 +103,11 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         source: S,
         decoder: Decoder<T>,
     ) -> Self {
-        let random = Random::new();
         let processor = ProcessorBuilder::with_decoder(pipelines, decoder);
         Self {
-            processor: processor
-                .random(random.clone())
-                .retry(RetryPolicy::patient()),
+            processor: processor.retry(RetryPolicy::patient()),
             source,
-            random,
+            tokens: Tokens::new(),
             callback: None,
             progress: Arc::new(|_| ()),
             place: None,
@@ -149,10 +146,17 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self
     }
 
-    /// Where jitter, owners and the run's id come from. Default: seeded by the system.
+    /// Where jitter comes from. Default: seeded by the system.
     pub fn random(mut self, random: Random) -> Self {
-        self.random = random.clone();
         self.processor = self.processor.random(random);
+        self
+    }
+
+    /// Where owners and the run's id come from, which no two processes may share: only tests should
+    /// change it. Default: the operating system, each time.
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = tokens.clone();
+        self.processor = self.processor.tokens(tokens);
         self
     }
 
@@ -318,7 +322,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         let Self {
             processor,
             source,
-            random,
+            tokens,
             callback,
             progress,
             place,
@@ -345,7 +349,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             retry: processor.retry().clone(),
             processor,
             source,
-            random,
+            tokens,
             rejections,
             max_listed,
             progress,

@@ -12,8 +12,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use murmur_core::{BoxError, Pipeline, Processor};
 use murmur_state::{
-    Causes, Checkpoints, Deadline, Failure, Fault, HandoffToken, OptionError, Random, Repeats,
-    Retry, StoreError,
+    Causes, Checkpoints, Deadline, Failure, Fault, HandoffToken, OptionError, Repeats, Retry,
+    StoreError, Tokens,
 };
 
 use crate::budget::{Pace, ReadBudget};
@@ -68,7 +68,7 @@ pub(crate) struct Run<T, S> {
     pub(crate) processor: Processor<T>,
     pub(crate) source: S,
     pub(crate) retry: Retry,
-    pub(crate) random: Random,
+    pub(crate) tokens: Tokens,
     pub(crate) rejections: Arc<Rejections>,
     pub(crate) max_listed: usize,
     pub(crate) progress: Arc<ProgressFn>,
@@ -383,7 +383,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         let token = self.asked(|| self.source.capture_handoff()).await?;
         let run = match &self.worker {
             Some(worker) => worker.run.clone(),
-            None => format!("{:032x}", self.random.bits()),
+            None => self.tokens.text().map_err(OptionError::from)?,
         };
         Ok(RunRecord {
             run,
@@ -397,11 +397,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
     }
 
     /// Asks whoever wants to see the token whether the run may go on with it.
-    async fn show_token(
-        &self,
-        record: &RunRecord,
-        stop: &Stop<'_>,
-    ) -> Result<(), BootstrapError> {
+    async fn show_token(&self, record: &RunRecord, stop: &Stop<'_>) -> Result<(), BootstrapError> {
         let Some(check) = &self.on_token else {
             return Ok(());
         };
@@ -475,7 +471,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             pipeline,
             source_name: self.source.name(),
             run: record.run.clone(),
-            by: format!("{:032x}", self.random.bits()),
+            by: self.tokens.text().map_err(OptionError::from)?,
             retry: &self.retry,
         })
     }

@@ -17,7 +17,7 @@ use murmur_snapshot::{
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Key, Listed, MemoryDeduper,
     MemoryStore, Once, Outcome, PipelineName, Place, Random, Read, Removed, Saved, StateRow, Store,
-    StoreError,
+    StoreError, Tokens,
 };
 use support::*;
 
@@ -268,9 +268,11 @@ fn process(
     table.described = described(world.segments.len());
     table.row_cost = Some(0.5);
     let takes = Arc::clone(world);
+    let random = Random::seeded(world.random.bits() as u64);
     let mut run = Bootstrap::new([pipeline(world)], table)
         .clock(Arc::new(world.clock.clone()))
-        .random(Random::seeded(world.random.bits() as u64))
+        .random(random.clone())
+        .tokens(Tokens::repeatable(random))
         .checkpoints(Marks(Arc::clone(world)))
         .concurrency(1 + world.below(5))
         .on_rejected(move |rejected| {

@@ -17,6 +17,7 @@ use murmur_core::{Max, Pipeline, Window};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, RunRecord, SourceError};
 use murmur_state::{
     Checkpoints, Clock, ManualClock, MemoryDeduper, MemoryStore, Random, SURE_LIFE, Timestamp,
+    Tokens,
 };
 use support::*;
 use tokio::sync::Notify;
@@ -406,8 +407,8 @@ async fn of_two_that_begin_at_once_one_is_refused_and_changes_nothing() {
     let (other, theirs) = (pipeline.clone(), rows.clone());
     // While this one captures its token, another begins, runs and ends.
     let table = Table::new(&rows, 1, 4).before_capture(move |_| {
-        let run =
-            Bootstrap::new([other.clone()], Table::new(&theirs, 1, 4)).random(Random::seeded(9));
+        let run = Bootstrap::new([other.clone()], Table::new(&theirs, 1, 4))
+            .tokens(Tokens::repeatable(Random::seeded(9)));
         async move {
             run.run().await.unwrap();
             Ok(())

@@ -211,6 +211,13 @@ impl<M: Codec> BytesStore<M> {
         }
     }
 
+    /// What tells a write's row from every other's.
+    fn token(&self, place: &Place) -> Result<Blob, StoreError> {
+        let bits = self.table.options.tokens.bits();
+        let bits = bits.map_err(|error| error.at(place.clone()))?;
+        Ok(Blob::new(bits.to_be_bytes()))
+    }
+
     /// Blames the value if it could not be stored in any row, the row otherwise.
     fn too_large(&self, place: &Place, add: &Add<M::Value>, grown: bool) -> StoreError {
         let alone = self.monoid.encode(&add.value).len() + add.key.entity().len();
@@ -282,7 +289,7 @@ impl<M: Codec> Write<M::Value> for BytesStore<M> {
 
     async fn write(&self, add: &Add<M::Value>, deadline: Deadline) -> Result<(), StoreError> {
         let place = self.table.place().at(&add.key);
-        let token = Blob::new(self.table.options.random.bits().to_be_bytes());
+        let token = self.token(&place)?;
         let mut known = self.read(&place, &add.key, deadline).await?;
         let mut doubt: Option<Doubt> = None;
         // Once a swap is in doubt, no other failure may hide that it may have been applied.
@@ -448,7 +455,7 @@ impl<M: Codec> Cell<M::Value> for BytesStore<M> {
             .combine(&mut value, total)
             .map_err(|Overflow| Unwritable::Overflow)?;
         let over = known.as_ref().map(|known| &known.version);
-        let token = Blob::new(self.table.options.random.bits().to_be_bytes());
+        let token = self.token(place).map_err(Unwritable::Row)?;
         Ok(self.swap(change, &value, over, &token))
     }
 

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{Clock, OptionError, Random, SystemClock};
+use murmur_state::{Clock, OptionError, Random, SystemClock, Tokens};
 
 use crate::once::Rules;
 
@@ -21,6 +21,7 @@ pub struct TableOptions {
     pub(crate) attempt_timeout: Duration,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Random,
+    pub(crate) tokens: Tokens,
     pub(crate) rules: Rules,
 }
 
@@ -32,6 +33,7 @@ impl Default for TableOptions {
             attempt_timeout: Duration::from_secs(5),
             clock: SystemClock::shared(),
             random: Random::new(),
+            tokens: Tokens::new(),
             rules: Rules::default(),
         }
     }
@@ -81,12 +83,21 @@ impl TableOptions {
         self
     }
 
-    /// Where jitter and write tokens come from.
+    /// Where jitter comes from.
     ///
     /// Default: seeded by the system.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.random = random;
+        self
+    }
+
+    /// Where write tokens come from, which no two processes may share: only tests should change it.
+    ///
+    /// Default: the operating system, each time.
+    #[must_use]
+    pub fn tokens(mut self, tokens: Tokens) -> Self {
+        self.tokens = tokens;
         self
     }
 

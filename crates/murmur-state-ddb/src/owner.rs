@@ -102,7 +102,7 @@ impl Pair<'_> {
                 if !self.may_begin(&name).await? {
                     return Ok(false);
                 }
-                let life = format!("{:032x}", self.table.options.random.bits());
+                let life = self.table.token(&self.place())?;
                 let row = self.row(PK, AttributeValue::S(name), &life);
                 self.put(&self.markers.table, row).await?;
                 Ok(false)

@@ -247,7 +247,7 @@ impl Table {
         let sent = self
             .client
             .transact_write_items()
-            .client_request_token(format!("{:032x}", self.options.random.bits()))
+            .client_request_token(self.token(place)?)
             .set_transact_items(Some(actions))
             .customize()
             .config_override(self.write_once(place, deadline)?)

@@ -83,6 +83,12 @@ impl Table {
         }
     }
 
+    /// A text that nothing else has, for a write at `place`.
+    pub(crate) fn token(&self, place: &Place) -> Result<String, StoreError> {
+        let token = self.options.tokens.text();
+        token.map_err(|error| error.at(place.clone()))
+    }
+
     /// Waits before trying again for the `round`-th time, counted from 0.
     pub(crate) async fn pause(&self, policy: &RetryPolicy, round: u32) {
         let wait = policy.wait(round, Fault::Transient, &self.options.random);

@@ -25,7 +25,7 @@ use futures::future::join_all;
 use crate::{
     Add, Binding, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
     ItemId, Key, Known, Ledger, MAX_KEYS, Mend, Monoid, Once, Outcome, Owner, PipelineName,
-    Position, Random, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store, StoreError,
+    Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store, StoreError, Tokens,
 };
 
 const TASKS: u64 = 8;
@@ -702,8 +702,8 @@ where
 /// Every promise of [`Deduper`].
 pub async fn deduper<D: Deduper>(deduper: D) {
     let deduper = Arc::new(deduper);
-    let random = Random::seeded(1);
-    let (a, b) = (Owner::new(&random), Owner::new(&random));
+    let tokens = Tokens::new();
+    let (a, b) = (Owner::new(&tokens).unwrap(), Owner::new(&tokens).unwrap());
     let claim =
         async |id: &str, owner: &Owner| deduper.claim(id, owner, Deadline::NONE).await.unwrap();
     let release =
@@ -744,7 +744,7 @@ pub async fn deduper<D: Deduper>(deduper: D) {
 
     for round in 0..ROUNDS {
         let task = |_| {
-            let (deduper, owner) = (Arc::clone(&deduper), Owner::new(&random));
+            let (deduper, owner) = (Arc::clone(&deduper), Owner::new(&tokens).unwrap());
             tokio::spawn(async move {
                 deduper
                     .claim(&format!("race-{round}"), &owner, Deadline::NONE)

@@ -2,7 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::StoreError;
-use crate::time::{Deadline, Random};
+use crate::time::Deadline;
+use crate::tokens::{NoRandomness, Tokens};
 
 /// Who holds a claim: random, so that nobody releases a claim of somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -10,8 +11,12 @@ pub struct Owner(String);
 
 impl Owner {
     /// A new owner, unlike any other.
-    pub fn new(random: &Random) -> Self {
-        Self(format!("{:032x}", random.bits()))
+    ///
+    /// # Errors
+    ///
+    /// [`NoRandomness`] if the operating system gives none.
+    pub fn new(tokens: &Tokens) -> Result<Self, NoRandomness> {
+        tokens.text().map(Self)
     }
 
     /// The owner's name, 32 hexadecimal digits.

@@ -16,6 +16,7 @@ mod retry;
 mod service;
 mod store;
 mod time;
+mod tokens;
 
 pub use checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 pub use dedup::{Claim, Deduper, Owner};
@@ -36,3 +37,4 @@ pub use store::{
     Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow, Store,
 };
 pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};
+pub use tokens::{NoRandomness, Tokens};

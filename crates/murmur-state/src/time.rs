@@ -211,9 +211,10 @@ impl Deadline {
     }
 }
 
-/// Randomness for jitter and owner tokens: seeded in tests, from the system otherwise.
+/// Randomness for jitter: a generator in memory, seeded in tests, from the system otherwise.
 ///
-/// Not for secrets.
+/// Not for secrets, and not for what has to be unique: processes restored from one snapshot hold the
+/// same generator. That comes from [`Tokens`](crate::Tokens).
 #[derive(Debug, Clone)]
 pub struct Random(Arc<Mutex<fastrand::Rng>>);
 
@@ -229,7 +230,7 @@ impl Random {
         Self(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))
     }
 
-    /// 128 random bits.
+    /// 128 bits of the generator.
     pub fn bits(&self) -> u128 {
         self.0
             .lock()

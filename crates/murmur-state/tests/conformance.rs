@@ -10,8 +10,8 @@ use std::time::Duration;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger,
-    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, Random,
-    ReadExt, Replace, Store, StoreError, Timestamp,
+    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, ReadExt,
+    Replace, Store, StoreError, Timestamp, Tokens,
 };
 use total::Total;
 
@@ -55,8 +55,8 @@ async fn memory_deduper_is_a_deduper_and_keeps_checkpoints() {
 async fn a_claim_is_free_again_after_its_time() {
     let clock = ManualClock::new(Timestamp::from_secs(0));
     let deduper = MemoryDeduper::with_ttl(Duration::from_secs(60), Arc::new(clock.clone()));
-    let random = Random::seeded(1);
-    let (a, b) = (Owner::new(&random), Owner::new(&random));
+    let tokens = Tokens::new();
+    let (a, b) = (Owner::new(&tokens).unwrap(), Owner::new(&tokens).unwrap());
     deduper.claim("id", &a, Deadline::NONE).await.unwrap();
     clock.advance(Duration::from_secs(59));
     assert_eq!(

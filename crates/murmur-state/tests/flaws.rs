@@ -13,7 +13,7 @@ use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, ItemId, Key,
     Known, Ledger, Listed, MAX_KEYS, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
     PipelineName, Place, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow, Store,
-    StoreError,
+    StoreError, Tokens,
 };
 use total::Total;
 
@@ -357,13 +357,13 @@ impl Deduper for FlawedMarkers {
         match self.0 {
             MarkerFlaw::EveryClaimIsFirst => Ok(Claim::First),
             MarkerFlaw::OwnClaimIsDuplicate => {
-                let other = Owner::new(&Random::new());
+                let other = Owner::new(&Tokens::new()).unwrap();
                 self.1.claim(id, &other, by).await
             }
             MarkerFlaw::AnybodyReleases => {
                 // One name for all: whoever asks is the owner, but a claim is still made once.
-                let all = Owner::new(&Random::seeded(0));
-                let probe = Owner::new(&Random::new());
+                let all = Owner::new(&Tokens::repeatable(Random::seeded(0))).unwrap();
+                let probe = Owner::new(&Tokens::new()).unwrap();
                 match self.1.claim(id, &probe, by).await? {
                     Claim::Duplicate => self.1.claim(id, owner, by).await,
                     Claim::First => {
@@ -380,7 +380,7 @@ impl Deduper for FlawedMarkers {
         match self.0 {
             MarkerFlaw::NobodyReleases => Ok(()),
             MarkerFlaw::AnybodyReleases => {
-                let all = Owner::new(&Random::seeded(0));
+                let all = Owner::new(&Tokens::repeatable(Random::seeded(0))).unwrap();
                 self.1.release(id, &all, by).await
             }
             _ => self.1.release(id, owner, by).await,

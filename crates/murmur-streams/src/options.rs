@@ -7,8 +7,8 @@ use aws_lambda_events::event::dynamodb::{Event, OperationType};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{
     Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
-    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry, RetryPolicy,
-    SystemClock,
+    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry,
+    RetryPolicy, SystemClock, Tokens,
 };
 
 use crate::source::StreamSource;
@@ -332,7 +332,7 @@ where
         self
     }
 
-    /// Where jitter and the default owner come from. Default seeded by the system.
+    /// Where jitter comes from. Default seeded by the system.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.options.random = random;
@@ -420,9 +420,7 @@ where
         }
         options.retry.validate()?;
         let clock = Arc::clone(&options.clock);
-        let owner = self
-            .owner
-            .unwrap_or_else(|| format!("{:032x}", options.random.bits()));
+        let owner = self.owner.map_or_else(|| Tokens::new().text(), Ok)?;
         let lasting = self.place.is_some();
         let positions = Positions {
             place: self.place.unwrap_or_else(|| Arc::new(MemoryDeduper::new())),

@@ -8,7 +8,7 @@ use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{Pipeline, Sum};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Clock, Deadline, MemoryDeduper, MemoryStore, Random, SystemClock};
+use murmur_state::{Clock, Deadline, MemoryDeduper, MemoryStore, Random, SystemClock, Tokens};
 use murmur_state_ddb::{
     Deduper, Int64SumStore, Rules, TableOptions, create_dedup_table, create_int64_table,
 };
@@ -104,7 +104,8 @@ pub(super) fn handler(
 ) -> Result<Handler<Order>> {
     Ok(Handler::new([totals(mode, client, tables, &means)?])
         .clock(means.clock)
-        .random(means.random)
+        .random(means.random.clone())
+        .tokens(Tokens::repeatable(means.random))
         .build()?)
 }
 
@@ -118,6 +119,7 @@ pub(super) fn totals(
     let options = TableOptions::default()
         .clock(Arc::clone(&means.clock))
         .random(means.random.clone())
+        .tokens(Tokens::repeatable(means.random.clone()))
         .rules(means.rules.clone());
     let (state, markers) = (tables.state.as_str(), tables.markers.as_str());
     let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;

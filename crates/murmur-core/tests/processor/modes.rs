@@ -8,8 +8,8 @@ use murmur_core::{
     Set, Sum,
 };
 use murmur_state::{
-    Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Random, Read, ReadExt,
-    Repeats, SequenceNumber, Timestamp,
+    Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Read, ReadExt, Repeats,
+    SequenceNumber, Timestamp, Tokens,
 };
 
 use crate::support::{Answer, Order, Scripted, change, insert, key, missing_table, order, value};
@@ -132,7 +132,7 @@ async fn claims_are_named_by_pipeline_and_event_or_by_the_bare_event() {
         Some(5),
         "another name, so another claim"
     );
-    let owner = Owner::new(&Random::seeded(9));
+    let owner = Owner::new(&Tokens::new()).unwrap();
     for name in ["totals/claim/7:event-1", "event-1"] {
         let claim = markers.claim(name, &owner, Deadline::NONE).await.unwrap();
         assert_eq!(claim, Claim::Duplicate, "{name}");

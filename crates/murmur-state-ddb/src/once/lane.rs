@@ -42,10 +42,6 @@ impl<C> Batch<'_, C> {
         let parts = [&*self.table.name, key.entity(), &bucket, what];
         self.pipeline.marker(kind, &parts)
     }
-
-    fn token(&self) -> String {
-        format!("{:032x}", self.table.options.random.bits())
-    }
 }
 
 /// What one event adds to the lane's row.

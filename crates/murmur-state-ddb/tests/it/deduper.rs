@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Checkpoint, Checkpoints, Claim, Deadline, Deduper as _, Fault, ManualClock, Owner, Random,
-    Removed, Saved, StoreError, Timestamp,
+    Checkpoint, Checkpoints, Claim, Deadline, Deduper as _, Fault, ManualClock, Owner, Removed,
+    Saved, StoreError, Timestamp, Tokens,
 };
 use murmur_state_ddb::{Deduper, TableOptions};
 use murmur_testkit::Dynamo;
@@ -19,8 +19,8 @@ use crate::support::{marker_table, n, s, virtual_time, wire_on};
 const NOW: i64 = 1_700_000_000;
 
 fn owners() -> (Owner, Owner) {
-    let random = Random::seeded(7);
-    (Owner::new(&random), Owner::new(&random))
+    let tokens = Tokens::new();
+    (Owner::new(&tokens).unwrap(), Owner::new(&tokens).unwrap())
 }
 
 async fn put_marker(client: &Client, table: &str, id: &str, rest: &[(&str, AttributeValue)]) {

@@ -273,7 +273,7 @@ async fn a_table_with_other_keys_is_a_matter_of_set_up() {
         assert!(error.to_string().contains(&markers), "{error}");
     }
     let deduper = Deduper::new(dynamo.client(), state_table(&dynamo).await);
-    let owner = murmur_state::Owner::new(&murmur_state::Random::seeded(1));
+    let owner = murmur_state::Owner::new(&murmur_state::Tokens::new()).unwrap();
     let claim = murmur_state::Deduper::claim(&deduper, "id", &owner, Deadline::NONE).await;
     assert_eq!(claim.unwrap_err().fault(), Fault::Setup);
 }

@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Definition, Max, Pipeline, Set, Sum, Window};
 use murmur_state::{
     Clock, Codec, CodecError, ExactlyOnce, Group, Monoid, OptionError, Overflow, Random, Timestamp,
+    Tokens,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64MaxStore, Int64SumStore, TableOptions};
 use serde::Deserialize;
@@ -89,6 +90,7 @@ pub(super) fn pipeline(scenario: &Scenario, means: &Means) -> Result<Pipeline<Ro
     let options = TableOptions::default()
         .clock(Arc::clone(&means.clock))
         .random(means.random.clone())
+        .tokens(Tokens::repeatable(means.random.clone()))
         .rules(scenario.rules.clone());
     let markers = Deduper::with_options(
         means.client.clone(),

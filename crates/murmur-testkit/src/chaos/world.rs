@@ -14,7 +14,7 @@ use fastrand::Rng;
 use futures::future::LocalBoxFuture;
 use murmur_core::RecordError;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Causes, Clock, Deadline, Random, Recorder, StoreError};
+use murmur_state::{Causes, Clock, Deadline, Random, Recorder, StoreError, Tokens};
 use murmur_state_ddb::{create_dedup_table, create_int64_table};
 
 use super::history::Contribution;
@@ -157,7 +157,8 @@ impl World {
         let callback = Arc::clone(&rejected);
         let handler = Handler::new([pipeline])
             .clock(Arc::clone(&clock))
-            .random(random)
+            .random(random.clone())
+            .tokens(Tokens::repeatable(random))
             .metrics(Recording(Arc::clone(&self.counts)))
             .on_rejected(move |rejection| {
                 let event = rejection.record.event_id().to_owned();

@@ -8,7 +8,7 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::LocalBoxFuture;
 use murmur_core::RecordError;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Causes, Deadline, HandoffToken};
+use murmur_state::{Causes, Deadline, HandoffToken, Tokens};
 use murmur_streams::{StoreSource, Trigger};
 
 use super::body::Body;
@@ -26,6 +26,7 @@ pub(super) fn handler(state: &State, body: &Arc<Body>) -> Handler<Row> {
     let built = Handler::with_decoder([state.pipeline(body)], decoder())
         .clock(Arc::clone(&body.clock))
         .random(body.random.clone())
+        .tokens(Tokens::repeatable(body.random.clone()))
         .on_rejected(move |rejected| {
             if !matches!(rejected.error, RecordError::Undecodable { .. }) {
                 shared.wrong(format!(

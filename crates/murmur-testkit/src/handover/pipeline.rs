@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
 use murmur_state::{
     Checkpoints, Group, Known, Ledger, MemoryDeduper, MemoryStore, PipelineName, Read, StateRow,
-    StoreError, Timestamp,
+    StoreError, Timestamp, Tokens,
 };
 
 use murmur_state_ddb::{
@@ -134,7 +134,10 @@ fn tables(client: Client, body: Option<&Arc<Body>>) -> (Int64SumStore, Deduper) 
     let mut options = TableOptions::default();
     if let Some(body) = body {
         let clock = Arc::clone(&body.clock);
-        options = options.clock(clock).random(body.random.clone());
+        options = options
+            .clock(clock)
+            .random(body.random.clone())
+            .tokens(Tokens::repeatable(body.random.clone()));
     }
     let store = Int64SumStore::with_options(client.clone(), STATE, options.clone());
     let markers = Deduper::with_options(client, MARKERS, options);

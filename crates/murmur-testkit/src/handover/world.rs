@@ -10,7 +10,7 @@ use murmur_core::{AttributeValue, Item, LedgerFindings, item_id};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Ended, Findings, Reconcile, ReconcileError, RunRecord, Source as _,
 };
-use murmur_state::{Add, Causes, HandoffToken, ItemId, PipelineName, Timestamp};
+use murmur_state::{Add, Causes, HandoffToken, ItemId, PipelineName, Timestamp, Tokens};
 use murmur_streams::{
     EventRecord, OperationType, StreamInfo, StreamRecord, StreamStore, StreamViewType, time_to_live,
 };
@@ -365,6 +365,7 @@ impl World {
             .checkpoints(self.state.places(body))
             .clock(Arc::clone(&body.clock))
             .random(body.random.clone())
+            .tokens(Tokens::repeatable(body.random.clone()))
             .concurrency(self.scenario().concurrency)
             .on_rejected(|_| async { Ok(()) });
         let Scenario {

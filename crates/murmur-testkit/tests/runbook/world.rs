@@ -22,7 +22,7 @@ use murmur_snapshot::{
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
-    Clock, Deadline, HandoffToken, ItemId, Random, Read, SequenceNumber, Timestamp,
+    Clock, Deadline, HandoffToken, ItemId, Random, Read, SequenceNumber, Timestamp, Tokens,
 };
 use murmur_state_ddb::{
     Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
@@ -240,10 +240,15 @@ impl World {
         Random::seeded(self.seed.wrapping_mul(1000) + self.processes.get())
     }
 
+    fn tokens(&self) -> Tokens {
+        Tokens::repeatable(self.random())
+    }
+
     fn stores(&self, client: aws_sdk_dynamodb::Client, tables: Tables) -> (Int64SumStore, Deduper) {
         let options = TableOptions::default()
             .clock(self.clock())
-            .random(self.random());
+            .random(self.random())
+            .tokens(self.tokens());
         let store = Int64SumStore::with_options(client.clone(), tables.state, options.clone());
         let markers = Deduper::with_options(client, tables.markers, options);
         (store.unwrap(), markers.unwrap())
@@ -281,6 +286,7 @@ impl World {
         Bootstrap::new([self.exactly_once(&process)], source)
             .clock(self.clock())
             .random(self.random())
+            .tokens(self.tokens())
     }
 
     /// The function's, or the trigger's.
@@ -329,6 +335,7 @@ impl World {
         Bootstrap::new([self.pipeline(&process, to)], source)
             .clock(self.clock())
             .random(self.random())
+            .tokens(self.tokens())
             .concurrency(4)
     }
 

@@ -47,7 +47,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
                 false => Ok(()),
             };
         }
-        let epoch = self.batch.token();
+        let epoch = self.batch.table.token(&self.place)?;
         let mut frozen = Put::builder()
             .table_name(&*self.batch.markers.table.name)
             .item(PK, AttributeValue::S(self.frozen_name(&epoch)))
