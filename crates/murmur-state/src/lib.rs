@@ -18,7 +18,7 @@ mod time;
 pub use checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 pub use dedup::{Claim, Deduper, Owner};
 pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
-pub use handler::{EventHandler, HandlerError, Repeats};
+pub use handler::{EventHandler, HandlerError, Repeats, UNREADABLE};
 pub use handoff::{HandoffError, HandoffShard, HandoffToken};
 pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
 pub use memory::{MemoryDeduper, MemoryStore};
