@@ -55,6 +55,7 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
     shards: BTreeMap<Arc<str>, Known>,
+    /// Parents that are gone and forgotten, as long as a listed shard names them.
     forgotten: HashSet<Arc<str>>,
 }
 
@@ -76,13 +77,13 @@ impl Lineage {
                 state: if skip { State::Done } else { State::Idle },
             });
         }
-        let ids: HashSet<&str> = listed.shards.iter().map(|shard| &*shard.id).collect();
+        let (ids, parents) = (listed.ids(), listed.parents());
         // One that is gone before it was read to its end is found out by its children, and by
         // whoever reads it.
         self.shards
             .retain(|id, shard| ids.contains(&**id) || shard.state == State::Working);
         for (id, shard) in &mut self.shards {
-            shard.has_child = listed.has_child(id);
+            shard.has_child |= parents.contains(&**id);
         }
         let mut gone: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         for (id, shard) in &self.shards {
@@ -96,6 +97,7 @@ impl Lineage {
                 *gone.entry(Arc::clone(parent)).or_insert(true) &= begun;
             }
         }
+        self.forgotten.retain(|id| gone.contains_key(id));
         let gone = gone.into_iter().filter(|(_, begun)| *begun);
         gone.map(|(id, _)| id)
             .filter(|id| self.forgotten.insert(Arc::clone(id)))
@@ -130,15 +132,16 @@ impl Lineage {
 
     /// Notes how a reader left a shard; whether a child of it can begin now.
     pub(crate) fn left(&mut self, id: &str, left: Left) -> bool {
-        if let Some(shard) = self.shards.get_mut(id) {
-            shard.state = match left {
-                Left::Empty => State::Drained,
-                Left::Ended => State::Done,
-                Left::Elsewhere => State::Elsewhere,
-                Left::Interrupted => State::Idle,
-            };
-        }
-        left == Left::Ended && self.has_child(id)
+        let Some(shard) = self.shards.get_mut(id) else {
+            return false;
+        };
+        shard.state = match left {
+            Left::Empty => State::Drained,
+            Left::Ended => State::Done,
+            Left::Elsewhere => State::Elsewhere,
+            Left::Interrupted => State::Idle,
+        };
+        left == Left::Ended && shard.has_child
     }
 
     /// The shards somebody else reads are looked at once more, and so are those drained that
@@ -167,6 +170,12 @@ impl Lineage {
         self.shards.values().all(|shard| shard.state == State::Done)
     }
 
+    /// Whether a shard has ended of which no child was ever listed.
+    pub(crate) fn awaits_children(&self) -> bool {
+        let mut shards = self.shards.values();
+        shards.any(|shard| shard.state == State::Done && !shard.has_child)
+    }
+
     /// Whether shards wait for each other, so that none can ever be read.
     pub(crate) fn is_stuck(&self) -> bool {
         let open = |shard: &Known| shard.state != State::Done;
@@ -176,11 +185,6 @@ impl Lineage {
         };
         let mut open = self.shards.values().filter(|shard| open(shard)).peekable();
         open.peek().is_some() && open.all(waits)
-    }
-
-    fn has_child(&self, id: &str) -> bool {
-        let is_child = |shard: &Known| shard.parent.as_deref() == Some(id);
-        self.shards.values().any(is_child)
     }
 }
 
