@@ -193,7 +193,7 @@ mod tests {
     use super::*;
     use crate::description::{ShardInfo, StreamInfo};
     use aws_lambda_events::event::dynamodb::StreamViewType;
-    use murmur_state::Timestamp;
+    use murmur_state::{SequenceNumber, Timestamp};
 
     fn listed(shards: &[(&str, Option<&str>)]) -> StreamDescription {
         let info = |(id, parent): &(&str, Option<&str>)| ShardInfo {
@@ -332,5 +332,59 @@ mod tests {
             let (tasks, without_room) = lineage.start(room);
             assert_eq!((tasks.len(), without_room), (started, left));
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_remembered_only_while_it_is_named() {
+        let mut lineage = Lineage::default();
+        let begun = beginning(&[]);
+        let names: Vec<String> = (0..100).map(|n| format!("s{n:03}")).collect();
+        for pair in names.windows(2) {
+            lineage.update(&listed(&[(&pair[1], Some(&pair[0]))]), &begun, |_| true);
+            lineage.start(usize::MAX);
+            lineage.left(&pair[1], Left::Ended);
+            assert!(lineage.forgotten.len() <= 1 && lineage.shards.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_ended_without_a_listed_child_is_known() {
+        let mut lineage = Lineage::default();
+        let begun = beginning(&[]);
+        lineage.update(&listed(&[("a", None)]), &begun, |_| true);
+        assert!(!lineage.awaits_children());
+        lineage.start(1);
+        assert!(!lineage.left("a", Left::Ended));
+        assert!(lineage.awaits_children());
+        lineage.update(&listed(&[("a", None), ("b", Some("a"))]), &begun, |_| true);
+        assert!(!lineage.awaits_children());
+        // A list that lacks the child again for a moment.
+        lineage.update(&listed(&[("a", None)]), &begun, |_| true);
+        assert!(!lineage.awaits_children());
+    }
+
+    #[test]
+    fn a_hundred_thousand_shards_are_looked_through_once() {
+        let names: Vec<String> = (0..100_000).map(|n| format!("s{n:06}")).collect();
+        let mut tree = listed(&[]);
+        tree.shards = names
+            .iter()
+            .enumerate()
+            .map(|(at, id)| ShardInfo {
+                id: id.clone(),
+                parent: at.checked_sub(500).map(|parent| names[parent].clone()),
+                first: None,
+                ending: SequenceNumber::new(at.to_string()).ok(),
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        assert_eq!(tree.closed().len(), 99_500);
+        let mut lineage = Lineage::default();
+        assert!(lineage.update(&tree, &beginning(&[]), |_| true).is_empty());
+        assert_eq!(lineage.start(usize::MAX).0.len(), 500);
+        // Each shard against each other takes minutes.
+        let took = began.elapsed();
+        assert!(took.as_secs() < 20, "{took:?}");
+        println!("100,000 shards listed in {took:?}");
     }
 }
