@@ -23,9 +23,9 @@ pub(crate) async fn describe(scan: &ParallelScan) -> Result<Description, SourceE
     }
     description.stream = handoff::stream(scan, &table).await?.map(|stream| {
         use StreamViewType::{NewAndOldImages, NewImage, OldImage};
-        let view = &stream.info.stream_view_type;
+        let view = &stream.stream_view_type;
         StreamView {
-            arn: stream.info.stream_arn.clone(),
+            arn: stream.stream_arn.clone(),
             new_images: matches!(view, NewImage | NewAndOldImages),
             old_images: matches!(view, OldImage | NewAndOldImages),
         }

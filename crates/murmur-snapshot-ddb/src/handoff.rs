@@ -1,6 +1,7 @@
+use aws_sdk_dynamodbstreams::Client;
 use murmur_snapshot::SourceError;
 use murmur_state::{HandoffShard, HandoffToken, Timestamp};
-use murmur_streams::{StreamDescription, describe_stream};
+use murmur_streams::{StreamDescription, StreamInfo, describe_stream, describe_stream_info};
 
 use crate::error;
 use crate::parallel_scan::ParallelScan;
@@ -15,16 +16,38 @@ pub(crate) async fn capture(scan: &ParallelScan) -> Result<Option<HandoffToken>,
     let captured_at = scan.clock.now();
     // Not from memory: the stream may have been switched on since.
     let table = table::describe(scan).await?;
-    let description = stream(scan, &table).await?;
-    Ok(description.map(|description| token(&description, captured_at)))
+    let Some((client, arn)) = stream_of(scan, &table)? else {
+        return Ok(None);
+    };
+    let description = describe_stream(client, arn).await;
+    let description = description.map_err(|error| error::of_stream(scan, error))?;
+    let enabled = description.ensure_enabled();
+    enabled.map_err(|error| error::of_stream(scan, error))?;
+    Ok(Some(token(&description, captured_at)))
 }
 
-/// The stream that live will read, found to be one of `table` and enabled; `None` without a
-/// streams client.
+/// The stream that will be read after the scan, without its shards, found to be one of `table` and
+/// enabled; `None` without a streams client.
 pub(crate) async fn stream(
     scan: &ParallelScan,
     table: &Table,
-) -> Result<Option<StreamDescription>, SourceError> {
+) -> Result<Option<StreamInfo>, SourceError> {
+    let Some((client, arn)) = stream_of(scan, table)? else {
+        return Ok(None);
+    };
+    let info = describe_stream_info(client, arn).await;
+    let info = info.map_err(|error| error::of_stream(scan, error))?;
+    let enabled = info.ensure_enabled();
+    enabled.map_err(|error| error::of_stream(scan, error))?;
+    Ok(Some(info))
+}
+
+/// The ARN of the stream that will be read after the scan, which is one of `table`, and a client to
+/// read it with, if there is one.
+fn stream_of<'a>(
+    scan: &'a ParallelScan,
+    table: &'a Table,
+) -> Result<Option<(&'a Client, &'a str)>, SourceError> {
     let Some(client) = &scan.streams else {
         return Ok(None);
     };
@@ -51,20 +74,16 @@ pub(crate) async fn stream(
             ),
         ));
     }
-    let description = describe_stream(client, arn)
-        .await
-        .map_err(|error| error::of_stream(scan, error))?;
-    let enabled = description.ensure_enabled();
-    enabled.map_err(|error| error::of_stream(scan, error))?;
-    Ok(Some(description))
+    Ok(Some((client, arn)))
 }
 
 fn token(description: &StreamDescription, captured_at: Timestamp) -> HandoffToken {
+    let closed = description.closed();
     let shards = description.shards.iter().map(|shard| HandoffShard {
         id: shard.id.clone(),
         parent: shard.parent.clone(),
         first: shard.first.clone(),
-        closed: description.is_closed(shard),
+        closed: closed.contains(&*shard.id),
     });
     HandoffToken::new(
         description.info.stream_arn.as_str(),

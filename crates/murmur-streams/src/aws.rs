@@ -1,19 +1,27 @@
+mod body;
 mod convert;
 mod failure;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lambda_events::event::dynamodb::EventRecord;
+use aws_sdk_dynamodbstreams::config::http::HttpResponse;
 use aws_sdk_dynamodbstreams::config::timeout::TimeoutConfig;
-use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsOutput;
+use aws_sdk_dynamodbstreams::error::SdkError;
 use aws_sdk_dynamodbstreams::types::{self, ShardIteratorType};
 use aws_sdk_dynamodbstreams::{Client, config};
-use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock};
+use murmur_state::{
+    Causes, Clock, Deadline, OptionError, Random, Retry, RetryPolicy, SequenceNumber, SystemClock,
+    UNREADABLE,
+};
 
 pub use failure::call_failure;
 
-use crate::description::StreamDescription;
+use self::convert::Answer;
+use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
 use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
 
@@ -24,20 +32,32 @@ const PAGE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long an answer is waited for; one brings at most 1 MB.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long one page of DescribeStream is asked for again while that fails in passing.
+const PAGE_BUDGET: Duration = Duration::from_secs(60);
+
+/// How many iterators at a sequence number are asked for in one read: each may expire before it
+/// is used where the machine is suspended in between.
+const FRESH_ITERATORS: usize = 3;
+
 /// One stream, read through the DynamoDB Streams API.
 ///
 /// Needs `dynamodb:DescribeStream`, `dynamodb:GetShardIterator` and `dynamodb:GetRecords` on the
 /// stream. The client's own retries may stay on: everything here only reads. An answer is waited
 /// for 10 s, then the request is made again: the SDK by itself would wait without end on a
 /// connection that is dead. An iterator that has expired (after 15 minutes) is replaced by one that
-/// begins after the last record read.
+/// begins after the last record read; one that gave no record yet is a
+/// [`StreamError::IteratorExpired`].
 ///
-/// Records are as Lambda hands them to a function, `eventSourceARN` included, `tableName` not.
+/// Records are as Lambda hands them to a function, `eventSourceARN` included, `tableName` not. A
+/// record that cannot be understood, such as one with the `{}` that DynamoDB Local 3.1.0 writes for
+/// an empty map, comes with what could be read of it and an event name of
+/// [`UNREADABLE`](murmur_state::UNREADABLE) and the reason; its neighbours come as they are.
 #[derive(Debug, Clone)]
 pub struct StreamsApi {
     client: Client,
     arn: String,
     clock: Arc<dyn Clock>,
+    random: Random,
 }
 
 impl StreamsApi {
@@ -47,13 +67,23 @@ impl StreamsApi {
             client,
             arn: stream_arn.into(),
             clock: SystemClock::shared(),
+            random: Random::new(),
         }
     }
 
-    /// The same, pausing between the pages of DescribeStream on `clock`. Default the machine's.
+    /// The same, pausing between the pages of DescribeStream, and before one is asked for again, on
+    /// `clock`. Default the machine's.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// The same, drawing the pauses before a page of DescribeStream is asked for again from
+    /// `random`. Default seeded by the system.
+    #[must_use]
+    pub fn with_random(mut self, random: Random) -> Self {
+        self.random = random;
         self
     }
 
@@ -81,7 +111,10 @@ impl StreamsApi {
             .config_override(bounded())
             .send()
             .await
-            .map_err(|error| failure::of_shard(&self.arn, shard, error))?;
+            .map_err(|error| match unparsed(&error) {
+                Some(_) => unreadable(&self.arn, "GetShardIterator", &Causes(&error)),
+                None => failure::of_shard(&self.arn, shard, error),
+            })?;
         answer
             .shard_iterator
             .ok_or_else(|| StreamError::unexpected(&self.arn, "GetShardIterator gave no iterator"))
@@ -93,7 +126,7 @@ impl StreamsApi {
         shard: &str,
         iterator: &str,
         limit: usize,
-    ) -> Result<Option<GetRecordsOutput>, StreamError> {
+    ) -> Result<Option<Answer>, StreamError> {
         let limit = i32::try_from(limit)
             .ok()
             .filter(|limit| (1..=MAX_READ as i32).contains(limit));
@@ -109,56 +142,109 @@ impl StreamsApi {
             .send()
             .await
         {
-            Ok(answer) => Ok(Some(answer)),
+            Ok(answer) => {
+                let records = answer.records.unwrap_or_default().into_iter();
+                Ok(Some(Answer {
+                    records: records
+                        .map(|record| convert::record(record, &self.arn))
+                        .collect(),
+                    next: answer.next_shard_iterator,
+                }))
+            }
             Err(error) if failure::is_expired_iterator(&error) => Ok(None),
-            Err(error) => Err(failure::of_shard(&self.arn, shard, error)),
+            Err(error) => match unparsed(&error) {
+                Some(body) => {
+                    let read = body::read(body, &self.arn);
+                    read.map(Some)
+                        .map_err(|reason| unreadable(&self.arn, "GetRecords", &reason))
+                }
+                None => Err(failure::of_shard(&self.arn, shard, error)),
+            },
         }
     }
 }
 
 impl StreamSource for StreamsApi {
     async fn describe(&self) -> Result<StreamDescription, StreamError> {
-        pages(&self.client, &self.arn, &*self.clock).await
+        Listing {
+            client: &self.client,
+            arn: &self.arn,
+            clock: &self.clock,
+            random: &self.random,
+        }
+        .all()
+        .await
     }
 
     async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
-        let (known, begun) = match from {
+        let (mut known, begun) = match from {
             Cursor::Start(start) => (None, start),
-            Cursor::Iterator { token, renew } => (Some(token), renew),
+            Cursor::Iterator { token, renew } => (Some(token.clone()), renew),
         };
-        let mut answer = match known {
-            Some(token) => self.records(shard, token, limit).await?,
-            None => None,
-        };
-        if answer.is_none() {
-            if known.is_some() && *begun == Start::Latest {
-                let (arn, shard) = (self.arn.clone(), shard.to_owned());
-                return Err(StreamError::LatestExpired { arn, shard });
+        let mut fresh = 0;
+        let answer = loop {
+            let token = match known.take() {
+                Some(token) => token,
+                None => {
+                    fresh += 1;
+                    self.iterator(shard, begun).await?
+                }
+            };
+            if let Some(answer) = self.records(shard, &token, limit).await? {
+                break answer;
             }
-            let token = self.iterator(shard, begun).await?;
-            answer = self.records(shard, &token, limit).await?;
+            let (arn, shard) = (self.arn.clone(), shard.to_owned());
+            if !begun.is_exact() {
+                return Err(StreamError::IteratorExpired { arn, shard });
+            }
+            if fresh == FRESH_ITERATORS {
+                return Err(StreamError::unexpected(
+                    &arn,
+                    "iterators expire as soon as they are given",
+                ));
+            }
+        };
+        let Answer { records, next } = answer;
+        let unreadable = |r: &&_| is_unreadable(r);
+        if let Some(first) = records.iter().find(unreadable) {
+            tracing::warn!(
+                shard,
+                sequence_number = first.change.sequence_number,
+                records = records.iter().filter(unreadable).count(),
+                reason = first.event_name,
+                "records that cannot be read are handed on as such"
+            );
         }
-        let answer = answer.ok_or_else(|| {
-            StreamError::unexpected(&self.arn, "an iterator expired as soon as it was given")
-        })?;
-        let records = answer.records.unwrap_or_default();
-        let records = records
-            .into_iter()
-            .map(|record| convert::record(record, &self.arn));
-        let records = records.collect::<Result<Vec<_>, _>>()?;
-        let last = records
+        let numbers = records
             .iter()
             .rev()
-            .find_map(|r| r.change.sequence_number.as_deref());
-        let renew = match last {
-            Some(number) => Start::After(SequenceNumber::new(number)?),
-            None => begun.clone(),
-        };
-        let next = answer
-            .next_shard_iterator
-            .map(|token| Cursor::Iterator { token, renew });
+            .filter_map(|r| r.change.sequence_number.as_deref());
+        // A number that is none cannot be gone on after.
+        let last = numbers
+            .filter_map(|number| SequenceNumber::new(number).ok())
+            .next();
+        let renew = last.map_or_else(|| begun.clone(), Start::After);
+        let next = next.map(|token| Cursor::Iterator { token, renew });
         Ok(Batch { records, next })
     }
+}
+
+fn is_unreadable(record: &EventRecord) -> bool {
+    record.event_name.starts_with(UNREADABLE)
+}
+
+/// The body of an answer that says all is well, and that the SDK cannot read.
+fn unparsed<E>(error: &SdkError<E, HttpResponse>) -> Option<&[u8]> {
+    let answer = error.raw_response()?;
+    answer.status().is_success().then_some(())?;
+    answer.body().bytes()
+}
+
+fn unreadable(arn: &str, operation: &str, reason: &dyn fmt::Display) -> StreamError {
+    StreamError::unexpected(
+        arn,
+        format!("the answer to {operation} cannot be read: {reason}"),
+    )
 }
 
 /// The settings of every request: the client's own, and a bound to waiting.
@@ -169,7 +255,9 @@ fn bounded() -> config::Builder {
 
 /// A stream and all its shards, over as many pages of DescribeStream as there are.
 ///
-/// Pages are asked for at most 10 times a second, the service's limit for an account.
+/// Pages are asked for at most 10 times a second, the service's limit for an account. One that
+/// fails in passing (throttled, a server error) is asked for again, with growing pauses, for up to
+/// a minute: those before it are not.
 ///
 /// # Errors
 ///
@@ -184,44 +272,111 @@ pub async fn describe_stream(
     client: &Client,
     stream_arn: &str,
 ) -> Result<StreamDescription, StreamError> {
-    pages(client, stream_arn, &SystemClock::new()).await
+    let (clock, random) = (SystemClock::shared(), Random::new());
+    Listing {
+        client,
+        arn: stream_arn,
+        clock: &clock,
+        random: &random,
+    }
+    .all()
+    .await
 }
 
-async fn pages(
+/// A stream without its shards: one call of DescribeStream, whatever their number.
+///
+/// A call that fails in passing is made again, as by [`describe_stream`].
+///
+/// # Errors
+///
+/// As [`describe_stream`].
+///
+/// # Cancel safety
+///
+/// Cancel safe: it only reads.
+pub async fn describe_stream_info(
     client: &Client,
-    arn: &str,
-    clock: &dyn Clock,
-) -> Result<StreamDescription, StreamError> {
-    let page = |after: Option<String>| async move {
-        let request = client
+    stream_arn: &str,
+) -> Result<StreamInfo, StreamError> {
+    let (clock, random) = (SystemClock::shared(), Random::new());
+    let listing = Listing {
+        client,
+        arn: stream_arn,
+        clock: &clock,
+        random: &random,
+    };
+    let page = listing.page(None, Some(1)).await?;
+    Ok(convert::description(page, Vec::new(), stream_arn)?.info)
+}
+
+/// What is needed to go through the pages of DescribeStream.
+struct Listing<'a> {
+    client: &'a Client,
+    arn: &'a str,
+    clock: &'a Arc<dyn Clock>,
+    random: &'a Random,
+}
+
+impl Listing<'_> {
+    async fn all(&self) -> Result<StreamDescription, StreamError> {
+        let mut first = self.page(None, None).await?;
+        let mut shards = first.shards.take().unwrap_or_default();
+        let mut after = first.last_evaluated_shard_id.take();
+        let mut seen = HashSet::new();
+        while let Some(last) = after {
+            if !seen.insert(last.clone()) {
+                return Err(StreamError::unexpected(
+                    self.arn,
+                    "DescribeStream repeats its pages",
+                ));
+            }
+            self.clock.sleep(PAGE_INTERVAL).await;
+            let next = self.page(Some(last), None).await?;
+            shards.extend(next.shards.unwrap_or_default());
+            after = next.last_evaluated_shard_id;
+        }
+        convert::description(first, shards, self.arn)
+    }
+
+    /// One page, asked for again while it fails in passing: whoever began the listing again
+    /// instead would, where many list, never get to its end.
+    async fn page(
+        &self,
+        after: Option<String>,
+        limit: Option<i32>,
+    ) -> Result<types::StreamDescription, StreamError> {
+        let policy = RetryPolicy::default()
+            .max_attempts(u32::MAX)
+            .budget(PAGE_BUDGET);
+        let retry = Retry::new(policy, Arc::clone(self.clock), self.random.clone());
+        let on_retry = |error: &StreamError| {
+            tracing::debug!(error = %Causes(error), "a page of DescribeStream is asked for again");
+        };
+        let ask = || self.ask(after.clone(), limit);
+        retry.run(Deadline::NONE, on_retry, ask).await
+    }
+
+    async fn ask(
+        &self,
+        after: Option<String>,
+        limit: Option<i32>,
+    ) -> Result<types::StreamDescription, StreamError> {
+        let answer = self
+            .client
             .describe_stream()
-            .stream_arn(arn)
-            .set_exclusive_start_shard_id(after);
-        let answer = request
+            .stream_arn(self.arn)
+            .set_exclusive_start_shard_id(after)
+            .set_limit(limit)
             .customize()
             .config_override(bounded())
             .send()
             .await
-            .map_err(|error| failure::of_stream(arn, error))?;
+            .map_err(|error| match unparsed(&error) {
+                Some(_) => unreadable(self.arn, "DescribeStream", &Causes(&error)),
+                None => failure::of_stream(self.arn, error),
+            })?;
         answer
             .stream_description
-            .ok_or_else(|| StreamError::unexpected(arn, "no description"))
-    };
-    let mut first = page(None).await?;
-    let mut shards = first.shards.take().unwrap_or_default();
-    let mut after = first.last_evaluated_shard_id.take();
-    let mut seen = HashSet::new();
-    while let Some(last) = after {
-        if !seen.insert(last.clone()) {
-            return Err(StreamError::unexpected(
-                arn,
-                "DescribeStream repeats its pages",
-            ));
-        }
-        clock.sleep(PAGE_INTERVAL).await;
-        let next: types::StreamDescription = page(Some(last)).await?;
-        shards.extend(next.shards.unwrap_or_default());
-        after = next.last_evaluated_shard_id;
+            .ok_or_else(|| StreamError::unexpected(self.arn, "no description"))
     }
-    convert::description(first, shards, arn)
 }

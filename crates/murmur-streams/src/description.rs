@@ -1,3 +1,5 @@
+use std::collections::HashSet;
+
 use aws_lambda_events::event::dynamodb::{KeyType, StreamStatus, StreamViewType};
 use murmur_state::{SequenceNumber, Timestamp};
 
@@ -52,6 +54,18 @@ impl StreamInfo {
             StreamStatus::Enabled | StreamStatus::Enabling
         )
     }
+
+    /// Fails unless the stream takes records.
+    ///
+    /// # Errors
+    ///
+    /// [`StreamError::Disabled`] for a stream that is switched off or being so.
+    pub fn ensure_enabled(&self) -> Result<(), StreamError> {
+        if self.is_enabled() {
+            return Ok(());
+        }
+        Err(StreamError::disabled(&self.stream_arn))
+    }
 }
 
 /// One attribute of a table's primary key.
@@ -88,9 +102,21 @@ pub struct StreamDescription {
 
 impl StreamDescription {
     /// Whether a shard can take no more records: it has an ending sequence number *and* a listed
-    /// child. In doubt it is open, and reading it is harmless.
+    /// child. In doubt it is open, and reading it is harmless. It looks through all shards: for many
+    /// take [`closed`](Self::closed).
     pub fn is_closed(&self, shard: &ShardInfo) -> bool {
-        shard.ending.is_some() && self.has_child(&shard.id)
+        let is_child = |other: &ShardInfo| other.parent.as_deref() == Some(&*shard.id);
+        shard.ending.is_some() && self.shards.iter().any(is_child)
+    }
+
+    /// The ids of all shards that [are closed](Self::is_closed), found in one pass.
+    pub fn closed(&self) -> HashSet<&str> {
+        let parents = self.parents();
+        let closed = self.shards.iter().filter(|shard| shard.ending.is_some());
+        closed
+            .map(|shard| &*shard.id)
+            .filter(|id| parents.contains(id))
+            .collect()
     }
 
     /// Fails unless the stream takes records.
@@ -99,15 +125,19 @@ impl StreamDescription {
     ///
     /// [`StreamError::Disabled`] for a stream that is switched off or being so.
     pub fn ensure_enabled(&self) -> Result<(), StreamError> {
-        if self.info.is_enabled() {
-            return Ok(());
-        }
-        Err(StreamError::disabled(&self.info.stream_arn))
+        self.info.ensure_enabled()
     }
 
-    pub(crate) fn has_child(&self, id: &str) -> bool {
-        self.shards
-            .iter()
-            .any(|shard| shard.parent.as_deref() == Some(id))
+    /// The ids of all shards.
+    pub(crate) fn ids(&self) -> HashSet<&str> {
+        self.shards.iter().map(|shard| &*shard.id).collect()
+    }
+
+    /// The ids that some shard names as its parent.
+    pub(crate) fn parents(&self) -> HashSet<&str> {
+        let parents = self.shards.iter();
+        parents
+            .filter_map(|shard| shard.parent.as_deref())
+            .collect()
     }
 }

@@ -123,12 +123,12 @@ pub enum StreamError {
         #[source]
         source: Option<Cause>,
     },
-    /// An iterator that began at LATEST expired before it gave a record, so that nobody knows
-    /// where it stood.
+    /// An iterator that began at TRIM_HORIZON or LATEST expired before it gave a record, so that
+    /// no sequence number says where it stood.
     #[error(
-        "stream `{arn}`, shard `{shard}`: the iterator begun at LATEST expired before its first record, and where it stood is lost; read at least every 15 minutes, or start at TRIM_HORIZON"
+        "stream `{arn}`, shard `{shard}`: the iterator expired before its first record; what was put and trimmed since it was made is missed where it is begun again, so begin again at TRIM_HORIZON if that was less than 22 h 30 min ago, and read at least every 15 minutes"
     )]
-    LatestExpired {
+    IteratorExpired {
         /// The stream.
         arn: String,
         /// The shard.

@@ -8,10 +8,10 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{
     Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
     MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry,
-    RetryPolicy, SystemClock, Tokens,
+    RetryPolicy, SystemClock, Tokens, UNREADABLE,
 };
 
-use crate::source::StreamSource;
+use crate::source::{ITERATOR_LIFE, StreamSource};
 use crate::trigger::{FailedBatch, OnFailure, OnGap, Positions, Trigger};
 
 /// A lease others can see, unless told otherwise.
@@ -60,10 +60,12 @@ impl Options {
         Retry::new(self.retry, Arc::clone(&self.clock), self.random.clone())
     }
 
-    /// Whether the filter lets records of this event name pass.
+    /// Whether the filter lets records of this event name pass. What a record is that could not be
+    /// read, nobody knows: the handler decides about it.
     pub(crate) fn wants(&self, event_name: &str) -> bool {
         let names = self.event_names.as_ref();
         names.is_none_or(|names| names.iter().any(|name| name.to_string() == event_name))
+            || event_name.starts_with(UNREADABLE)
     }
 
     /// Warns of what is allowed and seldom meant.
@@ -197,7 +199,8 @@ where
     }
 
     /// Delivers only changes with one of these event names; the others are passed over and
-    /// counted. Default: all. Totals that take old images back need all of them.
+    /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same. Default:
+    /// all, and at least one name. Totals that take old images back need all of them.
     #[must_use]
     pub fn filter_event_names(mut self, names: impl IntoIterator<Item = OperationType>) -> Self {
         self.options.event_names = Some(names.into_iter().collect());
@@ -266,7 +269,7 @@ where
         self
     }
 
-    /// How long a lease lasts if it is not renewed, at least 3 s: by then another reader takes
+    /// How long a lease lasts if it is not renewed, 3 s to 1 hour: by then another reader takes
     /// the shards of one that died. Compared by wall clocks; where they differ, leases are taken
     /// over early or late, which costs deliveries of the same records, and nothing else. Default
     /// 30 s.
@@ -306,16 +309,17 @@ where
     }
 
     /// The longest pause between reads. After one that left nothing behind it is a fifth of this,
-    /// and doubles while reads give nothing. Default 1 s; shorter means less delay, smaller
-    /// batches and more calls (a shard takes 5 reads a second).
+    /// and doubles while reads give nothing. Default 1 s, at least 1 ms; shorter means less delay,
+    /// smaller batches and more calls (a shard takes 5 reads a second). Iterators expire after 15
+    /// minutes, so with [`StartingPosition::Latest`] it is less than that.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.options.poll_interval = interval;
         self
     }
 
-    /// How many empty answers in a row are taken for the end of a shard that is still open, at
-    /// least 1: [`Trigger::drain`] then leaves it, and a [`Monitor`](crate::Monitor) shows no
+    /// How many empty answers in a row are taken for the end of a shard that is still open,
+    /// 1 to 1000: [`Trigger::drain`] then leaves it, and a [`Monitor`](crate::Monitor) shows no
     /// lag. Default 1, which is exact for the in-process store, DynamoDB Local
     /// and the embedded one. AWS may answer empty though records follow: take 10 or more there,
     /// each costing a `poll_interval`.
@@ -372,6 +376,9 @@ where
             maximum_record_age,
             maximum_shards,
             drain_empty_reads,
+            poll_interval,
+            starting_position,
+            event_names,
             ..
         } = options;
         if !(1..=10_000).contains(batch_size) {
@@ -405,11 +412,28 @@ where
         if *maximum_shards == 0 {
             return refuse("maximum_shards", "must be at least 1".to_owned());
         }
-        if *drain_empty_reads == 0 {
-            return refuse("drain_empty_reads", "must be at least 1".to_owned());
+        if !(1..=1_000).contains(drain_empty_reads) {
+            let reason = format!("{drain_empty_reads} is outside 1..=1,000");
+            return refuse("drain_empty_reads", reason);
         }
-        if self.lease < Duration::from_secs(3) {
-            let reason = format!("{:?} is below 3 s", self.lease);
+        if *poll_interval < Duration::from_millis(1) {
+            let reason = format!("{poll_interval:?} is below 1 ms; a shard takes 5 reads a second");
+            return refuse("poll_interval", reason);
+        }
+        if *starting_position == StartingPosition::Latest && *poll_interval >= ITERATOR_LIFE {
+            let reason = format!(
+                "{poll_interval:?} is too long with LATEST: an iterator that gave no record yet expires after {ITERATOR_LIFE:?}, and with it the place it stood at"
+            );
+            return refuse("poll_interval", reason);
+        }
+        if event_names.as_ref().is_some_and(Vec::is_empty) {
+            let reason =
+                "no event name is left, so that nothing is ever delivered; leave it out for all";
+            return refuse("filter_event_names", reason.to_owned());
+        }
+        let lease = Duration::from_secs(3)..=Duration::from_secs(3600);
+        if !lease.contains(&self.lease) {
+            let reason = format!("{:?} is outside 3 s..=1 hour", self.lease);
             return refuse("lease", reason);
         }
         if options.handoff.is_some() && repeats != Repeats::ItemOnce && !options.table_at_rest {

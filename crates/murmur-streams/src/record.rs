@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use aws_lambda_events::event::dynamodb::{
     EventRecord, OperationType, StreamViewType, UserIdentity,
 };
@@ -119,11 +121,39 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// When the change was made, as far as the record says; 1970 is what a missing time became.
-pub(crate) fn created_at(record: &EventRecord) -> Option<Timestamp> {
+/// How far off two clocks may be from each other, and a creation time ahead of the present.
+const CLOCK_ERROR: Duration = Duration::from_secs(45 * 60);
+
+/// When the change was made, as far as the record says; 1970 is what a missing time became. A time
+/// that is far ahead of `now`, such as milliseconds taken for seconds, says nothing.
+pub(crate) fn created_at(record: &EventRecord, now: Timestamp) -> Option<Timestamp> {
     let millis = record
         .change
         .approximate_creation_date_time
         .timestamp_millis();
-    (millis > 0).then(|| Timestamp::from_millis(millis))
+    let created_at = Timestamp::from_millis(millis);
+    (millis > 0 && created_at.since(now) <= CLOCK_ERROR).then_some(created_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_creation_time_far_ahead_says_nothing() {
+        let now = Timestamp::from_secs(1_767_225_600);
+        let shown = |secs: i64| {
+            let mut record = EventRecord::default();
+            let at = DateTime::from_timestamp(secs, 0);
+            record.change.approximate_creation_date_time = at.unwrap_or_default();
+            created_at(&record, now).map(|at| at.as_secs())
+        };
+        let (now, error) = (now.as_secs(), 45 * 60);
+        for secs in [1, now - 90_000, now, now + error] {
+            assert_eq!(shown(secs), Some(secs));
+        }
+        for secs in [-1, 0, now + error + 1, now * 1000] {
+            assert_eq!(shown(secs), None, "{secs}");
+        }
+    }
 }

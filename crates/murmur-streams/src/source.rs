@@ -1,5 +1,6 @@
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::EventRecord;
 use murmur_state::SequenceNumber;
@@ -9,6 +10,9 @@ use crate::error::StreamError;
 
 /// The most records one read may ask for, as DynamoDB's `GetRecords`.
 pub(crate) const MAX_READ: usize = 1000;
+
+/// How long DynamoDB Streams remembers an iterator it gave.
+pub(crate) const ITERATOR_LIFE: Duration = Duration::from_secs(15 * 60);
 
 /// Where reading a shard begins.
 ///
@@ -25,6 +29,14 @@ pub enum Start {
     After(SequenceNumber),
 }
 
+impl Start {
+    /// Whether it is the same place whenever it is looked up; then the stream itself tells where
+    /// records from there on are gone.
+    pub(crate) fn is_exact(&self) -> bool {
+        matches!(self, Self::At(_) | Self::After(_))
+    }
+}
+
 /// A place in a shard: where to begin, or where the last read ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cursor {
@@ -34,7 +46,7 @@ pub enum Cursor {
     Iterator {
         /// Means something to the source that made it, and to nobody else.
         token: String,
-        /// Where to look it up anew once the source has forgotten the token (DynamoDB: after 15
+        /// The place to begin at once the source has forgotten the token (DynamoDB: after 15
         /// minutes): after the last record read, or where reading began.
         renew: Start,
     },
@@ -69,8 +81,12 @@ pub struct Batch {
 ///
 /// # Errors
 ///
-/// [`StreamError::is_retryable`] tells what may be tried again. A source renews expired
-/// iterators by itself.
+/// [`StreamError::is_retryable`] tells what may be tried again. A source that forgets iterators
+/// looks one up again by itself at a sequence number: there the stream refuses, as
+/// [`StreamError::Trimmed`], what would leave records out. One that began at TRIM_HORIZON or LATEST
+/// and gave no record yet it fails with [`StreamError::IteratorExpired`], since beginning there
+/// again passes over in silence what was trimmed, or put, meanwhile; the caller knows whether
+/// anything can have been.
 ///
 /// # Cancel safety
 ///

@@ -13,7 +13,7 @@ use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock, Timestamp};
 use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
 use crate::record::StreamRecord;
-use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
+use crate::source::{Batch, Cursor, ITERATOR_LIFE, MAX_READ, Start, StreamSource};
 
 use self::shard::Shard;
 use self::stream::Stream;
@@ -336,8 +336,10 @@ impl fmt::Debug for StreamStore {
 /// A shard is read to its end (`next` is `None`) once it is closed and its last record was
 /// given, or dropped. `TrimHorizon` begins at the oldest record the shard still has. A read that
 /// would pass over dropped records fails with [`StreamError::Trimmed`]: `At` or `After` a number
-/// if a record from there on is gone, and going on from a place that was overtaken. A shard that
-/// left the list is a [`StreamError::UnknownShard`]. Iterators do not expire.
+/// if a record from there on is gone, and going on from a place that was overtaken. So does `After`
+/// the number of a record that is gone itself, as with DynamoDB, which takes no number before the
+/// oldest record it keeps. A shard that left the list is a [`StreamError::UnknownShard`]. Iterators
+/// expire after 15 minutes by the store's clock.
 #[derive(Debug, Clone)]
 pub struct StoreSource {
     store: StreamStore,
@@ -351,10 +353,15 @@ impl StreamSource for StoreSource {
 
     async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
         check("limit", limit, 1..=MAX_READ)?;
+        let now = self.store.clock.now();
         let (known, begun) = match from {
             Cursor::Start(start) => (None, start),
-            Cursor::Iterator { token, renew } => (Some(self.position(token)?), renew),
+            Cursor::Iterator { token, renew } => (self.place(token, now)?, renew),
         };
+        if known.is_none() && matches!(from, Cursor::Iterator { .. }) && !begun.is_exact() {
+            let (arn, shard) = (self.arn.clone(), shard.to_owned());
+            return Err(StreamError::IteratorExpired { arn, shard });
+        }
         let (records, next, at_end) = self.store.with_shard(&self.arn, shard, |shard| {
             let position = known.or_else(|| shard.position(begun))?;
             let (records, next) = shard.read(position, limit)?;
@@ -364,7 +371,7 @@ impl StreamSource for StoreSource {
         Ok(Batch {
             records: records.iter().map(|record| (&**record).into()).collect(),
             next: (!at_end).then(|| Cursor::Iterator {
-                token: next.to_string(),
+                token: format!("{next}@{}", now.as_millis()),
                 renew: last.map_or_else(|| begun.clone(), Start::After),
             }),
         })
@@ -372,10 +379,16 @@ impl StreamSource for StoreSource {
 }
 
 impl StoreSource {
-    fn position(&self, token: &str) -> Result<usize, StreamError> {
-        token.parse().map_err(|_| {
+    /// The position that an iterator names; `None` once it has expired.
+    fn place(&self, token: &str, now: Timestamp) -> Result<Option<usize>, StreamError> {
+        let parts = token.split_once('@').and_then(|(position, given_at)| {
+            let given_at = Timestamp::from_millis(given_at.parse().ok()?);
+            Some((position.parse().ok()?, given_at))
+        });
+        let (position, given_at): (usize, Timestamp) = parts.ok_or_else(|| {
             StreamError::unexpected(&self.arn, "the iterator is not one of this store's")
-        })
+        })?;
+        Ok((now.since(given_at) < ITERATOR_LIFE).then_some(position))
     }
 }
 

@@ -13,13 +13,17 @@ use aws_sdk_dynamodb::types::{
 };
 use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
-use murmur_state::{HandlerError, ManualClock, SequenceNumber, Timestamp};
+use futures::future::join_all;
+use murmur_state::{HandlerError, ManualClock, Random, SequenceNumber, Timestamp, UNREADABLE};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, EventRecord, Start, StreamError, StreamSource,
-    StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream, report_failures,
+    Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, OperationType, Start, StreamError,
+    StreamSource, StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream,
+    describe_stream_info, report_failures,
 };
 use murmur_testkit::Dynamo;
+use murmur_testkit::time::Time;
 use murmur_testkit::wire::{Action, Request, Wire};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 // ---- Against a server: embedded, or DynamoDB Local ----
@@ -263,6 +267,13 @@ fn page(shards: Value, last: Option<&str>) -> Action {
     ok(json!({ "StreamDescription": description }))
 }
 
+/// A stream that is switched off, so that its shards end without children.
+fn disabled(shards: Value) -> Action {
+    ok(json!({ "StreamDescription": {
+        "StreamArn": ARN, "TableName": "orders", "StreamStatus": "DISABLED",
+        "StreamViewType": "NEW_AND_OLD_IMAGES", "Shards": shards } }))
+}
+
 fn iterator_or(records: impl Fn(&str, &Request) -> Action) -> impl Fn(&Request) -> Action {
     move |request| match request.operation.as_str() {
         "GetShardIterator" => {
@@ -340,6 +351,84 @@ async fn a_server_that_repeats_its_pages_is_an_error() {
     }
 }
 
+/// DescribeStream over so many pages of 100 shards.
+fn listing(request: &Request, pages: usize) -> Action {
+    let after = request.body["ExclusiveStartShardId"].as_str();
+    let after = after.map_or(0, |id| id.parse::<usize>().unwrap());
+    let size = request.body["Limit"].as_u64().unwrap_or(100) as usize;
+    let ids = (after + 1..=after + size).map(|n| json!({ "ShardId": format!("{n:06}") }));
+    let last = after + size;
+    let more = (last < pages * 100).then(|| format!("{last:06}"));
+    page(ids.collect(), more.as_deref())
+}
+
+#[tokio::test]
+async fn a_page_that_fails_in_passing_is_asked_for_again_and_those_before_it_are_not() {
+    for failure in [
+        refused("ThrottlingException"),
+        Action::error(500, "InternalServerError", "x"),
+    ] {
+        let (wire, api) = wire(move |request| match request.nth {
+            4..8 => failure.clone(),
+            _ => listing(request, 7),
+        });
+        assert_eq!(api.describe().await.unwrap().shards.len(), 700);
+        assert_eq!(wire.count("DescribeStream"), 7 + 4);
+    }
+}
+
+#[tokio::test]
+async fn what_a_stream_is_takes_one_call_whatever_its_shards() {
+    let (wire, _) = wire(|request| listing(request, 70));
+    let info = describe_stream_info(&client(&wire), ARN).await.unwrap();
+    assert_eq!(info.stream_view_type, StreamViewType::NewAndOldImages);
+    assert_eq!(wire.requests().len(), 1);
+    assert_eq!(wire.requests()[0].body["Limit"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sixteen_workers_list_seventy_pages_at_ten_calls_a_second() {
+    let time = Time::paused(Timestamp::from_secs(1_800_000_000));
+    // The service's: 10 calls a second for the account, in whole seconds.
+    let (limiter, throttled) = (Mutex::new((0, 0)), Arc::new(AtomicUsize::new(0)));
+    let (clock, refusals) = (time.clone(), Arc::clone(&throttled));
+    let wire = Wire::new(move |request| {
+        let second = clock.elapsed().as_secs();
+        let mut limiter = limiter.lock().unwrap();
+        let used = if limiter.0 == second { limiter.1 } else { 0 };
+        *limiter = (second, used + 1);
+        if used >= 10 {
+            refusals.fetch_add(1, Ordering::Relaxed);
+            return refused("LimitExceededException");
+        }
+        listing(request, 70)
+    });
+    let wire = wire.counting_only();
+    let workers = (0..16).map(|worker| {
+        let api = StreamsApi::new(client(&wire), ARN)
+            .with_clock(time.clock(0))
+            .with_random(Random::seeded(worker));
+        async move { api.describe().await.unwrap().shards.len() }
+    });
+    let listed = time.within(Duration::from_secs(3600), join_all(workers));
+    assert_eq!(listed.await.expect("it ends within the hour"), [7_000; 16]);
+    let (calls, throttled) = (
+        wire.count("DescribeStream"),
+        throttled.load(Ordering::Relaxed),
+    );
+    println!(
+        "{calls} calls, {throttled} throttled, in {:?}",
+        time.elapsed()
+    );
+    assert_eq!(calls - throttled, 16 * 70);
+    assert!(
+        time.elapsed() < Duration::from_secs(240),
+        "{:?}",
+        time.elapsed()
+    );
+    assert!(throttled > 16 * 70 / 4, "the limit is met");
+}
+
 fn full_record() -> Value {
     json!({
         "eventID": "e-1", "eventName": "UNKNOWN_TO_SDK_VERSION", "eventVersion": "1.1",
@@ -409,22 +498,211 @@ async fn every_field_of_a_record_is_converted() {
     );
 }
 
+/// A record whose new image has this attribute, with a number of its own.
+fn with_attribute(number: u32, value: Value) -> Value {
+    let mut record = full_record();
+    record["dynamodb"]["SequenceNumber"] = json!(format!("{number:021}"));
+    record["dynamodb"]["NewImage"] = json!({ "id": { "S": "k" }, "new": value });
+    record
+}
+
+fn reason(record: &EventRecord) -> Option<&str> {
+    record.event_name.strip_prefix(UNREADABLE)
+}
+
 #[tokio::test]
-async fn an_attribute_of_an_unknown_form_is_an_error_and_no_panic() {
+async fn a_record_that_cannot_be_read_says_so_and_its_neighbours_come_as_ever() {
+    let mut bad_keys = with_attribute(9, json!({ "S": "a" }));
+    bad_keys["dynamodb"]["Keys"] = json!({ "id": {} });
+    let mut no_change = full_record();
+    no_change.as_object_mut().unwrap().remove("dynamodb");
+    let local = "as DynamoDB Local 3.1.0 writes an empty map";
+    let cases = [
+        (
+            with_attribute(1, json!({})),
+            vec!["`NewImage.new`", "`{}`", local],
+        ),
+        (
+            with_attribute(2, json!({ "L": [{ "S": "" }, {}] })),
+            vec!["`NewImage.new[1]`", local],
+        ),
+        (
+            with_attribute(3, json!({ "M": { "x": {} } })),
+            vec!["`NewImage.new.x`", local],
+        ),
+        // What the SDK reads, and does not understand.
+        (
+            with_attribute(4, json!({ "L": [{ "VECTOR": "1" }] })),
+            vec!["`NewImage.new`", "unknown"],
+        ),
+        (
+            with_attribute(5, json!({ "S": "a", "N": "1" })),
+            vec!["`NewImage.new`", "more than one"],
+        ),
+        (with_attribute(6, json!({ "N": 7 })), vec!["`NewImage.new`"]),
+        (
+            with_attribute(7, json!({ "B": "?" })),
+            vec!["`NewImage.new`"],
+        ),
+        (
+            with_attribute(8, json!("text")),
+            vec!["`NewImage.new`", "no JSON object"],
+        ),
+        (bad_keys, vec!["`Keys.id`", local]),
+        (no_change, vec!["`dynamodb` is missing"]),
+        (json!(17), vec!["the record is no JSON object"]),
+    ];
+    let read = async |records: Value| {
+        let (_, api) = wire(iterator_or(move |_, _| {
+            ok(json!({ "Records": records, "NextShardIterator": "next" }))
+        }));
+        api.read("s1", &Start::TrimHorizon.into(), 7).await.unwrap()
+    };
+    let alone = read(json!([full_record()])).await;
+    for (bad, parts) in cases {
+        let Batch { records, next } = read(json!([full_record(), bad, full_record()])).await;
+        let [first, unreadable, last] = &records[..] else {
+            panic!("{records:?}")
+        };
+        assert_eq!([first, last], [&alone.records[0]; 2]);
+        assert_eq!(next, alone.next);
+        let reason = reason(unreadable).unwrap();
+        assert!(parts.iter().all(|part| reason.contains(part)), "{reason}");
+        assert_eq!(unreadable.event_source_arn.as_deref(), Some(ARN));
+        let number = bad["dynamodb"]["SequenceNumber"].as_str();
+        assert_eq!(unreadable.change.sequence_number.as_deref(), number);
+        if bad.is_object() {
+            assert_eq!(unreadable.event_id, "e-1");
+        }
+        let keys = bad["dynamodb"]["Keys"]["id"]["S"].as_str();
+        assert_eq!(unreadable.change.keys.len(), usize::from(keys.is_some()));
+    }
+}
+
+#[tokio::test]
+async fn an_unreadable_record_at_the_end_is_gone_on_after() {
     let (_, api) = wire(iterator_or(|_, _| {
-        let mut record = full_record();
-        record["dynamodb"]["NewImage"] = json!({ "new": { "L": [{ "VECTOR": "1" }] } });
-        ok(json!({ "Records": [record] }))
+        let records = [full_record(), with_attribute(8, json!({}))];
+        ok(json!({ "Records": records, "NextShardIterator": "next" }))
     }));
-    let error = api
+    let next = api
+        .read("s1", &Start::TrimHorizon.into(), 7)
+        .await
+        .unwrap()
+        .next;
+    let renew = Start::After(SequenceNumber::new(format!("{:021}", 8)).unwrap());
+    let token = "next".to_owned();
+    assert_eq!(next, Some(Cursor::Iterator { token, renew }));
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_said_to_be_unreadable() {
+    let bodies = ["", "<html>", "[]", "{\"Records\": {}}", "{\"Records\": [}"];
+    for body in bodies {
+        let body = body.to_owned();
+        let answer = move || Action::Answer {
+            status: 200,
+            body: body.clone(),
+        };
+        let (_, api) = wire(iterator_or({
+            let answer = answer.clone();
+            move |_, _| answer()
+        }));
+        let read = api.read("s1", &Start::TrimHorizon.into(), 7).await;
+        // The SDK takes an empty body for an empty answer.
+        let Err(error) = read else { continue };
+        assert!(
+            matches!(&error, StreamError::Unexpected { .. }),
+            "{error:?}"
+        );
+        assert!(
+            error
+                .to_string()
+                .contains("the answer to GetRecords cannot be read"),
+            "{error}"
+        );
+    }
+    let (_, api) = wire(|_| Action::Answer {
+        status: 200,
+        body: "<html>".to_owned(),
+    });
+    let described = api.describe().await.unwrap_err();
+    assert!(
+        described
+            .to_string()
+            .contains("the answer to DescribeStream"),
+        "{described}"
+    );
+    let iterator = api
         .read("s1", &Start::TrimHorizon.into(), 7)
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, StreamError::Unexpected { .. }),
-        "{error:?}"
+        iterator
+            .to_string()
+            .contains("the answer to GetShardIterator"),
+        "{iterator}"
     );
-    assert!(error.to_string().contains("`new`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_trigger_delivers_what_cannot_be_read_whatever_its_filter() {
+    let (_, api) = wire(|request| match request.operation.as_str() {
+        "DescribeStream" => disabled(json!([{ "ShardId": "s1" }])),
+        _ => iterator_or(|_, _| {
+            let mut modified = full_record();
+            modified["eventName"] = json!("MODIFY");
+            let records = [modified, with_attribute(8, json!({})), full_record()];
+            ok(json!({ "Records": records }))
+        })(request),
+    });
+    let seen: Arc<Mutex<Vec<String>>> = Arc::default();
+    let names = Arc::clone(&seen);
+    let handler = move |event: Event| {
+        let records = event.records.into_iter();
+        names
+            .lock()
+            .unwrap()
+            .extend(records.map(|record| record.event_name));
+        async { Ok::<_, HandlerError>(DynamoDbEventResponse::default()) }
+    };
+    let mut trigger = Trigger::builder(api, handler)
+        .filter_event_names([OperationType::Modify])
+        .build()
+        .unwrap();
+    let summary = trigger.drain().await.unwrap();
+    assert_eq!((summary.records, summary.filtered), (3, 1));
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 2);
+    assert!(
+        seen[0] == "MODIFY" && seen[1].starts_with(UNREADABLE),
+        "{seen:?}"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    /// Records are read as the SDK reads them wherever it can, and no body makes it panic.
+    #[test]
+    fn mutated_answers_are_read_like_the_sdk_reads_them_or_refused(
+        cut in any::<prop::sample::Index>(),
+        put in prop::collection::vec(prop::sample::select(b"{}[],:\"1SN\\ \xff".to_vec()), 0..4),
+        drop in 0..6usize,
+    ) {
+        let records = json!([full_record(), with_attribute(8, json!({ "S": "a" }))]);
+        let mut body = json!({ "Records": records }).to_string().into_bytes();
+        let at = cut.index(body.len());
+        let end = (at + drop).min(body.len());
+        body.splice(at..end, put);
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let (_, api) = wire(iterator_or(move |_, _| Action::Answer { status: 200, body: body.clone() }));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        match runtime.block_on(api.read("s1", &Start::TrimHorizon.into(), 7)) {
+            Ok(batch) => prop_assert!(batch.records.len() <= 4),
+            Err(error) => prop_assert!(matches!(error, StreamError::Unexpected { .. }), "{error:?}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -495,7 +773,7 @@ async fn an_expired_iterator_is_renewed_after_the_last_record_read() {
 }
 
 #[tokio::test]
-async fn an_expired_iterator_without_a_record_begins_where_reading_began() {
+async fn an_expired_iterator_without_a_record_is_not_begun_again_in_silence() {
     let answers = || {
         iterator_or(|iterator, _| match iterator {
             "old" => refused("ExpiredIteratorException"),
@@ -506,21 +784,35 @@ async fn an_expired_iterator_without_a_record_begins_where_reading_began() {
         token: "old".into(),
         renew,
     };
+    // What was trimmed, or put, since then would be passed over.
+    for begun in [Start::TrimHorizon, Start::Latest] {
+        let (wire_seen, api) = wire(answers());
+        let error = api.read("s1", &old(begun), 10).await.unwrap_err();
+        assert!(matches!(&error, StreamError::IteratorExpired { shard, .. } if shard == "s1"));
+        assert_eq!(wire_seen.count("GetShardIterator"), 0);
+    }
     let (wire_seen, api) = wire(answers());
-    assert_eq!(
-        api.read("s1", &old(Start::TrimHorizon), 10)
-            .await
-            .unwrap()
-            .records
-            .len(),
-        1
-    );
+    let after = Start::After(SequenceNumber::new("7").unwrap());
+    let batch = api.read("s1", &old(after), 10).await.unwrap();
+    assert_eq!(batch.records.len(), 1);
     assert_eq!(wire_seen.count("GetShardIterator"), 1);
-    // LATEST now is later than LATEST then: what came between would be passed over.
-    let (wire_seen, api) = wire(answers());
-    let error = api.read("s1", &old(Start::Latest), 10).await.unwrap_err();
-    assert!(matches!(&error, StreamError::LatestExpired { shard, .. } if shard == "s1"));
-    assert_eq!(wire_seen.count("GetShardIterator"), 0);
+}
+
+#[tokio::test]
+async fn an_iterator_that_expires_before_it_is_used_is_replaced_at_a_number_only() {
+    let number = SequenceNumber::new("7").unwrap();
+    for (start, expired, asked_for) in [
+        (Start::TrimHorizon, true, 1),
+        (Start::Latest, true, 1),
+        (Start::At(number.clone()), false, 3),
+        (Start::After(number), false, 3),
+    ] {
+        let (wire_seen, api) = wire(iterator_or(|_, _| refused("ExpiredIteratorException")));
+        let error = api.read("s1", &start.into(), 10).await.unwrap_err();
+        let is_expired = matches!(error, StreamError::IteratorExpired { .. });
+        assert_eq!(is_expired, expired, "{error:?}");
+        assert_eq!(wire_seen.count("GetShardIterator"), asked_for);
+    }
 }
 
 /// The errors of describing, of getting an iterator, and of getting records.
@@ -662,7 +954,7 @@ async fn an_answer_that_never_comes_is_asked_for_again() {
                 return Action::Hang;
             }
             match request.operation.as_str() {
-                "DescribeStream" => page(json!([{ "ShardId": "s1" }]), None),
+                "DescribeStream" => disabled(json!([{ "ShardId": "s1" }])),
                 _ => iterator_or(|_, _| ok(json!({ "Records": [full_record()] })))(request),
             }
         });
@@ -679,7 +971,7 @@ async fn an_answer_that_never_comes_is_asked_for_again() {
 async fn the_trigger_survives_an_expired_iterator_and_a_throttle() {
     let expired = Mutex::new(HashMap::new());
     let (wire, api) = wire(move |request| match request.operation.as_str() {
-        "DescribeStream" => page(json!([{ "ShardId": "s1" }]), None),
+        "DescribeStream" => disabled(json!([{ "ShardId": "s1" }])),
         _ => iterator_or(|iterator, _| {
             let mut seen = expired.lock().unwrap();
             let nth = seen.entry(iterator.to_owned()).or_insert(0);

@@ -7,13 +7,44 @@ use aws_lambda_events::event::dynamodb::{
 };
 use aws_sdk_dynamodbstreams::primitives::DateTime;
 use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
-use murmur_state::{SequenceNumber, Timestamp};
+use murmur_state::{SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::Item;
 
 use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 use crate::error::StreamError;
 
-pub(super) fn record(record: types::Record, arn: &str) -> Result<EventRecord, StreamError> {
+/// What one answer of GetRecords holds.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) records: Vec<EventRecord>,
+    pub(super) next: Option<String>,
+}
+
+/// What keeps a record from being read, while the rest of it is read all the same.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Option<String>);
+
+impl Faults {
+    /// What was read, or nothing; of several faults the first is told.
+    pub(super) fn note<T: Default>(&mut self, read: Result<T, String>) -> T {
+        read.unwrap_or_else(|reason| {
+            self.0.get_or_insert(reason);
+            T::default()
+        })
+    }
+
+    /// Marks a record that could not be read.
+    pub(super) fn tell(self, event: &mut EventRecord) {
+        if let Some(reason) = self.0 {
+            event.event_name = format!("{UNREADABLE}{reason}");
+        }
+    }
+}
+
+/// A record as Lambda hands it to a function; one that cannot be understood comes as one that
+/// says so.
+pub(super) fn record(record: types::Record, arn: &str) -> EventRecord {
+    let mut faults = Faults::default();
     let mut event = EventRecord::default();
     event.event_id = record.event_id.unwrap_or_default();
     // The name as sent, even one the SDK does not know: DynamoDB Local has one of its own.
@@ -31,23 +62,30 @@ pub(super) fn record(record: types::Record, arn: &str) -> Result<EventRecord, St
         user.principal_id = identity.principal_id.unwrap_or_default();
         user
     });
-    let change = record
-        .dynamodb
-        .ok_or_else(|| missing(arn, "change of a record"))?;
-    let created = change.approximate_creation_date_time;
-    event.change.approximate_creation_date_time = created
-        .and_then(|at| chrono::DateTime::from_timestamp(at.secs(), 0))
-        .unwrap_or_default();
-    event.change.keys = item(change.keys, arn)?;
-    event.change.new_image = item(change.new_image, arn)?;
-    event.change.old_image = item(change.old_image, arn)?;
-    event.change.sequence_number = change.sequence_number;
-    event.change.size_bytes = change.size_bytes.unwrap_or_default();
-    event.change.stream_view_type = change
-        .stream_view_type
-        .map(|view| view_type(view.as_str(), arn))
-        .transpose()?;
-    Ok(event)
+    match record.dynamodb {
+        Some(change) => {
+            let created_at = change.approximate_creation_date_time;
+            event.change.approximate_creation_date_time = created(created_at.map(|at| at.secs()));
+            event.change.keys = faults.note(item(change.keys, "Keys"));
+            event.change.new_image = faults.note(item(change.new_image, "NewImage"));
+            event.change.old_image = faults.note(item(change.old_image, "OldImage"));
+            event.change.sequence_number = change.sequence_number;
+            event.change.size_bytes = change.size_bytes.unwrap_or_default();
+            let view = change.stream_view_type;
+            event.change.stream_view_type =
+                view.and_then(|view| faults.note(view_type(view.as_str()).map(Some)));
+        }
+        None => faults.note(Err("`dynamodb` is missing".to_owned())),
+    }
+    faults.tell(&mut event);
+    event
+}
+
+/// Whole seconds, as Lambda gives them; 1970 where the record does not say.
+pub(super) fn created(seconds: Option<i64>) -> chrono::DateTime<chrono::Utc> {
+    seconds
+        .and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0))
+        .unwrap_or_default()
 }
 
 pub(super) fn description(
@@ -66,7 +104,8 @@ pub(super) fn description(
         table_name: described
             .table_name
             .ok_or_else(|| missing(arn, "TableName"))?,
-        stream_view_type: view_type(view.as_str(), arn)?,
+        stream_view_type: view_type(view.as_str())
+            .map_err(|reason| StreamError::unexpected(arn, reason))?,
         stream_label: described.stream_label.unwrap_or_default(),
         stream_status: stream_status(status.as_str(), arn)?,
         key_schema: described
@@ -121,13 +160,13 @@ fn key_element(
     })
 }
 
-fn view_type(name: &str, arn: &str) -> Result<StreamViewType, StreamError> {
+pub(super) fn view_type(name: &str) -> Result<StreamViewType, String> {
     Ok(match name {
         "NEW_IMAGE" => StreamViewType::NewImage,
         "OLD_IMAGE" => StreamViewType::OldImage,
         "NEW_AND_OLD_IMAGES" => StreamViewType::NewAndOldImages,
         "KEYS_ONLY" => StreamViewType::KeysOnly,
-        other => return Err(unknown(arn, "stream view type", other)),
+        other => return Err(format!("unknown stream view type `{other}`")),
     })
 }
 
@@ -141,14 +180,11 @@ fn stream_status(name: &str, arn: &str) -> Result<StreamStatus, StreamError> {
     })
 }
 
-fn item(
-    attributes: Option<HashMap<String, AttributeValue>>,
-    arn: &str,
-) -> Result<Item, StreamError> {
+fn item(attributes: Option<HashMap<String, AttributeValue>>, image: &str) -> Result<Item, String> {
     let attributes = attributes.unwrap_or_default();
     // The conversion panics on a form it does not know.
     match attributes.iter().find(|(_, value)| !is_known(value)) {
-        Some((name, _)) => Err(unknown(arn, "form of attribute", name)),
+        Some((name, _)) => Err(format!("attribute `{image}.{name}` is of an unknown type")),
         None => Ok(attributes.into()),
     }
 }
@@ -184,13 +220,9 @@ mod tests {
 
     #[test]
     fn names_nobody_knows_are_named() {
-        for error in [
-            view_type("NEW_SHAPE", "arn").unwrap_err(),
-            stream_status("X", "arn").unwrap_err(),
-        ] {
-            assert!(matches!(error, StreamError::Unexpected { .. }) && !error.is_retryable());
-        }
-        let error = view_type("NEW_SHAPE", "arn").unwrap_err();
-        assert!(error.to_string().contains("`NEW_SHAPE`"), "{error}");
+        let error = stream_status("X", "arn").unwrap_err();
+        assert!(matches!(error, StreamError::Unexpected { .. }) && !error.is_retryable());
+        let reason = view_type("NEW_SHAPE").unwrap_err();
+        assert!(reason.contains("`NEW_SHAPE`"), "{reason}");
     }
 }

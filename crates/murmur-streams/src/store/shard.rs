@@ -93,15 +93,14 @@ impl Shard {
         Some((records, next))
     }
 
-    /// Where reading begins; `None` if a record from there on is trimmed.
+    /// Where reading begins; `None` if a record from there on is trimmed, or the one it is after.
     pub(super) fn position(&self, start: &Start) -> Option<usize> {
         let trimmed = self.last_trimmed.as_ref();
         match start {
             Start::TrimHorizon => Some(self.trimmed),
             Start::Latest => Some(self.count()),
-            Start::At(number) if trimmed >= Some(number) => None,
+            Start::At(number) | Start::After(number) if trimmed >= Some(number) => None,
             Start::At(number) => Some(self.first_not(|other| other < number)),
-            Start::After(number) if trimmed > Some(number) => None,
             Start::After(number) => Some(self.first_not(|other| other <= number)),
         }
     }

@@ -72,12 +72,8 @@ impl<S, H> Engine<S, H> {
             Some(row) if latest && kept.is_some() => (At::Begun, row.through, Start::Latest),
             known if latest => {
                 let now = self.options.clock.now();
-                if known.is_some() || now.since(beginning.begun_at) > LATE {
-                    tracing::warn!(
-                        shard = &**shard,
-                        "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
-                    );
-                    self.monitor.count(Count::Gaps, 1);
+                if known.is_some() || self.is_late(beginning.begun_at) {
+                    self.missed_latest(shard);
                 }
                 (At::Begun, Some(now), Start::Latest)
             }
@@ -153,22 +149,39 @@ impl<S, H> Engine<S, H> {
 
     /// Whether some of what was put since may have been trimmed.
     fn away(&self, through: Timestamp, task: &Task, beginning: &Beginning) -> Option<Gap> {
-        let since = self.options.clock.now().since(through);
-        (since > SURE_LIFE).then(|| match beginning.captured_at {
+        let gap = self.trimmed_since(Some(through))?;
+        Some(match beginning.captured_at {
             Some(captured_at)
                 if captured_at == through && beginning.shards.contains_key(&*task.shard) =>
             {
                 Gap::HandoffVoid { captured_at }
             }
-            _ => Gap::Away { through, since },
+            _ => gap,
         })
     }
 
-    /// Whether reading a shard from its oldest record can miss anything, now that it is done
-    /// through this time.
-    pub(crate) fn covers(&self, through: Option<Timestamp>) -> bool {
-        let since = through.map(|through| self.options.clock.now().since(through));
-        since.is_none_or(|since: Duration| since <= SURE_LIFE)
+    /// What reading a shard from its oldest record may miss, where all that was put before
+    /// `through` is done.
+    pub(crate) fn trimmed_since(&self, through: Option<Timestamp>) -> Option<Gap> {
+        let Some(through) = through else {
+            return Some(Gap::Trimmed);
+        };
+        let since = self.options.clock.now().since(through);
+        (since > SURE_LIFE).then_some(Gap::Away { through, since })
+    }
+
+    /// Whether reading at LATEST begins later than it was asked for.
+    pub(crate) fn is_late(&self, asked_for: Timestamp) -> bool {
+        self.options.clock.now().since(asked_for) > LATE
+    }
+
+    /// Tells that a shard is begun at LATEST later than it was asked for.
+    pub(crate) fn missed_latest(&self, shard: &str) {
+        tracing::warn!(
+            shard,
+            "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
+        );
+        self.monitor.count(Count::Gaps, 1);
     }
 
     /// Fails, or counts the gap, as the options say.

@@ -139,7 +139,7 @@ where
             return Some(part);
         };
         let now = self.options.clock.now();
-        let age = |pending: &Pending| pending.created().map(|created| now.since(created));
+        let age = |pending: &Pending| pending.created(now).map(|created| now.since(created));
         let is_old = |pending: &Pending| age(pending).is_some_and(|age| age > limit);
         if !part.records.iter().any(is_old) {
             return Some(part);

@@ -81,6 +81,11 @@ impl Kept {
         (*known == version).then(|| cursor.clone())
     }
 
+    /// Forgets the places of shards that are gone.
+    pub(crate) fn retain(&self, is_listed: impl Fn(&str) -> bool) {
+        self.places().retain(|id, _| is_listed(id));
+    }
+
     fn places(&self) -> MutexGuard<'_, HashMap<Arc<str>, (u64, Cursor)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

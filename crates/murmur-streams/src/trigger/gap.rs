@@ -40,6 +40,9 @@ pub enum Gap {
         /// How long ago it is.
         since: Duration,
     },
+    /// It was begun at LATEST and had no record yet when its iterator expired: what was put between
+    /// its last read and the next cannot be told from what was there before.
+    LatestExpired,
     /// A shard that the handoff token lists as open was not begun within the 24 hours that a
     /// stream keeps its records, so the token is void.
     HandoffVoid {
@@ -63,6 +66,9 @@ impl fmt::Display for Gap {
                 f,
                 "it was read up to {through:?}, which is {} hours ago, and a stream keeps 24",
                 since.as_secs() / 3600
+            ),
+            Self::LatestExpired => f.write_str(
+                "it was begun at LATEST, and its iterator expired before the first record, so that the place it stood at is lost (an iterator lives 15 minutes)",
             ),
             Self::HandoffVoid { captured_at } => write!(
                 f,

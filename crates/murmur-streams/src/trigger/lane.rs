@@ -19,8 +19,8 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
-    pub(crate) fn created(&self) -> Option<Timestamp> {
-        created_at(&self.record)
+    pub(crate) fn created(&self, now: Timestamp) -> Option<Timestamp> {
+        created_at(&self.record, now)
     }
 }
 

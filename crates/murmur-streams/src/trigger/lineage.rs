@@ -55,6 +55,7 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
     shards: BTreeMap<Arc<str>, Known>,
+    /// Parents that are gone and forgotten, as long as a listed shard names them.
     forgotten: HashSet<Arc<str>>,
 }
 
@@ -76,13 +77,13 @@ impl Lineage {
                 state: if skip { State::Done } else { State::Idle },
             });
         }
-        let ids: HashSet<&str> = listed.shards.iter().map(|shard| &*shard.id).collect();
+        let (ids, parents) = (listed.ids(), listed.parents());
         // One that is gone before it was read to its end is found out by its children, and by
         // whoever reads it.
         self.shards
             .retain(|id, shard| ids.contains(&**id) || shard.state == State::Working);
         for (id, shard) in &mut self.shards {
-            shard.has_child = listed.has_child(id);
+            shard.has_child |= parents.contains(&**id);
         }
         let mut gone: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         for (id, shard) in &self.shards {
@@ -96,6 +97,7 @@ impl Lineage {
                 *gone.entry(Arc::clone(parent)).or_insert(true) &= begun;
             }
         }
+        self.forgotten.retain(|id| gone.contains_key(id));
         let gone = gone.into_iter().filter(|(_, begun)| *begun);
         gone.map(|(id, _)| id)
             .filter(|id| self.forgotten.insert(Arc::clone(id)))
@@ -130,15 +132,16 @@ impl Lineage {
 
     /// Notes how a reader left a shard; whether a child of it can begin now.
     pub(crate) fn left(&mut self, id: &str, left: Left) -> bool {
-        if let Some(shard) = self.shards.get_mut(id) {
-            shard.state = match left {
-                Left::Empty => State::Drained,
-                Left::Ended => State::Done,
-                Left::Elsewhere => State::Elsewhere,
-                Left::Interrupted => State::Idle,
-            };
-        }
-        left == Left::Ended && self.has_child(id)
+        let Some(shard) = self.shards.get_mut(id) else {
+            return false;
+        };
+        shard.state = match left {
+            Left::Empty => State::Drained,
+            Left::Ended => State::Done,
+            Left::Elsewhere => State::Elsewhere,
+            Left::Interrupted => State::Idle,
+        };
+        left == Left::Ended && shard.has_child
     }
 
     /// The shards somebody else reads are looked at once more, and so are those drained that
@@ -167,6 +170,12 @@ impl Lineage {
         self.shards.values().all(|shard| shard.state == State::Done)
     }
 
+    /// Whether a shard has ended of which no child was ever listed.
+    pub(crate) fn awaits_children(&self) -> bool {
+        let mut shards = self.shards.values();
+        shards.any(|shard| shard.state == State::Done && !shard.has_child)
+    }
+
     /// Whether shards wait for each other, so that none can ever be read.
     pub(crate) fn is_stuck(&self) -> bool {
         let open = |shard: &Known| shard.state != State::Done;
@@ -177,11 +186,6 @@ impl Lineage {
         let mut open = self.shards.values().filter(|shard| open(shard)).peekable();
         open.peek().is_some() && open.all(waits)
     }
-
-    fn has_child(&self, id: &str) -> bool {
-        let is_child = |shard: &Known| shard.parent.as_deref() == Some(id);
-        self.shards.values().any(is_child)
-    }
 }
 
 #[cfg(test)]
@@ -189,7 +193,7 @@ mod tests {
     use super::*;
     use crate::description::{ShardInfo, StreamInfo};
     use aws_lambda_events::event::dynamodb::StreamViewType;
-    use murmur_state::Timestamp;
+    use murmur_state::{SequenceNumber, Timestamp};
 
     fn listed(shards: &[(&str, Option<&str>)]) -> StreamDescription {
         let info = |(id, parent): &(&str, Option<&str>)| ShardInfo {
@@ -328,5 +332,59 @@ mod tests {
             let (tasks, without_room) = lineage.start(room);
             assert_eq!((tasks.len(), without_room), (started, left));
         }
+    }
+
+    #[test]
+    fn what_was_forgotten_is_remembered_only_while_it_is_named() {
+        let mut lineage = Lineage::default();
+        let begun = beginning(&[]);
+        let names: Vec<String> = (0..100).map(|n| format!("s{n:03}")).collect();
+        for pair in names.windows(2) {
+            lineage.update(&listed(&[(&pair[1], Some(&pair[0]))]), &begun, |_| true);
+            lineage.start(usize::MAX);
+            lineage.left(&pair[1], Left::Ended);
+            assert!(lineage.forgotten.len() <= 1 && lineage.shards.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn a_shard_that_ended_without_a_listed_child_is_known() {
+        let mut lineage = Lineage::default();
+        let begun = beginning(&[]);
+        lineage.update(&listed(&[("a", None)]), &begun, |_| true);
+        assert!(!lineage.awaits_children());
+        lineage.start(1);
+        assert!(!lineage.left("a", Left::Ended));
+        assert!(lineage.awaits_children());
+        lineage.update(&listed(&[("a", None), ("b", Some("a"))]), &begun, |_| true);
+        assert!(!lineage.awaits_children());
+        // A list that lacks the child again for a moment.
+        lineage.update(&listed(&[("a", None)]), &begun, |_| true);
+        assert!(!lineage.awaits_children());
+    }
+
+    #[test]
+    fn a_hundred_thousand_shards_are_looked_through_once() {
+        let names: Vec<String> = (0..100_000).map(|n| format!("s{n:06}")).collect();
+        let mut tree = listed(&[]);
+        tree.shards = names
+            .iter()
+            .enumerate()
+            .map(|(at, id)| ShardInfo {
+                id: id.clone(),
+                parent: at.checked_sub(500).map(|parent| names[parent].clone()),
+                first: None,
+                ending: SequenceNumber::new(at.to_string()).ok(),
+            })
+            .collect();
+        let began = std::time::Instant::now();
+        assert_eq!(tree.closed().len(), 99_500);
+        let mut lineage = Lineage::default();
+        assert!(lineage.update(&tree, &beginning(&[]), |_| true).is_empty());
+        assert_eq!(lineage.start(usize::MAX).0.len(), 500);
+        // Each shard against each other takes minutes.
+        let took = began.elapsed();
+        assert!(took.as_secs() < 20, "{took:?}");
+        println!("100,000 shards listed in {took:?}");
     }
 }

@@ -5,7 +5,7 @@
 //! its lease. Every row is saved only over the version that was read, so that of two readers
 //! that hold each other for gone one finds out with its next save.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,22 +60,24 @@ impl Beginning {
         token: Option<&HandoffToken>,
         begun_at: Timestamp,
     ) -> Self {
+        let (ids, closed) = (listed.ids(), listed.closed());
+        let skipped: Option<HashSet<&str>> = token.map(|token| {
+            let closed = token.shards.iter().filter(|shard| shard.closed);
+            closed.map(|shard| &*shard.id).collect()
+        });
         let begin = |shard: &crate::ShardInfo| {
-            if let Some(token) = token {
-                let known = token.shards.iter().find(|known| known.id == shard.id);
-                return match known.is_some_and(|known| known.closed) {
+            if let Some(skipped) = &skipped {
+                return match skipped.contains(&*shard.id) {
                     true => Begin::Skip,
                     false => Begin::TrimHorizon,
                 };
             }
             // A shard that waits for a parent gets there later than now: LATEST would then skip
             // what was put meanwhile.
-            let waits = listed
-                .shards
-                .iter()
-                .any(|other| Some(&other.id) == shard.parent.as_ref() && !listed.is_closed(other));
+            let parent = shard.parent.as_deref();
+            let waits = parent.is_some_and(|id| ids.contains(id) && !closed.contains(id));
             match position {
-                StartingPosition::Latest if listed.is_closed(shard) => Begin::Skip,
+                StartingPosition::Latest if closed.contains(&*shard.id) => Begin::Skip,
                 StartingPosition::Latest if !waits => Begin::Latest,
                 _ => Begin::TrimHorizon,
             }

@@ -21,6 +21,10 @@ use crate::trigger::positions::Beginning;
 /// How often new shards and the leases of others are looked for.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How often, after a shard has ended, the shards are listed until a child of it is there. Each
+/// shard of an enabled stream that ends has one, but not at once on every list.
+const CHILD_LISTINGS: u32 = 10;
+
 /// What a run waits for.
 enum Step {
     /// What the stream lists, and how reading it was begun; `None` if the run was stopped.
@@ -35,10 +39,14 @@ pub(crate) struct Run<'e, 'w, S, H> {
     lineage: Lineage,
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
-    /// When to list again, in monotonic time.
+    /// When the shards were last asked for, and when to list again, in monotonic time.
+    asked_at: Duration,
     list_at: Duration,
-    /// Whether no shard has ended since the shards were listed.
+    /// Whether no shard has ended since the shards were listed, and none lacks its children.
     up_to_date: bool,
+    /// How often the shards were listed, since one has ended, without the children of all that
+    /// have.
+    without_child: u32,
     error: Option<TriggerError>,
 }
 
@@ -54,8 +62,10 @@ where
             lineage: Lineage::default(),
             steps: FuturesUnordered::new(),
             listing: false,
+            asked_at: Duration::ZERO,
             list_at: engine.options.clock.monotonic(),
             up_to_date: false,
+            without_child: 0,
             error: None,
         }
     }
@@ -96,7 +106,7 @@ where
         if self.listing || now < self.list_at || drained && self.lineage.is_drained() {
             return;
         }
-        self.listing = true;
+        (self.listing, self.asked_at) = (true, now);
         let (engine, watch, known) = (self.engine, self.watch, beginning.cloned());
         let list = async move { Step::Listed(engine.list(watch, known).await) };
         self.steps.push(list.boxed());
@@ -154,12 +164,17 @@ where
             self.steps.push(forget.boxed());
         }
         self.lineage.look_again();
+        let ids = listed.ids();
+        engine.kept.retain(|id| ids.contains(id));
+        self.up_to_date = !self.awaits_children(listed);
         let idle = self.lineage.working() == 0 && self.lineage.is_done();
-        let pause = match idle {
-            true => engine.options.poll_interval.min(DISCOVERY_INTERVAL),
-            false => DISCOVERY_INTERVAL,
-        };
         let now = engine.options.clock.monotonic();
+        let pause = match idle || !self.up_to_date {
+            true => engine.options.poll_interval.min(DISCOVERY_INTERVAL),
+            // A list of many pages is asked for no more than half of the time: the calls are
+            // shared by all who read streams in the account.
+            false => DISCOVERY_INTERVAL.max(now.saturating_sub(self.asked_at)),
+        };
         self.list_at = now.saturating_add(pause);
         engine.monitor.gauge_lag();
         if idle
@@ -172,7 +187,22 @@ where
             let arn = &listed.info.stream_arn;
             self.fail(StreamError::unexpected(arn, "its shards wait for each other").into());
         }
-        self.up_to_date = true;
+    }
+
+    /// Whether to list again for the children of a shard that has ended. A stream that is switched
+    /// off ends its shards without any.
+    fn awaits_children(&mut self, listed: &StreamDescription) -> bool {
+        if !(listed.info.is_enabled() && self.lineage.awaits_children()) {
+            return false;
+        }
+        self.without_child = self.without_child.saturating_add(1);
+        if self.without_child == CHILD_LISTINGS {
+            tracing::warn!(
+                stream = listed.info.stream_arn,
+                "a shard has ended, and no child of it is listed although the stream is enabled"
+            );
+        }
+        self.without_child < CHILD_LISTINGS
     }
 
     fn left(&mut self, shard: &str, left: Result<Left, TriggerError>) {
@@ -182,7 +212,7 @@ where
         });
         let child_begins = self.lineage.left(shard, left);
         if left == Left::Ended {
-            self.up_to_date = false;
+            (self.up_to_date, self.without_child) = (false, 0);
             if !child_begins {
                 // Its children are not listed yet, or it has none.
                 self.list_at = self.engine.options.clock.monotonic();

@@ -36,8 +36,9 @@ const SURELY_EMPTY: u32 = 10;
 
 /// What a shard waits for.
 enum Step {
-    /// What was read, and the wall time before it was asked for; `None` if the run was stopped.
-    Read(Result<Option<Batch>, StreamError>, Timestamp),
+    /// Where reading began, what was read (`None` if the run was stopped), and the wall time before
+    /// it was asked for.
+    Read(Cursor, Result<Option<Batch>, StreamError>, Timestamp),
     Delivered(usize, Delivered),
     Saved(Result<Option<Held>, TriggerError>),
 }
@@ -63,6 +64,8 @@ struct Shard<'e, 'w, S, H> {
     read_at: Option<Timestamp>,
     /// When all that had been put by then was done.
     clear_at: Option<Timestamp>,
+    /// When a gap was told last: what was put before is no other gap.
+    told_at: Option<Timestamp>,
     /// When to renew the lease at the latest, in monotonic time.
     renew_at: Duration,
     reading: bool,
@@ -127,6 +130,7 @@ where
             next_read: now,
             read_at: None,
             clear_at: None,
+            told_at: None,
             renew_at: now.saturating_add(engine.positions.lease / 3),
             reading: false,
             saving: false,
@@ -196,8 +200,10 @@ where
             let asked_at = engine.options.clock.now();
             let read = async move {
                 let read = || engine.source.read(&shard, &cursor, MAX_READ);
-                let read = engine.persistently(read);
-                Step::Read(engine.unless_stopped(watch, read).await, asked_at)
+                let read = engine
+                    .unless_stopped(watch, engine.persistently(read))
+                    .await;
+                Step::Read(cursor, read, asked_at)
             };
             steps.push(read.boxed());
         }
@@ -298,11 +304,17 @@ where
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Read(Ok(Some(batch)), asked_at) => self.took(batch, asked_at),
-            Step::Read(Ok(None), _) => self.reading = false,
-            Step::Read(Err(error), _) => {
+            Step::Read(from, Ok(Some(batch)), asked_at) => match self.judge(&from) {
+                Ok(()) => self.took(batch, asked_at),
+                Err(error) => {
+                    self.reading = false;
+                    self.fail(error);
+                }
+            },
+            Step::Read(_, Ok(None), _) => self.reading = false,
+            Step::Read(from, Err(error), _) => {
                 self.reading = false;
-                if let Err(error) = self.unreadable(error) {
+                if let Err(error) = self.unreadable(&from, error) {
                     self.fail(error);
                 }
             }
@@ -325,7 +337,7 @@ where
     fn took(&mut self, Batch { records, next }: Batch, asked_at: Timestamp) {
         self.reading = false;
         let options = &self.engine.options;
-        let now = options.clock.monotonic();
+        let (now, wall_now) = (options.clock.monotonic(), options.clock.now());
         let first_pause = options.poll_interval / FIRST_PAUSE;
         self.more = records.len() >= MAX_READ;
         self.cursor = next;
@@ -359,7 +371,7 @@ where
                 0 | 1 => 0,
                 lanes => key_hash(&record.change.keys) % lanes,
             };
-            let ordinal = self.tracker.push(number, created_at(&record));
+            let ordinal = self.tracker.push(number, created_at(&record, wall_now));
             match self.lanes.get_mut(lane as usize) {
                 Some(lane) if wanted => lane.push(Pending {
                     ordinal,
@@ -376,19 +388,51 @@ where
         self.engine.monitor.count(Count::Records, filtered);
     }
 
+    /// Whether a read that has been answered missed anything by where it began. Only its answer
+    /// ends the doubt: the process may have been suspended since it asked.
+    fn judge(&mut self, from: &Cursor) -> Result<(), TriggerError> {
+        match from {
+            Cursor::Start(Start::TrimHorizon) => {
+                let through = self.through().max(self.told_at);
+                let gap = self.engine.trimmed_since(through);
+                gap.map_or(Ok(()), |gap| self.gap(gap))
+            }
+            Cursor::Start(Start::Latest) => {
+                if self
+                    .through()
+                    .is_some_and(|asked_for| self.engine.is_late(asked_for))
+                {
+                    self.engine.missed_latest(&self.held.shard);
+                }
+                Ok(())
+            }
+            // Numbers are judged by the stream, and an iterator that is valid by where it began.
+            Cursor::Start(_) | Cursor::Iterator { .. } => Ok(()),
+        }
+    }
+
     /// Goes on after a read that failed for good, where that is allowed.
-    fn unreadable(&mut self, error: StreamError) -> Result<(), TriggerError> {
+    fn unreadable(&mut self, from: &Cursor, error: StreamError) -> Result<(), TriggerError> {
         match error {
             StreamError::Trimmed { .. } => {
-                let unread = self.tracker.position().is_none()
-                    && self.tracker.is_clear()
-                    && self.held.row.at == At::Begun;
-                // Trimmed between finding the oldest record and reading it: nothing that was
-                // not done, if what was done reaches far enough.
-                if !(unread && self.engine.covers(self.held.row.through)) {
-                    self.engine.on_gap(&self.held.shard, Gap::Trimmed)?;
+                // A number may be too old although nothing after it is gone. What was read and is
+                // not done is, or was put before what is.
+                let done = self.tracker.is_clear() && !matches!(self.at(), At::From(_));
+                if !done || self.engine.trimmed_since(self.through()).is_some() {
+                    self.gap(Gap::Trimmed)?;
                 }
                 self.cursor = Some(Start::TrimHorizon.into());
+                Ok(())
+            }
+            StreamError::IteratorExpired { .. } => {
+                let begun = match from {
+                    Cursor::Start(begun) | Cursor::Iterator { renew: begun, .. } => begun,
+                };
+                if *begun == Start::Latest {
+                    self.gap(Gap::LatestExpired)?;
+                }
+                // Judged when it is answered, as any beginning.
+                self.cursor = Some(begun.clone().into());
                 Ok(())
             }
             StreamError::UnknownShard { .. } => {
@@ -398,6 +442,17 @@ where
             }
             error => Err(error.into()),
         }
+    }
+
+    /// Fails, or goes on with what there is: what was put until now is part of the gap that was
+    /// told.
+    fn gap(&mut self, gap: Gap) -> Result<(), TriggerError> {
+        self.engine.on_gap(&self.held.shard, gap)?;
+        self.told_at = Some(self.engine.options.clock.now());
+        if self.tracker.is_clear() {
+            self.clear_at = self.told_at;
+        }
+        Ok(())
     }
 
     fn delivered(&mut self, at: usize, delivered: Delivered) {

@@ -12,6 +12,7 @@ use murmur_streams::{
 use crate::{ARN, all, batch, info, number, put, read, record, shard_ids, sharded};
 
 const MILLI: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -159,14 +160,10 @@ fn a_start_fails_if_a_record_from_there_on_is_gone() {
     for number in [number("5"), gone[0].clone(), number("15"), gone[1].clone()] {
         assert!(is_trimmed(from(Start::At(number))));
     }
-    for number in [number("5"), gone[0].clone(), number("15")] {
+    // The last although nothing after it is gone: a number before the oldest one kept is none.
+    for number in [number("5"), gone[0].clone(), number("15"), gone[1].clone()] {
         assert!(is_trimmed(from(Start::After(number))));
     }
-    assert_eq!(
-        ids(Start::After(gone[1].clone())),
-        ["30", "40"],
-        "nothing was lost"
-    );
     assert_eq!(ids(Start::At(number("25"))), ["30", "40"]);
     assert_eq!(ids(Start::After(number("25"))), ["30", "40"]);
     assert_eq!(ids(Start::At(left[0].clone())), ["30", "40"]);
@@ -174,8 +171,9 @@ fn a_start_fails_if_a_record_from_there_on_is_gone() {
     assert_eq!(ids(Start::After(left[1].clone())), [""; 0]);
 
     clock.advance(HOUR);
-    assert!(is_trimmed(from(Start::At(left[1].clone()))));
-    assert_eq!(ids(Start::After(left[1].clone())), [""; 0]);
+    for start in [Start::At, Start::After] {
+        assert!(is_trimmed(from(start(left[1].clone()))));
+    }
     assert_eq!(ids(Start::TrimHorizon), [""; 0]);
 }
 
@@ -184,9 +182,10 @@ fn a_reader_that_was_overtaken_is_told() {
     let (store, shard, clock) = single();
     put(&store, &["a", "b", "c"]);
     let next = |from: Cursor, limit| batch(&store, &shard, from, limit).unwrap().next.unwrap();
+    clock.advance(DAY - MINUTE);
     let slow = next(Start::TrimHorizon.into(), 1);
     let fast = next(Start::TrimHorizon.into(), 3);
-    clock.advance(DAY);
+    clock.advance(MINUTE);
     put(&store, &["d"]);
     assert!(is_trimmed(batch(&store, &shard, slow.clone(), 10)));
     let Cursor::Iterator { renew, .. } = slow else {
@@ -196,10 +195,38 @@ fn a_reader_that_was_overtaken_is_told() {
     assert_eq!(batch(&store, &shard, fast, 10).unwrap().records.len(), 1);
     // One that began at an empty shard and missed the first record too.
     let idle = next(Start::Latest.into(), 1);
-    clock.advance(HOUR);
     put(&store, &["e"]);
-    clock.advance(DAY);
+    let store = store.retention(MINUTE);
+    clock.advance(MINUTE);
     assert!(is_trimmed(batch(&store, &shard, idle, 10)));
+}
+
+#[test]
+fn an_iterator_expires_after_a_quarter_of_an_hour() {
+    let (store, shard, clock) = single();
+    let next = |from: Start| batch(&store, &shard, from, 1).unwrap().next.unwrap();
+    let read = |from: &Cursor| batch(&store, &shard, from.clone(), 10);
+    let empty = [next(Start::TrimHorizon), next(Start::Latest)];
+    put(&store, &["a", "b"]);
+    let begun = next(Start::TrimHorizon);
+    clock.advance(15 * MINUTE - MILLI);
+    for from in &empty {
+        assert_eq!(read(from).unwrap().records.len(), 2);
+    }
+    let renewed = read(&begun).unwrap().next.unwrap();
+    clock.advance(MILLI);
+    for from in &empty {
+        let error = read(from).unwrap_err();
+        assert!(
+            matches!(error, StreamError::IteratorExpired { .. }),
+            "{error}"
+        );
+    }
+    // After a record the place is known without it.
+    assert_eq!(read(&begun).unwrap().records.len(), 1);
+    assert_eq!(read(&renewed).unwrap().records.len(), 0);
+    clock.advance(DAY);
+    assert!(is_trimmed(read(&begun)));
 }
 
 #[test]

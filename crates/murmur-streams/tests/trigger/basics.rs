@@ -605,9 +605,27 @@ fn options_that_cannot_be_used_are_refused_by_name() {
     };
     assert_eq!(refused(|trigger| trigger.batch_size(0)), "batch_size");
     assert_eq!(refused(|trigger| trigger.batch_size(10_001)), "batch_size");
+    for reads in [0, 1_001] {
+        let trigger = on(store.source(ARN), Scripted::default()).drain_empty_reads(reads);
+        assert_eq!(trigger.build().unwrap_err().option, "drain_empty_reads");
+    }
+    for poll in [Duration::ZERO, Duration::from_micros(999)] {
+        let trigger = on(store.source(ARN), Scripted::default()).poll_interval(poll);
+        assert_eq!(trigger.build().unwrap_err().option, "poll_interval");
+    }
+    let quarter = Duration::from_secs(15 * 60);
+    for (position, refused) in [
+        (StartingPosition::Latest, true),
+        (StartingPosition::TrimHorizon, false),
+    ] {
+        let trigger = on(store.source(ARN), Scripted::default()).poll_interval(quarter);
+        let error = trigger.starting_position(position).build().err();
+        let option = error.map(|error| error.option);
+        assert_eq!(option, refused.then_some("poll_interval"));
+    }
     assert_eq!(
-        refused(|trigger| trigger.drain_empty_reads(0)),
-        "drain_empty_reads"
+        refused(|trigger| trigger.filter_event_names([])),
+        "filter_event_names"
     );
     assert_eq!(
         refused(|trigger| trigger.maximum_batching_window(Duration::from_secs(301))),
@@ -628,10 +646,11 @@ fn options_that_cannot_be_used_are_refused_by_name() {
         refused(|trigger| trigger.maximum_shards(0)),
         "maximum_shards"
     );
-    assert_eq!(
-        refused(|trigger| trigger.lease(Duration::from_secs(2))),
-        "lease"
-    );
+    for lease in [2, 3_601] {
+        let lease = Duration::from_secs(lease);
+        let trigger = on(store.source(ARN), Scripted::default()).lease(lease);
+        assert_eq!(trigger.build().unwrap_err().option, "lease");
+    }
     assert_eq!(
         refused(|trigger| trigger.positions(MemoryDeduper::new(), "a:b")),
         "positions"

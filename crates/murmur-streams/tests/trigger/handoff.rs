@@ -155,6 +155,25 @@ async fn a_token_is_void_once_an_open_shard_was_not_begun_within_a_day() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_is_good_for_22_h_30_min() {
+    let sure = Duration::from_secs((22 * 60 + 30) * 60);
+    let minute = Duration::from_secs(60);
+    for (age, is_void) in [(sure - minute, false), (sure + minute, true)] {
+        let world = World::new();
+        let token = world.token();
+        put(&world.store, &["a"]);
+        world.time.sleep(age).await;
+        match (world.drained(token).await, is_void) {
+            (Ok(summary), false) => assert_eq!(summary.records, 1),
+            (Err(TriggerError::Gap { gap, .. }), true) => {
+                assert!(matches!(gap, Gap::HandoffVoid { .. }), "{gap:?}");
+            }
+            (other, _) => panic!("{age:?}: {other:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_was_begun_in_time_stays_good() {
     let world = World::new();
     let token = world.token();

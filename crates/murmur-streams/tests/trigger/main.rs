@@ -5,7 +5,9 @@
 mod basics;
 mod batches;
 mod handoff;
+mod late_children;
 mod limits;
 mod log;
 mod positions;
 mod support;
+mod suspended;

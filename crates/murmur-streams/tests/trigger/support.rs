@@ -89,7 +89,7 @@ impl EventHandler<Event> for Scripted {
 pub(crate) fn on<S: StreamSource>(source: S, handler: Scripted) -> TriggerBuilder<S, Scripted> {
     Trigger::builder(source, handler)
         .random(Random::seeded(1))
-        .poll_interval(Duration::ZERO)
+        .poll_interval(Duration::from_millis(1))
 }
 
 /// A record of item `item`, created now by the store's clock.

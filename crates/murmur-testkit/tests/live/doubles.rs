@@ -111,6 +111,15 @@ impl Source {
         Ok(())
     }
 
+    /// An iterator that gave no record yet and has expired is for the trigger to judge.
+    async fn ask(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+        let asked = self.inner.read(shard, from, limit).await;
+        if matches!(asked, Err(StreamError::IteratorExpired { .. })) {
+            self.process.world.met("iterators expired");
+        }
+        asked
+    }
+
     /// A place that stays where it is while records come and go.
     async fn fixed(&self, shard: &str, from: &Cursor) -> Result<Option<Cursor>, StreamError> {
         Ok(match from {
@@ -149,7 +158,7 @@ impl StreamSource for Source {
             && let Some(place) = self.fixed(shard, from).await?
         {
             // Still fails for what is trimmed.
-            self.inner.read(shard, &place, 1).await?;
+            self.ask(shard, &place, 1).await?;
             *self
                 .feigned
                 .lock()
@@ -165,7 +174,7 @@ impl StreamSource for Source {
                 true => self.process.dice(|rng| rng.usize(1..=3)),
                 false => limit,
             };
-            let batch = self.inner.read(shard, from, limit).await?;
+            let batch = self.ask(shard, from, limit).await?;
             self.feigned.lock().unwrap().remove(shard);
             answered = true;
             batch

@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct Met(BTreeMap<&'static str, u64>);
 
 /// Every kind, in the order of the table.
-const KINDS: [&str; 43] = [
+const KINDS: [&str; 44] = [
     "changes",
     "splits",
     "roll-overs",
@@ -47,6 +47,7 @@ const KINDS: [&str; 43] = [
     "throttles",
     "short reads",
     "empty reads",
+    "iterators expired",
     "loads failed",
     "saves failed",
     "saves with the answer lost",

@@ -20,7 +20,7 @@ use murmur_state::{Causes, HandoffToken, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
     Monitor, OnGap, ShardStatus, StreamError, StreamViewType, StreamsApi, Summary, Trigger,
-    TriggerError, describe_stream,
+    TriggerError, describe_stream_info,
 };
 use order_totals::Tables;
 use order_totals::cli::{self, CLEAR_LINE, FAILED, STOPPED, Scan, Stop};
@@ -163,11 +163,11 @@ async fn check_stream(
     let Some(arn) = found else {
         bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
     };
-    let stream = describe_stream(streams, &arn).await?;
-    if !stream.info.is_enabled() {
+    let stream = describe_stream_info(streams, &arn).await?;
+    if !stream.is_enabled() {
         bail!("stream `{arn}` of table `{table}` is switched off; {switch_on}");
     }
-    let images = &stream.info.stream_view_type;
+    let images = &stream.stream_view_type;
     if !matches!(
         images,
         StreamViewType::NewImage | StreamViewType::NewAndOldImages

@@ -1,0 +1,148 @@
+//! An answer of GetRecords that the SDK cannot read: read here, record by record.
+//!
+//! The SDK gives up on a whole answer for one record it does not understand. DynamoDB Local 3.1.0
+//! writes an empty map as `{}`, without a type, which is such a record.
+
+use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
+use serde_dynamo::{AttributeValue, Item};
+use serde_json::{Map, Value};
+
+use super::convert::{self, Answer, Faults};
+
+/// The records of a body and where to read on. A record that cannot be read comes as one that
+/// says so. Fails, with the reason, if the body is no answer of GetRecords at all.
+pub(super) fn read(body: &[u8], arn: &str) -> Result<Answer, String> {
+    let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let fields = body.as_object().ok_or("it is no JSON object")?;
+    let records = match fields.get("Records") {
+        Some(Value::Array(records)) => records.as_slice(),
+        Some(_) => return Err("its `Records` are no list".to_owned()),
+        None => return Err("it has no `Records`".to_owned()),
+    };
+    Ok(Answer {
+        records: records.iter().map(|value| record(value, arn)).collect(),
+        next: text(fields, "NextShardIterator")?,
+    })
+}
+
+fn record(value: &Value, arn: &str) -> EventRecord {
+    let nothing = Map::new();
+    let mut faults = Faults::default();
+    let fields = faults.note(object(value, "the record"));
+    let fields = fields.unwrap_or(&nothing);
+    let mut event = EventRecord::default();
+    event.event_source_arn = Some(arn.to_owned());
+    event.event_id = faults.note(text(fields, "eventID")).unwrap_or_default();
+    event.event_name = faults.note(text(fields, "eventName")).unwrap_or_default();
+    event.event_version = faults.note(text(fields, "eventVersion"));
+    event.event_source = faults.note(text(fields, "eventSource"));
+    event.aws_region = faults.note(text(fields, "awsRegion")).unwrap_or_default();
+    event.user_identity = faults.note(identity(fields));
+    let change = fields.get("dynamodb").unwrap_or(&Value::Null);
+    let change = faults.note(object(change, "`dynamodb`"));
+    let change = change.unwrap_or(&nothing);
+    let created = faults.note(number(change, "ApproximateCreationDateTime", |number| {
+        // Beyond what an `i64` holds it saturates, and no date can show it.
+        number.as_f64().map(|seconds| seconds.floor() as i64)
+    }));
+    event.change.approximate_creation_date_time = convert::created(created);
+    event.change.keys = faults.note(item(change, "Keys"));
+    event.change.new_image = faults.note(item(change, "NewImage"));
+    event.change.old_image = faults.note(item(change, "OldImage"));
+    event.change.sequence_number = faults.note(text(change, "SequenceNumber"));
+    let size = faults.note(number(change, "SizeBytes", serde_json::Number::as_i64));
+    event.change.size_bytes = size.unwrap_or_default();
+    let view = faults.note(text(change, "StreamViewType"));
+    event.change.stream_view_type =
+        view.and_then(|name| faults.note(convert::view_type(&name).map(Some)));
+    faults.tell(&mut event);
+    event
+}
+
+fn object<'a>(value: &'a Value, what: &str) -> Result<Option<&'a Map<String, Value>>, String> {
+    match value {
+        Value::Object(fields) => Ok(Some(fields)),
+        Value::Null => Err(format!("{what} is missing")),
+        _ => Err(format!("{what} is no JSON object")),
+    }
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, String> {
+    match fields.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(format!("`{name}` is no text")),
+    }
+}
+
+fn number(
+    fields: &Map<String, Value>,
+    name: &str,
+    read: impl Fn(&serde_json::Number) -> Option<i64>,
+) -> Result<Option<i64>, String> {
+    let number = match fields.get(name) {
+        None | Some(Value::Null) => return Ok(None),
+        Some(value) => value.as_number().and_then(read),
+    };
+    number
+        .map(Some)
+        .ok_or_else(|| format!("`{name}` is no number as DynamoDB writes it"))
+}
+
+fn identity(fields: &Map<String, Value>) -> Result<Option<UserIdentity>, String> {
+    let Some(identity) = fields.get("userIdentity").filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
+    let fields = object(identity, "`userIdentity`")?;
+    let part = |name| fields.map_or(Ok(None), |fields| text(fields, name));
+    let mut user = UserIdentity::default();
+    user.type_ = part("Type")?.unwrap_or_default();
+    user.principal_id = part("PrincipalId")?.unwrap_or_default();
+    Ok(Some(user))
+}
+
+fn item(change: &Map<String, Value>, name: &str) -> Result<Item, String> {
+    let mut item = Item::default();
+    if let Some(value) = change.get(name).filter(|value| !value.is_null()) {
+        for (attribute, value) in object(value, &format!("`{name}`"))?.into_iter().flatten() {
+            let path = format!("{name}.{attribute}");
+            item.insert(attribute.clone(), attribute_value(value, &path)?);
+        }
+    }
+    Ok(item)
+}
+
+fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> {
+    let fields = value
+        .as_object()
+        .ok_or_else(|| format!("attribute `{path}` is no JSON object"))?;
+    let mut typed = fields.iter().filter(|(_, value)| !value.is_null());
+    match (typed.next(), typed.next()) {
+        (None, _) => Err(format!(
+            "attribute `{path}` is `{{}}`, without a type, as DynamoDB Local 3.1.0 writes an empty map"
+        )),
+        (Some(_), Some(_)) => Err(format!("attribute `{path}` has more than one type")),
+        (Some((kind, inner)), None) => match (kind.as_str(), inner) {
+            ("M", Value::Object(map)) => {
+                let inner = |(name, value): (&String, &Value)| {
+                    let value = attribute_value(value, &format!("{path}.{name}"))?;
+                    Ok((name.clone(), value))
+                };
+                map.iter()
+                    .map(inner)
+                    .collect::<Result<_, _>>()
+                    .map(AttributeValue::M)
+            }
+            ("L", Value::Array(list)) => {
+                let inner = |(at, value)| attribute_value(value, &format!("{path}[{at}]"));
+                let values = list.iter().enumerate().map(inner);
+                values.collect::<Result<_, _>>().map(AttributeValue::L)
+            }
+            _ => {
+                let typed = Map::from_iter([(kind.clone(), inner.clone())]);
+                serde_json::from_value(Value::Object(typed))
+                    .map_err(|error| format!("attribute `{path}`: {error}"))
+            }
+        },
+    }
+}
