@@ -879,6 +879,21 @@ async fn errors_say_what_to_do_and_whether_trying_again_helps() {
             "later",
         ),
         (
+            refused("ExpiredTokenException"),
+            |e| matches!(e, StreamError::Unavailable { .. }),
+            true,
+            "later",
+        ),
+        (
+            Action::Answer {
+                status: 200,
+                body: "{ broken".to_owned(),
+            },
+            |e| matches!(e, StreamError::Unreadable { .. }),
+            true,
+            "cannot be parsed",
+        ),
+        (
             refused("ValidationException"),
             |e| matches!(e, StreamError::Refused { .. }),
             false,

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_core::{BoxError, BuildError, Pipeline, Rejected, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
-use murmur_snapshot::{Bootstrap, BootstrapError, JsonLines, RunRecord};
+use murmur_snapshot::{Bootstrap, BootstrapError, RunRecord};
+use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{Causes, Deadline, PipelineName};
 use murmur_state_ddb::{Deduper, Int64SumStore, create_dedup_table, create_int64_table};
 use murmur_testkit::Dynamo;
@@ -183,9 +185,15 @@ async fn a_write_refused_for_the_set_up_blames_no_record_even_if_it_is_alone() {
 #[tokio::test]
 async fn a_bootstrap_into_a_badly_named_table_stops_and_stays_unfinished() {
     let dynamo = Dynamo::connect().await;
-    let lines: String = (0..9)
-        .map(|n| format!("{}\n", json!({ "id": n, "customer": "c", "cents": 5 })))
-        .collect();
+    let orders = dynamo.table("orders");
+    create_dedup_table(&dynamo.client(), &orders).await.unwrap();
+    for n in 0..9 {
+        let put = dynamo.client().put_item().table_name(&orders);
+        let put = put.item("pk", AttributeValue::S(format!("o{n}")));
+        let put = put.item("customer", AttributeValue::S("c".into()));
+        let put = put.item("cents", AttributeValue::N("5".into()));
+        put.send().await.unwrap();
+    }
     for mode in MODES {
         for callback in [false, true] {
             let good = Tables::good(&dynamo, dynamo.client()).await;
@@ -194,8 +202,8 @@ async fn a_bootstrap_into_a_badly_named_table_stops_and_stays_unfinished() {
                 state: BAD_NAME.into(),
                 ..good
             };
-            let source = JsonLines::reader("orders", std::io::Cursor::new(lines.clone()));
-            let source = source.key(["id"]).build().unwrap();
+            let source = ParallelScan::builder(dynamo.client(), &orders);
+            let source = source.build().unwrap();
             let mut run = Bootstrap::new([tables.pipeline(mode)], source);
             if mode == "at least once" {
                 run = run.checkpoints(records.clone());
@@ -218,7 +226,7 @@ async fn a_bootstrap_into_a_badly_named_table_stops_and_stays_unfinished() {
                 BootstrapError::State { .. } => assert!(mode != "at least once", "{mode}"),
                 _ => {
                     let name = PipelineName::new("totals").unwrap();
-                    let record = RunRecord::load(&records, &name, "orders").await.unwrap();
+                    let record = RunRecord::load(&records, &name, &orders).await.unwrap();
                     assert!(record.unwrap().finished_at.is_none(), "{mode}");
                 }
             }

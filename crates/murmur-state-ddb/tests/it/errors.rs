@@ -2,7 +2,11 @@
 
 use std::error::Error;
 
+use aws_credential_types::credential_fn::provide_credentials_fn;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
+use aws_sdk_dynamodb::error::{ConnectorError, SdkError};
 use murmur_state::{Deadline, Fault, Outcome, ReadExt, Store, StoreError};
 use murmur_state_ddb::{Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
@@ -294,5 +298,59 @@ async fn a_client_without_credentials_or_region_is_a_matter_of_set_up() {
         let error = failure(&store).await;
         assert!(matches!(error, StoreError::Setup { .. }), "{error:?}");
         assert!(error.to_string().contains("credentials"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_fail_to_load_pass_and_those_that_are_missing_do_not() {
+    type Fails = fn() -> CredentialsError;
+    let cases: [(Fails, Fault); 7] = [
+        (
+            || CredentialsError::provider_timed_out(std::time::Duration::from_secs(5)),
+            Fault::Transient,
+        ),
+        (
+            || CredentialsError::provider_error("503 from STS"),
+            Fault::Transient,
+        ),
+        // How the provider of container credentials tells that its endpoint is not reached.
+        (
+            || {
+                let refused = ConnectorError::io("connection refused".into());
+                let call: SdkError<CredentialsError, HttpResponse> =
+                    SdkError::dispatch_failure(refused);
+                CredentialsError::unhandled(call)
+            },
+            Fault::Transient,
+        ),
+        (CredentialsError::not_loaded_no_source, Fault::Setup),
+        (
+            || CredentialsError::not_loaded("no providers in chain provided credentials"),
+            Fault::Setup,
+        ),
+        (
+            || CredentialsError::invalid_configuration("a profile that assumes itself"),
+            Fault::Setup,
+        ),
+        (|| CredentialsError::unhandled("not UTF-8"), Fault::Setup),
+    ];
+    let dynamo = Dynamo::connect().await;
+    for (fails, fault) in cases {
+        let provider = provide_credentials_fn(move || async move { Err(fails()) });
+        let config = dynamo.client_config().credentials_provider(provider);
+        let client = aws_sdk_dynamodb::Client::from_conf(config.build());
+        let error = failure(&Int64SumStore::new(client, "totals")).await;
+        assert_eq!(error.fault(), fault, "{:?}", fails());
+        assert!(
+            !matches!(
+                error,
+                StoreError::Unavailable {
+                    may_have_applied: true,
+                    ..
+                }
+            ),
+            "{:?}",
+            fails()
+        );
     }
 }

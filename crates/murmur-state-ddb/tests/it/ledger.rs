@@ -194,8 +194,15 @@ fn action_on(request: &Request, entity: &str) -> Option<usize> {
 }
 
 fn cancelled(request: &Request, at: usize, code: &str) -> Action {
+    cancelled_saying(request, at, code, "")
+}
+
+fn cancelled_saying(request: &Request, at: usize, code: &str, message: &str) -> Action {
     let reasons: Vec<Value> = (0..actions(request).len())
-        .map(|n| json!({ "Code": if n == at { code } else { "None" } }))
+        .map(|n| match n == at {
+            true => json!({ "Code": code, "Message": message }),
+            false => json!({ "Code": "None" }),
+        })
         .collect();
     let kind = "com.amazonaws.dynamodb.v20120810#TransactionCanceledException";
     Action::Answer {
@@ -486,7 +493,8 @@ async fn what_is_kept_is_forgotten_with_its_row() {
 #[tokio::test]
 async fn what_follows_a_change_that_does_not_fit_waits_for_it() {
     let wire = wire_on(TRANSACT, |request| {
-        cancelled(request, 0, "ItemCollectionSizeLimitExceeded")
+        let message = "Item size to update has exceeded the maximum allowed size";
+        cancelled_saying(request, 0, "ValidationError", message)
     });
     let books = Books::over(&wire).await;
     let expired = Replace {
@@ -703,9 +711,14 @@ async fn an_overflow_is_blamed_on_the_one_entry_that_overflows() {
 }
 
 #[tokio::test]
-async fn what_makes_a_whole_request_invalid_is_found() {
+async fn a_number_that_makes_a_whole_request_invalid_is_found() {
     let wire = wire_on(TRANSACT, |request| match action_on(request, "bad") {
-        Some(_) => Action::error(400, "ValidationException", "not this one"),
+        Some(_) => Action::error(
+            400,
+            "ValidationException",
+            "Number overflow. Attempting to store a number with magnitude larger than supported \
+             range",
+        ),
         None => Action::Pass,
     });
     let books = Books::over(&wire).await;
@@ -724,6 +737,29 @@ async fn what_makes_a_whole_request_invalid_is_found() {
     }
     assert_eq!(books.total("a").await, Some(39));
     books.audit().await;
+}
+
+#[tokio::test]
+async fn a_transaction_cancelled_for_the_set_up_blames_no_item() {
+    for message in [
+        "One or more parameter values were invalid.",
+        "The update expression attempted to update the secondary index key beyond allowed size \
+         limits.",
+        "Nesting Levels have exceeded supported limits.",
+    ] {
+        let wire = wire_on(TRANSACT, move |request| {
+            let last = actions(request).len() - 1;
+            cancelled_saying(request, last, "ValidationError", message)
+        });
+        let books = Books::over(&wire).await;
+        let batch: Vec<_> = (0..9)
+            .map(|n| scanned(&format!("item-{n}"), vec![add("a", 1)]))
+            .collect();
+        let outcomes = books.replace(&batch).await;
+        let kinds: Vec<_> = outcomes.iter().map(kind).collect();
+        assert_eq!(kinds, ["Setup"; 9], "{message}");
+        assert_eq!(wire.count(TRANSACT), 1, "{message}");
+    }
 }
 
 #[tokio::test]

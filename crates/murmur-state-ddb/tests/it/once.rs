@@ -652,6 +652,30 @@ async fn one_value_that_the_service_refuses_never_fails_its_neighbours() {
     }
 }
 
+#[tokio::test]
+async fn a_request_that_carries_no_event_blames_none() {
+    let totals = Totals::hot().await;
+    // The row turns hot in a transaction of its own, which this refuses for a value.
+    let wire = wire_on("TransactWriteItems", |_| {
+        Action::error(
+            400,
+            "ValidationException",
+            "Number overflow. Attempting to store a number with magnitude larger than supported \
+             range",
+        )
+    });
+    let process = totals.process(&wire);
+    for number in 0..9 {
+        for outcome in process.send(&totals.events("a", number..number + 1)).await {
+            if let Outcome::Failed(error) = outcome {
+                assert_eq!(error.fault(), Fault::Setup, "{error}");
+            }
+        }
+    }
+    let turns = wire.count("TransactWriteItems");
+    assert!(turns > 0 && turns < 9, "{turns} turns were tried");
+}
+
 /// The number as it stands in a request: 16 bytes in base64.
 fn base64(number: u64) -> String {
     let bytes = u128::from(number).to_be_bytes();
