@@ -92,8 +92,8 @@ impl<T: 'static> Decoder<T> {
     ///
     /// It is asked for [`Side::New`] of every record, whether or not there is a new image, so
     /// that removals can be counted and streams without images be used; and for [`Side::Old`] of
-    /// changes of items that were there before, if a pipeline retracts. A retracting pipeline takes nothing
-    /// from the new side of a removal. Answer [`Decoded::Skip`] for what does not matter.
+    /// changes of items that were there before, if a pipeline retracts. A retracting pipeline takes
+    /// nothing from the new side of a removal. Answer [`Decoded::Skip`] for what does not matter.
     pub fn record(
         decode: impl Fn(View<'_>) -> Result<Decoded<T>, BoxError> + Send + Sync + 'static,
     ) -> Self {

@@ -312,12 +312,12 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// a user's removal takes it back. For tables that forget old items while their totals stay.
     ///
     /// A removal is by Time to Live if the stream says so, or the item's own time
-    /// ([`expires_at`](Definition::expires_at)). Such a removal changes no total, and is counted
-    /// under `:ttl_kept`. Its old image is not even
-    /// decoded, but for a [ledger](Stored::ledger), which keeps what it says: the stream must be of
-    /// NEW_AND_OLD_IMAGES then. An item put anew under the same key afterwards counts beside what is
-    /// kept. A bootstrap finds only what is in the table: of what was removed before, only that
-    /// counts whose removal live reads, with a ledger.
+    /// ([`expires_at`](Definition::expires_at)). It changes no total, and is counted under
+    /// `:ttl_kept`. Its old image is not even decoded where the stream says so, but for a
+    /// [ledger](Stored::ledger), which keeps what it says: the stream must be of NEW_AND_OLD_IMAGES
+    /// then. An item put anew under the same key afterwards counts beside what is kept. A bootstrap
+    /// finds only what is in the table: of what was removed before, only that counts whose removal
+    /// live reads, with a ledger.
     ///
     /// Default: a removal by Time to Live is taken back like any other. Refused at the end
     /// unless removals are taken back at all, by [`retract`](Definition::retract) or a ledger.

@@ -105,9 +105,10 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of range. `Ok`
-    /// passes the record over and counts it under `:dead_letter`; `Err` reports it as failed, so
-    /// that it comes again. It may be called more than once for a record that is redelivered.
+    /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of
+    /// range. `Ok` passes the record over and counts it under `:dead_letter`; `Err` reports it as
+    /// failed, so that it comes again. It may be called more than once for a record that is
+    /// redelivered.
     ///
     /// Default: none, so that such a record is reported, blocks its shard until the mapping's
     /// retry limit, and ends in its on-failure destination. Nothing is ever dropped silently.

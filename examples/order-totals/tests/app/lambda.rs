@@ -61,12 +61,16 @@ async fn what_cannot_be_decoded_is_reported_and_its_neighbours_count() {
     let _process = start(&app, &api);
     let mut bad = image("o-2", ("bob", 300));
     bad["amount_cents"] = json!({ "S": "a lot" });
+    // Nor can this be read at all.
+    let mut unreadable = change(4, "o-4", None, Some(image("o-4", ("bob", 300))));
+    unreadable["eventID"] = Value::Null;
     let batch = [
         change(1, "o-1", None, Some(image("o-1", ("alice", 1250)))),
         change(2, "o-2", None, Some(bad)),
         change(3, "o-3", None, Some(image("o-3", ("carol", 7)))),
+        unreadable,
     ];
-    assert_eq!(invoke(&api, &batch).await, reports(&[2]));
+    assert_eq!(invoke(&api, &batch).await, reports(&[2, 4]));
     assert_eq!(app.state("alice").await, (Some(1250), Some(1)));
     assert_eq!(app.state("bob").await, (None, None));
     assert_eq!(app.state("carol").await, (Some(7), Some(1)));
