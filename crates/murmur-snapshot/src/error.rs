@@ -330,7 +330,7 @@ pub enum BootstrapError {
         source: Box<BootstrapError>,
     },
     /// It was stopped before it had a run to report of.
-    #[error("`{source_name}` was not read: it was stopped before that; run it again")]
+    #[error("the bootstrap from `{source_name}` was stopped before its end; run it again")]
     Stopped {
         /// The source.
         source_name: String,

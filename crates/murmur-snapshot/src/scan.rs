@@ -190,14 +190,16 @@ where
                 reserved,
                 page,
             } => {
-                let begun = page.and_then(|page| match page {
-                    Some((page, deadline)) => {
+                let begun = match page {
+                    Ok(Some((page, deadline))) => {
                         parts.begin(state, segment, reserved, page, deadline)
                     }
-                    None => Ok(None),
-                });
+                    page => {
+                        state.pace.gave_up();
+                        page.map(|_| None)
+                    }
+                };
                 if !matches!(begun, Ok(Some(_))) {
-                    state.pace.gave_up();
                     pages -= 1;
                 }
                 begun.map(|write| write.into_iter().collect())

@@ -15,7 +15,9 @@ use murmur_core::{KeyDifference, Pipeline};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
-use murmur_state::{OptionError, PipelineName, TracingRecorder};
+use murmur_state::{
+    OptionError, PipelineName, Random, Retry, RetryPolicy, SystemClock, TracingRecorder,
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::Order;
@@ -107,6 +109,15 @@ impl Scan {
         }
         Ok(bootstrap)
     }
+}
+
+/// Tries again what fails in passing, as long as bootstrap and trigger do.
+pub fn patience() -> Retry {
+    Retry::new(
+        RetryPolicy::patient(),
+        SystemClock::shared(),
+        Random::new(),
+    )
 }
 
 /// The bootstrap, refused before anything is written if `mapping` would miss changes.

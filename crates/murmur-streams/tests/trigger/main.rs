@@ -7,5 +7,6 @@ mod batches;
 mod handoff;
 mod limits;
 mod log;
+mod outage;
 mod positions;
 mod support;

@@ -1,11 +1,13 @@
 //! The bootstrap binary as a process.
 
 use std::process::Output;
+use std::time::Duration;
 
 use murmur_state::HandoffToken;
 use murmur_state_ddb::create_int64_table;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::support::{App, image, stderr, today};
@@ -298,4 +300,66 @@ async fn what_is_missing_or_unusable_is_named() {
         "{}",
         stderr(&output)
     );
+}
+
+/// A way to the server that refuses connections for a while.
+struct Outage {
+    address: std::net::SocketAddr,
+    /// Closes it for so long.
+    close: tokio::sync::mpsc::Sender<Duration>,
+}
+
+impl Outage {
+    async fn to(server: &str) -> Self {
+        let server = server.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (close, mut closed) = tokio::sync::mpsc::channel::<Duration>(1);
+        tokio::spawn(async move {
+            let (mut listener, mut open) = (listener, tokio::task::JoinSet::new());
+            loop {
+                tokio::select! {
+                    Ok((mut inside, _)) = listener.accept() => {
+                        let server = server.clone();
+                        open.spawn(async move {
+                            let mut outside = TcpStream::connect(server).await?;
+                            tokio::io::copy_bidirectional(&mut inside, &mut outside).await
+                        });
+                    }
+                    Some(lasts) = closed.recv() => {
+                        // What is under way breaks off, and nobody listens.
+                        open.shutdown().await;
+                        drop(listener);
+                        tokio::time::sleep(lasts).await;
+                        listener = TcpListener::bind(address).await.unwrap();
+                    }
+                }
+            }
+        });
+        Self { address, close }
+    }
+}
+
+/// In real time, since it is a process that waits: half a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_minute_of_refused_connections_ends_nothing_and_is_told() {
+    let app = App::start().await;
+    put_orders(&app, 300).await;
+    let outage = Outage::to(app.dynamo.endpoint()).await;
+    let mut command = bootstrap(&app);
+    command.env("AWS_ENDPOINT_URL", format!("http://{}", outage.address));
+    command.args(["--segments", "2", "--page-size", "10", "--read-units", "20"]);
+    let mut process = command.spawn().unwrap();
+    let mut told = BufReader::new(process.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("\"event\":\"progress\"") {
+        assert!(told.read_line(&mut said).await.unwrap() > 0, "{said}");
+    }
+    outage.close.send(Duration::from_secs(34)).await.unwrap();
+    told.read_to_string(&mut said).await.unwrap();
+    let status = process.wait().await.unwrap();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("still trying"), "{said}");
+    assert!(said.contains("it succeeds again after"), "{said}");
+    assert_counted_once(&app, 300).await;
 }
