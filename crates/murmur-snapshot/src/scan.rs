@@ -21,7 +21,7 @@ use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, Recorder, Retry
 use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
 use crate::rejections::Rejections;
-use crate::report::{Counts, Progress, RejectedRow, Tally};
+use crate::report::{Counts, FirstRejected, Progress, RejectedRow, Tally};
 use crate::segment_row::SegmentRows;
 use crate::segments::{Ask, Next, Save, Segments, Took};
 use crate::source::{BadRow, Page, Source};
@@ -137,10 +137,7 @@ where
     let mut pages = 0;
     loop {
         let mut rest = None;
-        while pages < concurrency
-            && state.segments.may_read()
-            && !is_stopping()
-        {
+        while pages < concurrency && state.segments.may_read() && !is_stopping() {
             match state.pace.may(parts.now()) {
                 May::Begin => {}
                 May::Wait(wait) => {
@@ -267,12 +264,13 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         // Stop is asked first: a source that always has a page ready must not outrun it.
         let page = match select(stop, pin!(page)).await {
             Either::Left(_) => Ok(None),
-            Either::Right((Ok((page, _)), _)) if after.is_some() && page.next == *after => Err(self
-                .source_error(SourceError::Cursor {
+            Either::Right((Ok((page, _)), _)) if after.is_some() && page.next == *after => {
+                Err(self.source_error(SourceError::Cursor {
                     place: name.to_owned(),
                     cursor: after.iter().map(ToString::to_string).collect(),
                     reason: "the page after it ends where it began; the source is broken".into(),
-                })),
+                }))
+            }
             Either::Right((page, _)) => page.map(Some).map_err(|error| self.source_error(error)),
         };
         Step::Read {
@@ -444,7 +442,10 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             Proof::Waiting(saves) if Proof::is_in(total) => std::mem::take(saves),
             // Nothing was rejected either.
             Proof::Waiting(_) if total.rows == 0 => {
-                return Ok(save.map(|save| self.save(save).boxed()).into_iter().collect());
+                return Ok(save
+                    .map(|save| self.save(save).boxed())
+                    .into_iter()
+                    .collect());
             }
             Proof::Waiting(saves) => {
                 saves.extend(save);
@@ -456,7 +457,10 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         };
         state.proof = Proof::Given;
         saves.extend(save);
-        Ok(saves.into_iter().map(|save| self.save(save).boxed()).collect())
+        Ok(saves
+            .into_iter()
+            .map(|save| self.save(save).boxed())
+            .collect())
     }
 
     /// At the end of what there is to read, whether checkpoints that wait may be saved: if another
@@ -471,23 +475,30 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         }
         let others = self.rows.counts(0..self.segments).await?;
         match std::mem::replace(&mut state.proof, Proof::Given) {
-            Proof::Waiting(saves) if Proof::is_in(&others) => {
-                Ok(saves.into_iter().map(|save| self.save(save).boxed()).collect())
-            }
+            Proof::Waiting(saves) if Proof::is_in(&others) => Ok(saves
+                .into_iter()
+                .map(|save| self.save(save).boxed())
+                .collect()),
             _ => Err(self.all_rejected(state)),
         }
     }
 
     fn all_rejected(&self, state: &State) -> BootstrapError {
-        let first = self.rejections.first();
-        let row = first.map(|first| &first.row).or(state.rejected.first());
+        // Without a first one all of them were rejected in earlier attempts.
+        let first = self.rejections.first().cloned();
+        let first = first.unwrap_or_else(|| FirstRejected {
+            row: state.rejected.first().cloned().unwrap_or(RejectedRow {
+                id: "of an earlier attempt".to_owned(),
+                pipeline: None,
+                reason: "see there".to_owned(),
+            }),
+            found: "as it was then".to_owned(),
+        });
         BootstrapError::AllRejected {
             source_name: self.source.name().to_owned(),
             settings: self.settings.to_owned(),
             rows: state.watch.total().rows,
-            row: row.map_or_else(String::new, |row| row.id.clone()),
-            found: first.map_or_else(String::new, |first| first.found.clone()),
-            reason: row.map_or_else(String::new, |row| row.reason.clone()),
+            first: Box::new(first),
         }
     }
 

@@ -345,7 +345,10 @@ async fn what_is_gzipped_is_read_whole_of_however_many_members_and_blank_lines()
 #[tokio::test]
 async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
     let utf16 = |text: &str, mark: bool| -> Vec<u8> {
-        let units = mark.then_some(0xfeff).into_iter().chain(text.encode_utf16());
+        let units = mark
+            .then_some(0xfeff)
+            .into_iter()
+            .chain(text.encode_utf16());
         units.flat_map(u16::to_le_bytes).collect()
     };
     let plain = "{\"id\":\"o-1\",\"customer\":\"c\",\"cents\":1}\n";
@@ -356,13 +359,25 @@ async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
     let ion = "$ion_1_0 {Item:{id:\"o-1\"}}";
     let cases: Vec<(Vec<u8>, bool, &str)> = vec![
         (change.into(), true, "incremental export"),
-        (format!("\n{deletion}\n{change}").into(), true, "incremental export"),
+        (
+            format!("\n{deletion}\n{change}").into(),
+            true,
+            "incremental export",
+        ),
         (change.into(), false, "incremental export"),
         (gzip(change.as_bytes()), true, "incremental export"),
         (array.into(), true, "one JSON array"),
-        (gzip(format!("\n [{plain}]").as_bytes()), false, "one JSON array"),
+        (
+            gzip(format!("\n [{plain}]").as_bytes()),
+            false,
+            "one JSON array",
+        ),
         (gzip(&gzip(plain.as_bytes())), false, "gzip within gzip"),
-        ([b"\xef\xbb\xbf", plain.as_bytes()].concat(), false, "byte order mark"),
+        (
+            [b"\xef\xbb\xbf", plain.as_bytes()].concat(),
+            false,
+            "byte order mark",
+        ),
         (utf16(plain, true), false, "UTF-16"),
         (utf16(plain, false), false, "UTF-16"),
         (ion.into(), true, "Ion"),
@@ -394,8 +409,14 @@ async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
 #[tokio::test]
 async fn items_that_only_look_like_another_form_are_items() {
     let odd = [
-        (r#"{"id":"1","Metadata":{"WriteTimestampMicros":1},"Keys":{}}"#, false),
-        (r#"{"id":{"S":"1"},"Metadata":{"S":"x"},"Keys":{"S":"y"}}"#, true),
+        (
+            r#"{"id":"1","Metadata":{"WriteTimestampMicros":1},"Keys":{}}"#,
+            false,
+        ),
+        (
+            r#"{"id":{"S":"1"},"Metadata":{"S":"x"},"Keys":{"S":"y"}}"#,
+            true,
+        ),
         (r#"{"id":"1","Item":{"id":{"S":"7"}}}"#, false),
     ];
     for (line, dynamodb) in odd {

@@ -412,7 +412,10 @@ async fn reads_that_fail_in_passing_are_made_again_while_the_budget_lasts() {
     let mut trigger = on(endless(), handler.clone()).build().unwrap();
     let begun = Instant::now();
     let error = trigger.drain().await.unwrap_err();
-    assert!(error.is_retryable() && error.to_string().contains("30 min"), "{error}");
+    assert!(
+        error.is_retryable() && error.to_string().contains("30 min"),
+        "{error}"
+    );
     let TriggerError::GaveUp { tried, source } = error else {
         panic!("{error}");
     };

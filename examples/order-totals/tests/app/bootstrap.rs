@@ -197,9 +197,10 @@ async fn rows_that_can_never_count_are_listed_and_told_by_the_exit_status() {
 /// A bootstrap that gets `signal` when its first page is done. It reads one row at a time, and few a
 /// second, so that this is long before its end.
 #[cfg(unix)]
-async fn stopped_by(signal: &str, app: &App) {
+async fn stopped_by(signal: &str, app: &App, arguments: &[&str]) {
     let mut command = bootstrap(app);
     command.args(["--segments", "1", "--page-size", "1", "--read-units", "20"]);
+    command.args(arguments);
     let mut process = command.spawn().unwrap();
     let mut told = BufReader::new(process.stderr.take().unwrap());
     let mut line = String::new();
@@ -228,7 +229,8 @@ async fn a_row_rejected_before_it_was_stopped_is_told_when_it_ends() {
         bad["amount_cents"] = json!({ "S": "a lot" });
         app.put(serde_json::from_value(bad).unwrap()).await;
     }
-    stopped_by("INT", &app).await;
+    // Else nothing would be kept before a row was accepted.
+    stopped_by("INT", &app, &["--accept-all-rejected"]).await;
     // Whatever it has not reached yet counts.
     put_orders(&app, 200).await;
 
@@ -253,7 +255,7 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
     put_orders(&app, 300).await;
 
     for signal in ["INT", "TERM"] {
-        stopped_by(signal, &app).await;
+        stopped_by(signal, &app, &[]).await;
     }
 
     // Other segments are not those that were begun.
