@@ -61,3 +61,50 @@ impl ScanCursor {
         Ok(at.key.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use murmur_core::AttributeValue;
+    use murmur_state::Random;
+
+    #[test]
+    fn a_hundred_thousand_mutated_cursors_are_refused_or_say_what_they_say() {
+        let key = [
+            ("id".to_owned(), AttributeValue::S("o-1".into())),
+            ("at".to_owned(), AttributeValue::N("12".into())),
+        ];
+        let cursor = ScanCursor {
+            table: "orders".into(),
+            segment: 3,
+            segments: 8,
+            key: std::collections::HashMap::from(key).into(),
+        };
+        let cursor = cursor.encode();
+        let random = Random::seeded(14);
+        let below = |n: usize| (random.bits() % n.max(1) as u128) as usize;
+        let mut read = 0;
+        for _ in 0..100_000 {
+            let mut bytes = cursor.as_str().as_bytes().to_vec();
+            for _ in 0..1 + below(2) {
+                let (at, byte) = (below(bytes.len()), b"{}:,\"0123SN"[below(11)]);
+                match below(4) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.insert(at, byte),
+                    2 if !bytes.is_empty() => drop(bytes.remove(at)),
+                    _ if !bytes.is_empty() => bytes[at] = byte,
+                    _ => {}
+                }
+            }
+            let Ok(text) = String::from_utf8(bytes) else {
+                continue;
+            };
+            if let Ok(found) = serde_json::from_str::<ScanCursor>(&text) {
+                read += 1;
+                let said: serde_json::Value = serde_json::from_str(&text).unwrap();
+                assert_eq!(serde_json::json!(found), said);
+            }
+        }
+        assert!(read > 1_000, "{read}");
+    }
+}

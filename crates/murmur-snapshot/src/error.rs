@@ -3,6 +3,7 @@ use std::time::Duration;
 use murmur_core::{BoxError, RecordError};
 use murmur_state::{Cause, Failure, Fault, OptionError, PipelineName, Roughly, StoreError};
 
+use crate::report::FirstRejected;
 use crate::run_record::{RunRecord, RunRecordError};
 
 /// Why a source could not be read. `place` says which, such as ``table `orders` ``.
@@ -330,14 +331,15 @@ pub enum BootstrapError {
         source: Box<BootstrapError>,
     },
     /// It was stopped before it had a run to report of.
-    #[error("`{source_name}` was not read: it was stopped before that; run it again")]
+    #[error("the bootstrap from `{source_name}` was stopped before its end; run it again")]
     Stopped {
         /// The source.
         source_name: String,
     },
     /// Every row was rejected.
     #[error(
-        "none of the {rows} rows read of `{source_name}` ({settings}) can count, so it is not what these pipelines and their decoder read; give the right source or decoder, or take it as it is with `accept_all_rejected`. The first, `{row}`, {found}, was rejected: {reason}"
+        "none of the {rows} rows read of `{source_name}` ({settings}) can count, so it is not what these pipelines and their decoder read; give the right source or decoder, or take it as it is with `accept_all_rejected`. The first, `{}`, {}, was rejected: {}",
+        .first.row.id, .first.found, .first.row.reason
     )]
     AllRejected {
         /// The source.
@@ -346,12 +348,8 @@ pub enum BootstrapError {
         settings: String,
         /// How many rows were read, those of earlier attempts included.
         rows: u64,
-        /// The first row that was rejected: its id, or where it stands.
-        row: String,
-        /// What it looks like.
-        found: String,
-        /// Why it was rejected, with all causes.
-        reason: String,
+        /// The first row that was rejected.
+        first: Box<FirstRejected>,
     },
     /// The source failed.
     #[error("`{source_name}` could not be read to its end; mend the cause and run it again")]

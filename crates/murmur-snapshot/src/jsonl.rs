@@ -336,15 +336,17 @@ impl JsonLines {
                 }
             };
             let is_blank = reading.line.iter().all(u8::is_ascii_whitespace);
-            if more && !is_blank && !std::mem::replace(&mut reading.is_known, true) {
-                if let Some(advice) = form::foreign(self.format, &self.key, &reading.line) {
-                    reading.rewind();
-                    return Err(SourceError::Setup {
-                        place: self.place.clone(),
-                        advice,
-                        source: None,
-                    });
-                }
+            if more
+                && !is_blank
+                && !std::mem::replace(&mut reading.is_known, true)
+                && let Some(advice) = form::foreign(self.format, &self.key, &reading.line)
+            {
+                reading.rewind();
+                return Err(SourceError::Setup {
+                    place: self.place.clone(),
+                    advice,
+                    source: None,
+                });
             }
             if reading.lines <= from && more {
                 reading.line.clear();

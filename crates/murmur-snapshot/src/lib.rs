@@ -32,7 +32,7 @@ pub use reconcile::{
     Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
     ReconciledPipeline,
 };
-pub use report::{Counts, Earlier, Ended, Progress, RejectedRow, Report};
+pub use report::{Counts, Earlier, Ended, FirstRejected, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
 #[cfg(feature = "progress")]
 pub use show::ShowProgress;

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, BoxError, Record, Rejected, Row};
 use murmur_state::Causes;
 
-use crate::report::RejectedRow;
+use crate::report::{FirstRejected, RejectedRow};
 use crate::source::BadRow;
 
 /// How many attributes of a row are named.
@@ -21,14 +21,6 @@ pub(crate) struct Rejections {
     /// By event id; of the pages that are being written only.
     noted: Mutex<HashMap<String, Vec<RejectedRow>>>,
     first: OnceLock<FirstRejected>,
-}
-
-/// The first row that was rejected.
-#[derive(Debug, Clone)]
-pub(crate) struct FirstRejected {
-    pub(crate) row: RejectedRow,
-    /// What it looks like.
-    pub(crate) found: String,
 }
 
 impl Rejections {

@@ -138,6 +138,16 @@ pub struct RejectedRow {
     pub reason: String,
 }
 
+/// The first row that was rejected, of a source of which every row was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FirstRejected {
+    /// Which, and why.
+    pub row: RejectedRow,
+    /// What it looks like: the names and types of its attributes.
+    pub found: String,
+}
+
 /// What a bootstrap tells while it is running.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]

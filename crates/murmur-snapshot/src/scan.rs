@@ -21,7 +21,7 @@ use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, Recorder, Retry
 use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
 use crate::rejections::Rejections;
-use crate::report::{Counts, Progress, RejectedRow, Tally};
+use crate::report::{Counts, FirstRejected, Progress, RejectedRow, Tally};
 use crate::segment_row::SegmentRows;
 use crate::segments::{Ask, Next, Save, Segments, Took};
 use crate::source::{BadRow, Page, Source};
@@ -187,12 +187,16 @@ where
                 reserved,
                 page,
             } => {
-                let begun = page.and_then(|page| match page {
-                    Some((page, deadline)) => parts.begin(state, segment, reserved, page, deadline),
-                    None => Ok(None),
-                });
+                let begun = match page {
+                    Ok(Some((page, deadline))) => {
+                        parts.begin(state, segment, reserved, page, deadline)
+                    }
+                    page => {
+                        state.pace.gave_up();
+                        page.map(|_| None)
+                    }
+                };
                 if !matches!(begun, Ok(Some(_))) {
-                    state.pace.gave_up();
                     pages -= 1;
                 }
                 begun.map(|write| write.into_iter().collect())
@@ -480,15 +484,21 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
     }
 
     fn all_rejected(&self, state: &State) -> BootstrapError {
-        let first = self.rejections.first();
-        let row = first.map(|first| &first.row).or(state.rejected.first());
+        // Without a first one all of them were rejected in earlier attempts.
+        let first = self.rejections.first().cloned();
+        let first = first.unwrap_or_else(|| FirstRejected {
+            row: state.rejected.first().cloned().unwrap_or(RejectedRow {
+                id: "of an earlier attempt".to_owned(),
+                pipeline: None,
+                reason: "see there".to_owned(),
+            }),
+            found: "as it was then".to_owned(),
+        });
         BootstrapError::AllRejected {
             source_name: self.source.name().to_owned(),
             settings: self.settings.to_owned(),
             rows: state.watch.total().rows,
-            row: row.map_or_else(String::new, |row| row.id.clone()),
-            found: first.map_or_else(String::new, |first| first.found.clone()),
-            reason: row.map_or_else(String::new, |row| row.reason.clone()),
+            first: Box::new(first),
         }
     }
 

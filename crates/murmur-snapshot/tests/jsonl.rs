@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 
 use murmur_core::AttributeValue;
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, JsonLines, Source, SourceError, conformance,
+    Bootstrap, BootstrapError, Cursor, JsonLines, KeyType, Source, SourceError, conformance,
 };
 use murmur_state::MemoryDeduper;
 use support::*;
@@ -296,4 +296,161 @@ async fn options_are_checked_and_named() {
         .await
         .unwrap();
     assert_eq!(page.rows.len(), 3);
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    io::Write::write_all(&mut encoder, text).unwrap();
+    encoder.finish().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_gzipped_is_read_whole_of_however_many_members_and_blank_lines() {
+    let (head, tail) = (lines(20), lines(23)[lines(20).len()..].to_owned());
+    let mut bytes = gzip(format!("{head}\n\n").as_bytes());
+    bytes.extend(gzip(format!("\n{tail}").as_bytes()));
+    let folder = tempfile::tempdir().unwrap();
+    // Whatever it is called.
+    let path = folder.path().join("orders.json");
+    fs::write(&path, &bytes).unwrap();
+    let make = || async {
+        let source = JsonLines::path(&path);
+        source.key(["id"]).page_size(4).build().unwrap()
+    };
+    conformance::source(make, 23).await;
+
+    // A few bytes at a time.
+    let trickle = Trickle {
+        bytes: bytes.clone(),
+        at: 0,
+        ready: false,
+        fails_at: None,
+    };
+    let source = JsonLines::reader("orders", BufReader::with_capacity(16, trickle));
+    let source = source.key(["id"]).build().unwrap();
+    let page = source.page(0, None, None).await.unwrap();
+    assert_eq!((page.rows.len(), page.bad.len()), (23, 0));
+
+    // Cut off, or followed by what is none.
+    let mut longer = bytes.clone();
+    longer.extend(b"more");
+    for damaged in [bytes[..bytes.len() - 9].to_vec(), longer] {
+        let source = JsonLines::reader("orders", io::Cursor::new(damaged));
+        let source = source.key(["id"]).build().unwrap();
+        let error = source.page(0, None, None).await.unwrap_err();
+        assert!(error.to_string().contains("damaged or cut off"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
+    let utf16 = |text: &str, mark: bool| -> Vec<u8> {
+        let units = mark
+            .then_some(0xfeff)
+            .into_iter()
+            .chain(text.encode_utf16());
+        units.flat_map(u16::to_le_bytes).collect()
+    };
+    let plain = "{\"id\":\"o-1\",\"customer\":\"c\",\"cents\":1}\n";
+    let change = r#"{"Metadata":{"WriteTimestampMicros":{"N":"1767225600000001"}},"Keys":{"id":{"S":"o-1"}},"NewImage":{"id":{"S":"o-1"},"customer":{"S":"c"},"cents":{"N":"7"}}}"#;
+    let deletion = r#"{"Metadata":{"WriteTimestampMicros":{"N":"1767225600000003"}},"Keys":{"id":{"S":"o-3"}}}"#;
+    let item = r#"{"Item":{"id":{"S":"o-1"},"customer":{"S":"c"},"cents":{"N":"7"}}}"#;
+    let array = r#"[{"id":{"S":"o-1"}},{"id":{"S":"o-2"}}]"#;
+    let ion = "$ion_1_0 {Item:{id:\"o-1\"}}";
+    let cases: Vec<(Vec<u8>, bool, &str)> = vec![
+        (change.into(), true, "incremental export"),
+        (
+            format!("\n{deletion}\n{change}").into(),
+            true,
+            "incremental export",
+        ),
+        (change.into(), false, "incremental export"),
+        (gzip(change.as_bytes()), true, "incremental export"),
+        (array.into(), true, "one JSON array"),
+        (
+            gzip(format!("\n [{plain}]").as_bytes()),
+            false,
+            "one JSON array",
+        ),
+        (gzip(&gzip(plain.as_bytes())), false, "gzip within gzip"),
+        (
+            [b"\xef\xbb\xbf", plain.as_bytes()].concat(),
+            false,
+            "byte order mark",
+        ),
+        (utf16(plain, true), false, "UTF-16"),
+        (utf16(plain, false), false, "UTF-16"),
+        (ion.into(), true, "Ion"),
+        (b"\xe0\x01\x00\xea\xee\x81".to_vec(), true, "binary Ion"),
+        (item.into(), false, "`dynamodb_json`"),
+        (r#"{"id":{"S":"o-1"}}"#.into(), false, "`dynamodb_json`"),
+    ];
+    for (bytes, dynamodb, wanted) in cases {
+        let (store, markers) = (store(), MemoryDeduper::new());
+        let source = JsonLines::reader("orders", io::Cursor::new(bytes)).key(["id"]);
+        let source = match dynamodb {
+            true => source.dynamodb_json(),
+            false => source,
+        };
+        let run = Bootstrap::new(
+            [exactly_once("totals", &store, &markers)],
+            source.build().unwrap(),
+        );
+        let error = run.accept_all_rejected().run().await.unwrap_err();
+        let BootstrapError::Source { source, .. } = &error else {
+            panic!("{wanted}: {error}");
+        };
+        assert!(source.to_string().contains(wanted), "{wanted}: {source}");
+        assert!(source.to_string().contains("`orders`"), "{source}");
+        assert!(totals(&store).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn items_that_only_look_like_another_form_are_items() {
+    let odd = [
+        (
+            r#"{"id":"1","Metadata":{"WriteTimestampMicros":1},"Keys":{}}"#,
+            false,
+        ),
+        (
+            r#"{"id":{"S":"1"},"Metadata":{"S":"x"},"Keys":{"S":"y"}}"#,
+            true,
+        ),
+        (r#"{"id":"1","Item":{"id":{"S":"7"}}}"#, false),
+    ];
+    for (line, dynamodb) in odd {
+        let source = JsonLines::reader("orders", io::Cursor::new(line)).key(["id"]);
+        let source = match dynamodb {
+            true => source.dynamodb_json(),
+            false => source,
+        };
+        let page = source.build().unwrap().page(0, None, None).await.unwrap();
+        assert_eq!((page.rows.len(), page.bad.len()), (1, 0), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_binary_key_of_plain_json_is_declared_and_part_of_the_settings() {
+    let text = "{\"id\":\"AQI=\",\"n\":1}\n{\"id\":\"?\",\"n\":2}";
+    let source = JsonLines::reader("orders", io::Cursor::new(text));
+    let source = source.typed_key([("id", KeyType::Binary)]).build().unwrap();
+    let page = source.page(0, None, None).await.unwrap();
+    assert_eq!(page.rows[0].item["id"], AttributeValue::B(vec![1, 2]));
+    assert_eq!(page.bad.len(), 1);
+    let settings = source.describe().await.unwrap().settings;
+    assert!(settings.contains("id (binary)"), "{settings}");
+}
+
+#[tokio::test]
+async fn a_cursor_that_was_not_given_out_is_refused() {
+    for text in ["+1", "01", " 1", "1.0", "", "-1", "18446744073709551616"] {
+        let source = JsonLines::reader("orders", io::Cursor::new(lines(5)));
+        let source = source.key(["id"]).build().unwrap();
+        let page = source.page(0, Some(&Cursor::new(text)), None).await;
+        assert!(
+            matches!(page, Err(SourceError::Cursor { .. })),
+            "`{text}`: {page:?}"
+        );
+    }
 }

@@ -46,16 +46,10 @@ async fn a_table_of_another_type_fails_the_run_by_what_was_found() {
         let setup = Setup::new();
         let table = Table::new(&others(0, many), segments, 100);
         let error = setup.over(table).concurrency(1).run().await.unwrap_err();
-        let BootstrapError::AllRejected {
-            rows,
-            row,
-            found,
-            reason,
-            ..
-        } = &error
-        else {
+        let BootstrapError::AllRejected { rows, first, .. } = &error else {
             panic!("{error}");
         };
+        let (row, found, reason) = (&first.row.id, &first.found, &first.row.reason);
         assert_eq!(*rows, read);
         assert_eq!(*row, others(0, 1)[0].event_id);
         assert_eq!(found, "with `cents` (N), `customer` (S), `id` (S)");

@@ -15,7 +15,9 @@ use murmur_core::{KeyDifference, Pipeline};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
-use murmur_state::{OptionError, PipelineName, TracingRecorder};
+use murmur_state::{
+    OptionError, PipelineName, Random, Retry, RetryPolicy, SystemClock, TracingRecorder,
+};
 use tracing_subscriber::EnvFilter;
 
 use crate::Order;
@@ -77,6 +79,9 @@ pub struct Scan {
     /// longer than the 22 hours that live may begin after it.
     #[arg(long)]
     pub live_is_running: bool,
+    /// Takes a table of which every row is rejected, which is else taken for the wrong one.
+    #[arg(long)]
+    pub accept_all_rejected: bool,
 }
 
 impl Scan {
@@ -105,8 +110,16 @@ impl Scan {
         if self.live_is_running {
             bootstrap = bootstrap.live_is_running();
         }
+        if self.accept_all_rejected {
+            bootstrap = bootstrap.accept_all_rejected();
+        }
         Ok(bootstrap)
     }
+}
+
+/// Tries again what fails in passing, as long as bootstrap and trigger do.
+pub fn patience() -> Retry {
+    Retry::new(RetryPolicy::patient(), SystemClock::shared(), Random::new())
 }
 
 /// The bootstrap, refused before anything is written if `mapping` would miss changes.

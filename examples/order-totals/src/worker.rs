@@ -133,6 +133,12 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
                 rejected: report.counts.rejected,
             })
         }
+        Err(BootstrapError::Stopped { .. }) => Ok(Answer {
+            done: false,
+            finished: false,
+            rows: 0,
+            rejected: 0,
+        }),
         Err(BootstrapError::AlreadyFinished { record, .. }) if record.run == run => Ok(Answer {
             done: true,
             finished: true,

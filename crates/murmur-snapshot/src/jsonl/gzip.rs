@@ -13,6 +13,11 @@ const MAGIC: u8 = 0x1f;
 /// How much is inflated at a time: up to a thousand times as much comes of it.
 const PIECE: usize = 4096;
 
+/// Nothing but what was read can be wrong: it is inflated into memory.
+fn damaged(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 /// A reader of text that may be compressed.
 pub(super) struct Inflating {
     reader: Reader,
@@ -63,11 +68,11 @@ impl Inflating {
                     let buffer = self.reader.fill_buf().await?;
                     let piece = &buffer[..buffer.len().min(PIECE)];
                     if piece.is_empty() {
-                        inflater.try_finish()?;
+                        inflater.try_finish().map_err(damaged)?;
                         *is_over = true;
                     } else {
-                        inflater.write_all(piece)?;
-                        inflater.flush()?;
+                        inflater.write_all(piece).map_err(damaged)?;
+                        inflater.flush().map_err(damaged)?;
                         let read = piece.len();
                         self.reader.consume(read);
                     }

@@ -8,6 +8,7 @@ mod handoff;
 mod late_children;
 mod limits;
 mod log;
+mod outage;
 mod positions;
 mod support;
 mod suspended;

@@ -509,6 +509,10 @@ impl World {
             state.met.add("drains", 1);
         }
         if let Some(Err(error)) = &outcome {
+            let error = match error {
+                TriggerError::GaveUp { source, .. } => source,
+                error => error,
+            };
             let nobody = life.attempts.is_some() && !life.on_failure;
             let (kind, allowed) = match error {
                 TriggerError::RetriesExhausted { .. } => ("stopped: retries", nobody),

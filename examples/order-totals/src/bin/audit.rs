@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use murmur_core::{Audited, ProcessorBuilder};
-use murmur_state::TracingRecorder;
+use murmur_state::{RetryPolicy, TracingRecorder};
 use order_totals::Tables;
 use order_totals::cli::{self, DIFFERENCES, FAILED, STOPPED, Stop};
 
@@ -58,6 +58,7 @@ async fn audit(arguments: &Arguments) -> anyhow::Result<Option<Vec<Audited>>> {
     let client = aws_sdk_dynamodb::Client::new(&config);
     let processor = ProcessorBuilder::new(Tables::from_env()?.pipelines(&client)?)
         .recorder(TracingRecorder)
+        .retry(RetryPolicy::patient())
         .build()?;
     tokio::select! {
         audited = processor.audit(arguments.max_listed) => Ok(Some(audited?)),

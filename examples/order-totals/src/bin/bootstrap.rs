@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use murmur_snapshot::{Ended, Report};
+use murmur_snapshot::{BootstrapError, Ended, Report};
 use order_totals::Tables;
 use order_totals::cli::{self, FAILED, SOME_REJECTED, STOPPED, Scan, Stop};
 use order_totals::worker;
@@ -69,6 +69,10 @@ async fn main() -> ExitCode {
     cli::log();
     match bootstrap(arguments).await {
         Ok(report) => finish(&report),
+        Err(error) if is_stopped(&error) => {
+            eprintln!("{error}");
+            ExitCode::from(STOPPED)
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::from(FAILED)
@@ -94,6 +98,11 @@ async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
         bootstrap = bootstrap.worker(run, from..to);
     }
     Ok(bootstrap.run_until(stop.wait()).await?)
+}
+
+/// Whether it was stopped before there was anything to report.
+fn is_stopped(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(BootstrapError::Stopped { .. }))
 }
 
 /// Says how it ended.

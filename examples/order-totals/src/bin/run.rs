@@ -15,15 +15,15 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum, value_parser};
 use murmur_core::{Change, Record, Rejected};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_snapshot::{BootstrapError, Ended};
-use murmur_state::{Causes, HandoffToken, TracingRecorder};
+use murmur_snapshot::{BootstrapError, Ended, Source};
+use murmur_state::{Causes, Deadline, HandoffToken, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
     Monitor, OnGap, ShardStatus, StreamError, StreamViewType, StreamsApi, Summary, Trigger,
     TriggerError, describe_stream_info,
 };
 use order_totals::Tables;
-use order_totals::cli::{self, CLEAR_LINE, FAILED, STOPPED, Scan, Stop};
+use order_totals::cli::{self, CLEAR_LINE, FAILED, Orders, STOPPED, Scan, Stop};
 
 const AFTER_HELP: &str = "\
 Environment:
@@ -44,6 +44,9 @@ Exit status:
 
 /// Name of the positions in the marker table, and the beginning of the trigger's metrics.
 const LIVE: &str = "orders_live";
+
+/// How long one delivery of a batch goes on while nothing of it gets done.
+const DELIVERY_BUDGET: Duration = Duration::from_secs(30);
 
 /// Of how many shards, the slowest, the status tells the lag.
 const SHARDS_TOLD: usize = 6;
@@ -119,7 +122,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
     let tables = Tables::from_env()?;
     // Before anything is counted from a table that cannot be kept live.
-    check_stream(&arguments.scan.orders.table, &client, &streams).await?;
+    check_stream(&arguments.scan.orders, &client, &streams).await?;
 
     let bootstrap = arguments
         .scan
@@ -131,6 +134,10 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::from(STOPPED));
             }
             report.token
+        }
+        Err(error @ BootstrapError::Stopped { .. }) => {
+            eprintln!("{error}");
+            return Ok(ExitCode::from(STOPPED));
         }
         Err(BootstrapError::AlreadyFinished { record, .. }) => {
             eprintln!("the bootstrap was finished before, as run {}", record.run);
@@ -149,10 +156,19 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 /// Sees that the table has a stream that these pipelines can use. That it is the one that they have
 /// been following is the bootstrap's to see.
 async fn check_stream(
-    table: &str,
+    orders: &Orders,
     client: &Client,
     streams: &aws_sdk_dynamodbstreams::Client,
 ) -> anyhow::Result<()> {
+    let (table, patience) = (orders.table.as_str(), cli::patience());
+    // Outlives an outage; what is wrong for good is said below.
+    let source = orders.source(client).streams(streams.clone()).build()?;
+    let described = patience.run(Deadline::NONE, |_| (), || source.describe());
+    if let Err(error) = described.await
+        && error.is_retryable()
+    {
+        return Err(error.into());
+    }
     let described = client.describe_table().table_name(table).send().await;
     let described = described
         .with_context(|| format!("table `{table}` cannot be described; check name and region"))?;
@@ -163,7 +179,8 @@ async fn check_stream(
     let Some(arn) = found else {
         bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
     };
-    let stream = describe_stream_info(streams, &arn).await?;
+    let info = patience.run(Deadline::NONE, |_| (), || describe_stream_info(streams, &arn));
+    let stream = info.await?;
     if !stream.is_enabled() {
         bail!("stream `{arn}` of table `{table}` is switched off; {switch_on}");
     }
@@ -190,7 +207,13 @@ async fn live(
     stop: &mut Stop,
 ) -> anyhow::Result<()> {
     let rejected = Arc::new(AtomicU64::new(0));
-    let mut handler = Handler::new(tables.pipelines(client)?).metrics(TracingRecorder);
+    // What fails in passing is limited by time alone: by this for each delivery, of which there are
+    // `maximum_retry_attempts`. So a batch outlives an outage of most of an hour, and the command
+    // still ends soon when it is told to stop in one.
+    let mut handler = Handler::new(tables.pipelines(client)?)
+        .metrics(TracingRecorder)
+        .max_attempts(u32::MAX)
+        .retry_budget(DELIVERY_BUDGET);
     if arguments.on_rejected == OnRejected::Skip {
         let count = Arc::clone(&rejected);
         // Here and not in the trigger's `on_failure`: that would give up whatever fails, after

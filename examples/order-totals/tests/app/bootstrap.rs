@@ -1,11 +1,13 @@
 //! The bootstrap binary as a process.
 
 use std::process::Output;
+use std::time::Duration;
 
 use murmur_state::HandoffToken;
 use murmur_state_ddb::create_int64_table;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::support::{App, image, stderr, today};
@@ -195,9 +197,10 @@ async fn rows_that_can_never_count_are_listed_and_told_by_the_exit_status() {
 /// A bootstrap that gets `signal` when its first page is done. It reads one row at a time, and few a
 /// second, so that this is long before its end.
 #[cfg(unix)]
-async fn stopped_by(signal: &str, app: &App) {
+async fn stopped_by(signal: &str, app: &App, arguments: &[&str]) {
     let mut command = bootstrap(app);
     command.args(["--segments", "1", "--page-size", "1", "--read-units", "20"]);
+    command.args(arguments);
     let mut process = command.spawn().unwrap();
     let mut told = BufReader::new(process.stderr.take().unwrap());
     let mut line = String::new();
@@ -226,7 +229,8 @@ async fn a_row_rejected_before_it_was_stopped_is_told_when_it_ends() {
         bad["amount_cents"] = json!({ "S": "a lot" });
         app.put(serde_json::from_value(bad).unwrap()).await;
     }
-    stopped_by("INT", &app).await;
+    // Else nothing would be kept before a row was accepted.
+    stopped_by("INT", &app, &["--accept-all-rejected"]).await;
     // Whatever it has not reached yet counts.
     put_orders(&app, 200).await;
 
@@ -251,7 +255,7 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
     put_orders(&app, 300).await;
 
     for signal in ["INT", "TERM"] {
-        stopped_by(signal, &app).await;
+        stopped_by(signal, &app, &[]).await;
     }
 
     // Other segments are not those that were begun.
@@ -298,4 +302,66 @@ async fn what_is_missing_or_unusable_is_named() {
         "{}",
         stderr(&output)
     );
+}
+
+/// A way to the server that refuses connections for a while.
+struct Outage {
+    address: std::net::SocketAddr,
+    /// Closes it for so long.
+    close: tokio::sync::mpsc::Sender<Duration>,
+}
+
+impl Outage {
+    async fn to(server: &str) -> Self {
+        let server = server.trim_start_matches("http://").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (close, mut closed) = tokio::sync::mpsc::channel::<Duration>(1);
+        tokio::spawn(async move {
+            let (mut listener, mut open) = (listener, tokio::task::JoinSet::new());
+            loop {
+                tokio::select! {
+                    Ok((mut inside, _)) = listener.accept() => {
+                        let server = server.clone();
+                        open.spawn(async move {
+                            let mut outside = TcpStream::connect(server).await?;
+                            tokio::io::copy_bidirectional(&mut inside, &mut outside).await
+                        });
+                    }
+                    Some(lasts) = closed.recv() => {
+                        // What is under way breaks off, and nobody listens.
+                        open.shutdown().await;
+                        drop(listener);
+                        tokio::time::sleep(lasts).await;
+                        listener = TcpListener::bind(address).await.unwrap();
+                    }
+                }
+            }
+        });
+        Self { address, close }
+    }
+}
+
+/// In real time, since it is a process that waits: half a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_minute_of_refused_connections_ends_nothing_and_is_told() {
+    let app = App::start().await;
+    put_orders(&app, 300).await;
+    let outage = Outage::to(app.dynamo.endpoint()).await;
+    let mut command = bootstrap(&app);
+    command.env("AWS_ENDPOINT_URL", format!("http://{}", outage.address));
+    command.args(["--segments", "2", "--page-size", "10", "--read-units", "20"]);
+    let mut process = command.spawn().unwrap();
+    let mut told = BufReader::new(process.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains("\"event\":\"progress\"") {
+        assert!(told.read_line(&mut said).await.unwrap() > 0, "{said}");
+    }
+    outage.close.send(Duration::from_secs(34)).await.unwrap();
+    told.read_to_string(&mut said).await.unwrap();
+    let status = process.wait().await.unwrap();
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("still trying"), "{said}");
+    assert!(said.contains("it succeeds again after"), "{said}");
+    assert_counted_once(&app, 300).await;
 }
