@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Random, Read, Recorder,
-    Repeats, Replace, Retry, Store, StoreError,
+    LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Random, Read,
+    Recorder, Repeats, Replace, Retry, Store, StoreError,
 };
 
-use crate::audit::LedgerOf;
+use crate::audit::{LedgerOf, Pacing};
 use crate::batch::{Batch, Share};
 use crate::plan::{Verdict, the_record};
 use crate::record::Record;
@@ -28,6 +28,8 @@ pub(crate) struct Context<'a> {
     pub(crate) random: &'a Random,
     pub(crate) recorder: &'a dyn Recorder,
     pub(crate) deadline: Deadline,
+    /// What holds listings back.
+    pub(crate) pacing: Option<&'a dyn Pacing>,
 }
 
 impl Context<'_> {
@@ -49,6 +51,26 @@ impl Context<'_> {
     {
         let again = |error: &StoreError| self.retried(pipeline, error);
         self.retry.run(self.deadline, again, read).await
+    }
+
+    /// Reads a part of a listing, when it may be read.
+    pub(crate) async fn list<A, Read, Reading>(
+        &self,
+        pipeline: &PipelineName,
+        read: Read,
+    ) -> Result<Listed<A>, StoreError>
+    where
+        Read: FnMut() -> Reading,
+        Reading: Future<Output = Result<Listed<A>, StoreError>>,
+    {
+        if let Some(pacing) = self.pacing {
+            pacing.before().await;
+        }
+        let listed = self.read(pipeline, read).await?;
+        if let Some(pacing) = self.pacing {
+            pacing.after(listed.read_units);
+        }
+        Ok(listed)
     }
 
     fn retried(&self, pipeline: &PipelineName, error: &StoreError) {

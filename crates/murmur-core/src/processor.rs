@@ -244,6 +244,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             random: &self.random,
             recorder: &*self.recorder,
             deadline,
+            pacing: None,
         }
     }
 
