@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use indicatif::HumanCount;
 use murmur_core::AuditProgress;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{LENGTH, ShowProgress, To, tenths, write_line};
 use crate::reconcile::{ReconcileProgress, ReconcileStep};
@@ -228,8 +228,11 @@ mod tests {
         }
         let lines = out.lines();
         assert_eq!(lines.len(), 7);
-        let audit: &Value = &lines[6];
-        assert_eq!((&audit["event"], &audit["pass"]), (&json!("audit"), &json!(2)));
+        let audit = &lines[6];
+        assert_eq!(
+            (&audit["event"], &audit["pass"]),
+            (&json!("audit"), &json!(2))
+        );
     }
 
     #[test]

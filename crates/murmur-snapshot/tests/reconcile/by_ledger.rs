@@ -7,8 +7,8 @@ use murmur_core::{
     AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, ProcessorBuilder, Sum,
     Window,
 };
+use murmur_snapshot::{Findings, ReconcileError, ReconcileStep, Reconciled};
 use murmur_state::{Key, Place, RetryPolicy, StoreError, Timestamp};
-use murmur_state::{Key, Place, StoreError, Timestamp};
 
 use crate::world::{NOW, Order, Put, World, definition, name, put};
 
