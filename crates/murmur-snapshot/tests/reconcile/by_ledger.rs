@@ -8,7 +8,7 @@ use murmur_core::{
     Window,
 };
 use murmur_snapshot::{Findings, ReconcileError, ReconcileStep, Reconciled};
-use murmur_state::{Key, Place, RetryPolicy, StoreError, Timestamp};
+use murmur_state::{Clock, Key, Place, RetryPolicy, StoreError, Timestamp};
 
 use crate::world::{NOW, Order, Put, World, definition, name, put};
 
