@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    LEDGER_MODE, Ledger, Monoid, Once, Outcome, Owner, PipelineName, Read, Recorder, Repeats,
-    Replace, Retry, Store, StoreError, Tokens,
+    LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Read, Recorder,
+    Repeats, Replace, Retry, Store, StoreError, Tokens,
 };
 
-use crate::audit::LedgerOf;
+use crate::audit::{LedgerOf, Pacing};
 use crate::batch::{Batch, Share};
 use crate::plan::{Verdict, the_record};
 use crate::record::Record;
@@ -27,6 +27,8 @@ pub(crate) struct Context<'a> {
     pub(crate) tokens: &'a Tokens,
     pub(crate) recorder: &'a dyn Recorder,
     pub(crate) deadline: Deadline,
+    /// What holds listings back.
+    pub(crate) pacing: Option<&'a dyn Pacing>,
 }
 
 impl Context<'_> {
@@ -53,6 +55,26 @@ impl Context<'_> {
     /// Until when an operation that begins now may take, its retries included.
     fn operation_deadline(&self) -> Deadline {
         self.retry.batch_deadline(self.deadline)
+    }
+
+    /// Reads a part of a listing, when it may be read.
+    pub(crate) async fn list<A, Read, Reading>(
+        &self,
+        pipeline: &PipelineName,
+        read: Read,
+    ) -> Result<Listed<A>, StoreError>
+    where
+        Read: FnMut() -> Reading,
+        Reading: Future<Output = Result<Listed<A>, StoreError>>,
+    {
+        if let Some(pacing) = self.pacing {
+            pacing.before().await;
+        }
+        let listed = self.read(pipeline, read).await?;
+        if let Some(pacing) = self.pacing {
+            pacing.after(listed.read_units);
+        }
+        Ok(listed)
     }
 
     fn retried(&self, pipeline: &PipelineName, error: &StoreError) {

@@ -16,9 +16,10 @@ mod record;
 mod window;
 
 pub use audit::{
-    AuditError, Audited, Compared, Difference, Found, Inspection, InspectionError,
-    InspectionOptions, ItemDifference, KeyDifference, LedgerFindings, LedgerInspection, LookUp,
-    Mending, RecountFindings, RecountInspection,
+    AuditError, AuditOptions, AuditProgress, Audited, Compared, Contributing, Difference, Found,
+    Inspection, InspectionError, InspectionOptions, ItemDifference, ItemSet, KeyDifference,
+    LedgerFindings, LedgerInspection, LookUp, Mending, Pacing, RecountFindings, RecountInspection,
+    Recounted,
 };
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
 pub use from_item::from_item;

@@ -7,7 +7,7 @@ use murmur_state::{
 };
 use smallvec::SmallVec;
 
-use crate::audit::{self, AuditError, Audited, Inspection, InspectionOptions};
+use crate::audit::{self, AuditError, AuditOptions, Audited, Inspection, InspectionOptions};
 use crate::batch::{Addition, Additions, Batch, Rows, Share};
 use crate::decode::Side;
 use crate::delivery::{Context, Delivery};
@@ -402,7 +402,7 @@ pub(crate) trait Run<T>: Send + Sync {
     /// Whether the state is what the ledger says.
     fn audit<'a>(
         &'a self,
-        max_listed: usize,
+        options: &'a AuditOptions,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<Audited, AuditError>>;
 }
@@ -620,7 +620,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
 
     fn audit<'a>(
         &'a self,
-        max_listed: usize,
+        options: &'a AuditOptions,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<Audited, AuditError>> {
         Box::pin(async move {
@@ -630,7 +630,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
                 });
             };
             let plan = (&self.name, &self.plan);
-            audit::audit(plan, (ledger, self.delivery.state()), max_listed, context).await
+            audit::audit(plan, (ledger, self.delivery.state()), options, context).await
         })
     }
 }

@@ -301,6 +301,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             tokens: &self.tokens,
             recorder: &*self.recorder,
             deadline,
+            pacing: None,
         }
     }
 

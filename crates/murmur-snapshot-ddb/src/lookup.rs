@@ -1,7 +1,8 @@
 //! Items of the table, one by one.
 
+use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use murmur_core::item_key;
-use murmur_snapshot::{LookedUp, Lookup, SourceError};
+use murmur_snapshot::{Look, LookedUp, Lookup, SourceError};
 use murmur_state::ItemId;
 
 use crate::attributes::Attributes;
@@ -22,7 +23,7 @@ impl Lookup for ParallelScan {
         }
     }
 
-    async fn look_up(&self, item: &ItemId) -> Result<LookedUp, SourceError> {
+    async fn look_up(&self, item: &ItemId) -> Result<Look, SourceError> {
         let table = self.described().await?;
         let key: Option<Attributes> = item_key(item).map(Into::into);
         let key = key.filter(|key| {
@@ -41,17 +42,24 @@ impl Lookup for ParallelScan {
             .table_name(&self.table)
             .set_key(Some(key))
             .consistent_read(true)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .customize()
             .config_override(self.settings())
             .send()
             .await
             .map_err(|error| error::of(self, Operation::GetItem, error))?;
-        Ok(match answer.item.filter(|item| !item.is_empty()) {
+        let found = match answer.item.filter(|item| !item.is_empty()) {
             None => LookedUp::Gone,
             Some(attributes) => match self.row(table, attributes) {
                 Ok(row) => LookedUp::Row(row),
                 Err(bad) => LookedUp::Bad(bad),
             },
+        };
+        Ok(Look {
+            found,
+            read_units: answer
+                .consumed_capacity
+                .and_then(|used| used.capacity_units),
         })
     }
 }

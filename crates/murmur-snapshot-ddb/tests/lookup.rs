@@ -56,11 +56,11 @@ async fn what_is_gone_is_gone_at_once() {
     let scan = scan(&dynamo, &table);
     let item = key("o0", 1);
     assert!(matches!(
-        scan.look_up(&item).await.unwrap(),
+        scan.look_up(&item).await.unwrap().found,
         LookedUp::Row(_)
     ));
     remove(&dynamo, &table, "o0", 1).await;
-    assert_eq!(scan.look_up(&item).await.unwrap(), LookedUp::Gone);
+    assert_eq!(scan.look_up(&item).await.unwrap().found, LookedUp::Gone);
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! How fast a source is read.
 
 use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use murmur_state::OptionError;
+use futures::future::BoxFuture;
+use murmur_core::Pacing;
+use murmur_state::{Clock, OptionError};
 
 use crate::source::{Description, Page};
 
@@ -127,10 +130,24 @@ impl Pace {
         if self.longest == 0.0 && self.reading > 0 {
             return May::Learn;
         }
-        let early = self.paid_at - CREDIT.as_secs_f64() - now.as_secs_f64();
-        match Duration::try_from_secs_f64(early) {
-            Ok(wait) if !wait.is_zero() => May::Wait(wait),
-            _ => May::Begin,
+        self.rest(now).map_or(May::Begin, May::Wait)
+    }
+
+    /// How many units a second there are; `None` without a limit.
+    pub(crate) fn per_second(&self) -> Option<f64> {
+        self.per_second
+    }
+
+    /// How long reading rests until what was read is paid for; `None` if it is.
+    pub(crate) fn rest(&self, now: Duration) -> Option<Duration> {
+        self.per_second?;
+        rest(self.paid_at, now)
+    }
+
+    /// Something beside pages was read, or cost so much less than was said before.
+    pub(crate) fn spend(&mut self, now: Duration, units: f64) {
+        if let Some(per_second) = self.per_second {
+            self.paid_at = from(self.paid_at, now) + units / per_second;
         }
     }
 
@@ -155,8 +172,7 @@ impl Pace {
                 .max(1.0);
             (rows, rows * per_row)
         };
-        self.paid_at =
-            self.paid_at.max(now.as_secs_f64() - CREDIT.as_secs_f64()) + units / per_second;
+        self.paid_at = from(self.paid_at, now) + units / per_second;
         // Saturates, as casts of floats do.
         let limit = NonZeroU32::new(rows as u32);
         Reserved { limit, units }
@@ -188,6 +204,115 @@ impl Pace {
     /// The page did not come.
     pub(crate) fn gave_up(&mut self) {
         self.reading = self.reading.saturating_sub(1);
+    }
+}
+
+/// From when on what is read next is paid for.
+fn from(paid_at: f64, now: Duration) -> f64 {
+    paid_at.max(now.as_secs_f64() - CREDIT.as_secs_f64())
+}
+
+fn rest(paid_at: f64, now: Duration) -> Option<Duration> {
+    let early = paid_at - CREDIT.as_secs_f64() - now.as_secs_f64();
+    let rest = Duration::try_from_secs_f64(early).ok();
+    rest.filter(|rest| !rest.is_zero())
+}
+
+/// What a part of a listing is taken to cost before one has told: 1 MB, read consistently.
+const FIRST_PART: f64 = 128.0;
+
+/// How long a listing rests before it looks again whether it may go on: another part may have cost
+/// less than was set aside.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Keeps a budget for parts of listings, whose size cannot be chosen: for each that is under way so
+/// much is set aside as the last one cost.
+pub(crate) struct Account {
+    clock: Arc<dyn Clock>,
+    per_second: Option<f64>,
+    books: Mutex<Books>,
+}
+
+struct Books {
+    paid_at: f64,
+    /// What the last part cost.
+    last: f64,
+    under_way: f64,
+    reserved: f64,
+}
+
+impl Account {
+    pub(crate) fn new(per_second: Option<f64>, clock: Arc<dyn Clock>) -> Self {
+        Self {
+            clock,
+            per_second,
+            books: Mutex::new(Books {
+                paid_at: 0.0,
+                last: FIRST_PART,
+                under_way: 0.0,
+                reserved: 0.0,
+            }),
+        }
+    }
+
+    /// Sets aside what a part costs; how long to rest before that if it is too early.
+    fn begin(&self, per_second: f64) -> Option<Duration> {
+        let now = self.clock.monotonic();
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rest) = rest(books.paid_at, now) {
+            return Some(rest);
+        }
+        books.paid_at = from(books.paid_at, now) + books.last / per_second;
+        books.reserved += books.last;
+        books.under_way += 1.0;
+        None
+    }
+}
+
+impl Pacing for Account {
+    fn before(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            let Some(per_second) = self.per_second else {
+                return;
+            };
+            while let Some(rest) = self.begin(per_second) {
+                self.clock.sleep(rest.min(LOOK_AGAIN)).await;
+            }
+        })
+    }
+
+    fn after(&self, read_units: Option<f64>) {
+        let Some(per_second) = self.per_second else {
+            return;
+        };
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let reserved = books.reserved / books.under_way.max(1.0);
+        let units = read_units.unwrap_or_default();
+        books.reserved -= reserved;
+        books.under_way -= 1.0;
+        books.paid_at += (units - reserved) / per_second;
+        books.last = units;
+    }
+}
+
+impl ReadBudget {
+    /// What keeps an [audit](murmur_core::Processor::audit) to this budget, which is then for the
+    /// tables that it lists, ledger and state together. A store that does not know what its listings
+    /// cost is not held back.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] for a budget that cannot be kept, or is a percentage: there are two tables.
+    pub fn pacing(self, clock: Arc<dyn Clock>) -> Result<Arc<dyn Pacing>, OptionError> {
+        Pace::check(self)?;
+        match self {
+            Self::Unlimited => Ok(Arc::new(Account::new(None, clock))),
+            Self::UnitsPerSecond(units) => Ok(Arc::new(Account::new(Some(units), clock))),
+            Self::PercentOfProvisioned(_) => {
+                let reason = "an audit lists several tables; give units a second";
+                Err(OptionError::new(OPTION, reason))
+            }
+        }
     }
 }
 

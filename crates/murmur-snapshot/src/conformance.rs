@@ -90,7 +90,11 @@ pub async fn lookup<S: Lookup>(source: &S, gone: &ItemId) {
         .collect();
     assert!(!rows.is_empty(), "give the source a row to look up");
     for row in rows {
-        let found = source.look_up(&row.item_id).await.expect("it is looked up");
+        let found = source
+            .look_up(&row.item_id)
+            .await
+            .expect("it is looked up")
+            .found;
         let LookedUp::Row(found) = found else {
             panic!(
                 "item `{}` is in a page, and looked up {found:?}",
@@ -99,7 +103,7 @@ pub async fn lookup<S: Lookup>(source: &S, gone: &ItemId) {
         };
         assert_eq!(&found, row, "an item is looked up as its page has it");
     }
-    let found = source.look_up(gone).await.expect("it is looked up");
+    let found = source.look_up(gone).await.expect("it is looked up").found;
     assert_eq!(found, LookedUp::Gone, "item `{gone}` is not there");
 }
 

@@ -27,7 +27,7 @@ pub use bootstrap::Bootstrap;
 pub use budget::ReadBudget;
 pub use error::{BootstrapError, SourceError};
 pub use jsonl::{JsonLines, JsonLinesBuilder, KeyType};
-pub use lookup::{LookedUp, Lookup};
+pub use lookup::{Look, LookedUp, Lookup};
 pub use reconcile::{
     Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
     ReconciledPipeline,

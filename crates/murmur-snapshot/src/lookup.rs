@@ -34,7 +34,26 @@ pub trait Lookup: Source {
     fn holds_every_item(&self) -> Result<(), SourceError>;
 
     /// The item as it is now.
-    fn look_up(&self, item: &ItemId) -> impl Future<Output = Result<LookedUp, SourceError>> + Send;
+    fn look_up(&self, item: &ItemId) -> impl Future<Output = Result<Look, SourceError>> + Send;
+}
+
+/// What looking an item up gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    /// The item.
+    pub found: LookedUp,
+    /// What it cost in read units, where the source knows.
+    pub read_units: Option<f64>,
+}
+
+impl From<LookedUp> for Look {
+    /// What was found, at a cost that is not known.
+    fn from(found: LookedUp) -> Self {
+        Self {
+            found,
+            read_units: None,
+        }
+    }
 }
 
 /// An item as it was looked up.
@@ -54,7 +73,7 @@ impl<S: Lookup> Lookup for Arc<S> {
         S::holds_every_item(self)
     }
 
-    async fn look_up(&self, item: &ItemId) -> Result<LookedUp, SourceError> {
+    async fn look_up(&self, item: &ItemId) -> Result<Look, SourceError> {
         S::look_up(self, item).await
     }
 }

@@ -1,8 +1,9 @@
+use std::fmt;
 use std::ops::AddAssign;
 use std::time::Duration;
 
 use murmur_core::RecordOutcome;
-use murmur_state::{HandoffToken, Outage, PipelineName};
+use murmur_state::{HandoffToken, ItemId, Outage, PipelineName};
 use serde::{Deserialize, Serialize};
 
 /// What became of the rows.
@@ -136,6 +137,18 @@ pub struct RejectedRow {
     pub pipeline: Option<PipelineName>,
     /// Why, with all causes.
     pub reason: String,
+}
+
+/// The row as people write its key, where it is named by one, and why: `order_id = "o1": …`.
+impl fmt::Display for RejectedRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", shown_row(&self.id), self.reason)
+    }
+}
+
+/// A row's event as people write it.
+pub(crate) fn shown_row(event: &str) -> String {
+    ItemId::of_scan_event(event).map_or_else(|| event.to_owned(), |item| item.to_string())
 }
 
 /// The first row that was rejected, of a source of which every row was.

@@ -21,7 +21,7 @@ use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, Recorder, Retry
 use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
 use crate::rejections::Rejections;
-use crate::report::{Counts, FirstRejected, Progress, RejectedRow, Tally};
+use crate::report::{Counts, FirstRejected, Progress, RejectedRow, Tally, shown_row};
 use crate::segment_row::SegmentRows;
 use crate::segments::{Ask, Next, Save, Segments, Took};
 use crate::source::{BadRow, Page, Source};
@@ -371,7 +371,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             Some(row) => Err(BootstrapError::RowBlocked {
                 source_name: self.source.name().to_owned(),
                 segment,
-                row: row.to_owned(),
+                row: shown_row(row),
             }),
         }
     }
@@ -544,7 +544,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         BootstrapError::Row {
             source_name: self.source.name().to_owned(),
             segment,
-            row: row.to_owned(),
+            row: shown_row(row),
             source,
         }
     }

@@ -1,3 +1,5 @@
+mod checks;
+
 use std::fmt;
 use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +17,8 @@ const INTERVAL: Duration = Duration::from_secs(10);
 /// The length of a bar: its position is the share done.
 const LENGTH: u64 = 1000;
 
-/// Shows people how a bootstrap goes: a bar on a terminal, elsewhere lines of JSON.
+/// Shows people how a bootstrap, a [reconcile](ShowProgress::show_reconcile) or an
+/// [audit](ShowProgress::show_audit) goes: a bar on a terminal, elsewhere lines of JSON.
 ///
 /// Both tell rows, rows a second, read units, the share done and the time left; the latter two are
 /// estimates, since a table's number of rows is one (DynamoDB renews it every six hours or so).
@@ -67,6 +70,8 @@ struct State {
     rows_before: u64,
     /// When a page was last told of.
     told: Option<Duration>,
+    /// The step of a reconcile or an audit that was told of.
+    step: String,
 }
 
 impl ShowProgress {
@@ -105,7 +110,7 @@ impl ShowProgress {
             *state = State {
                 run: (*run).to_owned(),
                 rows_before: earlier.counts.rows,
-                told: None,
+                ..State::default()
             };
         }
         match &self.to {
@@ -115,12 +120,16 @@ impl ShowProgress {
                     return;
                 };
                 line["run"] = json!(state.run);
-                let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-                // Nobody may be there to read it any more.
-                let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+                write_line(out, &line);
             }
         }
     }
+}
+
+fn write_line(out: &Mutex<Box<dyn Write + Send>>, line: &Value) {
+    let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
+    // Nobody may be there to read it any more.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 fn bar(bar: ProgressBar) -> ProgressBar {
@@ -299,7 +308,7 @@ mod tests {
     use crate::report::Earlier;
 
     #[derive(Clone, Default)]
-    struct Shared(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Shared(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Shared {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
@@ -313,7 +322,7 @@ mod tests {
     }
 
     impl Shared {
-        fn lines(&self) -> Vec<Value> {
+        pub(super) fn lines(&self) -> Vec<Value> {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
             text.lines()
                 .map(|line| serde_json::from_str(line).unwrap())

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
 use murmur_snapshot::{
-    Cursor, Description, LookedUp, Lookup, Page, Source, SourceError, conformance,
+    Cursor, Description, Look, LookedUp, Lookup, Page, Source, SourceError, conformance,
 };
 use murmur_state::{HandoffToken, ItemId};
 use support::{Table, rows};
@@ -58,7 +58,7 @@ impl<F: Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static> Lookup for 
     fn holds_every_item(&self) -> Result<(), SourceError> {
         Ok(())
     }
-    async fn look_up(&self, item: &ItemId) -> Result<LookedUp, SourceError> {
+    async fn look_up(&self, item: &ItemId) -> Result<Look, SourceError> {
         let mut rows = self.0.segments.iter().flatten();
         let row = rows.find(|row| row.item_id == *item);
         let mut page = Page {
@@ -66,7 +66,8 @@ impl<F: Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static> Lookup for 
             ..Page::default()
         };
         (self.1)(LOOKED_UP, None, &mut page);
-        Ok(page.rows.pop().map_or(LookedUp::Gone, LookedUp::Row))
+        let found = page.rows.pop().map_or(LookedUp::Gone, LookedUp::Row);
+        Ok(found.into())
     }
 }
 

@@ -4,8 +4,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use murmur_state::{
     Add, Additive, Binding, Deadline, ExactlyOnce, ItemId, KeepsGreatest, KeepsLeast, Key, Known,
-    Ledger, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place, Read, Replace,
-    StateRow, Store, StoreError,
+    Ledger, ListSegment, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place,
+    Read, Replace, StateRow, Store, StoreError,
 };
 
 use crate::attribute::{Item, V, integer, number};
@@ -193,10 +193,11 @@ impl<M: Additive> Ledger<M> for Int64SumStore {
         &self,
         pipeline: &PipelineName,
         markers: &Deduper,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
         let books = self.books(pipeline, markers, Deadline::NONE);
-        books.list(after).await
+        books.list(segment, after).await
     }
 
     async fn mend(

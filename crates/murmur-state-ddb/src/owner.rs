@@ -8,7 +8,9 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use murmur_state::{Binding, Deadline, Key, LEDGER_MODE, PipelineName, Place, StoreError};
+use murmur_state::{
+    Binding, Deadline, Key, LEDGER_MODE, ListSegment, PipelineName, Place, StoreError,
+};
 
 use crate::attribute::{Item, PK, SK, STREAM, integer, number, text};
 use crate::change::Change;
@@ -153,7 +155,8 @@ impl Pair<'_> {
         if &*self.binding.mode != LEDGER_MODE {
             return Ok(true);
         }
-        let (rows, _) = self.table.scan(None, None, Some(1)).await?;
+        let page = self.table.scan(None, None, Some(1), ListSegment::WHOLE);
+        let rows = page.await?.rows;
         if rows.is_empty() {
             return Ok(true);
         }

@@ -3,9 +3,13 @@
 use std::collections::{HashMap, HashSet};
 
 use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnValue, TransactWriteItem};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, ReturnConsumedCapacity, ReturnValue, TransactWriteItem,
+};
 use futures::{StreamExt, TryStreamExt, stream};
-use murmur_state::{Add, Deadline, Key, Listed, Place, RetryPolicy, StateRow, StoreError};
+use murmur_state::{
+    Add, Deadline, Key, ListSegment, Listed, Place, RetryPolicy, StateRow, StoreError,
+};
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, integer, no_traces, row_key, wrong_shape};
 use crate::change::Change;
@@ -20,6 +24,15 @@ const CHUNK: usize = 100;
 
 /// Answers in a row that bring nothing, after which a read is given up as throttled.
 const FRUITLESS: u32 = 10;
+
+/// A page of a table.
+pub(crate) struct Scanned {
+    pub(crate) rows: Vec<Item>,
+    /// The key of the last item that was looked at; `None` for the last page.
+    pub(crate) last: Option<Item>,
+    /// What it cost, if the server says.
+    pub(crate) read_units: Option<f64>,
+}
 
 impl Table {
     /// The values of `keys`, one answer each, in their order.
@@ -129,7 +142,13 @@ impl Table {
         decode: impl Fn(&Key, &Item) -> Result<V, StoreError>,
     ) -> Result<Listed<StateRow<V>>, StoreError> {
         let start = after.map(|after| self.key_named(after)).transpose()?;
-        let (rows, last) = self.scan(start.as_ref().map(row_key), None, None).await?;
+        let Scanned {
+            rows,
+            last,
+            read_units,
+        } = self
+            .scan(start.as_ref().map(row_key), None, None, ListSegment::WHOLE)
+            .await?;
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
             let key = self.key_of(&row)?;
@@ -149,6 +168,7 @@ impl Table {
         Ok(Listed {
             entries,
             next: last.as_ref().map(listed_at),
+            read_units,
         })
     }
 
@@ -166,23 +186,29 @@ impl Table {
         })
     }
 
-    /// A page of the table's items, read consistently, and the key of the last item that was
-    /// looked at; `None` for the last page. With `prefix`, only items whose `pk` begins with it;
-    /// with `limit`, of so many that are looked at.
+    /// A page of the items of a segment of the table, read consistently. With `prefix`, only items
+    /// whose `pk` begins with it; with `limit`, of so many that are looked at.
     pub(crate) async fn scan(
         &self,
         start: Option<Item>,
         prefix: Option<&str>,
         limit: Option<i32>,
-    ) -> Result<(Vec<Item>, Option<Item>), StoreError> {
+        segment: ListSegment,
+    ) -> Result<Scanned, StoreError> {
         let place = self.place();
         let mut request = self
             .client
             .scan()
             .table_name(&*self.name)
             .consistent_read(true)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .set_limit(limit)
             .set_exclusive_start_key(start);
+        if segment != ListSegment::WHOLE {
+            request = request
+                .segment(segment.number().cast_signed())
+                .total_segments(segment.of().get().cast_signed());
+        }
         if let Some(prefix) = prefix {
             request = request
                 .filter_expression("begins_with(pk, :prefix)")
@@ -194,8 +220,13 @@ impl Table {
             .send()
             .await
             .map_err(|error| store_error(&place, Access::Read, error))?;
-        let last = answer.last_evaluated_key.filter(|last| !last.is_empty());
-        Ok((answer.items.unwrap_or_default(), last))
+        Ok(Scanned {
+            rows: answer.items.unwrap_or_default(),
+            last: answer.last_evaluated_key.filter(|last| !last.is_empty()),
+            read_units: answer
+                .consumed_capacity
+                .and_then(|used| used.capacity_units),
+        })
     }
 
     fn key_of(&self, row: &Item) -> Result<Key, StoreError> {

@@ -18,14 +18,16 @@
     reason = "a broken promise is a panic here"
 )]
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use futures::future::join_all;
 
 use crate::{
     Add, Binding, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
-    ItemId, Key, Known, Ledger, MAX_KEYS, Mend, Monoid, Once, Outcome, Owner, PipelineName,
-    Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store, StoreError, Tokens,
+    ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once, Outcome, Owner,
+    PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store,
+    StoreError, Tokens,
 };
 
 const TASKS: u64 = 8;
@@ -553,28 +555,21 @@ where
             assert_eq!(found, wanted.map(|entry| (&entry.at, &entry.now)), "{item}");
         }
 
-        let mut listed = Vec::new();
-        let mut after: Option<String> = None;
-        loop {
-            let part = self
-                .store
-                .list_known(&pipeline(), markers, after.as_deref())
-                .await
-                .unwrap();
-            listed.extend(part.entries);
-            after = part.next;
-            if after.is_none() {
-                break;
+        for segments in [1, 3] {
+            let listed = self.listed_in(markers, segments).await;
+            for (item, known) in asked.iter().zip(&known).take(entries.len()) {
+                let found: Vec<_> = listed.iter().filter(|known| known.item == *item).collect();
+                assert_eq!(
+                    found.len(),
+                    1,
+                    "{item} is listed once in {segments} segments"
+                );
+                assert_eq!(
+                    found.first().copied(),
+                    known.as_ref(),
+                    "{item} as it is listed"
+                );
             }
-        }
-        for (item, known) in asked.iter().zip(known).take(entries.len()) {
-            let found: Vec<_> = listed.iter().filter(|known| known.item == *item).collect();
-            assert_eq!(found.len(), 1, "{item} is listed once");
-            assert_eq!(
-                found.first().copied(),
-                known.as_ref(),
-                "{item} as it is listed"
-            );
         }
 
         let mut rows = Vec::new();
@@ -592,6 +587,28 @@ where
             assert_eq!(found.len(), 1, "{} is listed once", add.key);
             assert_eq!((&found[0].value, found[0].ttl), (&add.value, add.ttl));
         }
+    }
+
+    /// All items that are known, listed segment by segment.
+    async fn listed_in(&self, markers: &S::Markers, segments: u32) -> Vec<Known<M::Value>> {
+        let of = NonZeroU32::new(segments).unwrap();
+        let mut listed = Vec::new();
+        for segment in ListSegment::all(of) {
+            let mut after: Option<String> = None;
+            loop {
+                let part = self
+                    .store
+                    .list_known(&pipeline(), markers, segment, after.as_deref())
+                    .await
+                    .unwrap();
+                listed.extend(part.entries);
+                after = part.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        listed
     }
 
     async fn items_are_mended_as_they_were_known(&self, markers: &S::Markers) {

@@ -139,6 +139,9 @@ impl fmt::Display for EventId {
     }
 }
 
+/// How the events of a scan begin.
+const SCAN: &str = "scan/";
+
 /// The name of a source item, made of its primary key: the same in a scan and in the stream.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ItemId(Arc<str>);
@@ -179,13 +182,40 @@ impl ItemId {
 
     /// The event that is "this item was scanned": the same in every run over the same table.
     pub fn scan_event(&self) -> EventId {
-        EventId(format!("scan/{}", self.0).into())
+        EventId(format!("{SCAN}{}", self.0).into())
+    }
+
+    /// The item of which `event` tells that [it was scanned](ItemId::scan_event), if it does.
+    pub fn of_scan_event(event: &str) -> Option<Self> {
+        event.strip_prefix(SCAN).map(Self::from_text)
     }
 }
 
+/// As people write it: `order_id = "o18104"`, attributes of a primary key separated by commas,
+/// numbers as they are, bytes as `0x01ff`. A name that was made of anything else is shown as its
+/// parts, or as its text if it has none. What is kept, or compared, is [`as_str`](ItemId::as_str).
 impl fmt::Display for ItemId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let Some(parts) = self.parts() else {
+            return f.write_str(&self.0);
+        };
+        let is_key = |attribute: &[&str]| matches!(attribute, [_, "S" | "N" | "B" | "?", _]);
+        if !parts.chunks(3).all(is_key) {
+            return f.write_str(&parts.join(", "));
+        }
+        for (place, attribute) in parts.chunks(3).enumerate() {
+            let &[name, kind, text] = attribute else {
+                continue;
+            };
+            let separator = if place == 0 { "" } else { ", " };
+            write!(f, "{separator}{name} = ")?;
+            match kind {
+                "S" => write!(f, "{text:?}")?,
+                "B" => write!(f, "0x{text}")?,
+                _ => f.write_str(text)?,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -335,6 +365,21 @@ fn push_part(into: &mut String, part: &str) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn items_are_shown_as_people_write_keys() {
+        let shown = |parts: &[&str]| ItemId::from_parts(parts.iter().copied()).to_string();
+        assert_eq!(shown(&["order_id", "S", "o18104"]), "order_id = \"o18104\"");
+        let key = ["pk", "B", "01ff", "sk", "N", "-3"];
+        assert_eq!(shown(&key), "pk = 0x01ff, sk = -3");
+        assert_eq!(shown(&["a", "S", "say \"x\"\r"]), r#"a = "say \"x\"\r""#);
+        assert_eq!(shown(&["line 7"]), "line 7");
+        assert_eq!(ItemId::from_text("odd").to_string(), "odd");
+        let item = ItemId::from_parts(["id", "S", "o1"]);
+        let event = item.scan_event();
+        assert_eq!(ItemId::of_scan_event(event.as_str()), Some(item));
+        assert_eq!(ItemId::of_scan_event("f00"), None);
+    }
 
     fn number(digits: &str) -> SequenceNumber {
         SequenceNumber::new(digits).unwrap()

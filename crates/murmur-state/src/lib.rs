@@ -33,8 +33,9 @@ pub use outage::{Outage, Roughly};
 pub use retry::{Attempts, Retry, RetryPolicy};
 pub use service::CallFailure;
 pub use store::{
-    Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, Listed, MAX_KEYS,
-    Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow, Store,
+    Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, ListSegment,
+    Listed, MAX_KEYS, Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow,
+    Store,
 };
 pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};
 pub use tokens::{NoRandomness, Tokens};

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,8 +12,8 @@ use crate::error::{Fault, Place, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
 use crate::monoid::{Group, Monoid, Overflow};
 use crate::store::{
-    Add, Binding, ExactlyOnce, Known, Ledger, Listed, MAX_KEYS, Mend, Once, Outcome, Position,
-    Read, Replace, StateRow, Store,
+    Add, Binding, ExactlyOnce, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome,
+    Position, Read, Replace, StateRow, Store,
 };
 use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 
@@ -168,6 +169,7 @@ impl<M: Monoid> Read<M::Value> for MemoryStore<M> {
         Ok(Listed {
             entries: self.rows(),
             next: None,
+            read_units: None,
         })
     }
 }
@@ -437,14 +439,22 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         &self,
         _pipeline: &PipelineName,
         _markers: &MemoryDeduper,
+        segment: ListSegment,
         _after: Option<&str>,
     ) -> Result<Listed<Known<M::Value>>, StoreError> {
         let inner = self.lock();
-        let mut entries: Vec<_> = inner.ledger.values().cloned().collect();
+        let of_segment = |known: &&Known<M::Value>| {
+            // Unseeded, so that every listing divides the items alike.
+            let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&known.item);
+            hash % u64::from(segment.of().get()) == u64::from(segment.number())
+        };
+        let entries = inner.ledger.values().filter(of_segment);
+        let mut entries: Vec<_> = entries.cloned().collect();
         entries.sort_unstable_by(|one, other| one.item.cmp(&other.item));
         Ok(Listed {
             entries,
             next: None,
+            read_units: None,
         })
     }
 

@@ -160,6 +160,15 @@ impl Retry {
         self
     }
 
+    /// The same by another policy; what is known of an outage stays shared.
+    #[must_use]
+    pub fn by(&self, policy: RetryPolicy) -> Self {
+        Self {
+            policy,
+            ..self.clone()
+        }
+    }
+
     /// The policy followed.
     pub fn policy(&self) -> &RetryPolicy {
         &self.policy

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -107,6 +108,39 @@ pub struct Listed<T> {
     pub entries: Vec<T>,
     /// What the next part is asked for with; `None` if this is the last.
     pub next: Option<String>,
+    /// What reading it cost in read units, where the store knows.
+    pub read_units: Option<f64>,
+}
+
+/// One of the segments of a listing, which are listed side by side: each has its own `after`.
+/// Together they hold every entry once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListSegment {
+    number: u32,
+    of: NonZeroU32,
+}
+
+impl ListSegment {
+    /// The only segment of a listing that is not divided.
+    pub const WHOLE: Self = Self {
+        number: 0,
+        of: NonZeroU32::MIN,
+    };
+
+    /// All segments of a listing that is divided into `of`; DynamoDB takes up to 1,000,000.
+    pub fn all(of: NonZeroU32) -> impl Iterator<Item = Self> {
+        (0..of.get()).map(move |number| Self { number, of })
+    }
+
+    /// Which one it is, counted from 0.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// How many there are.
+    pub fn of(&self) -> NonZeroU32 {
+        self.of
+    }
 }
 
 /// Where a version of an item was seen.
@@ -424,7 +458,8 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Vec<Option<Known<M::Value>>>, StoreError>> + Send;
 
-    /// A part of all items that are known, as [`Read::list`] lists rows.
+    /// A part of the items that are known in `segment`, as [`Read::list`] lists rows. A listing goes
+    /// on with the same number of segments that it began with.
     ///
     /// # Errors
     ///
@@ -437,6 +472,7 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         &self,
         pipeline: &PipelineName,
         markers: &Self::Markers,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> impl Future<Output = Result<Listed<Known<M::Value>>, StoreError>> + Send;
 
@@ -537,9 +573,10 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
         &self,
         pipeline: &PipelineName,
         markers: &Self::Markers,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<M::Value>>, StoreError> {
-        S::list_known(self, pipeline, markers, after).await
+        S::list_known(self, pipeline, markers, segment, after).await
     }
 
     async fn mend(

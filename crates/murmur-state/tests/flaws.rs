@@ -11,9 +11,9 @@ use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, ItemId, Key,
-    Known, Ledger, Listed, MAX_KEYS, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
-    PipelineName, Place, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow, Store,
-    StoreError, Tokens,
+    Known, Ledger, ListSegment, Listed, MAX_KEYS, MemoryDeduper, MemoryStore, Mend, Once, Outcome,
+    Owner, PipelineName, Place, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow,
+    Store, StoreError, Tokens,
 };
 use total::Total;
 
@@ -240,9 +240,10 @@ impl Ledger<Total> for Flawed {
         &self,
         pipeline: &PipelineName,
         markers: &MemoryDeduper,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
-        let listed = self.inner.list_known(pipeline, markers, after);
+        let listed = self.inner.list_known(pipeline, markers, segment, after);
         let mut listed = listed.await?;
         if self.flaw == Flaw::ListsNotAllItems {
             listed.entries.pop();

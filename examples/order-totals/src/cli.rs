@@ -1,4 +1,4 @@
-//! What the commands share: arguments, progress, signals, exit statuses.
+//! What the commands share: arguments, progress, exit statuses.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::Context;
 use aws_sdk_dynamodb::Client;
+use clap::value_parser;
 use murmur_core::{KeyDifference, Pipeline};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
@@ -25,7 +26,7 @@ use crate::Order;
 /// The exit status of a command that failed.
 pub const FAILED: u8 = 1;
 
-/// The exit status of a bootstrap that was stopped before its end.
+/// The exit status of a command that was stopped before its end.
 pub const STOPPED: u8 = 3;
 
 /// The exit status of a bootstrap that found rows that can never count, in any of its attempts.
@@ -57,6 +58,44 @@ impl Orders {
             Some(rows) => source.page_size(rows),
             None => source,
         }
+    }
+}
+
+/// How an audit or a reconcile listens to its limits.
+#[derive(Debug, clap::Args)]
+pub struct Limits {
+    /// How many parts of tables are read at a time.
+    #[arg(long, default_value_t = 8, value_parser = value_parser!(u16).range(1..=1000))]
+    pub concurrency: u16,
+    /// How many read units may be used a second [default: as many as there are].
+    #[arg(long, value_name = "UNITS")]
+    pub read_units: Option<f64>,
+    /// How many keys are held in memory, about 200 bytes each; more are compared in several parts,
+    /// for each of which all is read once more.
+    #[arg(long, value_name = "KEYS", default_value_t = 2_000_000, value_parser = at_least_one)]
+    pub max_keys: usize,
+    /// How many differing keys of each pipeline are listed.
+    #[arg(long, value_name = "KEYS", default_value_t = 1000)]
+    pub max_listed: usize,
+}
+
+impl Limits {
+    /// How fast tables may be read.
+    pub fn read_budget(&self) -> ReadBudget {
+        self.read_units
+            .map_or(ReadBudget::Unlimited, ReadBudget::UnitsPerSecond)
+    }
+}
+
+/// A number of at least 1.
+///
+/// # Errors
+///
+/// Saying what it has to be.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number of at least 1".into()),
+        Ok(number) => Ok(number),
     }
 }
 
@@ -168,29 +207,35 @@ pub fn log() {
 /// Takes a terminal back to the beginning of its line, which is empty then.
 pub const CLEAR_LINE: &str = "\r\x1b[2K";
 
+/// What is said of a bootstrap that was stopped in the middle of pages.
+pub const GIVEN_UP: &str = "stopped before the end, with pages under way, which are read again: run it \
+                            again, within 22 hours of its first start, and it goes on from there";
+
 /// Says what became of the rows.
 pub fn tell_report(report: &Report) {
     let counts = &report.counts;
     eprintln!(
         "{} rows: {} count now, {} did before, of {} live knows something later, {} expired, {} \
          skipped, {} rejected",
-        counts.rows,
-        counts.applied,
-        counts.duplicates,
-        counts.superseded,
-        counts.expired,
-        counts.skipped,
-        counts.rejected
+        grouped(counts.rows),
+        grouped(counts.applied),
+        grouped(counts.duplicates),
+        grouped(counts.superseded),
+        grouped(counts.expired),
+        grouped(counts.skipped),
+        grouped(counts.rejected)
     );
     let earlier = &report.earlier;
     if earlier.counts.rows > 0 {
         eprintln!(
             "{} rows ({} rejected) and {} whole segments were done before, and are not among them",
-            earlier.counts.rows, earlier.counts.rejected, earlier.segments
+            grouped(earlier.counts.rows),
+            grouped(earlier.counts.rejected),
+            earlier.segments
         );
     }
     for row in &report.rejected {
-        eprintln!("rejected: {}: {}", row.id, row.reason);
+        eprintln!("rejected: {row}");
     }
     match report.ended {
         Ended::Finished => {}
@@ -204,6 +249,19 @@ pub fn tell_report(report: &Report) {
     }
 }
 
+/// A count as people write it: `1,234,567`.
+pub fn grouped(count: u64) -> String {
+    let digits = count.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Prints the differing keys of a pipeline, one a line, and says how many are not listed.
 pub fn print_keys(pipeline: &PipelineName, keys: &[KeyDifference], differing: u64) {
     for key in keys {
@@ -211,79 +269,26 @@ pub fn print_keys(pipeline: &PipelineName, keys: &[KeyDifference], differing: u6
     }
     let more = differing.saturating_sub(keys.len() as u64);
     if more > 0 {
-        eprintln!("{pipeline}: {more} more keys differ; `--max-listed` lists more");
+        eprintln!(
+            "{pipeline}: {} more keys differ; `--max-listed` lists more",
+            grouped(more)
+        );
     }
 }
 
-/// Ctrl-C, and what tells a container to stop; noticed from when this is made.
-#[derive(Debug)]
-pub struct Stop {
-    signals: Signals,
-    came: bool,
-}
+#[cfg(test)]
+mod tests {
+    use super::grouped;
 
-impl Stop {
-    /// Listens from now on.
-    ///
-    /// # Errors
-    ///
-    /// If the system lets nobody listen.
-    pub fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            signals: Signals::listen()?,
-            came: false,
-        })
-    }
-
-    /// Completes when the process is told to stop, or was.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: a signal that comes between two calls is noticed by the later one.
-    pub async fn wait(&mut self) {
-        if !self.came {
-            self.signals.next().await;
-            self.came = true;
+    #[test]
+    fn counts_are_grouped() {
+        for (count, shown) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (18_104_200, "18,104,200"),
+        ] {
+            assert_eq!(grouped(count), shown);
         }
-    }
-}
-
-#[cfg(unix)]
-#[derive(Debug)]
-struct Signals {
-    interrupted: tokio::signal::unix::Signal,
-    terminated: tokio::signal::unix::Signal,
-}
-
-#[cfg(unix)]
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self {
-            interrupted: signal(SignalKind::interrupt())?,
-            terminated: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupted.recv() => (),
-            _ = self.terminated.recv() => (),
-        }
-    }
-}
-
-#[cfg(windows)]
-#[derive(Debug)]
-struct Signals(tokio::signal::windows::CtrlC);
-
-#[cfg(windows)]
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self(tokio::signal::windows::ctrl_c()?))
-    }
-
-    async fn next(&mut self) {
-        self.0.recv().await;
     }
 }

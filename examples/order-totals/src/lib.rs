@@ -4,6 +4,7 @@
 //! `lambda` keeps them live from its stream. `run` does both in one process.
 
 pub mod cli;
+pub mod stop;
 pub mod worker;
 
 use std::time::Duration;

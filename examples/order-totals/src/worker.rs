@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
-use lambda_runtime::{LambdaEvent, service_fn};
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, ReadBudget};
 use murmur_snapshot_ddb::ParallelScan;
@@ -52,6 +52,10 @@ pub struct Fill {
     /// How many read units of the table each worker may use a second; `None` for as many as it gives.
     #[serde(default)]
     pub read_units: Option<f64>,
+    /// Whether the state machine ends as succeeded although rows were rejected; it reads that itself.
+    /// Default false.
+    #[serde(default)]
+    pub accept_rejected: bool,
 }
 
 /// How far it came.
@@ -63,8 +67,11 @@ pub struct Answer {
     pub finished: bool,
     /// How many rows it counted in this call.
     pub rows: u64,
-    /// How many of them can never count; the log names them.
+    /// How many rows of its segments can never count, those of earlier calls included; the log names
+    /// them.
     pub rejected: u64,
+    /// Whether that is known: not where the run was finished before, since nothing is kept of it then.
+    pub rejected_is_known: bool,
 }
 
 /// Whether this process is a function that Lambda has started.
@@ -84,7 +91,22 @@ pub async fn serve() -> ExitCode {
     }
 }
 
-async fn call(event: LambdaEvent<Part>) -> Result<Answer, lambda_runtime::Error> {
+/// The type of an error that may pass, by which the state machine knows what to try again.
+const RETRYABLE: &str = "Retryable";
+
+/// The type of an error that does not: somebody has to change something first.
+const FAILED_FOR_GOOD: &str = "FailedForGood";
+
+/// A call that was cut off may be at its segments for a while.
+fn may_pass(error: &BootstrapError) -> bool {
+    let meets_another = matches!(
+        error,
+        BootstrapError::SegmentTaken { .. } | BootstrapError::BegunElsewhere { .. }
+    );
+    meets_another || error.is_retryable()
+}
+
+async fn call(event: LambdaEvent<Part>) -> Result<Answer, Diagnostic> {
     let ends = UNIX_EPOCH + Duration::from_millis(event.context.deadline);
     let left = ends
         .elapsed()
@@ -93,7 +115,13 @@ async fn call(event: LambdaEvent<Part>) -> Result<Answer, lambda_runtime::Error>
     let margin = if left < SHORT_CALL { left / 2 } else { MARGIN };
     let answer = work(event.payload, tokio::time::sleep(left - margin)).await;
     // Lambda is told what an error says of itself, and not its causes.
-    answer.map_err(|error| format!("{error:#}").into())
+    answer.map_err(|error| Diagnostic {
+        error_type: match error.downcast_ref::<BootstrapError>() {
+            Some(error) if may_pass(error) => RETRYABLE.into(),
+            _ => FAILED_FOR_GOOD.into(),
+        },
+        error_message: format!("{error:#}"),
+    })
 }
 
 /// Does the part until it is done or `stop` completes.
@@ -124,13 +152,14 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
     match bootstrap.run_until(stop).await {
         Ok(report) => {
             for row in &report.rejected {
-                eprintln!("rejected: {}: {}", row.id, row.reason);
+                eprintln!("rejected: {row}");
             }
             Ok(Answer {
                 done: report.ended != Ended::Stopped,
                 finished: report.ended == Ended::Finished,
                 rows: report.counts.rows,
-                rejected: report.counts.rejected,
+                rejected: report.earlier.counts.rejected + report.counts.rejected,
+                rejected_is_known: true,
             })
         }
         Err(BootstrapError::Stopped { .. }) => Ok(Answer {
@@ -138,12 +167,14 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
             finished: false,
             rows: 0,
             rejected: 0,
+            rejected_is_known: false,
         }),
         Err(BootstrapError::AlreadyFinished { record, .. }) if record.run == run => Ok(Answer {
             done: true,
             finished: true,
             rows: 0,
             rejected: 0,
+            rejected_is_known: false,
         }),
         Err(error) => Err(error.into()),
     }

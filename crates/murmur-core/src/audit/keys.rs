@@ -2,12 +2,21 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
+use std::num::NonZeroU32;
+use std::time::Duration;
 
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt};
 use hashbrown::{DefaultHashBuilder, HashMap};
-use murmur_state::{Add, Key, Known, Monoid, Overflow, PipelineName, Read, StoreError, Timestamp};
+use murmur_state::{
+    Add, Clock, Key, Known, ListSegment, Listed, Monoid, Overflow, PipelineName, Read, StoreError,
+    Timestamp,
+};
 
 use super::ledger::LedgerOf;
-use super::{AuditError, Audited, Difference, KeyDifference};
+use super::options::ProgressFn;
+use super::share::Share;
+use super::{AuditError, AuditOptions, AuditProgress, Audited, Difference, KeyDifference};
 use crate::delivery::Context;
 use crate::plan::Plan;
 
@@ -22,8 +31,11 @@ const PASSES: usize = 7;
 /// How many keys one read of the state asks for.
 const CHUNK: usize = 1_000;
 
-/// What is contributed to each key.
-pub(super) struct Sums<V>(HashMap<Key, Sum<V>>);
+/// What is contributed to each key of a share.
+pub(super) struct Sums<V> {
+    keys: HashMap<Key, Sum<V>>,
+    share: Share,
+}
 
 struct Sum<V> {
     value: V,
@@ -34,17 +46,23 @@ struct Sum<V> {
 }
 
 impl<V: Clone> Sums<V> {
-    pub(super) fn new() -> Self {
-        Self(HashMap::new())
+    pub(super) fn new(share: Share) -> Self {
+        Self {
+            keys: HashMap::new(),
+            share,
+        }
     }
 
     /// Of these keys, so far without any contribution.
-    fn of(keys: &[Key], identity: &V) -> Self {
+    fn of(keys: &[Key], identity: &V, share: &Share) -> Self {
         let none = |key: &Key| (key.clone(), Sum::none(identity.clone()));
-        Self(keys.iter().map(none).collect())
+        Self {
+            keys: keys.iter().map(none).collect(),
+            share: share.clone(),
+        }
     }
 
-    /// Adds `value`, contributed by what has this `mark`.
+    /// Adds `value`, contributed by what has this `mark`, unless `key` is none of the share's.
     pub(super) fn add<M: Monoid<Value = V>>(
         &mut self,
         monoid: &M,
@@ -52,21 +70,34 @@ impl<V: Clone> Sums<V> {
         value: &V,
         mark: u64,
     ) {
-        let sum = self.0.entry_ref(key);
+        if !self.share.has(key) {
+            return;
+        }
+        let sum = self.keys.entry_ref(key);
         let sum = sum.or_insert_with(|| Sum::none(monoid.identity()));
         sum.marks = sum.marks.wrapping_add(mark);
         if monoid.combine(&mut sum.value, value).is_err() {
             sum.spilt.push(value.clone());
         }
+        self.fit(&mut HashMap::new());
+    }
+
+    /// Leaves out what is held too much, of these sums and of `differing` together.
+    fn fit(&mut self, differing: &mut Differing<V>) {
+        while self.share.shrinks(self.keys.len() + differing.len()) {
+            let share = &self.share;
+            self.keys.retain(|key, _| share.has(key));
+            differing.retain(|key, _| share.has(key));
+        }
     }
 
     fn names(&self, key: &Key) -> bool {
-        self.0.contains_key(key)
+        self.keys.contains_key(key)
     }
 
     /// `key` beside its row.
     fn beside<M: Monoid<Value = V>>(&mut self, monoid: &M, key: &Key, state: Option<V>) -> Seen<V> {
-        let sum = self.0.remove(key);
+        let sum = self.keys.remove(key);
         sum.unwrap_or_else(|| Sum::none(monoid.identity()))
             .beside(monoid, state)
     }
@@ -147,21 +178,23 @@ impl<V: Clone + PartialEq + fmt::Debug> Seen<V> {
 /// Keys that differ, or may.
 pub(super) type Differing<V> = HashMap<Key, Seen<V>>;
 
-/// The keys of `differing` in their order, up to `max_listed`, with how far they are off.
-pub(super) fn listed<M: Monoid>(
-    monoid: &M,
-    differing: &Differing<M::Value>,
+/// Adds the keys of `differing`, with how far they are off, to a list that is in their order and has
+/// at most `max_listed`.
+pub(super) fn list<M: Monoid>(
+    list: &mut Vec<KeyDifference>,
+    (monoid, differing): (&M, &Differing<M::Value>),
     invert: impl Fn(&M::Value) -> Option<Result<M::Value, Overflow>>,
     max_listed: usize,
-) -> Vec<KeyDifference> {
+) {
     let mut keys: Vec<_> = differing.iter().collect();
     keys.sort_unstable_by_key(|(key, _)| *key);
     let keys = keys.into_iter().take(max_listed);
-    keys.map(|(key, seen)| KeyDifference {
+    list.extend(keys.map(|(key, seen)| KeyDifference {
         key: key.clone(),
         difference: seen.difference(monoid, &invert),
-    })
-    .collect()
+    }));
+    list.sort_by(|one, other| one.key.cmp(&other.key));
+    list.truncate(max_listed);
 }
 
 /// A pipeline's state, and what is needed to read it.
@@ -177,12 +210,14 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         self.context.retry.clock().now()
     }
 
-    /// All keys of which the row is not what `sums` say, and how many rows there are. Rows of
-    /// windows that are over are left out.
+    /// All keys of which the row is not what `sums` say, how many rows there are, and the share that
+    /// this is true of: where there are too many keys, a smaller one. Rows of windows that are over
+    /// are left out. `on_part` hears how many rows were listed so far, and what each part cost.
     pub(super) async fn differing(
         &self,
         mut sums: Sums<M::Value>,
-    ) -> Result<(Differing<M::Value>, u64), StoreError> {
+        mut on_part: impl FnMut(u64, Option<f64>) + Send,
+    ) -> Result<(Differing<M::Value>, u64, Share), StoreError> {
         let Self {
             pipeline,
             plan,
@@ -193,28 +228,33 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         let (mut rows, mut after) = (0, None);
         loop {
             let part = || state.list(after.as_deref());
-            let listed = context.read(pipeline, part).await?;
+            let listed = context.list(pipeline, part).await?;
             let now = self.now();
             for row in listed.entries {
                 rows += 1;
+                if !sums.share.has(&row.key) {
+                    continue;
+                }
                 let seen = sums.beside(&plan.monoid, &row.key, Some(row.value));
                 if !plan.is_past(&row.key, now) && !seen.agrees(&plan.monoid) {
                     differing.insert(row.key, seen);
+                    sums.fit(&mut differing);
                 }
             }
+            on_part(rows, listed.read_units);
             after = listed.next;
             if after.is_none() {
                 break;
             }
         }
         let now = self.now();
-        for (key, sum) in sums.0 {
+        for (key, sum) in sums.keys {
             let seen = sum.beside(&plan.monoid, None);
             if !plan.is_past(&key, now) && !seen.agrees(&plan.monoid) {
                 differing.insert(key, seen);
             }
         }
-        Ok((differing, rows))
+        Ok((differing, rows, sums.share))
     }
 
     /// The rows of these keys, in their order.
@@ -251,10 +291,10 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
 /// A row and the contributions to it change together, so a row that stayed what it was, at odds with
 /// contributions that all stayed what they were, is wrong. Equal sums alone would not say so: what
 /// moves to and fro between a few keys makes the same ones again.
-pub(crate) async fn audit<T, M: Monoid, S: Read<M::Value>>(
+pub(crate) async fn audit<T: Sync, M: Monoid, S: Read<M::Value>>(
     (pipeline, plan): (&PipelineName, &Plan<T, M>),
     (ledger, state): (&dyn LedgerOf<M>, &S),
-    max_listed: usize,
+    options: &AuditOptions,
     context: Context<'_>,
 ) -> Result<Audited, AuditError> {
     let failed = |source| AuditError::Store {
@@ -263,6 +303,8 @@ pub(crate) async fn audit<T, M: Monoid, S: Read<M::Value>>(
     };
     let pass = Pass {
         ledger,
+        segments: NonZeroU32::new(options.concurrency).unwrap_or(NonZeroU32::MIN),
+        max_listed: options.max_listed,
         state: State {
             pipeline,
             plan,
@@ -270,34 +312,96 @@ pub(crate) async fn audit<T, M: Monoid, S: Read<M::Value>>(
             context,
         },
     };
-    let audit = pass.audit(max_listed);
-    audit.await.map_err(failed)
+    let clock = &**context.retry.clock();
+    let mut telling = Telling {
+        tell: &*options.progress,
+        clock,
+        begun: clock.monotonic(),
+        progress: AuditProgress::at(pipeline, 1),
+    };
+    let mut audited = Audited {
+        pipeline: pipeline.clone(),
+        ledger_rows: 0,
+        state_rows: 0,
+        differing: 0,
+        keys: Vec::new(),
+        unsettled: 0,
+        parts: 0,
+        read_units: 0.0,
+    };
+    let mut share = Some(Share::first(options.max_keys));
+    while let Some(of_keys) = share {
+        audited.parts += 1;
+        telling.progress.part = audited.parts;
+        let part = pass.part(of_keys, &mut audited, &mut telling);
+        share = part.await.map_err(failed)?.next();
+    }
+    audited.read_units = telling.progress.read_units;
+    Ok(audited)
+}
+
+/// Tells how far an audit is.
+struct Telling<'a> {
+    tell: &'a ProgressFn,
+    clock: &'a dyn Clock,
+    begun: Duration,
+    progress: AuditProgress<'a>,
+}
+
+impl Telling<'_> {
+    fn part(&mut self, read_units: Option<f64>) {
+        self.progress.read_units += read_units.unwrap_or_default();
+        self.progress.elapsed = self.clock.monotonic().saturating_sub(self.begun);
+        (self.tell)(&self.progress);
+    }
 }
 
 struct Pass<'a, T, M: Monoid, S> {
     ledger: &'a dyn LedgerOf<M>,
+    segments: NonZeroU32,
+    max_listed: usize,
     state: State<'a, T, M, S>,
 }
 
-impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
-    async fn audit(&self, max_listed: usize) -> Result<Audited, StoreError> {
+type Part<'a, V> = BoxFuture<'a, Result<(ListSegment, Listed<Known<V>>), StoreError>>;
+
+impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
+    /// Audits the keys of `share`, or the first of them; which it were.
+    async fn part(
+        &self,
+        share: Share,
+        audited: &mut Audited,
+        telling: &mut Telling<'_>,
+    ) -> Result<Share, StoreError> {
         let monoid = &self.state.plan.monoid;
-        let mut sums = Sums::new();
+        let mut sums = Sums::new(share);
         let hasher = DefaultHashBuilder::default();
         let mark = |known: &Known<_>| hasher.hash_one((&known.item, known.version));
+        telling.progress.pass = 1;
+        telling.progress.state_rows = 0;
         let ledger_rows = self
-            .over_ledger(|known, add| sums.add(monoid, &add.key, &add.value, mark(known)))
+            .over_ledger(telling, |known, add| {
+                sums.add(monoid, &add.key, &add.value, mark(known));
+            })
             .await?;
-        let (mut open, state_rows) = self.state.differing(sums).await?;
+        let compared = self.state.differing(sums, |rows, units| {
+            telling.progress.state_rows = rows;
+            telling.part(units);
+        });
+        let (mut open, state_rows, share) = compared.await?;
+        if audited.parts == 1 {
+            (audited.ledger_rows, audited.state_rows) = (ledger_rows, state_rows);
+        }
         let (mut stood, mut named) = (HashMap::new(), Differing::new());
         for _ in 1..PASSES {
             if open.is_empty() {
                 break;
             }
+            telling.progress.pass += 1;
             let identity = monoid.identity();
             let keys: Vec<Key> = open.keys().cloned().collect();
-            let mut sums = Sums::of(&keys, &identity);
-            self.over_ledger(|known, add| {
+            let mut sums = Sums::of(&keys, &identity, &share);
+            self.over_ledger(telling, |known, add| {
                 if sums.names(&add.key) {
                     sums.add(monoid, &add.key, &add.value, mark(known));
                 }
@@ -324,38 +428,45 @@ impl<T, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             open = moving;
         }
         let invert = |value: &M::Value| Some(self.ledger.invert(monoid, value));
-        Ok(Audited {
-            pipeline: self.state.pipeline.clone(),
-            ledger_rows,
-            state_rows,
-            differing: named.len() as u64,
-            keys: listed(monoid, &named, invert, max_listed),
-            unsettled: open.len() as u64,
-        })
+        audited.differing += named.len() as u64;
+        audited.unsettled += open.len() as u64;
+        list(&mut audited.keys, (monoid, &named), invert, self.max_listed);
+        Ok(share)
     }
 
     /// Hands every contribution that the ledger knows to `each`; says how many items it knows.
     async fn over_ledger(
         &self,
-        mut each: impl FnMut(&Known<M::Value>, &Add<M::Value>),
+        telling: &mut Telling<'_>,
+        mut each: impl FnMut(&Known<M::Value>, &Add<M::Value>) + Send,
     ) -> Result<u64, StoreError> {
-        let State {
-            pipeline, context, ..
-        } = &self.state;
-        let (mut rows, mut after) = (0, None);
-        loop {
-            let part = || self.ledger.list_known(pipeline, after.as_deref());
-            let listed = context.read(pipeline, part).await?;
+        telling.progress.ledger_rows = 0;
+        let segments = ListSegment::all(self.segments);
+        let mut parts: FuturesUnordered<_> =
+            segments.map(|segment| self.listed(segment, None)).collect();
+        while let Some(part) = parts.next().await {
+            let (segment, listed) = part?;
+            if let Some(next) = listed.next {
+                parts.push(self.listed(segment, Some(next)));
+            }
             for known in &listed.entries {
-                rows += 1;
                 let adds = known.now.iter().chain(&known.kept);
                 adds.for_each(|add| each(known, add));
             }
-            after = listed.next;
-            if after.is_none() {
-                return Ok(rows);
-            }
+            telling.progress.ledger_rows += listed.entries.len() as u64;
+            telling.part(listed.read_units);
         }
+        Ok(telling.progress.ledger_rows)
+    }
+
+    fn listed(&self, segment: ListSegment, after: Option<String>) -> Part<'_, M::Value> {
+        let State {
+            pipeline, context, ..
+        } = &self.state;
+        Box::pin(async move {
+            let read = || self.ledger.list_known(pipeline, segment, after.as_deref());
+            Ok((segment, context.list(pipeline, read).await?))
+        })
     }
 }
 
@@ -369,7 +480,7 @@ mod tests {
         let monoid = Total::new();
         let key = Key::new("a", 0).unwrap();
         let seen = |values: &[i64]| {
-            let mut sums = Sums::new();
+            let mut sums = Sums::new(Share::first(9));
             for value in values {
                 sums.add(&monoid, &key, value, 1);
             }

@@ -4,17 +4,18 @@
 //! "Reconcile and repair".
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use hashbrown::{HashMap, HashSet};
+use hashbrown::HashMap;
 use murmur_state::{
-    Add, Deadline, Group, ItemId, Key, Known, Ledger, Listed, MAX_KEYS, Mend, Monoid, Outcome,
-    Overflow, PipelineName, StoreError, Timestamp,
+    Add, Causes, Deadline, Group, ItemId, Key, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend,
+    Monoid, Outcome, Overflow, PipelineName, StoreError, Timestamp,
 };
 
 use super::{
-    Difference, Found, InspectionError, InspectionOptions, KeyDifference, LookUp, rejected,
+    Difference, Found, InspectionError, InspectionOptions, ItemSet, KeyDifference, LookUp, rejected,
 };
 use crate::delivery::{Context, InLedger, Owned, of_keys, settle};
 use crate::outcome::Rejected;
@@ -46,6 +47,7 @@ pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
     fn list_known<'a>(
         &'a self,
         pipeline: &'a PipelineName,
+        segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<Known<M::Value>>>;
 
@@ -73,10 +75,11 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
     fn list_known<'a>(
         &'a self,
         pipeline: &'a PipelineName,
+        segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<Known<M::Value>>> {
         let Owned { store, markers, .. } = &self.0;
-        Box::pin(store.list_known(pipeline, markers, after))
+        Box::pin(store.list_known(pipeline, markers, segment, after))
     }
 
     fn mend<'a>(
@@ -110,6 +113,20 @@ pub struct Compared {
     pub differing: Vec<ItemId>,
     /// The rows that can never count in this pipeline.
     pub rejected: Vec<Rejected>,
+}
+
+/// A part of what a ledger knows.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Contributing {
+    /// The items that contribute anything; there may be none although more follow.
+    pub items: Vec<ItemId>,
+    /// How many items were listed.
+    pub rows: u64,
+    /// What the next part is asked for with; `None` if this is the segment's last.
+    pub next: Option<String>,
+    /// What it cost in read units, where the store knows.
+    pub read_units: Option<f64>,
 }
 
 /// What a comparison with the ledger found.
@@ -166,6 +183,22 @@ pub enum Mending {
     Failed(StoreError),
 }
 
+impl fmt::Display for Mending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotAsked => f.write_str("differs"),
+            Self::Mended => f.write_str("mended"),
+            Self::Overtaken => {
+                f.write_str("not mended: the stream changed it faster, again and again")
+            }
+            Self::Blocked => {
+                f.write_str("not mended: another item of one of its keys could not be mended")
+            }
+            Self::Failed(error) => write!(f, "not mended: {}", Causes(error)),
+        }
+    }
+}
+
 impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
     pub(super) fn new<M: Monoid>(
         (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
@@ -180,8 +213,9 @@ impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
             options,
             context,
             findings: LedgerFindings::default(),
+            ledger_rows: AtomicU64::new(0),
             off: HashMap::new(),
-            told: HashSet::new(),
+            told: ItemSet::default(),
         }))
     }
 
@@ -205,7 +239,7 @@ impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
         self.0.compare(rows).await
     }
 
-    /// A part of the items that contribute anything, as the ledger knows them.
+    /// A part of the items that contribute anything, as the ledger knows them in `segment`.
     ///
     /// # Errors
     ///
@@ -215,10 +249,11 @@ impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
     ///
     /// Cancel safe: it only reads.
     pub async fn contributing(
-        &mut self,
+        &self,
+        segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<ItemId>, StoreError> {
-        self.0.contributing(after).await
+    ) -> Result<Contributing, StoreError> {
+        self.0.contributing(segment, after).await
     }
 
     /// Looks at `items` closely: the ledger row, then the item by `look_up`; those that differ once
@@ -228,7 +263,7 @@ impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
     ///
     /// # Errors
     ///
-    /// [`InspectionError`], after all retries. What was named and mended before stays so. A repair
+    /// [`InspectionError`], after all retries, or because more differs than is held in memory. What was named and mended before stays so. A repair
     /// that fails is no error: it stands in the findings.
     ///
     /// # Cancel safety
@@ -265,7 +300,11 @@ impl<T> fmt::Debug for LedgerInspection<'_, T> {
 trait OfLedger<T>: Send + Sync {
     fn pipeline(&self) -> &PipelineName;
     fn compare<'s>(&'s self, rows: &'s [Found<T>]) -> Answer<'s, Compared>;
-    fn contributing<'s>(&'s mut self, after: Option<&'s str>) -> Answer<'s, Listed<ItemId>>;
+    fn contributing<'s>(
+        &'s self,
+        segment: ListSegment,
+        after: Option<&'s str>,
+    ) -> Answer<'s, Contributing>;
     fn settle<'s>(
         &'s mut self,
         items: Vec<ItemId>,
@@ -282,10 +321,11 @@ struct Comparing<'a, T, M: Monoid> {
     options: InspectionOptions,
     context: Context<'a>,
     findings: LedgerFindings,
+    ledger_rows: AtomicU64,
     /// By how much each key is off; `None` where that leaves the range of its type.
     off: HashMap<Key, Option<M::Value>>,
-    /// Items that the findings tell of already.
-    told: HashSet<ItemId>,
+    /// Items that the findings tell of, and that differ still.
+    told: ItemSet,
 }
 
 /// An item as it was looked at: what the ledger knew of it, then what it was.
@@ -388,20 +428,31 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         Ok(compared)
     }
 
-    async fn contributing(&mut self, after: Option<&str>) -> Result<Listed<ItemId>, StoreError> {
+    async fn contributing(
+        &self,
+        segment: ListSegment,
+        after: Option<&str>,
+    ) -> Result<Contributing, StoreError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        let part = || ledger.list_known(pipeline, after);
-        let Listed { entries, next } = self.context.read(pipeline, part).await?;
-        self.findings.ledger_rows += entries.len() as u64;
+        let part = || ledger.list_known(pipeline, segment, after);
+        let Listed {
+            entries,
+            next,
+            read_units,
+        } = self.context.list(pipeline, part).await?;
+        let rows = entries.len() as u64;
+        self.ledger_rows.fetch_add(rows, Ordering::Relaxed);
         let now = self.now();
         let counts = |known: &Known<_>| {
             let mut keys = known.now.iter().map(|add| &add.key);
             keys.any(|key| !self.plan.is_past(key, now))
         };
         let entries = entries.into_iter().filter(counts);
-        Ok(Listed {
-            entries: entries.map(|known| known.item).collect(),
+        Ok(Contributing {
+            items: entries.map(|known| known.item).collect(),
+            rows,
             next,
+            read_units,
         })
     }
 
@@ -459,8 +510,8 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             first = moved;
         }
         self.findings.unsettled += first.len() as u64;
-        self.told.extend(first.into_iter().map(|look| look.item));
-        Ok(())
+        first.iter().for_each(|look| self.told.insert(&look.item));
+        self.check_room()
     }
 
     /// Until when what is looked at from now on may be written.
@@ -477,7 +528,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     ) -> Result<(), InspectionError> {
         let mut open = Vec::with_capacity(named.len());
         for look in named {
-            self.told.insert(look.item.clone());
+            self.told.insert(&look.item);
             if look.is_gone && self.plan.keeps_expired {
                 self.findings.untold += 1;
                 continue;
@@ -498,7 +549,15 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         if self.options.repair {
             self.mend(open, fresh, look_up).await?;
         }
-        Ok(())
+        self.check_room()
+    }
+
+    fn check_room(&self) -> Result<(), InspectionError> {
+        let most = self.options.max_differing;
+        match self.told.len().max(self.off.len()) > most {
+            true => Err(InspectionError::TooManyDiffer { most }),
+            false => Ok(()),
+        }
     }
 
     /// By how much the item puts its keys off.
@@ -563,9 +622,9 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
                 for (listed, look) in places.into_iter().zip(looks) {
                     if !self.differs(&look) {
                         // Live did it, or a mending whose answer was lost.
-                        self.ended(listed, Mending::Mended);
+                        self.ended(&look.item, listed, Mending::Mended);
                     } else if look.is_gone && self.plan.keeps_expired {
-                        self.ended(listed, Mending::Overtaken);
+                        self.ended(&look.item, listed, Mending::Overtaken);
                     } else {
                         open.push((listed, look));
                     }
@@ -580,17 +639,21 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             let outcomes = self.write(&open, fresh).await;
             let mut again = Vec::new();
             for ((listed, look), outcome) in open.into_iter().zip(outcomes) {
-                match outcome {
-                    Outcome::Applied | Outcome::Duplicate => self.ended(listed, Mending::Mended),
-                    Outcome::Superseded => again.push((listed, look)),
-                    Outcome::Blocked => self.ended(listed, Mending::Blocked),
-                    Outcome::Failed(error) => self.ended(listed, Mending::Failed(error)),
-                }
+                let mending = match outcome {
+                    Outcome::Applied | Outcome::Duplicate => Mending::Mended,
+                    Outcome::Superseded => {
+                        again.push((listed, look));
+                        continue;
+                    }
+                    Outcome::Blocked => Mending::Blocked,
+                    Outcome::Failed(error) => Mending::Failed(error),
+                };
+                self.ended(&look.item, listed, mending);
             }
             open = again;
         }
-        for (listed, _) in open {
-            self.ended(listed, Mending::Overtaken);
+        for (listed, look) in open {
+            self.ended(&look.item, listed, Mending::Overtaken);
         }
         Ok(())
     }
@@ -624,8 +687,9 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         .await
     }
 
-    fn ended(&mut self, listed: Option<usize>, mending: Mending) {
+    fn ended(&mut self, item: &ItemId, listed: Option<usize>, mending: Mending) {
         if matches!(mending, Mending::Mended) {
+            self.told.remove(item);
             self.findings.mended += 1;
         }
         if let Some(item) = listed.and_then(|place| self.findings.items.get_mut(place)) {
@@ -658,8 +722,12 @@ impl<T: Send + Sync, M: Monoid> OfLedger<T> for Comparing<'_, T, M> {
         Box::pin(Comparing::compare(self, rows))
     }
 
-    fn contributing<'s>(&'s mut self, after: Option<&'s str>) -> Answer<'s, Listed<ItemId>> {
-        Box::pin(Comparing::contributing(self, after))
+    fn contributing<'s>(
+        &'s self,
+        segment: ListSegment,
+        after: Option<&'s str>,
+    ) -> Answer<'s, Contributing> {
+        Box::pin(Comparing::contributing(self, segment, after))
     }
 
     fn settle<'s>(
@@ -677,11 +745,13 @@ impl<T: Send + Sync, M: Monoid> OfLedger<T> for Comparing<'_, T, M> {
     fn findings(self: Box<Self>) -> LedgerFindings {
         let Self {
             mut findings,
+            ledger_rows,
             off,
             plan,
             options,
             ..
         } = *self;
+        findings.ledger_rows = ledger_rows.into_inner();
         let identity = plan.monoid.identity();
         let mut off: Vec<_> = off
             .into_iter()

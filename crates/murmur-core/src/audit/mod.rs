@@ -1,14 +1,19 @@
 //! Whether the state is what the table says it should be, or what the ledger says.
 
+mod items;
 mod keys;
 mod ledger;
+mod options;
 mod recount;
+mod share;
 
 use std::fmt;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{Cause, Deadline, ItemId, Key, Monoid, PipelineName, Read, StoreError};
+use murmur_state::{
+    Cause, Deadline, ItemId, Key, Monoid, OptionError, PipelineName, Read, StoreError,
+};
 
 use crate::decode::Side;
 use crate::delivery::Context;
@@ -17,10 +22,14 @@ use crate::plan::Plan;
 use crate::processor::Processor;
 use crate::record::{Record, Row};
 
+pub use items::ItemSet;
 pub(crate) use keys::audit;
 pub(crate) use ledger::LedgerOf;
-pub use ledger::{Compared, ItemDifference, LedgerFindings, LedgerInspection, Mending};
-pub use recount::{RecountFindings, RecountInspection};
+pub use ledger::{
+    Compared, Contributing, ItemDifference, LedgerFindings, LedgerInspection, Mending,
+};
+pub use options::{AuditOptions, AuditProgress, Pacing};
+pub use recount::{RecountFindings, RecountInspection, Recounted};
 
 /// An item as it was found in its table, decoded.
 pub struct Found<T> {
@@ -121,6 +130,12 @@ pub struct InspectionOptions {
     pub repair: bool,
     /// How many keys and items of each pipeline are listed.
     pub max_listed: usize,
+    /// How many keys a recount holds in memory at a time; at least 1. Each takes about 200 bytes.
+    /// More are recounted in several parts.
+    pub max_keys: usize,
+    /// How many items, and how many keys, of a ledger may differ before the inspection gives up. An
+    /// item takes up to 40 bytes until it is mended, a key about 200 bytes.
+    pub max_differing: usize,
 }
 
 /// What compares one pipeline's state with its table: by the ledger where it keeps one, else by a
@@ -167,10 +182,18 @@ pub enum InspectionError {
     /// An item could not be looked up in its table.
     #[error("an item could not be looked up in its table")]
     LookUp(#[source] Cause),
+    /// More differs than is held in memory.
+    #[error(
+        "more than {most} items or keys differ, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
+    )]
+    TooManyDiffer {
+        /// The limit.
+        most: usize,
+    },
 }
 
 /// What an audit found of one pipeline.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Audited {
     /// The pipeline.
@@ -185,12 +208,19 @@ pub struct Audited {
     pub keys: Vec<KeyDifference>,
     /// How many keys may differ, and kept changing while they were looked at.
     pub unsettled: u64,
+    /// In how many parts the keys were audited.
+    pub parts: u32,
+    /// What it cost in read units, where the store knows.
+    pub read_units: f64,
 }
 
 /// Why an audit did not come to its end.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
+    /// An option cannot be used.
+    #[error("the audit cannot be begun")]
+    Option(#[from] OptionError),
     /// There is nothing to compare the state with.
     #[error(
         "pipeline `{pipeline}` keeps no ledger, so there is nothing to audit its state by; recount its table instead, or define it with `.ledger(..)` and bootstrap it into new tables"
@@ -217,7 +247,7 @@ impl AuditError {
     /// Whether the same again can help without anything being changed first.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::NoLedger { .. } => false,
+            Self::Option(_) | Self::NoLedger { .. } => false,
             Self::Refused(source) => source.is_retryable(),
             Self::Store { source, .. } => source.is_retryable(),
         }
@@ -248,9 +278,17 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// What compares each pipeline's state with its table, in their order.
-    pub fn inspections(&self, options: InspectionOptions) -> Vec<Inspection<'_, T>> {
-        let context = self.context(Deadline::NONE);
+    /// What compares each pipeline's state with its table, in their order; `pacing` holds the
+    /// listings of ledgers and states back.
+    pub fn inspections<'a>(
+        &'a self,
+        options: InspectionOptions,
+        pacing: Option<&'a dyn Pacing>,
+    ) -> Vec<Inspection<'a, T>> {
+        let context = Context {
+            pacing,
+            ..self.context(Deadline::NONE)
+        };
         let pipelines = self.pipelines().iter();
         pipelines
             .map(|pipeline| pipeline.run.inspection(options, context))
@@ -265,22 +303,22 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// passes over the ledger in a row. What still differs otherwise after seven is counted as
     /// unsettled. Keys that agreed in the first are not looked at again.
     ///
-    /// `max_listed` keys are listed for each pipeline.
-    ///
     /// # Cost
     ///
-    /// Reads ledger and state once, and the ledger once more for every further pass; in memory one
-    /// value per key.
+    /// Reads ledger and state once, and the ledger once more for every further pass. In memory are
+    /// at most [`max_keys`](AuditOptions::max_keys) keys: where there are more, all of this is done
+    /// for a part of the keys after the other, and a part holds at least half as many.
     ///
     /// # Errors
     ///
-    /// [`AuditError`]: a pipeline keeps no ledger or its state belongs to something else (no row is
+    /// [`AuditError`]: an option cannot be used, a pipeline keeps no ledger, or its state belongs to something else (no row is
     /// read then), or a read failed after all retries.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads.
-    pub async fn audit(&self, max_listed: usize) -> Result<Vec<Audited>, AuditError> {
+    pub async fn audit(&self, options: &AuditOptions) -> Result<Vec<Audited>, AuditError> {
+        options.check()?;
         let pipelines = self.pipelines();
         if let Some(pipeline) = pipelines.iter().find(|pipeline| !pipeline.keeps_ledger()) {
             return Err(AuditError::NoLedger {
@@ -290,9 +328,15 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let bound = self.bind(None, Deadline::NONE).await;
         bound.map_err(|error| AuditError::Refused(Box::new(error)))?;
         let context = self.context(Deadline::NONE);
+        let retry = context.retry.by(options.retry);
+        let context = Context {
+            retry: &retry,
+            pacing: options.pacing.as_deref(),
+            ..context
+        };
         let mut audited = Vec::with_capacity(pipelines.len());
         for pipeline in pipelines {
-            audited.push(pipeline.run.audit(max_listed, context).await?);
+            audited.push(pipeline.run.audit(options, context).await?);
         }
         Ok(audited)
     }

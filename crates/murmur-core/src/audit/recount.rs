@@ -5,7 +5,8 @@ use std::fmt;
 use futures::future::BoxFuture;
 use murmur_state::{Monoid, PipelineName, Read, StoreError};
 
-use super::keys::{Differing, State, Sums, listed};
+use super::keys::{Differing, State, Sums, list};
+use super::share::Share;
 use super::{Found, InspectionOptions, KeyDifference, rejected};
 use crate::delivery::Context;
 use crate::outcome::Rejected;
@@ -16,9 +17,22 @@ use crate::plan::Plan;
 /// It takes two recounts: [`add`](RecountInspection::add) every row of the table, then
 /// [`compare`](RecountInspection::compare); where that finds anything, wait as long as live may be
 /// behind, and do both again. A key is named if its row and its recount were the same both times.
-/// What differs otherwise is counted as unsettled. In memory: one value per key, in the second
-/// recount one per key that differed in the first.
+/// What differs otherwise is counted as unsettled.
+///
+/// In memory are at most [`max_keys`](InspectionOptions::max_keys) keys. Where there are more, the
+/// keys that were left out are recounted in further parts, of at least half as many each.
 pub struct RecountInspection<'a, T>(Box<dyn Recount<T> + 'a>);
+
+/// What a comparison of a recount asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recounted {
+    /// Nothing: all keys were compared.
+    Done,
+    /// The same keys once more, after the lag.
+    Again,
+    /// Keys that were left out, at once.
+    Rest,
+}
 
 /// What a recount found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,7 +65,8 @@ impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
                 context,
             },
             max_listed: options.max_listed,
-            sums: Sums::new(),
+            sums: Sums::new(Share::first(options.max_keys)),
+            share: Share::first(options.max_keys),
             first: None,
             findings: RecountFindings::default(),
         }))
@@ -67,7 +82,7 @@ impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
         self.0.add(rows)
     }
 
-    /// Compares all that was added with the state; whether a second recount is needed.
+    /// Compares all that was added with the state; whether a further recount is needed.
     ///
     /// # Errors
     ///
@@ -76,7 +91,7 @@ impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
     /// # Cancel safety
     ///
     /// Dropped, it has to be begun anew.
-    pub async fn compare(&mut self) -> Result<bool, StoreError> {
+    pub async fn compare(&mut self) -> Result<Recounted, StoreError> {
         self.0.compare().await
     }
 
@@ -103,7 +118,7 @@ impl<T> fmt::Debug for RecountInspection<'_, T> {
 trait Recount<T>: Send + Sync {
     fn pipeline(&self) -> &PipelineName;
     fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected>;
-    fn compare(&mut self) -> BoxFuture<'_, Result<bool, StoreError>>;
+    fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, StoreError>>;
     fn suspects(&self) -> u64;
     fn findings(self: Box<Self>) -> RecountFindings;
 }
@@ -112,21 +127,27 @@ struct Counting<'a, T, M: Monoid, S> {
     state: State<'a, T, M, S>,
     max_listed: usize,
     sums: Sums<M::Value>,
+    /// The keys that are recounted in this part, once they were compared.
+    share: Share,
     /// What differed in the first recount, once that is done.
     first: Option<Differing<M::Value>>,
     findings: RecountFindings,
 }
 
 impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
-    async fn compare(&mut self) -> Result<bool, StoreError> {
-        let sums = std::mem::replace(&mut self.sums, Sums::new());
+    async fn compare(&mut self) -> Result<Recounted, StoreError> {
+        let sums = std::mem::replace(&mut self.sums, Sums::new(self.share.clone()));
         let Some(first) = self.first.take() else {
-            let (differing, rows) = self.state.differing(sums).await?;
+            let (differing, rows, share) = self.state.differing(sums, |_, _| ()).await?;
             self.findings.state_rows = rows;
-            self.findings.suspects = differing.len() as u64;
-            let again = !differing.is_empty();
+            self.findings.suspects += differing.len() as u64;
+            self.share = share;
+            if differing.is_empty() {
+                return Ok(self.rest());
+            }
+            self.sums = Sums::new(self.share.clone());
             self.first = Some(differing);
-            return Ok(again);
+            return Ok(Recounted::Again);
         };
         let plan = self.state.plan;
         let monoid = &plan.monoid;
@@ -135,10 +156,25 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
         let differing = named.len();
         named.retain(|key, seen| first.get(key) == Some(seen));
         let invert = |value: &M::Value| plan.invert.map(|invert| invert(monoid, value));
-        self.findings.unsettled = (differing - named.len()) as u64;
-        self.findings.differing = named.len() as u64;
-        self.findings.keys = listed(monoid, &named, invert, self.max_listed);
-        Ok(false)
+        self.findings.unsettled += (differing - named.len()) as u64;
+        self.findings.differing += named.len() as u64;
+        list(
+            &mut self.findings.keys,
+            (monoid, &named),
+            invert,
+            self.max_listed,
+        );
+        Ok(self.rest())
+    }
+
+    /// Goes on with the keys that were left out, if there are any.
+    fn rest(&mut self) -> Recounted {
+        let Some(share) = self.share.next() else {
+            return Recounted::Done;
+        };
+        self.sums = Sums::new(share.clone());
+        self.share = share;
+        Recounted::Rest
     }
 }
 
@@ -172,7 +208,7 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
         refused
     }
 
-    fn compare(&mut self) -> BoxFuture<'_, Result<bool, StoreError>> {
+    fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, StoreError>> {
         Box::pin(Counting::compare(self))
     }
 

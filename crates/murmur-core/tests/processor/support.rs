@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use murmur_core::{AttributeValue, Change, EventName, Item, Record, Row, Sum, item_id};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Known, Ledger, Listed,
-    ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner, PipelineName, Place, Read,
-    ReadExt, Recorder, Replace, SequenceNumber, StateRow, Store, StoreError, Timestamp,
+    Add, Binding, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Known, Ledger,
+    ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
+    PipelineName, Place, Read, ReadExt, Recorder, Replace, SequenceNumber, StateRow, Store,
+    StoreError, Timestamp,
 };
 
 /// An order as the tests' tables hold it.
@@ -328,9 +329,12 @@ impl Ledger<Sum> for Scripted {
         &self,
         pipeline: &PipelineName,
         markers: &MemoryDeduper,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
-        self.inner.list_known(pipeline, markers, after).await
+        self.inner
+            .list_known(pipeline, markers, segment, after)
+            .await
     }
 
     async fn mend(

@@ -5,13 +5,14 @@ mod report;
 mod run;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{Decoder, InspectionOptions, Pipeline, ProcessorBuilder};
-use murmur_state::{Causes, Clock, OptionError, Random, Recorder, Retry, RetryPolicy};
+use murmur_state::{Causes, Clock, OptionError, Random, Recorder, RetryPolicy};
 use serde::de::DeserializeOwned;
 
+use crate::budget::{Pace, ReadBudget};
 use crate::lookup::Lookup;
 
 pub use error::ReconcileError;
@@ -21,14 +22,20 @@ use run::Run;
 /// How far live may be behind unless told otherwise.
 const LAG: Duration = Duration::from_secs(60);
 
-/// Segments read at a time unless told otherwise.
+/// Pages read and compared at a time unless told otherwise.
 const CONCURRENCY: usize = 8;
 
 /// Items of the scan remembered unless told otherwise.
-const REMEMBERED: usize = 1_000_000;
+const REMEMBERED: usize = 7_000_000;
 
 /// Items looked at closely together unless told otherwise.
 const MAX_SUSPECTS: usize = 100_000;
+
+/// Keys of a recount held in memory unless told otherwise.
+const MAX_KEYS: usize = 2_000_000;
+
+/// Items and keys of a ledger that may differ unless told otherwise.
+const MAX_DIFFERING: usize = 1_000_000;
 
 /// Differences and rejected rows listed unless told otherwise.
 const MAX_LISTED: usize = 100;
@@ -59,7 +66,8 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// # Without a ledger
 ///
 /// The table is counted once more, in memory, and compared with the state; if anything differs,
-/// once more after the lag. A key is named if row and recount were the same both times, so a key
+/// once more after the lag. Where there are more keys than [`max_keys`](Reconcile::max_keys), this is
+/// done for a part of them after the other. A key is named if row and recount were the same both times, so a key
 /// that never rests is only ever counted as unsettled. Nothing can be repaired. Without
 /// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max,
 /// Set), a deletion or a change does not undo what was counted, so such a key differs from then
@@ -75,15 +83,23 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// One scan, and with a ledger a read of each of its rows twice, by the scan's pages and as a list.
 /// An item that the ledger knows is looked up if it differed, or was not among the
 /// [remembered](Reconcile::remember) ones. Without a ledger one listing of the state and, if anything
-/// differs, a second scan. In memory: the remembered items, the items looked at closely, one name
-/// per differing item, one value per differing key; without a ledger one value per key.
+/// differs, a second scan, for each part of the keys.
+///
+/// Memory is bounded, whatever the size of the table:
+///
+/// | held | option | about |
+/// |---|---|---|
+/// | items of the scan | [`remember`](Reconcile::remember) | 20 to 40 bytes each, 140 MB by default |
+/// | items looked at closely | [`max_suspects`](Reconcile::max_suspects) | 500 bytes each, 50 MB |
+/// | items and keys that differ | [`max_differing`](Reconcile::max_differing) | 40 bytes an item, 200 a key, 240 MB at most |
+/// | keys of a recount | [`max_keys`](Reconcile::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger |
+/// | pages under way | [`concurrency`](Reconcile::concurrency) | 1 MB of the table each, decoded |
 #[must_use = "nothing is read before `run`"]
 pub struct Reconcile<T, S> {
     processor: ProcessorBuilder<T>,
     source: S,
-    policy: RetryPolicy,
-    random: Random,
     inspection: InspectionOptions,
+    budget: ReadBudget,
     concurrency: usize,
     remember: usize,
     max_suspects: usize,
@@ -106,18 +122,18 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         source: S,
         decoder: Decoder<T>,
     ) -> Self {
-        let random = Random::new();
         let processor = ProcessorBuilder::with_decoder(pipelines, decoder);
         Self {
-            processor: processor.random(random.clone()),
+            processor: processor.retry(RetryPolicy::patient()),
             source,
-            policy: RetryPolicy::default(),
-            random,
             inspection: InspectionOptions {
                 lag: LAG,
                 repair: false,
                 max_listed: MAX_LISTED,
+                max_keys: MAX_KEYS,
+                max_differing: MAX_DIFFERING,
             },
+            budget: ReadBudget::Unlimited,
             concurrency: CONCURRENCY,
             remember: REMEMBERED,
             max_suspects: MAX_SUSPECTS,
@@ -125,10 +141,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         }
     }
 
-    /// How often and how long a failed read or write is tried again. Default:
-    /// [`RetryPolicy::default`], 60 s each.
+    /// How often and how long a failed read or write is tried again. Default: as often as it takes,
+    /// for 30 minutes each.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.policy = policy;
         self.processor = self.processor.retry(policy);
         self
     }
@@ -148,7 +163,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
 
     /// Where jitter comes from. Default: seeded by the system.
     pub fn random(mut self, random: Random) -> Self {
-        self.random = random.clone();
         self.processor = self.processor.random(random);
         self
     }
@@ -169,16 +183,24 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         self
     }
 
-    /// How many segments are read at a time; at least 1. Each has one page in memory. Default 8, or
-    /// as many segments as the source has.
-    pub fn concurrency(mut self, segments: usize) -> Self {
-        self.concurrency = segments;
+    /// How fast the source may be read: pages and items that are looked up together. Ledger and
+    /// state are listed at no more units a second than that, from their own tables; the ledger rows
+    /// of scanned items, one unit each of the marker table, are not held back. Default: unlimited.
+    pub fn read_budget(mut self, budget: ReadBudget) -> Self {
+        self.budget = budget;
         self
     }
 
-    /// How many of the scanned items are remembered, about 100 bytes each, so that they need not be
-    /// looked up when the ledger lists them. Further ones are, each for one consistent read.
-    /// Default 1,000,000.
+    /// How many pages are read or compared at a time, and in how many segments a ledger is listed;
+    /// at least 1. A segment's next page is read while the one before is compared. Default 8.
+    pub fn concurrency(mut self, pages: usize) -> Self {
+        self.concurrency = pages;
+        self
+    }
+
+    /// How many of the scanned items are remembered, 20 to 40 bytes each (40 MB per million at
+    /// most), so that they need not be looked up when the ledger lists them. Further ones are, each
+    /// for one consistent read. Default 7,000,000, which is 140 MB.
     pub fn remember(mut self, items: usize) -> Self {
         self.remember = items;
         self
@@ -188,6 +210,22 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
     /// half a kilobyte of memory if it differs; fewer make for more waits. Default 100,000.
     pub fn max_suspects(mut self, items: usize) -> Self {
         self.max_suspects = items;
+        self
+    }
+
+    /// How many keys a recount holds in memory; at least 1. Each takes about 200 bytes: 200 MB per
+    /// million. With more keys the table is scanned once more, or twice where anything differs, for
+    /// each further part of them. Default 2,000,000.
+    pub fn max_keys(mut self, keys: usize) -> Self {
+        self.inspection.max_keys = keys;
+        self
+    }
+
+    /// How many items, and how many of their keys, may differ in a pipeline with a ledger before the
+    /// reconcile gives up; mended items do not count, and stay mended. Up to 240 MB per million.
+    /// Default 1,000,000.
+    pub fn max_differing(mut self, items: usize) -> Self {
+        self.inspection.max_differing = items;
         self
     }
 
@@ -221,29 +259,35 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let Self {
             processor,
             source,
-            policy,
-            random,
             inspection,
+            budget,
             concurrency,
             remember,
             max_suspects,
             progress,
         } = self;
-        for (option, number) in [("concurrency", concurrency), ("max_suspects", max_suspects)] {
-            if number == 0 {
+        for (option, is_zero) in [
+            ("concurrency", concurrency == 0),
+            ("max_suspects", max_suspects == 0),
+            ("max_keys", inspection.max_keys == 0),
+        ] {
+            if is_zero {
                 return Err(OptionError::new(option, "must be at least 1").into());
             }
         }
+        Pace::check(budget)?;
         let processor = processor.build()?;
         let run = Run {
-            retry: Retry::new(policy, Arc::clone(processor.clock()), random),
+            retry: processor.retry().clone(),
             processor,
             source,
             inspection,
+            budget,
             concurrency,
             remember,
             max_suspects,
             progress,
+            spending: Mutex::default(),
         };
         let result = run.to_end().await;
         if let Err(error) = run.source.close().await {

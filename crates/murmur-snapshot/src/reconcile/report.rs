@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use murmur_core::{KeyDifference, LedgerFindings, RecountFindings};
 use murmur_state::PipelineName;
 
@@ -13,7 +15,7 @@ pub struct Reconciled {
     pub rejected_rows: u64,
     /// The first of them, up to the limit.
     pub rejected: Vec<RejectedRow>,
-    /// What scanning cost in read units, where the source says; looking items up is not part of it.
+    /// What scanning the source and looking its items up cost in read units, where the source says.
     pub read_units: f64,
     /// What was found of each pipeline, in their order.
     pub pipelines: Vec<ReconciledPipeline>,
@@ -65,17 +67,23 @@ impl ReconciledPipeline {
 }
 
 /// How far a reconcile is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ReconcileProgress {
     /// What it is doing.
     pub step: ReconcileStep,
     /// How many rows of the table it looked at, each time it did.
     pub rows: u64,
-    /// How many items the ledgers listed that contribute anything.
+    /// About how many rows the table has, where the source knows: an estimate.
+    pub rows_expected: Option<u64>,
+    /// How many items the ledgers have listed.
     pub ledger_rows: u64,
     /// How many items, or keys without a ledger, differed at first.
     pub suspects: u64,
+    /// What scanning and looking items up cost in read units so far, where the source says.
+    pub read_units: f64,
+    /// How long it takes so far.
+    pub elapsed: Duration,
 }
 
 /// What a reconcile is doing.

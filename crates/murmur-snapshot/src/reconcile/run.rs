@@ -1,62 +1,142 @@
 //! The passes of a reconcile: over the table, over the ledgers, and over what differed.
+//!
+//! Pages are read as a bootstrap reads them: a worker takes a page from being asked for to being
+//! compared, and the next free worker reads on as soon as it is known where. Before items are looked
+//! at closely what is under way is finished, since that waits for the lag and changes what is known
+//! of the ledger.
 
-use std::collections::{HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::future::pending;
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use futures::future::{BoxFuture, try_join_all};
-use futures::stream::{self, StreamExt, TryStreamExt};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, select};
+use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use murmur_core::{
-    Compared, Found, Inspection, InspectionError, InspectionOptions, LedgerInspection, Processor,
+    Compared, Contributing, Found, Inspection, InspectionError, InspectionOptions, ItemSet,
+    LedgerInspection, Processor, RecountInspection, Recounted,
 };
-use murmur_state::{Cause, Deadline, ItemId, OptionError, PipelineName, Retry};
+use murmur_state::{
+    Cause, Deadline, ItemId, ListSegment, OptionError, PipelineName, Retry, StoreError,
+};
 
 use super::ProgressFn;
 use super::error::ReconcileError;
 use super::report::{Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
+use crate::budget::{Account, May, Pace, ReadBudget, Reserved};
 use crate::error::SourceError;
 use crate::lookup::{LookedUp, Lookup};
 use crate::report::RejectedRow;
 use crate::scan::retried;
-use crate::source::{BadRow, Cursor, Page};
+use crate::source::{BadRow, Cursor, Description, Page};
 
 /// How many items are looked up at a time.
 const LOOK_UPS: usize = 32;
+
+/// In how many segments DynamoDB lists at most (API reference, Scan).
+const MOST_SEGMENTS: u32 = 1_000_000;
+
+/// What looking up an item costs at least, in read units.
+const ONE_ITEM: f64 = 1.0;
 
 pub(super) struct Run<T, S> {
     pub(super) processor: Processor<T>,
     pub(super) source: S,
     pub(super) retry: Retry,
     pub(super) inspection: InspectionOptions,
+    pub(super) budget: ReadBudget,
     pub(super) concurrency: usize,
     pub(super) remember: usize,
     pub(super) max_suspects: usize,
     pub(super) progress: Box<ProgressFn>,
+    pub(super) spending: Mutex<Spending>,
+}
+
+/// What the source has cost so far, and when it may be read again.
+#[derive(Default)]
+pub(super) struct Spending {
+    /// `None` before the source was described.
+    pace: Option<Pace>,
+    units: f64,
+}
+
+/// Something of a page that came to its end.
+enum Step<T> {
+    Read {
+        segment: u32,
+        reserved: Reserved,
+        page: Page,
+    },
+    Examined(Examined<T>),
 }
 
 /// A page, decoded and compared.
 struct Examined<T> {
-    segment: u32,
-    next: Option<Cursor>,
-    read_units: Option<f64>,
     bad: Vec<BadRow>,
     found: Vec<Found<T>>,
-    /// One for each inspection by a ledger, with its place.
-    compared: Vec<(usize, Compared)>,
+    /// One for each ledger, in their order.
+    compared: Vec<Compared>,
+}
+
+/// What compares each pipeline, with its place among all.
+struct Inspections<'a, T> {
+    ledgers: Vec<(usize, LedgerInspection<'a, T>)>,
+    recounts: Vec<(usize, RecountInspection<'a, T>)>,
+}
+
+impl<'a, T: Send + Sync + 'static> Inspections<'a, T> {
+    fn of(all: Vec<Inspection<'a, T>>) -> Self {
+        let (mut ledgers, mut recounts) = (Vec::new(), Vec::new());
+        for (place, inspection) in all.into_iter().enumerate() {
+            match inspection {
+                Inspection::Ledger(ledger) => ledgers.push((place, ledger)),
+                Inspection::Recount(recount) => recounts.push((place, recount)),
+            }
+        }
+        Self { ledgers, recounts }
+    }
+
+    fn suspects(&self) -> u64 {
+        let of_ledgers = self.ledgers.iter().map(|(_, ledger)| ledger.suspects());
+        let of_recounts = self.recounts.iter().map(|(_, recount)| recount.suspects());
+        of_ledgers.sum::<u64>() + of_recounts.sum::<u64>()
+    }
+
+    fn findings(self) -> impl Iterator<Item = Findings> {
+        let ledgers = self.ledgers.into_iter();
+        let ledgers = ledgers.map(|(place, of)| (place, Findings::Ledger(of.findings())));
+        let recounts = self.recounts.into_iter();
+        let recounts = recounts.map(|(place, of)| (place, Findings::Recount(of.findings())));
+        let mut all: Vec<_> = ledgers.chain(recounts).collect();
+        all.sort_by_key(|(place, _)| *place);
+        all.into_iter().map(|(_, findings)| findings)
+    }
 }
 
 /// What a reconcile knows while it runs.
-struct State<'a, T> {
-    inspections: Vec<Inspection<'a, T>>,
+struct State {
     /// Items that the scan has seen, as far as they are remembered.
-    seen: HashSet<ItemId>,
-    /// For each inspection the items to be looked at closely.
+    seen: ItemSet,
+    /// For each ledger the items to be looked at closely.
     suspects: Vec<Vec<ItemId>>,
     rows: u64,
+    rows_expected: Option<u64>,
     rejected_rows: u64,
     /// As many of them as the report lists.
     rejected: Vec<RejectedRow>,
-    read_units: f64,
     ledger_rows: u64,
+    begun: Duration,
+}
+
+/// Which recounts a scan is for, by their place among the recounts.
+#[derive(Clone, Copy)]
+struct Purpose<'p> {
+    recounts: &'p [usize],
+    /// Whether rows are compared with the ledgers too, and what can never count is noted.
+    first: bool,
 }
 
 impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
@@ -64,51 +144,61 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         self.check()?;
         let bound = self.processor.bind(None, Deadline::NONE).await;
         bound.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
-        let inspections = self.processor.inspections(self.inspection);
+        let description = self.describe().await?;
+        let listings = self.begin_spending(&description)?;
+        let inspections = self.processor.inspections(self.inspection, Some(&listings));
+        let mut inspections = Inspections::of(inspections);
         let mut state = State {
-            suspects: inspections.iter().map(|_| Vec::new()).collect(),
-            inspections,
-            seen: HashSet::new(),
+            seen: ItemSet::default(),
+            suspects: vec![Vec::new(); inspections.ledgers.len()],
             rows: 0,
+            rows_expected: description.rows,
             rejected_rows: 0,
             rejected: Vec::new(),
-            read_units: 0.0,
             ledger_rows: 0,
+            begun: self.now(),
         };
-        let recounted: Vec<usize> = (0..state.inspections.len())
-            .filter(|&place| matches!(state.inspections.get(place), Some(Inspection::Recount(_))))
-            .collect();
 
-        self.scan(&mut state, &recounted, true).await?;
-        let rows = state.rows;
-        let differing = self.compare(&mut state, &recounted).await?;
-        self.settle(&mut state).await?;
-        self.list(&mut state).await?;
-        if !differing.is_empty() {
-            self.tell(&state, ReconcileStep::Wait);
-            self.retry.clock().sleep(self.inspection.lag).await;
-            self.scan(&mut state, &differing, false).await?;
-            self.compare(&mut state, &differing).await?;
+        let mut recounts: Vec<usize> = (0..inspections.recounts.len()).collect();
+        let mut first = true;
+        loop {
+            let purpose = Purpose {
+                recounts: &recounts,
+                first,
+            };
+            self.scan(&mut inspections, &mut state, purpose).await?;
+            let (again, mut rest) = self.compare(&mut inspections, &recounts).await?;
+            if first {
+                self.settle(&mut inspections, &mut state).await?;
+                self.list(&mut inspections, &mut state).await?;
+                first = false;
+            }
+            if !again.is_empty() {
+                self.tell(&inspections, &state, ReconcileStep::Wait);
+                self.retry.clock().sleep(self.inspection.lag).await;
+                let purpose = Purpose {
+                    recounts: &again,
+                    first,
+                };
+                self.scan(&mut inspections, &mut state, purpose).await?;
+                rest.extend(self.compare(&mut inspections, &again).await?.1);
+            }
+            if rest.is_empty() {
+                break;
+            }
+            recounts = rest;
         }
 
-        let (rejected_rows, read_units) = (state.rejected_rows, state.read_units);
-        let rejected = std::mem::take(&mut state.rejected);
-        let pipelines = state
-            .inspections
-            .into_iter()
-            .zip(self.processor.pipelines());
-        let pipelines = pipelines.map(|(inspection, pipeline)| ReconciledPipeline {
+        let pipelines = inspections.findings().zip(self.processor.pipelines());
+        let pipelines = pipelines.map(|(findings, pipeline)| ReconciledPipeline {
             pipeline: pipeline.name().clone(),
-            findings: match inspection {
-                Inspection::Ledger(ledger) => Findings::Ledger(ledger.findings()),
-                Inspection::Recount(recount) => Findings::Recount(recount.findings()),
-            },
+            findings,
         });
         Ok(Reconciled {
-            rows,
-            rejected_rows,
-            rejected,
-            read_units,
+            rows: state.rows,
+            rejected_rows: state.rejected_rows,
+            rejected: state.rejected,
+            read_units: self.spending().units,
             pipelines: pipelines.collect(),
         })
     }
@@ -138,123 +228,218 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         whole.map_err(|error| self.source_error(error))
     }
 
-    /// Reads all pages. Each row goes to the recounts at these places; in the `first` scan also to
-    /// the ledgers, and what can never count is noted.
+    async fn describe(&self) -> Result<Description, ReconcileError> {
+        let recorder = &**self.processor.recorder();
+        let (retry, name) = (&self.retry, self.source.name());
+        let described = retried(retry, recorder, name, Deadline::NONE, || {
+            self.source.describe()
+        });
+        described.await.map_err(|error| self.source_error(error))
+    }
+
+    /// Begins to keep the budget; what keeps it for listings of ledgers and states.
+    fn begin_spending(&self, description: &Description) -> Result<Account, ReconcileError> {
+        let pace = Pace::new(self.budget, self.source.name(), description)?;
+        let listings = Account::new(pace.per_second(), Arc::clone(self.retry.clock()));
+        self.spending().pace = Some(pace);
+        Ok(listings)
+    }
+
+    fn spending(&self) -> MutexGuard<'_, Spending> {
+        self.spending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> Duration {
+        self.retry.clock().monotonic()
+    }
+
+    /// Reads all pages, and looks closely at what differs whenever that is much.
     async fn scan(
         &self,
-        state: &mut State<'_, T>,
-        recounted: &[usize],
-        first: bool,
+        inspections: &mut Inspections<'_, T>,
+        state: &mut State,
+        purpose: Purpose<'_>,
     ) -> Result<(), ReconcileError> {
         let segments = 0..self.source.segments();
         let mut open: VecDeque<(u32, Option<Cursor>)> =
             segments.map(|segment| (segment, None)).collect();
         while !open.is_empty() {
-            let together = open.len().min(self.concurrency);
-            let pages = open.drain(..together);
-            let inspections = &state.inspections;
-            let examined =
-                pages.map(|(segment, after)| self.examine(segment, after, inspections, first));
-            for page in try_join_all(examined).await? {
-                let segment = page.segment;
-                if let Some(next) = &page.next {
-                    open.push_back((segment, Some(next.clone())));
-                }
-                self.take(state, page, recounted, first);
-            }
-            self.tell(state, ReconcileStep::Scan);
-            if state.suspects.iter().map(Vec::len).sum::<usize>() >= self.max_suspects {
-                self.settle(state).await?;
+            let Inspections { ledgers, recounts } = &mut *inspections;
+            self.pages(ledgers, recounts, &mut open, state, purpose)
+                .await?;
+            if self.is_full(state) {
+                self.settle(inspections, state).await?;
             }
         }
         Ok(())
     }
 
-    /// Reads a page, decodes its rows, and compares them with the ledgers if asked to.
-    async fn examine(
+    fn is_full(&self, state: &State) -> bool {
+        state.suspects.iter().map(Vec::len).sum::<usize>() >= self.max_suspects
+    }
+
+    /// Reads `open` pages, and those after them, until all are compared or many items differ.
+    async fn pages(
         &self,
-        segment: u32,
-        after: Option<Cursor>,
-        inspections: &[Inspection<'_, T>],
-        compare: bool,
-    ) -> Result<Examined<T>, ReconcileError> {
-        let recorder = &**self.processor.recorder();
-        let (retry, name) = (&self.retry, self.source.name());
-        let page = retried(retry, recorder, name, Deadline::NONE, || {
-            self.source.page(segment, after.as_ref(), None)
-        });
-        let page = page.await.map_err(|error| self.source_error(error))?;
-        let Page {
-            rows,
-            bad,
-            next,
-            read_units,
-            ..
-        } = page;
-        if next.is_some() && next == after {
-            return Err(self.source_error(SourceError::Cursor {
-                place: self.source.name().to_owned(),
-                cursor: next.map(|next| next.to_string()).unwrap_or_default(),
-                reason: "the page after it ends where it began; the source is broken".into(),
-            }));
-        }
-        let found: Vec<Found<T>> = rows
-            .into_iter()
-            .map(|row| self.processor.find(row))
-            .collect();
-        let mut compared = Vec::new();
-        if compare && !found.is_empty() {
-            for (place, inspection) in inspections.iter().enumerate() {
-                if let Inspection::Ledger(ledger) = inspection {
-                    let looked = ledger.compare(&found).await;
-                    compared.push((place, looked.map_err(|e| failed(ledger.pipeline(), e))?));
+        ledgers: &[(usize, LedgerInspection<'_, T>)],
+        recounts: &mut [(usize, RecountInspection<'_, T>)],
+        open: &mut VecDeque<(u32, Option<Cursor>)>,
+        state: &mut State,
+        purpose: Purpose<'_>,
+    ) -> Result<(), ReconcileError> {
+        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step<T>, ReconcileError>>> =
+            FuturesUnordered::new();
+        let mut pages = 0;
+        loop {
+            let mut rest = None;
+            while pages < self.concurrency && !open.is_empty() && !self.is_full(state) {
+                let mut spending = self.spending();
+                let Some(pace) = &mut spending.pace else {
+                    break;
+                };
+                match pace.may(self.now()) {
+                    May::Begin => {}
+                    May::Wait(wait) => {
+                        rest = Some(self.retry.clock().sleep(wait));
+                        break;
+                    }
+                    May::Learn => break,
+                }
+                let Some((segment, after)) = open.pop_front() else {
+                    break;
+                };
+                pages += 1;
+                let reserved = pace.begin(self.now());
+                steps.push(self.read(segment, after, reserved).boxed());
+            }
+            let step = match rest {
+                None => match steps.next().await {
+                    None => return Ok(()),
+                    Some(step) => step,
+                },
+                // A page that comes cuts the rest short, since it may cost less than was set aside.
+                Some(rest) => {
+                    let page = async {
+                        match steps.is_empty() {
+                            true => pending().await,
+                            false => steps.next().await,
+                        }
+                    };
+                    match select(pin!(page), rest).await {
+                        Either::Left((Some(step), _)) => step,
+                        Either::Left((None, _)) | Either::Right(_) => continue,
+                    }
+                }
+            };
+            match step? {
+                Step::Read {
+                    segment,
+                    reserved,
+                    page,
+                } => {
+                    self.came(reserved, &page)?;
+                    if let Some(next) = &page.next {
+                        open.push_back((segment, Some(next.clone())));
+                    }
+                    steps.push(self.examine(ledgers, page, purpose.first).boxed());
+                }
+                Step::Examined(page) => {
+                    pages -= 1;
+                    self.take(recounts, state, page, purpose);
+                    let suspects = ledgers.iter().map(|(_, of)| of.suspects()).sum::<u64>()
+                        + recounts.iter().map(|(_, of)| of.suspects()).sum::<u64>();
+                    self.tell_of(suspects, state, ReconcileStep::Scan);
                 }
             }
         }
-        Ok(Examined {
+    }
+
+    async fn read(
+        &self,
+        segment: u32,
+        after: Option<Cursor>,
+        reserved: Reserved,
+    ) -> Result<Step<T>, ReconcileError> {
+        let recorder = &**self.processor.recorder();
+        let (retry, name) = (&self.retry, self.source.name());
+        let page = retried(retry, recorder, name, Deadline::NONE, || {
+            self.source.page(segment, after.as_ref(), reserved.limit)
+        });
+        let page = page.await.map_err(|error| self.source_error(error))?;
+        if page.next.is_some() && page.next == after {
+            return Err(self.source_error(SourceError::Cursor {
+                place: name.to_owned(),
+                cursor: after.map(|after| after.to_string()).unwrap_or_default(),
+                reason: "the page after it ends where it began; the source is broken".into(),
+            }));
+        }
+        Ok(Step::Read {
             segment,
-            next,
-            read_units,
-            bad,
+            reserved,
+            page,
+        })
+    }
+
+    /// Pays for a page.
+    fn came(&self, reserved: Reserved, page: &Page) -> Result<(), OptionError> {
+        let mut spending = self.spending();
+        spending.units += page.read_units.unwrap_or_default();
+        match &mut spending.pace {
+            Some(pace) => pace.came(reserved, page, self.source.name()),
+            None => Ok(()),
+        }
+    }
+
+    /// Decodes a page's rows, and compares them with the ledgers if asked to.
+    async fn examine(
+        &self,
+        ledgers: &[(usize, LedgerInspection<'_, T>)],
+        page: Page,
+        compare: bool,
+    ) -> Result<Step<T>, ReconcileError> {
+        let rows = page.rows.into_iter();
+        let found: Vec<Found<T>> = rows.map(|row| self.processor.find(row)).collect();
+        let mut compared = Vec::new();
+        if compare && !found.is_empty() {
+            for (_, ledger) in ledgers {
+                let looked = ledger.compare(&found).await;
+                compared.push(looked.map_err(|e| failed(ledger.pipeline(), e))?);
+            }
+        }
+        Ok(Step::Examined(Examined {
+            bad: page.bad,
             found,
             compared,
-        })
+        }))
     }
 
     /// Takes what a page gave.
     fn take(
         &self,
-        state: &mut State<'_, T>,
+        recounts: &mut [(usize, RecountInspection<'_, T>)],
+        state: &mut State,
         mut page: Examined<T>,
-        recounted: &[usize],
-        first: bool,
+        purpose: Purpose<'_>,
     ) {
         state.rows += (page.found.len() + page.bad.len()) as u64;
-        state.read_units += page.read_units.unwrap_or_default();
         let mut rejected = Vec::new();
-        for &place in recounted {
-            if let Some(Inspection::Recount(recount)) = state.inspections.get_mut(place) {
+        for &place in purpose.recounts {
+            if let Some((_, recount)) = recounts.get_mut(place) {
                 rejected.extend(recount.add(&page.found));
             }
         }
-        if !first {
+        if !purpose.first {
             return;
         }
         rejected.extend(page.found.iter_mut().filter_map(Found::take_rejected));
-        for (place, compared) in page.compared {
+        for (compared, suspects) in page.compared.into_iter().zip(&mut state.suspects) {
             rejected.extend(compared.rejected);
-            if let Some(suspects) = state.suspects.get_mut(place) {
-                suspects.extend(compared.differing);
-            }
+            suspects.extend(compared.differing);
         }
-        if self.by_ledger() {
+        if !state.suspects.is_empty() {
             let room = self.remember.saturating_sub(state.seen.len());
-            let items = page
-                .found
-                .iter()
-                .take(room)
-                .map(|found| found.item().clone());
-            state.seen.extend(items);
+            let items = page.found.iter().take(room);
+            items.for_each(|found| state.seen.insert(found.item()));
         }
         state.rejected_rows += (rejected.len() + page.bad.len()) as u64;
         let rejected = rejected.iter().map(RejectedRow::from);
@@ -266,58 +451,98 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         state.rejected.extend(rows.take(room));
     }
 
-    fn by_ledger(&self) -> bool {
-        let mut pipelines = self.processor.pipelines().iter();
-        pipelines.any(|pipeline| pipeline.keeps_ledger())
-    }
-
-    /// Compares the recounts at these places with the state; the places of those that need another.
+    /// Compares the recounts at these places with the state: the places of those that need the same
+    /// keys again, and of those that have further keys.
     async fn compare(
         &self,
-        state: &mut State<'_, T>,
-        recounted: &[usize],
-    ) -> Result<Vec<usize>, ReconcileError> {
-        let mut differing = Vec::new();
-        for &place in recounted {
-            if let Some(Inspection::Recount(recount)) = state.inspections.get_mut(place) {
-                let again = recount.compare().await;
-                if again.map_err(|error| failed(recount.pipeline(), error))? {
-                    differing.push(place);
+        inspections: &mut Inspections<'_, T>,
+        recounts: &[usize],
+    ) -> Result<(Vec<usize>, Vec<usize>), ReconcileError> {
+        let (mut again, mut rest) = (Vec::new(), Vec::new());
+        for &place in recounts {
+            if let Some((_, recount)) = inspections.recounts.get_mut(place) {
+                let compared = recount.compare().await;
+                match compared.map_err(|error| failed(recount.pipeline(), error))? {
+                    Recounted::Done => {}
+                    Recounted::Again => again.push(place),
+                    Recounted::Rest => rest.push(place),
                 }
             }
         }
-        Ok(differing)
+        Ok((again, rest))
     }
 
     /// Goes over what the ledgers know, for items that the scan has not seen.
-    async fn list(&self, state: &mut State<'_, T>) -> Result<(), ReconcileError> {
-        for place in 0..state.inspections.len() {
-            let mut after: Option<String> = None;
-            while let Some(Inspection::Ledger(ledger)) = state.inspections.get_mut(place) {
-                let listed = ledger.contributing(after.as_deref()).await;
-                let listed = listed.map_err(|error| failed(ledger.pipeline(), error))?;
-                state.ledger_rows += listed.entries.len() as u64;
-                let unseen = listed.entries.into_iter();
-                let unseen = unseen.filter(|item| !state.seen.contains(item));
-                if let Some(suspects) = state.suspects.get_mut(place) {
-                    suspects.extend(unseen);
-                    if suspects.len() >= self.max_suspects {
-                        self.settle(state).await?;
-                    }
-                }
-                self.tell(state, ReconcileStep::Ledger);
-                after = listed.next;
-                if after.is_none() {
-                    break;
+    async fn list(
+        &self,
+        inspections: &mut Inspections<'_, T>,
+        state: &mut State,
+    ) -> Result<(), ReconcileError> {
+        let of = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
+        let of = NonZeroU32::new(of.min(MOST_SEGMENTS)).unwrap_or(NonZeroU32::MIN);
+        for place in 0..inspections.ledgers.len() {
+            let mut open: VecDeque<(ListSegment, Option<String>)> = ListSegment::all(of)
+                .map(|segment| (segment, None))
+                .collect();
+            while !open.is_empty() {
+                self.parts(inspections, place, &mut open, state).await?;
+                if self.is_full(state) {
+                    self.settle(inspections, state).await?;
                 }
             }
         }
-        self.settle(state).await
+        self.settle(inspections, state).await
+    }
+
+    /// Reads `open` parts of a ledger's listing, and those after them, until there is none or many
+    /// items are to be looked at.
+    async fn parts(
+        &self,
+        inspections: &Inspections<'_, T>,
+        place: usize,
+        open: &mut VecDeque<(ListSegment, Option<String>)>,
+        state: &mut State,
+    ) -> Result<(), ReconcileError> {
+        type Part = (ListSegment, Result<Contributing, StoreError>);
+        let Some((_, ledger)) = inspections.ledgers.get(place) else {
+            return Ok(());
+        };
+        let mut parts: FuturesUnordered<BoxFuture<'_, Part>> = FuturesUnordered::new();
+        loop {
+            while !self.is_full(state) {
+                let Some((segment, after)) = open.pop_front() else {
+                    break;
+                };
+                let part = async move {
+                    let listed = ledger.contributing(segment, after.as_deref()).await;
+                    (segment, listed)
+                };
+                parts.push(part.boxed());
+            }
+            let Some((segment, listed)) = parts.next().await else {
+                return Ok(());
+            };
+            let listed = listed.map_err(|error| failed(ledger.pipeline(), error))?;
+            if listed.next.is_some() {
+                open.push_back((segment, listed.next));
+            }
+            state.ledger_rows += listed.rows;
+            let unseen = listed.items.into_iter();
+            let unseen = unseen.filter(|item| !state.seen.contains(item));
+            if let Some(suspects) = state.suspects.get_mut(place) {
+                suspects.extend(unseen);
+            }
+            self.tell(inspections, state, ReconcileStep::Ledger);
+        }
     }
 
     /// Looks closely at all that is gathered.
-    async fn settle(&self, state: &mut State<'_, T>) -> Result<(), ReconcileError> {
-        for place in 0..state.inspections.len() {
+    async fn settle(
+        &self,
+        inspections: &mut Inspections<'_, T>,
+        state: &mut State,
+    ) -> Result<(), ReconcileError> {
+        for place in 0..inspections.ledgers.len() {
             let items = state.suspects.get_mut(place).map(std::mem::take);
             let items = items.unwrap_or_default();
             if items.is_empty() {
@@ -326,8 +551,8 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             let step = ReconcileStep::Settle {
                 items: items.len() as u64,
             };
-            self.tell(state, step);
-            if let Some(Inspection::Ledger(ledger)) = state.inspections.get_mut(place) {
+            self.tell(inspections, state, step);
+            if let Some((_, ledger)) = inspections.ledgers.get_mut(place) {
                 self.settle_in(ledger, items).await?;
             }
         }
@@ -351,10 +576,13 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         let recorder = &**self.processor.recorder();
         let found = stream::iter(items).map(|item| async move {
             let (retry, name) = (&self.retry, self.source.name());
+            self.pay_for_look_up().await;
             let looked_up = retried(retry, recorder, name, Deadline::NONE, || {
                 self.source.look_up(&item)
             });
-            Ok(match looked_up.await? {
+            let looked = looked_up.await?;
+            self.looked_up(looked.read_units);
+            Ok(match looked.found {
                 LookedUp::Row(row) => self.processor.find(row),
                 LookedUp::Bad(_) => Found::unreadable(item),
                 LookedUp::Gone => Found::gone(item),
@@ -364,16 +592,44 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         found.map_err(|error: SourceError| Arc::new(error) as Cause)
     }
 
-    fn tell(&self, state: &State<'_, T>, step: ReconcileStep) {
-        let suspects = state.inspections.iter().map(|inspection| match inspection {
-            Inspection::Ledger(ledger) => ledger.suspects(),
-            Inspection::Recount(recount) => recount.suspects(),
-        });
+    /// Waits until an item may be looked up, and sets aside what that costs at least.
+    async fn pay_for_look_up(&self) {
+        loop {
+            let now = self.now();
+            let rest = match &mut self.spending().pace {
+                None => return,
+                Some(pace) => match pace.rest(now) {
+                    Some(rest) => rest,
+                    None => return pace.spend(now, ONE_ITEM),
+                },
+            };
+            self.retry.clock().sleep(rest).await;
+        }
+    }
+
+    fn looked_up(&self, read_units: Option<f64>) {
+        let (now, mut spending) = (self.now(), self.spending());
+        let units = read_units.unwrap_or(ONE_ITEM);
+        spending.units += read_units.unwrap_or_default();
+        if let Some(pace) = &mut spending.pace {
+            pace.spend(now, units - ONE_ITEM);
+        }
+    }
+
+    fn tell(&self, inspections: &Inspections<'_, T>, state: &State, step: ReconcileStep) {
+        self.tell_of(inspections.suspects(), state, step);
+    }
+
+    fn tell_of(&self, suspects: u64, state: &State, step: ReconcileStep) {
+        let read_units = self.spending().units;
         (self.progress)(&ReconcileProgress {
             step,
             rows: state.rows,
+            rows_expected: state.rows_expected,
             ledger_rows: state.ledger_rows,
-            suspects: suspects.sum(),
+            suspects,
+            read_units,
+            elapsed: self.now().saturating_sub(state.begun),
         });
     }
 

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{
-    Definition, Difference, LedgerFindings, Mending, Pipeline, ProcessorBuilder, Sum, Window,
+    AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, ProcessorBuilder, Sum,
+    Window,
 };
 use murmur_snapshot::{Findings, ReconcileError, ReconcileStep, Reconciled};
-use murmur_state::{Key, Place, StoreError, Timestamp};
+use murmur_state::{Clock, Key, Place, RetryPolicy, StoreError, Timestamp};
 
 use crate::world::{NOW, Order, Put, World, definition, name, put};
 
@@ -347,7 +348,11 @@ async fn windows_whose_retention_is_over_do_not_differ() {
         .build()
         .unwrap();
     world.tables().forged = Some((Key::new("all", Window::daily().bucket(NOW)).unwrap(), 5));
-    let audited = processor.audit(10).await.unwrap().remove(0);
+    let audited = processor
+        .audit(&AuditOptions::default().max_listed(10))
+        .await
+        .unwrap()
+        .remove(0);
     assert_eq!(
         (audited.differing, audited.state_rows),
         (0, 4),
@@ -355,7 +360,14 @@ async fn windows_whose_retention_is_over_do_not_differ() {
     );
     let newest = Window::daily().bucket(NOW.plus(Duration::from_secs(2 * 24 * 3600)));
     world.tables().forged = Some((Key::new("all", newest).unwrap(), 5));
-    assert_eq!(processor.audit(10).await.unwrap()[0].differing, 1);
+    assert_eq!(
+        processor
+            .audit(&AuditOptions::default().max_listed(10))
+            .await
+            .unwrap()[0]
+            .differing,
+        1
+    );
 }
 
 #[tokio::test]
@@ -484,8 +496,17 @@ async fn look_ups_are_tried_again_and_their_failure_is_told() {
     world.tables().fail_look_ups = 2;
     let reconciled = world.reconcile().run().await.unwrap();
     assert_eq!(found(&reconciled).differing, 1);
+    // More than ten minutes of failures.
+    world.tables().fail_look_ups = 300;
+    let begun = world.clock.now();
+    let reconciled = world.reconcile().run().await.unwrap();
+    assert_eq!(found(&reconciled).differing, 1);
+    let took = world.clock.now().since(begun);
+    assert!(took > Duration::from_secs(600), "{took:?}");
+
     world.tables().fail_look_ups = 3;
-    let error = world.reconcile().run().await.unwrap_err();
+    let impatient = world.reconcile().retry(RetryPolicy::default());
+    let error = impatient.run().await.unwrap_err();
     assert!(
         matches!(&error, ReconcileError::Inspection { .. }),
         "{error:?}"

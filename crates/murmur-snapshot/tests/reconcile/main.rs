@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
 mod by_ledger;
+mod large;
 mod random;
 mod recount;
 mod refused;

@@ -3,9 +3,10 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use murmur_core::{Pipeline, ProcessorBuilder, Sum, Window};
+use murmur_core::{AuditOptions, Pipeline, ProcessorBuilder, Sum, Window};
 use murmur_snapshot::{
-    Cursor, Description, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source, SourceError,
+    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source,
+    SourceError,
 };
 use murmur_state::{Causes, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
 
@@ -83,7 +84,10 @@ async fn state_of_somebody_else_is_refused() {
         Causes(&error)
     );
     let audit = ProcessorBuilder::new([other]).build().unwrap();
-    let error = audit.audit(1).await.unwrap_err();
+    let error = audit
+        .audit(&AuditOptions::default().max_listed(1))
+        .await
+        .unwrap_err();
     assert!(
         Causes(&error).to_string().contains("version 2"),
         "{}",
@@ -97,7 +101,10 @@ async fn an_audit_needs_a_ledger() {
         .store(store())
         .exactly_once(MemoryDeduper::new());
     let processor = ProcessorBuilder::new([pipeline.unwrap()]).build().unwrap();
-    let error = processor.audit(1).await.unwrap_err();
+    let error = processor
+        .audit(&AuditOptions::default().max_listed(1))
+        .await
+        .unwrap_err();
     let said = error.to_string();
     assert!(
         said.contains("`totals`") && said.contains(".ledger("),
@@ -172,8 +179,8 @@ impl Lookup for Odd {
         }
     }
 
-    async fn look_up(&self, _item: &ItemId) -> Result<LookedUp, SourceError> {
-        Ok(LookedUp::Gone)
+    async fn look_up(&self, _item: &ItemId) -> Result<Look, SourceError> {
+        Ok(LookedUp::Gone.into())
     }
 }
 

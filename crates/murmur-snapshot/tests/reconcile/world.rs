@@ -9,16 +9,17 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use murmur_core::{
-    AttributeValue, Change, Definition, EventName, Item, Pipeline, Processor, ProcessorBuilder,
-    Record, Row, Sum, item_id, item_key,
+    AttributeValue, AuditOptions, Change, Definition, EventName, Item, Pipeline, Processor,
+    ProcessorBuilder, Record, Row, Sum, item_id, item_key,
 };
 use murmur_snapshot::{
-    Cursor, Description, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
+    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
 };
 use murmur_state::{
-    Add, Binding, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger, Listed,
-    ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Place, Random,
-    Read, Replace, SequenceNumber, StateRow, Store, StoreError, Timestamp,
+    Add, Binding, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger,
+    ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome,
+    PipelineName, Place, Random, Read, Replace, SequenceNumber, StateRow, Store, StoreError,
+    Timestamp,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -387,7 +388,11 @@ impl World {
             .clock(Arc::new(self.clock.clone()))
             .build()
             .unwrap();
-        processor.audit(100).await.unwrap().remove(0)
+        processor
+            .audit(&AuditOptions::default().max_listed(100))
+            .await
+            .unwrap()
+            .remove(0)
     }
 }
 
@@ -514,7 +519,7 @@ impl Lookup for Table {
         Ok(())
     }
 
-    async fn look_up(&self, item: &ItemId) -> Result<LookedUp, SourceError> {
+    async fn look_up(&self, item: &ItemId) -> Result<Look, SourceError> {
         let planned = {
             let mut tables = self.0.tables();
             tables.look_ups += 1;
@@ -537,9 +542,12 @@ impl Lookup for Table {
             Some(Flaw::ItemBeforeLedger) => &tables.before,
             _ => &tables.items,
         };
-        Ok(match items.get(&id) {
-            Some(order) => LookedUp::Row(row(&id, order)),
-            None => LookedUp::Gone,
+        Ok(Look {
+            found: match items.get(&id) {
+                Some(order) => LookedUp::Row(row(&id, order)),
+                None => LookedUp::Gone,
+            },
+            read_units: Some(1.0),
         })
     }
 }
@@ -554,6 +562,7 @@ fn part<T>(all: Vec<T>, after: Option<&str>, size: usize) -> Listed<T> {
     Listed {
         entries: all.into_iter().skip(from).take(size).collect(),
         next: (left > size).then(|| (from + size).to_string()),
+        read_units: Some(0.5),
     }
 }
 
@@ -658,10 +667,15 @@ impl Ledger<Sum> for Watched {
         &self,
         pipeline: &PipelineName,
         markers: &MemoryDeduper,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
         self.0.step();
-        let all = self.0.store.list_known(pipeline, markers, None).await?;
+        let all = self
+            .0
+            .store
+            .list_known(pipeline, markers, segment, None)
+            .await?;
         Ok(part(all.entries, after, 2))
     }
 

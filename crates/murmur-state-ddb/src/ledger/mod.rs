@@ -18,8 +18,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures::StreamExt;
 use futures::stream;
 use murmur_state::{
-    Add, Deadline, ItemId, Key, Known, Listed, MAX_KEYS, Outcome, PipelineName, Place, RetryPolicy,
-    StoreError, Timestamp,
+    Add, Deadline, ItemId, Key, Known, ListSegment, Listed, MAX_KEYS, Outcome, PipelineName, Place,
+    RetryPolicy, StoreError, Timestamp,
 };
 
 pub(crate) use turn::Entry;
@@ -27,6 +27,7 @@ pub(crate) use turn::Entry;
 use crate::attribute::{PK, text};
 use crate::deduper::Deduper;
 use crate::once::{Cell, Slots};
+use crate::rows::Scanned;
 use crate::table::Table;
 use turn::{Times, Turn, turn};
 use write::{Answer, Stopped, Transaction};
@@ -160,7 +161,11 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 
     /// A part of all that is known.
-    pub(crate) async fn list(&self, after: Option<&str>) -> Result<Listed<Known<i64>>, StoreError> {
+    pub(crate) async fn list(
+        &self,
+        segment: ListSegment,
+        after: Option<&str>,
+    ) -> Result<Listed<Known<i64>>, StoreError> {
         let markers = &self.markers.table;
         let place = markers.place();
         let start = after.map(|after| {
@@ -168,7 +173,12 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             HashMap::from([(PK.to_owned(), name)])
         });
         let prefix = entry::prefix(self.pipeline);
-        let (rows, last) = markers.scan(start, Some(&prefix), None).await?;
+        let page = markers.scan(start, Some(&prefix), None, segment);
+        let Scanned {
+            rows,
+            last,
+            read_units,
+        } = page.await?;
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
             let name = text(&place, &row, PK, NAME)?;
@@ -183,6 +193,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         Ok(Listed {
             entries,
             next: last.transpose()?.map(str::to_owned),
+            read_units,
         })
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use murmur_state::{
     Add, Binding, Clock, Deadline, EVENT_LIFE, ExactlyOnce, Fault, ItemId, Key, Known, LEDGER_MODE,
-    Ledger, MemoryDeduper, MemoryStore, Mend, Outcome, PipelineName, Position, Read, ReadExt,
-    Replace, SequenceNumber, StateRow, Store, StoreError,
+    Ledger, ListSegment, MemoryDeduper, MemoryStore, Mend, Outcome, PipelineName, Position, Read,
+    ReadExt, Replace, SequenceNumber, StateRow, Store, StoreError,
 };
 use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
 use murmur_testkit::Dynamo;
@@ -133,7 +133,13 @@ impl Books {
         let mut after: Option<String> = None;
         loop {
             let (name, markers) = (pipeline(), &self.markers);
-            let part = Ledger::<Total>::list_known(&self.store, &name, markers, after.as_deref());
+            let part = Ledger::<Total>::list_known(
+                &self.store,
+                &name,
+                markers,
+                ListSegment::WHOLE,
+                after.as_deref(),
+            );
             let part = part.await.unwrap();
             all.extend(part.entries);
             after = part.next;
@@ -238,7 +244,10 @@ async fn it_does_what_the_reference_does() {
                 let drawn: Vec<_> = (0..dice.usize(1..4))
                     .map(|_| (item(dice), dice.i64(-1..3), adds(dice)))
                     .collect();
-                let theirs = memory.list_known(&name, &marks, None).await.unwrap();
+                let theirs = memory
+                    .list_known(&name, &marks, ListSegment::WHOLE, None)
+                    .await
+                    .unwrap();
                 let mends = |known: &[Known<i64>]| {
                     let mend = |(item, beside, now): &(String, i64, Vec<Add<i64>>)| {
                         let item = ItemId::from_parts([item.as_str()]);
@@ -294,7 +303,10 @@ async fn it_does_what_the_reference_does() {
             });
             known.map(|known| (known.item.clone(), known)).collect()
         };
-        let theirs = memory.list_known(&name, &marks, None).await.unwrap();
+        let theirs = memory
+            .list_known(&name, &marks, ListSegment::WHOLE, None)
+            .await
+            .unwrap();
         assert_eq!(by_item(books.list().await), by_item(theirs.entries));
     }
 }
@@ -548,7 +560,8 @@ async fn a_row_of_the_ledger_that_is_broken_is_named_and_fails_nobody_else() {
     }
     assert_eq!(books.total("a").await, Some(10));
     let (name, markers) = (pipeline(), &books.markers);
-    let listed = Ledger::<Total>::list_known(&books.store, &name, markers, None).await;
+    let listed =
+        Ledger::<Total>::list_known(&books.store, &name, markers, ListSegment::WHOLE, None).await;
     let error = listed.unwrap_err().to_string();
     assert!(error.contains(&books.name("broken")), "{error}");
 }

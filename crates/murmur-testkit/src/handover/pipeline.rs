@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
 use murmur_state::{
-    Checkpoints, Group, Known, Ledger, MemoryDeduper, MemoryStore, PipelineName, Read, StateRow,
-    StoreError, Timestamp, Tokens,
+    Checkpoints, Group, Known, Ledger, ListSegment, MemoryDeduper, MemoryStore, PipelineName, Read,
+    StateRow, StoreError, Timestamp, Tokens,
 };
 
 use murmur_state_ddb::{
@@ -202,7 +202,9 @@ where
     }
     let mut known = Vec::new();
     loop {
-        let listed = store.list_known(&name, markers, after.as_deref()).await?;
+        let listed = store
+            .list_known(&name, markers, ListSegment::WHOLE, after.as_deref())
+            .await?;
         known.extend(listed.entries);
         after = listed.next;
         if after.is_none() {

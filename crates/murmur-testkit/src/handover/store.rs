@@ -6,8 +6,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group, ItemId,
-    Key, Known, Ledger, Listed, MemoryDeduper, Mend, Monoid, Once, Outcome, Owner, PipelineName,
-    Place, Position, Read, Removed, Replace, Saved, StateRow, Store, StoreError,
+    Key, Known, Ledger, ListSegment, Listed, MemoryDeduper, Mend, Monoid, Once, Outcome, Owner,
+    PipelineName, Place, Position, Read, Removed, Replace, Saved, StateRow, Store, StoreError,
 };
 
 use super::body::{Body, Doing, Fate};
@@ -243,9 +243,12 @@ where
         &self,
         pipeline: &PipelineName,
         markers: &Self::Markers,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
-        self.inner.list_known(pipeline, &markers.inner, after).await
+        self.inner
+            .list_known(pipeline, &markers.inner, segment, after)
+            .await
     }
 
     async fn mend(

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Known,
-    Ledger, Listed, Mend, Monoid, Once, Outcome, PipelineName, Place, Position, Read, Removed,
-    Replace, Saved, StateRow, Store, StoreError,
+    Ledger, ListSegment, Listed, Mend, Monoid, Once, Outcome, PipelineName, Place, Position, Read,
+    Removed, Replace, Saved, StateRow, Store, StoreError,
 };
 
 use super::body::{Body, Doing};
@@ -104,9 +104,12 @@ impl<M: Group<Value = i64>, S: Ledger<M>> Ledger<M> for Watched<S> {
         &self,
         pipeline: &PipelineName,
         markers: &Self::Markers,
+        segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
-        self.inner.list_known(pipeline, markers, after).await
+        self.inner
+            .list_known(pipeline, markers, segment, after)
+            .await
     }
 
     async fn mend(

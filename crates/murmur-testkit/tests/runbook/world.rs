@@ -13,12 +13,12 @@ use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{LocalBoxFuture, join_all, join3};
 use murmur_core::{
-    AttributeValue, BoxError, Difference, Item, Pipeline, ProcessorBuilder, Row, Sum,
+    AttributeValue, AuditOptions, BoxError, Difference, Item, Pipeline, ProcessorBuilder, Row, Sum,
 };
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, Description, LookedUp, Lookup, Page, Reconcile, Reconciled,
-    Report, Source, SourceError,
+    Bootstrap, BootstrapError, Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile,
+    Reconciled, Report, Source, SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
@@ -422,7 +422,10 @@ impl World {
             .clock(self.clock())
             .build()
             .unwrap();
-        let audited = processor.audit(100).await.unwrap();
+        let audited = processor
+            .audit(&AuditOptions::default().max_listed(100))
+            .await
+            .unwrap();
         let differing: Vec<u64> = audited.iter().map(|of| of.differing).collect();
         assert_eq!(differing, [0], "the audit");
     }
@@ -598,18 +601,19 @@ impl Lookup for Paced {
         Ok(())
     }
 
-    async fn look_up(&self, item_id: &ItemId) -> Result<LookedUp, SourceError> {
+    async fn look_up(&self, item_id: &ItemId) -> Result<Look, SourceError> {
         let key = murmur_core::item_key(item_id).unwrap();
         let key = serde_json::to_value(key).unwrap();
         let request = json!({ "TableName": TABLE, "Key": key, "ConsistentRead": true });
         let mut answer = self.cloud.at_once("GetItem", request);
-        Ok(match answer.get_mut("Item") {
+        let found = match answer.get_mut("Item") {
             None => LookedUp::Gone,
             Some(item) => LookedUp::Row(Row {
                 event_id: item_id.scan_event().as_str().to_owned(),
                 item_id: item_id.clone(),
                 item: serde_json::from_value(item.take()).unwrap(),
             }),
-        })
+        };
+        Ok(found.into())
     }
 }

@@ -2,12 +2,15 @@
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
-use murmur_core::{Audited, ProcessorBuilder};
-use murmur_state::{RetryPolicy, TracingRecorder};
+use murmur_core::{AuditOptions, Audited, ProcessorBuilder};
+use murmur_snapshot::ShowProgress;
+use murmur_state::{RetryPolicy, SystemClock, TracingRecorder};
 use order_totals::Tables;
-use order_totals::cli::{self, DIFFERENCES, FAILED, STOPPED, Stop};
+use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, STOPPED, grouped};
+use order_totals::stop::{self, Stop};
 
 const AFTER_HELP: &str = "\
 Environment:
@@ -16,7 +19,9 @@ Environment:
   RUST_LOG                                   what is logged, default `warn`
 
 Live may go on meanwhile. Each differing key is a line on standard output, with the state less the
-sum of what the ledger says its items contribute. All else goes to standard error.
+sum of what the ledger says its items contribute. All else goes to standard error, progress as a
+bar where that is a terminal, elsewhere as lines of JSON. An outage is waited out for up to 30
+minutes. Ctrl-C or SIGTERM ends it at once.
 
 Exit status:
   0  no difference was found
@@ -25,17 +30,19 @@ Exit status:
   3  it was stopped before its end; run it again
   5  there are differences: fill new state and marker tables, and say what wrote to these";
 
-/// Compares every total with its ledger, in memory one value per key. Needs pipelines that keep one.
+/// Compares every total with its ledger. Needs pipelines that keep one.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
-    /// How many differing keys of each pipeline are listed.
-    #[arg(long, default_value_t = 1000)]
-    max_listed: usize,
+    #[command(flatten)]
+    limits: Limits,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    stop::run(command())
+}
+
+async fn command() -> ExitCode {
     let arguments = Arguments::parse();
     cli::log();
     match audit(&arguments).await {
@@ -53,17 +60,36 @@ async fn main() -> ExitCode {
 
 /// `None` if it was stopped.
 async fn audit(arguments: &Arguments) -> anyhow::Result<Option<Vec<Audited>>> {
-    let mut stop = Stop::listen()?;
+    let stop = Stop::listen()?;
+    let work = run(arguments);
+    stop.or(work).await.transpose()
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
+    let Limits {
+        concurrency,
+        max_keys,
+        max_listed,
+        ..
+    } = arguments.limits;
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
+    let shown = Arc::new(ShowProgress::on_stderr());
+    let told = Arc::clone(&shown);
+    let budget = arguments.limits.read_budget();
+    let options = AuditOptions::default()
+        .concurrency(concurrency.into())
+        .max_keys(max_keys)
+        .max_listed(max_listed)
+        .pacing(budget.pacing(Arc::new(SystemClock::default()))?)
+        .on_progress(move |progress| told.show_audit(progress));
     let processor = ProcessorBuilder::new(Tables::from_env()?.pipelines(&client)?)
         .recorder(TracingRecorder)
         .retry(RetryPolicy::patient())
         .build()?;
-    tokio::select! {
-        audited = processor.audit(arguments.max_listed) => Ok(Some(audited?)),
-        () = stop.wait() => Ok(None),
-    }
+    let audited = processor.audit(&options).await;
+    shown.finish();
+    Ok(audited?)
 }
 
 /// Says what was found.
@@ -72,7 +98,10 @@ fn finish(audited: &[Audited]) -> ExitCode {
         let pipeline = &of.pipeline;
         eprintln!(
             "{pipeline}: {} rows, {} items in the ledger; {} keys differ, {} unsettled",
-            of.state_rows, of.ledger_rows, of.differing, of.unsettled
+            grouped(of.state_rows),
+            grouped(of.ledger_rows),
+            grouped(of.differing),
+            grouped(of.unsettled)
         );
         cli::print_keys(pipeline, &of.keys, of.differing);
     }

@@ -12,7 +12,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use murmur_snapshot::{BootstrapError, Ended, Report};
 use order_totals::Tables;
-use order_totals::cli::{self, FAILED, SOME_REJECTED, STOPPED, Scan, Stop};
+use order_totals::cli::{self, FAILED, GIVEN_UP, SOME_REJECTED, STOPPED, Scan};
+use order_totals::stop::{self, Stop};
 use order_totals::worker;
 
 const AFTER_HELP: &str = "\
@@ -23,8 +24,9 @@ Environment:
 
 Prints the handoff token on standard output if the table has a stream, all else on standard error:
 a bar where that is a terminal, elsewhere lines of JSON, and how it ended. Ctrl-C or SIGTERM stops
-it: what is under way is finished, and a run that was stopped, failed or killed goes on where it
-was when it is run again.
+it within two seconds: pages under way are finished if they come in that time, else they are read
+again, and a run that was stopped, failed or killed goes on where it was when it is run again. A
+second signal ends it at once.
 
 Exit status:
   0  every row of its part counts
@@ -32,7 +34,8 @@ Exit status:
   2  the arguments cannot be used
   3  it was stopped before its end; run it again
   4  every row of its part was read, in this attempt or an earlier one, and some can never count;
-     they are listed";
+     they are listed
+  130, 143  a second Ctrl-C or SIGTERM ended it at once";
 
 /// Fills the totals of orders from their table, which may be written all the while.
 #[derive(Parser)]
@@ -60,15 +63,22 @@ struct Arguments {
     to: Option<u32>,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    stop::run(command())
+}
+
+async fn command() -> ExitCode {
     if worker::is_called() {
         return worker::serve().await;
     }
     let arguments = Arguments::parse();
     cli::log();
     match bootstrap(arguments).await {
-        Ok(report) => finish(&report),
+        Ok(Some(report)) => finish(&report),
+        Ok(None) => {
+            eprintln!("{GIVEN_UP}");
+            ExitCode::from(STOPPED)
+        }
         Err(error) if is_stopped(&error) => {
             eprintln!("{error}");
             ExitCode::from(STOPPED)
@@ -80,8 +90,16 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn bootstrap(arguments: Arguments) -> anyhow::Result<Report> {
-    let mut stop = Stop::listen()?;
+/// `None` if it was stopped, and what was under way did not end in time.
+async fn bootstrap(arguments: Arguments) -> anyhow::Result<Option<Report>> {
+    let stop = Stop::listen()?;
+    let work = run(arguments, &stop);
+    stop.finishing("the pages under way", work)
+        .await
+        .transpose()
+}
+
+async fn run(arguments: Arguments, stop: &Stop) -> anyhow::Result<Report> {
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);

@@ -1,17 +1,16 @@
 //! Compares the totals with the table of orders, and mends them where asked to.
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use murmur_snapshot::{
-    Findings, Reconcile, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline,
-};
+use murmur_snapshot::{Findings, Reconcile, Reconciled, ReconciledPipeline, ShowProgress};
 use murmur_state::TracingRecorder;
 use order_totals::Tables;
-use order_totals::cli::{self, DIFFERENCES, FAILED, Orders, STOPPED, Stop};
+use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, Orders, STOPPED, grouped};
+use order_totals::stop::{self, Stop};
 
 const AFTER_HELP: &str = "\
 Environment:
@@ -22,7 +21,9 @@ Environment:
 Live may go on meanwhile; it must be past the gap, if there was one, and no further behind than
 `--lag`. Each differing key is a line on standard output, with the state less what it should be:
 `order_totals (\"alice\", 19876): off by -500` lacks 500. All else goes to standard error. What kept
-changing, and what nobody can tell, is counted there, and is no difference.
+changing, and what nobody can tell, is counted there, and is no difference. Progress is a bar where
+standard error is a terminal, elsewhere lines of JSON. An outage is waited out for up to 30 minutes.
+Ctrl-C or SIGTERM ends it at once.
 
 Exit status:
   0  no difference was found, or all of them were mended
@@ -43,13 +44,27 @@ struct Arguments {
     /// How many seconds live may be behind: a difference counts only if it stands that long.
     #[arg(long, default_value_t = 60)]
     lag: u64,
-    /// How many differing keys of each pipeline are listed.
-    #[arg(long, default_value_t = 1000)]
-    max_listed: usize,
+    #[command(flatten)]
+    limits: Limits,
+    /// How many items of the scan are remembered, 20 to 40 bytes each; those that the ledger knows
+    /// beside them are looked up, for a read unit each.
+    #[arg(long, value_name = "ITEMS", default_value_t = 7_000_000)]
+    max_remembered: usize,
+    /// How many items are gathered before they are looked at closely, about 500 bytes each; the lag
+    /// is waited for each time.
+    #[arg(long, value_name = "ITEMS", default_value_t = 100_000, value_parser = cli::at_least_one)]
+    max_suspects: usize,
+    /// How many items, or keys of them, of a pipeline may differ before it gives up, about 240 bytes
+    /// each; those that are mended do not count.
+    #[arg(long, value_name = "ITEMS", default_value_t = 1_000_000)]
+    max_differing: usize,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    stop::run(command())
+}
+
+async fn command() -> ExitCode {
     let arguments = Arguments::parse();
     cli::log();
     match reconcile(arguments).await {
@@ -67,56 +82,46 @@ async fn main() -> ExitCode {
 
 /// `None` if it was stopped.
 async fn reconcile(arguments: Arguments) -> anyhow::Result<Option<Reconciled>> {
-    let mut stop = Stop::listen()?;
+    let stop = Stop::listen()?;
+    stop.or(run(arguments)).await.transpose()
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
     let pipelines = Tables::from_env()?.pipelines(&client)?;
     let source = arguments.orders.source(&client).build()?;
 
+    let shown = Arc::new(ShowProgress::on_stderr());
+    let told = Arc::clone(&shown);
     let mut reconcile = Reconcile::new(pipelines, source)
         .recorder(TracingRecorder)
         .lag(Duration::from_secs(arguments.lag))
-        .max_listed(arguments.max_listed)
-        .on_progress(tell);
+        .read_budget(arguments.limits.read_budget())
+        .concurrency(arguments.limits.concurrency.into())
+        .remember(arguments.max_remembered)
+        .max_suspects(arguments.max_suspects)
+        .max_differing(arguments.max_differing)
+        .max_keys(arguments.limits.max_keys)
+        .max_listed(arguments.limits.max_listed)
+        .on_progress(move |progress| told.show_reconcile(progress));
     if arguments.repair {
         reconcile = reconcile.repair();
     }
-    tokio::select! {
-        reconciled = reconcile.run() => Ok(Some(reconciled?)),
-        () = stop.wait() => Ok(None),
-    }
-}
-
-fn tell(progress: &ReconcileProgress) {
-    let ReconcileProgress {
-        step,
-        rows,
-        ledger_rows,
-        suspects,
-        ..
-    } = progress;
-    match step {
-        ReconcileStep::Settle { items } => {
-            eprintln!("\r{items} items are looked at closely, after {rows} rows");
-        }
-        ReconcileStep::Wait => {
-            eprintln!("\r{suspects} keys differ; the table is counted once more after the lag");
-        }
-        _ if stderr().is_terminal() => {
-            eprint!("\r{rows} rows, {ledger_rows} in ledgers, {suspects} suspects");
-        }
-        _ => {}
-    }
+    let reconciled = reconcile.run().await;
+    shown.finish();
+    Ok(reconciled?)
 }
 
 /// Says what was found.
 fn finish(reconciled: &Reconciled) -> ExitCode {
     eprintln!(
-        "\r{} rows, of which {} can never count",
-        reconciled.rows, reconciled.rejected_rows
+        "{} rows, of which {} can never count",
+        grouped(reconciled.rows),
+        grouped(reconciled.rejected_rows)
     );
     for row in &reconciled.rejected {
-        eprintln!("rejected: {}: {}", row.id, row.reason);
+        eprintln!("rejected: {row}");
     }
     for pipeline in &reconciled.pipelines {
         tell_pipeline(pipeline);
@@ -136,17 +141,21 @@ fn tell_pipeline(reconciled: &ReconciledPipeline) {
             eprintln!(
                 "{pipeline}: {} items differ, {} of them mended; {} unsettled, {} gone that may \
                  have expired",
-                found.differing, found.mended, found.unsettled, found.untold
+                grouped(found.differing),
+                grouped(found.mended),
+                grouped(found.unsettled),
+                grouped(found.untold)
             );
             for item in &found.items {
-                eprintln!("{pipeline}: item {}: {:?}", item.item, item.mending);
+                eprintln!("{pipeline}: item {}: {}", item.item, item.mending);
             }
             found.differing_keys
         }
         Findings::Recount(found) => {
             eprintln!(
                 "{pipeline}: {} keys differ, {} unsettled",
-                found.differing, found.unsettled
+                grouped(found.differing),
+                grouped(found.unsettled)
             );
             found.differing
         }

@@ -6,14 +6,14 @@ use std::convert::Infallible;
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use aws_sdk_dynamodb::Client;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum, value_parser};
-use murmur_core::{Change, Record, Rejected};
+use murmur_core::{Change, Record, Rejected, item_id};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{BootstrapError, Ended, Source};
 use murmur_state::{Causes, Deadline, HandoffToken, TracingRecorder};
@@ -23,7 +23,8 @@ use murmur_streams::{
     TriggerError, describe_stream_info,
 };
 use order_totals::Tables;
-use order_totals::cli::{self, CLEAR_LINE, FAILED, Orders, STOPPED, Scan, Stop};
+use order_totals::cli::{self, CLEAR_LINE, FAILED, GIVEN_UP, Orders, STOPPED, Scan};
+use order_totals::stop::{self, Stop};
 
 const AFTER_HELP: &str = "\
 Environment:
@@ -32,15 +33,17 @@ Environment:
   RUST_LOG                                   what is logged, default `warn`; counts and lag are
                                              there with `murmur::metrics=debug`
 
-Ctrl-C or SIGTERM ends it: what is under way is finished, and how far each shard is is saved. Run
-again, after that or after a crash, it goes on from there, within the 24 hours that a stream keeps.
+Ctrl-C or SIGTERM ends it within two seconds: what is under way is finished if it comes in that time,
+else it is done again, and how far each shard is is saved. Run again, after that or after a crash, it
+goes on from there, within the 24 hours that a stream keeps. A second signal ends it at once.
 All it prints goes to standard error.
 
 Exit status:
   0  it was live, and was told to stop
   1  it failed; mend the cause and run it again
   2  the arguments cannot be used
-  3  it was stopped before live began; run it again";
+  3  it was stopped before live began; run it again
+  130, 143  a second Ctrl-C or SIGTERM ended it at once";
 
 /// Name of the positions in the marker table, and the beginning of the trigger's metrics.
 const LIVE: &str = "orders_live";
@@ -102,8 +105,11 @@ enum GapPolicy {
     Continue,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
+    stop::run(command())
+}
+
+async fn command() -> ExitCode {
     let arguments = Arguments::parse();
     cli::log();
     match run(arguments).await {
@@ -116,7 +122,29 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let mut stop = Stop::listen()?;
+    let stop = Stop::listen()?;
+    let is_live = AtomicBool::new(false);
+    let work = fill_and_follow(&arguments, &stop, &is_live);
+    match stop.finishing("pages or batches under way", work).await {
+        Some(code) => code,
+        None if is_live.load(Ordering::Relaxed) => {
+            eprintln!(
+                "live ended, with batches under way, which are delivered again: run it again"
+            );
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            eprintln!("{GIVEN_UP}");
+            Ok(ExitCode::from(STOPPED))
+        }
+    }
+}
+
+async fn fill_and_follow(
+    arguments: &Arguments,
+    stop: &Stop,
+    is_live: &AtomicBool,
+) -> anyhow::Result<ExitCode> {
     let config = order_totals::aws_config().await;
     let client = Client::new(&config);
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
@@ -149,7 +177,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         "the bootstrap captured no handoff token, so nobody knows where live begins; bootstrap \
          into new tables with this command",
     )?;
-    live(&arguments, token, &tables, &client, streams, &mut stop).await?;
+    is_live.store(true, Ordering::Relaxed);
+    live(arguments, token, &tables, &client, streams, stop).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -179,7 +208,11 @@ async fn check_stream(
     let Some(arn) = found else {
         bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
     };
-    let info = patience.run(Deadline::NONE, |_| (), || describe_stream_info(streams, &arn));
+    let info = patience.run(
+        Deadline::NONE,
+        |_| (),
+        || describe_stream_info(streams, &arn),
+    );
     let stream = info.await?;
     if !stream.is_enabled() {
         bail!("stream `{arn}` of table `{table}` is switched off; {switch_on}");
@@ -204,7 +237,7 @@ async fn live(
     tables: &Tables,
     client: &Client,
     streams: aws_sdk_dynamodbstreams::Client,
-    stop: &mut Stop,
+    stop: &Stop,
 ) -> anyhow::Result<()> {
     let rejected = Arc::new(AtomicU64::new(0));
     // What fails in passing is limited by time alone: by this for each delivery, of which there are
@@ -258,6 +291,7 @@ async fn live(
         eprint!("{CLEAR_LINE}");
     }
     let done = watched.monitor.status().summary.records;
+    let done = cli::grouped(done);
     eprintln!("live ended: changes done {done}, {}", watched.troubles());
     ended.map_err(advise)?;
     Ok(())
@@ -290,8 +324,8 @@ fn tell_rejected(rejected: &Rejected) {
             sequence_number: Some(number),
             ..
         }) => eprintln!(
-            "rejected: sequence number {number}, key {:?}: {reason}",
-            keys.inner()
+            "rejected: sequence number {number}, key {}: {reason}",
+            item_id(keys)
         ),
         record => eprintln!("rejected: event {}: {reason}", record.event_id()),
     }

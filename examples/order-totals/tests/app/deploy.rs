@@ -9,12 +9,12 @@ use futures::future::{BoxFuture, FutureExt, join_all};
 use murmur_state::{Checkpoints, Saved};
 use murmur_state_ddb::Deduper;
 use murmur_testkit::gate::{Gate, Hold};
-use murmur_testkit::lambda::RuntimeApi;
+use murmur_testkit::lambda::{InvocationError, RuntimeApi};
 use serde_json::{Value, json};
 use tokio::process::Child;
 
 use crate::bootstrap::{assert_counted_once, bootstrap, mapping, put_orders};
-use crate::support::{App, stderr};
+use crate::support::{App, image, stderr};
 
 /// Longer than any call here takes.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -52,8 +52,11 @@ fn check(machine: &Value) {
             "Pass" | "Task" | "Map" => {
                 assert_ne!(goes_on.is_some(), ends, "{name} goes on or ends");
             }
-            "Choice" => assert!(goes_on.is_none() && !ends, "{name}"),
-            "Succeed" => assert!(goes_on.is_none() && !ends, "{name}"),
+            "Choice" | "Succeed" => assert!(goes_on.is_none() && !ends, "{name}"),
+            "Fail" => {
+                assert!(goes_on.is_none() && !ends, "{name}");
+                assert!(state["Error"].is_string() && state["CausePath"].is_string());
+            }
             other => panic!("{name} is of type {other}"),
         }
         next.extend(goes_on);
@@ -72,7 +75,7 @@ fn check(machine: &Value) {
                 state["Resource"]
                     .as_str()
                     .expect("a resource")
-                    .starts_with("arn:")
+                    .starts_with("arn:${Partition}:")
             );
             for retry in state["Retry"].as_array().into_iter().flatten() {
                 assert!(
@@ -80,6 +83,11 @@ fn check(machine: &Value) {
                         .as_array()
                         .is_some_and(|errors| !errors.is_empty())
                 );
+                // What can never work would be tried for half an hour by any of these.
+                let errors = retry["ErrorEquals"].as_array().unwrap();
+                for of_all in ["States.ALL", "States.TaskFailed", "FailedForGood"] {
+                    assert!(!errors.contains(&json!(of_all)), "{of_all}");
+                }
                 assert!(retry["BackoffRate"].as_f64().is_none_or(|rate| rate >= 1.0));
                 let jitter = retry["JitterStrategy"].as_str().unwrap_or("NONE");
                 assert!(["FULL", "NONE"].contains(&jitter));
@@ -117,9 +125,11 @@ fn the_definition_is_one_and_its_template_names_what_it_calls() {
     let definition = definition();
     check(&definition);
     let worker = &definition["States"]["Workers"]["ItemProcessor"];
+    let outputs = worker["States"]["Done"]["Parameters"].as_object().unwrap();
     assert_eq!(
-        worker["States"]["Done"].get("OutputPath"),
-        Some(&Value::Null)
+        outputs.len(),
+        3,
+        "the outputs of 1,000 workers have a limit"
     );
     let template: Value =
         serde_saphyr::from_str(include_str!("../../deploy/bootstrap.yaml")).unwrap();
@@ -146,6 +156,65 @@ fn the_definition_is_one_and_its_template_names_what_it_calls() {
     );
 }
 
+/// Every ARN names the partition it is in, and the machine's role may start that machine alone.
+#[test]
+fn arns_have_a_partition_and_the_machine_starts_only_itself() {
+    for (name, text) in [
+        (
+            "bootstrap.yaml",
+            include_str!("../../deploy/bootstrap.yaml"),
+        ),
+        (
+            "bootstrap.asl.json",
+            include_str!("../../deploy/bootstrap.asl.json"),
+        ),
+        ("template.yaml", include_str!("../../template.yaml")),
+    ] {
+        assert!(!text.contains("arn:aws"), "{name}");
+    }
+    let template: Value =
+        serde_saphyr::from_str(include_str!("../../deploy/bootstrap.yaml")).unwrap();
+    let resources = &template["Resources"];
+    let machine = &resources["Bootstrap"]["Properties"];
+    let name = machine["Name"]["Fn::Sub"]
+        .as_str()
+        .expect("a name of its own");
+    let policy = &resources["BootstrapRole"]["Properties"]["Policies"][0]["PolicyDocument"];
+    let mut granted = BTreeSet::new();
+    for statement in policy["Statement"].as_array().unwrap() {
+        let resource = &statement["Resource"];
+        let on = match resource["Fn::Sub"].as_str() {
+            Some(arn) => {
+                let (account, of) = arn.rsplit_once("${AWS::AccountId}:").expect("an account");
+                assert_eq!(account, "arn:${AWS::Partition}:states:${AWS::Region}:");
+                of.replace(name, "SELF")
+            }
+            None => resource["Fn::GetAtt"][0].as_str().unwrap().to_owned(),
+        };
+        for action in statement["Action"].as_array().unwrap() {
+            granted.insert(format!("{} {on}", action.as_str().unwrap()));
+        }
+    }
+    let needed = [
+        "lambda:InvokeFunction BootstrapFunction",
+        "states:DescribeExecution execution:SELF/*",
+        "states:StartExecution stateMachine:SELF",
+        "states:StopExecution execution:SELF/*",
+    ];
+    assert_eq!(granted, needed.map(str::to_owned).into());
+    let partition = &machine["DefinitionSubstitutions"]["Partition"];
+    assert_eq!(partition["Ref"], "AWS::Partition");
+}
+
+/// How an execution failed.
+#[derive(Debug, Clone)]
+struct Failed {
+    error: String,
+    cause: String,
+}
+
+type Ended = Result<Value, Failed>;
+
 /// Plays as much of the language as the definition uses.
 struct Machine<'a> {
     api: &'a RuntimeApi,
@@ -154,7 +223,7 @@ struct Machine<'a> {
 }
 
 impl Machine<'_> {
-    fn run<'m>(&'m self, machine: &'m Value, input: Value) -> BoxFuture<'m, Value> {
+    fn run<'m>(&'m self, machine: &'m Value, input: Value) -> BoxFuture<'m, Ended> {
         async move {
             let context = json!({ "Execution": { "Input": input } });
             let (mut name, mut data) = (machine["StartAt"].as_str().unwrap(), input);
@@ -164,7 +233,8 @@ impl Machine<'_> {
                     "Pass" => filled(&state["Parameters"], &data, &context),
                     "Task" => {
                         let parameters = filled(&state["Parameters"], &data, &context);
-                        let payload = self.call(&parameters["Payload"]).await;
+                        let retried = &state["Retry"][0]["ErrorEquals"];
+                        let payload = self.call(&parameters["Payload"], retried).await?;
                         let result = json!({ "Payload": payload });
                         data["answer"] = filled(&state["ResultSelector"], &result, &context);
                         data
@@ -177,18 +247,20 @@ impl Machine<'_> {
                             let input = filled(&state["ItemSelector"], &data, &context);
                             self.run(&state["ItemProcessor"], input)
                         });
+                        let mut outputs = Vec::new();
                         for output in join_all(each).await {
+                            let output = output?;
                             let of_all = MOST_WORKERS * output.to_string().len();
                             assert!(of_all < MOST_DATA, "{output}");
+                            outputs.push(output);
                         }
+                        let result = state["ResultPath"].as_str().unwrap();
+                        data[result.strip_prefix("$.").unwrap()] = outputs.into();
                         data
                     }
                     "Choice" => {
                         let rules = state["Choices"].as_array().unwrap().iter();
-                        let holds = |rule: &&Value| {
-                            at(&data, rule["Variable"].as_str().unwrap()) == rule["BooleanEquals"]
-                        };
-                        let rule = rules.clone().find(holds);
+                        let rule = rules.clone().find(|rule| holds(rule, &data));
                         name = rule
                             .map_or(&state["Default"], |rule| &rule["Next"])
                             .as_str()
@@ -196,25 +268,32 @@ impl Machine<'_> {
                         continue;
                     }
                     "Succeed" => {
-                        return match state.get("OutputPath") {
-                            Some(Value::Null) => json!({}),
-                            Some(path) => at(&data, path.as_str().unwrap()),
-                            None => data,
-                        };
+                        return Ok(data);
+                    }
+                    "Fail" => {
+                        let cause = state["CausePath"].as_str().unwrap();
+                        return Err(Failed {
+                            error: state["Error"].as_str().unwrap().to_owned(),
+                            cause: computed(cause, &data, &context)
+                                .as_str()
+                                .unwrap()
+                                .to_owned(),
+                        });
                     }
                     other => panic!("{other}"),
                 };
                 match state["Next"].as_str() {
                     Some(next) => name = next,
-                    None => return data,
+                    None => return Ok(data),
                 }
             }
         }
         .boxed()
     }
 
-    /// Calls the function until it answers. The first call for each part is a short one.
-    async fn call(&self, payload: &Value) -> Value {
+    /// Calls the function until it answers, or fails with what is not `retried`. The first call for
+    /// each part is a short one.
+    async fn call(&self, payload: &Value, retried: &Value) -> Ended {
         loop {
             let first = {
                 let mut calls = self.calls.lock().unwrap();
@@ -225,13 +304,37 @@ impl Machine<'_> {
                 first
             };
             let time = if first { SHORT } else { TIMEOUT / 6 };
-            let answer = self.api.invoke(payload.clone(), time).await;
-            if let Ok(answer) = answer {
-                let mut calls = self.calls.lock().unwrap();
-                calls.push((payload.clone(), Some(answer.clone())));
-                return answer;
+            match self.api.invoke(payload.clone(), time).await {
+                Ok(answer) => {
+                    let mut calls = self.calls.lock().unwrap();
+                    calls.push((payload.clone(), Some(answer.clone())));
+                    return Ok(answer);
+                }
+                // Anything else is a call that was cut off, as Lambda calls it.
+                Err(InvocationError::Function { kind, message })
+                    if !retried.as_array().unwrap().contains(&json!(kind)) =>
+                {
+                    return Err(Failed {
+                        error: kind,
+                        cause: message,
+                    });
+                }
+                Err(_) => {}
             }
         }
+    }
+}
+
+/// Whether a rule of a choice holds.
+fn holds(rule: &Value, data: &Value) -> bool {
+    if let Some(rules) = rule["And"].as_array() {
+        return rules.iter().all(|rule| holds(rule, data));
+    }
+    let found = find(data, rule["Variable"].as_str().unwrap());
+    match (rule["IsPresent"].as_bool(), rule["BooleanEquals"].as_bool()) {
+        (Some(wanted), None) => found.is_some() == wanted,
+        (None, Some(wanted)) => *found.expect("the variable is there") == wanted,
+        _ => panic!("{rule}"),
     }
 }
 
@@ -252,6 +355,28 @@ fn filled(template: &Value, data: &Value, context: &Value) -> Value {
 fn computed(text: &str, data: &Value, context: &Value) -> Value {
     if text.starts_with("$$") {
         return at(context, &text[1..]);
+    }
+    if let Some((list, filter)) = text
+        .strip_suffix(")]")
+        .and_then(|text| text.split_once("[?(@."))
+    {
+        let (field, wanted) = filter.split_once(' ').unwrap();
+        let mut entries = at(data, list).as_array().unwrap().clone();
+        entries.retain(|entry| match wanted {
+            "> 0" => entry[field].as_u64().unwrap() > 0,
+            "== false" => !entry[field].as_bool().unwrap(),
+            other => panic!("{other}"),
+        });
+        return entries.into();
+    }
+    if let Some(rest) = text.strip_prefix("States.Format('") {
+        let (template, argument) = rest.strip_suffix(')').unwrap().split_once("', ").unwrap();
+        let argument = computed(argument, data, context).to_string();
+        return template.replacen("{}", &argument, 1).into();
+    }
+    if let Some(list) = text.strip_prefix("States.ArrayLength(") {
+        let list = at(data, list.strip_suffix(')').unwrap());
+        return json!(list.as_array().unwrap().len());
     }
     if let Some(call) = text.strip_suffix(')') {
         let (function, arguments) = call.split_once('(').unwrap();
@@ -294,13 +419,13 @@ fn split(arguments: &str) -> Vec<&str> {
 }
 
 fn at(data: &Value, path: &str) -> Value {
-    let fields = path.strip_prefix('$').unwrap().split('.').skip(1);
-    let mut found = data;
-    for field in fields {
-        let named = || panic!("no {path} in {data}");
-        found = found.get(field).unwrap_or_else(named);
-    }
-    found.clone()
+    let named = || panic!("no {path} in {data}");
+    find(data, path).unwrap_or_else(named).clone()
+}
+
+fn find<'d>(data: &'d Value, path: &str) -> Option<&'d Value> {
+    let pointer = path.strip_prefix('$').unwrap();
+    data.pointer(&pointer.replace('.', "/").replace("[0]", "/0"))
 }
 
 /// What a call is given: one segment of two, and `options` beside.
@@ -362,8 +487,14 @@ async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_orde
             *process = function(&app, &api, &gate);
         }
     };
-    tokio::join!(play, kill);
+    let (ended, ()) = tokio::join!(play, kill);
     assert_counted_once(&app, 600).await;
+    // It says that every row counts, or else that it cannot know, when the answer that told of the
+    // end was lost.
+    match &ended {
+        Ok(data) => assert_eq!(data["rejecting"], json!([])),
+        Err(failed) => assert_eq!(failed.error, "RejectedRowsUnknown"),
+    }
 
     let take = || std::mem::take(&mut *machine.calls.lock().unwrap());
     let calls = take();
@@ -391,16 +522,75 @@ async fn played_with_calls_too_short_and_processes_that_die_it_counts_every_orde
     );
     assert!(failed + unfinished >= 3 && finished >= 1, "{calls:?}");
 
-    // Started again, with no more than it needs, it says that all is done.
+    // Started again, with no more than it needs, it says that all is done, and that what was rejected
+    // is not known any more.
     let fields = input.as_object_mut().unwrap();
     for optional in ["mapping", "live_is_running", "read_units"] {
         fields.remove(optional).unwrap();
     }
-    machine.run(&definition, input).await;
+    let failed = machine.run(&definition, input.clone()).await.unwrap_err();
+    assert_eq!(failed.error, "RejectedRowsUnknown");
+    assert!(failed.cause.contains("finished before"), "{failed:?}");
     let calls = take();
     let mut answers = calls.iter().filter_map(|(_, answer)| answer.as_ref());
     assert!(answers.all(|answer| answer["finished"] == true && answer["rows"] == 0));
+    input["accept_rejected"] = true.into();
+    machine.run(&definition, input).await.unwrap();
     assert_counted_once(&app, 600).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn played_over_rows_that_can_never_count_it_fails_with_their_number_or_accepts_them() {
+    let app = App::start().await;
+    put_orders(&app, 30).await;
+    for n in 1..=7 {
+        let mut bad = image(&format!("o-bad-{n}"), ("alice", 0));
+        bad["amount_cents"] = json!({ "S": "a lot" });
+        app.put(serde_json::from_value(bad).unwrap()).await;
+    }
+    let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
+    let _process = function(&app, &api, &gate);
+    // The first call of each part is not a short one here: an answer that is lost is another test's.
+    let called = |from: u32| (json!({ "from": from }), None);
+    let machine = Machine {
+        api: &api,
+        calls: Mutex::new(vec![called(0), called(1)]),
+    };
+    let mut input = json!({ "run": "fill", "table": app.orders, "segments": 2, "take": 1 });
+    let failed = machine.run(&definition(), input.clone()).await.unwrap_err();
+    assert_eq!(failed.error, "RowsRejected", "{failed:?}");
+    assert!(failed.cause.contains("workers found rows"), "{failed:?}");
+    let rejected = |calls: &[(Value, Option<Value>)]| {
+        let answers = calls.iter().filter_map(|(_, answer)| answer.as_ref());
+        answers
+            .map(|answer| answer["rejected"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!(rejected(&machine.calls.lock().unwrap()), 7);
+    assert_counted_once(&app, 30).await;
+
+    input["accept_rejected"] = true.into();
+    machine.run(&definition(), input).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn played_over_a_table_that_is_not_there_it_fails_at_the_first_call() {
+    let app = App::start().await;
+    let (api, gate) = (RuntimeApi::start().await, Gate::to(&app.dynamo).await);
+    let _process = function(&app, &api, &gate);
+    let machine = Machine {
+        api: &api,
+        calls: Mutex::new(vec![(json!({ "from": 0 }), None)]),
+    };
+    let input = json!({ "run": "fill", "table": "nothing", "segments": 1, "take": 1 });
+    let failed = machine.run(&definition(), input).await.unwrap_err();
+    assert_eq!(failed.error, "FailedForGood", "{failed:?}");
+    assert!(failed.cause.contains("nothing"), "{failed:?}");
+    assert_eq!(
+        machine.calls.lock().unwrap().len(),
+        2,
+        "one call of its own"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,5 +14,6 @@ mod live;
 mod manifest;
 mod reconcile;
 mod run;
+mod signals;
 mod support;
 mod template;

@@ -123,7 +123,9 @@ async fn stopped_while_it_waits_it_says_so() {
         let mut told = BufReader::new(process.stderr.take().unwrap());
         let mut line = String::new();
         told.read_line(&mut line).await.unwrap();
-        assert!(line.contains("are looked at closely"), "{line}");
+        while !line.contains("\"step\":\"settle\"") {
+            assert!(told.read_line(&mut line).await.unwrap() > 0, "{line}");
+        }
         let id = process.id().unwrap().to_string();
         let sent = Command::new("kill")
             .args(["-s", signal, &id])

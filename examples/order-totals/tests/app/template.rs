@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use murmur_core::ProcessorBuilder;
+use murmur_core::{AuditOptions, ProcessorBuilder};
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_snapshot::{Bootstrap, Reconcile};
 use murmur_snapshot_ddb::ParallelScan;
@@ -237,7 +237,10 @@ async fn the_policy_for_repairs_grants_exactly_what_they_do() {
     assert!(reconcile.repair().run().await.unwrap().is_clean());
     assert_eq!(app.state("alice").await, (Some(1007), Some(2)));
     let processor = ProcessorBuilder::new(pipelines()).build().unwrap();
-    let audited = processor.audit(10).await.unwrap();
+    let audited = processor
+        .audit(&AuditOptions::default().max_listed(10))
+        .await
+        .unwrap();
     assert!(audited.iter().all(|of| of.differing == 0));
     assert_eq!(used(&wire, &app), table_grants("RepairPolicy"));
 }

@@ -1,0 +1,83 @@
+use std::hash::BuildHasher;
+
+use hashbrown::DefaultHashBuilder;
+use murmur_state::Key;
+
+/// The keys that are held in memory at a time: those whose hash is in a range. It only ever
+/// shrinks, at its upper end, so that what is held of a key in it is all that there was of it.
+#[derive(Debug, Clone)]
+pub(super) struct Share {
+    hasher: DefaultHashBuilder,
+    from: u64,
+    to: u64,
+    /// The most keys.
+    most: usize,
+}
+
+impl Share {
+    /// All keys, of which at most `most` are held.
+    pub(super) fn first(most: usize) -> Self {
+        Self {
+            hasher: DefaultHashBuilder::default(),
+            from: 0,
+            to: u64::MAX,
+            most: most.max(1),
+        }
+    }
+
+    /// What it left out; `None` if that is nothing.
+    pub(super) fn next(&self) -> Option<Self> {
+        Some(Self {
+            hasher: self.hasher.clone(),
+            from: self.to.checked_add(1)?,
+            to: u64::MAX,
+            most: self.most,
+        })
+    }
+
+    pub(super) fn has(&self, key: &Key) -> bool {
+        (self.from..=self.to).contains(&self.hasher.hash_one(key))
+    }
+
+    /// Leaves out half of what is held if `held` keys are too many; whether it did.
+    pub(super) fn shrinks(&mut self, held: usize) -> bool {
+        let shrinks = held > self.most && self.from < self.to;
+        if shrinks {
+            self.to = self.from + (self.to - self.from) / 2;
+        }
+        shrinks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn shares_hold_no_more_than_they_may_and_every_key_once() {
+        let keys: Vec<Key> = (0..1_000)
+            .map(|n| Key::new(format!("k{n}"), 0).unwrap())
+            .collect();
+        let (mut share, mut seen, mut parts) = (Some(Share::first(100)), Vec::new(), 0);
+        while let Some(mut now) = share {
+            let mut held = BTreeSet::new();
+            for key in &keys {
+                if now.has(key) {
+                    held.insert(key);
+                }
+                while now.shrinks(held.len()) {
+                    held.retain(|key| now.has(key));
+                }
+                assert!(held.len() <= 100);
+            }
+            seen.extend(held);
+            parts += 1;
+            share = now.next();
+        }
+        assert!((10..40).contains(&parts), "{parts}");
+        assert_eq!(seen.len(), 1_000);
+        assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 1_000);
+    }
+}
