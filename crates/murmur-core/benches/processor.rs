@@ -80,6 +80,7 @@ fn orders(count: usize) -> (Vec<Order>, Vec<Record>) {
         ]);
         Record::Changed(Change {
             event_id: format!("{:032x}", random.u128(..)),
+            keys: HashMap::from([("n".to_owned(), AttributeValue::N(n.to_string()))]).into(),
             new_image: Some(item.into()),
             sequence_number: Some(SequenceNumber::new(format!("{n:021}")).unwrap()),
             created: Some(Timestamp::from_millis(n as i64)),

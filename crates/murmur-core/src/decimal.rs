@@ -42,39 +42,16 @@ pub enum DecimalError {
 /// assert!(matches!(minor_units("0.001", 2), Err(DecimalError::TooFine { .. })));
 /// ```
 pub fn minor_units(text: &str, scale: u32) -> Result<i64, DecimalError> {
-    let not_a_number = || DecimalError::NotANumber(text.to_owned());
     let too_large = || DecimalError::TooLarge(text.to_owned());
-
-    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (
-            mantissa,
-            exponent.parse::<i32>().map_err(|_| not_a_number())?,
-        ),
-        None => (text, 0),
-    };
-    let (negative, unsigned) = match mantissa.strip_prefix(['-', '+']) {
-        Some(rest) => (mantissa.starts_with('-'), rest),
-        None => (false, mantissa),
-    };
-    let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
-    if whole.is_empty() && fraction.is_empty()
-        || !whole
-            .bytes()
-            .chain(fraction.bytes())
-            .all(|byte| byte.is_ascii_digit())
-    {
-        return Err(not_a_number());
-    }
-
-    // The value is `digits · 10^shift` smallest units.
-    let digits = format!("{whole}{fraction}");
-    let digits = digits.trim_start_matches('0');
-    let significant = digits.trim_end_matches('0');
-    if significant.is_empty() {
+    let Decimal {
+        negative,
+        digits,
+        exponent,
+    } = Decimal::parse(text).ok_or_else(|| DecimalError::NotANumber(text.to_owned()))?;
+    if digits.is_empty() {
         return Ok(0);
     }
-    let dropped = digits.len() - significant.len();
-    let shift = i64::from(exponent) + i64::from(scale) - fraction.len() as i64 + dropped as i64;
+    let shift = exponent + i64::from(scale);
     let shift = match u32::try_from(shift) {
         Ok(shift) => shift,
         Err(_) if shift < 0 => {
@@ -85,7 +62,7 @@ pub fn minor_units(text: &str, scale: u32) -> Result<i64, DecimalError> {
         }
         Err(_) => return Err(too_large()),
     };
-    let magnitude = significant
+    let magnitude = digits
         .parse::<i128>()
         .ok()
         .and_then(|value| value.checked_mul(10i128.checked_pow(shift)?))
@@ -93,12 +70,68 @@ pub fn minor_units(text: &str, scale: u32) -> Result<i64, DecimalError> {
     i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| too_large())
 }
 
+/// Whether the texts are of the same number.
+pub(crate) fn same(one: &str, other: &str) -> bool {
+    let [one, other] = [one, other].map(Decimal::parse);
+    one.is_some() && one == other
+}
+
+/// A number as `digits · 10^exponent`, the same for every text of it.
+#[derive(PartialEq)]
+struct Decimal {
+    negative: bool,
+    /// Neither begins nor ends with a zero; empty for zero itself.
+    digits: String,
+    exponent: i64,
+}
+
+impl Decimal {
+    /// `None` for what is not an optional sign, digits, an optional fraction, an optional exponent.
+    fn parse(text: &str) -> Option<Self> {
+        let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
+            None => (text, 0),
+        };
+        let (negative, unsigned) = match mantissa.strip_prefix(['-', '+']) {
+            Some(rest) => (mantissa.starts_with('-'), rest),
+            None => (false, mantissa),
+        };
+        let (whole, fraction) = unsigned.split_once('.').unwrap_or((unsigned, ""));
+        let all = format!("{whole}{fraction}");
+        if all.is_empty() || !all.bytes().all(|byte| byte.is_ascii_digit()) {
+            return None;
+        }
+        let digits = all.trim_end_matches('0');
+        let dropped = all.len() - digits.len();
+        let digits = digits.trim_start_matches('0').to_owned();
+        let places = i64::try_from(fraction.len()).ok()? - i64::try_from(dropped).ok()?;
+        Some(match digits.is_empty() {
+            true => Self {
+                negative: false,
+                digits,
+                exponent: 0,
+            },
+            false => Self {
+                negative,
+                digits,
+                exponent: i64::from(exponent) - places,
+            },
+        })
+    }
+}
+
+/// How [`deserialize`] asks [`from_item`](crate::from_item) for the digits of a number.
+pub(crate) const DIGITS: &str = "$murmur_core::decimal";
+
 /// Deserializes an amount with `SCALE` decimals into its smallest unit.
 ///
-/// For a field that is a text, an integer, or a DynamoDB Number. A Number with a fraction passes
-/// through a 64-bit float on its way here; it is taken only where that is exact, that is up to
-/// 15 significant digits, and refused beyond. For more, decode the item yourself
-/// ([`Decoder::item`](crate::Decoder::item)) with [`minor_units`].
+/// For a field that is a text, an integer, or a DynamoDB Number: all that
+/// [`minor_units`] takes is taken, and nothing else.
+///
+/// The digits of a Number with a fraction come only from [`Decoder::serde`](crate::Decoder::serde)
+/// and [`from_item`](crate::from_item). Other deserializers, `serde_dynamo`'s among them, make a
+/// float of it before it gets here, as do flattened and untagged types. A float may have lost
+/// digits, and is refused.
 ///
 /// ```
 /// #[derive(serde::Deserialize)]
@@ -106,11 +139,11 @@ pub fn minor_units(text: &str, scale: u32) -> Result<i64, DecimalError> {
 ///     #[serde(deserialize_with = "murmur_core::decimal::deserialize::<2, _>")]
 ///     amount: i64,
 /// }
-/// let item = std::collections::HashMap::from([(
+/// let item = murmur_core::Item::from(std::collections::HashMap::from([(
 ///     "amount".to_owned(),
-///     serde_dynamo::AttributeValue::N("12.34".to_owned()),
-/// )]);
-/// let order: Order = serde_dynamo::from_item(item)?;
+///     murmur_core::AttributeValue::N("12.34".to_owned()),
+/// )]));
+/// let order: Order = murmur_core::from_item(&item)?;
 /// assert_eq!(order.amount, 1234);
 /// # Ok::<(), serde_dynamo::Error>(())
 /// ```
@@ -123,7 +156,7 @@ pub fn deserialize<'de, const SCALE: u32, D: Deserializer<'de>>(
 ) -> Result<i64, D::Error> {
     struct Amount<const SCALE: u32>;
 
-    impl<const SCALE: u32> Visitor<'_> for Amount<SCALE> {
+    impl<'de, const SCALE: u32> Visitor<'de> for Amount<SCALE> {
         type Value = i64;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,24 +171,36 @@ pub fn deserialize<'de, const SCALE: u32, D: Deserializer<'de>>(
             self.visit_str(&value.to_string())
         }
 
+        fn visit_i128<E: Error>(self, value: i128) -> Result<i64, E> {
+            self.visit_str(&value.to_string())
+        }
+
+        fn visit_u128<E: Error>(self, value: u128) -> Result<i64, E> {
+            self.visit_str(&value.to_string())
+        }
+
         fn visit_f64<E: Error>(self, value: f64) -> Result<i64, E> {
-            // A decimal of up to 15 significant digits is the shortest text of its float.
-            let text = value.to_string();
-            let significant = text.trim_start_matches(['-', '0', '.']);
-            if significant.bytes().filter(u8::is_ascii_digit).count() > 15 {
-                return Err(E::custom(format!(
-                    "{text} may have lost digits; decode such amounts with `minor_units`"
-                )));
-            }
-            self.visit_str(&text)
+            Err(E::custom(format!(
+                "the amount came as the float {value}, which may have lost digits; decode the item \
+                 by `Decoder::serde` or `murmur_core::from_item`, and the amount outside of \
+                 flattened and untagged types"
+            )))
         }
 
         fn visit_str<E: Error>(self, text: &str) -> Result<i64, E> {
             minor_units(text, SCALE).map_err(E::custom)
         }
+
+        /// A deserializer that does not know what it was asked for.
+        fn visit_newtype_struct<D: Deserializer<'de>>(
+            self,
+            deserializer: D,
+        ) -> Result<i64, D::Error> {
+            deserializer.deserialize_any(self)
+        }
     }
 
-    deserializer.deserialize_any(Amount::<SCALE>)
+    deserializer.deserialize_newtype_struct(DIGITS, Amount::<SCALE>)
 }
 
 #[cfg(test)]
@@ -222,10 +267,25 @@ mod tests {
     }
 
     #[test]
-    fn a_float_that_may_have_lost_digits_is_refused() {
-        assert_eq!(read(0.29).unwrap(), 29);
-        assert_eq!(read(-1_234_567_890_123.25).unwrap(), -123_456_789_012_325);
-        assert!(read(12_345_678_901_234.123).is_err());
+    fn a_float_is_refused_since_it_may_have_lost_digits() {
+        for float in [0.29, 7.0, -1_234_567_890_123.25, 12_345_678_901_234.123] {
+            let error = read(float).unwrap_err();
+            assert!(error.contains("murmur_core::from_item"), "{error}");
+        }
+    }
+
+    #[test]
+    fn one_number_has_many_texts() {
+        let texts = ["1500", "+1500", "01500.00", "1.5e3", "15E2", "150000e-2"];
+        for one in texts {
+            for other in texts {
+                assert!(same(one, other), "{one} {other}");
+            }
+            for other in ["-1500", "1500.01", "15e3", "x", ""] {
+                assert!(!same(one, other), "{one} {other}");
+            }
+        }
+        assert!(same("0", "-0.00e7") && !same("x", "x"));
     }
 
     proptest! {

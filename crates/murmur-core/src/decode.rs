@@ -4,6 +4,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_dynamo::Item;
 
+use crate::from_item::from_item;
 use crate::record::{EventName, Record};
 
 /// Any error, as user code returns it.
@@ -71,12 +72,12 @@ enum Form<T> {
 }
 
 impl<T: 'static> Decoder<T> {
-    /// Deserializes the item. Every image costs one copy of it.
+    /// Deserializes the item by [`from_item`], by which every number is exact or refused.
     pub fn serde() -> Self
     where
         T: DeserializeOwned,
     {
-        Self::item(|item| Ok(Decoded::Record(serde_dynamo::from_item(item.clone())?)))
+        Self::item(|item| Ok(Decoded::Record(from_item(item)?)))
     }
 
     /// Decodes an item by `decode`. It is called for each image that is there and needed: the
@@ -91,7 +92,7 @@ impl<T: 'static> Decoder<T> {
     ///
     /// It is asked for [`Side::New`] of every record, whether or not there is a new image, so
     /// that removals can be counted and streams without images be used; and for [`Side::Old`] of
-    /// changes other than inserts, if a pipeline retracts. A retracting pipeline takes nothing
+    /// changes of items that were there before, if a pipeline retracts. A retracting pipeline takes nothing
     /// from the new side of a removal. Answer [`Decoded::Skip`] for what does not matter.
     pub fn record(
         decode: impl Fn(View<'_>) -> Result<Decoded<T>, BoxError> + Send + Sync + 'static,
@@ -105,6 +106,9 @@ impl<T: 'static> Decoder<T> {
         record: &Record,
         side: Side,
     ) -> Option<Result<Decoded<T>, DecodeFailure>> {
+        if side == Side::Old && record.had_nothing_before() {
+            return None;
+        }
         let view = View { record, side };
         match &self.0 {
             Form::Record(decode) => {
@@ -140,7 +144,7 @@ fn expected(record: &Record, side: Side) -> bool {
             (EventName::Insert | EventName::Modify, Side::New) => true,
             (EventName::Modify | EventName::Remove, Side::Old) => true,
             (EventName::Remove, Side::New) | (EventName::Insert, Side::Old) => false,
-            (EventName::Other(_), _) => false,
+            (EventName::Other(_) | EventName::Unreadable(_), _) => false,
         },
     }
 }

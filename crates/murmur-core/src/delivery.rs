@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, ready};
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -49,6 +48,11 @@ impl Context<'_> {
     {
         let again = |error: &StoreError| self.retried(pipeline, error);
         self.retry.run(self.deadline, again, read).await
+    }
+
+    /// Until when an operation that begins now may take, its retries included.
+    fn operation_deadline(&self) -> Deadline {
+        self.retry.batch_deadline(self.deadline)
     }
 
     fn retried(&self, pipeline: &PipelineName, error: &StoreError) {
@@ -175,8 +179,9 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             claims.push(async move {
                 // Whether the claim may be held although no answer said so.
                 let lost = AtomicBool::new(false);
+                let until = context.retry.batch_deadline(work);
                 let attempt = || async {
-                    let claim = deduper.claim(&name, owner, work).await;
+                    let claim = deduper.claim(&name, owner, until).await;
                     if let Err(StoreError::Unavailable {
                         may_have_applied: true,
                         ..
@@ -227,12 +232,13 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         let mut releases = Vec::with_capacity(undone.len());
         for name in undone {
             releases.push(async move {
+                let until = context.operation_deadline();
                 let released = context
                     .retry
                     .run(
                         context.deadline,
                         |error| context.retried(pipeline, error),
-                        || deduper.release(&name, owner, context.deadline),
+                        || deduper.release(&name, owner, until),
                     )
                     .await;
                 if let Err(error) = released {
@@ -329,14 +335,17 @@ impl<S, K> Owned<S, K> {
             mode: self.mode.into(),
             stream: stream.clone(),
         };
+        let until = context.operation_deadline();
         context
             .retry
             .run(
                 context.deadline,
                 |error| context.retried(pipeline, error),
-                || self.store.bind(&binding, &self.markers, context.deadline),
+                || self.store.bind(&binding, &self.markers, until),
             )
-            .await?;
+            .await
+            // It carries no record.
+            .map_err(|error| error.blameless(self.store.place()))?;
         agreed().insert(stream);
         Ok(())
     }
@@ -403,9 +412,9 @@ impl<S, K> OncePerKey<S, K> {
             context,
             events,
             |event: &Once<_>| of_keys(&event.adds).collect(),
-            |events: Vec<_>| async move {
+            |events: Vec<_>, until| async move {
                 let Owned { store, markers, .. } = &self.0;
-                let outcomes = store.apply(pipeline, markers, &events, context.deadline);
+                let outcomes = store.apply(pipeline, markers, &events, until);
                 let outcomes = outcomes.await;
                 (events, outcomes)
             },
@@ -468,9 +477,9 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 let adds = of_keys(&entry.now).chain(of_keys(&entry.keep));
                 adds.chain([item]).collect()
             },
-            |items: Vec<_>| async move {
+            |items: Vec<_>, until| async move {
                 let Owned { store, markers, .. } = &self.0;
-                let outcomes = store.replace(pipeline, markers, &items, context.deadline);
+                let outcomes = store.replace(pipeline, markers, &items, until);
                 let outcomes = outcomes.await;
                 (items, outcomes)
             },
@@ -623,8 +632,8 @@ async fn settle_adds<M: Monoid, S: Store<M>>(
         context,
         adds,
         |add| of_keys(std::slice::from_ref(add)).collect(),
-        |adds: Vec<_>| async move {
-            let outcomes = store.merge(&adds, context.deadline).await;
+        |adds: Vec<_>, until| async move {
+            let outcomes = store.merge(&adds, until).await;
             (adds, outcomes)
         },
     )
@@ -642,16 +651,6 @@ pub(crate) fn of_keys<V>(adds: &[Add<V>]) -> impl Iterator<Item = Lane> {
     adds.iter().map(|add| Lane::Key(add.key.clone()))
 }
 
-/// What [`settle`] has left to do.
-struct Unsettled<E> {
-    entries: Vec<E>,
-    /// What the first round's entries were answered.
-    answers: Option<Vec<Outcome>>,
-    places: Vec<usize>,
-    outcomes: Vec<Outcome>,
-    transient: Vec<u32>,
-}
-
 fn is_done(outcome: &Outcome) -> bool {
     matches!(
         outcome,
@@ -662,6 +661,8 @@ fn is_done(outcome: &Outcome) -> bool {
 /// Sends entries until each is settled, or attempts or time are used up: the one retry loop of
 /// all modes. Only what failed and may succeed is sent again, in its order. An entry that failed
 /// for good (and not by its own fault) stops its lanes: later entries there stay blocked.
+///
+/// `send` is told until when it may take. The budget is the time in which nothing gets done.
 pub(crate) async fn settle<E, Send, Sent>(
     pipeline: &PipelineName,
     context: &Context<'_>,
@@ -671,40 +672,26 @@ pub(crate) async fn settle<E, Send, Sent>(
 ) -> Vec<Outcome>
 where
     E: std::marker::Send,
-    Send: Fn(Vec<E>) -> Sent,
+    Send: Fn(Vec<E>, Deadline) -> Sent,
     Sent: Future<Output = (Vec<E>, Vec<Outcome>)>,
 {
-    let (entries, answers) = send(entries).await;
+    let mut attempts = context.retry.attempts(context.deadline);
+    let (mut batch, mut answers) = send(entries, attempts.deadline()).await;
     // Mostly that was all.
     if answers.iter().all(is_done) {
+        attempts.progressed();
         return answers;
     }
-    let count = entries.len();
-    let unsettled = Mutex::new(Unsettled {
-        entries,
-        answers: Some(answers),
-        places: (0..count).collect(),
-        outcomes: vec![Outcome::Blocked; count],
-        transient: vec![0; count],
-    });
-    let lock = || unsettled.lock().unwrap_or_else(PoisonError::into_inner);
     let max_attempts = context.retry.policy().max_attempts;
-    let (lanes, send) = (&lanes, &send);
-
-    let round = || async move {
-        let (batch, answers) = {
-            let mut state = lock();
-            (std::mem::take(&mut state.entries), state.answers.take())
-        };
-        let (batch, answers) = match answers {
-            Some(first) => (batch, first),
-            None => send(batch).await,
-        };
-
-        let mut state = lock();
-        let places = std::mem::take(&mut state.places);
+    let mut places: Vec<usize> = (0..batch.len()).collect();
+    let mut outcomes = vec![Outcome::Blocked; batch.len()];
+    let mut transient = vec![0u32; batch.len()];
+    loop {
+        if answers.iter().any(is_done) {
+            attempts.progressed();
+        }
         let (mut stopped, mut again) = (HashSet::new(), Vec::new());
-        let mut after = Fault::Transient;
+        let mut failed: Option<StoreError> = None;
         for ((entry, outcome), place) in batch.into_iter().zip(answers).zip(places) {
             let retry = match &outcome {
                 Outcome::Applied | Outcome::Duplicate | Outcome::Superseded => false,
@@ -718,40 +705,51 @@ where
                     !blocked
                 }
                 Outcome::Failed(error) => {
-                    let retry = match error.fault() {
-                        Fault::Contention => {
-                            after = Fault::Contention;
-                            true
-                        }
+                    let fault = error.fault();
+                    let retry = match fault {
+                        Fault::Contention => true,
                         Fault::Transient => {
-                            state.transient[place] += 1;
-                            state.transient[place] < max_attempts
+                            transient[place] = transient[place].saturating_add(1);
+                            let may = transient[place] < max_attempts;
+                            if !may {
+                                attempts.exhausted();
+                            }
+                            may
                         }
                         Fault::Record | Fault::Setup => false,
                     };
                     if retry {
                         context.retried(pipeline, error);
-                    } else if error.fault() != Fault::Record {
+                        // Where others got in the way of any, the wait is for them.
+                        if failed.is_none() || fault == Fault::Contention {
+                            failed = Some(error.clone());
+                        }
+                    } else if fault != Fault::Record {
                         stopped.extend(lanes(&entry));
                     }
                     retry
                 }
             };
-            state.outcomes[place] = outcome;
+            outcomes[place] = outcome;
             if retry {
                 again.push((entry, place));
             }
         }
-        (state.entries, state.places) = again.into_iter().unzip();
-        if state.entries.is_empty() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(after)
+        if again.is_empty() {
+            return outcomes;
         }
-    };
-    context.retry.rounds(context.deadline, round).await;
-    unsettled
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-        .outcomes
+        let wait = match &failed {
+            Some(error) => attempts.wait_after(error.fault(), Some(error)),
+            None => attempts.wait_after(Fault::Transient, None),
+        };
+        let Some(wait) = wait else {
+            return outcomes;
+        };
+        if !attempts.rest(wait).await {
+            return outcomes;
+        }
+        let entries;
+        (entries, places) = again.into_iter().unzip();
+        (batch, answers) = send(entries, attempts.deadline()).await;
+    }
 }

@@ -5,6 +5,7 @@ mod batch;
 pub mod decimal;
 mod decode;
 mod delivery;
+mod from_item;
 pub mod laws;
 mod monoids;
 mod outcome;
@@ -20,6 +21,7 @@ pub use audit::{
     Mending, RecountFindings, RecountInspection,
 };
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
+pub use from_item::from_item;
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
 pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::{BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Stored, Valued};

@@ -73,6 +73,15 @@ pub enum RecordError {
         /// The name.
         name: String,
     },
+    /// Its source could not read it.
+    #[error("the record cannot be read: {reason}")]
+    Unreadable {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It does not say which item changed.
+    #[error("the record names no item: its `Keys` are missing or empty")]
+    NoKeys,
     /// Its event id cannot be used.
     #[error("the record's event id cannot be used")]
     InvalidId(#[source] IdError),
@@ -116,9 +125,11 @@ impl RecordError {
     /// What the failure asks of the caller.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::Undecodable { .. } | Self::UnknownEvent { .. } | Self::InvalidId(_) => {
-                Fault::Record
-            }
+            Self::Undecodable { .. }
+            | Self::UnknownEvent { .. }
+            | Self::Unreadable { .. }
+            | Self::NoKeys
+            | Self::InvalidId(_) => Fault::Record,
             Self::MissingImage { .. } => Fault::Setup,
             Self::Store { source, .. } | Self::State { source, .. } => source.fault(),
             Self::Callback { .. } => Fault::Transient,

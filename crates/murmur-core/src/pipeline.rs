@@ -107,7 +107,9 @@ impl<T> Pipeline<T> {
     /// Whether its stream must carry old images: to take them back, or to keep in a ledger what has
     /// expired.
     pub fn needs_old_images(&self) -> bool {
-        self.run.needs_old_image() || self.run.needs_old_image_of_expired()
+        self.run.needs_old_image()
+            || self.run.needs_old_image_of_expired()
+            || self.run.needs_old_image_of_removed()
     }
 
     /// Whether its windows go by the time of arrival, which a scan does not know.
@@ -252,6 +254,7 @@ impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
                 window: None,
                 invert: None,
                 keeps_expired: false,
+                expires_at: None,
             },
         }
     }
@@ -285,7 +288,9 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// it (`ApproximateCreationDateTime`, rounded to the second, the same on every redelivery).
     ///
     /// The item itself then says nothing about its bucket: retraction and bootstrap are refused,
-    /// and no recount of the table can be compared. A record without the time is rejected.
+    /// and no recount of the table can be compared. A record without the time is rejected, as is one
+    /// whose time cannot be in seconds. One whose time is more than 45 minutes ahead of the clock is
+    /// reported: either may be wrong.
     pub fn window_by_arrival(mut self, window: Window) -> Self {
         self.plan.window = Some((window, Time::Arrival));
         self
@@ -306,7 +311,9 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// An item that DynamoDB's Time to Live removes goes on counting with what it was last; only
     /// a user's removal takes it back. For tables that forget old items while their totals stay.
     ///
-    /// Such a removal changes no total, and is counted under `:ttl_kept`. Its old image is not even
+    /// A removal is by Time to Live if the stream says so, or the item's own time
+    /// ([`expires_at`](Definition::expires_at)). Such a removal changes no total, and is counted
+    /// under `:ttl_kept`. Its old image is not even
     /// decoded, but for a [ledger](Stored::ledger), which keeps what it says: the stream must be of
     /// NEW_AND_OLD_IMAGES then. An item put anew under the same key afterwards counts beside what is
     /// kept. A bootstrap finds only what is in the table: of what was removed before, only that
@@ -316,6 +323,51 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// unless removals are taken back at all, by [`retract`](Definition::retract) or a ledger.
     pub fn keep_expired_items(mut self) -> Self {
         self.plan.keeps_expired = true;
+        self
+    }
+
+    /// When Time to Live may remove an item: the time in the attribute that the table's Time to Live
+    /// goes by, `None` if the item has none. With [`keep_expired_items`], every removal of an item
+    /// at or after that time then counts as one by Time to Live.
+    ///
+    /// Needed for replicas of a global table: there, a removal by Time to Live that another region
+    /// made comes as if a user had made it. The other way round, an item that a user removes after
+    /// its time, and before Time to Live does (that takes up to some days), is kept as well. The time
+    /// of the removal is the change's own creation time, by the clock where there is none.
+    ///
+    /// It reads the old image, in a [ledger](Stored::ledger) too: the stream must be of
+    /// NEW_AND_OLD_IMAGES, and the old image of every removal is decoded. A bootstrap or a reconcile
+    /// finds no old images: to them an item that is gone may have been removed by anything.
+    ///
+    /// Default: a removal is by Time to Live if the stream says so. Refused at the end without
+    /// [`keep_expired_items`].
+    ///
+    /// [`keep_expired_items`]: Definition::keep_expired_items
+    ///
+    /// ```
+    /// # use murmur_core::{BuildError, Pipeline, Sum};
+    /// # use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
+    /// struct Session { page: String, seconds: i64, ttl: Option<i64> }
+    ///
+    /// # fn main() -> Result<(), BuildError> {
+    /// # let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
+    /// let time_on_page = Pipeline::builder("time_on_page")
+    ///     .key(|s: &Session| s.page.clone())
+    ///     .value(|s| s.seconds)
+    ///     .aggregate(Sum::new())
+    ///     .retract()
+    ///     .keep_expired_items()
+    ///     .expires_at(|s| s.ttl.map(Timestamp::from_secs))
+    ///     .store(store)
+    ///     .exactly_once(markers)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn expires_at<At: Into<Timestamp>>(
+        mut self,
+        at: impl Fn(&T) -> Option<At> + Send + Sync + 'static,
+    ) -> Self {
+        self.plan.expires_at = Some(Box::new(move |record| at(record).map(Into::into)));
         self
     }
 

@@ -16,6 +16,7 @@ use crate::window::Window;
 
 pub(crate) type KeysFn<T> = dyn Fn(&T, &mut dyn FnMut(&str)) + Send + Sync;
 pub(crate) type ValueFn<T, I> = dyn Fn(&T) -> I + Send + Sync;
+pub(crate) type ExpiryFn<T> = dyn Fn(&T) -> Option<Timestamp> + Send + Sync;
 pub(crate) type InvertFn<M> =
     fn(&M, &<M as Monoid>::Value) -> Result<<M as Monoid>::Value, Overflow>;
 
@@ -35,6 +36,8 @@ pub(crate) struct Plan<T, M: Monoid> {
     pub(crate) invert: Option<InvertFn<M>>,
     /// Whether removals by Time to Live change nothing.
     pub(crate) keeps_expired: bool,
+    /// When Time to Live may remove an item, if ever: it did whatever removes it from then on.
+    pub(crate) expires_at: Option<Box<ExpiryFn<T>>>,
 }
 
 /// One record as a pipeline sees it: decoded, valid, and the only one of its event id.
@@ -149,6 +152,13 @@ impl<T, M: Monoid> Plan<T, M> {
                  take removals back by `retract` or a ledger",
             ));
         }
+        if self.expires_at.is_some() && !self.keeps_expired {
+            return Err(OptionError::new(
+                "expires_at",
+                "it tells removals by Time to Live from others, which makes no difference here; \
+                 add `keep_expired_items`, or leave it out",
+            ));
+        }
         let Some((window, time)) = &self.window else {
             return Ok(());
         };
@@ -161,6 +171,17 @@ impl<T, M: Monoid> Plan<T, M> {
             ));
         }
         Ok(())
+    }
+
+    /// Whether `record` tells that its item, last `old`, was removed by Time to Live and goes on
+    /// counting.
+    fn keeps(&self, record: &Record, old: Option<&T>, now: Timestamp) -> bool {
+        let has_expired = || {
+            let expires_at = self.expires_at.as_ref()?(old?)?;
+            let removed_at = record.created_by(now).unwrap_or(now);
+            Some(record.is(&EventName::Remove) && expires_at <= removed_at)
+        };
+        self.keeps_expired && (record.is_removal_by_ttl() || has_expired() == Some(true))
     }
 
     /// Whether nothing counts in the row of `key` any more: its window's retention is over.
@@ -230,7 +251,7 @@ impl<T, M: Monoid> Plan<T, M> {
             Some((window, time)) => {
                 let at = match time {
                     Time::Item(at) => at(image),
-                    Time::Arrival => record.created().ok_or_else(no_arrival_time)?,
+                    Time::Arrival => arrival(record, now)?,
                 };
                 let bucket = window.bucket(at);
                 if window.is_expired(bucket, judged(record, now)) {
@@ -295,7 +316,7 @@ impl<T, M: Monoid> Plan<T, M> {
 /// that every delivery, on every clock, decides alike, and an addition that was dropped is never
 /// taken back. Where the row may be gone already, the clock decides after all.
 fn judged(record: &Record, now: Timestamp) -> Timestamp {
-    match record.created() {
+    match record.created_by(now) {
         Some(created) => created.max(now.minus(HORIZON)),
         None => now,
     }
@@ -313,12 +334,31 @@ fn overflow(key: Option<&Key>) -> Box<StoreError> {
     })
 }
 
-fn no_arrival_time() -> Box<StoreError> {
-    Box::new(StoreError::InvalidValue {
-        place: the_record(),
-        reason: "it has no creation time, and the pipeline's window goes by it".into(),
-        source: None,
-    })
+/// The time of `record` that a window by arrival goes by: the change's own, whatever the clock says.
+fn arrival(record: &Record, now: Timestamp) -> Result<Timestamp, Box<StoreError>> {
+    let place = the_record();
+    match (record.created(), record.created_by(now)) {
+        (_, Some(created)) => Ok(created),
+        // As likely the clock is slow: not the record's fault, and over once the clock is there.
+        (Some(created), None) => Err(Box::new(StoreError::Setup {
+            place,
+            advice: format!(
+                "the window goes by its creation time, {} s after 1970, which is more than 45 min \
+                 ahead of this machine's clock, {} s: set the clock right",
+                created.as_secs(),
+                now.as_secs()
+            ),
+            source: None,
+        })),
+        (None, None) => Err(Box::new(StoreError::InvalidValue {
+            place,
+            reason:
+                "it has no creation time, or an impossible one, and the pipeline's window goes \
+                     by it"
+                    .into(),
+            source: None,
+        })),
+    }
 }
 
 /// A pipeline with its monoid and store erased: one boxed future per batch.
@@ -327,6 +367,8 @@ pub(crate) trait Run<T>: Send + Sync {
     fn needs_old_image(&self) -> bool;
     /// Whether it needs the old image of an item that Time to Live removed.
     fn needs_old_image_of_expired(&self) -> bool;
+    /// Whether it needs the old image of an item that is removed, whatever else it needs.
+    fn needs_old_image_of_removed(&self) -> bool;
     fn windows_by_arrival(&self) -> bool;
     fn repeats(&self) -> Repeats;
     fn keeps_ledger(&self) -> bool;
@@ -390,7 +432,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
             let Entry {
                 record, new, old, ..
             } = entry;
-            if self.plan.keeps_expired && record.is_removal_by_ttl() {
+            if self.plan.keeps(record, old.as_ref(), now) {
                 tracing::debug!(
                     pipeline = self.name.as_str(),
                     event_id = record.event_id(),
@@ -466,6 +508,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         }
     }
 
+    fn needs_old_image_of_removed(&self) -> bool {
+        self.plan.expires_at.is_some()
+    }
+
     fn windows_by_arrival(&self) -> bool {
         matches!(self.plan.window, Some((_, Time::Arrival)))
     }
@@ -498,13 +544,14 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
             None => "no window".to_owned(),
             Some((window, _)) => window.to_string(),
         };
-        let [retracts, keeps] = [
+        let [retracts, keeps, expires] = [
             (plan.invert.is_some(), ", retracting"),
             (plan.keeps_expired, ", keeping what has expired"),
+            (plan.expires_at.is_some(), " by the item's own time"),
         ]
         .map(|(is, text)| if is { text } else { "" });
         let place = self.delivery.state().place();
-        format!("{name}, version {version}, {mode}, {window}{retracts}{keeps}, in {place}")
+        format!("{name}, version {version}, {mode}, {window}{retracts}{keeps}{expires}, in {place}")
     }
 
     fn bind<'a>(

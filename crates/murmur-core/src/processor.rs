@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
-    Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, PipelineName, Random,
-    Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
+    Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, Outage, PipelineName,
+    Random, Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock,
 };
 use serde::de::DeserializeOwned;
 
@@ -16,6 +16,8 @@ use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::Pipeline;
 use crate::plan::{Entry, Tally, Verdict};
 use crate::record::{Change, EventName, Record};
+
+type OutageFn = dyn Fn(&Outage<'_>) + Send + Sync;
 
 type RejectFn = dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
@@ -29,6 +31,7 @@ pub struct ProcessorBuilder<T> {
     clock: Arc<dyn Clock>,
     random: Random,
     on_rejected: Option<Arc<RejectFn>>,
+    on_outage: Option<Box<OutageFn>>,
 }
 
 impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
@@ -53,6 +56,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             clock: SystemClock::shared(),
             random: Random::new(),
             on_rejected: None,
+            on_outage: None,
         }
     }
 
@@ -92,7 +96,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Takes records that can never count: undecodable, with an unusable key, out of range. `Ok`
+    /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of range. `Ok`
     /// passes the record over and counts it under `:dead_letter`; `Err` reports it as failed, so
     /// that it comes again. It may be called more than once for a record that is redelivered.
     ///
@@ -105,6 +109,14 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
     {
         self.on_rejected = Some(Arc::new(move |rejected| Box::pin(callback(rejected))));
+        self
+    }
+
+    /// Hears of an [outage](Outage) while it lasts, once for all that fails in it; called between
+    /// attempts, so it should return soon. Default: nobody; it is traced in any case.
+    #[must_use]
+    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
+        self.on_outage = Some(Box::new(tell));
         self
     }
 
@@ -134,13 +146,20 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 ));
             }
         }
-        let retry = Retry::new(self.policy, self.clock, self.random.clone());
+        let mut retry = Retry::new(self.policy, self.clock, self.random.clone());
+        if let Some(tell) = self.on_outage {
+            retry = retry.on_outage(tell);
+        }
         Ok(Processor {
             needs_old: self.pipelines.iter().any(Pipeline::retracts),
             needs_old_of_expired: self
                 .pipelines
                 .iter()
                 .any(|pipeline| pipeline.run.needs_old_image_of_expired()),
+            needs_old_of_removed: self
+                .pipelines
+                .iter()
+                .any(|pipeline| pipeline.run.needs_old_image_of_removed()),
             pipelines: self.pipelines,
             decoder: self.decoder,
             retry,
@@ -168,6 +187,8 @@ pub struct Processor<T> {
     decoder: Decoder<T>,
     needs_old: bool,
     needs_old_of_expired: bool,
+    /// Of an item that something else than Time to Live removed, by what the stream says.
+    needs_old_of_removed: bool,
     retry: Retry,
     recorder: Arc<dyn Recorder>,
     random: Random,
@@ -176,15 +197,35 @@ pub struct Processor<T> {
 
 /// What no record can count without.
 fn check(record: &Record) -> Result<(), Box<RecordError>> {
-    if record.event_id().is_empty() {
-        return Err(Box::new(RecordError::InvalidId(IdError::EmptyEventId)));
-    }
+    let missing = match record {
+        Record::Changed(change) => match &change.event {
+            EventName::Unreadable(reason) => Some(RecordError::Unreadable {
+                reason: reason.clone(),
+            }),
+            EventName::Other(name) => Some(RecordError::UnknownEvent { name: name.clone() }),
+            // In a ledger, all such records would be of one item.
+            _ if change.keys.is_empty() => Some(RecordError::NoKeys),
+            _ => None,
+        },
+        Record::Scanned(_) => None,
+    };
+    let no_id = || RecordError::InvalidId(IdError::EmptyEventId);
+    let missing = missing.or_else(|| record.event_id().is_empty().then(no_id));
+    missing.map_or(Ok(()), |error| Err(Box::new(error)))
+}
+
+/// Whether a record that could not be read still says which item changed, and when in the order of
+/// its changes, so that a ledger can note that the item contributes nothing: as with a record that
+/// can be read and not decoded.
+fn is_of_an_item(record: &Record) -> bool {
     match record {
         Record::Changed(Change {
-            event: EventName::Other(name),
+            event: EventName::Unreadable(_),
+            keys,
+            sequence_number,
             ..
-        }) => Err(Box::new(RecordError::UnknownEvent { name: name.clone() })),
-        Record::Changed(_) | Record::Scanned(_) => Ok(()),
+        }) => !keys.is_empty() && sequence_number.is_some(),
+        _ => false,
     }
 }
 
@@ -197,6 +238,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// The clock deadlines are measured on.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.retry.clock()
+    }
+
+    /// How it tries again. Operations beside the processor's own that go by a clone of it share its
+    /// policy, and what is known of an outage.
+    pub fn retry(&self) -> &Retry {
+        &self.retry
     }
 
     /// Where counts go.
@@ -227,7 +274,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ///
     /// Cancel safe: call it again.
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
-        let context = self.context(self.retry.batch_deadline(deadline));
+        let context = self.context(deadline);
         for pipeline in &self.pipelines {
             let bound = pipeline.run.bind(stream, context).await;
             bound.map_err(|source| RecordError::State {
@@ -258,7 +305,6 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// Not cancel safe: any part of the batch may have been applied, and claims may be held.
     /// Give a deadline instead of dropping the future.
     pub async fn process(&self, records: &[Record], deadline: Deadline) -> Vec<RecordOutcome> {
-        let deadline = self.retry.batch_deadline(deadline);
         let mut outcomes = vec![RecordOutcome::Skipped; records.len()];
         let (entries, repeated) = self.prepare(records, deadline, &mut outcomes).await;
 
@@ -340,28 +386,38 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ) -> (Vec<Entry<'a, T>>, Vec<(usize, usize)>) {
         let mut entries = Vec::with_capacity(records.len());
         let mut repeated = Vec::new();
+        let now = self.clock().now();
+        let mut impossible = 0;
         let mut first = Index::with_capacity(records.len());
         'records: for (place, record) in records.iter().enumerate() {
-            // A record without an id is nobody's repetition.
-            let id = record.event_id();
-            if !id.is_empty() {
-                let original = first.entry(id, |place| records[place].event_id());
-                let original = *original.or_insert(place).get();
-                if original != place {
-                    repeated.push((place, original));
-                    continue;
-                }
-            }
-            if let Err(error) = check(record) {
-                outcomes[place] = self.fail(record, None, error, deadline).await;
-                continue;
-            }
             let mut entry = Entry {
                 place,
                 record,
                 new: None,
                 old: None,
             };
+            if let Err(error) = check(record) {
+                outcomes[place] = self.fail(record, None, error, deadline).await;
+                if outcomes[place].is_done() && is_of_an_item(record) {
+                    entries.push(entry);
+                }
+                continue;
+            }
+            let original = first.entry(record.event_id(), |place| records[place].event_id());
+            let original = *original.or_insert(place).get();
+            if original != place {
+                repeated.push((place, original));
+                continue;
+            }
+            if let Some(at) = record.impossible_creation(now) {
+                impossible += 1;
+                tracing::warn!(
+                    event_id = record.event_id(),
+                    created = at.as_secs(),
+                    now = now.as_secs(),
+                    "the record's creation time, in seconds, lies in the future: it counts as absent",
+                );
+            }
             for side in self.sides(record) {
                 match self.decode(record, *side) {
                     Ok(image) => *entry.image(*side) = image,
@@ -375,13 +431,15 @@ impl<T: Send + Sync + 'static> Processor<T> {
             }
             entries.push(entry);
         }
+        self.count_all(":impossible_time", impossible);
         (entries, repeated)
     }
 
     /// The sides of `record` that some pipeline needs.
     fn sides(&self, record: &Record) -> &'static [Side] {
-        let needs_old = match record.is_removal_by_ttl() {
-            true => self.needs_old_of_expired,
+        let needs_old = match record.is(&EventName::Remove) {
+            true if record.is_removal_by_ttl() => self.needs_old_of_expired,
+            true => self.needs_old || self.needs_old_of_removed,
             false => self.needs_old,
         };
         match needs_old {

@@ -1,7 +1,8 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::Duration;
 
-use murmur_state::{ItemId, Position, SequenceNumber, Timestamp};
+use murmur_state::{ItemId, Position, SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::{AttributeValue, Item};
 
 /// What a pipeline is fed with: a row found by a scan, or a change told by a stream.
@@ -35,13 +36,15 @@ pub struct Change {
     pub keys: Item,
     /// The item after the change, if there is one and the stream carries new images.
     pub new_image: Option<Item>,
-    /// The item before the change, if there was one and the stream carries old images.
+    /// The item before the change, if there was one and the stream carries old images. An empty
+    /// one that a MODIFY carries says that there was nothing before.
     pub old_image: Option<Item>,
     /// The record's place among the changes of its item.
     pub sequence_number: Option<SequenceNumber>,
-    /// When the change was made, rounded down to the second; `None` if the stream does not say.
+    /// When the change was made, rounded down to the second; `None` if the stream does not say. One
+    /// that is impossible counts as `None` ([`Record::created`]).
     pub created: Option<Timestamp>,
-    /// Whether DynamoDB's Time to Live removed the item, not a user
+    /// Whether the stream says that DynamoDB's Time to Live removed the item, not a user
     /// ([`Definition::keep_expired_items`](crate::Definition::keep_expired_items)).
     pub expired: bool,
     /// The ARN of the stream.
@@ -60,6 +63,9 @@ pub enum EventName {
     Remove,
     /// A name this release does not know; such a record is rejected, not guessed at.
     Other(String),
+    /// Its source could not read the record, for this reason. It is rejected; what the record says
+    /// beside it is what could be read.
+    Unreadable(String),
 }
 
 impl From<&str> for EventName {
@@ -68,10 +74,19 @@ impl From<&str> for EventName {
             "INSERT" => Self::Insert,
             "MODIFY" => Self::Modify,
             "REMOVE" => Self::Remove,
-            other => Self::Other(other.to_owned()),
+            other => match other.strip_prefix(UNREADABLE) {
+                Some(reason) => Self::Unreadable(reason.to_owned()),
+                None => Self::Other(other.to_owned()),
+            },
         }
     }
 }
+
+/// How far two clocks may be apart for a creation time to be believed.
+const CLOCKS: Duration = Duration::from_secs(45 * 60);
+
+/// The first time that cannot be one in seconds: the year 5138. As milliseconds it is in 1973.
+const NOT_IN_SECONDS: Timestamp = Timestamp::from_secs(100_000_000_000);
 
 impl Record {
     /// What makes the record the same when it comes again, as its source gave it.
@@ -99,7 +114,26 @@ impl Record {
     }
 
     /// When the change was made, if its source says; a scanned row does not.
+    ///
+    /// `None` too for a time that cannot be one in seconds (milliseconds in their place, the year
+    /// 5138 or later). That depends on no clock, so every delivery of an event, in every process,
+    /// gives the event the same time or none: stores keep events by it.
     pub fn created(&self) -> Option<Timestamp> {
+        self.said_created().filter(|at| *at < NOT_IN_SECONDS)
+    }
+
+    /// [`created`](Record::created), unless it is ahead of `now` by more than clocks may be apart.
+    pub(crate) fn created_by(&self, now: Timestamp) -> Option<Timestamp> {
+        self.created().filter(|at| *at <= now.plus(CLOCKS))
+    }
+
+    /// The creation time, if there is one that says nothing at `now`.
+    pub(crate) fn impossible_creation(&self, now: Timestamp) -> Option<Timestamp> {
+        let said = self.said_created();
+        said.filter(|_| self.created_by(now).is_none())
+    }
+
+    fn said_created(&self) -> Option<Timestamp> {
         match self {
             Self::Scanned(_) => None,
             Self::Changed(change) => change.created,
@@ -117,6 +151,17 @@ impl Record {
     /// Whether it is a change of this kind.
     pub fn is(&self, event: &EventName) -> bool {
         matches!(self, Self::Changed(change) if change.event == *event)
+    }
+
+    /// Whether it is a MODIFY that says, by an empty old image, that its item was not there before.
+    pub(crate) fn had_nothing_before(&self) -> bool {
+        match self {
+            Self::Scanned(_) => false,
+            Self::Changed(change) => {
+                let old = change.old_image.as_ref();
+                change.event == EventName::Modify && old.is_some_and(|old| old.is_empty())
+            }
+        }
     }
 
     /// Whether it tells that DynamoDB's Time to Live removed the item.
@@ -252,5 +297,35 @@ mod tests {
     fn event_names_nobody_knows_are_kept() {
         assert_eq!(EventName::from("REMOVE"), EventName::Remove);
         assert_eq!(EventName::from("MERGE"), EventName::Other("MERGE".into()));
+        let unreadable = format!("{UNREADABLE}no event id");
+        let reason = EventName::Unreadable("no event id".into());
+        assert_eq!(EventName::from(&*unreadable), reason);
+    }
+
+    #[test]
+    fn a_creation_time_says_nothing_ahead_of_the_clocks_or_in_another_unit() {
+        let now = Timestamp::from_secs(1_767_225_600);
+        let at = |created| {
+            Record::Changed(Change {
+                created: Some(created),
+                ..Change::default()
+            })
+        };
+        let ahead = |secs| now.plus(Duration::from_secs(secs));
+        for possible in [now, ahead(45 * 60), now.minus(Duration::from_secs(86_400))] {
+            assert_eq!(at(possible).created_by(now), Some(possible));
+            assert_eq!(at(possible).impossible_creation(now), None);
+        }
+        // By the clock of this process, which does not change what a store knows the event by.
+        let early = ahead(45 * 60 + 1);
+        assert_eq!(at(early).created_by(now), None);
+        assert_eq!(at(early).impossible_creation(now), Some(early));
+        assert_eq!(at(early).created(), Some(early));
+        // By any clock.
+        let millis = Timestamp::from_secs(1_767_225_600_123);
+        for now in [now, Timestamp::from_secs(2_000_000_000_000)] {
+            assert_eq!(at(millis).created(), None);
+            assert_eq!(at(millis).impossible_creation(now), Some(millis));
+        }
     }
 }

@@ -4,8 +4,15 @@ use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
 use murmur_core::{Change, EventName, Item};
 use murmur_state::{SequenceNumber, Timestamp};
 
-/// The change that `record` tells of.
-pub(crate) fn change(record: EventRecord) -> Change {
+use crate::lenient::Incoming;
+
+/// The change that a record tells of.
+pub(crate) fn change(incoming: Incoming) -> Change {
+    let Incoming {
+        record,
+        empty_new,
+        empty_old,
+    } = incoming;
     let EventRecord {
         change,
         event_id,
@@ -14,7 +21,7 @@ pub(crate) fn change(record: EventRecord) -> Change {
         user_identity,
         ..
     } = record;
-    // Parsing scales a fraction of a second wrongly and makes a missing time 1970: only whole
+    // An `Event` scales a fraction of a second wrongly, and a missing time is 1970: only whole
     // seconds other than zero say something.
     let created = match change.approximate_creation_date_time.timestamp() {
         0 => None,
@@ -30,8 +37,8 @@ pub(crate) fn change(record: EventRecord) -> Change {
     Change {
         event: EventName::from(event_name.as_str()),
         keys: change.keys,
-        new_image: image(change.new_image),
-        old_image: image(change.old_image),
+        new_image: image(change.new_image, empty_new),
+        old_image: image(change.old_image, empty_old),
         sequence_number,
         created,
         expired: user_identity.as_ref().is_some_and(is_time_to_live),
@@ -40,9 +47,10 @@ pub(crate) fn change(record: EventRecord) -> Change {
     }
 }
 
-/// An image has the item's key at least, so an empty one is one that was not sent.
-fn image(item: Item) -> Option<Item> {
-    (!item.is_empty()).then_some(item)
+/// An image has the item's key at least, so an empty one is one that was not sent, unless it is
+/// known to have been.
+fn image(item: Item, sent_empty: bool) -> Option<Item> {
+    (sent_empty || !item.is_empty()).then_some(item)
 }
 
 /// Amazon DynamoDB Developer Guide, "DynamoDB Streams and Time to Live".
@@ -53,15 +61,16 @@ fn is_time_to_live(identity: &UserIdentity) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_lambda_events::event::dynamodb::Event;
     use murmur_core::AttributeValue;
+
+    use crate::lenient::LenientEvent;
 
     const ARN: &str =
         "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
 
     fn only(json: &str) -> Change {
-        let mut event: Event = serde_json::from_str(json).unwrap();
-        assert_eq!(event.records.len(), 1);
+        let mut event: LenientEvent = serde_json::from_str(json).unwrap();
+        assert_eq!(event.len(), 1);
         change(event.records.remove(0))
     }
 

@@ -12,6 +12,7 @@ use tracing::Instrument;
 use tracing::field::{Empty, display};
 
 use crate::convert::change;
+use crate::lenient::LenientEvent;
 use crate::options::HandlerBuilder;
 
 /// Feeds pipelines with the change records that Lambda hands over, and answers which failed.
@@ -85,7 +86,8 @@ impl<T: Send + Sync + 'static> Handler<T> {
         self.inner.processor.clock()
     }
 
-    /// Processes one event, with no input but its arguments and the stores.
+    /// Processes one event, with no input but its arguments and the stores. An empty image counts as
+    /// one that was not sent; a [`LenientEvent`] tells the two apart.
     ///
     /// `deadline` is when the invocation ends. What is not finished a
     /// [margin](HandlerBuilder::deadline_margin) before it is reported as failed, so that the
@@ -109,17 +111,24 @@ impl<T: Send + Sync + 'static> Handler<T> {
         event: Event,
         deadline: Deadline,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
-        let stream = event
-            .records
-            .first()
-            .and_then(|record| record.event_source_arn.as_deref())
+        self.handle_lenient(event.into(), deadline).await
+    }
+
+    /// As [`handle`](Handler::handle), for an event that was read record by record.
+    ///
+    /// # Errors, Cancel safety
+    ///
+    /// As [`handle`](Handler::handle).
+    pub async fn handle_lenient(
+        &self,
+        event: LenientEvent,
+        deadline: Deadline,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
+        let mut arns = event.records.iter();
+        let stream = arns
+            .find_map(|incoming| incoming.record.event_source_arn.as_deref())
             .map(display);
-        let span = tracing::info_span!(
-            "murmur",
-            records = event.records.len(),
-            failed = Empty,
-            stream
-        );
+        let span = tracing::info_span!("murmur", records = event.len(), failed = Empty, stream);
         self.process(event, deadline).instrument(span).await
     }
 
@@ -139,15 +148,15 @@ impl<T: Send + Sync + 'static> Handler<T> {
 
     async fn process(
         &self,
-        event: Event,
+        event: LenientEvent,
         deadline: Deadline,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
-        let mut numbers = Vec::with_capacity(event.records.len());
-        let mut records = Vec::with_capacity(event.records.len());
-        for record in event.records {
+        let mut numbers = Vec::with_capacity(event.len());
+        let mut records = Vec::with_capacity(event.len());
+        for incoming in event.records {
             // As it came: Lambda compares texts, and knows its own even if it is no number.
-            numbers.push(record.change.sequence_number.clone());
-            records.push(Record::Changed(change(record)));
+            numbers.push(incoming.record.change.sequence_number.clone());
+            records.push(Record::Changed(change(incoming)));
         }
         let outcomes = if deadline.passed(&**self.clock()) {
             tracing::warn!("the deadline has passed, nothing is begun");

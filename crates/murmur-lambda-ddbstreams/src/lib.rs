@@ -2,6 +2,7 @@
 
 mod convert;
 mod handler;
+mod lenient;
 mod mapping;
 mod options;
 #[cfg(feature = "runtime")]
@@ -11,6 +12,7 @@ mod runtime;
 pub use aws_lambda_events::event::dynamodb::Event;
 pub use aws_lambda_events::streams::DynamoDbEventResponse;
 pub use handler::{Handler, HandlerError};
+pub use lenient::LenientEvent;
 pub use mapping::{Mapping, MappingUnfit};
 pub use options::HandlerBuilder;
 #[cfg(feature = "runtime")]

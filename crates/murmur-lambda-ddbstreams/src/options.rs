@@ -78,8 +78,8 @@ impl<T: Send + Sync + 'static> HandlerBuilder<T> {
         self
     }
 
-    /// Takes records that can never count: undecodable, of an unknown kind, with an unusable
-    /// key, out of range. `Ok` passes the record over and counts it under `:dead_letter`; `Err`
+    /// Takes records that can never count: unreadable, undecodable, of an unknown kind, with an
+    /// unusable key, out of range. `Ok` passes the record over and counts it under `:dead_letter`; `Err`
     /// reports it, so that it comes again. Give it time to finish before the deadline; it is
     /// waited for.
     ///

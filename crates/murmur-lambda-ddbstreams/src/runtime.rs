@@ -4,12 +4,12 @@ use std::env;
 use std::sync::Once;
 use std::time::Duration;
 
-use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use murmur_state::{Causes, Deadline};
 
 use crate::handler::{Handler, HandlerError};
+use crate::lenient::LenientEvent;
 
 /// What the runtime reads at its start, and panics without.
 const NEEDED: [&str; 4] = [
@@ -36,8 +36,9 @@ pub struct NotInLambda {
 ///
 /// # Errors
 ///
-/// [`NotInLambda`]; whatever the runtime cannot go on after. An event that cannot be read, and
-/// a [`HandlerError`], fail their invocation only: its batch comes again.
+/// [`NotInLambda`]; whatever the runtime cannot go on after. A payload that is no event, and a
+/// [`HandlerError`], fail their invocation only: its batch comes again. A record that cannot be
+/// read is one rejected record ([`LenientEvent`]).
 ///
 /// # Cancel safety
 ///
@@ -58,10 +59,10 @@ impl<T: Send + Sync + 'static> Handler<T> {
     /// As [`handle`](Handler::handle).
     pub async fn invoke(
         &self,
-        event: LambdaEvent<Event>,
+        event: LambdaEvent<LenientEvent>,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         let deadline = self.deadline(event.context.deadline);
-        self.handle(event.payload, deadline).await
+        self.handle_lenient(event.payload, deadline).await
     }
 
     /// `at` is in milliseconds since the epoch.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use lambda_runtime::{Context, LambdaEvent};
 use murmur_core::{Pipeline, Sum};
-use murmur_lambda_ddbstreams::{Event, Handler};
+use murmur_lambda_ddbstreams::{Handler, LenientEvent};
 use murmur_state::MemoryStore;
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -55,7 +55,7 @@ async fn each_invocation_has_a_span_and_an_impossible_deadline_is_warned_of_once
         include_str!("events/insert_without_new_image.json"),
     ];
     for json in events {
-        let event: Event = serde_json::from_str(json).unwrap();
+        let event: LenientEvent = serde_json::from_str(json).unwrap();
         let invocation = LambdaEvent::new(event, Context::default());
         handler.invoke(invocation).await.unwrap();
     }

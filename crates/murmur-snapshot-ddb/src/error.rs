@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use murmur_snapshot::SourceError;
-use murmur_state::Cause;
-use murmur_streams::StreamError;
+use murmur_state::{CallFailure, Cause, Fault};
+use murmur_streams::{StreamError, call_failure};
 
 use crate::parallel_scan::ParallelScan;
 
@@ -38,86 +38,39 @@ pub(crate) fn setup(scan: &ParallelScan, advice: impl Into<String>) -> SourceErr
 }
 
 /// What a failed request asks of the caller.
-///
-/// Codes: "Error handling with DynamoDB" (Amazon DynamoDB Developer Guide) and "Common errors"
-/// (API reference).
 pub(crate) fn of<E>(scan: &ParallelScan, operation: Operation, error: SdkError<E>) -> SourceError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
     let code = error.code().unwrap_or_default().to_owned();
     let message = error.message().unwrap_or_default().to_owned();
-    let (place, kind) = (scan.place(), kind(&error));
+    let (place, failure) = (scan.place(), call_failure(&error));
     let source: Option<Cause> = Some(Arc::new(error));
-    let setup = |advice: String| SourceError::Setup {
-        place: place.clone(),
-        advice,
-        source: source.clone(),
-    };
-    match (kind, code.as_str()) {
-        (Kind::Unanswered, _) => SourceError::Unavailable { place, source },
-        (Kind::NotSent, _) => setup(
-            "the request could not be made; give the client a region, credentials and an \
-             endpoint that exists"
-                .to_owned(),
-        ),
-        (
-            _,
-            "LimitExceededException"
-            | "ProvisionedThroughputExceededException"
-            | "RequestLimitExceeded"
-            | "Throttling"
-            | "ThrottlingException",
-        ) => SourceError::Throttled { place, source },
-        (Kind::ServerError, _) => SourceError::Unavailable { place, source },
-        (_, "ResourceNotFoundException") => setup(
-            "there is no such table in the client's account and region; create it, or mend its \
-             name or the region"
-                .to_owned(),
-        ),
-        (_, "AccessDeniedException") => setup(format!(
-            "access denied; allow {operation} on it ({message})"
-        )),
-        (
-            _,
-            "ExpiredTokenException"
-            | "IncompleteSignatureException"
-            | "InvalidSignatureException"
-            | "MissingAuthenticationTokenException"
-            | "UnrecognizedClientException",
-        ) => setup(format!(
+    let advice = match (failure.fault(), failure) {
+        (Fault::Contention, _) => return SourceError::Throttled { place, source },
+        (Fault::Transient, _) => return SourceError::Unavailable { place, source },
+        (_, CallFailure::Unsendable) => "the request could not be made; give the client a region, \
+                                         credentials and an endpoint that exists"
+            .to_owned(),
+        (_, CallFailure::NotFound) => "there is no such table in the client's account and region; \
+                                       create it, or mend its name or the region"
+            .to_owned(),
+        (_, CallFailure::Denied) => {
+            format!("access denied; allow {operation} on it ({message})")
+        }
+        (_, CallFailure::BadCredentials) => format!(
             "the credentials were refused ({code}); renew them, and check the client's region \
              and the machine's clock"
-        )),
-        (_, "ValidationException") if scan.filter.is_some() && operation == Operation::Scan => {
-            setup(format!(
-                "the scan was refused; check `filter`, its names and its values: {message}"
-            ))
+        ),
+        (_, CallFailure::Invalid) if scan.filter.is_some() && operation == Operation::Scan => {
+            format!("the scan was refused; check `filter`, its names and its values: {message}")
         }
-        _ => setup(format!("the request was refused: {code}: {message}")),
-    }
-}
-
-enum Kind {
-    /// Nobody knows what became of it, and for a read that does not matter.
-    Unanswered,
-    /// Whatever stopped it before it was sent stops the next one too.
-    NotSent,
-    ServerError,
-    Refused,
-}
-
-fn kind<E>(error: &SdkError<E>) -> Kind {
-    match error {
-        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-            Kind::Unanswered
-        }
-        SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Kind::Unanswered,
-        SdkError::ServiceError(answer) if answer.raw().status().is_server_error() => {
-            Kind::ServerError
-        }
-        SdkError::ServiceError(_) => Kind::Refused,
-        _ => Kind::NotSent,
+        _ => format!("the request was refused: {code}: {message}"),
+    };
+    SourceError::Setup {
+        place,
+        advice,
+        source,
     }
 }
 

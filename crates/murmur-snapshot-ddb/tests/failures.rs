@@ -103,8 +103,8 @@ async fn denied_access_names_the_action_to_allow() {
 
 #[tokio::test]
 async fn refused_credentials_say_what_to_renew() {
-    let expired = Action::error(400, "ExpiredTokenException", "expired");
-    let error = first_page("Scan", expired).await;
+    let unknown = Action::error(400, "UnrecognizedClientException", "who is that");
+    let error = first_page("Scan", unknown).await;
     assert!(error.to_string().contains("credentials"), "{error}");
     assert!(!error.is_retryable());
 }
@@ -153,6 +153,7 @@ async fn throttling_and_failures_of_the_service_can_be_tried_again() {
         (400, "ThrottlingException", true),
         (500, "InternalServerError", false),
         (503, "ServiceUnavailable", false),
+        (400, "ExpiredTokenException", false),
     ] {
         let error = first_page("Scan", Action::error(status, code, "later")).await;
         assert!(error.is_retryable(), "{error}");

@@ -2,10 +2,9 @@ use std::fmt;
 use std::future::{Future, pending};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
 
 use murmur_core::{BoxError, Decoder, Pipeline, ProcessorBuilder, Rejected};
-use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, Retry, RetryPolicy};
+use murmur_state::{Checkpoints, Clock, HandoffToken, Random, Recorder, RetryPolicy};
 use serde::de::DeserializeOwned;
 
 use crate::budget::ReadBudget;
@@ -18,9 +17,6 @@ use crate::source::Source;
 
 /// Pages under way at a time unless told otherwise.
 const CONCURRENCY: usize = 8;
-
-/// How long a page may be written unless told otherwise.
-const PAGE_BUDGET: Duration = Duration::from_secs(600);
 
 /// Rejected rows listed in the report unless told otherwise.
 const MAX_LISTED: usize = 100;
@@ -55,11 +51,13 @@ const MAX_LISTED: usize = 100;
 /// failed or was killed goes on from there: what is done is not read again, and what was done
 /// after the last checkpoint is recognised. [`Report::earlier`] says how much was skipped.
 ///
-/// Of two processes at one segment the later to save is refused, and stops
-/// ([`SegmentTaken`](BootstrapError::SegmentTaken)), so one that was thought dead does not go on
-/// beside the one that replaced it. Of two that begin a run at once, one is refused. Still, do not
-/// begin a run again while it is under way elsewhere: under exactly-once and with ledgers it is
-/// wasted work, but claim-first can lose a row at which the other fails.
+/// Of two processes at one segment the later to save is refused, and leaves the segment to the
+/// other; it goes on with those that are its own, and fails at its end
+/// ([`SegmentTaken`](BootstrapError::SegmentTaken)) unless the other has done its part by then. So
+/// one that was thought dead does not go on beside the one that replaced it, and of any number at
+/// one run at least one comes to its end. Of two that begin a run at the same moment, one is
+/// refused. Still, do not begin a run again while it is under way elsewhere: under exactly-once and
+/// with ledgers it is wasted work, but claim-first can lose a row at which the other fails.
 ///
 /// When the run is finished, the checkpoints of its segments are removed.
 ///
@@ -67,16 +65,17 @@ const MAX_LISTED: usize = 100;
 ///
 /// A row that can never count (undecodable, with an unusable key, out of range) is counted,
 /// traced, handed to [`on_rejected`](Bootstrap::on_rejected), listed in the report and passed
-/// over. A row that fails for any other reason, after the retries, fails the run, which stays
-/// unfinished. A page is written within an hour of being asked for, or fails.
+/// over; a source of nothing else fails the run
+/// ([`accept_all_rejected`](Bootstrap::accept_all_rejected)). A row that fails for any other reason,
+/// after the [retries](Bootstrap::retry), fails the run, which stays unfinished. A page is written
+/// within an hour of being asked for, or read again.
 #[must_use = "nothing is read before `run`"]
 pub struct Bootstrap<T, S> {
     processor: ProcessorBuilder<T>,
     source: S,
-    policy: RetryPolicy,
     random: Random,
     callback: Option<Box<RejectFn>>,
-    progress: Box<ProgressFn>,
+    progress: Arc<ProgressFn>,
     place: Option<Arc<dyn Checkpoints>>,
     concurrency: usize,
     max_listed: usize,
@@ -84,6 +83,7 @@ pub struct Bootstrap<T, S> {
     on_token: Option<Box<TokenFn>>,
     worker: Option<Worker>,
     live_is_running: bool,
+    accept_all_rejected: bool,
     restart: bool,
 }
 
@@ -104,15 +104,15 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         decoder: Decoder<T>,
     ) -> Self {
         let random = Random::new();
-        let policy = RetryPolicy::default().budget(PAGE_BUDGET);
         let processor = ProcessorBuilder::with_decoder(pipelines, decoder);
         Self {
-            processor: processor.random(random.clone()).retry(policy),
+            processor: processor
+                .random(random.clone())
+                .retry(RetryPolicy::patient()),
             source,
-            policy,
             random,
             callback: None,
-            progress: Box::new(|_| ()),
+            progress: Arc::new(|_| ()),
             place: None,
             concurrency: CONCURRENCY,
             max_listed: MAX_LISTED,
@@ -120,15 +120,16 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             on_token: None,
             worker: None,
             live_is_running: false,
+            accept_all_rejected: false,
             restart: false,
         }
     }
 
-    /// How often and how long a failed read or write is tried again; the budget is that of one
-    /// page. Default: [`RetryPolicy::default`] with 10 minutes a page, since nobody waits for
-    /// it, and a table that throttles for a while should not end the run.
+    /// How often and how long what fails in passing is tried again: reads of the source, writes,
+    /// checkpoints. The budget is the time that one operation may go without success; after that
+    /// the run fails with [`GaveUp`](BootstrapError::GaveUp). An outage is told while it lasts
+    /// ([`Progress::Outage`]). Default: [`RetryPolicy::patient`], 30 minutes.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.policy = policy;
         self.processor = self.processor.retry(policy);
         self
     }
@@ -170,7 +171,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
 
     /// Hears how the run goes; called between pages, so it should return soon. Default: nobody.
     pub fn on_progress(mut self, progress: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
-        self.progress = Box::new(progress);
+        self.progress = Arc::new(progress);
         self
     }
 
@@ -198,7 +199,9 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     /// Called in every attempt with the run's token, that of its first attempt, also when the run
     /// goes on: whoever must not have been changed since then is looked at again. A worker that
     /// finds that another was faster is asked once more, about the other's token. It is waited for
-    /// without a limit of time. A source that has no token is refused
+    /// without a limit of time, and dropped when the run is stopped. An `Err` of a [`SourceError`]
+    /// or a [`StoreError`] that [may pass](SourceError::is_retryable) refuses nothing: it is asked
+    /// again, as what fails in passing is. A source that has no token is refused
     /// ([`Option`](BootstrapError::Option)). Default: nobody looks.
     pub fn on_token<F, Fut>(mut self, check: F) -> Self
     where
@@ -257,6 +260,16 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self
     }
 
+    /// Takes a source of which every row is rejected for what it is. Without this such a run fails
+    /// ([`AllRejected`](BootstrapError::AllRejected)) as soon as 1,000 rows were read and none was
+    /// accepted, or at the end of what is there: it is the wrong file, or the wrong decoder. A row
+    /// that the decoder skips is accepted; and once the run has accepted any row, any number may be
+    /// rejected. Default: not taken.
+    pub fn accept_all_rejected(mut self) -> Self {
+        self.accept_all_rejected = true;
+        self
+    }
+
     /// Begins a new run, with a new token, whatever runs there were.
     ///
     /// This means new, empty state tables *and* marker tables, and consumers that were stopped
@@ -287,11 +300,13 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     }
 
     /// As [`run`](Bootstrap::run), until `shutdown` completes: then the pages being written are
-    /// finished, and the report says that it was stopped. The run stays unfinished.
+    /// finished, what fails in passing is tried again for no longer than two seconds, and the report
+    /// says that it was stopped. The run stays unfinished.
     ///
     /// # Errors
     ///
-    /// As [`run`](Bootstrap::run).
+    /// As [`run`](Bootstrap::run); [`Stopped`](BootstrapError::Stopped) where it was stopped before
+    /// it had a run to report of.
     ///
     /// # Cancel safety
     ///
@@ -303,7 +318,6 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         let Self {
             processor,
             source,
-            policy,
             random,
             callback,
             progress,
@@ -314,21 +328,23 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             on_token,
             worker,
             live_is_running,
+            accept_all_rejected,
             restart,
         } = self;
         let rejections = Arc::new(Rejections::new(callback));
         let taker = Arc::clone(&rejections);
+        let tell = Arc::clone(&progress);
         let processor = processor
             .on_rejected(move |rejected| {
                 let taker = Arc::clone(&taker);
                 async move { taker.take(rejected).await }
             })
+            .on_outage(move |outage| tell(&Progress::Outage { outage }))
             .build()?;
-        let retry = Retry::new(policy, Arc::clone(processor.clock()), random.clone());
         let run = Run {
+            retry: processor.retry().clone(),
             processor,
             source,
-            retry,
             random,
             rejections,
             max_listed,
@@ -339,6 +355,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             on_token,
             worker,
             live_is_running,
+            accept_all_rejected,
             restart,
         };
         run.finish(shutdown).await

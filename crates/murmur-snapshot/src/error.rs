@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use murmur_core::{BoxError, RecordError};
-use murmur_state::{Cause, Failure, Fault, OptionError, PipelineName, StoreError};
+use murmur_state::{Cause, Failure, Fault, OptionError, PipelineName, Roughly, StoreError};
 
 use crate::run_record::{RunRecord, RunRecordError};
 
@@ -19,7 +21,7 @@ pub enum SourceError {
         source: Option<Cause>,
     },
     /// A server error, a timeout, a broken connection, a failed disk.
-    #[error("{place}: it could not be read; try again later")]
+    #[error("{place}: it could not be read")]
     Unavailable {
         /// Which source.
         place: String,
@@ -303,7 +305,7 @@ pub enum BootstrapError {
         #[source]
         source: Box<StoreError>,
     },
-    /// Another process saved how far the segment is.
+    /// Another process saved how far the segment is, and is not done with it.
     #[error(
         "another process is at segment {segment} of `{source_name}` in run `{run}`; end one of the two (an old one may still be running), and run this again if that was the other"
     )]
@@ -315,15 +317,41 @@ pub enum BootstrapError {
         /// The run.
         run: String,
     },
-    /// A page took so long to be read that it must not be counted any more.
+    /// What fails in passing failed for longer than the budget of the
+    /// [policy](crate::Bootstrap::retry).
     #[error(
-        "a page of segment {segment} of `{source_name}` took over an hour to be read, and what is that old must not be written; run it again"
+        "given up after {} without success; what was done is kept: run it again once the cause has passed", Roughly(*.tried)
     )]
-    PageTooOld {
+    GaveUp {
+        /// How long it was tried.
+        tried: Duration,
+        /// What failed.
+        #[source]
+        source: Box<BootstrapError>,
+    },
+    /// It was stopped before it had a run to report of.
+    #[error("`{source_name}` was not read: it was stopped before that; run it again")]
+    Stopped {
         /// The source.
         source_name: String,
-        /// The segment.
-        segment: u32,
+    },
+    /// Every row was rejected.
+    #[error(
+        "none of the {rows} rows read of `{source_name}` ({settings}) can count, so it is not what these pipelines and their decoder read; give the right source or decoder, or take it as it is with `accept_all_rejected`. The first, `{row}`, {found}, was rejected: {reason}"
+    )]
+    AllRejected {
+        /// The source.
+        source_name: String,
+        /// What it reads, by its own words.
+        settings: String,
+        /// How many rows were read, those of earlier attempts included.
+        rows: u64,
+        /// The first row that was rejected: its id, or where it stands.
+        row: String,
+        /// What it looks like.
+        found: String,
+        /// Why it was rejected, with all causes.
+        reason: String,
     },
     /// The source failed.
     #[error("`{source_name}` could not be read to its end; mend the cause and run it again")]
@@ -373,7 +401,7 @@ impl BootstrapError {
                 source.is_retryable()
             }
             Self::Record { source, .. } | Self::SegmentRow { source, .. } => source.is_retryable(),
-            Self::RowBlocked { .. } | Self::PageTooOld { .. } => true,
+            Self::GaveUp { .. } | Self::Stopped { .. } | Self::RowBlocked { .. } => true,
             _ => false,
         }
     }

@@ -1,3 +1,5 @@
+mod form;
+mod gzip;
 mod line;
 
 use std::fmt;
@@ -10,9 +12,10 @@ use futures::lock::Mutex;
 use murmur_core::Row;
 use murmur_state::{HandoffToken, OptionError};
 use tokio::fs::File;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufRead, BufReader};
 
-use self::line::{Format, MAX_LINE};
+use self::gzip::Inflating;
+use self::line::{Format, KeyPart, MAX_LINE};
 use crate::error::SourceError;
 use crate::source::{BadRow, Cursor, Description, Page, Source};
 
@@ -28,6 +31,10 @@ const FILE_BUFFER: usize = 128 * 1024;
 /// Plain objects by default: strings, numbers, booleans, null, lists and objects become the
 /// attribute values of the same kind, numbers digit for digit as written. With
 /// [`dynamodb_json`](JsonLinesBuilder::dynamodb_json) the lines are those of a table export.
+///
+/// What is compressed by gzip is read as what it holds, of however many members: it is told by its
+/// first byte, whatever its name. Other forms are recognised and refused by name, before any row is
+/// read: an incremental export, one JSON array, Ion, UTF-16, a byte order mark, gzip within gzip.
 ///
 /// It has one segment and no stream. A line that is no such object, lacks a key attribute, is
 /// longer than 16 MiB or nested deeper than 128 levels is a bad row called `line N`; blank lines
@@ -46,7 +53,7 @@ const FILE_BUFFER: usize = 128 * 1024;
 pub struct JsonLines {
     name: String,
     place: String,
-    key: Vec<String>,
+    key: Vec<KeyPart>,
     format: Format,
     page_size: usize,
     reading: Mutex<Reading>,
@@ -80,7 +87,7 @@ impl JsonLines {
 pub struct JsonLinesBuilder {
     name: String,
     place: Option<String>,
-    key: Vec<String>,
+    key: Vec<KeyPart>,
     format: Format,
     page_size: usize,
     input: Input,
@@ -99,9 +106,29 @@ impl JsonLinesBuilder {
     }
 
     /// The names of the attributes that make up the primary key: strings, numbers or binary.
-    /// Required: without a key there is no telling whether a row was counted before.
+    /// Required: without a key there is no telling whether a row was counted before. Their types are
+    /// those of the lines; plain JSON has no binary, so where the table's key is binary use
+    /// [`typed_key`](Self::typed_key): else its text is another item than the one of the stream.
     pub fn key<A: Into<String>>(mut self, attributes: impl IntoIterator<Item = A>) -> Self {
-        self.key = attributes.into_iter().map(Into::into).collect();
+        let untyped = |name: A| KeyPart {
+            name: name.into(),
+            kind: None,
+        };
+        self.key = attributes.into_iter().map(untyped).collect();
+        self
+    }
+
+    /// As [`key`](Self::key), with the types that the attributes have in the table. In plain JSON a
+    /// binary one is written in base64. A line whose key is of another type is a bad row.
+    pub fn typed_key<A: Into<String>>(
+        mut self,
+        attributes: impl IntoIterator<Item = (A, KeyType)>,
+    ) -> Self {
+        let typed = |(name, kind): (A, KeyType)| KeyPart {
+            name: name.into(),
+            kind: Some(kind),
+        };
+        self.key = attributes.into_iter().map(typed).collect();
         self
     }
 
@@ -138,7 +165,7 @@ impl JsonLinesBuilder {
                 "is empty; the run's record goes by it",
             ));
         }
-        if self.key.is_empty() || self.key.iter().any(String::is_empty) {
+        if self.key.is_empty() || self.key.iter().any(|part| part.name.is_empty()) {
             return Err(OptionError::new(
                 "key",
                 "name the attributes of the primary key, such as `.key([\"id\"])`",
@@ -158,10 +185,32 @@ impl JsonLinesBuilder {
             reading: Mutex::new(Reading {
                 input: self.input,
                 reader: None,
+                is_known: false,
                 line: Vec::new(),
                 lines: 0,
                 page: PageSoFar::at(0),
             }),
+        })
+    }
+}
+
+/// The type of a key attribute in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// S.
+    String,
+    /// N.
+    Number,
+    /// B.
+    Binary,
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::String => "a string",
+            Self::Number => "a number",
+            Self::Binary => "binary",
         })
     }
 }
@@ -176,7 +225,9 @@ enum Input {
 /// Where the reading stands. Everything that an interrupted call has read is in here.
 struct Reading {
     input: Input,
-    reader: Option<Reader>,
+    reader: Option<Inflating>,
+    /// Whether the first line was looked at.
+    is_known: bool,
     /// The line under way.
     line: Vec<u8>,
     /// How many lines were read to their end.
@@ -225,6 +276,7 @@ impl Reading {
 
     fn rewind(&mut self) {
         self.reader = None;
+        self.is_known = false;
         self.line.clear();
         self.lines = 0;
         self.page = PageSoFar::at(self.page.from);
@@ -235,7 +287,7 @@ impl Reading {
     async fn next_line(&mut self) -> io::Result<bool> {
         let reader = match &mut self.reader {
             Some(reader) => reader,
-            none => none.insert(match &mut self.input {
+            none => none.insert(Inflating::new(match &mut self.input {
                 Input::Path(path) => {
                     let file = File::open(path).await?;
                     Box::new(BufReader::with_capacity(FILE_BUFFER, file))
@@ -246,10 +298,10 @@ impl Reading {
                         "a reader can be read once only; give a new one",
                     )
                 })?,
-            }),
+            })),
         };
         loop {
-            let buffer = reader.fill_buf().await?;
+            let buffer = reader.fill().await?;
             if buffer.is_empty() {
                 let more = !self.line.is_empty();
                 self.lines += u64::from(more);
@@ -283,6 +335,17 @@ impl JsonLines {
                     return Err(self.failed(error));
                 }
             };
+            let is_blank = reading.line.iter().all(u8::is_ascii_whitespace);
+            if more && !is_blank && !std::mem::replace(&mut reading.is_known, true) {
+                if let Some(advice) = form::foreign(self.format, &self.key, &reading.line) {
+                    reading.rewind();
+                    return Err(SourceError::Setup {
+                        place: self.place.clone(),
+                        advice,
+                        source: None,
+                    });
+                }
+            }
             if reading.lines <= from && more {
                 reading.line.clear();
                 continue;
@@ -357,7 +420,8 @@ impl Source for JsonLines {
             Format::Plain => "JSON lines",
             Format::DynamoDb => "DynamoDB JSON lines",
         };
-        let (name, key) = (&self.name, self.key.join(", "));
+        let key: Vec<_> = self.key.iter().map(KeyPart::to_string).collect();
+        let (name, key) = (&self.name, key.join(", "));
         Ok(Description::new(format!("{lines} `{name}`, key {key}")))
     }
 
@@ -380,10 +444,11 @@ impl Source for JsonLines {
         }
         let from = match after {
             None => 0,
-            Some(cursor) => cursor
-                .as_str()
-                .parse()
-                .map_err(|_| self.cursor_error(cursor, "it is not a number of lines"))?,
+            // A number has many texts, and only one of them was given out.
+            Some(cursor) => match cursor.as_str().parse::<u64>() {
+                Ok(lines) if lines.to_string() == cursor.as_str() => lines,
+                _ => return Err(self.cursor_error(cursor, "it is not a number of lines")),
+            },
         };
         let limit = limit.and_then(|limit| usize::try_from(limit.get()).ok());
         let most = limit.map_or(self.page_size, |limit| limit.min(self.page_size));

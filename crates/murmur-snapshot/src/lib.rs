@@ -7,6 +7,8 @@ pub mod conformance;
 mod error;
 mod jsonl;
 mod lookup;
+#[cfg(test)]
+mod mutations;
 mod reconcile;
 mod register;
 mod rejections;
@@ -24,7 +26,7 @@ mod watch;
 pub use bootstrap::Bootstrap;
 pub use budget::ReadBudget;
 pub use error::{BootstrapError, SourceError};
-pub use jsonl::{JsonLines, JsonLinesBuilder};
+pub use jsonl::{JsonLines, JsonLinesBuilder, KeyType};
 pub use lookup::{LookedUp, Lookup};
 pub use reconcile::{
     Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,

@@ -212,12 +212,37 @@ impl<'a> Register<'a> {
             if slot.known.as_ref().is_some_and(has_it) {
                 continue;
             }
-            match self.put(slot, record).await? {
-                Saved::Version(version) => self.slots[n].known = Some((record.clone(), version)),
-                Saved::Conflict => return Ok(Some(slot.pipeline.clone())),
+            let pipeline = slot.pipeline.clone();
+            loop {
+                match self.put(&self.slots[n], record).await? {
+                    Saved::Version(version) => {
+                        self.slots[n].known = Some((record.clone(), version));
+                        break;
+                    }
+                    Saved::Conflict if self.overtook(n, record).await? => {}
+                    Saved::Conflict => return Ok(Some(pipeline)),
+                }
             }
         }
         Ok(None)
+    }
+
+    /// Whether the record found at slot `n`, which was saved meanwhile, is of a run that the one of
+    /// `record` has replaced: both begin with the first slot, and that one is this run's. Its
+    /// process is the one to stop.
+    async fn overtook(&mut self, n: usize, record: &RunRecord) -> Result<bool, BootstrapError> {
+        if n == 0 {
+            return Ok(false);
+        }
+        self.reload(n).await?;
+        let Some((found, _)) = &self.slots[n].known else {
+            return Ok(false);
+        };
+        let first = |record: &RunRecord| record.pipelines.keys().next().cloned();
+        let replaced = found.run != record.run && first(found) == first(record);
+        self.reload(0).await?;
+        let held = |(held, _): &(RunRecord, u64)| held.run == record.run;
+        Ok(replaced && self.slots[0].known.as_ref().is_some_and(held))
     }
 
     /// Saves the finished `record`; somebody else may have finished the same run meanwhile.
@@ -303,7 +328,7 @@ impl<'a> Register<'a> {
     }
 
     fn again(&self, error: &StoreError) {
-        tracing::warn!(source = self.source_name, %error, "a run's record is tried again");
+        tracing::debug!(source = self.source_name, %error, "a run's record is tried again");
     }
 
     pub(crate) fn begun_elsewhere(&self, pipeline: &PipelineName) -> BootstrapError {

@@ -2,7 +2,7 @@ use std::ops::AddAssign;
 use std::time::Duration;
 
 use murmur_core::RecordOutcome;
-use murmur_state::{HandoffToken, PipelineName};
+use murmur_state::{HandoffToken, Outage, PipelineName};
 use serde::{Deserialize, Serialize};
 
 /// What became of the rows.
@@ -192,6 +192,12 @@ pub enum Progress<'a> {
         time_left: Option<Duration>,
         /// What to do.
         advice: &'a str,
+    },
+    /// Operations fail in passing, and are tried again: told once for all of them, after 30 seconds,
+    /// then every minute, and when it is over. It can come before [`Started`](Progress::Started).
+    Outage {
+        /// What there is to tell.
+        outage: &'a Outage<'a>,
     },
     /// All is read, and the record says so unless other workers have more to do.
     Finished {

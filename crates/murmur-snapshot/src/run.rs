@@ -1,13 +1,19 @@
 //! One attempt at a run, from its refusals to its report.
 
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::fmt;
 use std::future::Future;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 
-use futures::future::BoxFuture;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, select};
 use murmur_core::{BoxError, Pipeline, Processor};
 use murmur_state::{
-    Causes, Checkpoints, Deadline, HandoffToken, OptionError, Random, Repeats, Retry,
+    Causes, Checkpoints, Deadline, Failure, Fault, HandoffToken, OptionError, Random, Repeats,
+    Retry, StoreError,
 };
 
 use crate::budget::{Pace, ReadBudget};
@@ -16,7 +22,7 @@ use crate::register::{Register, Terms, Wanted};
 use crate::rejections::Rejections;
 use crate::report::{Counts, Earlier, Ended, Progress, Report};
 use crate::run_record::RunRecord;
-use crate::scan::{Parts, ProgressFn, State, retried, scan};
+use crate::scan::{Parts, ProgressFn, Proof, State, Stop, retried, scan};
 use crate::segment_row::{At, SegmentRows};
 use crate::segments::Segments;
 use crate::source::{Description, Source};
@@ -33,6 +39,30 @@ pub(crate) struct Worker {
     pub(crate) segments: Range<u32>,
 }
 
+/// What somebody said of a token.
+#[derive(Debug)]
+struct Checked(BoxError);
+
+impl fmt::Display for Checked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for Checked {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+impl Failure for Checked {
+    fn fault(&self) -> Fault {
+        let source = self.0.downcast_ref().map(SourceError::fault);
+        let state = || self.0.downcast_ref().map(StoreError::fault);
+        source.or_else(state).unwrap_or(Fault::Setup)
+    }
+}
+
 /// A bootstrap with its options settled.
 pub(crate) struct Run<T, S> {
     pub(crate) processor: Processor<T>,
@@ -41,13 +71,14 @@ pub(crate) struct Run<T, S> {
     pub(crate) random: Random,
     pub(crate) rejections: Arc<Rejections>,
     pub(crate) max_listed: usize,
-    pub(crate) progress: Box<ProgressFn>,
+    pub(crate) progress: Arc<ProgressFn>,
     pub(crate) place: Option<Arc<dyn Checkpoints>>,
     pub(crate) concurrency: usize,
     pub(crate) budget: ReadBudget,
     pub(crate) on_token: Option<Box<TokenFn>>,
     pub(crate) worker: Option<Worker>,
     pub(crate) live_is_running: bool,
+    pub(crate) accept_all_rejected: bool,
     pub(crate) restart: bool,
 }
 
@@ -57,17 +88,38 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Report, BootstrapError> {
-        let result = self.attempt(shutdown).await;
+        let stop = shutdown.boxed().shared();
+        let result = {
+            let attempt = pin!(self.attempt(stop.clone()));
+            match select(attempt, stop.clone()).await {
+                Either::Left((result, _)) => result,
+                Either::Right(((), attempt)) => {
+                    self.retry.stop();
+                    attempt.await
+                }
+            }
+        };
+        let result = result.map_err(|error| match self.retry.gave_up_after() {
+            _ if !error.is_retryable() => error,
+            _ if stop.now_or_never().is_some() => {
+                tracing::debug!(error = %Causes(&error), "not done before the stop");
+                BootstrapError::Stopped {
+                    source_name: self.source.name().to_owned(),
+                }
+            }
+            Some(tried) => BootstrapError::GaveUp {
+                tried,
+                source: Box::new(error),
+            },
+            None => error,
+        });
         if let Err(error) = self.source.close().await {
             tracing::warn!(source = self.source.name(), error = %Causes(&error), "not closed");
         }
         result
     }
 
-    async fn attempt(
-        &self,
-        shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<Report, BootstrapError> {
+    async fn attempt(&self, stop: Stop<'_>) -> Result<Report, BootstrapError> {
         self.check_options()?;
         let name = self.source.name();
         let pipelines = self.processor.pipelines();
@@ -77,7 +129,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         self.refuse_finished(&mut register, &description).await?;
         self.check(&description)?;
         let pace = Pace::new(self.budget, name, &description)?;
-        let (mut record, rerun) = self.enter(&mut register, &description).await?;
+        let (mut record, rerun) = self.enter(&mut register, &description, &stop).await?;
 
         let rows = self.segment_rows(&register, &record)?;
         let part = self.part();
@@ -119,6 +171,10 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             counts: Counts::default(),
             rejected,
             max_listed: self.max_listed,
+            proof: match self.accept_all_rejected || Proof::is_in(&earlier.counts) {
+                true => Proof::Given,
+                false => Proof::Waiting(Vec::new()),
+            },
         };
         let parts = Parts {
             source: &self.source,
@@ -127,10 +183,16 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             rows: &rows,
             rejections: &self.rejections,
             progress: &*self.progress,
+            settings: &description.settings,
+            segments: self.source.segments(),
+            knows_repeats: self.processor.repeats() != Repeats::Counted,
         };
-        let ended = match scan(&parts, &mut state, self.concurrency, shutdown).await? {
+        let ended = match scan(&parts, &mut state, self.concurrency, stop).await? {
             false => Ended::Stopped,
-            true => self.end(&mut register, &rows, &mut record).await?,
+            true => {
+                let left = state.segments.left();
+                self.end(&mut register, &rows, &mut record, left).await?
+            }
         };
         let report = Report {
             run: record.run,
@@ -277,6 +339,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         &self,
         register: &mut Register<'_>,
         description: &Description,
+        stop: &Stop<'_>,
     ) -> Result<(RunRecord, bool), BootstrapError> {
         let wanted = self.wanted();
         let mut lost = 0;
@@ -292,7 +355,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
                 Some(record) => record,
                 None => self.begin(register, description).await?,
             };
-            self.show_token(&record).await?;
+            self.show_token(&record, stop).await?;
             self.bind(record.token.as_ref(), description).await?;
             // The token has to be safe before the first page is read.
             match register.save(&record).await? {
@@ -334,7 +397,11 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
     }
 
     /// Asks whoever wants to see the token whether the run may go on with it.
-    async fn show_token(&self, record: &RunRecord) -> Result<(), BootstrapError> {
+    async fn show_token(
+        &self,
+        record: &RunRecord,
+        stop: &Stop<'_>,
+    ) -> Result<(), BootstrapError> {
         let Some(check) = &self.on_token else {
             return Ok(());
         };
@@ -345,12 +412,26 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             );
             OptionError::new("on_token", reason)
         })?;
-        let answer = check(token).await;
-        answer.map_err(|source| BootstrapError::TokenRefused {
-            source_name: source_name.to_owned(),
-            run: record.run.clone(),
-            source,
-        })
+        let ask = || {
+            let answer = check(token.clone());
+            async { answer.await.map_err(Checked) }
+        };
+        let again = |error: &Checked| {
+            tracing::debug!(source = source_name, error = %Causes(error), "the token is shown again");
+        };
+        let asked = self.retry.run(Deadline::NONE, again, ask);
+        match select(pin!(asked), stop.clone()).await {
+            Either::Left((answer, _)) => {
+                answer.map_err(|Checked(source)| BootstrapError::TokenRefused {
+                    source_name: source_name.to_owned(),
+                    run: record.run.clone(),
+                    source,
+                })
+            }
+            Either::Right(_) => Err(BootstrapError::Stopped {
+                source_name: source_name.to_owned(),
+            }),
+        }
     }
 
     /// Sees that the pipelines' state is theirs, and follows from the stream of `token`.
@@ -420,24 +501,35 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         }
     }
 
-    /// This process's part is done: the run is finished if all the others are.
+    /// This process's part is done, but for what it `left` to others: the run is finished if all of
+    /// theirs is done, too.
     async fn end(
         &self,
         register: &mut Register<'_>,
         rows: &SegmentRows<'_>,
         record: &mut RunRecord,
+        left: &BTreeSet<u32>,
     ) -> Result<Ended, BootstrapError> {
         let (part, all) = (self.part(), self.source.segments());
-        let others_done =
-            rows.all_done(0..part.start).await? && rows.all_done(part.end..all).await?;
+        let mut taken = None;
+        for segment in left {
+            if !rows.all_done(*segment..segment.saturating_add(1)).await? {
+                taken = Some(*segment);
+                break;
+            }
+        }
+        let others_done = taken.is_none()
+            && rows.all_done(0..part.start).await?
+            && rows.all_done(part.end..all).await?;
         if !others_done {
             // Whoever was last removes the rows, and with them what there was to see.
             register.reload_all().await?;
             let finished = register.finished(&self.wanted());
-            return Ok(match finished {
-                Some((_, finished)) if finished.run == record.run => Ended::Finished,
-                _ => Ended::OwnPart,
-            });
+            return match (finished, taken) {
+                (Some((_, finished)), _) if finished.run == record.run => Ok(Ended::Finished),
+                (_, Some(segment)) => Err(rows.taken(segment)),
+                (_, None) => Ok(Ended::OwnPart),
+            };
         }
         record.finished_at = Some(self.retry.clock().now());
         register.finish(record, true).await?;

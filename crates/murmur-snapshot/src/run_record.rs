@@ -82,7 +82,11 @@ impl RunRecordError {
 }
 
 /// The record as it is kept.
+///
+/// Every field has to be there, and no other: a record that lost its token would else be one of a
+/// table without a stream.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Kept {
     version: u32,
     run: String,
@@ -90,7 +94,9 @@ struct Kept {
     settings: String,
     segments: u32,
     captured_at: Timestamp,
+    #[serde(deserialize_with = "Option::deserialize")]
     token: Option<String>,
+    #[serde(deserialize_with = "Option::deserialize")]
     finished_at: Option<Timestamp>,
 }
 
@@ -191,6 +197,7 @@ pub(crate) fn decode_version(name: &str, data: &str, reads: u32) -> Result<(), R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::Mutations;
 
     fn record() -> RunRecord {
         RunRecord {
@@ -241,5 +248,31 @@ mod tests {
         let other = record().encode().replace("dynamodb-streams", "kafka");
         let error = RunRecord::decode("n", &found(other)).unwrap_err();
         assert!(matches!(error, RunRecordError::Token { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_hundred_thousand_mutated_records_are_refused_or_say_what_they_say() {
+        let text = record().encode();
+        let random = Mutations::seeded(12);
+        let mut read = 0;
+        for round in 0..100_000 {
+            let mutated = match round % 10 {
+                0 => random.bytes(),
+                _ => random.mutated(text.as_bytes()),
+            };
+            let Ok(mutated) = String::from_utf8(mutated) else {
+                continue;
+            };
+            if let Ok(record) = RunRecord::decode("n", &found(mutated.as_str())) {
+                read += 1;
+                let said: serde_json::Value = serde_json::from_str(&mutated).unwrap();
+                let mut again: serde_json::Value = serde_json::from_str(&record.encode()).unwrap();
+                // The token has a text of its own.
+                assert_eq!(said["token"].is_null(), again["token"].is_null());
+                again["token"] = said["token"].clone();
+                assert_eq!(again, said);
+            }
+        }
+        assert!(read > 1_000, "{read}");
     }
 }

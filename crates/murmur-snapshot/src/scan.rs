@@ -23,7 +23,7 @@ use crate::error::{BootstrapError, SourceError};
 use crate::rejections::Rejections;
 use crate::report::{Counts, Progress, RejectedRow, Tally};
 use crate::segment_row::SegmentRows;
-use crate::segments::{Ask, Next, Save, Segments};
+use crate::segments::{Ask, Next, Save, Segments, Took};
 use crate::source::{BadRow, Page, Source};
 use crate::watch::Watch;
 
@@ -41,6 +41,12 @@ pub(crate) struct Parts<'a, T, S> {
     pub(crate) rows: &'a SegmentRows<'a>,
     pub(crate) rejections: &'a Rejections,
     pub(crate) progress: &'a ProgressFn,
+    /// What the source reads, by its own words.
+    pub(crate) settings: &'a str,
+    /// How many segments there are for all processes together.
+    pub(crate) segments: u32,
+    /// Whether a page may be written once more after a part of it was.
+    pub(crate) knows_repeats: bool,
 }
 
 /// What changes while it goes on.
@@ -53,28 +59,57 @@ pub(crate) struct State {
     /// Rows that were rejected, no more than `max_listed`.
     pub(crate) rejected: Vec<RejectedRow>,
     pub(crate) max_listed: usize,
+    pub(crate) proof: Proof,
 }
 
-type Stop<'a> = Shared<BoxFuture<'a, ()>>;
+/// Whether the source is what the pipelines read, so that what it has may be passed over.
+///
+/// As long as every row was rejected nobody knows, and no checkpoint is saved: what the right
+/// decoder would count must not be done with.
+pub(crate) enum Proof {
+    /// It is, or is to be taken as it is.
+    Given,
+    /// No row was accepted yet; the checkpoints that wait for one.
+    Waiting(Vec<Save>),
+}
+
+impl Proof {
+    /// Whether a row that is among these was accepted.
+    pub(crate) fn is_in(counts: &Counts) -> bool {
+        counts.rows > counts.rejected
+    }
+}
+
+/// From how many rows on a source of which none was accepted is the wrong one.
+const ENOUGH: u64 = 1000;
+
+pub(crate) type Stop<'a> = Shared<BoxFuture<'a, ()>>;
 
 /// Something that came to its end.
 enum Step {
     Read {
         segment: u32,
         reserved: Reserved,
-        deadline: Deadline,
-        /// `None` if the scan is to stop.
-        page: Result<Option<Page>, BootstrapError>,
+        /// With the time until which it may be written; `None` if the scan is to stop.
+        page: Result<Option<(Page, Deadline)>, BootstrapError>,
     },
     Written {
         segment: u32,
         page: u64,
-        tally: Result<Tally, BootstrapError>,
+        tally: Result<Tally, Unwritten>,
     },
     Saved {
         segment: u32,
-        version: Result<u64, BootstrapError>,
+        /// `None` if another process saved it.
+        version: Result<Option<u64>, BootstrapError>,
     },
+}
+
+/// A page that was not written, or not all of it.
+struct Unwritten {
+    error: Box<BootstrapError>,
+    /// Whether it had no more time, and may be read again.
+    again: bool,
 }
 
 /// Reads all segments, with `concurrency` pages at it at a time, until all are done, one fails,
@@ -96,6 +131,7 @@ where
         select(pin!(shutdown), halted).await;
     };
     let stop: Stop<'a> = stop.boxed().shared();
+    let is_stopping = || stop.clone().now_or_never().is_some();
     let (mut halt, mut error) = (Some(halt), None);
     let mut steps: FuturesUnordered<BoxFuture<'a, Step>> = FuturesUnordered::new();
     let mut pages = 0;
@@ -103,7 +139,7 @@ where
         let mut rest = None;
         while pages < concurrency
             && state.segments.may_read()
-            && stop.clone().now_or_never().is_none()
+            && !is_stopping()
         {
             match state.pace.may(parts.now()) {
                 May::Begin => {}
@@ -122,8 +158,16 @@ where
         }
         let step = match rest {
             None => match steps.next().await {
-                None => break,
                 Some(step) => step,
+                None if error.is_none() && !is_stopping() => {
+                    match parts.judge(state).await {
+                        Ok(saves) if saves.is_empty() => break,
+                        Ok(saves) => steps.extend(saves),
+                        Err(failed) => error = Some(failed),
+                    }
+                    continue;
+                }
+                None => break,
             },
             // A page that comes cuts the rest short, since it may cost less than was set aside.
             Some(rest) => {
@@ -144,20 +188,19 @@ where
             Step::Read {
                 segment,
                 reserved,
-                deadline,
                 page,
             } => {
                 let begun = page.and_then(|page| match page {
-                    Some(page) => parts
-                        .begin(state, segment, reserved, page, deadline)
-                        .map(Some),
+                    Some((page, deadline)) => {
+                        parts.begin(state, segment, reserved, page, deadline)
+                    }
                     None => Ok(None),
                 });
                 if !matches!(begun, Ok(Some(_))) {
                     state.pace.gave_up();
                     pages -= 1;
                 }
-                begun
+                begun.map(|write| write.into_iter().collect())
             }
             Step::Written {
                 segment,
@@ -165,7 +208,17 @@ where
                 tally,
             } => {
                 pages -= 1;
-                tally.map(|tally| parts.written(state, segment, page, tally))
+                match tally {
+                    Ok(tally) => parts.written(state, segment, page, tally),
+                    Err(Unwritten { again: true, error }) if !is_stopping() => {
+                        let source = parts.source.name();
+                        let error = Causes(&*error);
+                        tracing::warn!(source, segment, %error, "a page is read again");
+                        state.segments.again(segment, page);
+                        Ok(Vec::new())
+                    }
+                    Err(Unwritten { error, .. }) => Err(*error),
+                }
             }
             Step::Saved { segment, version } => {
                 version.map(|version| parts.saved(state, segment, version))
@@ -173,10 +226,15 @@ where
         };
         match went {
             Ok(more) => steps.extend(more),
+            // It comes again in the next attempt.
+            Err(failed) if error.is_none() && is_stopping() && failed.is_retryable() => {
+                tracing::debug!(error = %Causes(&failed), "not done before the stop");
+            }
             Err(failed) => {
                 error.get_or_insert(failed);
                 // What is being read is dropped, and nothing more is begun.
                 drop(halt.take());
+                parts.retry.stop();
             }
         }
     }
@@ -197,16 +255,17 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
 
     async fn read(&self, ask: Ask, reserved: Reserved, stop: Stop<'a>) -> Step {
         let Ask { segment, after } = &ask;
-        let deadline = Deadline::within(self.clock(), PAGE_LIFE);
         let recorder = &**self.processor.recorder();
         let name = self.source.name();
-        let page = retried(self.retry, recorder, name, deadline, || {
-            self.source.page(*segment, after.as_ref(), reserved.limit)
+        let page = retried(self.retry, recorder, name, Deadline::NONE, || {
+            let deadline = Deadline::within(self.clock(), PAGE_LIFE);
+            let page = self.source.page(*segment, after.as_ref(), reserved.limit);
+            async move { Ok((page.await?, deadline)) }
         });
         // Stop is asked first: a source that always has a page ready must not outrun it.
         let page = match select(stop, pin!(page)).await {
             Either::Left(_) => Ok(None),
-            Either::Right((Ok(page), _)) if after.is_some() && page.next == *after => Err(self
+            Either::Right((Ok((page, _)), _)) if after.is_some() && page.next == *after => Err(self
                 .source_error(SourceError::Cursor {
                     place: name.to_owned(),
                     cursor: after.iter().map(ToString::to_string).collect(),
@@ -217,12 +276,11 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         Step::Read {
             segment: *segment,
             reserved,
-            deadline,
             page,
         }
     }
 
-    /// Notes where the page ends; what writes it.
+    /// Notes where the page ends; what writes it, if it is to be written.
     fn begin(
         &'a self,
         state: &mut State,
@@ -230,24 +288,45 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         reserved: Reserved,
         page: Page,
         deadline: Deadline,
-    ) -> Result<BoxFuture<'a, Step>, BootstrapError> {
-        if deadline.passed(self.clock()) {
-            return Err(BootstrapError::PageTooOld {
-                source_name: self.source.name().to_owned(),
-                segment,
-            });
-        }
+    ) -> Result<Option<BoxFuture<'a, Step>>, BootstrapError> {
         let came = state.pace.came(reserved, &page, self.source.name());
         came.map_err(|error: OptionError| BootstrapError::Option(error))?;
-        let number = state.segments.read(segment, page.next.clone());
+        if deadline.passed(self.clock()) {
+            let source = self.source.name();
+            tracing::warn!(source, segment, "a page came too late, and is read again");
+            state.segments.unread(segment);
+            return Ok(None);
+        }
+        let Some(number) = state.segments.read(segment, page.next.clone()) else {
+            return Ok(None);
+        };
         let write = async move {
+            let written = self.write(segment, page, deadline).await;
             Step::Written {
                 segment,
                 page: number,
-                tally: self.write(segment, page, deadline).await,
+                tally: written.map_err(|error| Unwritten {
+                    again: self.may_again(&error, deadline),
+                    error: Box::new(error),
+                }),
             }
         };
-        Ok(write.boxed())
+        Ok(Some(write.boxed()))
+    }
+
+    /// Whether a page that was not written only had no more time, as what is too old must not be
+    /// written any more. What used up its budget or its attempts did not pass.
+    fn may_again(&self, error: &BootstrapError, deadline: Deadline) -> bool {
+        let passes = match error {
+            BootstrapError::RowBlocked { .. } => true,
+            BootstrapError::Row { source, .. } => match **source {
+                RecordError::Callback { .. } => false,
+                // Nobody was asked about it any more.
+                _ => source.is_retryable() || deadline.passed(self.clock()),
+            },
+            _ => false,
+        };
+        passes && self.knows_repeats && !self.retry.is_exhausted()
     }
 
     /// Counts a page's rows; an error if any of them neither counts nor is passed over.
@@ -312,20 +391,22 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         rejected.map_err(|error| self.row_error(segment, &bad.id, Box::new(error)))
     }
 
-    /// Tells of the page; what saves how far it brings its segment, if it does.
+    /// Tells of the page; what saves how far it brings its segment, if it does, and what waited
+    /// for it.
     fn written(
         &'a self,
         state: &mut State,
         segment: u32,
         page: u64,
         tally: Tally,
-    ) -> Option<BoxFuture<'a, Step>> {
-        let counts = tally.counts;
+    ) -> Result<Vec<BoxFuture<'a, Step>>, BootstrapError> {
+        let (counts, rejected) = (tally.counts, tally.rejected.clone());
+        let Took::Page(save) = state.segments.written(segment, page, tally) else {
+            return Ok(Vec::new());
+        };
         state.counts += counts;
         let room = state.max_listed.saturating_sub(state.rejected.len());
-        let listed = tally.rejected.iter().take(room);
-        state.rejected.extend(listed.cloned());
-        let save = state.segments.written(segment, page, tally);
+        state.rejected.extend(rejected.into_iter().take(room));
         let (done, of) = (state.segments.written_out(), state.segments.of());
         let figures = state.watch.page(&counts, done, of, self.clock());
         let recorder = &**self.processor.recorder();
@@ -346,7 +427,66 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             );
             (self.progress)(&late);
         }
-        save.map(|save| self.save(save).boxed())
+        self.proven(state, save.map(|save| *save))
+    }
+
+    /// What is to be saved, once it is known that the source is the right one.
+    fn proven(
+        &'a self,
+        state: &mut State,
+        save: Option<Save>,
+    ) -> Result<Vec<BoxFuture<'a, Step>>, BootstrapError> {
+        let total = state.watch.total();
+        let mut saves = match &mut state.proof {
+            Proof::Given => Vec::new(),
+            Proof::Waiting(saves) if Proof::is_in(total) => std::mem::take(saves),
+            // Nothing was rejected either.
+            Proof::Waiting(_) if total.rows == 0 => {
+                return Ok(save.map(|save| self.save(save).boxed()).into_iter().collect());
+            }
+            Proof::Waiting(saves) => {
+                saves.extend(save);
+                return match total.rows {
+                    ENOUGH.. => Err(self.all_rejected(state)),
+                    _ => Ok(Vec::new()),
+                };
+            }
+        };
+        state.proof = Proof::Given;
+        saves.extend(save);
+        Ok(saves.into_iter().map(|save| self.save(save).boxed()).collect())
+    }
+
+    /// At the end of what there is to read, whether checkpoints that wait may be saved: if another
+    /// process has met a row that was accepted. What to save.
+    async fn judge(
+        &'a self,
+        state: &mut State,
+    ) -> Result<Vec<BoxFuture<'a, Step>>, BootstrapError> {
+        match &state.proof {
+            Proof::Waiting(saves) if !saves.is_empty() => {}
+            _ => return Ok(Vec::new()),
+        }
+        let others = self.rows.counts(0..self.segments).await?;
+        match std::mem::replace(&mut state.proof, Proof::Given) {
+            Proof::Waiting(saves) if Proof::is_in(&others) => {
+                Ok(saves.into_iter().map(|save| self.save(save).boxed()).collect())
+            }
+            _ => Err(self.all_rejected(state)),
+        }
+    }
+
+    fn all_rejected(&self, state: &State) -> BootstrapError {
+        let first = self.rejections.first();
+        let row = first.map(|first| &first.row).or(state.rejected.first());
+        BootstrapError::AllRejected {
+            source_name: self.source.name().to_owned(),
+            settings: self.settings.to_owned(),
+            rows: state.watch.total().rows,
+            row: row.map_or_else(String::new, |row| row.id.clone()),
+            found: first.map_or_else(String::new, |first| first.found.clone()),
+            reason: row.map_or_else(String::new, |row| row.reason.clone()),
+        }
     }
 
     async fn save(&self, Save { segment, row, over }: Save) -> Step {
@@ -360,18 +500,29 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         &'a self,
         state: &mut State,
         segment: u32,
-        version: u64,
-    ) -> Option<BoxFuture<'a, Step>> {
+        version: Option<u64>,
+    ) -> Vec<BoxFuture<'a, Step>> {
+        let Some(version) = version else {
+            let (source, run) = (self.source.name(), &self.rows.run);
+            tracing::warn!(
+                source,
+                run,
+                segment,
+                "another process is at this segment, and has it from now on"
+            );
+            state.segments.leave(segment);
+            return Vec::new();
+        };
         match state.segments.saved(segment, version) {
-            Next::Rest => None,
-            Next::Save(save) => Some(self.save(*save).boxed()),
+            Next::Rest => Vec::new(),
+            Next::Save(save) => vec![self.save(*save).boxed()],
             Next::Done => {
                 (self.progress)(&Progress::SegmentDone {
                     segment,
                     done: state.segments.done(),
                     of: state.segments.of(),
                 });
-                None
+                Vec::new()
             }
         }
     }
@@ -409,7 +560,7 @@ where
     Fut: Future<Output = Result<A, SourceError>> + Send + 'a,
 {
     let on_retry = move |error: &SourceError| {
-        tracing::warn!(source = source_name, error = %Causes(error), "the source failed");
+        tracing::debug!(source = source_name, error = %Causes(error), "the source failed");
         let name = format!("{source_name}:retry");
         recorder.count(&name, 1);
         recorder.error(&name, error);

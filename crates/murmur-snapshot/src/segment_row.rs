@@ -46,11 +46,13 @@ pub(crate) struct SegmentRow {
 
 /// The row as it is kept.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Kept {
     version: u32,
     /// The process that saved it. Two processes that do the same would else take each other's
     /// saves for their own.
     by: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     cursor: Option<Cursor>,
     done: bool,
     counts: Counts,
@@ -58,8 +60,10 @@ struct Kept {
 }
 
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct KeptRow {
     id: String,
+    #[serde(deserialize_with = "Option::deserialize")]
     pipeline: Option<String>,
     reason: String,
 }
@@ -88,9 +92,7 @@ impl SegmentRows<'_> {
         segment: u32,
     ) -> Result<Option<(SegmentRow, u64)>, BootstrapError> {
         let name = self.name(segment);
-        let load = || self.place.load(&name);
-        let found = self.retry.run(Deadline::NONE, again, load).await;
-        let row = found.map_err(RunRecordError::Store).and_then(|found| {
+        let row = self.found(&name).await.map_err(RunRecordError::Store).and_then(|found| {
             let decode = |found: Checkpoint| Ok((decode(&name, &found.data)?, found.version));
             found.map(decode).transpose()
         });
@@ -128,22 +130,18 @@ impl SegmentRows<'_> {
         Ok(true)
     }
 
-    /// Saves `row` over the version `over`: its version now.
+    /// Saves `row` over the version `over`: its version now; `None` if another process saved it.
     pub(crate) async fn save(
         &self,
         segment: u32,
         row: &SegmentRow,
         over: Option<u64>,
-    ) -> Result<u64, BootstrapError> {
+    ) -> Result<Option<u64>, BootstrapError> {
         let (name, data) = (self.name(segment), encode(row, &self.by));
         let save = || self.place.save(&name, &data, over);
         match self.retry.run(Deadline::NONE, again, save).await {
-            Ok(Saved::Version(version)) => Ok(version),
-            Ok(Saved::Conflict) => Err(BootstrapError::SegmentTaken {
-                source_name: self.source_name.to_owned(),
-                segment,
-                run: self.run.clone(),
-            }),
+            Ok(Saved::Version(version)) => Ok(Some(version)),
+            Ok(Saved::Conflict) => Ok(None),
             Err(source) => Err(BootstrapError::SegmentNotSaved {
                 source_name: self.source_name.to_owned(),
                 segment,
@@ -152,11 +150,29 @@ impl SegmentRows<'_> {
         }
     }
 
+    /// That another process has `segment`.
+    pub(crate) fn taken(&self, segment: u32) -> BootstrapError {
+        BootstrapError::SegmentTaken {
+            source_name: self.source_name.to_owned(),
+            segment,
+            run: self.run.clone(),
+        }
+    }
+
+    /// What became of all rows that the saved rows tell of.
+    pub(crate) async fn counts(&self, range: Range<u32>) -> Result<Counts, BootstrapError> {
+        let mut counts = Counts::default();
+        for (row, _) in self.load_all(range).await?.values() {
+            counts += row.tally.counts;
+        }
+        Ok(counts)
+    }
+
     /// Removes the rows of the finished run `record`, as far as they can be: whoever comes next
     /// goes on with it. The first segment's row goes last, so one look tells whether any is left.
     pub(crate) async fn remove_all(&self, record: &RunRecord) {
         let removed = async {
-            if self.place.load(&self.name(0)).await?.is_none() {
+            if self.found(&self.name(0)).await?.is_none() {
                 return Ok(());
             }
             let others = stream::iter(1..record.segments).map(|segment| self.remove(segment));
@@ -171,17 +187,23 @@ impl SegmentRows<'_> {
 
     async fn remove(&self, segment: u32) -> Result<(), StoreError> {
         let name = self.name(segment);
-        while let Some(found) = self.place.load(&name).await? {
-            if self.place.remove(&name, found.version).await? == Removed::Gone {
+        while let Some(found) = self.found(&name).await? {
+            let remove = || self.place.remove(&name, found.version);
+            if self.retry.run(Deadline::NONE, again, remove).await? == Removed::Gone {
                 break;
             }
         }
         Ok(())
     }
+
+    async fn found(&self, name: &str) -> Result<Option<Checkpoint>, StoreError> {
+        let load = || self.place.load(name);
+        self.retry.run(Deadline::NONE, again, load).await
+    }
 }
 
 fn again(error: &StoreError) {
-    tracing::warn!(%error, "a segment's checkpoint is tried again");
+    tracing::debug!(%error, "a segment's checkpoint is tried again");
 }
 
 fn encode(row: &SegmentRow, by: &str) -> String {
@@ -242,6 +264,7 @@ fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::Mutations;
     use murmur_state::{MemoryDeduper, Random, RetryPolicy, SystemClock};
 
     #[tokio::test]
@@ -265,13 +288,10 @@ mod tests {
             tally: Tally::default(),
         };
         let (one, other) = (process("p1"), process("p2"));
-        assert_eq!(one.save(0, &row, None).await.unwrap(), 1);
-        assert_eq!(one.save(0, &row, None).await.unwrap(), 1, "its own, again");
-        let error = other.save(0, &row, None).await.unwrap_err();
-        assert!(
-            matches!(error, BootstrapError::SegmentTaken { .. }),
-            "{error}"
-        );
+        assert_eq!(one.save(0, &row, None).await.unwrap(), Some(1));
+        let again = one.save(0, &row, None).await.unwrap();
+        assert_eq!(again, Some(1), "its own, again");
+        assert_eq!(other.save(0, &row, None).await.unwrap(), None);
     }
 
     #[test]
@@ -313,5 +333,47 @@ mod tests {
         let neither = text.replace("\"done\":true", "\"done\":false");
         let error = decode("n", &neither).unwrap_err();
         assert!(error.to_string().contains("`n`"), "{error}");
+    }
+
+    #[test]
+    fn a_hundred_thousand_mutated_rows_are_refused_or_say_what_they_say() {
+        let rejected = vec![RejectedRow {
+            id: "o7".into(),
+            pipeline: Some(PipelineName::new("totals").unwrap()),
+            reason: "it cannot be decoded".into(),
+        }];
+        let counts = Counts {
+            rows: 7,
+            rejected: 1,
+            read_units: 1.5,
+            ..Counts::default()
+        };
+        let at = At::Cursor(Cursor::new("40"));
+        let tally = Tally { counts, rejected };
+        let text = encode(&SegmentRow { at, tally }, "p1");
+        let random = Mutations::seeded(13);
+        let mut read = 0;
+        for round in 0..100_000 {
+            let mutated = match round % 10 {
+                0 => random.bytes(),
+                _ => random.mutated(text.as_bytes()),
+            };
+            let Ok(mutated) = String::from_utf8(mutated) else {
+                continue;
+            };
+            if let Ok(row) = decode("n", &mutated) {
+                read += 1;
+                let said: serde_json::Value = serde_json::from_str(&mutated).unwrap();
+                let by = said["by"].as_str().unwrap();
+                let again: serde_json::Value = serde_json::from_str(&encode(&row, by)).unwrap();
+                let numbers = |value: &serde_json::Value| value["counts"]["read_units"].as_f64();
+                assert_eq!(numbers(&again), numbers(&said));
+                for field in ["version", "by", "cursor", "done", "rejected"] {
+                    assert_eq!(again[field], said[field], "{mutated}");
+                }
+                assert_eq!(again["counts"]["rows"], said["counts"]["rows"]);
+            }
+        }
+        assert!(read > 1_000, "{read}");
     }
 }

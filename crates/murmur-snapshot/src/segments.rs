@@ -25,6 +25,15 @@ pub(crate) struct Save {
     pub(crate) over: Option<u64>,
 }
 
+/// What a page that was written brings.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Took {
+    /// Nothing: its segment was left, or is read again from an earlier page.
+    Nothing,
+    /// It is done; what is to be saved, if anything.
+    Page(Option<Box<Save>>),
+}
+
 /// The answer to a save that was made.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next {
@@ -50,6 +59,8 @@ pub(crate) struct Segments {
     /// Those of which earlier attempts had begun or done something.
     known: BTreeSet<u32>,
     open: BTreeMap<u32, Open>,
+    /// Those that another process has.
+    left: BTreeSet<u32>,
     done: u32,
     of: u32,
 }
@@ -59,9 +70,11 @@ struct Open {
     /// Where the next page to be read begins.
     after: Option<Cursor>,
     reading: bool,
+    /// Whether what is being read comes too late to be taken.
+    stale: bool,
     ended: bool,
-    /// The number of the first of `pages`.
-    first: u64,
+    /// The number of the page that is read next.
+    next: u64,
     /// The pages read, from the first on that is not done with.
     pages: VecDeque<PageRead>,
     /// How far all pages are done with; `None` if the first is not.
@@ -74,6 +87,8 @@ struct Open {
 
 #[derive(Debug)]
 struct PageRead {
+    number: u64,
+    begin: Option<Cursor>,
     end: At,
     tally: Option<Tally>,
 }
@@ -119,6 +134,7 @@ impl Segments {
             fresh: range,
             known,
             open: BTreeMap::new(),
+            left: BTreeSet::new(),
         }
     }
 
@@ -129,15 +145,21 @@ impl Segments {
     /// How many segments are written to their end, be it saved or not.
     pub(crate) fn written_out(&self) -> u32 {
         let open = self.open.values().filter(|open| open.at_end());
-        self.done + u32::try_from(open.count()).unwrap_or(u32::MAX)
+        self.done + u32::try_from(open.count() + self.left.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The segments that another process has.
+    pub(crate) fn left(&self) -> &BTreeSet<u32> {
+        &self.left
     }
 
     pub(crate) fn of(&self) -> u32 {
         self.of
     }
 
+    /// Whether all is done that was not left to others.
     pub(crate) fn all_done(&self) -> bool {
-        self.done == self.of
+        u32::try_from(self.left.len()).is_ok_and(|left| self.done + left == self.of)
     }
 
     /// Whether there may be a page to be read.
@@ -183,25 +205,65 @@ impl Segments {
         Ask { segment, after }
     }
 
-    /// The page asked for was read, and ends where `next` says: its number in the segment.
-    pub(crate) fn read(&mut self, segment: u32, next: Option<Cursor>) -> u64 {
-        let open = self.open.entry(segment).or_default();
+    /// The page asked for was read, and ends where `next` says: its number in the segment; `None`
+    /// if it is not wanted any more.
+    pub(crate) fn read(&mut self, segment: u32, next: Option<Cursor>) -> Option<u64> {
+        let open = self.open.get_mut(&segment)?;
         open.reading = false;
+        if std::mem::take(&mut open.stale) {
+            return None;
+        }
+        let number = open.next;
+        open.next += 1;
         open.ended = next.is_none();
-        open.after = next.clone();
+        let begin = std::mem::replace(&mut open.after, next.clone());
         open.pages.push_back(PageRead {
+            number,
+            begin,
             end: next.map_or(At::End, At::Cursor),
             tally: None,
         });
-        open.first + (open.pages.len() as u64).saturating_sub(1)
+        Some(number)
     }
 
-    /// The page is done with. What is to be saved of it, if anything: one save of a segment is
-    /// made at a time.
-    pub(crate) fn written(&mut self, segment: u32, page: u64, tally: Tally) -> Option<Save> {
-        let open = self.open.get_mut(&segment)?;
-        let place = usize::try_from(page.checked_sub(open.first)?).ok()?;
-        open.pages.get_mut(place)?.tally = Some(tally);
+    /// The page asked for was not read; it is to be asked for again.
+    pub(crate) fn unread(&mut self, segment: u32) {
+        if let Some(open) = self.open.get_mut(&segment) {
+            (open.reading, open.stale) = (false, false);
+        }
+    }
+
+    /// The page was not written: the segment is read again from there on. Where that page would end
+    /// then, nobody knows, so those after it are read again as well.
+    pub(crate) fn again(&mut self, segment: u32, page: u64) {
+        let Some(open) = self.open.get_mut(&segment) else {
+            return;
+        };
+        let Some(place) = open.pages.iter().position(|read| read.number == page) else {
+            return;
+        };
+        if let Some(first) = open.pages.drain(place..).next() {
+            open.after = first.begin;
+        }
+        (open.ended, open.stale) = (false, open.reading);
+    }
+
+    /// Another process has the segment.
+    pub(crate) fn leave(&mut self, segment: u32) {
+        if self.open.remove(&segment).is_some() {
+            self.left.insert(segment);
+        }
+    }
+
+    /// The page is done with. One save of a segment is made at a time.
+    pub(crate) fn written(&mut self, segment: u32, page: u64, tally: Tally) -> Took {
+        let Some(open) = self.open.get_mut(&segment) else {
+            return Took::Nothing;
+        };
+        let Some(read) = open.pages.iter_mut().find(|read| read.number == page) else {
+            return Took::Nothing;
+        };
+        read.tally = Some(tally);
         while let Some(done) = open.pages.pop_front_if(|page| page.tally.is_some()) {
             let Tally { counts, rejected } = done.tally.unwrap_or_default();
             let so_far = &mut open.tally;
@@ -213,9 +275,8 @@ impl Segments {
                 tally: so_far.clone(),
             });
             open.unsaved = true;
-            open.first += 1;
         }
-        open.save(segment)
+        Took::Page(open.save(segment).map(Box::new))
     }
 
     /// The save was made, and this is the row's version now.
@@ -244,6 +305,13 @@ mod tests {
         let mut tally = Tally::default();
         tally.counts.rows = rows;
         tally
+    }
+
+    fn saves(took: Took) -> Box<Save> {
+        match took {
+            Took::Page(Some(save)) => save,
+            took => panic!("nothing to save: {took:?}"),
+        }
     }
 
     fn cursor(n: u64) -> Option<Cursor> {
@@ -286,15 +354,15 @@ mod tests {
         for page in 0..4 {
             segments.next().unwrap();
             let next = cursor(page + 1).filter(|_| page < 3);
-            assert_eq!(segments.read(0, next), page);
+            assert_eq!(segments.read(0, next), Some(page));
         }
-        assert_eq!(segments.written(0, 1, tally(10)), None);
-        let save = segments.written(0, 0, tally(1)).unwrap();
+        assert_eq!(segments.written(0, 1, tally(10)), Took::Page(None));
+        let save = saves(segments.written(0, 0, tally(1)));
         assert_eq!(save.row.at, At::Cursor(Cursor::new("2")));
         assert_eq!((save.row.tally.counts.rows, save.over), (11, None));
-        assert_eq!(segments.written(0, 3, tally(1000)), None);
+        assert_eq!(segments.written(0, 3, tally(1000)), Took::Page(None));
         // One save at a time; what comes meanwhile is saved together.
-        assert_eq!(segments.written(0, 2, tally(100)), None);
+        assert_eq!(segments.written(0, 2, tally(100)), Took::Page(None));
         let Next::Save(save) = segments.saved(0, 1) else {
             panic!("the rest is not saved");
         };
@@ -321,7 +389,7 @@ mod tests {
         assert_eq!(asked(&mut segments), Some((5, None)));
         assert_eq!(asked(&mut segments), None);
         segments.read(4, None);
-        let save = segments.written(4, 0, tally(5)).unwrap();
+        let save = saves(segments.written(4, 0, tally(5)));
         assert_eq!((save.row.tally.counts.rows, save.over), (12, Some(2)));
     }
 
@@ -347,14 +415,56 @@ mod tests {
         let mut segments = Segments::new(0..1, BTreeMap::new());
         let mut read = 0;
         while let Some(ask) = segments.next() {
-            let page = segments.read(ask.segment, cursor(read + 1));
+            let page = segments.read(ask.segment, cursor(read + 1)).unwrap();
             if page > 0 {
                 segments.written(0, page, tally(1));
             }
             read += 1;
         }
         assert_eq!(read, FAR_AHEAD as u64);
-        segments.written(0, 0, tally(1)).unwrap();
+        saves(segments.written(0, 0, tally(1)));
         assert!(segments.next().is_some());
+    }
+
+    #[test]
+    fn a_page_that_is_read_again_takes_those_after_it_along() {
+        let mut segments = Segments::new(0..1, BTreeMap::new());
+        for page in 0..3 {
+            segments.next().unwrap();
+            assert_eq!(segments.read(0, cursor(page + 1)), Some(page));
+        }
+        // One more is being read.
+        assert_eq!(asked(&mut segments), Some((0, Some("3".into()))));
+        saves(segments.written(0, 0, tally(1)));
+        segments.again(0, 1);
+        assert_eq!(segments.written(0, 2, tally(100)), Took::Nothing);
+        assert_eq!(segments.read(0, cursor(4)), None, "it is of the old chain");
+        assert_eq!(asked(&mut segments), Some((0, Some("1".into()))));
+        assert_eq!(segments.read(0, None), Some(3));
+        assert_eq!(segments.written(0, 1, tally(1000)), Took::Nothing);
+        assert_eq!(segments.written(0, 3, tally(10)), Took::Page(None));
+        let Next::Save(save) = segments.saved(0, 1) else {
+            panic!("the rest is not saved");
+        };
+        assert_eq!((&save.row.at, save.row.tally.counts.rows), (&At::End, 11));
+        assert_eq!(segments.saved(0, 2), Next::Done);
+    }
+
+    #[test]
+    fn a_segment_that_another_process_has_is_left_to_it() {
+        let mut segments = Segments::new(0..2, BTreeMap::new());
+        segments.next().unwrap();
+        segments.read(0, cursor(1)).unwrap();
+        assert_eq!(asked(&mut segments), Some((0, Some("1".into()))));
+        segments.leave(0);
+        assert_eq!(segments.read(0, cursor(2)), None);
+        assert_eq!(segments.written(0, 0, tally(1)), Took::Nothing);
+        assert_eq!(asked(&mut segments), Some((1, None)));
+        assert!(!segments.all_done());
+        segments.read(1, None).unwrap();
+        saves(segments.written(1, 0, tally(1)));
+        assert_eq!(segments.saved(1, 1), Next::Done);
+        assert!(segments.all_done());
+        assert_eq!(segments.left(), &BTreeSet::from([0]));
     }
 }

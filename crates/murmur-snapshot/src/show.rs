@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
+use murmur_state::Outage;
 use serde_json::{Value, json};
 
 use crate::report::{Counts, Ended, Progress, Report};
@@ -46,6 +47,8 @@ const LENGTH: u64 = 1000;
 /// | `started` | before the first page | `goes_on`, `segments`, `segments_done`, `rows_before` |
 /// | `progress` | after a page, at most every [`interval`](ShowProgress::interval) | `rows`, `rows_per_second`, `read_units`, `share_done`, `seconds_left` (null if nobody knows), `seconds` |
 /// | `late` | when the stream may be too short | `advice`, `seconds_since_capture`, `seconds_left` |
+/// | `outage` | while what fails in passing is tried again | `message`, `error`, `seconds` without success |
+/// | `outage_over` | when it succeeds again | `message` |
 /// | `finished`, `part_finished`, `stopped` | at the end | every count of the report |
 pub struct ShowProgress {
     to: To,
@@ -160,6 +163,7 @@ fn on_bar(bar: &ProgressBar, state: &State, progress: &Progress<'_>) {
         Progress::Late { advice, .. } => bar.println(format!(
             "it may take longer than the stream keeps what comes after it: {advice}"
         )),
+        Progress::Outage { outage } => bar.println(outage.to_string()),
         Progress::SegmentDone { .. } => {}
         Progress::Finished { .. } | Progress::Stopped { .. } => bar.finish_and_clear(),
     }
@@ -222,6 +226,18 @@ fn line(state: &mut State, interval: Duration, progress: &Progress<'_>) -> Optio
             "seconds_since_capture": age.as_secs(),
             "seconds_left": time_left.map(|left| left.as_secs()),
         }),
+        Progress::Outage { outage } => match outage {
+            Outage::Lasts { lasted, error, .. } => json!({
+                "event": "outage",
+                "seconds": lasted.as_secs(),
+                "error": error,
+                "message": outage.to_string(),
+            }),
+            outage => json!({
+                "event": "outage_over",
+                "message": outage.to_string(),
+            }),
+        },
         Progress::SegmentDone { .. } => return None,
         Progress::Finished { report } | Progress::Stopped { report } => end(report),
     })

@@ -302,7 +302,7 @@ async fn workers_over_different_segments_are_refused() {
 }
 
 #[tokio::test]
-async fn two_workers_at_one_segment_do_not_both_go_on() {
+async fn of_two_workers_at_one_segment_one_leaves_it_to_the_other() {
     let setup = Arc::new(Setup::new());
     let theirs = Arc::clone(&setup);
     let begun = AtomicBool::new(false);
@@ -315,11 +315,8 @@ async fn two_workers_at_one_segment_do_not_both_go_on() {
             Ok(())
         }
     });
-    let error = setup.worker_over(table, 1..4).run().await.unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::SegmentTaken { segment: 1, .. }),
-        "{error}"
-    );
+    let report = setup.worker_over(table, 1..4).run().await.unwrap();
+    assert_eq!(report.ended, Ended::OwnPart, "the other had done segment 1");
     // Whoever takes up all that is left, without being one of several, may do so.
     let report = Bootstrap::new(setup.pipelines(), setup.table())
         .run()
@@ -330,4 +327,153 @@ async fn two_workers_at_one_segment_do_not_both_go_on() {
         ("nightly", Ended::Finished)
     );
     setup.is_whole().await;
+}
+
+/// A source of which each segment's first page waits for that of the other process.
+async fn meet(setup: &Arc<Setup>, together: &Arc<tokio::sync::Barrier>, first: u32) -> Table {
+    let (together, met) = (Arc::clone(together), Arc::new(AtomicBool::new(false)));
+    let mut table = setup.table().before_page(move |_| {
+        let (together, first) = (Arc::clone(&together), !met.swap(true, Ordering::SeqCst));
+        async move {
+            if first {
+                together.wait().await;
+            }
+            Ok(())
+        }
+    });
+    let _ = first;
+    table.page_size = 3;
+    table
+}
+
+#[tokio::test]
+async fn of_processes_that_take_up_one_run_together_at_least_one_comes_to_its_end() {
+    for concurrency in 1..6 {
+        let setup = Arc::new(Setup::new());
+        let begun = setup.table().before_page(|_| ready(Err(broken())));
+        setup.worker_over(begun, 0..6).run().await.unwrap_err();
+        let together = Arc::new(tokio::sync::Barrier::new(2));
+        let mut runs = Vec::new();
+        for n in 0..2 {
+            let table = meet(&setup, &together, n).await;
+            let run = Bootstrap::new(setup.pipelines(), table);
+            runs.push(tokio::spawn(run.concurrency(concurrency).run()));
+        }
+        let mut ends = Vec::new();
+        for run in runs {
+            ends.push(match run.await.unwrap() {
+                Ok(report) => Some(report.ended),
+                Err(BootstrapError::SegmentTaken { .. }) => None,
+                Err(error) => panic!("{error}"),
+            });
+        }
+        assert!(ends.contains(&Some(Ended::Finished)), "{ends:?}");
+        setup.is_whole().await;
+    }
+}
+
+/// Checkpoints through which another bootstrap begins the run anew, right after the first save.
+#[derive(Clone)]
+struct Meanwhile {
+    setup: Arc<Setup>,
+    done: Arc<AtomicBool>,
+}
+
+impl Checkpoints for Meanwhile {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
+        self.setup.markers.load(name)
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        data: &'a str,
+        over: Option<u64>,
+    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        Box::pin(async move {
+            let saved = self.setup.markers.save(name, data, over).await;
+            if !self.done.swap(true, Ordering::SeqCst) {
+                // The other has the first record, and meets this one's at the second.
+                let stale = Stale(Arc::clone(&self.setup));
+                let run = Bootstrap::new(self.setup.pipelines(), self.setup.slower());
+                let run = run.restart().checkpoints(stale).run().await.unwrap();
+                assert_eq!(run.ended, Ended::Finished);
+            }
+            saved
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        self.setup.markers.remove(name, over)
+    }
+}
+
+/// Checkpoints through which, before the save of the second record, somebody saves one of a run
+/// that began with the first record.
+#[derive(Clone)]
+struct Stale(Arc<Setup>);
+
+impl Checkpoints for Stale {
+    fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
+        self.0.markers.load(name)
+    }
+
+    fn save<'a>(
+        &'a self,
+        name: &'a str,
+        data: &'a str,
+        over: Option<u64>,
+    ) -> BoxFuture<'a, Result<Saved, StoreError>> {
+        Box::pin(async move {
+            let second = self.0.pipelines()[0].name().marker("bootstrap", &["orders"]);
+            if name == second && over == Some(2) {
+                // The loser's record, made over the old one just now.
+                let found = self.0.markers.load(name).await?;
+                if found.is_some_and(|found| found.version == 2) {
+                    let record: serde_json::Value = serde_json::from_str(data).unwrap();
+                    let mut theirs = record.clone();
+                    theirs["run"] = "the loser".into();
+                    theirs["finished_at"] = serde_json::Value::Null;
+                    let theirs = theirs.to_string();
+                    self.0.markers.save(name, &theirs, over).await?;
+                }
+            }
+            self.0.markers.save(name, data, over).await
+        })
+    }
+
+    fn remove<'a>(
+        &'a self,
+        name: &'a str,
+        over: u64,
+    ) -> BoxFuture<'a, Result<Removed, StoreError>> {
+        self.0.markers.remove(name, over)
+    }
+}
+
+#[tokio::test]
+async fn of_two_that_begin_anew_together_the_one_with_the_first_record_goes_on() {
+    let setup = Arc::new(Setup::new());
+    // A finished run, so that both records are there.
+    let run = Bootstrap::new(setup.pipelines(), setup.table());
+    run.run().await.unwrap();
+    let meanwhile = Meanwhile {
+        setup: Arc::clone(&setup),
+        done: Arc::default(),
+    };
+    let run = Bootstrap::new(setup.pipelines(), setup.table()).restart();
+    let ended = run.checkpoints(meanwhile.clone()).run().await;
+    assert!(meanwhile.done.load(Ordering::SeqCst));
+    assert!(
+        matches!(ended, Err(BootstrapError::BegunElsewhere { .. })),
+        "{ended:?}"
+    );
+    for pipeline in setup.pipelines() {
+        let record = RunRecord::load(&setup.markers, pipeline.name(), "orders").await;
+        assert!(record.unwrap().unwrap().finished_at.is_some());
+    }
 }

@@ -3,12 +3,13 @@
 use std::error::Error;
 use std::sync::Arc;
 
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_dynamodb::error::{BuildError, ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use murmur_state::{Cause, Place, StoreError};
+use murmur_state::{CallFailure, Cause, Fault, Place, StoreError};
 
 use crate::attribute::Item;
 
@@ -82,34 +83,24 @@ pub(crate) fn transacted<T>(
         return Err(store_error(place, Access::Write, error));
     };
     let reasons = cancelled.cancellation_reasons().iter().map(|reason| {
-        let message = reason.message().unwrap_or_default().to_owned();
-        let place = place.clone();
-        let source = None;
-        Reason::Failed(match reason.code().unwrap_or("None") {
-            "None" => return Reason::None,
-            "ConditionalCheckFailed" => {
-                return Reason::Refused(reason.item().cloned().unwrap_or_default());
+        let code = reason.code().unwrap_or("None");
+        if code == "None" {
+            return Reason::None;
+        }
+        match CallFailure::answered(REFUSED, code) {
+            CallFailure::ConditionFailed => {
+                Reason::Refused(reason.item().cloned().unwrap_or_default())
             }
-            "TransactionConflict" => StoreError::Conflict { place, source },
-            "ProvisionedThroughputExceeded" | "ThrottlingError" | "RequestLimitExceeded" => {
-                StoreError::Throttled { place, source }
-            }
-            "ItemCollectionSizeLimitExceeded" => StoreError::RowTooLarge { place },
-            _ if is_item_size(&message) => StoreError::RowTooLarge { place },
-            code @ "ValidationError" => StoreError::InvalidValue {
-                place,
-                reason: format!("{code}: {message}"),
-                source,
-            },
-            code => StoreError::Setup {
-                place,
-                advice: format!(
-                    "the transaction was cancelled with `{code}`, which this release does not \
-                     know; a newer one may: {message}"
-                ),
-                source,
-            },
-        })
+            failure => Reason::Failed(refused(Refusal {
+                place: place.clone(),
+                access: Access::Write,
+                failure,
+                status: REFUSED,
+                code,
+                message: reason.message().unwrap_or_default(),
+                source: None,
+            })),
+        }
     });
     Ok(Transacted::Cancelled(reasons.collect()))
 }
@@ -136,11 +127,10 @@ macro_rules! conditional {
 }
 conditional!(DeleteItemError, PutItemError, UpdateItemError);
 
+/// The status of a refusal, which the reasons of a cancelled transaction do not repeat.
+const REFUSED: u16 = 400;
+
 /// What a failed call means to the caller.
-///
-/// Codes: "Error handling with DynamoDB" (Amazon DynamoDB Developer Guide) and "Common errors"
-/// (API reference). A 4xx was not applied; after a 5xx, a timeout or a broken connection nobody
-/// knows.
 pub(crate) fn store_error<E>(place: &Place, access: Access, error: SdkError<E>) -> StoreError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -150,124 +140,180 @@ where
         .map_or(0, |response| response.status().as_u16());
     let code = error.code().unwrap_or_default().to_owned();
     let message = error.message().unwrap_or_default().to_owned();
-    let sent = match &error {
-        SdkError::ConstructionFailure(_) => Sent::Unsendable,
-        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-            if never_connected(&error) {
-                Sent::No
-            } else {
-                Sent::Perhaps
-            }
-        }
-        SdkError::DispatchFailure(_) if names_setup(&error) => Sent::Unsendable,
-        SdkError::ServiceError(_) if (400..500).contains(&status) => Sent::Answered,
-        _ => Sent::Perhaps,
-    };
-    let place = place.clone();
-    let source: Option<Cause> = Some(Arc::new(error));
-    match sent {
-        Sent::Answered => answered(place, &code, message, status, source),
-        Sent::Unsendable => StoreError::Setup {
-            place,
-            advice: "the request could not be made; give the client a region, credentials and \
-                     an endpoint that exists"
-                .to_owned(),
-            source,
-        },
-        Sent::No | Sent::Perhaps => {
-            let may_have_applied = sent == Sent::Perhaps && access == Access::Write;
-            StoreError::Unavailable {
-                place,
-                may_have_applied,
-                source,
-            }
-        }
+    let failure = call_failure(&error);
+    refused(Refusal {
+        place: place.clone(),
+        access,
+        failure,
+        status,
+        code: &code,
+        message: &message,
+        source: Some(Arc::new(error)),
+    })
+}
+
+/// A request that could not be put together: no record's fault.
+pub(crate) fn unbuilt(place: &Place, error: BuildError) -> StoreError {
+    StoreError::Setup {
+        place: place.clone(),
+        advice: "the request could not be built".to_owned(),
+        source: Some(Arc::new(error)),
     }
 }
 
-/// How far a failed request got.
-#[derive(PartialEq, Eq)]
-enum Sent {
-    /// It could not be built or signed.
-    Unsendable,
-    /// It did not reach the server.
-    No,
-    /// It may have reached the server, and nobody knows what became of it.
-    Perhaps,
-    /// The server refused it.
-    Answered,
+/// What became of a call. (`murmur-streams` has the same for its crates: neither crate may name
+/// the other, and what both say is in [`CallFailure`].)
+fn call_failure<E>(error: &SdkError<E>) -> CallFailure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ServiceError(answer) if answer.raw().status().is_success() => {
+            CallFailure::Unreadable
+        }
+        SdkError::ServiceError(answer) => CallFailure::answered(
+            answer.raw().status().as_u16(),
+            answer.err().code().unwrap_or_default(),
+        ),
+        SdkError::ConstructionFailure(_) => CallFailure::Unsendable,
+        SdkError::DispatchFailure(failure) => match no_credentials(error) {
+            Some(failure) => failure,
+            None if failure.is_user() => CallFailure::Unsendable,
+            None => CallFailure::undispatched(error, failure.is_io() || failure.is_timeout()),
+        },
+        // The body broke off, or no answer came in time.
+        _ => CallFailure::Unanswered,
+    }
 }
 
-/// What a refusal means.
-fn answered(
+/// What a credentials provider's failure means, if that is what stopped the request.
+fn no_credentials(error: &(dyn Error + 'static)) -> Option<CallFailure> {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let failed = causes.find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
+    // An endpoint of credentials that cannot be reached is an unhandled error of its provider.
+    let causes = std::iter::successors(failed.source(), |&error| error.source());
+    let mut calls = causes.filter_map(|cause| cause.downcast_ref::<SdkError<CredentialsError>>());
+    let unreachable = calls.any(|call| {
+        !matches!(
+            call,
+            SdkError::ServiceError(_) | SdkError::ConstructionFailure(_)
+        )
+    });
+    Some(match failed {
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
+            CallFailure::NoCredentialsYet
+        }
+        CredentialsError::Unhandled(_) if unreachable => CallFailure::NoCredentialsYet,
+        _ => CallFailure::Unsendable,
+    })
+}
+
+/// A call that failed, and what is known of it.
+struct Refusal<'a> {
     place: Place,
-    code: &str,
-    message: String,
+    access: Access,
+    failure: CallFailure,
     status: u16,
+    code: &'a str,
+    message: &'a str,
     source: Option<Cause>,
-) -> StoreError {
-    let setup = |advice: String| StoreError::Setup {
-        place: place.clone(),
-        advice,
-        source: source.clone(),
-    };
-    match code {
-        "ProvisionedThroughputExceededException"
-        | "ThrottlingException"
-        | "Throttling"
-        | "RequestLimitExceeded"
-        | "LimitExceededException" => StoreError::Throttled { place, source },
-        "TransactionConflictException"
-        | "TransactionInProgressException"
-        | "ReplicatedWriteConflictException" => StoreError::Conflict { place, source },
-        // The table is being created or changed: it passes by itself.
-        "ResourceInUseException" => StoreError::Unavailable {
-            place,
-            may_have_applied: false,
-            source,
-        },
-        "ResourceNotFoundException" => setup(
-            "there is no such table in the client's region and account; create the table, or \
-             mend its name or the region"
-                .to_owned(),
-        ),
-        "AccessDeniedException" | "NotAuthorized" => setup(format!(
-            "access denied: {message}; grant the actions that the crate's documentation lists"
-        )),
-        "UnrecognizedClientException"
-        | "ExpiredTokenException"
-        | "ExpiredToken"
-        | "IncompleteSignature"
-        | "IncompleteSignatureException"
-        | "InvalidClientTokenId"
-        | "InvalidSignatureException"
-        | "MissingAuthenticationToken"
-        | "MissingAuthenticationTokenException"
-        | "OptInRequired"
-        | "SignatureDoesNotMatch" => setup(format!(
-            "the credentials were refused ({code}); renew them, and check the client's region \
-             and the machine's clock"
-        )),
-        "ItemCollectionSizeLimitExceededException" => StoreError::RowTooLarge { place },
-        "ValidationException" if is_item_size(&message) => StoreError::RowTooLarge { place },
-        "ValidationException" if is_key_schema(&message) => setup(format!(
+}
+
+/// What a failure asks of the caller. Only a value that is proven bad is the record's fault; what
+/// else the service refuses would be refused whatever the record.
+fn refused(refusal: Refusal<'_>) -> StoreError {
+    let Refusal {
+        place,
+        access,
+        failure,
+        status,
+        code,
+        message,
+        source,
+    } = refusal;
+    let advice = match failure {
+        CallFailure::Throttled => return StoreError::Throttled { place, source },
+        CallFailure::Conflict => return StoreError::Conflict { place, source },
+        _ if failure.fault() == Fault::Transient => {
+            let may_have_applied = failure.may_have_applied() && access == Access::Write;
+            return StoreError::Unavailable {
+                place,
+                may_have_applied,
+                source,
+            };
+        }
+        CallFailure::Invalid if is_item_size(message) => {
+            return StoreError::RowTooLarge { place };
+        }
+        CallFailure::Invalid if access == Access::Write && is_bad_value(message) => {
+            return StoreError::InvalidValue {
+                place,
+                reason: message.to_owned(),
+                source,
+            };
+        }
+        CallFailure::Invalid if is_key_schema(message) => format!(
             "the table has another key schema ({message}); use a table made by this crate's \
              `create_` functions, or one with the same keys"
-        )),
-        "ValidationException" | "SerializationException" => StoreError::InvalidValue {
-            place,
-            reason: message,
-            source,
-        },
-        _ => setup(format!(
+        ),
+        CallFailure::Invalid => format!(
+            "the service refuses the request whatever the record; check the table's name, keys \
+             and indexes by what it says: {code}: {message}"
+        ),
+        CallFailure::Unsendable => "the request could not be made; give the client a region, \
+                                    credentials and an endpoint that exists"
+            .to_owned(),
+        CallFailure::NotFound => "there is no such table in the client's region and account; \
+                                  create the table, or mend its name or the region"
+            .to_owned(),
+        CallFailure::Denied => format!(
+            "access denied: {message}; grant the actions that the crate's documentation lists"
+        ),
+        CallFailure::BadCredentials => format!(
+            "the credentials were refused ({code}); renew them, and check the client's region \
+             and the machine's clock"
+        ),
+        CallFailure::CollectionFull => format!(
+            "the items of one partition key have reached their limit of 10 GB, which a table has \
+             that has local secondary indexes ({code}); use a table without them"
+        ),
+        _ => format!(
             "the endpoint answered {status} {code} {message}; check that it is DynamoDB, and \
              what it says"
-        )),
+        ),
+    };
+    StoreError::Setup {
+        place,
+        advice,
+        source,
     }
 }
 
 fn is_item_size(message: &str) -> bool {
     message.contains("Item size") && message.contains("exceeded")
+}
+
+/// Whether a message proves that a value of the request fits no row: a number out of range or
+/// precision, or a key that is empty or too long. Keys of indexes are the table's own affair.
+///
+/// The words are DynamoDB's, and those of the servers used in tests, which repeat them.
+fn is_bad_value(message: &str) -> bool {
+    let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
+    let is_number = says(&[
+        "Number overflow",
+        "Number underflow",
+        "magnitude larger than supported range",
+        "magnitude smaller than supported range",
+        "more than 38 significant digits",
+    ]);
+    let is_key = says(&[
+        "Size of hashkey has exceeded",
+        "Size of rangekey has exceeded",
+        "range keys has exceeded the size limit",
+        "key attribute cannot contain an empty string",
+    ]);
+    let is_of_index = message.to_lowercase().contains("index");
+    is_number || is_key && !is_of_index
 }
 
 /// The last two are DynamoDB Local's words.
@@ -281,24 +327,4 @@ fn is_key_schema(message: &str) -> bool {
     ]
     .iter()
     .any(|text| message.contains(text))
-}
-
-/// Whether the connection was never made. The SDK does not say; the text is that of the HTTP
-/// library it uses. Where it is another library, the answer is the cautious one.
-fn never_connected(error: &dyn Error) -> bool {
-    chain(error).any(|cause| cause.to_string() == "client error (Connect)")
-}
-
-/// Whether a request failed while it was signed or addressed.
-fn names_setup(error: &dyn Error) -> bool {
-    chain(error).any(|cause| {
-        let text = cause.to_string().to_lowercase();
-        ["credential", "identity", "auth scheme", "region"]
-            .iter()
-            .any(|word| text.contains(word))
-    })
-}
-
-fn chain(error: &dyn Error) -> impl Iterator<Item = &dyn Error> {
-    std::iter::successors(Some(error), |&error| error.source())
 }

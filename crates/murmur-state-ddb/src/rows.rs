@@ -9,7 +9,9 @@ use murmur_state::{Add, Deadline, Key, Listed, Place, RetryPolicy, StateRow, Sto
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, integer, no_traces, row_key, wrong_shape};
 use crate::change::Change;
-use crate::error::{Access, Reason, Transacted, Written, store_error, transacted, written};
+use crate::error::{
+    Access, Reason, Transacted, Written, store_error, transacted, unbuilt, written,
+};
 use crate::owner;
 use crate::table::Table;
 
@@ -86,11 +88,7 @@ impl Table {
                 .set_keys(Some(pending))
                 .consistent_read(consistent)
                 .build()
-                .map_err(|error| StoreError::Setup {
-                    place: place.clone(),
-                    advice: "the read could not be built".to_owned(),
-                    source: Some(std::sync::Arc::new(error)),
-                })?;
+                .map_err(|error| unbuilt(place, error))?;
             let answer = self
                 .client
                 .batch_get_item()
@@ -215,7 +213,8 @@ impl Table {
         let bucket = bucket
             .parse()
             .map_err(|_| wrong_shape(&place, row, SK, "a 64-bit integer"))?;
-        Key::new(entity.as_str(), bucket).map_err(StoreError::InvalidId)
+        Key::new(entity.as_str(), bucket)
+            .map_err(|_| wrong_shape(&place, row, PK, "a key that a state row can have"))
     }
 
     /// One conditional write to the row of `add`, sent once; refuses a row that an exact mode has

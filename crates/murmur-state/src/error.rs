@@ -51,8 +51,8 @@ impl fmt::Display for Place {
 /// What a failure asks of the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// This one record can never be stored; its neighbours are not concerned. Hand it to a
-    /// person (the callback for rejected records) or report it.
+    /// This one record is proven never to be storable; its neighbours are not concerned. Hand it
+    /// to a person (the callback for rejected records) or report it.
     Record,
     /// Others got in the way (throttling, a conflict). Trying again helps and costs only time.
     Contention,
@@ -136,12 +136,14 @@ pub enum StoreError {
         /// Where.
         place: Place,
     },
-    /// The service refused this one value (too large by itself, malformed).
-    #[error("{place}: the service refused the value: {reason}")]
+    /// This one value is proven to fit no row: too large by itself, a number out of range, a key
+    /// that no row can have. A request that the service refuses for another reason is
+    /// [`Setup`](Self::Setup).
+    #[error("{place}: the value cannot be stored: {reason}")]
     InvalidValue {
         /// Where.
         place: Place,
-        /// What it said.
+        /// What is wrong with it.
         reason: String,
         /// The answer that said so.
         #[source]
@@ -236,6 +238,23 @@ impl StoreError {
             | Self::OtherMode { .. }
             | Self::OtherOwner { .. }
             | Self::Setup { .. } => Fault::Setup,
+        }
+    }
+
+    /// The same failure of a request that carried no record: what would be a record's fault is
+    /// the set-up's.
+    #[must_use]
+    pub fn blameless(self, place: Place) -> Self {
+        match self.fault() {
+            Fault::Record => Self::Setup {
+                place,
+                advice:
+                    "a request that carries no record was refused; mend the set-up by what the \
+                         cause says"
+                        .to_owned(),
+                source: Some(Arc::new(self)),
+            },
+            Fault::Contention | Fault::Transient | Fault::Setup => self,
         }
     }
 

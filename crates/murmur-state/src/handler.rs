@@ -16,6 +16,13 @@ pub enum Repeats {
     ItemOnce,
 }
 
+/// How the event name of a record that its source could not read begins; the reason follows.
+///
+/// Part of the contract between a source of events and its [`EventHandler`]: a source passes on
+/// what it could read of such a record (event id, sequence number, keys) under this name, so that
+/// the handler rejects one record instead of failing on a whole batch.
+pub const UNREADABLE: &str = "UNREADABLE: ";
+
 /// What takes events of type `E`, each a batch of records in the form its source gives them, and
 /// says what became of them.
 ///
@@ -26,7 +33,9 @@ pub enum Repeats {
 /// # Contract
 ///
 /// Records may come more than once, in whatever company, even after they were answered as done;
-/// [`repeats`](EventHandler::repeats) says what becomes of them then.
+/// [`repeats`](EventHandler::repeats) says what becomes of them then. A record whose event name
+/// begins with [`UNREADABLE`] could not be read by its source. It is rejected like any record that
+/// can never count, and never counted by what is left of it.
 ///
 /// # Cancel safety
 ///

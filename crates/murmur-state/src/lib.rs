@@ -11,14 +11,16 @@ mod ids;
 mod memory;
 mod metrics;
 mod monoid;
+mod outage;
 mod retry;
+mod service;
 mod store;
 mod time;
 
 pub use checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 pub use dedup::{Claim, Deduper, Owner};
 pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
-pub use handler::{EventHandler, HandlerError, Repeats};
+pub use handler::{EventHandler, HandlerError, Repeats, UNREADABLE};
 pub use handoff::{HandoffError, HandoffShard, HandoffToken};
 pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
 pub use memory::{MemoryDeduper, MemoryStore};
@@ -26,7 +28,9 @@ pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
 pub use monoid::{
     Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Origin, Overflow,
 };
-pub use retry::{Retry, RetryPolicy};
+pub use outage::{Outage, Roughly};
+pub use retry::{Attempts, Retry, RetryPolicy};
+pub use service::CallFailure;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, Listed, MAX_KEYS,
     Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow, Store,

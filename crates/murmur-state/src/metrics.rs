@@ -4,7 +4,8 @@ use std::fmt;
 ///
 /// Names of counters follow one pattern: `<pipeline>` for records that took effect, and
 /// `<pipeline>:retry`, `:dedup_skip`, `:dead_letter`, `:skip`, `:expired`, `:ttl_kept`,
-/// `:superseded`, `:failed`, `:blocked` for what else became of them. Gauges are named by what they
+/// `:superseded`, `:failed`, `:blocked` for what else became of them. Beside these,
+/// `:impossible_time` counts records whose creation time is left out of account. Gauges are named by what they
 /// measure and its unit, as in `<pipeline>:lag_ms`. Implementations must not block.
 pub trait Recorder: fmt::Debug + Send + Sync + 'static {
     /// Adds `by` to the counter called `name`.

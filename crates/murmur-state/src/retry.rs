@@ -1,17 +1,17 @@
-//! The one retry layer. The crate that waits is named here and nowhere else.
+//! The one retry layer. The crate of the schedule is named here and nowhere else.
 
 use std::future::Future;
-use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use backoff::backoff::Backoff;
-use backoff::future::{Retry as BackoffRetry, Sleeper};
-use futures::future::BoxFuture;
 
 use crate::error::{Failure, Fault, OptionError};
+use crate::outage::{Outage, Outages, Ticket};
 use crate::time::{Clock, Deadline, Random};
+
+/// How long a rest goes on before it is looked whether to stop.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// How often, how fast and how long to try again.
 ///
@@ -19,6 +19,11 @@ use crate::time::{Clock, Deadline, Random};
 /// (AWS Architecture Blog, "Exponential Backoff And Jitter"). Transient failures (server errors,
 /// timeouts) are tried `max_attempts` times in all; contention (throttles, conflicts) spends only
 /// the time budget, and its waits begin at `contention_base`.
+///
+/// The budget is the time that one operation may go without success: a request, or a batch of
+/// writes of which nothing gets done. Each success gives it back whole, so two outages shorter than
+/// the budget end nothing, however close they are. It is counted by monotonic time, which may stand
+/// still while a machine sleeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -31,7 +36,7 @@ pub struct RetryPolicy {
     pub contention_base: Duration,
     /// Upper bound of every wait. Default 5 s.
     pub cap: Duration,
-    /// How long one batch may go on trying, whatever its deadline. Default 60 s.
+    /// How long one operation may go without success, whatever its deadline. Default 60 s.
     pub budget: Duration,
 }
 
@@ -48,6 +53,17 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// For work that runs unattended, such as a bootstrap: attempts are not limited, only time is,
+    /// to 30 minutes without success; waits are at most 5 s.
+    #[must_use]
+    pub fn patient() -> Self {
+        Self {
+            max_attempts: u32::MAX,
+            budget: Duration::from_secs(30 * 60),
+            ..Self::default()
+        }
+    }
+
     /// The same with `max_attempts`.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: u32) -> Self {
@@ -114,21 +130,34 @@ impl RetryPolicy {
 }
 
 /// Tries operations again, by a policy, on a clock.
+///
+/// Clones share what they know of an [outage](Outage), so that the operations of one run tell it
+/// once.
 #[derive(Debug, Clone)]
 pub struct Retry {
     policy: RetryPolicy,
     clock: Arc<dyn Clock>,
     random: Random,
+    outages: Arc<Outages>,
 }
 
 impl Retry {
-    /// Follows `policy` on `clock`, jitter from `random`.
+    /// Follows `policy` on `clock`, jitter from `random`. An outage is traced.
     pub fn new(policy: RetryPolicy, clock: Arc<dyn Clock>, random: Random) -> Self {
         Self {
             policy,
             clock,
             random,
+            outages: Arc::default(),
         }
+    }
+
+    /// The same, and `tell` hears of an outage, too. It is called in between attempts, so it should
+    /// return soon.
+    #[must_use]
+    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
+        self.outages = Arc::new(Outages::told_to(Box::new(tell)));
+        self
     }
 
     /// The policy followed.
@@ -141,10 +170,31 @@ impl Retry {
         &self.clock
     }
 
-    /// The deadline of a batch that begins now: `deadline`, or the policy's budget if that ends
-    /// sooner.
+    /// Until when an operation that begins now may take: `deadline`, or the policy's budget if that
+    /// ends sooner.
     pub fn batch_deadline(&self, deadline: Deadline) -> Deadline {
         deadline.earlier(Deadline::within(&*self.clock, self.policy.budget))
+    }
+
+    /// Lets operations that fail end soon: from a second later on nothing is tried again.
+    pub fn stop(&self) {
+        self.outages.stop(self.clock.monotonic());
+    }
+
+    /// How long the operation had failed that was last given up because its budget was used up.
+    pub fn gave_up_after(&self) -> Option<Duration> {
+        self.outages.gave_up_after()
+    }
+
+    /// Whether any operation used up its attempts or its budget; what failed else had no time left
+    /// before its own deadline.
+    pub fn is_exhausted(&self) -> bool {
+        self.outages.is_exhausted()
+    }
+
+    /// Whether nothing is tried again any more, since it was told to [stop](Retry::stop).
+    pub fn is_stopped(&self) -> bool {
+        self.outages.is_stopped(self.clock.monotonic())
     }
 
     /// Runs `operation` until it succeeds, fails for good, or attempts or time are used up; then
@@ -160,90 +210,171 @@ impl Retry {
         mut operation: Op,
     ) -> Result<T, E>
     where
-        E: Failure,
+        E: Failure + 'static,
         Op: FnMut() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let transient = AtomicU32::new(0);
-        let max_attempts = self.policy.max_attempts;
-        let waits = self.waits(deadline);
-        let contended = Arc::clone(&waits.contended);
-        let judged = || {
-            let attempt = operation();
-            let (transient, contended) = (&transient, &contended);
-            async move {
-                attempt.await.map_err(|error| {
-                    let fault = error.fault();
-                    contended.store(fault == Fault::Contention, Ordering::Relaxed);
-                    match fault {
-                        Fault::Contention => backoff::Error::transient(error),
-                        Fault::Transient
-                            if transient.fetch_add(1, Ordering::Relaxed) + 1 < max_attempts =>
-                        {
-                            backoff::Error::transient(error)
-                        }
-                        Fault::Transient | Fault::Record | Fault::Setup => {
-                            backoff::Error::permanent(error)
-                        }
-                    }
-                })
-            }
-        };
-        let notify = move |error, _| on_retry(&error);
-        BackoffRetry::new(self.sleeper(), waits, notify, judged).await
-    }
-
-    /// Runs `round` again and again, with the same waits, until it breaks or time is used up.
-    /// For work of many parts, which counts the attempts of each part itself and continues with
-    /// the kind of failure to wait after.
-    ///
-    /// # Cancel safety
-    ///
-    /// As the round's own: nothing is held between rounds.
-    pub async fn rounds<Round, Fut>(&self, deadline: Deadline, mut round: Round)
-    where
-        Round: FnMut() -> Fut,
-        Fut: Future<Output = ControlFlow<(), Fault>>,
-    {
-        let waits = self.waits(deadline);
-        let contended = Arc::clone(&waits.contended);
-        let judged = || {
-            let round = round();
-            let contended = &contended;
-            async move {
-                match round.await {
-                    ControlFlow::Break(()) => Ok(()),
-                    ControlFlow::Continue(after) => {
-                        contended.store(after == Fault::Contention, Ordering::Relaxed);
-                        Err(backoff::Error::transient(()))
-                    }
+        let mut attempts = self.attempts(deadline);
+        let mut transient = 0u32;
+        loop {
+            let error = match operation().await {
+                Ok(answer) => {
+                    attempts.progressed();
+                    return Ok(answer);
                 }
+                Err(error) => error,
+            };
+            let fault = error.fault();
+            let may = match fault {
+                Fault::Contention => true,
+                Fault::Transient => {
+                    transient = transient.saturating_add(1);
+                    let may = transient < self.policy.max_attempts;
+                    if !may {
+                        attempts.exhausted();
+                    }
+                    may
+                }
+                Fault::Record | Fault::Setup => false,
+            };
+            let wait = may.then(|| attempts.wait_after(fault, Some(&error)));
+            let Some(wait) = wait.flatten() else {
+                return Err(error);
+            };
+            on_retry(&error);
+            if !attempts.rest(wait).await {
+                return Err(error);
             }
-        };
-        // An error here says that time is used up, which the rounds have seen for themselves.
-        let _ = BackoffRetry::new(self.sleeper(), waits, |(), _| (), judged).await;
-    }
-
-    fn waits(&self, deadline: Deadline) -> FullJitter<'_> {
-        FullJitter {
-            retry: self,
-            deadline: self.batch_deadline(deadline),
-            round: 0,
-            contended: Arc::default(),
         }
     }
 
-    fn sleeper(&self) -> ClockSleeper {
-        ClockSleeper(Arc::clone(&self.clock))
+    /// The attempts of one operation that begins now, for work of many parts that counts the
+    /// attempts of each part itself.
+    pub fn attempts(&self, deadline: Deadline) -> Attempts<'_> {
+        Attempts {
+            retry: self,
+            deadline,
+            since: self.clock.monotonic(),
+            schedule: FullJitter::new(self),
+            ticket: None,
+        }
     }
 }
 
-struct FullJitter<'a> {
+/// The attempts of one operation: how long to wait in between, and when to give up.
+#[derive(Debug)]
+pub struct Attempts<'a> {
     retry: &'a Retry,
     deadline: Deadline,
+    /// When it began, or last had success.
+    since: Duration,
+    schedule: FullJitter<'a>,
+    ticket: Option<Ticket>,
+}
+
+impl Attempts<'_> {
+    /// Until when the next attempt may take: the deadline, or what is left of the budget.
+    pub fn deadline(&self) -> Deadline {
+        let left = self.retry.policy.budget.saturating_sub(self.failing_for());
+        let budget = Deadline::within(&*self.retry.clock, left);
+        self.deadline.earlier(budget)
+    }
+
+    /// Notes that the operation succeeded, or a part of it: from now on it has its whole budget.
+    pub fn progressed(&mut self) {
+        let now = self.retry.clock.monotonic();
+        self.retry.outages.succeeded(&mut self.ticket, now);
+        self.since = now;
+        self.schedule.reset();
+    }
+
+    /// Notes that a part of the operation has used up its attempts.
+    pub fn exhausted(&self) {
+        self.retry.outages.exhausted();
+    }
+
+    /// How long to rest before the next attempt, after one that failed with `fault`; `None` if the
+    /// time is used up. `error` is told in an [outage](Outage).
+    pub fn wait_after(
+        &mut self,
+        fault: Fault,
+        error: Option<&(dyn std::error::Error + 'static)>,
+    ) -> Option<Duration> {
+        if !matches!(fault, Fault::Contention | Fault::Transient) {
+            return None;
+        }
+        let Retry {
+            policy,
+            clock,
+            outages,
+            ..
+        } = self.retry;
+        self.schedule.after = fault;
+        let wait = self.schedule.next_backoff()?;
+        let left = self.deadline.remaining(&**clock);
+        if left.is_some_and(|left| wait >= left) {
+            return None;
+        }
+        let failing_for = self.failing_for();
+        if failing_for.saturating_add(wait) >= policy.budget {
+            outages.gave_up(failing_for.max(policy.budget));
+            return None;
+        }
+        if let Some(error) = error {
+            outages.failed(&mut self.ticket, self.since, clock.monotonic(), error);
+        }
+        Some(wait)
+    }
+
+    /// Rests for `wait`; `false` if nothing is to be tried again because all was told to
+    /// [stop](Retry::stop).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe.
+    pub async fn rest(&mut self, mut wait: Duration) -> bool {
+        let Retry { clock, outages, .. } = self.retry;
+        loop {
+            if outages.is_stopped(clock.monotonic()) {
+                return false;
+            }
+            if wait.is_zero() {
+                return true;
+            }
+            let part = wait.min(SLICE);
+            clock.sleep(part).await;
+            wait = wait.saturating_sub(part);
+        }
+    }
+
+    fn failing_for(&self) -> Duration {
+        self.retry.clock.monotonic().saturating_sub(self.since)
+    }
+}
+
+impl Drop for Attempts<'_> {
+    fn drop(&mut self) {
+        self.retry.outages.ended(&mut self.ticket);
+    }
+}
+
+/// The waits of one operation.
+#[derive(Debug)]
+struct FullJitter<'a> {
+    retry: &'a Retry,
     round: u32,
-    /// Whether the wait to come is for others who got in the way.
-    contended: Arc<AtomicBool>,
+    /// What failed last.
+    after: Fault,
+}
+
+impl<'a> FullJitter<'a> {
+    fn new(retry: &'a Retry) -> Self {
+        Self {
+            retry,
+            round: 0,
+            after: Fault::Transient,
+        }
+    }
 }
 
 impl Backoff for FullJitter<'_> {
@@ -251,31 +382,11 @@ impl Backoff for FullJitter<'_> {
         self.round = 0;
     }
 
-    /// `None` once the next attempt would begin past the deadline.
     fn next_backoff(&mut self) -> Option<Duration> {
-        let after = match self.contended.load(Ordering::Relaxed) {
-            true => Fault::Contention,
-            false => Fault::Transient,
-        };
-        let wait = self
-            .retry
-            .policy
-            .wait(self.round, after, &self.retry.random);
+        let Retry { policy, random, .. } = self.retry;
+        let wait = policy.wait(self.round, self.after, random);
         self.round = self.round.saturating_add(1);
-        match self.deadline.remaining(&*self.retry.clock) {
-            Some(left) if wait >= left => None,
-            _ => Some(wait),
-        }
-    }
-}
-
-struct ClockSleeper(Arc<dyn Clock>);
-
-impl Sleeper for ClockSleeper {
-    type Sleep = BoxFuture<'static, ()>;
-
-    fn sleep(&self, duration: Duration) -> Self::Sleep {
-        self.0.sleep(duration)
+        Some(wait)
     }
 }
 
@@ -314,19 +425,22 @@ mod tests {
         deadline: Deadline,
         error: fn() -> StoreError,
     ) -> (u32, u32) {
-        let (attempts, notices) = (AtomicU32::new(0), Mutex::new(0));
+        let (attempts, notices) = (Mutex::new(0), Mutex::new(0));
         let result: Result<(), _> = retry
             .run(
                 deadline,
                 |_| *notices.lock().unwrap() += 1,
                 || async {
-                    attempts.fetch_add(1, Ordering::Relaxed);
+                    *attempts.lock().unwrap() += 1;
                     Err(error())
                 },
             )
             .await;
         assert!(result.is_err());
-        (attempts.into_inner(), notices.into_inner().unwrap())
+        (
+            attempts.into_inner().unwrap(),
+            notices.into_inner().unwrap(),
+        )
     }
 
     #[tokio::test]
@@ -368,16 +482,18 @@ mod tests {
     fn waits_have_full_jitter_and_a_cap() {
         let (retry, _) = retry(RetryPolicy::default().budget(Duration::MAX));
         let draws = |round: u32, contended: bool| -> Vec<Duration> {
+            let after = match contended {
+                true => Fault::Contention,
+                false => Fault::Transient,
+            };
             (0..2000)
                 .map(|_| {
-                    FullJitter {
+                    let mut schedule = FullJitter {
                         retry: &retry,
-                        deadline: Deadline::NONE,
                         round,
-                        contended: Arc::new(AtomicBool::new(contended)),
-                    }
-                    .next_backoff()
-                    .unwrap()
+                        after,
+                    };
+                    schedule.next_backoff().unwrap()
                 })
                 .collect()
         };
@@ -401,6 +517,129 @@ mod tests {
                 "round {round}: {mean:?}"
             );
         }
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// What a retry told, in whole seconds of its clock.
+    type Heard = Arc<Mutex<Vec<(u64, String)>>>;
+
+    fn patient() -> (Retry, ManualClock, Heard) {
+        let (retry, clock) = retry(RetryPolicy::patient());
+        let heard = Heard::default();
+        let (begun, of, to) = (clock.monotonic(), clock.clone(), Arc::clone(&heard));
+        let retry = retry.on_outage(move |outage| {
+            let at = (of.monotonic() - begun).as_secs();
+            to.lock().unwrap().push((at, outage.to_string()));
+        });
+        (retry, clock, heard)
+    }
+
+    /// An operation that fails until `until` of the clock.
+    async fn fails_until(retry: &Retry, clock: &ManualClock, until: Duration) -> bool {
+        let answer = retry.run(
+            Deadline::NONE,
+            |_| (),
+            || async {
+                match clock.monotonic() < until {
+                    true => Err(unavailable()),
+                    false => Ok(()),
+                }
+            },
+        );
+        answer.await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_patient_operation_outlives_outages_shorter_than_its_budget_and_tells_of_them() {
+        let (retry, clock, heard) = patient();
+        for _ in 0..2 {
+            let until = clock.monotonic() + 25 * MINUTE;
+            assert!(fails_until(&retry, &clock, until).await);
+        }
+        assert_eq!(retry.gave_up_after(), None);
+        let heard = heard.lock().unwrap();
+        let (told, over): (Vec<_>, Vec<_>) = heard
+            .iter()
+            .partition(|(_, told)| told.contains("still trying"));
+        assert_eq!(over.len(), 2, "{heard:?}");
+        assert!((2 * 24..=2 * 26).contains(&told.len()), "{heard:?}");
+        assert!((30..40).contains(&told[0].0), "{heard:?}");
+        assert!(told[0].1.starts_with("no success for 3"), "{heard:?}");
+        assert!(told[3].1.contains("for 3 min, still trying"), "{heard:?}");
+        assert!(told[3].1.contains("the request failed"), "{heard:?}");
+        assert_eq!(over[0].1, "it succeeds again after 25 min");
+    }
+
+    #[tokio::test]
+    async fn an_outage_longer_than_the_budget_is_given_up_and_it_is_known_after_how_long() {
+        let (retry, clock, _) = patient();
+        let begun = clock.monotonic();
+        assert!(!fails_until(&retry, &clock, begun + 31 * MINUTE).await);
+        let tried = retry.gave_up_after().unwrap();
+        assert_eq!(tried, 30 * MINUTE);
+        assert!(clock.monotonic() - begun <= 30 * MINUTE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_that_many_operations_meet_is_told_once() {
+        let heard = Heard::default();
+        let to = Arc::clone(&heard);
+        let clock = crate::time::SystemClock::shared();
+        let retry = Retry::new(RetryPolicy::patient(), clock, Random::seeded(7));
+        let retry = retry.on_outage(move |outage| {
+            to.lock().unwrap().push((0, outage.to_string()));
+        });
+        let until = retry.clock().monotonic() + 4 * MINUTE + MINUTE / 2;
+        let operations = (0..20).map(|_| {
+            let attempt = || async {
+                match retry.clock().monotonic() < until {
+                    true => Err(throttled()),
+                    false => Ok(()),
+                }
+            };
+            retry.run(Deadline::NONE, |_| (), attempt)
+        });
+        for answer in futures::future::join_all(operations).await {
+            answer.unwrap();
+        }
+        let heard = heard.lock().unwrap();
+        assert_eq!(heard.len(), 5 + 1, "{heard:?}");
+        assert_eq!(heard[5].1, "it succeeds again after 4 min");
+    }
+
+    #[tokio::test]
+    async fn told_to_stop_it_gives_up_within_two_seconds() {
+        let (retry, clock, _) = patient();
+        retry.stop();
+        let begun = clock.monotonic();
+        assert!(!fails_until(&retry, &clock, begun + MINUTE).await);
+        assert!(clock.monotonic() - begun <= Duration::from_secs(2));
+        // What fails for a moment at the end is tried again all the same.
+        let (retry, clock, _) = patient();
+        retry.stop();
+        let until = clock.monotonic() + Duration::from_millis(1);
+        assert!(fails_until(&retry, &clock, until).await);
+        assert_eq!(retry.gave_up_after(), None);
+    }
+
+    #[tokio::test]
+    async fn success_of_a_part_gives_the_budget_back() {
+        let (retry, clock, _) = patient();
+        let mut attempts = retry.attempts(Deadline::NONE);
+        for _ in 0..10 {
+            clock.advance(25 * MINUTE);
+            let wait = attempts.wait_after(Fault::Transient, Some(&unavailable()));
+            assert!(attempts.rest(wait.unwrap()).await);
+            attempts.progressed();
+            let left = attempts.deadline().remaining(&clock);
+            assert_eq!(left, Some(30 * MINUTE));
+        }
+        clock.advance(30 * MINUTE);
+        assert_eq!(
+            attempts.wait_after(Fault::Transient, Some(&unavailable())),
+            None
+        );
     }
 
     #[test]

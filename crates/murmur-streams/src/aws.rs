@@ -11,6 +11,8 @@ use aws_sdk_dynamodbstreams::types::{self, ShardIteratorType};
 use aws_sdk_dynamodbstreams::{Client, config};
 use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock};
 
+pub use failure::call_failure;
+
 use crate::description::StreamDescription;
 use crate::error::StreamError;
 use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};

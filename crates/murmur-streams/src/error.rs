@@ -78,6 +78,17 @@ pub enum StreamError {
         #[source]
         source: Option<Cause>,
     },
+    /// The service answered with success, and the SDK cannot parse the answer.
+    #[error(
+        "stream `{arn}`: the answer cannot be parsed; if that lasts, the endpoint is newer than this release, or is not DynamoDB Streams"
+    )]
+    Unreadable {
+        /// The stream.
+        arn: String,
+        /// What was wrong with the answer.
+        #[source]
+        source: Option<Cause>,
+    },
     /// The shard takes no more records: its children do.
     #[error(
         "stream `{arn}`: shard `{shard}` is closed already; describe the stream, and take one of its open shards"
@@ -177,7 +188,7 @@ impl StreamError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Throttled { .. } => Fault::Contention,
-            Self::Unavailable { .. } => Fault::Transient,
+            Self::Unavailable { .. } | Self::Unreadable { .. } => Fault::Transient,
             _ => Fault::Setup,
         }
     }

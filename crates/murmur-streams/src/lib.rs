@@ -19,7 +19,7 @@ pub use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResp
 pub use serde_dynamo::{AttributeValue, Item};
 
 #[cfg(feature = "aws")]
-pub use aws::{StreamsApi, describe_stream};
+pub use aws::{StreamsApi, call_failure, describe_stream};
 pub use description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 pub use error::StreamError;
 pub use handler::report_failures;

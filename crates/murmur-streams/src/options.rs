@@ -7,7 +7,7 @@ use aws_lambda_events::event::dynamodb::{Event, OperationType};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{
     Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
-    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, RetryPolicy,
+    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry, RetryPolicy,
     SystemClock,
 };
 
@@ -55,6 +55,11 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// How one run tries again.
+    pub(crate) fn retry(&self) -> Retry {
+        Retry::new(self.retry, Arc::clone(&self.clock), self.random.clone())
+    }
+
     /// Whether the filter lets records of this event name pass.
     pub(crate) fn wants(&self, event_name: &str) -> bool {
         let names = self.event_names.as_ref();
@@ -106,7 +111,7 @@ where
                 table_at_rest: false,
                 on_gap: OnGap::default(),
                 maximum_shards: usize::MAX,
-                retry: RetryPolicy::default(),
+                retry: RetryPolicy::patient(),
                 poll_interval: Duration::from_secs(1),
                 drain_empty_reads: 1,
                 clock: SystemClock::shared(),
@@ -290,8 +295,10 @@ where
     }
 
     /// How long reads of the stream, and loads and saves of positions, that fail in passing
-    /// (throttled, server errors) are tried again before the trigger stops with their error.
-    /// Default 60 s; zero tries once.
+    /// (throttled, server errors) are tried again before the trigger stops with
+    /// [`TriggerError::GaveUp`](crate::TriggerError::GaveUp): the time that each may go without
+    /// success. An outage is traced while it lasts, after 30 s and then once a minute. Default
+    /// 30 min; zero tries once.
     #[must_use]
     pub fn retry_budget(mut self, budget: Duration) -> Self {
         self.options.retry = self.options.retry.budget(budget);

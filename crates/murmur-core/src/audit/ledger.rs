@@ -602,7 +602,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         fresh: Deadline,
     ) -> Vec<Outcome> {
         let context = Context {
-            deadline: self.context.retry.batch_deadline(fresh),
+            deadline: fresh,
             ..self.context
         };
         let mends = open.iter().map(|(_, look)| Mend {
@@ -616,8 +616,8 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             &context,
             mends.collect(),
             |mend: &Mend<_>| of_keys(&mend.now).collect(),
-            |mends: Vec<_>| async move {
-                let outcomes = ledger.mend(pipeline, &mends, context.deadline).await;
+            |mends: Vec<_>, until| async move {
+                let outcomes = ledger.mend(pipeline, &mends, until).await;
                 (mends, outcomes)
             },
         )

@@ -2,12 +2,12 @@
 
 use murmur_core::{
     AttributeValue, BuildError, Change, Count, Decoded, Decoder, Definition, Pipeline,
-    ProcessorBuilder, Record, RecordOutcome, Sum,
+    ProcessorBuilder, Record, RecordError, RecordOutcome, Side, Sum,
 };
-use murmur_state::{Deadline, MemoryDeduper, MemoryStore, SequenceNumber};
+use murmur_state::{Deadline, MemoryDeduper, MemoryStore, SequenceNumber, Timestamp};
 
-use crate::support::{Order, change, insert, item, order, scanned, value};
-use crate::{outcomes, processor};
+use crate::support::{NOW, Order, change, insert, item, order, order_at, scanned, value};
+use crate::{error, outcomes, processor};
 
 fn definition() -> Definition<Order, Sum> {
     Pipeline::builder("totals")
@@ -173,6 +173,77 @@ async fn a_ledger_keeps_what_was_removed_and_not_what_a_scan_found_later_under_i
         outcomes(&processor, &[record]).await;
     }
     assert_eq!(value(&store, "a").await, Some(14));
+}
+
+#[tokio::test]
+async fn a_removal_after_the_items_own_time_is_one_by_ttl() {
+    let expiring = || {
+        let definition = definition().keep_expired_items();
+        definition.expires_at(|o| (o.placed_at > 0).then(|| Timestamp::from_secs(o.placed_at)))
+    };
+    for mode in MODES {
+        for (expires, created, is_kept) in [
+            (NOW, Some(NOW), true),
+            (NOW - 86_400, Some(NOW), true),
+            (NOW + 1, Some(NOW), false),
+            (0, Some(NOW), false),
+            // Without a time of its own, or with an impossible one, it is removed at the clock's.
+            (NOW, None, true),
+            (NOW + 1, None, false),
+            (NOW + 1, Some(NOW * 1000), false),
+            (NOW + 7200, Some(NOW + 7200), false),
+        ] {
+            let store = MemoryStore::new(Sum::new());
+            let pipeline = mode(expiring(), store.clone()).unwrap();
+            assert!(pipeline.needs_old_images());
+            let (processor, counts) = processor(pipeline);
+            let item = || order_at("a", 5, expires);
+            let Record::Changed(gone) = removal(2, item(), false) else {
+                panic!("a change")
+            };
+            let gone = Record::Changed(Change {
+                created: created.map(Timestamp::from_secs),
+                ..gone
+            });
+            outcomes(&processor, &[put(1, None, item())]).await;
+            outcomes(&processor, &[gone]).await;
+            let left = if is_kept { 5 } else { 0 };
+            let case = format!("{expires} {created:?}");
+            assert_eq!(value(&store, "a").await, Some(left), "{case}");
+            assert_eq!(counts.of("totals:ttl_kept"), u64::from(is_kept), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ledger_that_knows_expiry_by_the_item_says_that_it_needs_the_old_image() {
+    let store = MemoryStore::new(Sum::new());
+    let expiring = definition().keep_expired_items();
+    let expiring = expiring.expires_at(|o| Some(Timestamp::from_secs(o.placed_at)));
+    let pipeline = expiring.store(store).ledger(MemoryDeduper::new());
+    let (processor, _) = processor(pipeline.unwrap());
+    let Record::Changed(gone) = removal(2, order("a", 5), false) else {
+        panic!("a change")
+    };
+    let without = Change {
+        old_image: None,
+        ..gone
+    };
+    let outcome = outcomes(&processor, &[Record::Changed(without)]).await;
+    let RecordError::MissingImage { side: Side::Old } = error(&outcome[0]) else {
+        panic!("{outcome:?}")
+    };
+}
+
+#[test]
+fn an_expiry_is_refused_where_nothing_is_kept() {
+    let expiring = definition().expires_at(|o| Some(Timestamp::from_secs(o.placed_at)));
+    let expiring = expiring.retract().store(MemoryStore::new(Sum::new()));
+    let Err(BuildError::Option { source, .. }) = expiring.at_least_once() else {
+        panic!("it was built")
+    };
+    assert_eq!(source.option, "expires_at");
+    assert!(source.to_string().contains("keep_expired_items"));
 }
 
 #[test]

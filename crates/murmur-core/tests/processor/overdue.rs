@@ -174,6 +174,27 @@ async fn the_changes_own_time_decides_whichever_clock_it_meets() {
 }
 
 #[tokio::test]
+async fn a_creation_time_ahead_of_all_clocks_does_not_end_a_window() {
+    // Milliseconds in the place of seconds; a day and an hour ahead of the clock.
+    for (created, known) in [(NOW * 1000, None), (NOW + 4 * DAY, Some(NOW + 4 * DAY))] {
+        for mode in MODES {
+            let daily = Daily::new(mode);
+            let ahead = nth(1, "1", created, None, placed(0, 5));
+            assert_eq!(ahead.created(), known.map(Timestamp::from_secs));
+            // The clock comes closer between deliveries, and the event stays the same one.
+            for _ in 0..3 {
+                daily.send(std::slice::from_ref(&ahead)).await;
+                daily.clock.advance(Duration::from_secs(3600));
+            }
+            let sent = if mode == AtLeastOnce { 3 } else { 1 };
+            assert_eq!(daily.days(), [(0, 5 * sent)], "{mode:?}");
+            assert_eq!(daily.counts.of("daily:impossible_time"), 3);
+            assert_eq!(daily.counts.of("daily:expired"), 0);
+        }
+    }
+}
+
+#[tokio::test]
 async fn past_the_horizon_the_clock_decides_because_the_row_may_be_gone() {
     for mode in MODES {
         let daily = Daily::new(mode);

@@ -80,6 +80,38 @@ async fn in_a_ledger_a_change_that_can_never_count_leaves_nothing_of_its_item() 
 }
 
 #[tokio::test]
+async fn a_record_that_could_not_be_read_or_names_no_item_is_rejected() {
+    let store = MemoryStore::new(Sum::new());
+    let (processor, counts) = processor(totals(store.clone()).at_least_once().unwrap());
+    let unreadable = Change {
+        event: EventName::Unreadable("no date".into()),
+        ..change("1", "1", None, Some(order("a", 1)))
+    };
+    let keyless = Change {
+        keys: Default::default(),
+        ..change("2", "2", None, Some(order("a", 1)))
+    };
+    // The same event once more, as it should be: what was rejected does not stand in its way.
+    let readable = insert("1", order("a", 7));
+    let batch = [
+        Record::Changed(unreadable),
+        Record::Changed(keyless),
+        readable,
+    ];
+    let outcomes = outcomes(&processor, &batch).await;
+    let RecordError::Unreadable { reason } = error(&outcomes[0]) else {
+        panic!("{outcomes:?}")
+    };
+    assert_eq!(reason, "no date");
+    assert!(matches!(error(&outcomes[1]), RecordError::NoKeys));
+    for outcome in &outcomes[..2] {
+        assert_eq!(error(outcome).fault(), Fault::Record);
+    }
+    assert_eq!(value(&store, "a").await, Some(7));
+    assert_eq!(counts.of("totals:failed"), 2);
+}
+
+#[tokio::test]
 async fn the_callback_passes_over_or_reports() {
     for take in [true, false] {
         let store = MemoryStore::new(Sum::new());

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_core::{BuildError, Count, Definition, Pipeline, RecordOutcome, Stored, Sum, Window};
-use murmur_state::{Key, MemoryDeduper, MemoryStore, StateRow, Timestamp};
+use murmur_core::{
+    BuildError, Change, Count, Definition, Pipeline, Record, RecordOutcome, Stored, Sum, Window,
+};
+use murmur_state::{Causes, Fault, Key, MemoryDeduper, MemoryStore, StateRow, Timestamp};
 
-use crate::support::{NOW, Order, clock, insert, order, order_at, scanned};
-use crate::{builder, outcomes, processor};
+use crate::support::{NOW, Order, change, clock, insert, order, order_at, scanned};
+use crate::{builder, error, outcomes, processor};
 
 fn daily(store: MemoryStore<Sum>) -> Stored<Order, Sum, MemoryStore<Sum>> {
     Pipeline::builder("daily")
@@ -52,6 +54,39 @@ async fn contributions_to_windows_that_are_over_are_dropped_and_counted() {
     );
     assert_eq!(store.rows().len(), 1);
     assert_eq!((counts.of("daily:expired"), counts.of("daily")), (1, 1));
+}
+
+#[tokio::test]
+async fn an_arrival_that_cannot_be_is_rejected_and_one_ahead_of_the_clock_waits_for_it() {
+    let store = MemoryStore::new(Count::new());
+    let clock = clock();
+    let arrivals = Pipeline::builder("arrivals")
+        .key(|o: &Order| o.customer.clone())
+        .count()
+        .window_by_arrival(Window::hourly())
+        .store(store.clone())
+        .at_least_once();
+    let (builder, counts) = builder(arrivals.unwrap());
+    let processor = builder.clock(Arc::new(clock.clone())).build().unwrap();
+    let at = |created| {
+        Record::Changed(Change {
+            created: Some(Timestamp::from_secs(created)),
+            ..change("1", "1", None, Some(order("a", 1)))
+        })
+    };
+    let millis = outcomes(&processor, &[at(NOW * 1000)]).await.remove(0);
+    assert_eq!(error(&millis).fault(), Fault::Record);
+    // Either clock may be wrong: not the record's fault.
+    let ahead = at(NOW + 3600);
+    let early = outcomes(&processor, std::slice::from_ref(&ahead)).await;
+    assert_eq!(error(&early[0]).fault(), Fault::Setup);
+    let advice = Causes(error(&early[0])).to_string();
+    assert!(advice.contains("set the clock right"), "{advice}");
+    assert_eq!(counts.of("arrivals:impossible_time"), 2);
+    clock.advance(Duration::from_secs(900));
+    assert_outcomes!(outcomes(&processor, &[ahead]).await, RecordOutcome::Applied);
+    let hour = Window::hourly().bucket(Timestamp::from_secs(NOW + 3600));
+    assert_eq!(store.rows()[0].key.bucket(), hour);
 }
 
 #[tokio::test]

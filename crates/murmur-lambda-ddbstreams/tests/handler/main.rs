@@ -11,3 +11,5 @@ mod pipelines;
 mod runtime;
 mod support;
 mod ttl;
+#[cfg(feature = "runtime")]
+mod unreadable;

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use murmur_core::Sum;
-use murmur_lambda_ddbstreams::{Event, Handler, NotInLambda, run};
+use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent, NotInLambda, run};
 use murmur_state::{Clock, ManualClock};
 
 use crate::support::{Order, Scripted, Step, clock, event, id, insert, numbers, reported, totals};
 
-fn invocation(event: Event, deadline: u64) -> LambdaEvent<Event> {
+fn invocation(event: Event, deadline: u64) -> LambdaEvent<LenientEvent> {
     let mut context = Context::default();
     context.deadline = deadline;
-    LambdaEvent::new(event, context)
+    LambdaEvent::new(event.into(), context)
 }
 
 fn handler(clock: &ManualClock, store: &Scripted<Sum>) -> Handler<Order> {

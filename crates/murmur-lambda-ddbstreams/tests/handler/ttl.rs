@@ -80,6 +80,48 @@ async fn aws_events_are_taken_back_or_kept_as_the_definition_says() {
 }
 
 #[tokio::test]
+async fn a_removal_that_was_replicated_is_known_by_the_items_own_time() {
+    #[derive(serde::Deserialize)]
+    struct Expiring {
+        customer: String,
+        amount_cents: i64,
+        ttl: Option<i64>,
+    }
+
+    let (rows, seen) = (MemoryStore::new(Sum::new()), Seen::default());
+    let totals = Pipeline::builder("order_totals")
+        .key(|order: &Expiring| order.customer.clone())
+        .value(|order| order.amount_cents)
+        .aggregate(Sum::new())
+        .retract()
+        .keep_expired_items()
+        .expires_at(|order| order.ttl.map(Timestamp::from_secs))
+        .store(rows.clone())
+        .exactly_once(MemoryDeduper::new());
+    let handler = Handler::new([totals.unwrap()]).metrics(seen.clone());
+    let handler = handler.build().unwrap();
+    let removal = |n: u32, ttl: Option<i64>| {
+        let mut gone = change(n, n, Some(("bob", 1000)), None);
+        gone["dynamodb"]["ApproximateCreationDateTime"] = 1_767_225_600.into();
+        if let Some(ttl) = ttl {
+            let ttl = serde_json::json!({ "N": ttl.to_string() });
+            gone["dynamodb"]["OldImage"]["ttl"] = ttl;
+        }
+        gone
+    };
+    let batch = [
+        insert(1, "bob", 5000),
+        removal(2, Some(1_767_225_000)),
+        removal(3, Some(1_767_225_601)),
+        removal(4, None),
+    ];
+    let answer = handler.call(event(batch)).await.unwrap();
+    assert_eq!(reported(&answer), [""; 0]);
+    assert_eq!(total(&rows, "bob"), Some(3000));
+    assert_eq!(seen.count("order_totals:ttl_kept"), 1);
+}
+
+#[tokio::test]
 async fn the_stream_store_of_this_process_tells_them_apart_too() {
     const ARN: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026";
     for mode in MODES {

@@ -1,11 +1,13 @@
 //! From one line to one row.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 
 use murmur_core::{AttributeValue, Item, Row, item_id};
 use serde_json::value::RawValue;
 
+use super::KeyType;
 use crate::source::BadRow;
 
 /// Bytes of the longest line looked into. An item has at most 400 KB (Amazon DynamoDB Developer
@@ -22,6 +24,23 @@ pub(super) enum Format {
     DynamoDb,
 }
 
+/// An attribute of the primary key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeyPart {
+    pub(super) name: String,
+    /// Its type in the table, where that was said.
+    pub(super) kind: Option<KeyType>,
+}
+
+impl fmt::Display for KeyPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            None => f.write_str(&self.name),
+            Some(kind) => write!(f, "{} ({kind})", self.name),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 enum LineError {
     #[error("the line is not an object of plain JSON")]
@@ -36,12 +55,16 @@ enum LineError {
     NoKey(String),
     #[error("the row's attribute `{0}`, named as a key, is not a string, number or binary")]
     KeyType(String),
+    #[error("the row's attribute `{0}`, named as a key, is not {1}, as it is in the table")]
+    OtherKeyType(String, KeyType),
+    #[error("the row's attribute `{0}`, named as a binary key, is not base64")]
+    Base64(String, #[source] serde_json::Error),
 }
 
 /// The row on line number `number`; `None` if the line is blank.
 pub(super) fn row(
     format: Format,
-    key: &[String],
+    key: &[KeyPart],
     number: u64,
     line: &[u8],
 ) -> Option<Result<Row, BadRow>> {
@@ -60,7 +83,7 @@ pub(super) fn row(
     };
     Some(match item {
         Err(error) => Err(bad(Item::default(), error)),
-        Ok(item) => match keys(key, &item) {
+        Ok(mut item) => match keys(format, key, &mut item) {
             Err(error) => Err(bad(item, error)),
             Ok(keys) => {
                 let item_id = item_id(&keys);
@@ -74,26 +97,42 @@ pub(super) fn row(
     })
 }
 
-fn keys(key: &[String], item: &Item) -> Result<Item, LineError> {
+/// The key of `item`, whose attributes get the types that they have in the table.
+fn keys(format: Format, key: &[KeyPart], item: &mut Item) -> Result<Item, LineError> {
     let mut keys = HashMap::with_capacity(key.len());
-    for name in key {
-        match item.get(name) {
-            None => return Err(LineError::NoKey(name.clone())),
-            Some(value @ (AttributeValue::S(_) | AttributeValue::N(_) | AttributeValue::B(_))) => {
-                keys.insert(name.clone(), value.clone())
+    for KeyPart { name, kind } in key {
+        let Some(value) = item.get_mut(name) else {
+            return Err(LineError::NoKey(name.clone()));
+        };
+        if let (Format::Plain, Some(KeyType::Binary), AttributeValue::S(text)) =
+            (format, kind, &*value)
+        {
+            let binary = serde_json::json!({ "B": text });
+            *value = serde_json::from_value(binary)
+                .map_err(|error| LineError::Base64(name.clone(), error))?;
+        }
+        let found = match value {
+            AttributeValue::S(_) => KeyType::String,
+            AttributeValue::N(_) => KeyType::Number,
+            AttributeValue::B(_) => KeyType::Binary,
+            _ => return Err(LineError::KeyType(name.clone())),
+        };
+        match kind {
+            Some(kind) if *kind != found => {
+                return Err(LineError::OtherKeyType(name.clone(), *kind));
             }
-            Some(_) => return Err(LineError::KeyType(name.clone())),
+            _ => keys.insert(name.clone(), value.clone()),
         };
     }
     Ok(keys.into())
 }
 
-fn dynamodb_item(key: &[String], line: &[u8]) -> Result<Item, LineError> {
+fn dynamodb_item(key: &[KeyPart], line: &[u8]) -> Result<Item, LineError> {
     let members: HashMap<String, &RawValue> =
         serde_json::from_slice(line).map_err(LineError::DynamoDb)?;
     let item = match members.get("Item") {
         // An item whose key is called `Item` is bare.
-        Some(inner) if members.len() == 1 && !key.iter().any(|name| name == "Item") => {
+        Some(inner) if members.len() == 1 && !key.iter().any(|part| part.name == "Item") => {
             serde_json::from_str(inner.get())
         }
         _ => serde_json::from_slice(line),
@@ -144,10 +183,18 @@ fn plain(text: &str, depth: usize) -> Result<AttributeValue, LineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mutations::Mutations;
     use murmur_state::Causes;
 
+    fn part(name: &str, kind: Option<KeyType>) -> KeyPart {
+        KeyPart {
+            name: name.to_owned(),
+            kind,
+        }
+    }
+
     fn parse(format: Format, key: &str, line: &str) -> Result<Row, String> {
-        row(format, &[key.to_owned()], 7, line.as_bytes())
+        row(format, &[part(key, None)], 7, line.as_bytes())
             .unwrap()
             .map_err(|bad| {
                 assert_eq!(bad.id, "line 7");
@@ -274,7 +321,7 @@ mod tests {
             let said = parse(format, "id", line).unwrap_err();
             assert!(said.contains(wanted), "{line}: {said}");
         }
-        let invalid = row(Format::Plain, &["id".into()], 7, b"{\"id\":\"\xff\"}");
+        let invalid = row(Format::Plain, &[part("id", None)], 7, b"{\"id\":\"\xff\"}");
         assert!(invalid.unwrap().is_err());
     }
 
@@ -297,7 +344,7 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_said_to_be() {
         let long = vec![b'x'; MAX_LINE + 1];
-        let bad = row(Format::Plain, &["id".into()], 1, &long)
+        let bad = row(Format::Plain, &[part("id", None)], 1, &long)
             .unwrap()
             .unwrap_err();
         assert!(
@@ -305,5 +352,83 @@ mod tests {
             "{}",
             bad.error
         );
+    }
+
+    #[test]
+    fn a_key_has_the_type_that_it_has_in_the_table() {
+        let parse = |format, kind, line: &str| {
+            let parsed = row(format, &[part("id", Some(kind))], 7, line.as_bytes()).unwrap();
+            parsed.map_err(|bad| Causes(&*bad.error).to_string())
+        };
+        let plain = parse(Format::Plain, KeyType::Binary, r#"{"id":"AQI="}"#).unwrap();
+        let typed = parse(Format::DynamoDb, KeyType::Binary, r#"{"id":{"B":"AQI="}}"#).unwrap();
+        assert_eq!(plain.item["id"], AttributeValue::B(vec![1, 2]));
+        assert_eq!(plain.item_id, typed.item_id);
+        let keys = HashMap::from([("id".to_owned(), AttributeValue::B(vec![1, 2]))]);
+        assert_eq!(plain.item_id, item_id(&keys.into()));
+        for (format, kind, line, wanted) in [
+            (Format::Plain, KeyType::Binary, r#"{"id":"?"}"#, "not base64"),
+            (Format::Plain, KeyType::Binary, r#"{"id":7}"#, "is not binary"),
+            (Format::Plain, KeyType::Number, r#"{"id":"7"}"#, "not a number"),
+            (Format::Plain, KeyType::String, r#"{"id":7}"#, "not a string"),
+            (Format::DynamoDb, KeyType::Binary, r#"{"id":{"S":"AQI="}}"#, "is not binary"),
+        ] {
+            let said = parse(format, kind, line).unwrap_err();
+            assert!(said.contains(wanted), "{line}: {said}");
+        }
+    }
+
+    /// A JSON value with numbers as their text, to compare what was read with what is there.
+    fn told(value: &AttributeValue) -> serde_json::Value {
+        match value {
+            AttributeValue::N(number) => serde_json::from_str(number).unwrap(),
+            AttributeValue::S(text) => text.as_str().into(),
+            AttributeValue::Bool(is) => (*is).into(),
+            AttributeValue::Null(_) => serde_json::Value::Null,
+            AttributeValue::L(list) => list.iter().map(told).collect(),
+            AttributeValue::M(map) => {
+                map.iter().map(|(name, value)| (name.clone(), told(value))).collect()
+            }
+            value => panic!("plain JSON has no {value:?}"),
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_mutated_lines_are_bad_or_say_what_they_say() {
+        let lines = [
+            r#"{"id":"o-1","n":12.34,"deep":[{"x":null,"y":[true,false]},"\u00e9"],"m":{}}"#,
+            r#"{"Item":{"id":{"S":"o-1"},"n":{"N":"12.34"},"b":{"B":"AQI="},"l":{"L":[{"BOOL":true}]}}}"#,
+        ];
+        let random = Mutations::seeded(11);
+        let (mut good, mut bad) = (0, 0);
+        for round in 0..50_000 {
+            for (format, line) in [(Format::Plain, lines[0]), (Format::DynamoDb, lines[1])] {
+                let mutated = match round % 10 {
+                    0 => random.bytes(),
+                    _ => random.mutated(line.as_bytes()),
+                };
+                let key = [part("id", None)];
+                match row(format, &key, 1, &mutated) {
+                    None => {}
+                    Some(Err(_)) => bad += 1,
+                    Some(Ok(row)) => {
+                        good += 1;
+                        assert!(row.item.contains_key("id"));
+                        if format == Format::Plain {
+                            let item: HashMap<_, _> = row.item.into();
+                            let text: serde_json::Value = serde_json::from_slice(&mutated).unwrap();
+                            assert_eq!(told(&AttributeValue::M(item)), text);
+                        } else {
+                            let text: serde_json::Value = serde_json::from_slice(&mutated).unwrap();
+                            let item = text.get("Item").filter(|_| row.item.get("Item").is_none());
+                            let inner = item.unwrap_or(&text).as_object().unwrap();
+                            assert_eq!(row.item.len(), inner.len());
+                        }
+                    }
+                }
+                let _ = crate::jsonl::form::foreign(format, &key, &mutated);
+            }
+        }
+        assert!(good > 3_000 && bad > 30_000, "{good} {bad}");
     }
 }

@@ -390,6 +390,55 @@ impl Store<Sum> for Slow {
     }
 }
 
+/// A store that fails in passing until then.
+#[derive(Clone)]
+pub struct Failing {
+    clock: Virtual,
+    until: Duration,
+    inner: Slow,
+}
+
+impl Failing {
+    pub fn until(clock: Virtual, until: Duration, inner: Slow) -> Self {
+        Self {
+            clock,
+            until,
+            inner,
+        }
+    }
+}
+
+impl Read<i64> for Failing {
+    fn place(&self) -> Place {
+        self.inner.place()
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.inner.get_many(keys).await
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.inner.list(after).await
+    }
+}
+
+impl Store<Sum> for Failing {
+    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
+        if self.clock.elapsed() < self.until {
+            return adds.iter().map(|_| Outcome::Failed(lost())).collect();
+        }
+        self.inner.merge(adds, deadline).await
+    }
+}
+
+pub fn lost() -> StoreError {
+    StoreError::Unavailable {
+        place: Place::table("test", "totals"),
+        may_have_applied: false,
+        source: None,
+    }
+}
+
 pub fn slowly(name: &str, store: &Slow, markers: &MemoryDeduper) -> Pipeline<Order> {
     order_totals!(name, store.clone())
         .claim_first(markers.clone())

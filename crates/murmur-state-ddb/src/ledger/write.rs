@@ -13,7 +13,7 @@ use super::turn::{Share, Turn};
 use super::{Batch, Books, Group, Look, PATIENCE, entry};
 use crate::attribute::{Item, LED, number, row_key};
 use crate::change::Change;
-use crate::error::{Reason, Transacted};
+use crate::error::{Reason, Transacted, unbuilt};
 use crate::once::{Cell, Refusal, Unwritable};
 
 /// How far apart two clocks may be: the one that Time to Live goes by, and this process's.
@@ -147,11 +147,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         composed: Timestamp,
     ) -> Result<Vec<TransactWriteItem>, Answer> {
         let unbuilt = |error: aws_sdk_dynamodb::error::BuildError| {
-            Answer::Failed(StoreError::InvalidValue {
-                place: self.table.place(),
-                reason: error.to_string(),
-                source: None,
-            })
+            Answer::Failed(unbuilt(&self.table.place(), error))
         };
         let mut actions = Vec::with_capacity(transaction.items.len() + transaction.rows.len());
         for (group, turn) in &transaction.items {

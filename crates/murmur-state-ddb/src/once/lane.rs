@@ -119,6 +119,9 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
             let Err(error) = self.step(known).await else {
                 continue;
             };
+            // Whatever a record is to blame for was settled with the record. What comes here is of
+            // a request that carried none, or of the set-up.
+            let error = error.blameless(self.place.clone());
             if let StoreError::Unavailable { .. } = error {
                 // Nobody knows what became of it.
                 *known = Known::nothing();
@@ -354,7 +357,17 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                 match known.face {
                     // Its ids can make room.
                     Face::Cold { .. } | Face::Unknown => self.turn(known, now, true).await,
-                    Face::Absent | Face::Hot { .. } => Err(error),
+                    // A row that would hold nothing else.
+                    Face::Absent => {
+                        let error = StoreError::InvalidValue {
+                            place: self.place.clone(),
+                            reason: "over the item size limit by itself".to_owned(),
+                            source: None,
+                        };
+                        self.blame(chunk, chunk / 2, error);
+                        Ok(())
+                    }
+                    Face::Hot { .. } => Err(error),
                 }
             }
             error => Err(error),

@@ -61,7 +61,19 @@ async fn refusals_become_what_the_caller_can_do() {
             "grant the actions",
         ),
         ("UnrecognizedClientException", "", Setup, "renew"),
-        ("ExpiredTokenException", "", Setup, "renew"),
+        ("ExpiredTokenException", "", Transient, "request failed"),
+        (
+            "TransactionInProgressException",
+            "",
+            Contention,
+            "another writer",
+        ),
+        (
+            "IdempotentParameterMismatchException",
+            "",
+            Contention,
+            "another writer",
+        ),
         ("InvalidSignatureException", "", Setup, "region"),
         (
             "MissingAuthenticationTokenException",
@@ -73,7 +85,7 @@ async fn refusals_become_what_the_caller_can_do() {
             "ItemCollectionSizeLimitExceededException",
             "",
             Setup,
-            "400 KB",
+            "10 GB",
         ),
         (
             "ValidationException",
@@ -93,13 +105,59 @@ async fn refusals_become_what_the_caller_can_do() {
             Setup,
             "another key schema",
         ),
+        // Proven bad: the words of DynamoDB, DynamoDB Local and the embedded server.
         (
             "ValidationException",
-            "the number is too long",
+            "Number overflow. Attempting to store a number with magnitude larger than supported \
+             range",
             Record,
-            "the number is too long",
+            "Number overflow",
         ),
-        ("SerializationException", "", Record, "refused the value"),
+        (
+            "ValidationException",
+            "Number underflow. Attempting to store a number with magnitude smaller than supported \
+             range",
+            Record,
+            "Number underflow",
+        ),
+        (
+            "ValidationException",
+            "Attempting to store more than 38 significant digits in a Number",
+            Record,
+            "38 significant digits",
+        ),
+        (
+            "ValidationException",
+            "One or more parameter values were invalid: Size of hashkey has exceeded the maximum \
+             size limit of2048 bytes",
+            Record,
+            "2048 bytes",
+        ),
+        (
+            "ValidationException",
+            "One or more parameter values are not valid. The AttributeValue for a key attribute \
+             cannot contain an empty string value. Key: pk",
+            Record,
+            "empty string",
+        ),
+        // Anything else is refused whatever the record.
+        (
+            "ValidationException",
+            "1 validation error detected: Value 'bad table ${Totals}' at 'tableName' failed to \
+             satisfy constraint: Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+",
+            Setup,
+            "check the table's name",
+        ),
+        (
+            "ValidationException",
+            "One or more parameter values are not valid. A value specified for a secondary index \
+             key is not supported. The AttributeValue for a key attribute cannot contain an empty \
+             string value. IndexName: i, IndexKey: v",
+            Setup,
+            "IndexName",
+        ),
+        ("ValidationException", "", Setup, "whatever the record"),
+        ("SerializationException", "", Setup, "whatever the record"),
         ("SomethingNew", "nobody knows", Setup, "nobody knows"),
     ];
     for (code, message, fault, text) in cases {

@@ -8,6 +8,7 @@
 
 mod bytes;
 mod claim_first;
+mod codes;
 mod conformance;
 mod deduper;
 mod errors;

@@ -625,7 +625,12 @@ async fn one_value_that_the_service_refuses_never_fails_its_neighbours() {
         let wire =
             Wire::new(
                 move |request| match request.body.to_string().contains(&bad.to_string()) {
-                    true => Action::error(400, "ValidationException", "no reason"),
+                    true => Action::error(
+                        400,
+                        "ValidationException",
+                        "Number overflow. Attempting to store a number with magnitude larger than \
+                     supported range",
+                    ),
                     false => Action::Pass,
                 },
             );

@@ -3,90 +3,111 @@
 use std::error::Error;
 use std::sync::Arc;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodbstreams::config::http::HttpResponse;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodbstreams::operation::get_records::GetRecordsError;
-use murmur_state::Cause;
+use murmur_state::{CallFailure, Cause};
 
 use crate::error::StreamError;
 
-pub(super) fn is_expired_iterator(error: &SdkError<GetRecordsError>) -> bool {
-    error
-        .as_service_error()
-        .is_some_and(GetRecordsError::is_expired_iterator_exception)
+/// What became of a call that did not succeed, by the service's table of codes and by what the
+/// SDK says of a request that got no answer. For every client of the AWS SDK.
+pub fn call_failure<E>(error: &SdkError<E, HttpResponse>) -> CallFailure
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        // The SDK names no class for an answer that it cannot parse: it fails the operation.
+        SdkError::ServiceError(answer) if answer.raw().status().is_success() => {
+            CallFailure::Unreadable
+        }
+        SdkError::ServiceError(answer) => CallFailure::answered(
+            answer.raw().status().as_u16(),
+            answer.err().code().unwrap_or_default(),
+        ),
+        SdkError::ConstructionFailure(_) => CallFailure::Unsendable,
+        SdkError::DispatchFailure(failure) => match no_credentials(error) {
+            Some(failure) => failure,
+            None if failure.is_user() => CallFailure::Unsendable,
+            None => CallFailure::undispatched(error, failure.is_io() || failure.is_timeout()),
+        },
+        // The body broke off, or no answer came in time.
+        _ => CallFailure::Unanswered,
+    }
+}
+
+/// What a credentials provider's failure means, if that is what stopped the request.
+fn no_credentials(error: &(dyn Error + 'static)) -> Option<CallFailure> {
+    let mut causes = std::iter::successors(Some(error), |&error| error.source());
+    let failed = causes.find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
+    // An endpoint of credentials that cannot be reached is an unhandled error of its provider.
+    let causes = std::iter::successors(failed.source(), |&error| error.source());
+    let unreachable = causes
+        .filter_map(|cause| cause.downcast_ref::<SdkError<CredentialsError, HttpResponse>>())
+        .any(|call| {
+            !matches!(
+                call,
+                SdkError::ServiceError(_) | SdkError::ConstructionFailure(_)
+            )
+        });
+    Some(match failed {
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
+            CallFailure::NoCredentialsYet
+        }
+        CredentialsError::Unhandled(_) if unreachable => CallFailure::NoCredentialsYet,
+        _ => CallFailure::Unsendable,
+    })
+}
+
+pub(super) fn is_expired_iterator<E>(error: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    call_failure(error) == CallFailure::IteratorExpired
 }
 
 /// The error of a call about a stream as a whole.
-pub(super) fn of_stream<E>(arn: &str, error: SdkError<E>) -> StreamError
+pub(super) fn of_stream<E>(arn: &str, error: SdkError<E, HttpResponse>) -> StreamError
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let (fault, code) = (judge(&error), error.code().unwrap_or("no code").to_owned());
+    let failure = call_failure(&error);
+    let code = error.code().unwrap_or("no code").to_owned();
     let (arn, source) = (arn.to_owned(), Some(Arc::new(error) as Cause));
-    match fault {
-        Fault::Missing => StreamError::UnknownStream { arn, source },
-        Fault::Denied => StreamError::Denied { arn, source },
-        Fault::Throttled => StreamError::Throttled { arn, source },
-        Fault::Unavailable => StreamError::Unavailable { arn, source },
-        Fault::NotSent => StreamError::Setup { arn, source },
-        Fault::Trimmed | Fault::Refused => StreamError::Refused { arn, code, source },
+    match failure {
+        CallFailure::NotFound => StreamError::UnknownStream { arn, source },
+        CallFailure::Denied | CallFailure::BadCredentials => StreamError::Denied { arn, source },
+        CallFailure::Throttled | CallFailure::Conflict => StreamError::Throttled { arn, source },
+        CallFailure::Changing
+        | CallFailure::Expired
+        | CallFailure::Unavailable
+        | CallFailure::NotConnected
+        | CallFailure::Unanswered
+        | CallFailure::NoCredentialsYet => StreamError::Unavailable { arn, source },
+        CallFailure::Unreadable => StreamError::Unreadable { arn, source },
+        CallFailure::Unsendable => StreamError::Setup { arn, source },
+        _ => StreamError::Refused { arn, code, source },
     }
 }
 
 /// The error of a call about one shard.
-pub(super) fn of_shard<E>(arn: &str, shard: &str, error: SdkError<E>) -> StreamError
+pub(super) fn of_shard<E>(arn: &str, shard: &str, error: SdkError<E, HttpResponse>) -> StreamError
 where
     E: Error + ProvideErrorMetadata + Send + Sync + 'static,
 {
-    let fault = judge(&error);
+    let failure = call_failure(&error);
     let (arn, shard) = (arn.to_owned(), shard.to_owned());
-    match fault {
-        Fault::Missing => StreamError::UnknownShard {
+    match failure {
+        CallFailure::NotFound => StreamError::UnknownShard {
             arn,
             shard,
             source: Some(Arc::new(error)),
         },
-        Fault::Trimmed => StreamError::Trimmed {
+        CallFailure::Trimmed => StreamError::Trimmed {
             arn,
             shard,
             source: Some(Arc::new(error)),
         },
         _ => of_stream(&arn, error),
-    }
-}
-
-enum Fault {
-    Missing,
-    Denied,
-    Throttled,
-    Unavailable,
-    NotSent,
-    Trimmed,
-    Refused,
-}
-
-fn judge<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Fault {
-    match error {
-        SdkError::ServiceError(answer) => match answer.err().code().unwrap_or_default() {
-            "ResourceNotFoundException" => Fault::Missing,
-            "TrimmedDataAccessException" => Fault::Trimmed,
-            "LimitExceededException"
-            | "ProvisionedThroughputExceededException"
-            | "RequestLimitExceeded"
-            | "ThrottlingException" => Fault::Throttled,
-            "AccessDeniedException"
-            | "ExpiredTokenException"
-            | "InvalidSignatureException"
-            | "MissingAuthenticationTokenException"
-            | "UnrecognizedClientException" => Fault::Denied,
-            _ if answer.raw().status().is_server_error() => Fault::Unavailable,
-            _ => Fault::Refused,
-        },
-        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {
-            Fault::Unavailable
-        }
-        SdkError::TimeoutError(_) | SdkError::ResponseError(_) => Fault::Unavailable,
-        // Whatever stopped the request before it was sent stops the next one too.
-        _ => Fault::NotSent,
     }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Engine<S, H> {
     pub(crate) positions: Positions,
     pub(crate) monitor: Monitor,
     pub(crate) kept: Kept,
+    /// Of the run under way.
+    pub(crate) retry: Retry,
 }
 
 impl<S, H> Engine<S, H> {
@@ -115,14 +117,10 @@ impl<S, H> Engine<S, H> {
         E: Failure + std::error::Error + 'static,
         Fut: Future<Output = Result<T, E>>,
     {
-        // A service that fails for a while is no reason to stop: only time is limited.
-        let patient = self.options.retry.max_attempts(u32::MAX);
-        let (clock, random) = (Arc::clone(&self.options.clock), self.options.random.clone());
-        let retry = Retry::new(patient, clock, random);
         let on_retry = |error: &E| {
-            tracing::warn!(error = %Causes(error), "it failed in passing and is tried again");
+            tracing::debug!(error = %Causes(error), "it failed in passing and is tried again");
         };
-        retry.run(Deadline::NONE, on_retry, work).await
+        self.retry.run(Deadline::NONE, on_retry, work).await
     }
 
     pub(crate) fn backoff(&self, failures: u32) -> Duration {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{Cause, Failure, Fault, StoreError, Timestamp};
+use murmur_state::{Cause, Failure, Fault, Roughly, StoreError, Timestamp};
 
 use crate::error::StreamError;
 use crate::trigger::gap::Gap;
@@ -13,6 +13,18 @@ pub enum TriggerError {
     /// The stream could not be read.
     #[error(transparent)]
     Stream(#[from] StreamError),
+    /// What fails in passing failed for longer than
+    /// [`retry_budget`](crate::TriggerBuilder::retry_budget).
+    #[error(
+        "given up after {} without success; nothing is lost: run the trigger again once the cause has passed", Roughly(*.tried)
+    )]
+    GaveUp {
+        /// How long it was tried.
+        tried: Duration,
+        /// The last error.
+        #[source]
+        source: Box<TriggerError>,
+    },
     /// A record failed as often as it may; it and what follows it in its batch are not done.
     #[error(
         "shard `{shard}`: the record with sequence number {sequence_number} still fails after {retries} retries; it was not passed over: mend the cause and run the trigger again, raise `maximum_retry_attempts`, or give it an `on_failure` to pass such records to"
@@ -131,6 +143,7 @@ impl Failure for TriggerError {
         match self {
             Self::Stream(error) => error.fault(),
             Self::Position { source, .. } => source.fault(),
+            Self::GaveUp { source, .. } => source.fault(),
             _ => Fault::Setup,
         }
     }

@@ -14,11 +14,12 @@ mod tracker;
 
 use std::fmt;
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
-use futures::future;
+use futures::future::{self, Either};
 use murmur_state::EventHandler;
 
 use crate::options::{Options, TriggerBuilder};
@@ -99,6 +100,7 @@ where
             engine: Engine {
                 source,
                 handler,
+                retry: options.retry(),
                 options,
                 positions,
                 monitor,
@@ -137,8 +139,9 @@ where
     /// [`TriggerError::RetriesExhausted`] and [`TriggerError::RecordTooOld`] where nobody takes
     /// such records; [`TriggerError::Gap`]; [`TriggerError::OtherStream`] and
     /// [`TriggerError::OtherHandoff`] before anything is read; [`TriggerError::Stream`] for a
-    /// stream that is missing, may not be read, failed for longer than
-    /// [`retry_budget`](TriggerBuilder::retry_budget), or is disabled and read to its end; and
+    /// stream that is missing, may not be read, or is disabled and read to its end;
+    /// [`TriggerError::GaveUp`] for what failed for longer than
+    /// [`retry_budget`](TriggerBuilder::retry_budget); and
     /// what says that a position could not be loaded, saved or understood. The other shards'
     /// calls under way are finished first; the trigger can be run again and goes on where it
     /// was.
@@ -160,11 +163,26 @@ where
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Summary, TriggerError> {
         let Self { engine, beginning } = self;
+        engine.retry = engine.options.retry();
         let engine = &*engine;
         engine.monitor.reset();
         engine.options.warn();
         let watch = Watch::new(until, shutdown);
-        Run::new(engine, &watch).finish(beginning).await?;
+        let run = pin!(Run::new(engine, &watch).finish(beginning));
+        let finished = match future::select(run, watch.stop()).await {
+            Either::Left((finished, _)) => finished,
+            Either::Right(((), run)) => {
+                engine.retry.stop();
+                run.await
+            }
+        };
+        finished.map_err(|error| match engine.retry.gave_up_after() {
+            Some(tried) if error.is_retryable() => TriggerError::GaveUp {
+                tried,
+                source: Box::new(error),
+            },
+            _ => error,
+        })?;
         Ok(engine.monitor.summary())
     }
 }

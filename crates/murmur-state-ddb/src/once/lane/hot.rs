@@ -11,7 +11,7 @@ use murmur_state::{Outcome, StoreError, Timestamp};
 use super::{Lane, Step};
 use crate::attribute::{CUR, HOT, HOT_AT, IDS, PK, PREV, TTL, number, row_key};
 use crate::change::Change;
-use crate::error::{Reason, Transacted, Written};
+use crate::error::{Reason, Transacted, Written, unbuilt};
 use crate::once::cell::Cell;
 use crate::once::ids::{Id, ids_in, set, unless_taken};
 use crate::once::row::{Face, Frozen, Known};
@@ -293,11 +293,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         &self,
         actions: Result<Vec<TransactWriteItem>, BuildError>,
     ) -> Result<Transacted, StoreError> {
-        let actions = actions.map_err(|error| StoreError::InvalidValue {
-            place: self.place.clone(),
-            reason: error.to_string(),
-            source: None,
-        })?;
+        let actions = actions.map_err(|error| unbuilt(&self.place, error))?;
         let batch = self.batch;
         let sent = batch.table.transact(&self.place, actions, batch.deadline);
         sent.await

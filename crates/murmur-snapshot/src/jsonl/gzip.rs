@@ -1,0 +1,87 @@
+//! Reading through gzip, where there is any.
+
+use std::io::{self, Write};
+
+use flate2::write::MultiGzDecoder;
+use tokio::io::AsyncBufReadExt;
+
+use super::Reader;
+
+/// The byte that gzip begins with, and no text does.
+const MAGIC: u8 = 0x1f;
+
+/// How much is inflated at a time: up to a thousand times as much comes of it.
+const PIECE: usize = 4096;
+
+/// A reader of text that may be compressed.
+pub(super) struct Inflating {
+    reader: Reader,
+    state: State,
+}
+
+enum State {
+    Unknown,
+    Plain,
+    Gzip {
+        inflater: Box<MultiGzDecoder<Vec<u8>>>,
+        /// How much of what is inflated was taken.
+        taken: usize,
+        is_over: bool,
+    },
+}
+
+impl Inflating {
+    pub(super) fn new(reader: Reader) -> Self {
+        Self {
+            reader,
+            state: State::Unknown,
+        }
+    }
+
+    /// The text that comes next; empty at the end of all. Cancel safe.
+    pub(super) async fn fill(&mut self) -> io::Result<&[u8]> {
+        if matches!(self.state, State::Unknown) {
+            self.state = match self.reader.fill_buf().await?.first() {
+                Some(&MAGIC) => State::Gzip {
+                    inflater: Box::new(MultiGzDecoder::new(Vec::new())),
+                    taken: 0,
+                    is_over: false,
+                },
+                _ => State::Plain,
+            };
+        }
+        match &mut self.state {
+            State::Unknown | State::Plain => self.reader.fill_buf().await,
+            State::Gzip {
+                inflater,
+                taken,
+                is_over,
+            } => {
+                while *taken >= inflater.get_ref().len() && !*is_over {
+                    inflater.get_mut().clear();
+                    *taken = 0;
+                    let buffer = self.reader.fill_buf().await?;
+                    let piece = &buffer[..buffer.len().min(PIECE)];
+                    if piece.is_empty() {
+                        inflater.try_finish()?;
+                        *is_over = true;
+                    } else {
+                        inflater.write_all(piece)?;
+                        inflater.flush()?;
+                        let read = piece.len();
+                        self.reader.consume(read);
+                    }
+                }
+                Ok(inflater.get_ref().get(*taken..).unwrap_or_default())
+            }
+        }
+    }
+
+    /// Takes `bytes` of what was given.
+    pub(super) fn consume(&mut self, bytes: usize) {
+        match &mut self.state {
+            State::Unknown | State::Plain => self.reader.consume(bytes),
+            State::Gzip { taken, .. } => *taken += bytes,
+        }
+    }
+}
