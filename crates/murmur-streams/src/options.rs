@@ -7,8 +7,8 @@ use aws_lambda_events::event::dynamodb::{Event, OperationType};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{
     Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
-    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry, RetryPolicy,
-    SystemClock,
+    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry,
+    RetryPolicy, SystemClock,
 };
 
 use crate::source::StreamSource;

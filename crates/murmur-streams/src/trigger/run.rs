@@ -8,7 +8,7 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{self, BoxFuture, Either};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use murmur_state::{Causes, EventHandler};
+use murmur_state::{Causes, Deadline, EventHandler};
 
 use crate::description::StreamDescription;
 use crate::error::StreamError;
@@ -35,8 +35,9 @@ pub(crate) struct Run<'e, 'w, S, H> {
     lineage: Lineage,
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
-    /// When to list again, in monotonic time.
-    list_at: Duration,
+    /// When to list again: by wall time as well, since a machine that was suspended knows of shards
+    /// that are long gone.
+    list_at: Deadline,
     /// Whether no shard has ended since the shards were listed.
     up_to_date: bool,
     error: Option<TriggerError>,
@@ -54,7 +55,7 @@ where
             lineage: Lineage::default(),
             steps: FuturesUnordered::new(),
             listing: false,
-            list_at: engine.options.clock.monotonic(),
+            list_at: Deadline::within(&*engine.options.clock, Duration::ZERO),
             up_to_date: false,
             error: None,
         }
@@ -69,7 +70,10 @@ where
             let stopping = self.watch.is_stopping();
             if !stopping {
                 self.list_when_due(beginning.as_ref());
-                if let Some(beginning) = beginning.as_ref() {
+                // Not by what was listed once, while it is listed again.
+                if let Some(beginning) = beginning.as_ref()
+                    && !self.listing
+                {
                     self.start_shards(beginning);
                 }
             }
@@ -91,9 +95,9 @@ where
     }
 
     fn list_when_due(&mut self, beginning: Option<&Arc<Beginning>>) {
-        let now = self.engine.options.clock.monotonic();
+        let is_due = self.list_at.passed(&*self.engine.options.clock);
         let drained = self.watch.until == Until::Drained && self.up_to_date;
-        if self.listing || now < self.list_at || drained && self.lineage.is_drained() {
+        if self.listing || !is_due || drained && self.lineage.is_drained() {
             return;
         }
         self.listing = true;
@@ -123,7 +127,7 @@ where
         let clock = &self.engine.options.clock;
         let timer = match self.listing || self.watch.is_stopping() {
             true => future::pending().boxed(),
-            false => clock.sleep(self.list_at.saturating_sub(clock.monotonic())),
+            false => clock.sleep(self.list_at.remaining(&**clock).unwrap_or_default()),
         };
         let stop = match self.watch.is_stopping() {
             true => future::pending().left_future(),
@@ -159,8 +163,7 @@ where
             true => engine.options.poll_interval.min(DISCOVERY_INTERVAL),
             false => DISCOVERY_INTERVAL,
         };
-        let now = engine.options.clock.monotonic();
-        self.list_at = now.saturating_add(pause);
+        self.list_at = Deadline::within(&*engine.options.clock, pause);
         engine.monitor.gauge_lag();
         if idle
             && self.watch.until == Until::ShutDown
@@ -185,7 +188,7 @@ where
             self.up_to_date = false;
             if !child_begins {
                 // Its children are not listed yet, or it has none.
-                self.list_at = self.engine.options.clock.monotonic();
+                self.list_at = Deadline::within(&*self.engine.options.clock, Duration::ZERO);
             }
         }
     }

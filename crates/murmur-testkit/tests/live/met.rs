@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct Met(BTreeMap<&'static str, u64>);
 
 /// Every kind, in the order of the table.
-const KINDS: [&str; 43] = [
+const KINDS: [&str; 44] = [
     "changes",
     "splits",
     "roll-overs",
@@ -17,6 +17,7 @@ const KINDS: [&str; 43] = [
     "stops",
     "drains",
     "freezes",
+    "machines suspended",
     "begun from a handoff",
     "takeovers",
     "leases lost",
