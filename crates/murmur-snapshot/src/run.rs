@@ -397,11 +397,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
     }
 
     /// Asks whoever wants to see the token whether the run may go on with it.
-    async fn show_token(
-        &self,
-        record: &RunRecord,
-        stop: &Stop<'_>,
-    ) -> Result<(), BootstrapError> {
+    async fn show_token(&self, record: &RunRecord, stop: &Stop<'_>) -> Result<(), BootstrapError> {
         let Some(check) = &self.on_token else {
             return Ok(());
         };

@@ -137,10 +137,7 @@ where
     let mut pages = 0;
     loop {
         let mut rest = None;
-        while pages < concurrency
-            && state.segments.may_read()
-            && !is_stopping()
-        {
+        while pages < concurrency && state.segments.may_read() && !is_stopping() {
             match state.pace.may(parts.now()) {
                 May::Begin => {}
                 May::Wait(wait) => {
@@ -191,9 +188,7 @@ where
                 page,
             } => {
                 let begun = page.and_then(|page| match page {
-                    Some((page, deadline)) => {
-                        parts.begin(state, segment, reserved, page, deadline)
-                    }
+                    Some((page, deadline)) => parts.begin(state, segment, reserved, page, deadline),
                     None => Ok(None),
                 });
                 if !matches!(begun, Ok(Some(_))) {
@@ -265,12 +260,13 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         // Stop is asked first: a source that always has a page ready must not outrun it.
         let page = match select(stop, pin!(page)).await {
             Either::Left(_) => Ok(None),
-            Either::Right((Ok((page, _)), _)) if after.is_some() && page.next == *after => Err(self
-                .source_error(SourceError::Cursor {
+            Either::Right((Ok((page, _)), _)) if after.is_some() && page.next == *after => {
+                Err(self.source_error(SourceError::Cursor {
                     place: name.to_owned(),
                     cursor: after.iter().map(ToString::to_string).collect(),
                     reason: "the page after it ends where it began; the source is broken".into(),
-                })),
+                }))
+            }
             Either::Right((page, _)) => page.map(Some).map_err(|error| self.source_error(error)),
         };
         Step::Read {
@@ -442,7 +438,10 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             Proof::Waiting(saves) if Proof::is_in(total) => std::mem::take(saves),
             // Nothing was rejected either.
             Proof::Waiting(_) if total.rows == 0 => {
-                return Ok(save.map(|save| self.save(save).boxed()).into_iter().collect());
+                return Ok(save
+                    .map(|save| self.save(save).boxed())
+                    .into_iter()
+                    .collect());
             }
             Proof::Waiting(saves) => {
                 saves.extend(save);
@@ -454,7 +453,10 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         };
         state.proof = Proof::Given;
         saves.extend(save);
-        Ok(saves.into_iter().map(|save| self.save(save).boxed()).collect())
+        Ok(saves
+            .into_iter()
+            .map(|save| self.save(save).boxed())
+            .collect())
     }
 
     /// At the end of what there is to read, whether checkpoints that wait may be saved: if another
@@ -469,9 +471,10 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         }
         let others = self.rows.counts(0..self.segments).await?;
         match std::mem::replace(&mut state.proof, Proof::Given) {
-            Proof::Waiting(saves) if Proof::is_in(&others) => {
-                Ok(saves.into_iter().map(|save| self.save(save).boxed()).collect())
-            }
+            Proof::Waiting(saves) if Proof::is_in(&others) => Ok(saves
+                .into_iter()
+                .map(|save| self.save(save).boxed())
+                .collect()),
             _ => Err(self.all_rejected(state)),
         }
     }

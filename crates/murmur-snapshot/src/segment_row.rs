@@ -92,10 +92,14 @@ impl SegmentRows<'_> {
         segment: u32,
     ) -> Result<Option<(SegmentRow, u64)>, BootstrapError> {
         let name = self.name(segment);
-        let row = self.found(&name).await.map_err(RunRecordError::Store).and_then(|found| {
-            let decode = |found: Checkpoint| Ok((decode(&name, &found.data)?, found.version));
-            found.map(decode).transpose()
-        });
+        let row = self
+            .found(&name)
+            .await
+            .map_err(RunRecordError::Store)
+            .and_then(|found| {
+                let decode = |found: Checkpoint| Ok((decode(&name, &found.data)?, found.version));
+                found.map(decode).transpose()
+            });
         row.map_err(|source| BootstrapError::SegmentRow {
             source_name: self.source_name.to_owned(),
             segment,

@@ -429,7 +429,9 @@ impl Checkpoints for Stale {
         over: Option<u64>,
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         Box::pin(async move {
-            let second = self.0.pipelines()[0].name().marker("bootstrap", &["orders"]);
+            let second = self.0.pipelines()[0]
+                .name()
+                .marker("bootstrap", &["orders"]);
             if name == second && over == Some(2) {
                 // The loser's record, made over the old one just now.
                 let found = self.0.markers.load(name).await?;

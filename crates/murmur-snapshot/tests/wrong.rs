@@ -8,15 +8,17 @@ use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use murmur_core::Sum;
 use murmur_core::{Decoded, Decoder, Row};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
 use murmur_state::{MemoryDeduper, MemoryStore};
-use murmur_core::Sum;
 use support::*;
 
 /// Rows of another type: what should be a number is text.
 fn others(from: u64, to: u64) -> Vec<Row> {
-    (from..to).map(|n| row(&format!("x{n}"), "eve", "many")).collect()
+    (from..to)
+        .map(|n| row(&format!("x{n}"), "eve", "many"))
+        .collect()
 }
 
 struct Setup {
@@ -44,7 +46,14 @@ async fn a_table_of_another_type_fails_the_run_by_what_was_found() {
         let setup = Setup::new();
         let table = Table::new(&others(0, many), segments, 100);
         let error = setup.over(table).concurrency(1).run().await.unwrap_err();
-        let BootstrapError::AllRejected { rows, row, found, reason, .. } = &error else {
+        let BootstrapError::AllRejected {
+            rows,
+            row,
+            found,
+            reason,
+            ..
+        } = &error
+        else {
             panic!("{error}");
         };
         assert_eq!(*rows, read);
@@ -102,8 +111,14 @@ async fn rows_that_are_skipped_and_tables_that_are_empty_are_no_wrong_source() {
     let pipeline = exactly_once("totals", &setup.store, &setup.markers);
     let skips = Decoder::item(|_| Ok(Decoded::Skip));
     let table = Table::new(&others(0, 3000), 2, 100);
-    let report = Bootstrap::with_decoder([pipeline], table, skips).run().await.unwrap();
-    assert_eq!((report.ended, report.counts.skipped), (Ended::Finished, 3000));
+    let report = Bootstrap::with_decoder([pipeline], table, skips)
+        .run()
+        .await
+        .unwrap();
+    assert_eq!(
+        (report.ended, report.counts.skipped),
+        (Ended::Finished, 3000)
+    );
 
     let setup = Setup::new();
     let report = setup.over(Table::new(&[], 4, 10)).run().await.unwrap();
@@ -126,7 +141,10 @@ async fn a_run_that_goes_on_knows_what_was_accepted_before() {
     setup.over(stopped).concurrency(1).run().await.unwrap_err();
     let report = setup.over(Table::new(&rows, 1, 100)).run().await.unwrap();
     assert_eq!(report.earlier.counts.applied, 1);
-    assert_eq!((report.ended, report.counts.rejected), (Ended::Finished, 1500));
+    assert_eq!(
+        (report.ended, report.counts.rejected),
+        (Ended::Finished, 1500)
+    );
 }
 
 #[tokio::test]
@@ -140,7 +158,10 @@ async fn a_worker_whose_part_is_all_rejected_goes_by_what_others_have_met() {
         Bootstrap::new([pipeline], Arc::clone(&table)).worker("nightly", part)
     };
     let error = worker(0..1).run().await.unwrap_err();
-    assert!(matches!(error, BootstrapError::AllRejected { .. }), "{error}");
+    assert!(
+        matches!(error, BootstrapError::AllRejected { .. }),
+        "{error}"
+    );
     assert_eq!(worker(1..2).run().await.unwrap().ended, Ended::OwnPart);
     let report = worker(0..1).run().await.unwrap();
     assert_eq!((report.ended, report.counts.rejected), (Ended::Finished, 5));

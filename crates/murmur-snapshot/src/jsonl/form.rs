@@ -64,9 +64,15 @@ fn is_dynamodb(key: &[KeyPart], line: &[u8]) -> bool {
     let typed = |value: &&RawValue| {
         let value: Result<HashMap<String, String>, _> = serde_json::from_str(value.get());
         value.is_ok_and(|value| {
-            value.len() == 1 && value.keys().all(|kind| ["S", "N", "B"].contains(&kind.as_str()))
+            value.len() == 1
+                && value
+                    .keys()
+                    .all(|kind| ["S", "N", "B"].contains(&kind.as_str()))
         })
     };
     let item: HashMap<String, &RawValue> = item.unwrap_or_default();
-    !key.is_empty() && key.iter().all(|part| item.get(&part.name).is_some_and(typed))
+    !key.is_empty()
+        && key
+            .iter()
+            .all(|part| item.get(&part.name).is_some_and(typed))
 }

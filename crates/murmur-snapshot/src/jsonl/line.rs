@@ -367,11 +367,36 @@ mod tests {
         let keys = HashMap::from([("id".to_owned(), AttributeValue::B(vec![1, 2]))]);
         assert_eq!(plain.item_id, item_id(&keys.into()));
         for (format, kind, line, wanted) in [
-            (Format::Plain, KeyType::Binary, r#"{"id":"?"}"#, "not base64"),
-            (Format::Plain, KeyType::Binary, r#"{"id":7}"#, "is not binary"),
-            (Format::Plain, KeyType::Number, r#"{"id":"7"}"#, "not a number"),
-            (Format::Plain, KeyType::String, r#"{"id":7}"#, "not a string"),
-            (Format::DynamoDb, KeyType::Binary, r#"{"id":{"S":"AQI="}}"#, "is not binary"),
+            (
+                Format::Plain,
+                KeyType::Binary,
+                r#"{"id":"?"}"#,
+                "not base64",
+            ),
+            (
+                Format::Plain,
+                KeyType::Binary,
+                r#"{"id":7}"#,
+                "is not binary",
+            ),
+            (
+                Format::Plain,
+                KeyType::Number,
+                r#"{"id":"7"}"#,
+                "not a number",
+            ),
+            (
+                Format::Plain,
+                KeyType::String,
+                r#"{"id":7}"#,
+                "not a string",
+            ),
+            (
+                Format::DynamoDb,
+                KeyType::Binary,
+                r#"{"id":{"S":"AQI="}}"#,
+                "is not binary",
+            ),
         ] {
             let said = parse(format, kind, line).unwrap_err();
             assert!(said.contains(wanted), "{line}: {said}");
@@ -386,9 +411,10 @@ mod tests {
             AttributeValue::Bool(is) => (*is).into(),
             AttributeValue::Null(_) => serde_json::Value::Null,
             AttributeValue::L(list) => list.iter().map(told).collect(),
-            AttributeValue::M(map) => {
-                map.iter().map(|(name, value)| (name.clone(), told(value))).collect()
-            }
+            AttributeValue::M(map) => map
+                .iter()
+                .map(|(name, value)| (name.clone(), told(value)))
+                .collect(),
             value => panic!("plain JSON has no {value:?}"),
         }
     }

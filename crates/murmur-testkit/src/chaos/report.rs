@@ -7,7 +7,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind, in the order of the table.
-pub(super) const KINDS: [&str; 32] = [
+pub(super) const KINDS: [&str; 33] = [
     "redelivered records",
     "batches again",
     "regroupings",
@@ -30,6 +30,7 @@ pub(super) const KINDS: [&str; 32] = [
     "conflicts by chance",
     "requests that could not be signed",
     "credentials refused",
+    "refusals for the set-up",
     "machines suspended",
     "conflicts",
     "partition limits",

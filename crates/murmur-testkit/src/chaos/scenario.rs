@@ -301,12 +301,13 @@ fn weather(rng: &mut Rng) -> Weather {
     }
 }
 
-/// Adds what goes wrong for a while: credentials.
+/// Adds what goes wrong for a while: credentials, and the set-up.
 fn spells(rng: &mut Rng, weather: Weather) -> Weather {
     let base = pick(rng, &[(2, 0.0), (1, 0.003)]);
     Weather {
         unsigned: base * rng.f64(),
         refused: base * rng.f64(),
+        misfit: base * rng.f64(),
         ..weather
     }
 }

@@ -266,6 +266,7 @@ impl World {
             ("conflicts by chance", Fault::Conflict),
             ("requests that could not be signed", Fault::Unsigned),
             ("credentials refused", Fault::Refused),
+            ("refusals for the set-up", Fault::Misfit),
             ("conflicts", Fault::HeldConflict),
             ("partition limits", Fault::PartitionLimit),
         ] {
