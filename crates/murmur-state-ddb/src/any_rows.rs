@@ -56,12 +56,26 @@ pub(crate) fn look_at(good: &[Item], others: &[&str], look: impl Fn(&Item) -> bo
                         row.insert(name, value.clone());
                     }
                 }
+                2 | 3 => harm_a_part(rng, row.get_mut(&name)),
                 _ => drop(row.insert(name, value(rng, 2))),
             }
         }
         refused += u32::from(!look(&row));
     }
     assert!(refused > CASES / 20, "hardly any row was refused");
+}
+
+/// Removes or replaces an attribute of a map in a list, or adds one.
+fn harm_a_part(rng: &mut Rng, list: Option<&mut AttributeValue>) {
+    if let Some(AttributeValue::L(parts)) = list
+        && let Some(AttributeValue::M(part)) = parts.first_mut()
+    {
+        let name = [PK, SK, V, TTL, "x"][rng.usize(..5)];
+        match rng.bool() {
+            true => drop(part.remove(name)),
+            false => drop(part.insert(name.to_owned(), value(rng, 0))),
+        }
+    }
 }
 
 fn text(rng: &mut Rng) -> String {

@@ -70,9 +70,16 @@ impl Time {
     /// A process's own clock, `skew` seconds ahead of true time, or behind it where negative.
     /// Its monotonic time is true, and shared by all clocks of this time.
     pub fn clock(&self, skew: i64) -> Arc<dyn Clock> {
+        self.clock_of_machine(skew, &Suspensions::default())
+    }
+
+    /// The same of a machine that is suspended at times: its monotonic time stands still then, its
+    /// wall clock does not.
+    pub fn clock_of_machine(&self, skew: i64, suspended: &Suspensions) -> Arc<dyn Clock> {
         Arc::new(SkewedClock {
             time: self.clone(),
             skew,
+            suspended: suspended.clone(),
         })
     }
 
@@ -124,6 +131,27 @@ impl fmt::Debug for Time {
     }
 }
 
+/// From when to when a machine is suspended, in time since the start. Clones are the same machine.
+#[derive(Debug, Clone, Default)]
+pub struct Suspensions(Arc<Mutex<Vec<(Duration, Duration)>>>);
+
+impl Suspensions {
+    /// It is suspended once more. Suspensions do not overlap, and do not lie in the past.
+    pub fn add(&self, from: Duration, until: Duration) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push((from, until));
+    }
+
+    /// For how long it was suspended until `now`.
+    fn until(&self, now: Duration) -> Duration {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stood = all
+            .iter()
+            .map(|(from, until)| now.clamp(*from, *until).saturating_sub(*from));
+        stood.sum()
+    }
+}
+
 fn add(elapsed: &Mutex<Duration>, duration: Duration) {
     let mut elapsed = lock(elapsed);
     *elapsed = elapsed.saturating_add(duration);
@@ -137,6 +165,7 @@ fn lock(elapsed: &Mutex<Duration>) -> MutexGuard<'_, Duration> {
 struct SkewedClock {
     time: Time,
     skew: i64,
+    suspended: Suspensions,
 }
 
 impl Clock for SkewedClock {
@@ -145,7 +174,8 @@ impl Clock for SkewedClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.time.elapsed()
+        let now = self.time.elapsed();
+        now.saturating_sub(self.suspended.until(now))
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -186,6 +216,20 @@ mod tests {
             assert_eq!(ahead.now().since(behind.now()), Duration::from_secs(5400));
             assert_eq!(ahead.monotonic(), behind.monotonic());
             assert_eq!(ahead.now(), time.now().plus(Duration::from_secs(2700)));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_monotonic_time_of_a_suspended_machine_stands_still() {
+        let time = Time::paused(START);
+        let suspended = Suspensions::default();
+        let (clock, wall) = (time.clock_of_machine(0, &suspended), time.clock(0));
+        suspended.add(HOUR, 3 * HOUR);
+        suspended.add(4 * HOUR, 5 * HOUR);
+        for expected in [1, 1, 1, 2, 2, 3] {
+            time.sleep(HOUR).await;
+            assert_eq!(clock.monotonic(), expected * HOUR);
+            assert_eq!(clock.now(), wall.now());
         }
     }
 

@@ -684,3 +684,54 @@ async fn a_put_is_struck_like_an_update() {
     assert_eq!(value(&cloud, "k").await, Some(7));
     assert_eq!(cloud.met().count(Fault::LostAnswer), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_spell_strikes_every_request_until_it_is_over() {
+    let of = |unsigned, refused, misfit| Weather {
+        unsigned,
+        refused,
+        misfit,
+        spell_for: MINUTE..=MINUTE,
+        ..Weather::calm()
+    };
+    for (weather, fault) in [
+        (of(1.0, 0.0, 0.0), Fault::Unsigned),
+        (of(0.0, 1.0, 0.0), Fault::Refused),
+        (of(0.0, 0.0, 1.0), Fault::Misfit),
+    ] {
+        let cloud = cloud(1, weather).await;
+        let (process, other) = (cloud.process(), cloud.process());
+        let client = single(&process);
+        // What is signed already is sent all the same.
+        let first = add(&client, "k", 1).send().await;
+        assert_eq!(first.is_ok(), fault == Fault::Unsigned, "{fault:?}");
+        for _ in 0..4 {
+            let error = add(&client, "k", 1).send().await.unwrap_err();
+            match fault {
+                Fault::Unsigned => {
+                    assert!(matches!(error, SdkError::DispatchFailure(_)), "{error:?}");
+                }
+                Fault::Refused => assert!(
+                    ["ExpiredTokenException", "UnrecognizedClientException"]
+                        .contains(&code(&error).as_str()),
+                    "{error:?}"
+                ),
+                _ => assert_eq!(code(&error), "ValidationException"),
+            }
+        }
+        let struck = cloud.met().count(fault);
+        assert_eq!(struck, 4 + u64::from(first.is_err()), "{fault:?}");
+        assert_eq!(
+            cloud.usage().write_units(),
+            f64::from(u8::from(first.is_ok()))
+        );
+        // It goes with its weather, at all processes.
+        cloud.set_weather(Weather::calm());
+        for process in [&process, &other] {
+            add(&single(process), "k", 1).send().await.unwrap();
+        }
+        assert_eq!(cloud.met().count(fault), struck);
+    }
+}
+
+const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);

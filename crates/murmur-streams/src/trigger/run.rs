@@ -8,7 +8,7 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{self, BoxFuture, Either};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
-use murmur_state::{Causes, EventHandler};
+use murmur_state::{Causes, Deadline, EventHandler};
 
 use crate::description::StreamDescription;
 use crate::error::StreamError;
@@ -39,9 +39,11 @@ pub(crate) struct Run<'e, 'w, S, H> {
     lineage: Lineage,
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
-    /// When the shards were last asked for, and when to list again, in monotonic time.
+    /// When the shards were last asked for, in monotonic time.
     asked_at: Duration,
-    list_at: Duration,
+    /// When to list again: by wall time as well, since a machine that was suspended knows of shards
+    /// that are long gone.
+    list_at: Deadline,
     /// Whether no shard has ended since the shards were listed, and none lacks its children.
     up_to_date: bool,
     /// How often the shards were listed, since one has ended, without the children of all that
@@ -63,7 +65,7 @@ where
             steps: FuturesUnordered::new(),
             listing: false,
             asked_at: Duration::ZERO,
-            list_at: engine.options.clock.monotonic(),
+            list_at: Deadline::within(&*engine.options.clock, Duration::ZERO),
             up_to_date: false,
             without_child: 0,
             error: None,
@@ -79,7 +81,10 @@ where
             let stopping = self.watch.is_stopping();
             if !stopping {
                 self.list_when_due(beginning.as_ref());
-                if let Some(beginning) = beginning.as_ref() {
+                // Not by what was listed once, while it is listed again.
+                if let Some(beginning) = beginning.as_ref()
+                    && !self.listing
+                {
                     self.start_shards(beginning);
                 }
             }
@@ -101,12 +106,12 @@ where
     }
 
     fn list_when_due(&mut self, beginning: Option<&Arc<Beginning>>) {
-        let now = self.engine.options.clock.monotonic();
+        let is_due = self.list_at.passed(&*self.engine.options.clock);
         let drained = self.watch.until == Until::Drained && self.up_to_date;
-        if self.listing || now < self.list_at || drained && self.lineage.is_drained() {
+        if self.listing || !is_due || drained && self.lineage.is_drained() {
             return;
         }
-        (self.listing, self.asked_at) = (true, now);
+        (self.listing, self.asked_at) = (true, self.engine.options.clock.monotonic());
         let (engine, watch, known) = (self.engine, self.watch, beginning.cloned());
         let list = async move { Step::Listed(engine.list(watch, known).await) };
         self.steps.push(list.boxed());
@@ -133,7 +138,7 @@ where
         let clock = &self.engine.options.clock;
         let timer = match self.listing || self.watch.is_stopping() {
             true => future::pending().boxed(),
-            false => clock.sleep(self.list_at.saturating_sub(clock.monotonic())),
+            false => clock.sleep(self.list_at.remaining(&**clock).unwrap_or_default()),
         };
         let stop = match self.watch.is_stopping() {
             true => future::pending().left_future(),
@@ -168,14 +173,14 @@ where
         engine.kept.retain(|id| ids.contains(id));
         self.up_to_date = !self.awaits_children(listed);
         let idle = self.lineage.working() == 0 && self.lineage.is_done();
-        let now = engine.options.clock.monotonic();
+        let clock = &*engine.options.clock;
         let pause = match idle || !self.up_to_date {
             true => engine.options.poll_interval.min(DISCOVERY_INTERVAL),
             // A list of many pages is asked for no more than half of the time: the calls are
             // shared by all who read streams in the account.
-            false => DISCOVERY_INTERVAL.max(now.saturating_sub(self.asked_at)),
+            false => DISCOVERY_INTERVAL.max(clock.monotonic().saturating_sub(self.asked_at)),
         };
-        self.list_at = now.saturating_add(pause);
+        self.list_at = Deadline::within(clock, pause);
         engine.monitor.gauge_lag();
         if idle
             && self.watch.until == Until::ShutDown
@@ -215,7 +220,7 @@ where
             (self.up_to_date, self.without_child) = (false, 0);
             if !child_begins {
                 // Its children are not listed yet, or it has none.
-                self.list_at = self.engine.options.clock.monotonic();
+                self.list_at = Deadline::within(&*self.engine.options.clock, Duration::ZERO);
             }
         }
     }

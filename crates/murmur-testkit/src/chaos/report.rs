@@ -7,7 +7,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind, in the order of the table.
-pub(super) const KINDS: [&str; 29] = [
+pub(super) const KINDS: [&str; 33] = [
     "redelivered records",
     "batches again",
     "regroupings",
@@ -28,6 +28,10 @@ pub(super) const KINDS: [&str; 29] = [
     "zombies refused",
     "throttles",
     "conflicts by chance",
+    "requests that could not be signed",
+    "credentials refused",
+    "refusals for the set-up",
+    "machines suspended",
     "conflicts",
     "partition limits",
     "retries",
@@ -39,8 +43,9 @@ pub(super) const KINDS: [&str; 29] = [
     "expired rows removed",
 ];
 
-/// A server answers at once, so that nothing is held, and no second has too many writes.
-const NOT_SHOWN_BY_A_SERVER: [&str; 2] = ["conflicts", "partition limits"];
+/// A server answers at once, so that nothing is held, no second has too many writes, and no machine
+/// can be suspended while it waits.
+const NOT_SHOWN_BY_A_SERVER: [&str; 3] = ["conflicts", "partition limits", "machines suspended"];
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

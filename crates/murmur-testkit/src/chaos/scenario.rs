@@ -128,6 +128,8 @@ pub struct Scenario {
     pub trouble: Trouble,
     /// What goes wrong between the processes and DynamoDB.
     pub weather: Weather,
+    /// How likely a machine is suspended during an invocation.
+    pub suspended: f64,
     /// How far off the clocks of processes are at most, in seconds.
     pub skew: i64,
     /// Whether some records come at the end of their retention, so that clocks that are fast
@@ -146,6 +148,8 @@ impl Scenario {
     pub fn new(seed: u64, mode: Mode) -> Self {
         // Neighbouring seeds have nothing in common.
         let rng = &mut Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        // Dice of their own, which leave all others as they fall.
+        let spelling = &mut Rng::with_seed(rng.get_seed() ^ 0x5350_454c);
         let aggregate = pick(
             rng,
             &[
@@ -204,7 +208,8 @@ impl Scenario {
                 ..Mapping::default()
             },
             trouble,
-            weather: weather(rng),
+            weather: spells(spelling, weather(rng)),
+            suspended: pick(spelling, &[(1, 0.0), (1, 0.05)]),
             skew,
             late,
             sweep: pick(rng, &[(1, None), (2, Some(6 * HOUR)), (1, Some(20 * HOUR))]),
@@ -293,5 +298,16 @@ fn weather(rng: &mut Rng) -> Weather {
         service: millis(pick(rng, &[(1, 0), (2, 1)])),
         partition_limit: pick(rng, &[(5, None), (1, Some(4.0))]),
         ..rates
+    }
+}
+
+/// Adds what goes wrong for a while: credentials, and the set-up.
+fn spells(rng: &mut Rng, weather: Weather) -> Weather {
+    let base = pick(rng, &[(2, 0.0), (1, 0.003)]);
+    Weather {
+        unsigned: base * rng.f64(),
+        refused: base * rng.f64(),
+        misfit: base * rng.f64(),
+        ..weather
     }
 }

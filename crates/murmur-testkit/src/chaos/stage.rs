@@ -67,6 +67,7 @@ impl Stage {
             window: None,
             retract: false,
             dated: true,
+            suspended: 0.0,
             rules: Rules {
                 cold_ids: usize::MAX,
                 ..Rules::default()

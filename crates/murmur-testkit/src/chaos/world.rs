@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,8 +26,8 @@ use super::scenario::Scenario;
 use super::totals::{self, Attributes, Fates};
 use crate::cloud::{Cloud, Fault, Request, Weather};
 use crate::esm::{BoxError, Environment};
-use crate::runs::{Met, lock};
-use crate::time::Time;
+use crate::runs::{Met, lock, pick, within};
+use crate::time::{Suspensions, Time};
 
 /// More requests than any run makes that comes to an end.
 const ENDLESS: u64 = 500_000;
@@ -44,6 +45,8 @@ pub(super) struct World {
     processes: Cell<u64>,
     dice: RefCell<Rng>,
     removed: Cell<u64>,
+    /// How often a machine was suspended.
+    suspended: Rc<Cell<u64>>,
 }
 
 impl fmt::Debug for World {
@@ -98,6 +101,7 @@ impl World {
             wire,
             processes: Cell::new(0),
             removed: Cell::new(0),
+            suspended: Rc::default(),
         }
     }
 
@@ -112,12 +116,18 @@ impl World {
             _ => dice.i64(-most..=most),
         };
         drop(dice);
-        self.start_with(skew, self.time.clock(skew))
+        let suspended = Suspensions::default();
+        let tables = self.time.clock_of_machine(skew, &suspended);
+        self.start_on(skew, tables, suspended)
     }
 
     /// Starts a process whose clock is `skew` seconds fast, and whose tables go by `tables`.
     pub(super) fn start_with(&self, skew: i64, tables: Arc<dyn Clock>) -> Lambda {
-        let clock = self.time.clock(skew);
+        self.start_on(skew, tables, Suspensions::default())
+    }
+
+    fn start_on(&self, skew: i64, tables: Arc<dyn Clock>, suspended: Suspensions) -> Lambda {
+        let clock = self.time.clock_of_machine(skew, &suspended);
         let number = self.processes.get();
         self.processes.set(number + 1);
         let process = self.cloud.process();
@@ -173,6 +183,18 @@ impl World {
             clock,
             rejected,
             log: Rc::clone(&self.log),
+            machine: Machine {
+                time: self.time.clone(),
+                chance: match self.time.is_stepped() {
+                    true => 0.0,
+                    false => self.scenario.suspended,
+                },
+                dice: RefCell::new(Rng::with_seed(
+                    self.scenario.seed ^ (number << 32) ^ 0x4d41_4348,
+                )),
+                suspended,
+                met: Rc::clone(&self.suspended),
+            },
         }
     }
 
@@ -243,6 +265,9 @@ impl World {
             ("zombies refused", Fault::ZombieRefused),
             ("throttles", Fault::Throttle),
             ("conflicts by chance", Fault::Conflict),
+            ("requests that could not be signed", Fault::Unsigned),
+            ("credentials refused", Fault::Refused),
+            ("refusals for the set-up", Fault::Misfit),
             ("conflicts", Fault::HeldConflict),
             ("partition limits", Fault::PartitionLimit),
         ] {
@@ -258,6 +283,7 @@ impl World {
         met.add("turns to hot", wire.turns);
         met.add("turns to cold", wire.cools);
         met.add("expired rows removed", self.removed.get());
+        met.add("machines suspended", self.suspended.get());
         met
     }
 }
@@ -320,6 +346,56 @@ pub(super) struct Lambda {
     clock: Arc<dyn Clock>,
     rejected: Rejections,
     log: Rc<RefCell<Log>>,
+    machine: Machine,
+}
+
+/// What a process runs on.
+struct Machine {
+    time: Time,
+    /// How likely it is suspended during an invocation.
+    chance: f64,
+    dice: RefCell<Rng>,
+    suspended: Suspensions,
+    met: Rc<Cell<u64>>,
+}
+
+impl Machine {
+    /// `work`, in which nothing moves while the machine is suspended.
+    fn run<T: 'static>(
+        &self,
+        work: impl Future<Output = T> + 'static,
+    ) -> impl Future<Output = T> + 'static {
+        let (time, suspended, met) = (
+            self.time.clone(),
+            self.suspended.clone(),
+            Rc::clone(&self.met),
+        );
+        let planned = {
+            let dice = &mut *self.dice.borrow_mut();
+            // Answers take milliseconds, so that most of what is under way is at the beginning.
+            let from = within(dice, Duration::ZERO, Duration::from_millis(200));
+            let length = pick(dice, &[(2, 60), (2, 600), (1, 1200)]);
+            let length = within(dice, Duration::from_secs(1), Duration::from_secs(length));
+            (dice.f64() < self.chance).then_some((from, length))
+        };
+        async move {
+            let mut work = pin!(work);
+            if let Some((from, length)) = planned {
+                let from = time.elapsed() + from;
+                tokio::select! {
+                    biased;
+                    answer = &mut work => return answer,
+                    () = time.reached(from) => {}
+                }
+                // Time goes by in steps of milliseconds.
+                let from = time.elapsed();
+                suspended.add(from, from + length);
+                met.set(met.get() + 1);
+                time.reached(from + length).await;
+            }
+            work.await
+        }
+    }
 }
 
 impl fmt::Debug for Lambda {
@@ -350,7 +426,7 @@ impl Environment for Lambda {
                 )
             })
             .collect();
-        Box::pin(async move {
+        Box::pin(self.machine.run(async move {
             let response = handler.handle(event, deadline).await?;
             let failed: HashSet<&String> = response
                 .batch_item_failures
@@ -360,7 +436,7 @@ impl Environment for Lambda {
             let rejected = std::mem::take(&mut *lock(&rejected));
             log.borrow_mut().note(&records, &failed, rejected);
             Ok(response)
-        })
+        }))
     }
 
     fn kill_after(&self, requests: usize) {

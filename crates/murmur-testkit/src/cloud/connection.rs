@@ -3,11 +3,14 @@
 use std::fmt;
 use std::future::pending;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, future};
 use aws_sdk_dynamodb::config::retry::{RetryPartition, TokenBucket};
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region as AwsRegion};
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, IdentityCache, Region as AwsRegion};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -36,6 +39,7 @@ pub struct Process(Arc<Shared>);
 
 struct Shared {
     region: Arc<Region>,
+    number: u64,
     /// No weather, not counted.
     admin: bool,
     state: Mutex<State>,
@@ -57,6 +61,7 @@ pub(super) struct Fate {
     there: Duration,
     back: Duration,
     pub(super) stall: Duration,
+    spell: Duration,
     /// For whatever else has to be chosen: 0.0 to 1.0.
     pub(super) detail: f64,
 }
@@ -67,6 +72,7 @@ impl Fate {
         there: Duration::ZERO,
         back: Duration::ZERO,
         stall: Duration::ZERO,
+        spell: Duration::ZERO,
         detail: 0.0,
     };
 
@@ -83,18 +89,26 @@ impl Fate {
             }
             chance -= rate;
         }
-        let mut within = |range: &std::ops::RangeInclusive<Duration>| {
-            let span = range.end().saturating_sub(*range.start());
-            *range.start() + span.mul_f64(dice.f64())
-        };
+        let mut within = |range| stretch(range, dice.f64());
+        let (there, back) = (within(&weather.latency), within(&weather.latency));
+        let stall = within(&weather.stall_for);
+        let detail = dice.f64();
         Self {
             fault: fault.filter(|_| strikes),
-            there: within(&weather.latency),
-            back: within(&weather.latency),
-            stall: within(&weather.stall_for),
-            detail: dice.f64(),
+            there,
+            back,
+            stall,
+            detail,
+            // Not drawn, so that a spell does not shift the dice of the requests after it.
+            spell: stretch(&weather.spell_for, detail),
         }
     }
+}
+
+/// A part of the way from the one end to the other: 0.0 to 1.0 of it.
+fn stretch(range: &RangeInclusive<Duration>, part: f64) -> Duration {
+    let span = range.end().saturating_sub(*range.start());
+    *range.start() + span.mul_f64(part)
 }
 
 impl Process {
@@ -119,6 +133,7 @@ impl Process {
         };
         Self(Arc::new(Shared {
             region,
+            number,
             admin,
             state: Mutex::new(state),
             dead: watch::Sender::new(false),
@@ -137,7 +152,8 @@ impl Process {
         aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(AwsRegion::from_static("us-east-1"))
-            .credentials_provider(Credentials::new("murmur", "murmur", None, None, "testkit"))
+            .credentials_provider(Signer(self.clone()))
+            .identity_cache(IdentityCache::no_cache())
             .endpoint_url(self.0.region.endpoint())
             .retry_partition(partition.build())
             .http_client(self.clone())
@@ -180,6 +196,24 @@ impl Process {
         let _ = dead.wait_for(|dead| *dead).await;
     }
 
+    /// Begins a spell, if that is what was drawn, and strikes with one that is on.
+    fn in_spell(&self, fate: &mut Fate) {
+        let Shared { region, number, .. } = &*self.0;
+        let now = region.elapsed();
+        let spells = &mut region.state().spells;
+        if let Some(fault @ (Fault::Unsigned | Fault::Refused | Fault::Misfit)) = fate.fault {
+            spells.begin(*number, fault, now + fate.spell);
+            fate.fault = None;
+        }
+        // What never reaches the service is not refused by it; what stalls reaches it later.
+        if !matches!(
+            fate.fault,
+            Some(Fault::FailBefore | Fault::DropBefore | Fault::Stall)
+        ) {
+            fate.fault = spells.refuses(*number, now).or(fate.fault);
+        }
+    }
+
     /// A request on its way, and what becomes of it; none if it never leaves.
     fn leave(
         &self,
@@ -201,12 +235,15 @@ impl Process {
         }
         let weather = region.leaves(&mut sent.request);
         let mut state = self.0.state();
-        let fate = Fate::draw(&mut state.dice, &weather, sent.is_about_items());
+        let mut fate = Fate::draw(&mut state.dice, &weather, sent.is_about_items());
         let last = state.left.as_mut().is_some_and(|left| {
             *left -= 1;
             *left == 0
         });
         drop(state);
+        if sent.is_about_items() {
+            self.in_spell(&mut fate);
+        }
         if last {
             self.kill();
         }
@@ -222,6 +259,35 @@ impl fmt::Debug for Process {
             .finish_non_exhaustive()
     }
 }
+
+/// The credentials of a process.
+#[derive(Debug)]
+struct Signer(Process);
+
+impl ProvideCredentials for Signer {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let Shared {
+            region,
+            number,
+            admin,
+            ..
+        } = &*self.0.0;
+        let unsigned = region.state().spells.unsigned(*number, region.elapsed());
+        future::ProvideCredentials::ready(match unsigned && !admin {
+            true => {
+                region.note(Fault::Unsigned);
+                Err(CredentialsError::provider_timed_out(PROVIDER_TIMEOUT))
+            }
+            false => Ok(Credentials::new("murmur", "murmur", None, None, "testkit")),
+        })
+    }
+}
+
+/// How long the credentials provider says it has waited.
+const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
@@ -310,6 +376,8 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
             region.is_real().then(|| Err(timed_out()))
         }
         Some(Fault::Throttle) => Some(region.throttle(sent, fate.detail).await),
+        Some(Fault::Refused) => Some(Ok(region.refuse(fate.detail))),
+        Some(Fault::Misfit) => Some(Ok(region.misfit(&sent, fate.detail))),
         Some(Fault::Conflict) => Some(region.conflict(sent, fate.detail).await),
         fault => {
             let result = region.arrive(sent).await;

@@ -24,6 +24,12 @@ pub enum Fault {
     Throttle,
     /// By chance: refused as in conflict with a transaction.
     Conflict,
+    /// Not sent: the process's credentials provider timed out.
+    Unsigned,
+    /// Refused: the process's credentials are not, or no longer, good.
+    Refused,
+    /// Refused with a `ValidationException` for the set-up, whatever the request.
+    Misfit,
     /// Refused because a transaction really held an item of it.
     HeldConflict,
     /// Refused because a transaction with its token was under way.
@@ -45,7 +51,7 @@ pub enum Fault {
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::FailBefore,
         Self::DropBefore,
         Self::FailAfter,
@@ -54,6 +60,9 @@ impl Fault {
         Self::Stall,
         Self::Throttle,
         Self::Conflict,
+        Self::Unsigned,
+        Self::Refused,
+        Self::Misfit,
         Self::HeldConflict,
         Self::InProgress,
         Self::PartitionLimit,

@@ -56,6 +56,7 @@ mod refusal;
 mod region;
 mod sent;
 mod server;
+mod spells;
 mod tokens;
 mod weather;
 

@@ -10,6 +10,7 @@ use super::server::Answer;
 const ONGOING: &str = "Transaction is ongoing for the item";
 const EXCEEDED: &str = "The level of configured provisioned throughput for the table was exceeded. \
                         Consider increasing your provisioning level with the UpdateTable API.";
+const OTHER_SCHEMA: &str = "The provided key element does not match the schema";
 const TOO_FAST: &str = "Throughput exceeds the current capacity of your table or index. DynamoDB is \
                         automatically scaling your table or index so please try again shortly.";
 
@@ -26,6 +27,35 @@ pub(super) fn cancelled_by_conflict(held: &[bool]) -> Answer {
 /// A transaction went to items that had taken enough.
 pub(super) fn cancelled_by_throttling(throttled: &[bool]) -> Answer {
     cancelled(throttled, "ThrottlingError", TOO_FAST)
+}
+
+/// A table has other keys than those of an action.
+pub(super) fn cancelled_by_schema(struck: &[bool]) -> Answer {
+    cancelled(struck, "ValidationError", OTHER_SCHEMA)
+}
+
+/// The same of a plain request.
+pub(super) fn other_schema() -> Answer {
+    Answer::error(400, "ValidationException", OTHER_SCHEMA)
+}
+
+/// A name that no table can have.
+pub(super) fn bad_name() -> Answer {
+    let message = "1 validation error detected: Value 'bad table' at 'tableName' failed to satisfy \
+                   constraint: Member must satisfy regular expression pattern: [a-zA-Z0-9_.-]+";
+    Answer::error(400, "ValidationException", message)
+}
+
+/// Temporary credentials are past their time.
+pub(super) fn expired() -> Answer {
+    let message = "The security token included in the request is expired";
+    Answer::error(400, "ExpiredTokenException", message)
+}
+
+/// There are no such credentials.
+pub(super) fn unrecognized() -> Answer {
+    let message = "The security token included in the request is invalid.";
+    Answer::error(400, "UnrecognizedClientException", message)
 }
 
 /// A provisioned table has no room for a transaction.

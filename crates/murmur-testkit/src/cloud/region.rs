@@ -19,6 +19,7 @@ use super::lanes::Lanes;
 use super::real::{Real, forward};
 use super::sent::{Sent, is_plain_write, is_transaction};
 use super::server::{self, Answer, Delivered, take};
+use super::spells::Spells;
 use super::tokens::{Seen, Tokens};
 use super::weather::Weather;
 use super::{limits, refusal};
@@ -61,6 +62,7 @@ pub(super) struct State {
     processes: u64,
     lanes: Lanes,
     tokens: Tokens,
+    pub(super) spells: Spells,
     key_names: HashMap<String, Vec<String>>,
     /// Over a real server: what still travels.
     stalled: Vec<Stalled>,
@@ -113,6 +115,7 @@ impl Region {
             processes: 0,
             lanes: Lanes::default(),
             tokens: Tokens::default(),
+            spells: Spells::default(),
             key_names: HashMap::new(),
             stalled: Vec::new(),
         };
@@ -168,7 +171,10 @@ impl Region {
 
     pub(super) fn set_weather(&self, weather: Weather) {
         check(&weather, &self.server);
-        self.state().weather = weather;
+        let mut state = self.state();
+        state.weather = weather;
+        // It passes with the weather that brought it.
+        state.spells = Spells::default();
     }
 
     /// Counts a request that leaves its process, and says what weather it goes into.
@@ -325,6 +331,30 @@ impl Region {
             Ok(refusal::conflict())
         } else {
             self.arrive(sent).await
+        }
+    }
+
+    /// Refuses a request of a process whose credentials are not good.
+    pub(super) fn refuse(&self, detail: f64) -> Answer {
+        self.note(Fault::Refused);
+        match detail < 0.5 {
+            true => refusal::expired(),
+            false => refusal::unrecognized(),
+        }
+    }
+
+    /// Refuses a request for the set-up.
+    pub(super) fn misfit(&self, sent: &Sent, detail: f64) -> Answer {
+        self.note(Fault::Misfit);
+        let Request {
+            operation, body, ..
+        } = &sent.request;
+        match detail {
+            detail if detail < 0.5 => refusal::bad_name(),
+            detail if operation == "TransactWriteItems" => {
+                refusal::cancelled_by_schema(&one_of(actions(body), detail))
+            }
+            _ => refusal::other_schema(),
         }
     }
 

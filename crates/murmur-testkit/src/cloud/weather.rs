@@ -32,6 +32,18 @@ pub struct Weather {
     /// Not applied: refused as if some transaction held one of its items. Reads outside of
     /// transactions never are, so these are let through.
     pub conflict: f64,
+    /// The process's credentials provider times out, from the next request on and for a time out of
+    /// [`spell_for`](Self::spell_for): nothing it would send can be signed.
+    pub unsigned: f64,
+    /// The process's credentials are refused, from this request on and for a time out of
+    /// [`spell_for`](Self::spell_for).
+    pub refused: f64,
+    /// The set-up is wrong for everybody, from this request on and for a time out of
+    /// [`spell_for`](Self::spell_for): as if the table had a name that no table can have, or another
+    /// key schema. Requests are refused with a `ValidationException`.
+    pub misfit: f64,
+    /// How long such a spell lasts. Default: 1 s to 2 minutes.
+    pub spell_for: RangeInclusive<Duration>,
     /// How long a stalled request travels. Default: up to 15 minutes.
     pub stall_for: RangeInclusive<Duration>,
     /// How long each way takes, there and back again. Default: nothing.
@@ -58,6 +70,10 @@ impl Weather {
             stall: 0.0,
             throttle: 0.0,
             conflict: 0.0,
+            unsigned: 0.0,
+            refused: 0.0,
+            misfit: 0.0,
+            spell_for: Duration::from_secs(1)..=Duration::from_secs(120),
             stall_for: MILLI..=Duration::from_secs(15 * 60),
             latency: Duration::ZERO..=Duration::ZERO,
             hold: Duration::ZERO,
@@ -96,7 +112,7 @@ impl Weather {
     }
 
     /// The rates, in a fixed order.
-    pub(super) fn rates(&self) -> [(super::Fault, f64); 8] {
+    pub(super) fn rates(&self) -> [(super::Fault, f64); 11] {
         use super::Fault;
         [
             (Fault::FailBefore, self.fail_before),
@@ -107,6 +123,9 @@ impl Weather {
             (Fault::Stall, self.stall),
             (Fault::Throttle, self.throttle),
             (Fault::Conflict, self.conflict),
+            (Fault::Unsigned, self.unsigned),
+            (Fault::Refused, self.refused),
+            (Fault::Misfit, self.misfit),
         ]
     }
 

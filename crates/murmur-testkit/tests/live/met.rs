@@ -17,6 +17,7 @@ const KINDS: [&str; 44] = [
     "stops",
     "drains",
     "freezes",
+    "machines suspended",
     "begun from a handoff",
     "takeovers",
     "leases lost",

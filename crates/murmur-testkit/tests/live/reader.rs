@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use murmur_state::{HandoffToken, Random};
 use murmur_streams::{OnGap, Trigger};
-use murmur_testkit::time::Time;
+use murmur_testkit::time::{Suspensions, Time};
 
 use crate::doubles::{FEIGNED, Places, Process, Source, Wrapped};
 use crate::plan::{Life, Trims, Way};
@@ -21,7 +21,13 @@ const STOPPED_WITHIN: Duration = Duration::from_secs(900);
 
 /// The trigger of one process.
 fn trigger(world: &Arc<World>, life: &Life, token: Option<&HandoffToken>) -> Live {
-    let clock = world.time.clock(life.skew);
+    let suspended = Suspensions::default();
+    if sleeps_as_a_whole(life) {
+        for (from, until) in &life.freezes {
+            suspended.add(*from, *until);
+        }
+    }
+    let clock = world.time.clock_of_machine(life.skew, &suspended);
     let inner = world.handler(Arc::clone(&clock));
     let process = Process::new(Arc::clone(world), life.clone());
     let source = Source {
@@ -124,6 +130,11 @@ pub(crate) async fn live(world: Arc<World>, life: Life, token: Option<HandoffTok
     }
 }
 
+/// Of the machines that sleep some count that time by monotonic time and some do not.
+fn sleeps_as_a_whole(life: &Life) -> bool {
+    life.number.is_multiple_of(2)
+}
+
 /// Nothing moves in the process while it is frozen.
 async fn frozen<T>(world: &World, life: &Life, work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
@@ -134,6 +145,9 @@ async fn frozen<T>(world: &World, life: &Life, work: impl Future<Output = T>) ->
             () = world.time.reached(*from) => {}
         }
         world.met("freezes");
+        if sleeps_as_a_whole(life) {
+            world.met("machines suspended");
+        }
         world.time.reached(*to).await;
     }
     work.await
