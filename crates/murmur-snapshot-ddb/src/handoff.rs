@@ -1,5 +1,5 @@
 use murmur_snapshot::SourceError;
-use murmur_state::{HandoffShard, HandoffToken, Timestamp};
+use murmur_state::{HandoffToken, Timestamp};
 use murmur_streams::{StreamDescription, describe_stream};
 
 use crate::error;
@@ -60,16 +60,12 @@ pub(crate) async fn stream(
 }
 
 fn token(description: &StreamDescription, captured_at: Timestamp) -> HandoffToken {
-    let shards = description.shards.iter().map(|shard| HandoffShard {
-        id: shard.id.clone(),
-        parent: shard.parent.clone(),
-        first: shard.first.clone(),
-        closed: description.is_closed(shard),
-    });
+    let shards = description.shards.iter();
+    let closed = shards.filter(|shard| description.is_closed(shard));
     HandoffToken::new(
         description.info.stream_arn.as_str(),
         captured_at,
-        shards.collect(),
+        closed.map(|shard| shard.id.clone()).collect(),
     )
 }
 
@@ -99,12 +95,8 @@ mod tests {
             ],
         };
         let token = token(&description, Timestamp::from_secs(7));
-        let closed = token.shards.iter().filter(|shard| shard.closed);
-        assert_eq!(closed.map(|shard| &*shard.id).collect::<Vec<_>>(), ["both"]);
+        assert_eq!(token.closed.iter().collect::<Vec<_>>(), ["both"]);
         assert_eq!(token.stream_arn, "arn/t/stream/1");
         assert_eq!(token.captured_at, Timestamp::from_secs(7));
-        assert_eq!(token.shards[0].parent.as_deref(), Some("gone"));
-        assert_eq!(token.shards[0].first, Some(number("100")));
-        assert_eq!(token.shards.len(), 5);
     }
 }

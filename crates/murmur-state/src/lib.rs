@@ -12,6 +12,7 @@ mod memory;
 mod metrics;
 mod monoid;
 mod retry;
+mod shard_ids;
 mod store;
 mod time;
 
@@ -19,7 +20,7 @@ pub use checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 pub use dedup::{Claim, Deduper, Owner};
 pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
 pub use handler::{EventHandler, HandlerError, Repeats};
-pub use handoff::{HandoffError, HandoffShard, HandoffToken};
+pub use handoff::{HandoffError, HandoffToken};
 pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
 pub use memory::{MemoryDeduper, MemoryStore};
 pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
@@ -27,6 +28,7 @@ pub use monoid::{
     Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Monoid, Origin, Overflow,
 };
 pub use retry::{Retry, RetryPolicy};
+pub use shard_ids::ShardIds;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, Listed, MAX_KEYS,
     Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow, Store,

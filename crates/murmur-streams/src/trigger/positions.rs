@@ -5,28 +5,30 @@
 //! its lease. Every row is saved only over the version that was read, so that of two readers
 //! that hold each other for gone one finds out with its next save.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::{
     Checkpoint, Checkpoints, Clock, HandoffToken, PipelineName, Removed, Saved, SequenceNumber,
-    StoreError, Timestamp,
+    ShardIds, StoreError, Timestamp,
 };
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::description::StreamDescription;
 use crate::options::StartingPosition;
 use crate::trigger::error::TriggerError;
 
-/// The version of the rows this release writes.
-const VERSION: u32 = 1;
+/// What is kept as a checkpoint, in a form that later releases have to read.
+pub(crate) trait Kept: Serialize + DeserializeOwned {
+    /// The version of the form this release writes, and reads.
+    const VERSION: u32;
+}
 
 /// How a shard is begun that nobody has read yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begin {
     /// Not at all: what it holds is not wanted.
     Skip,
@@ -45,7 +47,55 @@ pub(crate) struct Beginning {
     /// When the handoff token was captured that reading began from.
     pub(crate) captured_at: Option<Timestamp>,
     /// The shards listed then.
+    #[serde(serialize_with = "in_sets", deserialize_with = "from_sets")]
     pub(crate) shards: BTreeMap<String, Begin>,
+}
+
+impl Kept for Beginning {
+    const VERSION: u32 = 2;
+}
+
+/// How shards are begun, as it is saved: there may be a hundred thousand.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sets {
+    skip: ShardIds,
+    latest: ShardIds,
+    trim_horizon: ShardIds,
+}
+
+fn in_sets<S: Serializer>(
+    shards: &BTreeMap<String, Begin>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let set = |wanted: Begin| {
+        let shards = shards.iter().filter(|(_, begin)| **begin == wanted);
+        shards.map(|(id, _)| id.as_str()).collect()
+    };
+    let sets = Sets {
+        skip: set(Begin::Skip),
+        latest: set(Begin::Latest),
+        trim_horizon: set(Begin::TrimHorizon),
+    };
+    sets.serialize(serializer)
+}
+
+fn from_sets<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Begin>, D::Error> {
+    let sets = Sets::deserialize(deserializer)?;
+    let mut shards = BTreeMap::new();
+    for (set, begin) in [
+        (&sets.skip, Begin::Skip),
+        (&sets.latest, Begin::Latest),
+        (&sets.trim_horizon, Begin::TrimHorizon),
+    ] {
+        shards.extend(set.iter().map(|id| (id.to_owned(), begin)));
+    }
+    match shards.len() == sets.skip.len() + sets.latest.len() + sets.trim_horizon.len() {
+        true => Ok(shards),
+        false => Err(D::Error::custom("a shard is begun in two ways")),
+    }
 }
 
 impl Beginning {
@@ -60,20 +110,19 @@ impl Beginning {
         token: Option<&HandoffToken>,
         begun_at: Timestamp,
     ) -> Self {
+        let all = listed.shards.iter();
+        let by_id: HashMap<&str, _> = all.map(|shard| (&*shard.id, shard)).collect();
         let begin = |shard: &crate::ShardInfo| {
             if let Some(token) = token {
-                let known = token.shards.iter().find(|known| known.id == shard.id);
-                return match known.is_some_and(|known| known.closed) {
+                return match token.closed.contains(&shard.id) {
                     true => Begin::Skip,
                     false => Begin::TrimHorizon,
                 };
             }
             // A shard that waits for a parent gets there later than now: LATEST would then skip
             // what was put meanwhile.
-            let waits = listed
-                .shards
-                .iter()
-                .any(|other| Some(&other.id) == shard.parent.as_ref() && !listed.is_closed(other));
+            let parent = shard.parent.as_deref().and_then(|id| by_id.get(id));
+            let waits = parent.is_some_and(|parent| !listed.is_closed(parent));
             match position {
                 StartingPosition::Latest if listed.is_closed(shard) => Begin::Skip,
                 StartingPosition::Latest if !waits => Begin::Latest,
@@ -113,9 +162,13 @@ pub(crate) struct Row {
     /// Whatever was put into the shard's lineage before this time is done, or not wanted. `None`
     /// where that cannot be said.
     pub(crate) through: Option<Timestamp>,
-    owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// When the lease ends, by the owner's wall clock.
     until: Option<Timestamp>,
+}
+
+impl Kept for Row {
+    const VERSION: u32 = 1;
 }
 
 impl Row {
@@ -276,10 +329,8 @@ impl Positions {
         Ok(())
     }
 
-    async fn load<T: DeserializeOwned>(
-        &self,
-        name: &str,
-    ) -> Result<Option<(T, u64)>, TriggerError> {
+    /// What is kept as `name`, and its version.
+    pub(crate) async fn load<T: Kept>(&self, name: &str) -> Result<Option<(T, u64)>, TriggerError> {
         let loaded = self.place.load(name).await;
         let Some(Checkpoint { data, version }) = loaded.map_err(|source| failed(name, source))?
         else {
@@ -290,7 +341,7 @@ impl Positions {
             source: Arc::new(source),
         };
         let head: Head = serde_json::from_str(&data).map_err(unreadable)?;
-        if head.version != VERSION {
+        if head.version != T::VERSION {
             return Err(TriggerError::UnknownPosition {
                 name: name.to_owned(),
                 version: head.version,
@@ -301,14 +352,14 @@ impl Positions {
     }
 
     /// `None` if somebody saved since.
-    async fn save<T: Serialize>(
+    pub(crate) async fn save<T: Kept>(
         &self,
         name: &str,
         content: &T,
         over: Option<u64>,
     ) -> Result<Option<u64>, TriggerError> {
         let kept = Versioned {
-            version: VERSION,
+            version: T::VERSION,
             content,
         };
         let data = serde_json::json!(kept).to_string();
@@ -342,7 +393,6 @@ mod tests {
     use super::*;
     use crate::description::{ShardInfo, StreamInfo};
     use aws_lambda_events::event::dynamodb::StreamViewType;
-    use murmur_state::HandoffShard;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -393,15 +443,8 @@ mod tests {
             ("closed since", Some("closed then"), true),
             ("new", Some("closed since"), false),
         ]);
-        let shard = |id: &str, closed| HandoffShard {
-            id: id.to_owned(),
-            parent: None,
-            first: None,
-            closed,
-        };
-        let shards = vec![shard("closed then", true), shard("closed since", false)];
         let captured_at = Timestamp::from_secs(1_799_990_000);
-        let token = HandoffToken::new("arn", captured_at, shards);
+        let token = HandoffToken::new("arn", captured_at, vec!["closed then".to_owned()]);
         // A token says where to begin, whatever the starting position.
         for position in [StartingPosition::TrimHorizon, StartingPosition::Latest] {
             let beginning = Beginning::of(&listed, position, Some(&token), NOW);
@@ -416,11 +459,39 @@ mod tests {
     }
 
     #[test]
+    fn a_beginning_is_kept_as_three_lists_of_ids() {
+        let shards = [
+            ("a", Begin::Skip),
+            ("ab", Begin::Skip),
+            ("b", Begin::Latest),
+        ];
+        let beginning = Beginning {
+            stream_arn: "arn".to_owned(),
+            begun_at: NOW,
+            captured_at: None,
+            shards: shards.map(|(id, begin)| (id.to_owned(), begin)).into(),
+        };
+        let kept = serde_json::json!(Versioned {
+            version: Beginning::VERSION,
+            content: &beginning
+        });
+        let text = r#"{"version":2,"stream_arn":"arn","begun_at":1800000000000,"captured_at":null,"shards":{"skip":"0.1:a1.1:b","latest":"0.1:b","trim_horizon":""}}"#;
+        assert_eq!(
+            kept,
+            serde_json::from_str::<serde_json::Value>(text).unwrap()
+        );
+        let read: Versioned<Beginning> = serde_json::from_str(text).unwrap();
+        assert_eq!(read.content, beginning);
+        let twice = text.replace("0.1:b", "0.1:a");
+        assert!(serde_json::from_str::<Versioned<Beginning>>(&twice).is_err());
+    }
+
+    #[test]
     fn rows_are_kept_in_a_form_that_later_releases_have_to_read() {
         let after = At::After(SequenceNumber::new("100000000000000000002").unwrap());
         let row = Row::released(after, Some(NOW));
         let kept = serde_json::json!(Versioned {
-            version: VERSION,
+            version: Row::VERSION,
             content: &row
         });
         let text = r#"{"version":1,"at":{"after":"100000000000000000002"},"through":1800000000000,"owner":null,"until":null}"#;
