@@ -20,6 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::description::StreamDescription;
 use crate::options::StartingPosition;
 use crate::trigger::error::TriggerError;
+use crate::trigger::sharing::Sightings;
 
 /// What is kept as a checkpoint, in a form that later releases have to read.
 pub(crate) trait Kept: Serialize + DeserializeOwned {
@@ -199,6 +200,7 @@ pub(crate) struct Positions {
     pub(crate) lease: Duration,
     /// Whether others can see them: else nobody waits for a lease to end.
     pub(crate) lasting: bool,
+    pub(crate) sightings: Sightings,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -281,10 +283,13 @@ impl Positions {
         self.load(&self.shard_name(shard)).await
     }
 
-    /// Whether the row's lease is another's, and has not expired by this clock.
+    /// Whether the row's lease is another's, and has not expired: by this clock, or by the
+    /// owner's, if that was seen to be behind.
     pub(crate) fn is_elsewhere(&self, row: &Row) -> bool {
-        row.owner.as_ref().is_some_and(|owner| *owner != self.owner)
-            && row.until.is_some_and(|until| until > self.clock.now())
+        let owner = row.owner.as_ref().filter(|owner| **owner != self.owner);
+        owner.zip(row.until).is_some_and(|(owner, until)| {
+            until.plus(self.sightings.behind(owner)) > self.clock.now()
+        })
     }
 
     /// A row under this reader's lease, which begins now.

@@ -8,4 +8,5 @@ mod handoff;
 mod limits;
 mod log;
 mod positions;
+mod sharing;
 mod support;
