@@ -95,8 +95,13 @@ impl Lineage {
         // whoever reads it.
         self.shards
             .retain(|id, shard| ids.contains(&**id) || shard.state == State::Working);
+        let parents = listed
+            .shards
+            .iter()
+            .filter_map(|shard| shard.parent.as_deref());
+        let parents: HashSet<&str> = parents.collect();
         for (id, shard) in &mut self.shards {
-            shard.has_child = listed.has_child(id);
+            shard.has_child = parents.contains(&**id);
         }
         let mut gone: BTreeMap<Arc<str>, bool> = BTreeMap::new();
         for (id, shard) in &self.shards {
