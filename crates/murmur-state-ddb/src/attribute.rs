@@ -22,7 +22,8 @@ pub(crate) const TTL: &str = "ttl";
 /// How often a compare-and-swap row was written, N; the version of a checkpoint.
 pub(crate) const VER: &str = "ver";
 /// Who wrote a compare-and-swap row last, B: 16 random bytes of one merge, by which a writer
-/// whose answer was lost recognises its own write.
+/// whose answer was lost recognises its own write. In the main row of a checkpoint, S: the name
+/// of its parts.
 pub(crate) const TOK: &str = "tok";
 /// Who holds a claim, S; the original's markers have none.
 pub(crate) const OWN: &str = "own";
@@ -30,6 +31,10 @@ pub(crate) const OWN: &str = "own";
 pub(crate) const STREAM: &str = "stream";
 /// The text of a checkpoint, S. A reserved word: always an alias.
 pub(crate) const DATA: &str = "data";
+/// In the main row of a checkpoint whose text is in rows of their own: how many these are, N.
+pub(crate) const PARTS: &str = "parts";
+/// In the same row: the SHA-256 of the whole text, S.
+pub(crate) const SUM: &str = "sum";
 
 // Reserved for the exact modes. A state row that carries any of them is refused by the modes
 // without ids; see `NO_TRACES`.

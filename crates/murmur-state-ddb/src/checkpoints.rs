@@ -1,20 +1,88 @@
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
-use futures::FutureExt;
-use futures::future::BoxFuture;
-use murmur_state::{Checkpoint, Checkpoints, Deadline, Place, Removed, Saved, StoreError};
+//! Checkpoints as rows of the marker table.
+//!
+//! A checkpoint is a *main row*: `ver`, and its text as `data`. Text that does not fit an item is
+//! cut into *parts*, rows of their own with `data` alone; the main row then has how many there are
+//! (`parts`), the name they share (`tok`, random for each call of `save`), and a digest of the
+//! whole (`sum`).
+//!
+//! **A main row is never without its parts.** A save writes its parts first, then the main row, on
+//! the condition that a checkpoint always has. Parts are removed in two cases only:
+//!
+//! - By the save that wrote them, if its main row was certainly not written: the service refused
+//!   it, or it was never sent. No other request names that token, so no main row ever will.
+//! - By the save or removal that took the place of a main row, as DynamoDB told it in the answer
+//!   (`ALL_OLD`). The one request that could write that row has been carried out, so no main row
+//!   names the token any longer, or again.
+//!
+//! So neither the same text saved twice, nor a name that is used again, nor a request that arrives
+//! late can meet somebody else's removal: it has another token. (With names made from the text it
+//! would not hold: a save refused at version 3 removes the parts that a save of the same text, after
+//! a removal of the checkpoint, is about to name.) What is left behind is parts of no main row:
+//! after a crash in between, or a save or removal whose answer was lost. They cost storage only.
+//!
+//! A load reads the main row, then the parts, and compares the digest. Where that fails it reads the
+//! main row again: if it has changed, another save has removed the parts meanwhile, and the load
+//! begins again; if not, something else has, and that is an error.
 
-use crate::attribute::{DATA, Item, PK, VER, integer, number, wrong_shape};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use murmur_state::{Causes, Checkpoint, Checkpoints, Deadline, Place, Removed, Saved, StoreError};
+use sha2::{Digest, Sha256};
+
+use crate::attribute::{DATA, Item, PARTS, PK, SUM, TOK, VER, integer, number, text, wrong_shape};
 use crate::deduper::Deduper;
 use crate::error::{Written, written};
 
-/// Checkpoints as rows of the marker table: `data`, `ver`, and no `ttl`. Data is limited by the
-/// item size, 400 KB.
+/// The most bytes of text in one row. An item takes 400 KB with its names (Amazon DynamoDB
+/// Developer Guide, quotas); a name takes up to 2 KB.
+const MOST: usize = 390_000;
+
+/// How many parts are read or written at a time.
+const AT_ONCE: usize = 8;
+
+/// How often a load begins again because of another save.
+const RELOADS: u32 = 10;
+
+/// Checkpoints as rows of the marker table, without a `ttl`.
+///
+/// Text of up to 390,000 bytes is one row. Longer text takes a row for each 390,000 bytes and one
+/// more, and as many requests for a load or a save: 1,000,000 bytes cost some 1,000 write units to
+/// save. Rows that are no longer needed are removed, which costs the same, and needs
+/// `dynamodb:DeleteItem`; without that they stay, with a warning.
 impl Checkpoints for Deduper {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
         async move {
             let place = self.place(name)?;
-            let row = self.get(name, Deadline::NONE).await?;
-            row.map(|row| checkpoint(&place, &row)).transpose()
+            let mut before: Option<Parts> = None;
+            for _ in 0..RELOADS {
+                let Some(row) = self.get(name, Deadline::NONE).await? else {
+                    return Ok(None);
+                };
+                let (version, content) = main_row(&place, &row)?;
+                let parts = match content {
+                    Content::Whole(data) => return Ok(Some(Checkpoint { data, version })),
+                    Content::Parts(parts) => parts,
+                };
+                if before.as_ref() == Some(&parts) {
+                    // The same twice, and not all there: no other save has removed them.
+                    return Err(StoreError::WrongShape {
+                        place,
+                        attribute: SUM,
+                        found: "not that of its parts, of which some are gone or changed".to_owned(),
+                        expected: "the digest of all rows of the checkpoint: restore them, or remove it",
+                        source: None,
+                    });
+                }
+                if let Some(data) = self.read_parts(name, &parts).await? {
+                    return Ok(Some(Checkpoint { data, version }));
+                }
+                before = Some(parts);
+            }
+            Err(StoreError::Conflict {
+                place,
+                source: None,
+            })
         }
         .boxed()
     }
@@ -26,40 +94,44 @@ impl Checkpoints for Deduper {
         over: Option<u64>,
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         async move {
-            let place = self.place(name)?;
-            let version = over.map_or(1, |over| over.saturating_add(1));
-            let saved = Checkpoint {
-                data: data.to_owned(),
-                version,
-            };
-            let mut put = self
-                .table
-                .client
-                .put_item()
-                .table_name(&*self.table.name)
-                .item(PK, AttributeValue::S(name.to_owned()))
-                .item(DATA, AttributeValue::S(saved.data.clone()))
-                .item(VER, number(version))
-                .return_values_on_condition_check_failure(
-                    ReturnValuesOnConditionCheckFailure::AllOld,
-                );
-            put = match over {
-                None => put.condition_expression("attribute_not_exists(pk)"),
-                Some(over) => put
-                    .condition_expression("ver = :over")
-                    .expression_attribute_values(":over", number(over)),
-            };
-            let once = self.table.write_once(&place, Deadline::NONE)?;
-            let result = put.customize().config_override(once).send().await;
-            match written(&place, result)? {
-                Written::Done(_) => Ok(Saved::Version(version)),
-                Written::Refused(row) if row.is_empty() => Ok(Saved::Conflict),
-                // One's own save whose answer was lost is found as it was made.
-                Written::Refused(row) if checkpoint(&place, &row)? == saved => {
-                    Ok(Saved::Version(version))
-                }
-                Written::Refused(_) => Ok(Saved::Conflict),
+            if data.len() <= MOST {
+                let content = Content::Whole(data.to_owned());
+                return self.save_main(name, &content, over).await;
             }
+            let token = format!("{:032x}", self.table.options.random.bits());
+            let parts = cut(data);
+            let known = Parts {
+                token,
+                count: parts.len(),
+                digest: digest(data),
+            };
+            let parts = parts.into_iter().enumerate();
+            let parts: Vec<_> = parts
+                .map(|(at, part)| (known.name(name, at), part))
+                .collect();
+            let writes = parts.into_iter();
+            let writes = writes.map(|(name, part)| self.put_part(name, part));
+            let wrote: Result<(), _> = stream::iter(writes)
+                .buffer_unordered(AT_ONCE)
+                .try_collect()
+                .await;
+            let content = Content::Parts(known);
+            let saved = match wrote {
+                Ok(()) => self.save_main(name, &content, over).await,
+                Err(error) => {
+                    self.drop_parts(name, &content).await;
+                    return Err(error);
+                }
+            };
+            // Then the main row was not written, and never will be.
+            if saved
+                .as_ref()
+                .err()
+                .is_some_and(|error| !may_have_applied(error))
+            {
+                self.drop_parts(name, &content).await;
+            }
+            saved
         }
         .boxed()
     }
@@ -79,6 +151,7 @@ impl Checkpoints for Deduper {
                 .key(PK, AttributeValue::S(name.to_owned()))
                 .condition_expression("attribute_not_exists(pk) OR ver = :over")
                 .expression_attribute_values(":over", number(over))
+                .return_values(ReturnValue::AllOld)
                 .return_values_on_condition_check_failure(
                     ReturnValuesOnConditionCheckFailure::AllOld,
                 )
@@ -87,22 +160,248 @@ impl Checkpoints for Deduper {
                 .send()
                 .await;
             match written(&place, result)? {
-                Written::Done(_) => Ok(Removed::Gone),
+                Written::Done(done) => {
+                    self.drop_replaced(name, &place, done.attributes).await;
+                    Ok(Removed::Gone)
+                }
                 // A row that is no checkpoint is nobody's save.
-                Written::Refused(row) => checkpoint(&place, &row).map(|_| Removed::Conflict),
+                Written::Refused(row) => main_row(&place, &row).map(|_| Removed::Conflict),
             }
         }
         .boxed()
     }
 }
 
-fn checkpoint(place: &Place, row: &Item) -> Result<Checkpoint, StoreError> {
-    match row.get(DATA) {
-        Some(AttributeValue::S(data)) => Ok(Checkpoint {
-            data: data.clone(),
-            version: integer(place, row, VER, "the version of a checkpoint")?,
+/// What a main row says of its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Content {
+    Whole(String),
+    Parts(Parts),
+}
+
+impl Content {
+    /// Whether it is the same text, whichever call saved it.
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Whole(one), Self::Whole(other)) => one == other,
+            (Self::Parts(one), Self::Parts(other)) => one.digest == other.digest,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Parts {
+    /// Names them; of one call of `save`.
+    token: String,
+    count: usize,
+    /// Of the whole text.
+    digest: String,
+}
+
+impl Parts {
+    /// The id of the part at `at`.
+    fn name(&self, checkpoint: &str, at: usize) -> String {
+        format!("{checkpoint}/part/{}/{at}", self.token)
+    }
+}
+
+impl Deduper {
+    /// Writes the main row over version `over`, and removes the parts of the one it replaces, or
+    /// its own if it is refused.
+    async fn save_main(
+        &self,
+        name: &str,
+        content: &Content,
+        over: Option<u64>,
+    ) -> Result<Saved, StoreError> {
+        let place = self.place(name)?;
+        let version = over.map_or(1, |over| over.saturating_add(1));
+        let mut put = self
+            .table
+            .client
+            .put_item()
+            .table_name(&*self.table.name)
+            .item(PK, AttributeValue::S(name.to_owned()))
+            .item(VER, number(version))
+            .return_values(ReturnValue::AllOld)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        put = match content {
+            Content::Whole(data) => put.item(DATA, AttributeValue::S(data.clone())),
+            Content::Parts(Parts {
+                token,
+                count,
+                digest,
+            }) => put
+                .item(PARTS, number(count))
+                .item(TOK, AttributeValue::S(token.clone()))
+                .item(SUM, AttributeValue::S(digest.clone())),
+        };
+        put = match over {
+            None => put.condition_expression("attribute_not_exists(pk)"),
+            Some(over) => put
+                .condition_expression("ver = :over")
+                .expression_attribute_values(":over", number(over)),
+        };
+        let once = self.table.write_once(&place, Deadline::NONE)?;
+        let result = put.customize().config_override(once).send().await;
+        let row = match written(&place, result)? {
+            Written::Done(done) => {
+                self.drop_replaced(name, &place, done.attributes).await;
+                return Ok(Saved::Version(version));
+            }
+            Written::Refused(row) => row,
+        };
+        self.drop_parts(name, content).await;
+        if row.is_empty() {
+            return Ok(Saved::Conflict);
+        }
+        // One's own save whose answer was lost is found as it was made.
+        let (found, known) = main_row(&place, &row)?;
+        Ok(match found == version && known.is_same(content) {
+            true => Saved::Version(version),
+            false => Saved::Conflict,
+        })
+    }
+
+    async fn put_part(&self, name: String, part: String) -> Result<(), StoreError> {
+        let place = self.place(&name)?;
+        let result = self
+            .table
+            .client
+            .put_item()
+            .table_name(&*self.table.name)
+            .item(PK, AttributeValue::S(name))
+            .item(DATA, AttributeValue::S(part))
+            .customize()
+            .config_override(self.table.write_once(&place, Deadline::NONE)?)
+            .send()
+            .await;
+        written(&place, result).map(|_| ())
+    }
+
+    /// The text of the parts; `None` if it is not all there.
+    async fn read_parts(&self, name: &str, parts: &Parts) -> Result<Option<String>, StoreError> {
+        let names = (0..parts.count).map(|at| parts.name(name, at));
+        let reads = names.map(|name| async move { self.get(&name, Deadline::NONE).await });
+        let rows: Vec<Option<Item>> = stream::iter(reads).buffered(AT_ONCE).try_collect().await?;
+        let mut whole = String::new();
+        for row in rows {
+            match row.as_ref().and_then(|row| row.get(DATA)) {
+                Some(AttributeValue::S(part)) => whole.push_str(part),
+                _ => return Ok(None),
+            }
+        }
+        Ok((digest(&whole) == parts.digest).then_some(whole))
+    }
+
+    /// Removes the parts of a main row that is no more.
+    async fn drop_replaced(&self, name: &str, place: &Place, row: Option<Item>) {
+        let replaced = row.and_then(|row| main_row(place, &row).ok());
+        if let Some((_, content)) = replaced {
+            self.drop_parts(name, &content).await;
+        }
+    }
+
+    /// Removes parts that no main row has. What stays is in nobody's way.
+    async fn drop_parts(&self, name: &str, content: &Content) {
+        let Content::Parts(parts) = content else {
+            return;
+        };
+        let removals = (0..parts.count).map(|at| self.drop_part(parts.name(name, at)));
+        let failures = stream::iter(removals).buffer_unordered(AT_ONCE);
+        let failures: Vec<StoreError> = failures.filter_map(async |failed| failed).collect().await;
+        if let Some(error) = failures.first() {
+            tracing::warn!(
+                checkpoint = name,
+                table = &*self.table.name,
+                rows = failures.len(),
+                error = %Causes(error),
+                "rows of a checkpoint that are no longer needed could not be removed, and stay; they are harmless"
+            );
+        }
+    }
+
+    async fn drop_part(&self, name: String) -> Option<StoreError> {
+        let removal = async {
+            let place = self.place(&name)?;
+            let result = self
+                .table
+                .client
+                .delete_item()
+                .table_name(&*self.table.name)
+                .key(PK, AttributeValue::S(name.clone()))
+                .customize()
+                .config_override(self.table.write_once(&place, Deadline::NONE)?)
+                .send()
+                .await;
+            written(&place, result)
+        };
+        removal.await.err()
+    }
+}
+
+fn may_have_applied(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unavailable {
+            may_have_applied: true,
+            ..
+        }
+    )
+}
+
+/// Pieces of at most [`MOST`] bytes, cut between characters.
+fn cut(data: &str) -> Vec<String> {
+    let (mut parts, mut left) = (Vec::new(), data);
+    while left.len() > MOST {
+        let mut end = MOST;
+        while !left.is_char_boundary(end) {
+            end -= 1;
+        }
+        let (part, rest) = left.split_at(end);
+        parts.push(part.to_owned());
+        left = rest;
+    }
+    parts.push(left.to_owned());
+    parts
+}
+
+fn digest(data: &str) -> String {
+    let digest = Sha256::digest(data);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The version of a main row, and what it says of its text.
+fn main_row(place: &Place, row: &Item) -> Result<(u64, Content), StoreError> {
+    let version = integer(place, row, VER, "the version of a checkpoint");
+    let content = match row.get(DATA) {
+        Some(AttributeValue::S(data)) => Content::Whole(data.clone()),
+        None if row.contains_key(PARTS) => Content::Parts(Parts {
+            token: text(place, row, TOK, "the name of a checkpoint's parts")?.to_owned(),
+            count: integer(place, row, PARTS, "how many parts a checkpoint has")?,
+            digest: text(place, row, SUM, "the digest of a checkpoint's text")?.to_owned(),
         }),
-        _ => Err(wrong_shape(place, row, DATA, "the text of a checkpoint")),
+        _ => return Err(wrong_shape(place, row, DATA, "the text of a checkpoint")),
+    };
+    Ok((version?, content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_between_characters_and_nothing_is_left_out() {
+        for char in ["a", "é", "€", "🦀"] {
+            for bytes in [MOST + 1, 2 * MOST, 2 * MOST + 5] {
+                let data = format!("x{}", char.repeat(bytes / char.len()));
+                let parts = cut(&data);
+                assert_eq!(parts.concat(), data);
+                assert!(parts.iter().all(|part| (1..=MOST).contains(&part.len())));
+                assert!((2..=3).contains(&parts.len()));
+            }
+        }
     }
 }
 

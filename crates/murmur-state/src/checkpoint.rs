@@ -43,6 +43,9 @@ pub enum Removed {
 /// version comes first, none does. A removal never takes a later save with it. A load that begins
 /// after a save or a removal was answered sees it. Checkpoints do not expire.
 ///
+/// A checkpoint holds texts of some megabytes, and a load sees all of one save or none of it. What
+/// fits one row of a store is one write; more may take several.
+///
 /// A removal forgets the version too: the next save is a first one, over `None`. Nobody may keep a
 /// version from before a removal, since a name that is used anew comes to the same one again.
 ///

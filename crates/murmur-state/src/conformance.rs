@@ -917,6 +917,102 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
             "either one of the concurrent saves succeeds or the removals do"
         );
     }
+
+    large_checkpoints(&checkpoints).await;
+}
+
+/// A checkpoint may be larger than what its store keeps in one piece.
+async fn large_checkpoints<C: Checkpoints>(checkpoints: &Arc<C>) {
+    let text = |name: &str, bytes: usize| name.repeat(bytes / name.len());
+    let save = async |data: &str, over| checkpoints.save("large", data, over).await.unwrap();
+    let load = async || checkpoints.load("large").await.unwrap();
+    let found = async |data: &str, version| {
+        let found = load().await.expect("it was saved");
+        // Not compared by `assert_eq`, which would print both.
+        assert!(
+            found.data == data,
+            "a large checkpoint is loaded as it was saved"
+        );
+        assert_eq!(found.version, version);
+    };
+
+    let (one, two) = (text("first €, ", 3_000_000), text("second 🦀, ", 1_000_000));
+    assert_eq!(save(&one, Some(1)).await, Saved::Conflict);
+    assert_eq!(load().await, None, "nothing was saved");
+    assert_eq!(save(&one, None).await, Saved::Version(1));
+    found(&one, 1).await;
+    assert_eq!(
+        save(&one, None).await,
+        Saved::Version(1),
+        "one's own save, repeated"
+    );
+    found(&one, 1).await;
+    assert_eq!(
+        save(&two, None).await,
+        Saved::Conflict,
+        "there is one already"
+    );
+    found(&one, 1).await;
+    let other = text("other, ", 500_000);
+    // The same text again, smaller, small, and large once more.
+    for (over, data) in [(1, &one), (2, &two), (3, &"small".to_owned()), (4, &one)] {
+        assert_eq!(save(data, Some(over)).await, Saved::Version(over + 1));
+        found(data, over + 1).await;
+        assert_eq!(
+            save(&other, Some(over)).await,
+            Saved::Conflict,
+            "an old version"
+        );
+        found(data, over + 1).await;
+    }
+    assert_eq!(
+        checkpoints.remove("large", 4).await.unwrap(),
+        Removed::Conflict
+    );
+    found(&one, 5).await;
+    assert_eq!(checkpoints.remove("large", 5).await.unwrap(), Removed::Gone);
+    assert_eq!(load().await, None);
+    assert_eq!(
+        save(&one, None).await,
+        Saved::Version(1),
+        "a name can be used again"
+    );
+    found(&one, 1).await;
+
+    for version in 1..=3 {
+        let task = |task: usize| {
+            let checkpoints = Arc::clone(checkpoints);
+            tokio::spawn(async move {
+                // Two of each text, so that some take each other's saves for their own.
+                let data = text(&format!("{version}-{}, ", task / 2), 500_000);
+                let saved = checkpoints.save("large", &data, Some(version)).await;
+                (saved.unwrap() == Saved::Version(version + 1), data)
+            })
+        };
+        let saves = join_all((0..6).map(task));
+        let loads = async {
+            for _ in 0..6 {
+                let found = load().await.expect("it is never gone");
+                let first = found.data.split_inclusive(", ").next().unwrap();
+                assert!(
+                    found.data == text(first, found.data.len()),
+                    "a load sees one save, whole"
+                );
+            }
+        };
+        let (answers, ()) = futures::future::join(saves, loads).await;
+        let won: Vec<String> = answers
+            .into_iter()
+            .map(|answer| answer.unwrap())
+            .filter_map(|(won, data)| won.then_some(data))
+            .collect();
+        let found = load().await.unwrap();
+        assert_eq!(found.version, version + 1);
+        assert!(
+            !won.is_empty() && won.iter().all(|data| *data == found.data),
+            "one text is saved, and whoever saved it hears so"
+        );
+    }
 }
 
 fn key(entity: &str, bucket: i64) -> Key {

@@ -14,6 +14,7 @@ mod monoid;
 mod outage;
 mod retry;
 mod service;
+mod shard_ids;
 mod store;
 mod time;
 mod tokens;
@@ -22,7 +23,7 @@ pub use checkpoint::{Checkpoint, Checkpoints, Removed, Saved};
 pub use dedup::{Claim, Deduper, Owner};
 pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
 pub use handler::{EventHandler, HandlerError, Repeats, UNREADABLE};
-pub use handoff::{HandoffError, HandoffShard, HandoffToken};
+pub use handoff::{HandoffError, HandoffToken};
 pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
 pub use memory::{MemoryDeduper, MemoryStore};
 pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
@@ -32,6 +33,7 @@ pub use monoid::{
 pub use outage::{Outage, Roughly};
 pub use retry::{Attempts, Retry, RetryPolicy};
 pub use service::CallFailure;
+pub use shard_ids::ShardIds;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, ListSegment,
     Listed, MAX_KEYS, Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow,

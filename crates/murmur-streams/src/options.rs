@@ -12,10 +12,13 @@ use murmur_state::{
 };
 
 use crate::source::{ITERATOR_LIFE, StreamSource};
-use crate::trigger::{FailedBatch, OnFailure, OnGap, Positions, Trigger};
+use crate::trigger::{FailedBatch, OnFailure, OnGap, Positions, READ_BYTES, Sightings, Trigger};
 
 /// A lease others can see, unless told otherwise.
 const LEASE: Duration = Duration::from_secs(30);
+
+/// What is read ahead, unless told otherwise.
+const READ_AHEAD: usize = 256 * 1024 * 1024;
 
 /// Where a trigger begins that has not read the stream before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -46,6 +49,7 @@ pub(crate) struct Options {
     table_at_rest: bool,
     pub(crate) on_gap: OnGap,
     pub(crate) maximum_shards: usize,
+    pub(crate) read_ahead: usize,
     pub(crate) retry: RetryPolicy,
     pub(crate) poll_interval: Duration,
     pub(crate) drain_empty_reads: u32,
@@ -113,6 +117,7 @@ where
                 table_at_rest: false,
                 on_gap: OnGap::default(),
                 maximum_shards: usize::MAX,
+                read_ahead: READ_AHEAD,
                 retry: RetryPolicy::patient(),
                 poll_interval: Duration::from_secs(1),
                 drain_empty_reads: 1,
@@ -271,20 +276,35 @@ where
 
     /// How long a lease lasts if it is not renewed, 3 s to 1 hour: by then another reader takes
     /// the shards of one that died. Compared by wall clocks; where they differ, leases are taken
-    /// over early or late, which costs deliveries of the same records, and nothing else. Default
-    /// 30 s.
+    /// over early or late, which costs deliveries of the same records, and nothing else. A third of it,
+    /// but at most 10 s, is also how often readers look at each other's shards. Default 30 s.
     #[must_use]
     pub fn lease(mut self, duration: Duration) -> Self {
         self.lease = duration;
         self
     }
 
-    /// How many shards this reader holds at most, at least 1, to leave some for the others. A
+    /// How many shards this reader holds at most, at least 1, where its share would be more. A
     /// shard that no reader has room for is not read: together they need room for all that are
-    /// open at once, those that take over from one that died included. Default: all it can get.
+    /// open at once, those that take over from one that died included. Default: its share.
     #[must_use]
     pub fn maximum_shards(mut self, shards: usize) -> Self {
         self.options.maximum_shards = shards;
+        self
+    }
+
+    /// How many bytes of records may be read and not done, over all shards, at least 4 MiB, by an
+    /// estimate of the memory they take. A read under way counts as 4 MiB, so that this also bounds
+    /// how many are; only a read that brings more goes beyond it. Records with the handler
+    /// count too, and their copies that it gets do not: in the worst case they take as much again.
+    ///
+    /// Where room is short, [batches](Self::maximum_batching_window) are not waited for to fill. A
+    /// shard whose batches keep failing without a
+    /// [limit](Self::maximum_retry_attempts) then drops what it has read, and reads it again later.
+    /// Default 256 MiB, which is 64 reads at a time; less makes a stream of many shards slower.
+    #[must_use]
+    pub fn read_ahead(mut self, bytes: usize) -> Self {
+        self.options.read_ahead = bytes;
         self
     }
 
@@ -344,7 +364,8 @@ where
     }
 
     /// Where counts go, under the trigger's name: `<name>:records`, `:batches`, `:retry`,
-    /// `:failed`, `:errors`, `:bisected`, `:filtered`, `:given_up`, `:gap`, `:lease_lost`, and
+    /// `:failed`, `:errors`, `:bisected`, `:filtered`, `:given_up`, `:gap`, `:lease_lost`,
+    /// `:lease_given`, and
     /// the gauge `:lag_ms`, how far the slowest shard is behind. Default: nowhere.
     #[must_use]
     pub fn recorder(mut self, recorder: impl Recorder) -> Self {
@@ -375,6 +396,7 @@ where
             maximum_retry_attempts,
             maximum_record_age,
             maximum_shards,
+            read_ahead,
             drain_empty_reads,
             poll_interval,
             starting_position,
@@ -411,6 +433,10 @@ where
         }
         if *maximum_shards == 0 {
             return refuse("maximum_shards", "must be at least 1".to_owned());
+        }
+        if *read_ahead < READ_BYTES {
+            let reason = format!("{read_ahead} is below {READ_BYTES}, which is one read");
+            return refuse("read_ahead", reason);
         }
         if !(1..=1_000).contains(drain_empty_reads) {
             let reason = format!("{drain_empty_reads} is outside 1..=1,000");
@@ -452,6 +478,7 @@ where
             owner,
             lease: self.lease,
             lasting,
+            sightings: Sightings::default(),
             clock,
         };
         Ok(Trigger::new(

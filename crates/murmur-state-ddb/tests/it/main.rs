@@ -7,6 +7,7 @@
 )]
 
 mod bytes;
+mod checkpoints;
 mod claim_first;
 mod codes;
 mod conformance;

@@ -12,10 +12,13 @@ use futures::channel::oneshot;
 use futures::future::{self, BoxFuture, Either, Shared};
 use murmur_state::{Causes, Deadline, Failure, Fault, Retry};
 
+use tokio::sync::Semaphore;
+
 use crate::options::Options;
 use crate::source::Cursor;
 use crate::trigger::monitor::Monitor;
 use crate::trigger::positions::Positions;
+use crate::trigger::room::Room;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
@@ -100,6 +103,9 @@ pub(crate) struct Engine<S, H> {
     pub(crate) kept: Kept,
     /// Of the run under way.
     pub(crate) retry: Retry,
+    pub(crate) room: Room,
+    /// Of those who begin a shard.
+    pub(crate) begins: Semaphore,
 }
 
 impl<S, H> Engine<S, H> {

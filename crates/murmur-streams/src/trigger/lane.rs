@@ -1,12 +1,14 @@
 //! One of the concurrent batches of a shard: its records in order, and what comes again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::EventRecord;
 use murmur_state::Timestamp;
 
 use crate::record::created_at;
+use crate::trigger::room::Taken;
 
 /// A record read and not yet done.
 #[derive(Debug, Clone)]
@@ -16,6 +18,8 @@ pub(crate) struct Pending {
     pub(crate) record: EventRecord,
     /// When it was read, in monotonic time.
     pub(crate) read_at: Duration,
+    /// The room it takes; given back with the last copy.
+    pub(crate) _room: Option<Arc<Taken>>,
 }
 
 impl Pending {
@@ -102,6 +106,11 @@ impl Lane {
             true => cut.short.then_some(Duration::ZERO),
             false => Some(first.read_at.saturating_add(cut.window)),
         }
+    }
+
+    /// Whether a batch of it is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.busy
     }
 
     /// Whether it could deliver more than it has.

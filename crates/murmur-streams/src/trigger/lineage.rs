@@ -1,6 +1,6 @@
 //! The shards of one stream, parents before children.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::description::StreamDescription;
@@ -34,6 +34,16 @@ pub(crate) enum Left {
     Interrupted,
 }
 
+/// What a shard's row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// Nobody has it.
+    Free,
+    /// This reader has it.
+    Elsewhere(String),
+    Ended,
+}
+
 #[derive(Debug)]
 struct Known {
     parent: Option<Arc<str>>,
@@ -55,6 +65,10 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
     shards: BTreeMap<Arc<str>, Known>,
+    children: HashMap<Arc<str>, Vec<Arc<str>>>,
+    /// Those that may be read and are not.
+    ready: BTreeSet<Arc<str>>,
+    working: usize,
     /// Parents that are gone and forgotten, as long as a listed shard names them.
     forgotten: HashSet<Arc<str>>,
 }
@@ -99,49 +113,123 @@ impl Lineage {
         }
         self.forgotten.retain(|id| gone.contains_key(id));
         let gone = gone.into_iter().filter(|(_, begun)| *begun);
-        gone.map(|(id, _)| id)
+        let gone = gone
+            .map(|(id, _)| id)
             .filter(|id| self.forgotten.insert(Arc::clone(id)))
-            .collect()
+            .collect();
+        self.index();
+        gone
+    }
+
+    /// Works out from the shards what is kept beside them.
+    fn index(&mut self) {
+        self.children.clear();
+        for (id, shard) in &self.shards {
+            if let Some(parent) = &shard.parent {
+                let children = self.children.entry(Arc::clone(parent)).or_default();
+                children.push(Arc::clone(id));
+            }
+        }
+        let ready = |shard: &&Known| shard.state == State::Idle && !self.waits(shard);
+        let ready = self.shards.iter().filter(|(_, shard)| ready(shard));
+        self.ready = ready.map(|(id, _)| Arc::clone(id)).collect();
+        let states = self.shards.values().map(|shard| shard.state);
+        self.working = states.filter(|state| *state == State::Working).count();
+    }
+
+    /// Whether a shard's parent is listed, and not read to its end.
+    fn waits(&self, shard: &Known) -> bool {
+        let parent = shard.parent.as_ref().and_then(|id| self.shards.get(id));
+        parent.is_some_and(|parent| parent.state != State::Done)
+    }
+
+    fn set(&mut self, id: &str, state: State) {
+        let Some((id, _)) = self.shards.get_key_value(id) else {
+            return;
+        };
+        let id = Arc::clone(id);
+        let Some(shard) = self.shards.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut shard.state, state);
+        self.working -= usize::from(before == State::Working);
+        self.working += usize::from(state == State::Working);
+        let of_shard = std::iter::once(&id);
+        let children = self.children.get(&id).into_iter().flatten();
+        for id in of_shard.chain(children) {
+            let shard = self.shards.get(id);
+            match shard.is_some_and(|shard| shard.state == State::Idle && !self.waits(shard)) {
+                true => self.ready.insert(Arc::clone(id)),
+                false => self.ready.remove(id),
+            };
+        }
     }
 
     /// The shards that may be read and are not, up to `room` of them; they are being read from
     /// now on. And how many there was no room for.
     pub(crate) fn start(&mut self, room: usize) -> (Vec<Task>, usize) {
-        let is_open: HashMap<Arc<str>, bool> = self
-            .shards
-            .iter()
-            .map(|(id, shard)| (Arc::clone(id), shard.state != State::Done))
-            .collect();
-        // Of the shard's parent, if that is listed.
-        let parent_open = |shard: &Known| is_open.get(shard.parent.as_ref()?).copied();
-        let mut ready = self
-            .shards
-            .iter_mut()
-            .filter(|(_, shard)| shard.state == State::Idle && parent_open(shard) != Some(true));
-        let tasks = ready.by_ref().take(room).map(|(id, shard)| {
-            shard.state = State::Working;
-            Task {
-                shard: Arc::clone(id),
-                parent: shard.parent.clone(),
-                parent_listed: parent_open(shard).is_some(),
+        let ready: Vec<Arc<str>> = self.ready.iter().take(room).map(Arc::clone).collect();
+        let task = |id: Arc<str>| {
+            self.set(&id, State::Working);
+            let shard = self.shards.get(&id)?;
+            let parent = shard.parent.clone();
+            Some(Task {
+                parent_listed: parent
+                    .as_ref()
+                    .is_some_and(|parent| self.shards.contains_key(parent)),
                 has_child: shard.has_child,
-            }
+                parent,
+                shard: id,
+            })
+        };
+        let tasks = ready.into_iter().filter_map(task).collect();
+        (tasks, self.ready.len())
+    }
+
+    /// The shards that can be read now, here or elsewhere.
+    pub(crate) fn readable(&self) -> usize {
+        let shards = self.shards.values();
+        let open = shards.filter(|shard| !matches!(shard.state, State::Done | State::Drained));
+        open.filter(|shard| !self.waits(shard)).count()
+    }
+
+    /// Those of them that are not read here.
+    pub(crate) fn others(&self) -> Vec<Arc<str>> {
+        let shards = self.shards.iter();
+        let others = shards.filter(|(_, shard)| {
+            matches!(shard.state, State::Idle | State::Elsewhere) && !self.waits(shard)
         });
-        (tasks.collect(), ready.count())
+        others.map(|(id, _)| Arc::clone(id)).collect()
+    }
+
+    /// Notes what the row of a shard says that is not read here.
+    pub(crate) fn seen(&mut self, id: &str, seen: &Seen) {
+        let shard = self.shards.get(id);
+        if shard.is_some_and(|shard| matches!(shard.state, State::Idle | State::Elsewhere)) {
+            self.set(
+                id,
+                match seen {
+                    Seen::Free => State::Idle,
+                    Seen::Elsewhere(_) => State::Elsewhere,
+                    Seen::Ended => State::Done,
+                },
+            );
+        }
     }
 
     /// Notes how a reader left a shard; whether a child of it can begin now.
     pub(crate) fn left(&mut self, id: &str, left: Left) -> bool {
-        let Some(shard) = self.shards.get_mut(id) else {
-            return false;
-        };
-        shard.state = match left {
-            Left::Empty => State::Drained,
-            Left::Ended => State::Done,
-            Left::Elsewhere => State::Elsewhere,
-            Left::Interrupted => State::Idle,
-        };
-        left == Left::Ended && shard.has_child
+        self.set(
+            id,
+            match left {
+                Left::Empty => State::Drained,
+                Left::Ended => State::Done,
+                Left::Elsewhere => State::Elsewhere,
+                Left::Interrupted => State::Idle,
+            },
+        );
+        let has_child = self.shards.get(id).is_some_and(|shard| shard.has_child);
+        left == Left::Ended && has_child
     }
 
     /// The shards somebody else reads are looked at once more, and so are those drained that
@@ -152,11 +240,11 @@ impl Lineage {
                 shard.state = State::Idle;
             }
         }
+        self.index();
     }
 
     pub(crate) fn working(&self) -> usize {
-        let working = |shard: &&Known| shard.state == State::Working;
-        self.shards.values().filter(working).count()
+        self.working
     }
 
     /// Whether nothing is left to read, now and here.
@@ -179,10 +267,7 @@ impl Lineage {
     /// Whether shards wait for each other, so that none can ever be read.
     pub(crate) fn is_stuck(&self) -> bool {
         let open = |shard: &Known| shard.state != State::Done;
-        let waits = |shard: &Known| {
-            let parent = shard.parent.as_ref().and_then(|id| self.shards.get(id));
-            shard.state == State::Idle && parent.is_some_and(open)
-        };
+        let waits = |shard: &Known| shard.state == State::Idle && self.waits(shard);
         let mut open = self.shards.values().filter(|shard| open(shard)).peekable();
         open.peek().is_some() && open.all(waits)
     }

@@ -8,8 +8,10 @@ mod lane;
 mod lineage;
 mod monitor;
 mod positions;
+mod room;
 mod run;
 mod shard;
+mod sharing;
 mod tracker;
 
 use std::fmt;
@@ -21,11 +23,13 @@ use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{self, Either};
 use murmur_state::EventHandler;
+use tokio::sync::Semaphore;
 
 use crate::options::{Options, TriggerBuilder};
 use crate::source::StreamSource;
 use engine::{Engine, Kept, Until, Watch};
 use positions::Beginning;
+use room::Room;
 use run::Run;
 
 pub use error::TriggerError;
@@ -34,6 +38,11 @@ pub use failed::{FailedBatch, FailureCondition};
 pub use gap::{Gap, OnGap};
 pub use monitor::{Monitor, ShardStatus, Status, Summary};
 pub(crate) use positions::Positions;
+pub(crate) use room::READ_BYTES;
+pub(crate) use sharing::Sightings;
+
+/// How many shards are begun at a time, and how many rows are looked at.
+const BEGINS: usize = 16;
 
 /// Reads a stream and calls a handler with its records, as Lambda's event source mapping does.
 ///
@@ -61,9 +70,21 @@ pub(crate) use positions::Positions;
 /// deliver the same records. Correctness must not depend on leases, and with a handler that
 /// [recognises repeated events](murmur_state::Repeats) it does not.
 ///
-/// Leases go to whoever comes first, [at most so many](TriggerBuilder::maximum_shards) each.
-/// That is for a handful of workers: for more use Lambda, or the Kinesis Client Library with its
-/// DynamoDB Streams adapter, which balance.
+/// Readers that [`run`](Trigger::run) share the shards evenly, or as
+/// [`maximum_shards`](TriggerBuilder::maximum_shards) lets them: one alone has all, and gives shards
+/// up, each at a saved position, when others come. It takes some rounds of a third of a lease (at most
+/// 10 s each) until the shares are even, and a shard is not read for up to two of them while it changes
+/// hands. When a reader dies, the others take over its shards. In every round each reader
+/// writes one row that names all readers, and reads a row for each shard that it does not read
+/// itself. [`drain`](Trigger::drain) takes no part in that: it takes what is free.
+///
+/// That is for a handful of readers: for more use Lambda, or the Kinesis Client Library with its
+/// DynamoDB Streams adapter.
+///
+/// # Memory
+///
+/// What is read ahead of the handler is bounded over all shards, by
+/// [`read_ahead`](TriggerBuilder::read_ahead). Every shard has its turn all the same.
 ///
 /// # Differences to Lambda
 ///
@@ -101,6 +122,8 @@ where
                 source,
                 handler,
                 retry: options.retry(),
+                room: Room::of(options.read_ahead),
+                begins: Semaphore::new(BEGINS),
                 options,
                 positions,
                 monitor,

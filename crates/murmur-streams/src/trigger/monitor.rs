@@ -32,6 +32,8 @@ pub struct Summary {
     pub gaps: u64,
     /// Shards lost to another reader.
     pub leases_lost: u64,
+    /// Shards given up to other readers, so that each has its share.
+    pub leases_given: u64,
 }
 
 /// How a run goes, for whoever wants to show it.
@@ -42,9 +44,9 @@ pub struct Status {
     pub summary: Summary,
     /// The shards it reads now, by id.
     pub shards: Vec<ShardStatus>,
-    /// How many shards it leaves alone because it holds as many as
-    /// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets it; whether another reader
-    /// has them it does not know.
+    /// How many shards it leaves alone that could be read and that no other reader was seen to
+    /// have, because it has its share, or as many as
+    /// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets it.
     pub waiting: usize,
 }
 
@@ -114,6 +116,7 @@ pub(crate) enum Count {
     Bisections,
     Gaps,
     LeasesLost,
+    LeasesGiven,
 }
 
 impl Monitor {
@@ -170,6 +173,7 @@ impl Monitor {
                 Count::Bisections => (&mut summary.bisections, "bisected"),
                 Count::Gaps => (&mut summary.gaps, "gap"),
                 Count::LeasesLost => (&mut summary.leases_lost, "lease_lost"),
+                Count::LeasesGiven => (&mut summary.leases_given, "lease_given"),
             };
             *field += by;
             name

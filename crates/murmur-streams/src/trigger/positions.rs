@@ -5,28 +5,31 @@
 //! its lease. Every row is saved only over the version that was read, so that of two readers
 //! that hold each other for gone one finds out with its next save.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::{
     Checkpoint, Checkpoints, Clock, HandoffToken, PipelineName, Removed, Saved, SequenceNumber,
-    StoreError, Timestamp,
+    ShardIds, StoreError, Timestamp,
 };
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::description::StreamDescription;
 use crate::options::StartingPosition;
 use crate::trigger::error::TriggerError;
+use crate::trigger::sharing::Sightings;
 
-/// The version of the rows this release writes.
-const VERSION: u32 = 1;
+/// What is kept as a checkpoint, in a form that later releases have to read.
+pub(crate) trait Kept: Serialize + DeserializeOwned {
+    /// The version of the form this release writes, and reads.
+    const VERSION: u32;
+}
 
 /// How a shard is begun that nobody has read yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begin {
     /// Not at all: what it holds is not wanted.
     Skip,
@@ -45,7 +48,55 @@ pub(crate) struct Beginning {
     /// When the handoff token was captured that reading began from.
     pub(crate) captured_at: Option<Timestamp>,
     /// The shards listed then.
+    #[serde(serialize_with = "in_sets", deserialize_with = "from_sets")]
     pub(crate) shards: BTreeMap<String, Begin>,
+}
+
+impl Kept for Beginning {
+    const VERSION: u32 = 2;
+}
+
+/// How shards are begun, as it is saved: there may be a hundred thousand.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sets {
+    skip: ShardIds,
+    latest: ShardIds,
+    trim_horizon: ShardIds,
+}
+
+fn in_sets<S: Serializer>(
+    shards: &BTreeMap<String, Begin>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let set = |wanted: Begin| {
+        let shards = shards.iter().filter(|(_, begin)| **begin == wanted);
+        shards.map(|(id, _)| id.as_str()).collect()
+    };
+    let sets = Sets {
+        skip: set(Begin::Skip),
+        latest: set(Begin::Latest),
+        trim_horizon: set(Begin::TrimHorizon),
+    };
+    sets.serialize(serializer)
+}
+
+fn from_sets<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<BTreeMap<String, Begin>, D::Error> {
+    let sets = Sets::deserialize(deserializer)?;
+    let mut shards = BTreeMap::new();
+    for (set, begin) in [
+        (&sets.skip, Begin::Skip),
+        (&sets.latest, Begin::Latest),
+        (&sets.trim_horizon, Begin::TrimHorizon),
+    ] {
+        shards.extend(set.iter().map(|id| (id.to_owned(), begin)));
+    }
+    match shards.len() == sets.skip.len() + sets.latest.len() + sets.trim_horizon.len() {
+        true => Ok(shards),
+        false => Err(D::Error::custom("a shard is begun in two ways")),
+    }
 }
 
 impl Beginning {
@@ -61,13 +112,9 @@ impl Beginning {
         begun_at: Timestamp,
     ) -> Self {
         let (ids, closed) = (listed.ids(), listed.closed());
-        let skipped: Option<HashSet<&str>> = token.map(|token| {
-            let closed = token.shards.iter().filter(|shard| shard.closed);
-            closed.map(|shard| &*shard.id).collect()
-        });
         let begin = |shard: &crate::ShardInfo| {
-            if let Some(skipped) = &skipped {
-                return match skipped.contains(&*shard.id) {
+            if let Some(token) = token {
+                return match token.closed.contains(&shard.id) {
                     true => Begin::Skip,
                     false => Begin::TrimHorizon,
                 };
@@ -115,9 +162,13 @@ pub(crate) struct Row {
     /// Whatever was put into the shard's lineage before this time is done, or not wanted. `None`
     /// where that cannot be said.
     pub(crate) through: Option<Timestamp>,
-    owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// When the lease ends, by the owner's wall clock.
     until: Option<Timestamp>,
+}
+
+impl Kept for Row {
+    const VERSION: u32 = 1;
 }
 
 impl Row {
@@ -148,6 +199,7 @@ pub(crate) struct Positions {
     pub(crate) lease: Duration,
     /// Whether others can see them: else nobody waits for a lease to end.
     pub(crate) lasting: bool,
+    pub(crate) sightings: Sightings,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -230,10 +282,13 @@ impl Positions {
         self.load(&self.shard_name(shard)).await
     }
 
-    /// Whether the row's lease is another's, and has not expired by this clock.
+    /// Whether the row's lease is another's, and has not expired: by this clock, or by the
+    /// owner's, if that was seen to be behind.
     pub(crate) fn is_elsewhere(&self, row: &Row) -> bool {
-        row.owner.as_ref().is_some_and(|owner| *owner != self.owner)
-            && row.until.is_some_and(|until| until > self.clock.now())
+        let owner = row.owner.as_ref().filter(|owner| **owner != self.owner);
+        owner.zip(row.until).is_some_and(|(owner, until)| {
+            until.plus(self.sightings.behind(owner)) > self.clock.now()
+        })
     }
 
     /// A row under this reader's lease, which begins now.
@@ -278,10 +333,8 @@ impl Positions {
         Ok(())
     }
 
-    async fn load<T: Serialize + DeserializeOwned>(
-        &self,
-        name: &str,
-    ) -> Result<Option<(T, u64)>, TriggerError> {
+    /// What is kept as `name`, and its version.
+    pub(crate) async fn load<T: Kept>(&self, name: &str) -> Result<Option<(T, u64)>, TriggerError> {
         let loaded = self.place.load(name).await;
         let Some(Checkpoint { data, version }) = loaded.map_err(|source| failed(name, source))?
         else {
@@ -291,7 +344,7 @@ impl Positions {
     }
 
     /// `None` if somebody saved since.
-    async fn save<T: Serialize>(
+    pub(crate) async fn save<T: Kept>(
         &self,
         name: &str,
         content: &T,
@@ -317,21 +370,21 @@ impl fmt::Debug for Positions {
 }
 
 /// What is saved.
-fn encode<T: Serialize>(content: &T) -> serde_json::Value {
+fn encode<T: Kept>(content: &T) -> serde_json::Value {
     serde_json::json!(Versioned {
-        version: VERSION,
+        version: T::VERSION,
         content,
     })
 }
 
 /// What the row called `name` holds.
-fn decode<T: Serialize + DeserializeOwned>(name: &str, data: &str) -> Result<T, TriggerError> {
+fn decode<T: Kept>(name: &str, data: &str) -> Result<T, TriggerError> {
     let unreadable = |source| TriggerError::UnreadablePosition {
         name: name.to_owned(),
         source: Arc::new(source),
     };
     let head: Head = serde_json::from_str(data).map_err(unreadable)?;
-    if head.version != VERSION {
+    if head.version != T::VERSION {
         return Err(TriggerError::UnknownPosition {
             name: name.to_owned(),
             version: head.version,
@@ -363,7 +416,6 @@ mod tests {
     use super::*;
     use crate::description::{ShardInfo, StreamInfo};
     use aws_lambda_events::event::dynamodb::StreamViewType;
-    use murmur_state::HandoffShard;
     use murmur_testkit::damage::accepts_only_json_it_writes;
 
     const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -415,15 +467,8 @@ mod tests {
             ("closed since", Some("closed then"), true),
             ("new", Some("closed since"), false),
         ]);
-        let shard = |id: &str, closed| HandoffShard {
-            id: id.to_owned(),
-            parent: None,
-            first: None,
-            closed,
-        };
-        let shards = vec![shard("closed then", true), shard("closed since", false)];
         let captured_at = Timestamp::from_secs(1_799_990_000);
-        let token = HandoffToken::new("arn", captured_at, shards);
+        let token = HandoffToken::new("arn", captured_at, vec!["closed then".to_owned()]);
         // A token says where to begin, whatever the starting position.
         for position in [StartingPosition::TrimHorizon, StartingPosition::Latest] {
             let beginning = Beginning::of(&listed, position, Some(&token), NOW);
@@ -435,6 +480,34 @@ mod tests {
             assert_eq!(begins(&beginning), expected);
             assert_eq!(beginning.since(), captured_at);
         }
+    }
+
+    #[test]
+    fn a_beginning_is_kept_as_three_lists_of_ids() {
+        let shards = [
+            ("a", Begin::Skip),
+            ("ab", Begin::Skip),
+            ("b", Begin::Latest),
+        ];
+        let beginning = Beginning {
+            stream_arn: "arn".to_owned(),
+            begun_at: NOW,
+            captured_at: None,
+            shards: shards.map(|(id, begin)| (id.to_owned(), begin)).into(),
+        };
+        let kept = serde_json::json!(Versioned {
+            version: Beginning::VERSION,
+            content: &beginning
+        });
+        let text = r#"{"version":2,"stream_arn":"arn","begun_at":1800000000000,"captured_at":null,"shards":{"skip":"0.1:a1.1:b","latest":"0.1:b","trim_horizon":""}}"#;
+        assert_eq!(
+            kept,
+            serde_json::from_str::<serde_json::Value>(text).unwrap()
+        );
+        let read: Versioned<Beginning> = serde_json::from_str(text).unwrap();
+        assert_eq!(read.content, beginning);
+        let twice = text.replace("0.1:b", "0.1:a");
+        assert!(serde_json::from_str::<Versioned<Beginning>>(&twice).is_err());
     }
 
     #[test]
@@ -454,7 +527,7 @@ mod tests {
     }
     #[test]
     fn damaged_rows_are_refused_or_are_what_is_written() {
-        fn again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
+        fn again<T: Kept>(bytes: &[u8]) -> Option<Vec<u8>> {
             let content: T = decode("n", std::str::from_utf8(bytes).ok()?).ok()?;
             Some(encode(&content).to_string().into_bytes())
         }

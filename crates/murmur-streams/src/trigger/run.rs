@@ -1,22 +1,26 @@
 //! One run: lists the shards from time to time, and has every one worked on that can be.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
+use futures::channel::oneshot;
 use futures::future::{self, BoxFuture, Either};
-use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
+use futures::stream::{self, FuturesUnordered};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use murmur_state::{Causes, Deadline, EventHandler};
 
 use crate::description::StreamDescription;
 use crate::error::StreamError;
 use crate::source::StreamSource;
+use crate::trigger::BEGINS;
 use crate::trigger::engine::{Engine, Until, Watch, yield_now};
 use crate::trigger::error::TriggerError;
-use crate::trigger::lineage::{Left, Lineage};
-use crate::trigger::positions::Beginning;
+use crate::trigger::lineage::{Left, Lineage, Seen};
+use crate::trigger::positions::{At, Beginning};
+use crate::trigger::sharing::Workers;
 
 /// How often new shards and the leases of others are looked for.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
@@ -29,8 +33,28 @@ const CHILD_LISTINGS: u32 = 10;
 enum Step {
     /// What the stream lists, and how reading it was begun; `None` if the run was stopped.
     Listed(Result<Option<(StreamDescription, Arc<Beginning>)>, TriggerError>),
+    /// Who shares the shards, where that was asked, and what the rows of some say.
+    Looked(Result<Option<Look>, TriggerError>),
     Left(Arc<str>, Result<Left, TriggerError>),
     Forgot(Result<(), TriggerError>),
+}
+
+struct Look {
+    workers: Option<Workers>,
+    rows: Vec<(Arc<str>, Seen)>,
+}
+
+/// How this reader shares the shards with others, in rounds.
+struct Share {
+    /// Where a round began, what it has seen so far.
+    round: Option<HashMap<Arc<str>, Seen>>,
+    /// When to begin the next, in monotonic time.
+    next: Duration,
+    workers: Workers,
+    /// How many shards are this reader's.
+    most: usize,
+    /// Whether it had more than its share in the last round.
+    had_more: bool,
 }
 
 pub(crate) struct Run<'e, 'w, S, H> {
@@ -39,6 +63,10 @@ pub(crate) struct Run<'e, 'w, S, H> {
     lineage: Lineage,
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
+    /// `None` where no others can see the positions, or the run only wants what is there.
+    share: Option<Share>,
+    /// What tells the shards that are read here to leave.
+    releases: BTreeMap<Arc<str>, oneshot::Sender<()>>,
     /// When the shards were last asked for, in monotonic time.
     asked_at: Duration,
     /// When to list again: by wall time as well, since a machine that was suspended knows of shards
@@ -64,6 +92,14 @@ where
             lineage: Lineage::default(),
             steps: FuturesUnordered::new(),
             listing: false,
+            share: (engine.positions.lasting && watch.until == Until::ShutDown).then(|| Share {
+                round: None,
+                next: engine.options.clock.monotonic(),
+                workers: Workers::default(),
+                most: 0,
+                had_more: false,
+            }),
+            releases: BTreeMap::new(),
             asked_at: Duration::ZERO,
             list_at: Deadline::within(&*engine.options.clock, Duration::ZERO),
             up_to_date: false,
@@ -85,10 +121,14 @@ where
                 if let Some(beginning) = beginning.as_ref()
                     && !self.listing
                 {
+                    self.look_when_due();
                     self.start_shards(beginning);
                 }
             }
             if self.steps.is_empty() && (stopping || self.is_over()) {
+                if self.share.is_some() {
+                    self.engine.leave_others().await;
+                }
                 return self.error.map_or(Ok(()), Err);
             }
             match self.next_step().await {
@@ -98,6 +138,9 @@ where
                 }
                 Some(Step::Listed(Ok(None))) => self.listing = false,
                 Some(Step::Listed(Err(error)) | Step::Forgot(Err(error))) => self.fail(error),
+                Some(Step::Looked(Ok(Some(look)))) => self.looked(look),
+                Some(Step::Looked(Ok(None))) => {}
+                Some(Step::Looked(Err(error))) => self.fail(error),
                 Some(Step::Left(shard, left)) => self.left(&shard, left),
                 Some(Step::Forgot(Ok(()))) | None => {}
             }
@@ -119,14 +162,22 @@ where
 
     fn start_shards(&mut self, beginning: &Arc<Beginning>) {
         let most = self.engine.options.maximum_shards;
+        let most = self
+            .share
+            .as_ref()
+            .map_or(most, |share| most.min(share.most));
         let room = most.saturating_sub(self.lineage.working());
         let (tasks, waiting) = self.lineage.start(room);
         self.engine.monitor.waiting(waiting);
         for task in tasks {
             let (engine, watch, shard) = (self.engine, self.watch, Arc::clone(&task.shard));
             let beginning = Arc::clone(beginning);
+            let (sender, release) = oneshot::channel();
+            self.releases.insert(Arc::clone(&shard), sender);
+            let release = async move { release.await.unwrap_or(()) };
+            let release = release.boxed().shared();
             let work = async move {
-                let left = engine.work(task, &beginning, watch).await;
+                let left = engine.work(task, &beginning, watch, release).await;
                 Step::Left(shard, left)
             };
             self.steps.push(work.boxed());
@@ -136,9 +187,14 @@ where
     /// The next thing that happens; `None` if it is time to look again.
     async fn next_step(&mut self) -> Option<Step> {
         let clock = &self.engine.options.clock;
-        let timer = match self.listing || self.watch.is_stopping() {
-            true => future::pending().boxed(),
-            false => clock.sleep(self.list_at.remaining(&**clock).unwrap_or_default()),
+        let list_in = self.list_at.remaining(&**clock).unwrap_or_default();
+        let share = self.share.as_ref().filter(|share| share.round.is_none());
+        let look_in = share.map(|share| share.next.saturating_sub(clock.monotonic()));
+        let wake = [(!self.listing).then_some(list_in), look_in];
+        let wake = wake.into_iter().flatten().min();
+        let timer = match wake.filter(|_| !self.watch.is_stopping()) {
+            None => future::pending().boxed(),
+            Some(wake) => clock.sleep(wake),
         };
         let stop = match self.watch.is_stopping() {
             true => future::pending().left_future(),
@@ -168,7 +224,9 @@ where
             };
             self.steps.push(forget.boxed());
         }
-        self.lineage.look_again();
+        if self.share.is_none() {
+            self.lineage.look_again();
+        }
         let ids = listed.ids();
         engine.kept.retain(|id| ids.contains(id));
         self.up_to_date = !self.awaits_children(listed);
@@ -215,12 +273,86 @@ where
             self.fail(error);
             Left::Interrupted
         });
+        self.releases.remove(shard);
         let child_begins = self.lineage.left(shard, left);
         if left == Left::Ended {
             (self.up_to_date, self.without_child) = (false, 0);
             if !child_begins {
                 // Its children are not listed yet, or it has none.
                 self.list_at = Deadline::within(&*self.engine.options.clock, Duration::ZERO);
+            }
+        }
+    }
+
+    /// Begins a round: who is there, and who reads what.
+    fn look_when_due(&mut self) {
+        let now = self.engine.options.clock.monotonic();
+        let pause = DISCOVERY_INTERVAL.min(self.engine.positions.lease / 3);
+        let Some(share) = &mut self.share else {
+            return;
+        };
+        if share.round.is_none() && now >= share.next {
+            share.round = Some(HashMap::new());
+            share.next = now.saturating_add(pause);
+            let others = self.lineage.others();
+            self.look(others, true);
+        }
+    }
+
+    fn look(&self, shards: Vec<Arc<str>>, beats: bool) {
+        let (engine, watch) = (self.engine, self.watch);
+        let look = async move {
+            let look = engine.look(shards, beats);
+            Step::Looked(engine.unless_stopped(watch, look).await)
+        };
+        self.steps.push(look.boxed());
+    }
+
+    /// Takes in what was seen; at the end of a round works out this reader's share, and gives up
+    /// what others lack.
+    fn looked(&mut self, Look { workers, rows }: Look) {
+        let Some(share) = &mut self.share else {
+            return;
+        };
+        if let Some(workers) = workers {
+            share.workers = workers;
+        }
+        let round = share.round.get_or_insert_default();
+        for (id, seen) in rows {
+            self.lineage.seen(&id, &seen);
+            round.insert(id, seen);
+        }
+        // Those that can be read now since others turned out to have ended.
+        let mut more = self.lineage.others();
+        more.retain(|id| !round.contains_key(id));
+        if !more.is_empty() {
+            return self.look(more, false);
+        }
+        let round = share.round.take().unwrap_or_default();
+        let me = self.engine.positions.owner.as_str();
+        let shares = share.workers.shares(self.lineage.readable());
+        share.most = shares.get(me).copied().unwrap_or(0);
+        let has = |worker: &str| {
+            let of = |seen: &&Seen| matches!(seen, Seen::Elsewhere(owner) if owner == worker);
+            round.values().filter(of).count()
+        };
+        let others = shares.iter().filter(|(worker, _)| **worker != me);
+        let lack: usize = others
+            .map(|(worker, share)| share.saturating_sub(has(worker)))
+            .sum();
+        let free = round.values().filter(|seen| **seen == Seen::Free).count();
+        let too_many = self.releases.len().saturating_sub(share.most);
+        let wanted = too_many.min(lack.saturating_sub(free));
+        let had_more = std::mem::replace(&mut share.had_more, wanted > 0);
+        if had_more && wanted > 0 {
+            let given = wanted.div_ceil(2);
+            tracing::info!(
+                shards = given,
+                "given up to other readers, so that each has its share"
+            );
+            for _ in 0..given {
+                // Dropping it tells the shard.
+                drop(self.releases.pop_last());
             }
         }
     }
@@ -241,6 +373,41 @@ where
 }
 
 impl<S: StreamSource, H: Sync> Engine<S, H> {
+    /// What the rows of shards say, after a beat if that is due.
+    async fn look(&self, shards: Vec<Arc<str>>, beats: bool) -> Result<Look, TriggerError> {
+        let workers = match beats {
+            true => {
+                let beat = || self.positions.beat(self.options.maximum_shards);
+                Some(self.persistently(beat).await?)
+            }
+            false => None,
+        };
+        let looks = shards.into_iter().map(|shard| async move {
+            let found = self.persistently(|| self.positions.find(&shard)).await?;
+            let seen = match found {
+                Some((row, _)) if row.at == At::Ended => Seen::Ended,
+                Some((row, _)) if self.positions.is_elsewhere(&row) => {
+                    Seen::Elsewhere(row.owner.unwrap_or_default())
+                }
+                _ => Seen::Free,
+            };
+            Ok::<_, TriggerError>((shard, seen))
+        });
+        let looks: Vec<_> = looks.collect();
+        let rows = stream::iter(looks).buffer_unordered(BEGINS);
+        Ok(Look {
+            workers,
+            rows: rows.try_collect().await?,
+        })
+    }
+
+    /// Tells the others that this reader is gone; if that fails they find out by themselves.
+    async fn leave_others(&self) {
+        if let Err(error) = self.positions.leave().await {
+            tracing::debug!(error = %Causes(&error), "the other readers were not told of the end");
+        }
+    }
+
     /// What the stream lists now, and how reading it was begun.
     async fn list(
         &self,

@@ -1,12 +1,13 @@
 //! The work on one shard: read, deliver, save the position, until it ends or the run does.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::StreamExt;
-use futures::future::{self, BoxFuture, Either};
+use futures::future::{self, BoxFuture, Either, Shared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, pin_mut};
 use murmur_state::{Causes, EventHandler, SequenceNumber, Timestamp};
@@ -24,6 +25,7 @@ use crate::trigger::lane::{Cut, Lane, Pending};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::{Behind, Count, Progress};
 use crate::trigger::positions::{At, Beginning, Held, Row};
+use crate::trigger::room::Taken;
 use crate::trigger::tracker::Tracker;
 
 /// The pause after a read that left nothing behind is this part of the longest; after empty ones
@@ -34,20 +36,33 @@ const FIRST_PAUSE: u32 = 5;
 /// empty now and then although records follow.
 const SURELY_EMPTY: u32 = 10;
 
+/// So many failures in a row show that a batch fails for longer.
+const KEEPS_FAILING: u32 = 3;
+
 /// What a shard waits for.
 enum Step {
-    /// Where reading began, what was read (`None` if the run was stopped), and the wall time before
-    /// it was asked for.
-    Read(Cursor, Result<Option<Batch>, StreamError>, Timestamp),
+    /// Where reading began, what was read (`None` if the run was stopped), the wall time before it
+    /// was asked for, and the room it takes.
+    Read(
+        Cursor,
+        Result<Option<Batch>, StreamError>,
+        Timestamp,
+        Option<Taken>,
+    ),
     Delivered(usize, Delivered),
     Saved(Result<Option<Held>, TriggerError>),
 }
+
+/// Completes when a shard is to be left to another reader.
+pub(crate) type Release = Shared<BoxFuture<'static, ()>>;
 
 type Steps<'e> = FuturesUnordered<BoxFuture<'e, Step>>;
 
 struct Shard<'e, 'w, S, H> {
     engine: &'e Engine<S, H>,
     watch: &'e Watch<'w>,
+    /// Completes when another reader is to have it.
+    release: Release,
     arn: &'e str,
     has_child: bool,
     held: Held,
@@ -69,6 +84,8 @@ struct Shard<'e, 'w, S, H> {
     /// When to renew the lease at the latest, in monotonic time.
     renew_at: Duration,
     reading: bool,
+    /// Whether the read under way waits for room.
+    starved: bool,
     saving: bool,
     lost: bool,
     error: Option<TriggerError>,
@@ -86,14 +103,18 @@ where
         task: Task,
         beginning: &Beginning,
         watch: &Watch<'_>,
+        release: Release,
     ) -> Result<Left, TriggerError> {
-        let begin = self.begin(&task, beginning);
+        let begin = async {
+            let _turn = self.begins.acquire().await;
+            self.begin(&task, beginning).await
+        };
         let begun = match self.unless_stopped(watch, begin).await? {
             Some(Ok(begun)) => begun,
             Some(Err(left)) => return Ok(left),
             None => return Ok(Left::Interrupted),
         };
-        let shard = Shard::new(self, watch, &beginning.stream_arn, &task, begun);
+        let shard = Shard::new(self, watch, release, &beginning.stream_arn, &task, begun);
         let left = shard.run().await;
         self.monitor.left(&task.shard);
         left
@@ -108,6 +129,7 @@ where
     fn new(
         engine: &'e Engine<S, H>,
         watch: &'e Watch<'w>,
+        release: Release,
         arn: &'e str,
         task: &Task,
         Begun { held, cursor }: Begun,
@@ -117,6 +139,7 @@ where
         Self {
             engine,
             watch,
+            release,
             arn,
             has_child: task.has_child,
             held,
@@ -133,6 +156,7 @@ where
             told_at: None,
             renew_at: now.saturating_add(engine.positions.lease / 3),
             reading: false,
+            starved: false,
             saving: false,
             lost: false,
             error: None,
@@ -146,7 +170,9 @@ where
             if !ending {
                 self.begin_steps(&mut steps);
             }
-            if steps.is_empty() && (ending || self.is_ended() || self.is_drained()) {
+            // A read that waits for room may be dropped.
+            let idle = steps.is_empty() || ending && self.starved && steps.len() == 1;
+            if idle && (ending || self.is_ended() || self.is_drained()) {
                 return self.leave().await;
             }
             self.report();
@@ -160,7 +186,26 @@ where
 
     /// Whether nothing more is to be begun.
     fn is_ending(&self) -> bool {
-        self.lost || self.error.is_some() || self.watch.is_stopping()
+        self.lost || self.error.is_some() || self.is_told_to_end() || self.makes_room()
+    }
+
+    fn is_told_to_end(&self) -> bool {
+        self.watch.is_stopping() || self.is_released()
+    }
+
+    /// Whether another reader is to have it.
+    fn is_released(&self) -> bool {
+        self.release.clone().now_or_never().is_some()
+    }
+
+    /// Whether what it holds is in the way of others, and may stay so without end.
+    fn makes_room(&self) -> bool {
+        let options = &self.engine.options;
+        let failures = self.lanes.iter().map(Lane::failures).max();
+        options.maximum_retry_attempts.is_none()
+            && failures >= Some(KEEPS_FAILING)
+            && self.engine.room.is_wanted()
+            && self.lanes.iter().all(|lane| !lane.is_busy())
     }
 
     fn is_ended(&self) -> bool {
@@ -197,13 +242,28 @@ where
         {
             self.reading = true;
             let (shard, watch) = (Arc::clone(&self.held.shard), self.watch);
-            let asked_at = engine.options.clock.now();
+            let room = engine.room.try_take();
+            self.starved = room.is_none();
+            let released = self.release.clone();
             let read = async move {
+                let room = match room {
+                    Some(room) => Some(room),
+                    None => {
+                        let turn = engine.unless_stopped(watch, engine.room.take().map(Ok));
+                        match future::select(pin!(turn), released).await {
+                            Either::Left((Ok::<_, StreamError>(turn), _)) => turn.flatten(),
+                            _ => None,
+                        }
+                    }
+                };
+                let asked_at = engine.options.clock.now();
+                if room.is_none() {
+                    return Step::Read(cursor, Ok(None), asked_at, None);
+                }
                 let read = || engine.source.read(&shard, &cursor, MAX_READ);
-                let read = engine
-                    .unless_stopped(watch, engine.persistently(read))
-                    .await;
-                Step::Read(cursor, read, asked_at)
+                let read = engine.persistently(read);
+                let read = engine.unless_stopped(watch, read).await;
+                Step::Read(cursor, read, asked_at, room)
             };
             steps.push(read.boxed());
         }
@@ -224,8 +284,11 @@ where
         let options = &self.engine.options;
         Cut {
             batch_size: options.batch_size,
-            window: options.batching_window,
-            short: !self.more || self.is_full(),
+            window: match self.starved {
+                true => Duration::ZERO,
+                false => options.batching_window,
+            },
+            short: !self.more || self.starved || self.is_full(),
             ended: self.cursor.is_none(),
         }
     }
@@ -269,7 +332,7 @@ where
         let timer = self.timer();
         let stop = match self.is_ending() {
             true => future::pending().left_future(),
-            false => self.watch.stop().right_future(),
+            false => future::select(self.watch.stop(), self.release.clone()).right_future(),
         };
         let other = future::select(timer, stop);
         if steps.is_empty() {
@@ -304,16 +367,16 @@ where
 
     fn take(&mut self, step: Step) {
         match step {
-            Step::Read(from, Ok(Some(batch)), asked_at) => match self.judge(&from) {
-                Ok(()) => self.took(batch, asked_at),
+            Step::Read(from, Ok(Some(batch)), asked_at, room) => match self.judge(&from) {
+                Ok(()) => self.took(batch, asked_at, room),
                 Err(error) => {
-                    self.reading = false;
+                    (self.reading, self.starved) = (false, false);
                     self.fail(error);
                 }
             },
-            Step::Read(_, Ok(None), _) => self.reading = false,
-            Step::Read(from, Err(error), _) => {
-                self.reading = false;
+            Step::Read(_, Ok(None), ..) => (self.reading, self.starved) = (false, false),
+            Step::Read(from, Err(error), ..) => {
+                (self.reading, self.starved) = (false, false);
                 if let Err(error) = self.unreadable(&from, error) {
                     self.fail(error);
                 }
@@ -334,8 +397,13 @@ where
         }
     }
 
-    fn took(&mut self, Batch { records, next }: Batch, asked_at: Timestamp) {
-        self.reading = false;
+    fn took(
+        &mut self,
+        Batch { records, next }: Batch,
+        asked_at: Timestamp,
+        mut room: Option<Taken>,
+    ) {
+        (self.reading, self.starved) = (false, false);
         let options = &self.engine.options;
         let (now, wall_now) = (options.clock.monotonic(), options.clock.now());
         let first_pause = options.poll_interval / FIRST_PAUSE;
@@ -373,11 +441,15 @@ where
             };
             let ordinal = self.tracker.push(number, created_at(&record, wall_now));
             match self.lanes.get_mut(lane as usize) {
-                Some(lane) if wanted => lane.push(Pending {
-                    ordinal,
-                    record,
-                    read_at: now,
-                }),
+                Some(lane) if wanted => {
+                    let room = room.as_mut().and_then(|room| room.part(&record));
+                    lane.push(Pending {
+                        ordinal,
+                        record,
+                        read_at: now,
+                        _room: room.map(Arc::new),
+                    });
+                }
                 _ => {
                     filtered += 1;
                     self.tracker.done(ordinal);
@@ -523,6 +595,7 @@ where
         // The last save may take a while.
         self.report();
         let ended = self.is_ended() && !self.lost;
+        let released = !ended && !self.lost && self.error.is_none() && self.is_released();
         if !self.lost {
             let at = if ended { At::Ended } else { self.at() };
             let row = Row::released(at, self.through());
@@ -540,7 +613,13 @@ where
             None if self.lost => Ok(Left::Elsewhere),
             None if ended => Ok(Left::Ended),
             None if self.watch.is_stopping() => Ok(Left::Interrupted),
-            None => Ok(Left::Empty),
+            None if released => {
+                self.engine.monitor.count(Count::LeasesGiven, 1);
+                Ok(Left::Elsewhere)
+            }
+            None if self.is_drained() => Ok(Left::Empty),
+            // It makes room, and comes again.
+            None => Ok(Left::Interrupted),
         }
     }
 }

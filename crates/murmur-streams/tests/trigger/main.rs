@@ -10,5 +10,6 @@ mod limits;
 mod log;
 mod outage;
 mod positions;
+mod sharing;
 mod support;
 mod suspended;

@@ -210,7 +210,7 @@ async fn readers_that_leave_room_share_the_shards() {
     let look = async {
         sleep(Duration::from_secs(60)).await;
         for status in [left.status(), right.status()] {
-            assert_eq!((status.shards.len(), status.waiting), (2, 2));
+            assert_eq!((status.shards.len(), status.waiting), (2, 0));
         }
     };
     let (first, second) = (first.run(pending()), second.run(pending()));

@@ -32,7 +32,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use murmur_state::{HandoffShard, HandoffToken};
+use murmur_state::HandoffToken;
 use tokio::runtime::Builder;
 
 use met::Met;
@@ -87,13 +87,9 @@ fn handoff(world: &World) -> HandoffToken {
         world.cut(Act::RollOver, "");
     }
     let listed = world.store.describe_stream(ARN).unwrap();
-    let shards = listed.shards.iter().map(|shard| HandoffShard {
-        id: shard.id.clone(),
-        parent: shard.parent.clone(),
-        first: shard.first.clone(),
-        closed: listed.is_closed(shard),
-    });
-    HandoffToken::new(ARN, world.time.now(), shards.collect())
+    let closed = listed.shards.iter().filter(|shard| listed.is_closed(shard));
+    let closed = closed.map(|shard| shard.id.clone()).collect();
+    HandoffToken::new(ARN, world.time.now(), closed)
 }
 
 /// What many runs show together.

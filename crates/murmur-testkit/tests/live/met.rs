@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct Met(BTreeMap<&'static str, u64>);
 
 /// Every kind, in the order of the table.
-const KINDS: [&str; 44] = [
+const KINDS: [&str; 46] = [
     "changes",
     "splits",
     "roll-overs",
@@ -21,6 +21,8 @@ const KINDS: [&str; 44] = [
     "begun from a handoff",
     "takeovers",
     "leases lost",
+    "shards given up to others",
+    "shards taken that others gave up",
     "zombie deliveries",
     "zombie saves refused",
     "batches",

@@ -454,6 +454,8 @@ impl World {
             state.held.insert((life, shard.clone()));
         }
         let known = state.shards.get_mut(&shard).unwrap();
+        let other = known.saver.is_some_and(|saver| saver != by);
+        let taken = other && known.owner.is_none() && owner.is_some();
         known.saver = Some(by);
         let goes_back = match at {
             At::Begun | At::From(_) => known.position.is_some(),
@@ -467,6 +469,10 @@ impl World {
         };
         let before = std::mem::replace(&mut known.owner, owner);
         let lease = std::mem::replace(&mut known.until, until);
+        if taken {
+            state.met.add("shards taken that others gave up", 1);
+        }
+        let known = state.shards.get_mut(&shard).unwrap();
         if before.is_some() && known.owner.is_some() && before != known.owner {
             state.met.add("takeovers", 1);
             if lease > Some(now) {
@@ -500,6 +506,7 @@ impl World {
             ("retries", summary.retries),
             ("bisections", summary.bisections),
             ("leases lost", summary.leases_lost),
+            ("shards given up to others", summary.leases_given),
         ] {
             state.met.add(kind, count);
         }

@@ -71,9 +71,17 @@ struct Arguments {
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..=10))]
     parallelization_factor: u16,
     /// Who holds the leases of shards. Of processes that run at once each needs its own name; one
-    /// that is started again goes on at once under its old one.
-    #[arg(long, default_value = "worker", value_parser = NonEmptyStringValueParser::new())]
-    worker: String,
+    /// that is started again goes on at once under its old one [default: random, so that one that
+    /// was killed waits for its old leases to end].
+    #[arg(long, value_parser = NonEmptyStringValueParser::new())]
+    worker: Option<String>,
+    /// How many shards this process reads at most [default: an even share of all].
+    #[arg(long, value_parser = value_parser!(u32).range(1..))]
+    maximum_shards: Option<u32>,
+    /// How many MiB of changes may be read ahead of the totals, at least 4; less slows down a
+    /// stream of many shards.
+    #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(4..=1_048_576))]
+    read_ahead_mib: u32,
     /// After how many seconds, at least 3, another worker takes over the shards of one that died.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u16).range(3..))]
     lease_seconds: u16,
@@ -262,7 +270,7 @@ async fn live(
     let positions = Deduper::new(client.clone(), tables.markers.as_str());
     let mut trigger = Trigger::builder(StreamsApi::new(streams, arn.as_str()), handler)
         .positions(positions, LIVE)
-        .owner(arguments.worker.as_str())
+        .read_ahead((arguments.read_ahead_mib as usize).saturating_mul(1024 * 1024))
         .lease(Duration::from_secs(arguments.lease_seconds.into()))
         .handoff(token)
         .batch_size(arguments.batch_size.into())
@@ -276,8 +284,14 @@ async fn live(
             GapPolicy::Fail => OnGap::Fail,
             GapPolicy::Continue => OnGap::Continue,
         })
-        .recorder(TracingRecorder)
-        .build()?;
+        .recorder(TracingRecorder);
+    if let Some(name) = &arguments.worker {
+        trigger = trigger.owner(name.as_str());
+    }
+    if let Some(shards) = arguments.maximum_shards {
+        trigger = trigger.maximum_shards(usize::try_from(shards).unwrap_or(usize::MAX));
+    }
+    let mut trigger = trigger.build()?;
     let watched = Watched {
         monitor: trigger.monitor(),
         rejected,
