@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::stream::{self, StreamExt};
 use murmur_state::{
     Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Read, Recorder,
+    LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Place, Read, Recorder,
     Repeats, Replace, Retry, Store, StoreError, Tokens,
 };
 
@@ -298,17 +298,25 @@ pub(crate) struct Owned<S, K> {
     pub(crate) markers: Arc<K>,
     version: u32,
     mode: &'static str,
+    definition: Arc<str>,
     /// Streams for which the store has agreed in this process.
     agreed: Mutex<HashSet<Option<Arc<str>>>>,
 }
 
 impl<S, K> Owned<S, K> {
-    pub(crate) fn new(store: S, markers: Arc<K>, version: u32, mode: &'static str) -> Self {
+    pub(crate) fn new(
+        store: S,
+        markers: Arc<K>,
+        version: u32,
+        mode: &'static str,
+        definition: Arc<str>,
+    ) -> Self {
         Self {
             store,
             markers,
             version,
             mode,
+            definition,
             agreed: Mutex::default(),
         }
     }
@@ -363,6 +371,7 @@ impl<S, K> Owned<S, K> {
             pipeline: pipeline.clone(),
             version: self.version,
             mode: self.mode.into(),
+            definition: Arc::clone(&self.definition),
             stream: stream.clone(),
         };
         let until = context.operation_deadline();
@@ -439,6 +448,7 @@ impl<S, K> OncePerKey<S, K> {
         });
         let outcomes = settle(
             pipeline,
+            self.0.store.place(),
             context,
             events,
             |event: &Once<_>| of_keys(&event.adds).collect(),
@@ -498,6 +508,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         });
         let outcomes = settle(
             pipeline,
+            self.0.store.place(),
             context,
             items,
             // Of its item, too: done before an earlier one that keeps something, it would make
@@ -659,6 +670,7 @@ async fn settle_adds<M: Monoid, S: Store<M>>(
     }
     settle(
         pipeline,
+        store.place(),
         context,
         adds,
         |add| of_keys(std::slice::from_ref(add)).collect(),
@@ -688,6 +700,42 @@ fn is_done(outcome: &Outcome) -> bool {
     )
 }
 
+/// The outcomes, if there is one for each of the entries. Otherwise nothing tells which of them are
+/// done, so none is: they are reported, and come again.
+fn one_for_each(place: &Place, entries: usize, outcomes: Vec<Outcome>) -> Vec<Outcome> {
+    match all_answered(|| place.clone(), entries, outcomes) {
+        Ok(outcomes) => outcomes,
+        Err(error) => vec![Outcome::Failed(error); entries],
+    }
+}
+
+/// The answers, if there is one for each that was asked for.
+///
+/// # Errors
+///
+/// [`StoreError::Setup`] naming the store and both numbers.
+pub(crate) fn all_answered<A>(
+    place: impl FnOnce() -> Place,
+    asked: usize,
+    answers: Vec<A>,
+) -> Result<Vec<A>, StoreError> {
+    match answers.len() == asked {
+        true => Ok(answers),
+        false => Err(miscounted(place(), asked, answers.len())),
+    }
+}
+
+fn miscounted(place: Place, asked: usize, answered: usize) -> StoreError {
+    StoreError::Setup {
+        place,
+        advice: format!(
+            "it gave {answered} answers to {asked} entries, so that nothing tells which of them \
+             are done; mend the store: one answer for each entry, in order"
+        ),
+        source: None,
+    }
+}
+
 /// Sends entries until each is settled, or attempts or time are used up: the one retry loop of
 /// all modes. Only what failed and may succeed is sent again, in its order. An entry that failed
 /// for good (and not by its own fault) stops its lanes: later entries there stay blocked.
@@ -695,6 +743,7 @@ fn is_done(outcome: &Outcome) -> bool {
 /// `send` is told until when it may take. The budget is the time in which nothing gets done.
 pub(crate) async fn settle<E, Send, Sent>(
     pipeline: &PipelineName,
+    place: Place,
     context: &Context<'_>,
     entries: Vec<E>,
     lanes: impl Fn(&E) -> Vec<Lane>,
@@ -705,6 +754,14 @@ where
     Send: Fn(Vec<E>, Deadline) -> Sent,
     Sent: Future<Output = (Vec<E>, Vec<Outcome>)>,
 {
+    let send = |entries: Vec<E>, until| {
+        let sent = send(entries, until);
+        async {
+            let (entries, answers) = sent.await;
+            let answers = one_for_each(&place, entries.len(), answers);
+            (entries, answers)
+        }
+    };
     let mut attempts = context.retry.attempts(context.deadline);
     let (mut batch, mut answers) = send(entries, attempts.deadline()).await;
     // Mostly that was all.

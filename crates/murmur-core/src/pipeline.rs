@@ -374,7 +374,8 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     /// The version of this definition: raise it whenever keys, value, monoid, window or what is
     /// taken back change, so that what the old definition counted is not mixed with what the new
     /// one counts. A new version needs new, empty state and marker tables; the exact modes refuse the
-    /// old ones. Default 1.
+    /// old ones, and a window, a built-in monoid or a retraction that changes without a new version.
+    /// Default 1.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self
@@ -490,8 +491,10 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
         let version = self.definition.version;
+        let definition = self.definition.plan.definition().into();
+        let mode = "exactly-once";
         self.build(
-            |store| OncePerKey(Owned::new(store, markers, version, "exactly-once")),
+            |store| OncePerKey(Owned::new(store, markers, version, mode, definition)),
             Some(checkpoints),
         )
     }
@@ -546,8 +549,9 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
         let version = stored.definition.version;
+        let definition = stored.definition.plan.definition().into();
         stored.build(
-            |store| InLedger(Owned::new(store, markers, version, LEDGER_MODE)),
+            |store| InLedger(Owned::new(store, markers, version, LEDGER_MODE, definition)),
             Some(checkpoints),
         )
     }

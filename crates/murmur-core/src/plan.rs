@@ -190,6 +190,34 @@ impl<T, M: Monoid> Plan<T, M> {
         window.is_some_and(|(window, _)| window.is_expired(key.bucket(), now))
     }
 
+    /// Its window, and what is taken back.
+    fn terms(&self) -> String {
+        let window = match &self.window {
+            None => "no window".to_owned(),
+            Some((window, _)) => window.to_string(),
+        };
+        let [retracts, keeps, expires] = [
+            (self.invert.is_some(), ", retracting"),
+            (self.keeps_expired, ", keeping what has expired"),
+            (self.expires_at.is_some(), " by the item's own time"),
+        ]
+        .map(|(is, text)| if is { text } else { "" });
+        format!("{window}{retracts}{keeps}{expires}")
+    }
+
+    /// What of it decides what its rows hold, as far as it can be put into words.
+    pub(crate) fn definition(&self) -> String {
+        let mut definition = self.terms();
+        if matches!(self.window, Some((_, Time::Arrival))) {
+            definition.push_str(", by arrival");
+        }
+        if !M::NAME.is_empty() {
+            definition.push_str(", ");
+            definition.push_str(M::NAME);
+        }
+        definition
+    }
+
     /// What a row of the table contributes at `now`, by key: what its change would if it came now.
     pub(crate) fn of_row(
         &self,
@@ -375,6 +403,8 @@ pub(crate) trait Run<T>: Send + Sync {
     fn keeps_expired(&self) -> bool;
     /// What of the definition can be put into words.
     fn fingerprint(&self) -> String;
+    /// Where its values are.
+    fn place(&self) -> Place;
     fn bind<'a>(
         &'a self,
         stream: Option<&'a str>,
@@ -539,19 +569,12 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
             plan,
             ..
         } = self;
-        let mode = D::MODE;
-        let window = match &plan.window {
-            None => "no window".to_owned(),
-            Some((window, _)) => window.to_string(),
-        };
-        let [retracts, keeps, expires] = [
-            (plan.invert.is_some(), ", retracting"),
-            (plan.keeps_expired, ", keeping what has expired"),
-            (plan.expires_at.is_some(), " by the item's own time"),
-        ]
-        .map(|(is, text)| if is { text } else { "" });
-        let place = self.delivery.state().place();
-        format!("{name}, version {version}, {mode}, {window}{retracts}{keeps}{expires}, in {place}")
+        let (mode, terms, place) = (D::MODE, plan.terms(), self.place());
+        format!("{name}, version {version}, {mode}, {terms}, in {place}")
+    }
+
+    fn place(&self) -> Place {
+        self.delivery.state().place()
     }
 
     fn bind<'a>(

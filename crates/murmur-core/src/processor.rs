@@ -134,8 +134,8 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming the option: no pipelines, two of one name, a retry policy that
-    /// cannot be followed.
+    /// [`OptionError`] naming the option: no pipelines, two of one name or on one state table, a
+    /// retry policy that cannot be followed.
     pub fn build(self) -> Result<Processor<T>, OptionError> {
         self.policy.validate()?;
         if self.pipelines.is_empty() {
@@ -153,6 +153,20 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 return Err(OptionError::new(
                     "pipelines",
                     format!("two are called `{name}`"),
+                ));
+            }
+            // Each would take the other's values for its own, and those of modes without a control row
+            // without a sign of it.
+            let table = pipeline.run.place().table;
+            let mut others = self.pipelines[..n].iter();
+            if let Some(other) = others.find(|other| other.run.place().table == table) {
+                let (name, other) = (pipeline.name(), other.name());
+                return Err(OptionError::new(
+                    "pipelines",
+                    format!(
+                        "`{other}` and `{name}` keep their values in one state table, `{table}`; \
+                         give each a table of its own"
+                    ),
                 ));
             }
         }

@@ -6,6 +6,8 @@ use murmur_state::{
     HORIZON, Key, Monoid, OptionError, Overflow, Place, Read, StoreError, Timestamp,
 };
 
+use crate::delivery::all_answered;
+
 /// How many rows one request for a range asks the store for at a time.
 const RANGE_CHUNK: usize = 1_000;
 
@@ -189,7 +191,9 @@ pub async fn read_range<M: Monoid>(
             .take(RANGE_CHUNK)
             .map(|bucket| Key::new(entity, bucket).map_err(StoreError::InvalidId))
             .collect::<Result<_, _>>()?;
-        for value in store.get_many(&keys).await?.into_iter().flatten() {
+        let values = store.get_many(&keys).await?;
+        let values = all_answered(|| store.place(), keys.len(), values)?;
+        for value in values.into_iter().flatten() {
             match &mut merged {
                 None => merged = Some(value),
                 Some(merged) => {

@@ -29,6 +29,10 @@ pub(crate) const TOK: &str = "tok";
 pub(crate) const OWN: &str = "own";
 /// In a control row: the ARN of the stream, S. A reserved word: always an alias.
 pub(crate) const STREAM: &str = "stream";
+/// In a control row: the region in which the pipeline writes, S. A reserved word: always an alias.
+pub(crate) const REGION: &str = "region";
+/// In a control row: what decides what the rows hold, S. A reserved word: always an alias.
+pub(crate) const DEFINITION: &str = "definition";
 /// The text of a checkpoint, S. A reserved word: always an alias.
 pub(crate) const DATA: &str = "data";
 /// In the main row of a checkpoint whose text is in rows of their own: how many these are, N.

@@ -298,7 +298,10 @@ impl<M: Codec> Write<M::Value> for BytesStore<M> {
         let swaps = RetryPolicy::default().waits(SWAP_BASE, SWAP_CAP);
         for round in 0..=self.max_retries {
             if round > 0 {
-                self.table.pause(&swaps, round - 1).await;
+                let pause = self.table.pause(&place, &swaps, round - 1, deadline);
+                if let Err(error) = pause.await {
+                    return Err(blame(doubt, error));
+                }
             }
             let value = match self.combined(&place, known.as_ref(), add) {
                 Ok(value) => value,

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{
     AttributeValue, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
 };
 
-use crate::attribute::{Item, STREAM, TTL, number};
+use crate::attribute::{DEFINITION, Item, REGION, STREAM, TTL, number};
 
 /// One conditional update of one item, under construction: alone or as part of a transaction.
 #[derive(Debug, Default)]
@@ -73,14 +73,19 @@ impl Change {
 
     /// Aliases for attributes whose names are reserved words, where they are used.
     fn names(&self) -> Option<HashMap<String, String>> {
-        let names: HashMap<_, _> = [("#ttl", TTL), ("#stream", STREAM)]
-            .into_iter()
-            .filter(|(alias, _)| {
-                let mut clauses = self.set.iter().chain(&self.remove);
-                clauses.any(|clause| clause.contains(alias))
-            })
-            .map(|(alias, name)| (alias.to_owned(), name.to_owned()))
-            .collect();
+        let names: HashMap<_, _> = [
+            ("#ttl", TTL),
+            ("#stream", STREAM),
+            ("#region", REGION),
+            ("#definition", DEFINITION),
+        ]
+        .into_iter()
+        .filter(|(alias, _)| {
+            let mut clauses = self.set.iter().chain(&self.remove);
+            clauses.any(|clause| clause.contains(alias))
+        })
+        .map(|(alias, name)| (alias.to_owned(), name.to_owned()))
+        .collect();
         (!names.is_empty()).then_some(names)
     }
 

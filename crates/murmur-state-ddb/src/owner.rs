@@ -6,16 +6,19 @@
 //! would be taken for theirs.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
 use murmur_state::{
-    Binding, Deadline, Key, LEDGER_MODE, ListSegment, PipelineName, Place, StoreError,
+    Binding, Cause, Deadline, Key, LEDGER_MODE, ListSegment, PipelineName, Place, StoreError,
 };
 
-use crate::attribute::{Item, PK, SK, STREAM, integer, number, text};
+use crate::attribute::{DEFINITION, Item, PK, REGION, SK, STREAM, integer, number, text};
 use crate::change::Change;
 use crate::deduper::Deduper;
-use crate::error::written;
+use crate::error::{Reason, Transacted};
 use crate::table::Table;
 
 /// The entity of the state table's control row. Its bucket is one that no window gives.
@@ -138,12 +141,11 @@ impl Pair<'_> {
                 self.markers.table.name
             ))),
             (Some(marker), Some(_)) => {
-                let paired = marker.contains_key(PAIRED);
-                let named = marker.contains_key(STREAM) || self.binding.stream.is_none();
-                if paired && named {
+                let missing = self.missing(marker);
+                if missing.is_empty() && marker.contains_key(PAIRED) {
                     return Ok(true);
                 }
-                self.note(marker, name).await?;
+                self.note(marker, missing, name).await?;
                 Ok(false)
             }
         }
@@ -178,11 +180,28 @@ impl Pair<'_> {
             pipeline: PipelineName::new(read(PIPELINE)?).map_err(StoreError::InvalidId)?,
             version: integer(&place, row, VERSION, "a version")?,
             mode: read(MODE)?.into(),
+            // Rows of earlier releases do not say it; the first that comes does.
+            definition: match row.contains_key(DEFINITION) {
+                true => read(DEFINITION)?.into(),
+                false => Arc::clone(&self.binding.definition),
+            },
             stream: row
                 .contains_key(STREAM)
                 .then(|| read(STREAM).map(Into::into))
                 .transpose()?,
         };
+        if let Some(region) = self.region()
+            && row.contains_key(REGION)
+            && read(REGION)? != region
+        {
+            let found = read(REGION)?;
+            return Err(self.setup(&format!(
+                "the pipeline writes it in region `{found}`, and this is `{region}`: where two \
+                 regions write one global table, the later write of a row replaces the other's and \
+                 totals are lost. Run the pipeline in `{found}` only. After a failover begin anew \
+                 with empty tables and a bootstrap, since a replica may lack the last writes"
+            )));
+        }
         let layout = read(LAYOUT)?;
         if found.admits(self.binding) && layout == self.layout {
             return Ok(());
@@ -197,10 +216,15 @@ impl Pair<'_> {
     fn row(&self, key: &str, name: AttributeValue, life: &str) -> Item {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let mut row = HashMap::from([(key.to_owned(), name)]);
+        row.extend(
+            self.region()
+                .map(|region| (REGION.to_owned(), text(region))),
+        );
         for (attribute, value) in [
             (PIPELINE, text(self.binding.pipeline.as_str())),
             (VERSION, number(self.binding.version)),
             (MODE, text(&self.binding.mode)),
+            (DEFINITION, text(&self.binding.definition)),
             (LAYOUT, text(self.layout)),
             (STATE_TABLE, text(&self.table.name)),
             (MARKER_TABLE, text(&self.markers.table.name)),
@@ -211,25 +235,75 @@ impl Pair<'_> {
         row
     }
 
+    /// What a complete pair's marker row does not say yet: a stream that is named for the first time,
+    /// or what rows of earlier releases do not have.
+    fn missing(&self, marker: &Item) -> Vec<(&'static str, String)> {
+        let Binding {
+            definition, stream, ..
+        } = self.binding;
+        let said = [
+            (DEFINITION, Some(&**definition)),
+            (REGION, self.region()),
+            (STREAM, stream.as_deref()),
+        ];
+        let missing = said
+            .into_iter()
+            .filter(|(name, _)| !marker.contains_key(*name));
+        missing
+            .filter_map(|(name, value)| Some((name, value?.to_owned())))
+            .collect()
+    }
+
+    /// The region of the tables, as the client says it.
+    fn region(&self) -> Option<&str> {
+        self.table.client.config().region().map(AsRef::as_ref)
+    }
+
     /// Puts a control row where none is. One that came first is looked at in the next step.
+    ///
+    /// By a transaction, though a put alone would do: a table that takes none cannot keep what an
+    /// exact mode writes, and is refused before it holds anything. It need not be looked at again:
+    /// only an empty table can become one.
     async fn put(&self, table: &Table, row: Item) -> Result<(), StoreError> {
-        let place = self.place();
-        let sent = table
-            .client
-            .put_item()
+        let place = table.place();
+        let put = Put::builder()
             .table_name(&*table.name)
             .set_item(Some(row))
             .condition_expression("attribute_not_exists(pk)")
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
-            .customize()
-            .config_override(table.write_once(&place, self.deadline)?)
-            .send()
-            .await;
-        written(&place, sent).map(|_| ())
+            .build();
+        let put = put.map_err(|error| self.setup(&error.to_string()))?;
+        let action = TransactWriteItem::builder().put(put).build();
+        match table.transact(&place, vec![action], self.deadline).await {
+            Ok(Transacted::Done) => Ok(()),
+            Ok(Transacted::Cancelled(reasons)) => {
+                let failed = reasons.into_iter().find_map(|reason| match reason {
+                    Reason::Failed(error) => Some(error),
+                    Reason::None | Reason::Refused(_) => None,
+                });
+                failed.map_or(Ok(()), Err)
+            }
+            Err(error) => Err(match refused_as_invalid(&error) {
+                None => error,
+                Some(message) => StoreError::Setup {
+                    place,
+                    advice: format!(
+                        "it takes no transactions ({message}), and the exact modes need them; \
+                         global tables of multi-region strong consistency (MRSC) have none: make \
+                         the state and marker tables as tables of one region"
+                    ),
+                    source: Some(Arc::new(error)),
+                },
+            }),
+        }
     }
 
-    /// Notes in the marker row that the pair is complete, and the stream where it is new.
-    async fn note(&self, marker: &Item, name: String) -> Result<(), StoreError> {
+    /// Notes in the marker row that the pair is complete, and what it does not say yet.
+    async fn note(
+        &self,
+        marker: &Item,
+        missing: Vec<(&'static str, String)>,
+        name: String,
+    ) -> Result<(), StoreError> {
         let place = self.place();
         let table = &self.markers.table;
         let life = text(&place, marker, LIFE, CONTROL)?;
@@ -238,16 +312,29 @@ impl Pair<'_> {
             .value(":paired", AttributeValue::Bool(true))
             .only_if("life = :life")
             .value(":life", AttributeValue::S(life.to_owned()));
-        if let Some(stream) = &self.binding.stream {
-            let stream = AttributeValue::S(stream.as_ref().to_owned());
+        for (attribute, said) in missing {
+            let (set, only_if) = match attribute {
+                DEFINITION => (
+                    "#definition = :definition",
+                    "(attribute_not_exists(#definition) OR #definition = :definition)",
+                ),
+                REGION => (
+                    "#region = :region",
+                    "(attribute_not_exists(#region) OR #region = :region)",
+                ),
+                _ => (
+                    "#stream = :stream",
+                    "(attribute_not_exists(#stream) OR #stream = :stream)",
+                ),
+            };
             change = change
-                .set("#stream = :stream")
-                .only_if("(attribute_not_exists(#stream) OR #stream = :stream)")
-                .value(":stream", stream);
+                .set(set)
+                .only_if(only_if)
+                .value(format!(":{attribute}"), AttributeValue::S(said));
         }
         let key = HashMap::from([(PK.to_owned(), AttributeValue::S(name))]);
         let written = table.write(&place, key, change, None, self.deadline);
-        // Refused, another stream came first, or another life: the next step says which.
+        // Refused, another came first, or another life: the next step says which.
         written.await.map(|_| ())
     }
 
@@ -262,6 +349,21 @@ impl Pair<'_> {
             source: None,
         }
     }
+}
+
+/// What the service said, if it refused a transaction as one that cannot be.
+fn refused_as_invalid(error: &StoreError) -> Option<String> {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        let cause = error.downcast_ref::<Cause>();
+        let error = cause.map_or(error, |cause| &**cause);
+        if let Some(refused) = error.downcast_ref::<SdkError<TransactWriteItemsError>>() {
+            let invalid = refused.code() == Some("ValidationException");
+            return invalid.then(|| refused.message().unwrap_or_default().to_owned());
+        }
+        source = error.source();
+    }
+    None
 }
 
 fn marker_name(pipeline: &PipelineName, state_table: &str) -> String {

@@ -130,7 +130,8 @@ impl Table {
                 });
             }
             tracing::debug!(table = %self.name, left = pending.len(), "unprocessed keys");
-            self.pause(&RetryPolicy::default(), fruitless).await;
+            self.pause(place, &RetryPolicy::default(), fruitless, deadline)
+                .await?;
         }
         Ok(items)
     }
@@ -274,7 +275,7 @@ impl Table {
         actions: Vec<TransactWriteItem>,
         deadline: Deadline,
     ) -> Result<Transacted, StoreError> {
-        let going = self.pace.begin().await;
+        let going = self.turn(place, deadline, self.pace.begin()).await?;
         let sent = self
             .client
             .transact_write_items()
@@ -305,7 +306,7 @@ impl Table {
         back: Option<ReturnValue>,
         deadline: Deadline,
     ) -> Result<Written<UpdateItemOutput>, StoreError> {
-        let going = self.pace.begin().await;
+        let going = self.turn(place, deadline, self.pace.begin()).await?;
         let sent = change
             .request(self.client.update_item(), &self.name, key)
             .set_return_values(back)

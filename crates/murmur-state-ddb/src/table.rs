@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -5,6 +6,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
+use futures::future::{Either, FutureExt, select};
 use murmur_state::{Deadline, Fault, OptionError, Place, RetryPolicy, StoreError};
 
 use crate::options::TableOptions;
@@ -75,9 +77,7 @@ impl Table {
     fn time_left(&self, place: &Place, deadline: Deadline) -> Result<Duration, StoreError> {
         let timeout = self.options.attempt_timeout;
         match deadline.remaining(&*self.options.clock) {
-            Some(Duration::ZERO) => Err(StoreError::DeadlinePassed {
-                place: place.clone(),
-            }),
+            Some(Duration::ZERO) => Err(passed(place)),
             Some(left) => Ok(left.min(timeout)),
             None => Ok(timeout),
         }
@@ -89,9 +89,115 @@ impl Table {
         token.map_err(|error| error.at(place.clone()))
     }
 
-    /// Waits before trying again for the `round`-th time, counted from 0.
-    pub(crate) async fn pause(&self, policy: &RetryPolicy, round: u32) {
+    /// Waits before trying again for the `round`-th time, counted from 0; does not, and fails at
+    /// once, where the wait would end past the deadline.
+    pub(crate) async fn pause(
+        &self,
+        place: &Place,
+        policy: &RetryPolicy,
+        round: u32,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let clock = &*self.options.clock;
         let wait = policy.wait(round, Fault::Transient, &self.options.random);
-        self.options.clock.sleep(wait).await;
+        if deadline.remaining(clock).is_some_and(|left| wait >= left) {
+            return Err(passed(place));
+        }
+        clock.sleep(wait).await;
+        Ok(())
+    }
+
+    /// Waits for `turn`, a lock or a place among the writes, and no longer than to the deadline.
+    pub(crate) async fn turn<F: Future>(
+        &self,
+        place: &Place,
+        deadline: Deadline,
+        turn: F,
+    ) -> Result<F::Output, StoreError> {
+        let mut turn = pin!(turn);
+        // Mostly it is there, and the clock need not be asked.
+        if let Some(turn) = turn.as_mut().now_or_never() {
+            return Ok(turn);
+        }
+        let clock = &*self.options.clock;
+        loop {
+            let Some(left) = deadline.remaining(clock) else {
+                return Ok(turn.await);
+            };
+            match select(turn.as_mut(), clock.passes(left)).await {
+                Either::Left((turn, _)) => return Ok(turn),
+                // The clock may have been set back meanwhile.
+                Either::Right(_) if deadline.passed(clock) => return Err(passed(place)),
+                Either::Right(_) => {}
+            }
+        }
+    }
+}
+
+fn passed(place: &Place) -> StoreError {
+    StoreError::DeadlinePassed {
+        place: place.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use aws_sdk_dynamodb::config::BehaviorVersion;
+    use murmur_state::{Clock, SystemClock};
+
+    use super::*;
+
+    fn table() -> Table {
+        let config = config::Builder::new().behavior_version(BehaviorVersion::latest());
+        Table::new("test", Client::from_conf(config.build()), "t")
+    }
+
+    fn is_passed<T>(result: &Result<T, StoreError>) -> bool {
+        matches!(result, Err(StoreError::DeadlinePassed { .. }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_is_waited_for_until_the_deadline_and_no_longer() {
+        let (table, clock) = (table(), SystemClock::new());
+        let (place, second) = (table.place(), Duration::from_secs(1));
+        let began = clock.monotonic();
+        let deadline = Deadline::within(&clock, 2 * second);
+        let turn = table.turn(&place, deadline, clock.sleep(second)).await;
+        assert!(turn.is_ok());
+        assert_eq!(clock.monotonic() - began, second);
+        let turn = table.turn(&place, deadline, pending::<()>()).await;
+        assert!(is_passed(&turn));
+        assert_eq!(clock.monotonic() - began, 2 * second);
+        let turn = table.turn(&place, Deadline::NONE, clock.sleep(60 * second));
+        assert!(turn.await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_that_would_end_past_the_deadline_is_not_begun() {
+        let (table, clock) = (table(), SystemClock::new());
+        let (place, hour) = (table.place(), Duration::from_secs(3600));
+        let began = clock.monotonic();
+        let deadline = Deadline::within(&clock, Duration::from_millis(1));
+        let waits = RetryPolicy::default().waits(hour, hour);
+        assert!(is_passed(&table.pause(&place, &waits, 0, deadline).await));
+        assert_eq!(clock.monotonic(), began);
+        let pause = table.pause(&place, &waits, 0, Deadline::NONE).await;
+        assert!(pause.is_ok() && clock.monotonic() > began);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_place_among_the_writes_is_waited_for_until_the_deadline() {
+        let clock = SystemClock::new();
+        let options = TableOptions::default().concurrency(1);
+        let table = table().with_options(options).unwrap();
+        let under_way = table.pace.begin().await;
+        let began = clock.monotonic();
+        let deadline = Deadline::within(&clock, Duration::from_secs(3));
+        let sent = table.transact(&table.place(), Vec::new(), deadline).await;
+        assert!(is_passed(&sent), "{sent:?}");
+        assert_eq!(clock.monotonic() - began, Duration::from_secs(3));
+        drop(under_way);
     }
 }

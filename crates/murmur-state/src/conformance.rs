@@ -202,14 +202,19 @@ where
     }
 
     async fn rows_belong_to_one_pipeline(&self, markers: &S::Markers) {
-        let bind = async |pipeline: &str, version, mode: &str, stream: Option<&str>| {
-            let binding = Binding {
-                pipeline: PipelineName::new(pipeline).unwrap(),
-                version,
-                mode: mode.into(),
-                stream: stream.map(Into::into),
+        let bind_as =
+            async |pipeline: &str, version, mode: &str, stream: Option<&str>, definition: &str| {
+                let binding = Binding {
+                    pipeline: PipelineName::new(pipeline).unwrap(),
+                    version,
+                    mode: mode.into(),
+                    definition: definition.into(),
+                    stream: stream.map(Into::into),
+                };
+                self.store.bind(&binding, markers, Deadline::NONE).await
             };
-            self.store.bind(&binding, markers, Deadline::NONE).await
+        let bind = async |pipeline: &str, version, mode: &str, stream: Option<&str>| {
+            bind_as(pipeline, version, mode, stream, "days").await
         };
         bind("owner", 3, "exactly-once", None).await.unwrap();
         bind("owner", 3, "exactly-once", Some("arn/1"))
@@ -233,6 +238,11 @@ where
                 "rows of another owner must be refused to {pipeline} {version} {mode} {stream:?}: {bound:?}"
             );
         }
+        let bound = bind_as("owner", 3, "exactly-once", Some("arn/1"), "hours").await;
+        assert!(
+            matches!(bound, Err(StoreError::OtherOwner { .. })),
+            "rows of another definition must be refused: {bound:?}"
+        );
     }
 
     async fn redelivery_changes_nothing(&self, markers: &S::Markers) {

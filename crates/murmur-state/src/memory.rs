@@ -1,5 +1,6 @@
 use std::fmt;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,9 @@ use crate::store::{
 use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 
 const STORE: &str = "MemoryStore";
+
+/// How many stores were made in this process: each has rows of its own, and a name that says so.
+static STORES: AtomicU64 = AtomicU64::new(1);
 
 /// A store in this process: the reference for what every other store must do, and what tests of
 /// pipelines run on. It holds everything until it is dropped; clones share the rows. It answers
@@ -64,7 +68,7 @@ impl<M: Monoid> MemoryStore<M> {
     pub fn new(monoid: M) -> Self {
         Self {
             monoid,
-            place: Place::table(STORE, "memory"),
+            place: Place::table(STORE, format!("memory {}", STORES.fetch_add(1, Relaxed))),
             inner: Arc::new(Mutex::new(Inner {
                 bound: None,
                 rows: HashMap::new(),

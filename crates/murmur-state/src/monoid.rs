@@ -43,6 +43,11 @@ pub trait Monoid: Clone + Send + Sync + 'static {
     /// Whether combining a value with itself changes nothing.
     const IDEMPOTENT: bool = false;
 
+    /// What it is called in a store's [`Binding`](crate::Binding), so that rows of one monoid are
+    /// not gone on with by another of the same value type. Default: nothing, which compares as
+    /// equal.
+    const NAME: &'static str = "";
+
     /// The value of a row to which nothing was added.
     fn identity(&self) -> Self::Value;
 

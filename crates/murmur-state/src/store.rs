@@ -205,6 +205,8 @@ pub struct Binding {
     pub version: u32,
     /// Its delivery mode, for example `exactly-once`.
     pub mode: Arc<str>,
+    /// What of its definition decides what the rows hold, in words: window, retraction, monoid.
+    pub definition: Arc<str>,
     /// The ARN of the stream its records come from; `None` as long as none came from a stream.
     pub stream: Option<Arc<str>>,
 }
@@ -218,8 +220,13 @@ impl Binding {
             _ => true,
         };
         same_stream
-            && (&self.pipeline, self.version, &self.mode)
-                == (&other.pipeline, other.version, &other.mode)
+            && (&self.pipeline, self.version, &self.mode, &self.definition)
+                == (
+                    &other.pipeline,
+                    other.version,
+                    &other.mode,
+                    &other.definition,
+                )
     }
 }
 
@@ -229,9 +236,13 @@ impl fmt::Display for Binding {
             pipeline,
             version,
             mode,
+            definition,
             stream,
         } = self;
-        write!(f, "pipeline `{pipeline}`, version {version}, {mode}")?;
+        write!(
+            f,
+            "pipeline `{pipeline}`, version {version}, {mode}, {definition}"
+        )?;
         match stream {
             Some(stream) => write!(f, ", of stream {stream}"),
             None => Ok(()),
@@ -259,7 +270,8 @@ impl fmt::Display for Binding {
 /// Cancel safe: reading changes nothing.
 pub trait Read<V>: Send + Sync + 'static {
     /// Where the rows are, as errors say it: the same in every process that reads the same rows,
-    /// another one for other rows as far as names can tell.
+    /// another one for other rows as far as names can tell. Two pipelines of one processor whose
+    /// places name the same table are refused.
     fn place(&self) -> Place;
 
     /// The values of `keys`, one answer each.
@@ -306,7 +318,8 @@ impl<V, R: Read<V> + ?Sized> ReadExt<V> for R {}
 ///
 /// # Contract
 ///
-/// `merge` combines each entry into its row and answers each, in order. Entries of one key are
+/// `merge` combines each entry into its row and answers each, in order. An answer with more or fewer
+/// outcomes than entries is a broken store: nothing of it counts as done. Entries of one key are
 /// combined in the order given; entries of different keys in any order, concurrently.
 ///
 /// # Atomicity

@@ -1,6 +1,8 @@
 use std::fmt;
+use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
@@ -77,6 +79,14 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
     /// Completes once `duration` has passed. Cancel safe.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+
+    /// Completes once `duration` has passed, to bound a wait for something else: unlike a sleep it
+    /// never makes time pass on a clock that sleeps move. Cancel safe.
+    ///
+    /// Default: a sleep.
+    fn passes(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.sleep(duration)
+    }
 }
 
 /// The machine's clock; sleeps on tokio's timer.
@@ -119,6 +129,8 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone)]
 pub struct ManualClock {
     state: Arc<Mutex<(Timestamp, Duration)>>,
+    /// Those who wait for time to pass, each woken when it moves.
+    waiting: Arc<Mutex<Vec<Waker>>>,
 }
 
 impl ManualClock {
@@ -126,6 +138,7 @@ impl ManualClock {
     pub fn new(now: Timestamp) -> Self {
         Self {
             state: Arc::new(Mutex::new((now, Duration::ZERO))),
+            waiting: Arc::default(),
         }
     }
 
@@ -133,6 +146,15 @@ impl ManualClock {
     pub fn advance(&self, by: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = (state.0.plus(by), state.1.saturating_add(by));
+        drop(state);
+        let waiting = std::mem::take(&mut *self.waiting());
+        for waker in waiting {
+            waker.wake();
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Steps the wall time to `now`, forth or back, as a machine's clock may. Monotonic time stays.
@@ -154,6 +176,19 @@ impl Clock for ManualClock {
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         let clock = self.clone();
         Box::pin(async move { clock.advance(duration) })
+    }
+
+    fn passes(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let clock = self.clone();
+        let end = clock.monotonic().saturating_add(duration);
+        Box::pin(poll_fn(move |context| {
+            let mut waiting = clock.waiting();
+            if clock.monotonic() >= end {
+                return Poll::Ready(());
+            }
+            waiting.push(context.waker().clone());
+            Poll::Pending
+        }))
     }
 }
 

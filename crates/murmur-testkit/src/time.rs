@@ -182,6 +182,12 @@ impl Clock for SkewedClock {
         let time = self.time.clone();
         Box::pin(async move { time.sleep(duration).await })
     }
+
+    fn passes(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let time = self.time.clone();
+        let end = time.elapsed().saturating_add(duration);
+        Box::pin(async move { time.reached(end).await })
+    }
 }
 
 #[cfg(test)]

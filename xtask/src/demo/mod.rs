@@ -234,10 +234,9 @@ async fn bootstrap(
 }
 
 fn summary(token: &HandoffToken) -> String {
-    let open = token.shards.iter().filter(|shard| !shard.closed).count();
     format!(
-        "{open} open and {} closed shards, captured before the scan",
-        token.shards.len() - open
+        "captured before the scan; {} shards were closed by then",
+        token.closed.len()
     )
 }
 

@@ -17,7 +17,7 @@ use super::ledger::LedgerOf;
 use super::options::ProgressFn;
 use super::share::Share;
 use super::{AuditError, AuditOptions, AuditProgress, Audited, Difference, KeyDifference};
-use crate::delivery::Context;
+use crate::delivery::{Context, all_answered};
 use crate::plan::Plan;
 
 /// In how many passes over the ledger in a row a key has to be the same, and at odds, to be named.
@@ -262,7 +262,8 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         let mut rows = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(CHUNK) {
             let read = || self.state.get_many(chunk);
-            rows.extend(self.context.read(self.pipeline, read).await?);
+            let answers = self.context.read(self.pipeline, read).await?;
+            rows.extend(all_answered(|| self.state.place(), chunk.len(), answers)?);
         }
         Ok(rows)
     }

@@ -11,13 +11,13 @@ use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use murmur_state::{
     Add, Causes, Deadline, Group, ItemId, Key, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend,
-    Monoid, Outcome, Overflow, PipelineName, StoreError, Timestamp,
+    Monoid, Outcome, Overflow, PipelineName, Place, StoreError, Timestamp,
 };
 
 use super::{
     Difference, Found, InspectionError, InspectionOptions, ItemSet, KeyDifference, LookUp, rejected,
 };
-use crate::delivery::{Context, InLedger, Owned, of_keys, settle};
+use crate::delivery::{Context, InLedger, Owned, all_answered, of_keys, settle};
 use crate::outcome::Rejected;
 use crate::plan::{Plan, the_record};
 
@@ -37,6 +37,8 @@ type Answer<'a, A, E = StoreError> = BoxFuture<'a, Result<A, E>>;
 
 /// A ledger of a monoid, its store erased: one boxed future per batch.
 pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
+    fn place(&self) -> Place;
+
     fn known<'a>(
         &'a self,
         pipeline: &'a PipelineName,
@@ -62,6 +64,10 @@ pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
 }
 
 impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
+    fn place(&self) -> Place {
+        self.0.store.place()
+    }
+
     fn known<'a>(
         &'a self,
         pipeline: &'a PipelineName,
@@ -369,7 +375,8 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
         let deadline = self.context.retry.batch_deadline(Deadline::NONE);
         let read = || ledger.known(pipeline, items, deadline);
-        self.context.read(pipeline, read).await
+        let known = self.context.read(pipeline, read).await?;
+        all_answered(|| ledger.place(), items.len(), known)
     }
 
     /// What `found` contributes; nothing if it can never count.
@@ -676,6 +683,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
         settle(
             pipeline,
+            ledger.place(),
             &context,
             mends.collect(),
             |mend: &Mend<_>| of_keys(&mend.now).collect(),

@@ -73,6 +73,7 @@ impl<E: Element, const LAST: bool> Monoid for ByTime<E, LAST> {
     type Input = (Timestamp, E);
     type Value = Option<Dated<E>>;
     const IDEMPOTENT: bool = true;
+    const NAME: &'static str = if LAST { "last" } else { "first" };
 
     fn identity(&self) -> Option<Dated<E>> {
         None

@@ -57,6 +57,7 @@ fn add(into: &mut i64, other: i64) -> Result<(), Overflow> {
 impl Monoid for Sum {
     type Input = i64;
     type Value = i64;
+    const NAME: &'static str = "sum";
 
     fn identity(&self) -> i64 {
         0
@@ -82,6 +83,7 @@ impl Additive for Sum {}
 impl Monoid for Count {
     type Input = ();
     type Value = i64;
+    const NAME: &'static str = "count";
 
     fn identity(&self) -> i64 {
         0
@@ -108,6 +110,7 @@ impl Monoid for Min {
     type Input = i64;
     type Value = i64;
     const IDEMPOTENT: bool = true;
+    const NAME: &'static str = "min";
 
     fn identity(&self) -> i64 {
         i64::MAX
@@ -129,6 +132,7 @@ impl Monoid for Max {
     type Input = i64;
     type Value = i64;
     const IDEMPOTENT: bool = true;
+    const NAME: &'static str = "max";
 
     fn identity(&self) -> i64 {
         i64::MIN

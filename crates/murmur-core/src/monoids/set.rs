@@ -34,6 +34,7 @@ impl<E: Element> Monoid for Set<E> {
     type Input = E;
     type Value = BTreeSet<E>;
     const IDEMPOTENT: bool = true;
+    const NAME: &'static str = "set";
 
     fn identity(&self) -> BTreeSet<E> {
         BTreeSet::new()

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use murmur_core::{RecordOutcome, Sum};
-use murmur_state::{Deadline, MemoryDeduper, MemoryStore, RetryPolicy};
+use murmur_core::{Pipeline, ProcessorBuilder, RecordOutcome, Sum};
+use murmur_state::{Causes, Deadline, Fault, MemoryDeduper, MemoryStore, RetryPolicy};
 
 use crate::support::{
-    Answer, FlakyDeduper, Scripted, clock, insert, missing_table, order, throttled, unavailable,
-    value,
+    Answer, FlakyDeduper, Order, Scripted, clock, insert, missing_table, order, throttled,
+    unavailable, value,
 };
 use crate::{builder, outcomes, processor, totals};
 
@@ -199,4 +199,64 @@ async fn a_claim_that_was_never_made_is_not_given_back() {
     );
     assert_eq!(deduper.releases.load(Ordering::Relaxed), 0);
     assert_eq!(counts.of("totals:claim_left"), 0);
+}
+
+#[tokio::test]
+async fn too_few_or_too_many_outcomes_count_as_not_done_and_name_the_store() {
+    for by in [-1, 1] {
+        let store = || {
+            let mut store = Scripted::new(|_| Answer::Apply);
+            store.miscounts = by;
+            store
+        };
+        let markers = MemoryDeduper::new;
+        let pipelines = [
+            totals(store()).at_least_once(),
+            totals(store()).claim_first(markers()),
+            totals(store()).exactly_once(markers()),
+            totals(store()).ledger(markers()),
+        ];
+        for pipeline in pipelines {
+            let (processor, _) = processor(pipeline.unwrap());
+            let batch = [insert("1", order("a", 5)), insert("2", order("b", 5))];
+            for outcome in outcomes(&processor, &batch).await {
+                let error = crate::error(&outcome);
+                assert_eq!(error.fault(), Fault::Setup, "{error}");
+                let text = Causes(error).to_string();
+                let counts = format!("{} answers to 2 entries", 2 + by);
+                assert!(text.contains(&counts), "{text}");
+                assert!(text.contains("MemoryStore"), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_pipelines_on_one_state_table_are_refused() {
+    let store = MemoryStore::new(Sum::new());
+    let named = |name: &str| {
+        Pipeline::builder(name)
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+    };
+    let one = || named("one").store(store.clone()).at_least_once().unwrap();
+    let markers = MemoryDeduper::new();
+    for other in [
+        named("other").store(store.clone()).at_least_once().unwrap(),
+        named("other")
+            .store(store.clone())
+            .claim_first(markers)
+            .unwrap(),
+    ] {
+        let built = ProcessorBuilder::new([one(), other]).build();
+        let error = built.map(|_| ()).unwrap_err();
+        assert_eq!(error.option, "pipelines");
+        for word in ["`one`", "`other`", "one state table"] {
+            assert!(error.reason.contains(word), "{error}");
+        }
+    }
+    let apart = named("other").store(MemoryStore::new(Sum::new()));
+    let apart = apart.at_least_once().unwrap();
+    assert!(ProcessorBuilder::new([one(), apart]).build().is_ok());
 }

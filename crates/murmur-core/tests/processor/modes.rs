@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::{
     Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome,
-    Set, Sum,
+    Set, Sum, Window,
 };
 use murmur_state::{
     Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Read, ReadExt, Repeats,
@@ -294,4 +294,54 @@ async fn of_equal_times_the_greater_sequence_number_is_the_last() {
     let last = store.get(&key("a")).await.unwrap().flatten().unwrap();
     assert_eq!((last.value, last.id.as_str()), (2, "a"));
     assert_eq!(last.sequence, SequenceNumber::new("10").ok());
+}
+
+#[tokio::test]
+async fn two_claim_first_processes_restored_from_one_snapshot_count_an_event_once() {
+    let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
+    let batch = [insert("event", order("a", 5))];
+    for expected in [RecordOutcome::Applied, RecordOutcome::Duplicate] {
+        // Each holds the generator that was in the snapshot.
+        let pipeline = totals(store.clone()).claim_first(markers.clone()).unwrap();
+        let (processor, _) = processor(pipeline);
+        let outcome = outcomes(&processor, &batch).await.remove(0);
+        assert_eq!(format!("{outcome:?}"), format!("{expected:?}"));
+    }
+    assert_eq!(value(&store, "a").await, Some(5));
+}
+
+#[tokio::test]
+async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
+    let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
+    let at = |_: &Order| Timestamp::from_secs(1_700_000_000);
+    let definition = |window: Window| {
+        Pipeline::builder("totals")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .window(window, at)
+    };
+    let exact = |window| {
+        definition(window)
+            .store(store.clone())
+            .exactly_once(markers.clone())
+    };
+    let batch = [insert("event", order("a", 5))];
+    let (daily, _) = processor(exact(Window::daily()).unwrap());
+    assert!(outcomes(&daily, &batch).await[0].is_done());
+    let (hourly, _) = processor(exact(Window::hourly()).unwrap());
+    let outcome = outcomes(&hourly, &batch).await.remove(0);
+    assert_eq!(error(&outcome).fault(), Fault::Setup);
+    let (retracting, _) = processor(
+        definition(Window::daily())
+            .retract()
+            .store(store.clone())
+            .exactly_once(markers.clone())
+            .unwrap(),
+    );
+    let outcome = outcomes(&retracting, &batch).await.remove(0);
+    assert_eq!(error(&outcome).fault(), Fault::Setup);
+    // The definition it was bound by goes on.
+    let (again, _) = processor(exact(Window::daily()).unwrap());
+    assert!(outcomes(&again, &batch).await[0].is_done());
 }

@@ -109,6 +109,8 @@ pub struct Scripted {
     pub inner: MemoryStore<Sum>,
     script: Arc<Mutex<Box<Script>>>,
     pub writes: Arc<AtomicUsize>,
+    /// How many outcomes more than entries it answers.
+    pub miscounts: isize,
 }
 
 impl Scripted {
@@ -117,11 +119,18 @@ impl Scripted {
             inner: MemoryStore::new(Sum::new()),
             script: Arc::new(Mutex::new(Box::new(script))),
             writes: Arc::default(),
+            miscounts: 0,
         }
     }
 
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::Relaxed)
+    }
+
+    fn counted(&self, mut outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        let count = outcomes.len().saturating_add_signed(self.miscounts);
+        outcomes.resize(count, Outcome::Applied);
+        outcomes
     }
 
     fn answer(&self, add: &Add<i64>) -> Answer {
@@ -207,7 +216,7 @@ impl Store<Sum> for Scripted {
             stopped.note(&add.key, &outcome);
             outcomes.push(outcome);
         }
-        outcomes
+        self.counted(outcomes)
     }
 }
 
@@ -261,7 +270,7 @@ impl ExactlyOnce<Sum> for Scripted {
             }
             outcomes.push(worst);
         }
-        outcomes
+        self.counted(outcomes)
     }
 }
 
@@ -312,7 +321,7 @@ impl Ledger<Sum> for Scripted {
             }
             outcomes.push(worst);
         }
-        outcomes
+        self.counted(outcomes)
     }
 
     async fn known(

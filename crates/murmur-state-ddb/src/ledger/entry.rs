@@ -148,12 +148,15 @@ fn contribution(add: &Add<i64>) -> AttributeValue {
     AttributeValue::M(part)
 }
 
+/// About how many bytes a contribution takes, never less than it does.
+pub(crate) fn part(add: &Add<i64>) -> usize {
+    // The names of four attributes, three numbers and the overhead of a map.
+    96 + add.key.entity().len()
+}
+
 /// About how many bytes that row takes, never less than it does.
 pub(crate) fn size(name: &str, known: &Known<i64>) -> usize {
-    // A contribution has the names of four attributes, three numbers and the overhead of a map.
-    const PART: usize = 96;
-    let parts = known.now.iter().chain(&known.kept);
-    let parts: usize = parts.map(|add| PART + add.key.entity().len()).sum();
+    let parts: usize = known.now.iter().chain(&known.kept).map(part).sum();
     256 + name.len() + known.item.as_str().len() + parts
 }
 

@@ -95,7 +95,14 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         if met && !batch.groups.is_empty() {
             let (base, cap) = WAITS;
             let waits = RetryPolicy::default().waits(base, cap);
-            self.table.pause(&waits, batch.conflicts).await;
+            let pause = self
+                .table
+                .pause(&place, &waits, batch.conflicts, self.deadline);
+            if let Err(error) = pause.await {
+                for mut group in std::mem::take(&mut batch.groups) {
+                    group.fail(&error, &mut batch.outcomes);
+                }
+            }
             batch.conflicts += 1;
         }
     }

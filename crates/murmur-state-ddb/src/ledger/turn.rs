@@ -3,9 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::entry;
 use murmur_state::{
     Add, ItemId, Key, Known, Mend, Outcome, Place, Position, Replace, StoreError, Timestamp,
 };
+
+/// How many bytes of a ledger row what was kept of earlier items of one name may take: beside it fits
+/// whatever an item contributes now, within an item's limit of 400 KB. Past it the record is to blame,
+/// not the row, which could never be written again.
+const MOST_KEPT: usize = 200 * 1024;
 
 /// One entry of a batch.
 #[derive(Clone, Copy)]
@@ -208,6 +214,19 @@ fn step(
 
 fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(), Outcome> {
     let Some(kept) = kept.iter_mut().find(|kept| kept.key == add.key) else {
+        let bytes: usize = kept.iter().chain([add]).map(entry::part).sum();
+        if bytes > MOST_KEPT {
+            return Err(Outcome::Failed(StoreError::InvalidValue {
+                place: place.at(&add.key),
+                reason: format!(
+                    "items of this name that Time to Live removed go on counting for {} keys, the \
+                     most that a row of a ledger holds; give the window a retention, or do not \
+                     use the names of items again",
+                    kept.len()
+                ),
+                source: None,
+            }));
+        }
         kept.push(add.clone());
         return Ok(());
     };

@@ -112,8 +112,16 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         // In order of the keys, so that no two wait for each other.
         let slots: Vec<_> = keys().map(|key| self.slots.of(key)).collect();
         let mut locks = Vec::with_capacity(slots.len());
+        let table = self.table.place();
         for slot in &slots {
-            locks.push(slot.lock().await);
+            let lock = self.table.turn(&table, self.deadline, slot.lock());
+            match lock.await {
+                Ok(lock) => locks.push(lock),
+                Err(error) => {
+                    stopped.note(keys());
+                    return Answer::Failed(error);
+                }
+            }
         }
         if stopped.has_any(keys()) {
             return Answer::Blocked;
@@ -182,7 +190,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     fn put(&self, group: &Group<'_>, turn: &Turn, composed: Timestamp) -> Option<PutBuilder> {
         let after = turn.after.as_ref()?;
         let markers = &self.markers.table;
-        let life = markers.options.rules.marker_life;
+        let life = markers.options.rules.ledger_life;
         let put = Put::builder()
             .table_name(&*markers.name)
             .set_item(Some(entry::row(&group.name, after, composed, life)))

@@ -122,15 +122,26 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                 // Nobody knows what became of it.
                 *known = Known::nothing();
             }
-            for (n, event) in self.todo.drain(..).enumerate() {
-                let outcome = match n < self.tried {
-                    true => Outcome::Failed(error.clone()),
-                    false => Outcome::Blocked,
-                };
-                self.done.push((event.index, outcome));
-            }
+            self.stop(&error);
         }
         self.done
+    }
+
+    /// None of the events was tried, for a reason that is not theirs.
+    pub(crate) fn not_begun(mut self, error: &StoreError) -> Vec<(usize, Outcome)> {
+        self.tried = 1;
+        self.stop(error);
+        self.done
+    }
+
+    fn stop(&mut self, error: &StoreError) {
+        for (n, event) in self.todo.drain(..).enumerate() {
+            let outcome = match n < self.tried {
+                true => Outcome::Failed(error.clone()),
+                false => Outcome::Blocked,
+            };
+            self.done.push((event.index, outcome));
+        }
     }
 
     /// One write, or one step towards it. `Ok` if the lane can go on.
@@ -318,7 +329,11 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         }
         if self.refusals > 0 || matches!(in_the_end, StoreError::RetriesExhausted { .. }) {
             let waits = RetryPolicy::default().waits(base, cap);
-            self.batch.table.pause(&waits, self.refusals).await;
+            let Batch {
+                table, deadline, ..
+            } = self.batch;
+            let pause = table.pause(&self.place, &waits, self.refusals, *deadline);
+            pause.await?;
         }
         self.refusals += 1;
         Ok(())

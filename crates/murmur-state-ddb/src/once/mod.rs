@@ -39,8 +39,12 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
         .into_iter()
         .map(|(key, events)| async move {
             let slot = slots.of(key);
-            let mut known = slot.lock().await;
-            Lane::new(batch, key, events).run(&mut known).await
+            let lane = Lane::new(batch, key, events);
+            let place = batch.table.place().at(key);
+            match batch.table.turn(&place, batch.deadline, slot.lock()).await {
+                Ok(mut known) => lane.run(&mut known).await,
+                Err(error) => lane.not_begun(&error),
+            }
         })
         .collect();
     let done: Vec<_> = stream::iter(lanes)

@@ -26,7 +26,14 @@ pub struct Rules {
     /// How long a marker row lives after the creation of its events, and a frozen one after the
     /// turn.
     pub marker_life: Duration,
+    /// How long a ledger row outlives its last write at the least.
+    pub ledger_life: Duration,
 }
+
+/// How long after the last write to a ledger row something older of its item may still be written
+/// that was read before: a page of a scan or an item that was looked up is written within an hour
+/// of the request, which may be under way for 15 minutes, and two clocks may be 45 minutes off each.
+const LATE_READ: Duration = Duration::from_secs((60 + 15 + 2 * 45) * 60);
 
 impl Rules {
     pub(crate) fn of(horizon: Duration) -> Self {
@@ -40,6 +47,7 @@ impl Rules {
             cold_ids: usize::MAX,
             cool_after: horizon,
             marker_life: horizon / 13 * 24,
+            ledger_life: (horizon / 13 * 24).max(horizon / 52 * 49 + LATE_READ),
         }
     }
 
@@ -68,6 +76,16 @@ mod tests {
         assert_eq!(rules.too_old, minutes(24 * 60 + 30));
         assert_eq!(rules.cool_after, minutes(26 * 60));
         assert_eq!(rules.marker_life, minutes(48 * 60));
+        assert_eq!(rules.ledger_life, minutes(48 * 60));
+    }
+
+    #[test]
+    fn a_ledger_remembers_longer_than_a_page_may_take_however_short_the_horizon() {
+        for minutes in [1_u64, 60, 180, 240, 26 * 60, 100 * 60] {
+            let rules = Rules::of(Duration::from_secs(minutes * 60));
+            assert!(rules.ledger_life >= rules.too_old + LATE_READ, "{minutes}");
+            assert!(rules.ledger_life >= rules.marker_life, "{minutes}");
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Compare-and-swap: lost races, lost answers, sizes, shapes.
 
-use murmur_state::{Add, Clock, Deadline, Fault, ManualClock, Outcome, ReadExt, Store, StoreError};
+use futures::future::join;
+use murmur_state::{
+    Add, Clock, Deadline, Fault, ManualClock, NoRandomness, Outcome, Random, ReadExt, Store,
+    StoreError, Tokens,
+};
 use murmur_state_ddb::{BytesStore, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};
@@ -474,4 +478,37 @@ async fn what_a_merge_reads_for_itself_is_consistent_whatever_readers_were_promi
     let read = &wire.requests()[0];
     assert_eq!(read.operation, "BatchGetItem");
     assert_eq!(read.body["RequestItems"][&table]["ConsistentRead"], true);
+}
+
+#[tokio::test]
+async fn two_processes_restored_from_one_snapshot_lose_nothing_to_each_other() {
+    let dynamo = Dynamo::connect().await;
+    let table = state_table(&dynamo).await;
+    // Each holds the generator that was in the snapshot.
+    let [one, other] = [7, 7].map(|seed| {
+        let (_, options) = virtual_time();
+        let options = options.random(Random::seeded(seed));
+        BytesStore::with_options(dynamo.client(), &*table, Total, options).unwrap()
+    });
+    for round in 1..=10 {
+        let (first, second) = join(merge_one(&one, 1), merge_one(&other, 100)).await;
+        first.unwrap();
+        second.unwrap();
+        assert_eq!(one.get(&key("k")).await.unwrap(), Some(101 * round));
+    }
+}
+
+#[tokio::test]
+async fn without_randomness_nothing_is_written_and_the_set_up_is_to_blame() {
+    let dynamo = Dynamo::connect().await;
+    let table = state_table(&dynamo).await;
+    let (_, options) = virtual_time();
+    let options = options.tokens(Tokens::drawn_by(|| {
+        Err(NoRandomness::because(std::io::Error::other("no entropy")))
+    }));
+    let store = BytesStore::with_options(dynamo.client(), &*table, Total, options).unwrap();
+    let error = merge_one(&store, 1).await.unwrap_err();
+    assert_eq!(error.fault(), Fault::Setup);
+    assert!(error.to_string().contains("random"), "{error}");
+    assert_eq!(store.get(&key("k")).await.unwrap(), None);
 }

@@ -811,6 +811,7 @@ fn binding(stream: Option<&str>) -> Binding {
         pipeline: pipeline(),
         version: 1,
         mode: LEDGER_MODE.into(),
+        definition: "days".into(),
         stream: stream.map(Into::into),
     }
 }
@@ -1053,4 +1054,102 @@ async fn items_of_long_names_are_listed_under_them_and_other_ledgers_are_not() {
         .collect();
     let wanted = [long.as_str(), "short"].map(|item| ItemId::from_parts([item]));
     assert_eq!(listed, BTreeSet::from(wanted));
+}
+
+#[tokio::test]
+async fn the_wait_for_a_row_of_another_batch_ends_at_the_deadline() {
+    let (clock, options) = virtual_time();
+    let wire = wire_on("TransactWriteItems", |_| Action::Hang);
+    let books = Books::with(&wire, options).await;
+    let name = pipeline();
+    let replace = |items, deadline| {
+        Ledger::<Total>::replace(&books.store, &name, &books.markers, items, deadline)
+    };
+    let one = [scanned("x", vec![add("a", 1)])];
+    let other = [scanned("y", vec![add("a", 1)])];
+    let mut holds = Box::pin(replace(&one[..], Deadline::NONE));
+    assert!(futures::poll!(holds.as_mut()).is_pending());
+    let minute = Duration::from_secs(60);
+    let mut waits = Box::pin(replace(&other[..], Deadline::within(&clock, minute)));
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    clock.advance(minute);
+    let outcomes = futures::poll!(waits.as_mut());
+    assert!(
+        matches!(
+            &outcomes,
+            std::task::Poll::Ready(outcomes)
+                if matches!(&outcomes[..], [Outcome::Failed(StoreError::DeadlinePassed { .. })])
+        ),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn conflicts_are_waited_for_until_the_deadline_and_no_longer() {
+    let (clock, options) = virtual_time();
+    let body = r#"{"__type":"com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+        "CancellationReasons":[{"Code":"TransactionConflict"},{"Code":"TransactionConflict"}]}"#;
+    let wire = wire_on("TransactWriteItems", move |_| Action::Answer {
+        status: 400,
+        body: body.to_owned(),
+    });
+    let books = Books::with(&wire, options.random(murmur_state::Random::seeded(4))).await;
+    let (name, item) = (pipeline(), [scanned("x", vec![add("a", 1)])]);
+    let deadline = Deadline::within(&clock, Duration::from_millis(30));
+    let replaced = Ledger::<Total>::replace(&books.store, &name, &books.markers, &item, deadline);
+    let outcomes = replaced.await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [Outcome::Failed(StoreError::DeadlinePassed { .. })]
+        ),
+        "{outcomes:?}"
+    );
+    assert!(!deadline.passed(&clock), "it ends before, not after");
+}
+
+#[tokio::test]
+async fn a_page_as_late_as_may_be_finds_the_item_s_end_remembered_however_short_the_horizon() {
+    let (clock, options) = virtual_time();
+    let books = Books::with(&Wire::calm(), options).await;
+    let horizon = Duration::from_secs(1);
+    let markers = books.markers.clone().horizon_below_a_streams(horizon);
+    let books = Books {
+        markers: markers.unwrap(),
+        ..books
+    };
+    books.settle(&[streamed("x", 1, Vec::new())]).await;
+    let rows = books.dynamo.client().scan().table_name(&books.marker_table);
+    let rows = rows.send().await.unwrap();
+    let ttl: i64 = rows.items()[0]["ttl"].as_n().unwrap().parse().unwrap();
+    let page = Duration::from_secs((60 + 15) * 60);
+    let clocks = Duration::from_secs(2 * 45 * 60);
+    assert!(ttl >= clock.now().plus(page + clocks).as_secs(), "{ttl}");
+}
+
+#[tokio::test]
+async fn what_earlier_items_left_is_bounded_and_the_record_past_it_is_to_blame() {
+    let books = Books::over(&Wire::calm()).await;
+    let long = "k".repeat(1800);
+    let mut refused = None;
+    for round in 0..200_u64 {
+        let keys = (0..4).map(|n| add(&format!("{long}{round}-{n}"), 1));
+        let entry = Replace {
+            keep: keys.collect(),
+            ..streamed("x", round + 1, Vec::new())
+        };
+        if let [Outcome::Failed(error)] = &books.replace(&[entry]).await[..] {
+            refused = Some((round, error.clone()));
+            break;
+        }
+    }
+    let (round, error) = refused.expect("a row must not grow without bound");
+    assert!(round > 20, "{round}");
+    assert_eq!(error.fault(), Fault::Record, "{error}");
+    assert!(error.to_string().contains("retention"), "{error}");
+    // The item itself goes on.
+    books
+        .settle(&[streamed("x", 1000, vec![add("a", 5)])])
+        .await;
+    assert_eq!(books.total("a").await, Some(5));
 }

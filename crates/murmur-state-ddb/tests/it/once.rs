@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -965,4 +966,34 @@ async fn ttl_is_kept_up_to_date_cold_and_hot() {
             assert_eq!(row.get("ttl").cloned(), ttl.map(n), "hot: {hot}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_wait_for_a_row_ends_at_the_deadline() {
+    let totals = Totals::new().await;
+    let wire = wire_on("UpdateItem", |_| Action::Hang);
+    let Process { store, markers } = totals.process(&wire);
+    let pipeline = PipelineName::new("totals").unwrap();
+    let event = |number| [totals.event(number, &[("a", 1)])];
+    let (events, more) = (event(1), event(2));
+    let apply = |events, deadline| {
+        ExactlyOnce::<Total>::apply(&store, &pipeline, &markers, events, deadline)
+    };
+    let mut holds = Box::pin(apply(&events[..], Deadline::NONE));
+    assert!(futures::poll!(holds.as_mut()).is_pending());
+    let deadline = Deadline::within(&totals.clock, HOUR);
+    let mut waits = Box::pin(apply(&more[..], deadline));
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    totals.clock.advance(HOUR / 2);
+    assert!(futures::poll!(waits.as_mut()).is_pending());
+    totals.clock.advance(HOUR / 2);
+    let outcomes = futures::poll!(waits.as_mut());
+    assert!(
+        matches!(
+            &outcomes,
+            Poll::Ready(outcomes)
+                if matches!(&outcomes[..], [Outcome::Failed(StoreError::DeadlinePassed { .. })])
+        ),
+        "{outcomes:?}"
+    );
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::Region;
 use murmur_state::{
     Binding, Deadline, EventId, ExactlyOnce, Fault, Once, Outcome, PipelineName, StoreError,
 };
@@ -16,6 +18,7 @@ fn binding(pipeline: &str, version: u32) -> Binding {
         pipeline: PipelineName::new(pipeline).unwrap(),
         version,
         mode: "exactly-once".into(),
+        definition: "days".into(),
         stream: Some("arn/1".into()),
     }
 }
@@ -45,6 +48,16 @@ impl Tables {
         let store = Int64SumStore::new(client.clone(), &*self.state);
         let markers = Deduper::new(client, &*self.markers);
         ExactlyOnce::<Total>::bind(&store, binding, &markers, Deadline::NONE).await
+    }
+
+    /// Binds in another region, whose tables are replicas of these.
+    async fn bind_in(&self, region: &'static str) -> Result<(), StoreError> {
+        let config = self.dynamo.client_config().region(Region::new(region));
+        let client = Client::from_conf(config.build());
+        let store = Int64SumStore::new(client.clone(), &*self.state);
+        let markers = Deduper::new(client, &*self.markers);
+        let binding = binding("likes", 1);
+        ExactlyOnce::<Total>::bind(&store, &binding, &markers, Deadline::NONE).await
     }
 
     async fn rows(&self, table: &str) -> usize {
@@ -160,7 +173,7 @@ async fn a_pair_left_half_made_is_completed_by_whoever_comes_next() {
         let tables = Tables::new().await;
         let sent = AtomicUsize::new(0);
         let wire = Wire::new(move |request| {
-            let writes = ["PutItem", "UpdateItem"].contains(&&*request.operation);
+            let writes = ["TransactWriteItems", "UpdateItem"].contains(&&*request.operation);
             match sent.fetch_add(1, Ordering::Relaxed) == dies_at {
                 // The write is done, and the process dies.
                 true if writes => Action::DropAfter,
@@ -256,5 +269,91 @@ async fn pipelines_can_share_a_marker_table() {
         let outcomes =
             ExactlyOnce::<Total>::apply(&store, &name, &markers, &events, Deadline::NONE);
         assert!(matches!(outcomes.await[..], [Outcome::Applied]));
+    }
+}
+
+#[tokio::test]
+async fn a_definition_that_changes_without_a_version_is_refused() {
+    let tables = Tables::new().await;
+    tables.bind(&binding("likes", 1)).await.unwrap();
+    let changed = Binding {
+        definition: "hours".into(),
+        ..binding("likes", 1)
+    };
+    let text = shown(tables.bind(&changed).await);
+    assert!(text.contains("days") && text.contains("hours"), "{text}");
+    tables.bind(&binding("likes", 1)).await.unwrap();
+}
+
+/// Takes `attribute` off both control rows, as earlier releases made them.
+async fn without(tables: &Tables, attribute: &str) {
+    let client = tables.dynamo.client();
+    for (table, keys) in [
+        (&tables.state, &["pk", "sk"][..]),
+        (&tables.markers, &["pk"]),
+    ] {
+        let rows = client.scan().table_name(table).send().await.unwrap();
+        for row in rows.items() {
+            let mut update = client.update_item().table_name(table);
+            for key in keys {
+                update = update.key(*key, row[*key].clone());
+            }
+            update
+                .update_expression("REMOVE #a")
+                .expression_attribute_names("#a", attribute)
+                .send()
+                .await
+                .unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pair_of_an_earlier_release_learns_definition_and_region_from_the_first_that_comes() {
+    let tables = Tables::new().await;
+    tables.bind(&binding("likes", 1)).await.unwrap();
+    without(&tables, "definition").await;
+    without(&tables, "region").await;
+    tables.bind(&binding("likes", 1)).await.unwrap();
+    let changed = Binding {
+        definition: "hours".into(),
+        ..binding("likes", 1)
+    };
+    shown(tables.bind(&changed).await);
+    let text = shown(tables.bind_in("eu-north-1").await);
+    assert!(text.contains("eu-north-1"), "{text}");
+}
+
+#[tokio::test]
+async fn a_second_region_is_refused_by_name() {
+    let tables = Tables::new().await;
+    tables.bind_in("eu-west-1").await.unwrap();
+    tables.bind_in("eu-west-1").await.unwrap();
+    let text = shown(tables.bind_in("us-east-2").await);
+    for word in ["eu-west-1", "us-east-2", "failover", &tables.state] {
+        assert!(text.contains(word), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn tables_without_transactions_are_refused_before_anything_is_written() {
+    let tables = Tables::new().await;
+    for refused_at in 0..2 {
+        let wire = wire_on("TransactWriteItems", move |request| {
+            match request.nth == refused_at {
+                true => Action::error(
+                    400,
+                    "ValidationException",
+                    "Transactional operations are not supported on this table",
+                ),
+                false => Action::Pass,
+            }
+        });
+        let text = shown(tables.bind_over(&wire, &binding("likes", 1)).await);
+        let table = [&tables.markers, &tables.state][refused_at];
+        for word in ["MRSC", "not supported on this table", table] {
+            assert!(text.contains(word), "{text}");
+        }
+        assert_eq!(tables.rows(&tables.state).await, 0);
     }
 }

@@ -371,4 +371,8 @@ impl Clock for Stopping {
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         self.clock.sleep(duration)
     }
+
+    fn passes(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.passes(duration)
+    }
 }
