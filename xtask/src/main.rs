@@ -1,7 +1,7 @@
 //! Tasks of the Murmur workspace: `cargo xtask --help`.
 //!
 //! Exit codes: 0 everything passed; 1 a check or a test failed; 2 it could not be run; 130 and 143
-//! stopped by Ctrl-C and SIGTERM.
+//! stopped by Ctrl-C and SIGTERM, within two seconds; at once by a second one.
 
 // A command line tool prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -10,6 +10,7 @@ mod bench;
 mod chaos;
 mod ci;
 mod demo;
+mod interrupt;
 mod itest;
 mod process;
 mod server;
@@ -58,6 +59,7 @@ impl Task {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let task = Cli::parse().task;
+    let interrupted = interrupt::listen();
     // An interrupt drops the task, and whatever it has started stops with it.
     tokio::select! {
         result = task.run() => match result {
@@ -68,6 +70,6 @@ async fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
-        code = process::interrupted() => ExitCode::from(code),
+        code = interrupted => ExitCode::from(code),
     }
 }

@@ -9,15 +9,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
 
+use crate::interrupt::Started;
 use crate::workspace;
 
 /// How long a process that was told to end may take, before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_millis(1_500);
 
 /// A process and all it starts. Dropping it ends them.
 ///
 /// It is a process group of its own: ending `cargo` alone would leave the tests it runs behind.
-pub(crate) struct Group(Child);
+pub(crate) struct Group(
+    Child,
+    #[allow(dead_code, reason = "it is there to be dropped")] Started,
+);
 
 impl Group {
     /// Starts `command`, without an input.
@@ -25,9 +29,10 @@ impl Group {
         command.stdin(Stdio::null()).kill_on_drop(true);
         #[cfg(unix)]
         command.process_group(0);
-        Ok(Self(command.spawn().with_context(|| {
-            format!("cannot start {}", line(command))
-        })?))
+        let spawned = command.spawn();
+        let child = spawned.with_context(|| format!("cannot start {}", line(command)))?;
+        let started = Started::note(line(command), child.id());
+        Ok(Self(child, started))
     }
 
     /// Waits for the process itself to end. Cancel safe.
@@ -110,28 +115,6 @@ pub(crate) async fn telling<T>(what: &str, work: impl Future<Output = T>) -> T {
         }
         pause = Duration::from_secs(10);
     }
-}
-
-/// Ends when this process is told to, with the exit code for it. Cancel safe.
-pub(crate) async fn interrupted() -> u8 {
-    const BY_SIGINT: u8 = 128 + 2;
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        const BY_SIGTERM: u8 = 128 + 15;
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            let code = tokio::select! {
-                _ = tokio::signal::ctrl_c() => BY_SIGINT,
-                _ = terminate.recv() => BY_SIGTERM,
-            };
-            eprintln!("interrupted: stopping what was started");
-            return code;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
-    eprintln!("interrupted: stopping what was started");
-    BY_SIGINT
 }
 
 /// The command as a person would type it.

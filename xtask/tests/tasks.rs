@@ -161,6 +161,51 @@ fn an_interrupt_leaves_no_process_behind() {
     }
 }
 
+/// A test that does not end when it is told to, and what became of the task that started it, when it
+/// got `signals`.
+fn interrupted_with_a_stubborn_test(signals: &[&str]) -> (Option<i32>, String) {
+    let (folder, server) = (TempDir::new().unwrap(), Embedded::start().unwrap());
+    let cargo = "trap '' TERM; echo started >&2; /bin/sleep 20; echo survived >&2";
+    let mut itest = xtask(folder.path(), cargo, &["itest"]);
+    itest.env(ENDPOINT_VAR, server.endpoint());
+    let mut itest = itest.stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = itest.stderr.take().unwrap();
+    let mut printed = String::new();
+    let mut wanted = "started";
+    for signal in signals {
+        while !printed.contains(wanted) {
+            let mut byte = [0];
+            stderr.read_exact(&mut byte).unwrap();
+            printed.push_str(&String::from_utf8_lossy(&byte));
+        }
+        let kill = Command::new("/bin/kill")
+            .args([signal, &itest.id().to_string()])
+            .status();
+        assert!(kill.unwrap().success());
+        wanted = "interrupted";
+    }
+    // The output ends when the last process that holds it does.
+    stderr.read_to_string(&mut printed).unwrap();
+    (itest.wait().unwrap().code(), printed)
+}
+
+#[test]
+fn what_does_not_end_is_killed_and_a_second_signal_does_it_at_once() {
+    for (signals, expected) in [
+        (&["-INT"][..], 130),
+        (&["-INT", "-TERM"], 143),
+        (&["-TERM", "-INT"], 130),
+    ] {
+        let (code, printed) = interrupted_with_a_stubborn_test(signals);
+        assert_eq!(code, Some(expected), "{printed}");
+        assert!(!printed.contains("survived"), "{printed}");
+        assert!(
+            printed.contains("stopping what was started: cargo test"),
+            "{printed}"
+        );
+    }
+}
+
 #[test]
 fn ci_goes_on_after_a_failure_and_names_it() {
     let folder = TempDir::new().unwrap();

@@ -420,11 +420,14 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             elapsed: figures.elapsed,
         });
         if let Some(late) = state.watch.late(&figures, self.clock()) {
-            tracing::warn!(
-                source = self.source.name(),
-                ?late,
-                "the bootstrap may come too late"
-            );
+            if let Progress::Late { age, advice, .. } = &late {
+                let (source, minutes) = (self.source.name(), age.as_secs() / 60);
+                tracing::warn!(
+                    source,
+                    minutes_since_capture = minutes,
+                    "the bootstrap may come too late: {advice}"
+                );
+            }
             (self.progress)(&late);
         }
         self.proven(state, save.map(|save| *save))

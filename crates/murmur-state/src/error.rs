@@ -151,7 +151,7 @@ pub enum StoreError {
     },
     /// The event is too old to be told from one already taken.
     #[error(
-        "{place}: the event of {created:?} is older than the store remembers events; not applied"
+        "{place}: the event of {created} is older than the store remembers events; not applied"
     )]
     TooOld {
         /// Where.

@@ -50,6 +50,35 @@ impl Timestamp {
     }
 }
 
+/// In UTC, to the second, as RFC 3339 writes it: `2026-11-30T06:39:18Z`.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (days, second) = (
+            self.as_secs().div_euclid(86_400),
+            self.as_secs().rem_euclid(86_400),
+        );
+        // Eras of 400 years, which begin in March, so that a leap day is the last of its year
+        // (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+        let days = days + 719_468;
+        let (era, day) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+        let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+        let day = day - (365 * year + year / 4 - year / 100);
+        let shifted = (5 * day + 2) / 153;
+        let month = if shifted < 10 {
+            shifted + 3
+        } else {
+            shifted - 9
+        };
+        let year = year + era * 400 + i64::from(month <= 2);
+        let day = day - (153 * shifted + 2) / 5 + 1;
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
+        )
+    }
+}
+
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
@@ -294,6 +323,20 @@ impl Default for Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn timestamps_are_shown_as_dates() {
+        for (secs, shown) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_700_000_000, "2023-11-14T22:13:20Z"),
+            (4_107_542_399, "2100-02-28T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(Timestamp::from_secs(secs).to_string(), shown);
+        }
+    }
 
     #[test]
     fn timestamps_round_down_on_both_sides_of_1970() {

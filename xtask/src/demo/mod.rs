@@ -220,9 +220,11 @@ async fn bootstrap(
         begun.elapsed().as_secs_f64()
     );
     if report.counts.rejected > 0 {
+        let rows: Vec<String> = report.rejected.iter().map(ToString::to_string).collect();
         bail!(
-            "the bootstrap could not count these rows: {:?}",
-            report.rejected
+            "the bootstrap could not count {} rows: {}",
+            report.counts.rejected,
+            rows.join("; ")
         );
     }
     let token = report

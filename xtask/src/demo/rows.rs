@@ -46,7 +46,10 @@ impl Measure {
         match item.get(attribute) {
             None | Some(AttributeValue::Null(_)) => Ok(None),
             Some(AttributeValue::S(text) | AttributeValue::N(text)) => Ok(Some(text.clone())),
-            Some(other) => bail!("attribute `{attribute}` is {other:?}, not a String or Number"),
+            Some(other) => bail!(
+                "attribute `{attribute}` is {}, not a String or Number",
+                serde_json::to_string(other)?
+            ),
         }
     }
 }

@@ -20,6 +20,7 @@ use murmur_testkit::{Dynamo, Embedded};
 
 use super::progress::Bar;
 use super::rows::Row;
+use crate::interrupt::Started;
 
 /// Longest wait for a table to be made or a stream to be switched on.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -98,6 +99,7 @@ pub(super) struct Tables {
     pub(super) state: String,
     pub(super) markers: String,
     removed: AtomicBool,
+    _started: Started,
 }
 
 impl Tables {
@@ -112,6 +114,7 @@ impl Tables {
             state: format!("{run}-state"),
             markers: format!("{run}-markers"),
             removed: AtomicBool::new(false),
+            _started: Started::note(format!("the tables {run}-…"), None),
         };
         let attribute = AttributeDefinition::builder()
             .attribute_name(primary_key)
@@ -241,7 +244,10 @@ impl Tables {
             let (Some(AttributeValue::S(key)), Some(AttributeValue::N(value))) =
                 (row.get("pk"), row.get("v"))
             else {
-                bail!("the state table has a row of the wrong shape: {row:?}");
+                bail!(
+                    "the state table has a row of the wrong shape: its key `pk` is no string, or \
+                     its value `v` no number"
+                );
             };
             totals.insert(key.clone(), value.parse()?);
         }

@@ -160,7 +160,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         };
 
         let mut recounts: Vec<usize> = (0..inspections.recounts.len()).collect();
-        let mut first = true;
+        let (mut first, mut rows) = (true, 0);
         loop {
             let purpose = Purpose {
                 recounts: &recounts,
@@ -169,6 +169,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             self.scan(&mut inspections, &mut state, purpose).await?;
             let (again, mut rest) = self.compare(&mut inspections, &recounts).await?;
             if first {
+                rows = state.rows;
                 self.settle(&mut inspections, &mut state).await?;
                 self.list(&mut inspections, &mut state).await?;
                 first = false;
@@ -195,7 +196,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             findings,
         });
         Ok(Reconciled {
-            rows: state.rows,
+            rows,
             rejected_rows: state.rejected_rows,
             rejected: state.rejected,
             read_units: self.spending().units,

@@ -79,7 +79,7 @@ pub enum TriggerError {
     },
     /// Reading began from another handoff token, or from none.
     #[error(
-        "the trigger `{name}` began {} and is further by now, so it cannot begin at the one captured at {captured_at:?}; name another trigger for another bootstrap, or leave `handoff` out to go on", from(.known)
+        "the trigger `{name}` began {} and is further by now, so it cannot begin at the one captured at {captured_at}; name another trigger for another bootstrap, or leave `handoff` out to go on", from(.known)
     )]
     OtherHandoff {
         /// The trigger's name.
@@ -133,7 +133,7 @@ fn hours(duration: &Duration) -> String {
 
 fn from(known: &Option<Timestamp>) -> String {
     match known {
-        Some(at) => format!("at the handoff captured at {at:?}"),
+        Some(at) => format!("at the handoff captured at {at}"),
         None => "without a handoff".to_owned(),
     }
 }

@@ -64,7 +64,7 @@ impl fmt::Display for Gap {
             ),
             Self::Away { through, since } => write!(
                 f,
-                "it was read up to {through:?}, which is {} hours ago, and a stream keeps 24",
+                "it was read up to {through}, which is {} hours ago, and a stream keeps 24",
                 since.as_secs() / 3600
             ),
             Self::LatestExpired => f.write_str(
@@ -72,7 +72,7 @@ impl fmt::Display for Gap {
             ),
             Self::HandoffVoid { captured_at } => write!(
                 f,
-                "the handoff token was captured at {captured_at:?}, and the shard not begun within the 24 hours that a stream keeps its records: the token is void"
+                "the handoff token was captured at {captured_at}, and the shard not begun within the 24 hours that a stream keeps its records: the token is void"
             ),
         }
     }
