@@ -103,6 +103,15 @@ impl ShowProgress {
         self
     }
 
+    /// Shows an outage that a [reconcile](crate::Reconcile::on_outage) or an
+    /// [audit](murmur_core::ProcessorBuilder::on_outage) meets. A bootstrap tells it with the rest.
+    pub fn show_outage(&self, outage: &Outage<'_>) {
+        match &self.to {
+            To::Bar(bar) => bar.println(outage.to_string()),
+            To::Lines(out) => write_line(out, &outage_line(outage)),
+        }
+    }
+
     /// Shows what a bootstrap [tells](crate::Bootstrap::on_progress).
     pub fn show(&self, progress: &Progress<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -235,21 +244,25 @@ fn line(state: &mut State, interval: Duration, progress: &Progress<'_>) -> Optio
             "seconds_since_capture": age.as_secs(),
             "seconds_left": time_left.map(|left| left.as_secs()),
         }),
-        Progress::Outage { outage } => match outage {
-            Outage::Lasts { lasted, error, .. } => json!({
-                "event": "outage",
-                "seconds": lasted.as_secs(),
-                "error": error,
-                "message": outage.to_string(),
-            }),
-            outage => json!({
-                "event": "outage_over",
-                "message": outage.to_string(),
-            }),
-        },
+        Progress::Outage { outage } => outage_line(outage),
         Progress::SegmentDone { .. } => return None,
         Progress::Finished { report } | Progress::Stopped { report } => end(report),
     })
+}
+
+fn outage_line(outage: &Outage<'_>) -> Value {
+    match outage {
+        Outage::Lasts { lasted, error, .. } => json!({
+            "event": "outage",
+            "seconds": lasted.as_secs(),
+            "error": error,
+            "message": outage.to_string(),
+        }),
+        outage => json!({
+            "event": "outage_over",
+            "message": outage.to_string(),
+        }),
+    }
 }
 
 fn tenths(value: f64) -> f64 {

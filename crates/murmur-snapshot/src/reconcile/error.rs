@@ -1,5 +1,7 @@
+use std::time::Duration;
+
 use murmur_core::{InspectionError, RecordError};
-use murmur_state::{OptionError, PipelineName};
+use murmur_state::{OptionError, PipelineName, Roughly};
 
 use crate::error::SourceError;
 
@@ -57,6 +59,17 @@ pub enum ReconcileError {
         #[source]
         source: Box<InspectionError>,
     },
+    /// Nothing succeeded for as long as the retry policy allows.
+    #[error(
+        "given up after {} without success; run it again once the cause has passed", Roughly(*.tried)
+    )]
+    GaveUp {
+        /// How long it was tried.
+        tried: Duration,
+        /// What failed.
+        #[source]
+        source: Box<ReconcileError>,
+    },
 }
 
 impl ReconcileError {
@@ -72,6 +85,7 @@ impl ReconcileError {
                     .is_some_and(SourceError::is_retryable),
                 _ => false,
             },
+            Self::GaveUp { .. } => true,
             _ => false,
         }
     }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{Decoder, InspectionOptions, Pipeline, ProcessorBuilder};
-use murmur_state::{Causes, Clock, OptionError, Random, Recorder, RetryPolicy};
+use murmur_state::{Causes, Clock, OptionError, Outage, Random, Recorder, RetryPolicy};
 use serde::de::DeserializeOwned;
 
 use crate::budget::{Pace, ReadBudget};
@@ -141,8 +141,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         }
     }
 
-    /// How often and how long a failed read or write is tried again. Default: as often as it takes,
-    /// for 30 minutes each.
+    /// How often and how long a failed read or write is tried again. The budget is the time that one
+    /// operation may go without success; after that the reconcile fails with
+    /// [`GaveUp`](ReconcileError::GaveUp). Default: [`RetryPolicy::patient`], 30 minutes.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.processor = self.processor.retry(policy);
         self
@@ -245,6 +246,13 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         self
     }
 
+    /// Hears of an [outage](Outage) while it lasts, and when it is over; called between attempts, so
+    /// it should return soon. Default: it is traced only.
+    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
+        self.processor = self.processor.on_outage(tell);
+        self
+    }
+
     /// Reads the table to its end, compares, and repairs where asked to.
     ///
     /// # Errors
@@ -290,6 +298,13 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             spending: Mutex::default(),
         };
         let result = run.to_end().await;
+        let result = result.map_err(|error| match run.retry.gave_up_after() {
+            Some(tried) if error.is_retryable() => ReconcileError::GaveUp {
+                tried,
+                source: Box::new(error),
+            },
+            _ => error,
+        });
         if let Err(error) = run.source.close().await {
             tracing::warn!(source = run.source.name(), error = %Causes(&error), "not closed");
         }

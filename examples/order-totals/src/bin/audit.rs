@@ -75,7 +75,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
     let shown = Arc::new(ShowProgress::on_stderr());
-    let told = Arc::clone(&shown);
+    let (told, outages) = (Arc::clone(&shown), Arc::clone(&shown));
     let budget = arguments.limits.read_budget();
     let options = AuditOptions::default()
         .concurrency(concurrency.into())
@@ -86,6 +86,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
     let processor = ProcessorBuilder::new(Tables::from_env()?.pipelines(&client)?)
         .recorder(TracingRecorder)
         .retry(RetryPolicy::patient())
+        .on_outage(move |outage| outages.show_outage(outage))
         .build()?;
     let audited = processor.audit(&options).await;
     shown.finish();

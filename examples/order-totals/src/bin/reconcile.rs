@@ -93,7 +93,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
     let source = arguments.orders.source(&client).build()?;
 
     let shown = Arc::new(ShowProgress::on_stderr());
-    let told = Arc::clone(&shown);
+    let (told, outages) = (Arc::clone(&shown), Arc::clone(&shown));
     let mut reconcile = Reconcile::new(pipelines, source)
         .recorder(TracingRecorder)
         .lag(Duration::from_secs(arguments.lag))
@@ -104,7 +104,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
         .max_differing(arguments.max_differing)
         .max_keys(arguments.limits.max_keys)
         .max_listed(arguments.limits.max_listed)
-        .on_progress(move |progress| told.show_reconcile(progress));
+        .on_progress(move |progress| told.show_reconcile(progress))
+        .on_outage(move |outage| outages.show_outage(outage));
     if arguments.repair {
         reconcile = reconcile.repair();
     }
