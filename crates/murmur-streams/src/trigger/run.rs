@@ -44,8 +44,8 @@ struct Look {
 struct Share {
     /// Where a round began, what it has seen so far.
     round: Option<HashMap<Arc<str>, Seen>>,
-    /// When to begin the next, in monotonic time.
-    next: Duration,
+    /// When to begin the next, in monotonic time; `None` before the shards are listed.
+    next: Option<Duration>,
     workers: Workers,
     /// How many shards are this reader's.
     most: usize,
@@ -84,7 +84,7 @@ where
             listing: false,
             share: (engine.positions.lasting && watch.until == Until::ShutDown).then(|| Share {
                 round: None,
-                next: engine.options.clock.monotonic(),
+                next: None,
                 workers: Workers::default(),
                 most: 0,
                 had_more: false,
@@ -176,7 +176,7 @@ where
         let share = self.share.as_ref().filter(|share| share.round.is_none());
         let wake = list_at
             .into_iter()
-            .chain(share.map(|share| share.next))
+            .chain(share.and_then(|share| share.next))
             .min();
         let timer = match wake.filter(|_| !self.watch.is_stopping()) {
             None => future::pending().boxed(),
@@ -210,8 +210,11 @@ where
             };
             self.steps.push(forget.boxed());
         }
-        if self.share.is_none() {
-            self.lineage.look_again();
+        match &mut self.share {
+            Some(share) => {
+                share.next.get_or_insert(engine.options.clock.monotonic());
+            }
+            None => self.lineage.look_again(),
         }
         let idle = self.lineage.working() == 0 && self.lineage.is_done();
         let pause = match idle {
@@ -257,9 +260,9 @@ where
         let Some(share) = &mut self.share else {
             return;
         };
-        if share.round.is_none() && now >= share.next {
+        if share.round.is_none() && share.next.is_some_and(|next| now >= next) {
             share.round = Some(HashMap::new());
-            share.next = now.saturating_add(pause);
+            share.next = Some(now.saturating_add(pause));
             let others = self.lineage.others();
             self.look(others, true);
         }
