@@ -48,8 +48,8 @@ struct Look {
 struct Share {
     /// Where a round began, what it has seen so far.
     round: Option<HashMap<Arc<str>, Seen>>,
-    /// When to begin the next, in monotonic time.
-    next: Duration,
+    /// When to begin the next, in monotonic time; `None` before the shards are listed.
+    next: Option<Duration>,
     workers: Workers,
     /// How many shards are this reader's.
     most: usize,
@@ -94,7 +94,7 @@ where
             listing: false,
             share: (engine.positions.lasting && watch.until == Until::ShutDown).then(|| Share {
                 round: None,
-                next: engine.options.clock.monotonic(),
+                next: None,
                 workers: Workers::default(),
                 most: 0,
                 had_more: false,
@@ -189,7 +189,8 @@ where
         let clock = &self.engine.options.clock;
         let list_in = self.list_at.remaining(&**clock).unwrap_or_default();
         let share = self.share.as_ref().filter(|share| share.round.is_none());
-        let look_in = share.map(|share| share.next.saturating_sub(clock.monotonic()));
+        let share = share.and_then(|share| share.next);
+        let look_in = share.map(|next| next.saturating_sub(clock.monotonic()));
         let wake = [(!self.listing).then_some(list_in), look_in];
         let wake = wake.into_iter().flatten().min();
         let timer = match wake.filter(|_| !self.watch.is_stopping()) {
@@ -224,8 +225,11 @@ where
             };
             self.steps.push(forget.boxed());
         }
-        if self.share.is_none() {
-            self.lineage.look_again();
+        match &mut self.share {
+            Some(share) => {
+                share.next.get_or_insert(engine.options.clock.monotonic());
+            }
+            None => self.lineage.look_again(),
         }
         let ids = listed.ids();
         engine.kept.retain(|id| ids.contains(id));
@@ -291,9 +295,9 @@ where
         let Some(share) = &mut self.share else {
             return;
         };
-        if share.round.is_none() && now >= share.next {
+        if share.round.is_none() && share.next.is_some_and(|next| now >= next) {
             share.round = Some(HashMap::new());
-            share.next = now.saturating_add(pause);
+            share.next = Some(now.saturating_add(pause));
             let others = self.lineage.others();
             self.look(others, true);
         }

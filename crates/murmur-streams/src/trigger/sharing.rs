@@ -56,7 +56,10 @@ struct Sighting {
     beats: u64,
     /// When its count was seen to change, in monotonic time; `None` if it was gone long before.
     at: Option<Duration>,
-    /// How far its clock is behind, at the most.
+    /// When it was looked at last, in monotonic time.
+    looked: Duration,
+    /// How far its clock is behind, at the most; zero unless it was seen to beat between two looks
+    /// that were close, since what it says may be old.
     behind: Duration,
 }
 
@@ -85,14 +88,20 @@ impl Sightings {
         if known.is_none_or(|known| known.beats != beat.beats) {
             // One that is met for the first time may have been gone for days.
             let gone = known.is_none() && wall.since(beat.at) > lease.saturating_add(CLOCKS);
+            let close = known.filter(|known| now.saturating_sub(known.looked) <= lease);
+            let behind = close.map(|_| wall.since(beat.at).min(CLOCKS));
             let sighting = Sighting {
                 beats: beat.beats,
                 at: (!gone).then_some(now),
-                behind: wall.since(beat.at).min(CLOCKS),
+                looked: now,
+                behind: behind.unwrap_or_default(),
             };
             seen.insert(worker.to_owned(), sighting);
         }
-        let at = seen.get(worker).and_then(|sighting| sighting.at);
+        let at = seen.get_mut(worker).and_then(|sighting| {
+            sighting.looked = now;
+            sighting.at
+        });
         at.is_some_and(|at| now.saturating_sub(at) <= lease)
     }
 }
