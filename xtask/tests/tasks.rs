@@ -179,7 +179,7 @@ fn interrupted_with_a_stubborn_test(signals: &[&str]) -> (Option<i32>, String) {
             printed.push_str(&String::from_utf8_lossy(&byte));
         }
         let kill = Command::new("/bin/kill")
-            .args([signal, &itest.id().to_string()])
+            .args([*signal, &itest.id().to_string()])
             .status();
         assert!(kill.unwrap().success());
         wanted = "interrupted";

@@ -489,7 +489,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     ) -> Result<(), InspectionError> {
         let mut first = Vec::new();
         for batch in items.chunks(BATCH) {
-            let open = batch.iter().filter(|item| !self.told.contains(*item));
+            let open = batch.iter().filter(|item| !self.told.contains(item));
             let looks = self.look_at(open.cloned().collect(), look_up).await?;
             first.extend(looks.into_iter().filter(|look| self.differs(look)));
         }

@@ -2,7 +2,7 @@
 #![cfg(unix)]
 
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use murmur_testkit::gate::{Gate, Hold};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
@@ -45,7 +45,6 @@ async fn send(process: &Child, signal: &str) {
 
 /// What became of a process that got `signals`, each once the one before was told of.
 async fn ended_by(mut process: Child, signals: &[&str]) -> (ExitStatus, String) {
-    let begun = Instant::now();
     let mut told = BufReader::new(process.stderr.take().unwrap());
     let mut text = String::new();
     let work = async {
@@ -59,7 +58,6 @@ async fn ended_by(mut process: Child, signals: &[&str]) -> (ExitStatus, String) 
         process.wait().await.unwrap()
     };
     let status = tokio::time::timeout(LIMIT, work).await;
-    println!("ended in {:?}", begun.elapsed());
     let Ok(status) = status else {
         panic!("it goes on after {LIMIT:?}: {text}");
     };
