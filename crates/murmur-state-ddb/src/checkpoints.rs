@@ -98,8 +98,7 @@ impl Checkpoints for Deduper {
                 let content = Content::Whole(data.to_owned());
                 return self.save_main(name, &content, over).await;
             }
-            let token = self.table.options.tokens.text();
-            let token = token.map_err(|error| error.at(self.table.place()))?;
+            let token = self.table.token(&self.table.place())?;
             let parts = cut(data);
             let known = Parts {
                 token,
