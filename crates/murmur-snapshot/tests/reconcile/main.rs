@@ -4,6 +4,7 @@
 
 mod by_ledger;
 mod large;
+mod outage;
 mod random;
 mod recount;
 mod refused;

@@ -102,6 +102,12 @@ pub(crate) struct Tables {
     pub(crate) mends: usize,
     pub(crate) superseded: usize,
     pub(crate) fail_look_ups: usize,
+    /// Requests of all kinds so far.
+    pub(crate) requests: usize,
+    /// From which request on all fail, and for how long.
+    pub(crate) outage: Option<(usize, Duration)>,
+    /// Until when they do.
+    outage_ends: Option<Timestamp>,
 }
 
 impl Tables {
@@ -162,6 +168,9 @@ impl World {
                 mends: 0,
                 superseded: 0,
                 fail_look_ups: 0,
+                requests: 0,
+                outage: None,
+                outage_ends: None,
             }),
         });
         let stored = definition.store(world.store.clone());
@@ -181,6 +190,34 @@ impl World {
 
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap()
+    }
+
+    /// A request of a reconcile or an audit: fails while there is an outage.
+    fn request(&self) -> Result<(), StoreError> {
+        let now = self.clock.now();
+        let mut tables = self.tables();
+        let number = tables.requests;
+        tables.requests += 1;
+        let Some((_, lasts)) = tables.outage.filter(|(from, _)| number >= *from) else {
+            return Ok(());
+        };
+        let ends = *tables.outage_ends.get_or_insert(now.plus(lasts));
+        match now < ends {
+            true => Err(StoreError::Unavailable {
+                place: self.store.place(),
+                may_have_applied: false,
+                source: None,
+            }),
+            false => Ok(()),
+        }
+    }
+
+    /// The same of a request to the table.
+    fn source_request(&self) -> Result<(), SourceError> {
+        self.request().map_err(|_| SourceError::Unavailable {
+            place: "table `orders`".into(),
+            source: None,
+        })
     }
 
     /// Writes the item, or removes it; the stream gets a record if that changes anything.
@@ -477,6 +514,7 @@ impl Source for Table {
     }
 
     async fn describe(&self) -> Result<Description, SourceError> {
+        self.0.source_request()?;
         Ok(Description::new("a table"))
     }
 
@@ -490,6 +528,7 @@ impl Source for Table {
         after: Option<&Cursor>,
         _limit: Option<NonZeroU32>,
     ) -> Result<Page, SourceError> {
+        self.0.source_request()?;
         self.0.step();
         let mut tables = self.0.tables();
         tables.pages += 1;
@@ -520,6 +559,7 @@ impl Lookup for Table {
     }
 
     async fn look_up(&self, item: &ItemId) -> Result<Look, SourceError> {
+        self.0.source_request()?;
         let planned = {
             let mut tables = self.0.tables();
             tables.look_ups += 1;
@@ -589,6 +629,7 @@ impl Read<i64> for Watched {
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.0.request()?;
         self.0.step();
         let rows = self.rows();
         let value = |key: &Key| rows.iter().find(|row| row.key == *key).map(|row| row.value);
@@ -596,6 +637,7 @@ impl Read<i64> for Watched {
     }
 
     async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
+        self.0.request()?;
         self.0.step();
         Ok(part(self.rows(), after, 2))
     }
@@ -616,6 +658,7 @@ impl ExactlyOnce<Sum> for Watched {
         markers: &MemoryDeduper,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
+        self.0.request()?;
         self.0.store.bind(binding, markers, deadline).await
     }
 
@@ -654,6 +697,7 @@ impl Ledger<Sum> for Watched {
         items: &[ItemId],
         deadline: Deadline,
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+        self.0.request()?;
         {
             let mut tables = self.0.tables();
             tables.before = tables.items.clone();
@@ -670,6 +714,7 @@ impl Ledger<Sum> for Watched {
         segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
+        self.0.request()?;
         self.0.step();
         let all = self
             .0
@@ -687,7 +732,8 @@ impl Ledger<Sum> for Watched {
         deadline: Deadline,
     ) -> Vec<Outcome> {
         self.0.step();
-        if let Some(error) = self.0.tables().fail_mends.clone() {
+        let planned = self.0.tables().fail_mends.clone();
+        if let Some(error) = self.0.request().err().or(planned) {
             return items
                 .iter()
                 .map(|_| Outcome::Failed(error.clone()))
