@@ -102,7 +102,7 @@ async fn items_of_another_table_are_refused_before_anything_is_sent() {
         assert!(matches!(&error, SourceError::Setup { .. }), "{error}");
         let said = error.to_string();
         assert!(
-            said.contains(&table) && said.contains(item.as_str()),
+            said.contains(&table) && said.contains(&item.to_string()),
             "{said}"
         );
     }
