@@ -390,6 +390,7 @@ fn main_row(place: &Place, row: &Item) -> Result<(u64, Content), StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::any_rows::{holds, look_at};
 
     #[test]
     fn text_is_cut_between_characters_and_nothing_is_left_out() {
@@ -403,27 +404,41 @@ mod tests {
             }
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::any_rows::{holds, look_at};
 
     #[test]
     fn no_row_is_taken_for_another_checkpoint() {
         let place = Place::table("Deduper", "markers");
-        let good = Item::from([
-            (PK.to_owned(), AttributeValue::S("likes/run/".into())),
-            (DATA.to_owned(), AttributeValue::S("{}".into())),
-            (VER.to_owned(), number(u64::MAX)),
+        let row = |rest: &[(&str, AttributeValue)]| {
+            let mut row = Item::from([
+                (PK.to_owned(), AttributeValue::S("likes/run/".into())),
+                (VER.to_owned(), number(u64::MAX)),
+            ]);
+            let rest = rest.iter().cloned();
+            row.extend(rest.map(|(name, value)| (name.to_owned(), value)));
+            row
+        };
+        let text = |text: &str| AttributeValue::S(text.into());
+        let whole = row(&[(DATA, text("{}"))]);
+        let parts = row(&[
+            (TOK, text("0123456789abcdef")),
+            (PARTS, number(3)),
+            (SUM, text("d1935d")),
         ]);
-        look_at(&[good], &[], |row| {
-            let Ok(Checkpoint { data, version }) = checkpoint(&place, row) else {
+        look_at(&[whole, parts], &[], |row| {
+            let Ok((version, content)) = main_row(&place, row) else {
                 return false;
             };
-            assert!(holds(row, DATA, Some(&AttributeValue::S(data))), "{row:?}");
-            assert!(holds(row, VER, Some(&number(version))), "{row:?}");
+            let says = match content {
+                Content::Whole(data) => vec![(DATA, AttributeValue::S(data))],
+                Content::Parts(parts) => vec![
+                    (TOK, AttributeValue::S(parts.token)),
+                    (PARTS, number(parts.count)),
+                    (SUM, AttributeValue::S(parts.digest)),
+                ],
+            };
+            for (name, value) in says.iter().chain([&(VER, number(version))]) {
+                assert!(holds(row, name, Some(value)), "{row:?}");
+            }
             true
         });
     }
