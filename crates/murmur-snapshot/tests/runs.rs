@@ -530,10 +530,11 @@ async fn an_end_interrupted_between_two_records_is_completed_without_a_scan() {
         MemoryDeduper::new(),
         MemoryDeduper::new(),
     );
+    let other = support::store();
     let pipelines = || {
         [
             exactly_once("a", &store, &markers),
-            exactly_once("b", &support::store(), &markers),
+            exactly_once("b", &other, &markers),
         ]
     };
     // Two records, four pages in each of two segments, and then the record of `a`.
@@ -561,7 +562,11 @@ async fn an_end_interrupted_between_two_records_is_completed_without_a_scan() {
 #[tokio::test]
 async fn an_unfinished_run_is_run_again_with_the_same_pipelines_only() {
     let (markers, clock) = (MemoryDeduper::new(), ManualClock::new(NOW));
-    let named = |name| exactly_once(name, &store(), &markers);
+    let stores = ["a", "b", "c"].map(|name| (name, store()));
+    let named = |name| {
+        let (name, store) = stores.iter().find(|(of, _)| *of == name).unwrap();
+        exactly_once(name, store, &markers)
+    };
     unfinished([named("a"), named("b")], &clock).await;
     let run = |pipelines: Vec<Pipeline<Order>>| {
         Bootstrap::new(pipelines, Table::new(&rows(20, 3), 2, 3))

@@ -3,7 +3,6 @@ mod convert;
 mod failure;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,10 +110,7 @@ impl StreamsApi {
             .config_override(bounded())
             .send()
             .await
-            .map_err(|error| match unparsed(&error) {
-                Some(_) => unreadable(&self.arn, "GetShardIterator", &Causes(&error)),
-                None => failure::of_shard(&self.arn, shard, error),
-            })?;
+            .map_err(|error| failure::of_shard(&self.arn, shard, error))?;
         answer
             .shard_iterator
             .ok_or_else(|| StreamError::unexpected(&self.arn, "GetShardIterator gave no iterator"))
@@ -152,12 +148,8 @@ impl StreamsApi {
                 }))
             }
             Err(error) if failure::is_expired_iterator(&error) => Ok(None),
-            Err(error) => match unparsed(&error) {
-                Some(body) => {
-                    let read = body::read(body, &self.arn);
-                    read.map(Some)
-                        .map_err(|reason| unreadable(&self.arn, "GetRecords", &reason))
-                }
+            Err(error) => match unparsed(&error).and_then(|body| body::read(body, &self.arn)) {
+                Some(read) => Ok(Some(read)),
                 None => Err(failure::of_shard(&self.arn, shard, error)),
             },
         }
@@ -238,13 +230,6 @@ fn unparsed<E>(error: &SdkError<E, HttpResponse>) -> Option<&[u8]> {
     let answer = error.raw_response()?;
     answer.status().is_success().then_some(())?;
     answer.body().bytes()
-}
-
-fn unreadable(arn: &str, operation: &str, reason: &dyn fmt::Display) -> StreamError {
-    StreamError::unexpected(
-        arn,
-        format!("the answer to {operation} cannot be read: {reason}"),
-    )
 }
 
 /// The settings of every request: the client's own, and a bound to waiting.
@@ -371,10 +356,7 @@ impl Listing<'_> {
             .config_override(bounded())
             .send()
             .await
-            .map_err(|error| match unparsed(&error) {
-                Some(_) => unreadable(self.arn, "DescribeStream", &Causes(&error)),
-                None => failure::of_stream(self.arn, error),
-            })?;
+            .map_err(|error| failure::of_stream(self.arn, error))?;
         answer
             .stream_description
             .ok_or_else(|| StreamError::unexpected(self.arn, "no description"))

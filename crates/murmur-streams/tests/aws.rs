@@ -612,37 +612,23 @@ async fn an_answer_that_is_none_is_said_to_be_unreadable() {
         // The SDK takes an empty body for an empty answer.
         let Err(error) = read else { continue };
         assert!(
-            matches!(&error, StreamError::Unexpected { .. }),
+            matches!(&error, StreamError::Unreadable { .. }),
             "{error:?}"
         );
-        assert!(
-            error
-                .to_string()
-                .contains("the answer to GetRecords cannot be read"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("cannot be parsed"), "{error}");
     }
     let (_, api) = wire(|_| Action::Answer {
         status: 200,
         body: "<html>".to_owned(),
     });
     let described = api.describe().await.unwrap_err();
-    assert!(
-        described
-            .to_string()
-            .contains("the answer to DescribeStream"),
-        "{described}"
-    );
-    let iterator = api
-        .read("s1", &Start::TrimHorizon.into(), 7)
-        .await
-        .unwrap_err();
-    assert!(
-        iterator
-            .to_string()
-            .contains("the answer to GetShardIterator"),
-        "{iterator}"
-    );
+    let iterator = api.read("s1", &Start::TrimHorizon.into(), 7).await;
+    for error in [described, iterator.unwrap_err()] {
+        assert!(
+            matches!(&error, StreamError::Unreadable { .. }),
+            "{error:?}"
+        );
+    }
 }
 
 #[tokio::test]

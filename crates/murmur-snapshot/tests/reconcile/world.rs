@@ -421,7 +421,11 @@ impl World {
 
     /// What an audit finds.
     pub(crate) async fn audit(self: &Arc<Self>) -> murmur_core::Audited {
-        let processor = ProcessorBuilder::new([self.pipeline()])
+        self.audit_of(self.pipeline()).await
+    }
+
+    pub(crate) async fn audit_of(&self, pipeline: Pipeline<Order>) -> murmur_core::Audited {
+        let processor = ProcessorBuilder::new([pipeline])
             .clock(Arc::new(self.clock.clone()))
             .build()
             .unwrap();

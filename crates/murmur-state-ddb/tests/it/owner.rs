@@ -50,16 +50,6 @@ impl Tables {
         ExactlyOnce::<Total>::bind(&store, binding, &markers, Deadline::NONE).await
     }
 
-    /// Binds in another region, whose tables are replicas of these.
-    async fn bind_in(&self, region: &'static str) -> Result<(), StoreError> {
-        let config = self.dynamo.client_config().region(Region::new(region));
-        let client = Client::from_conf(config.build());
-        let store = Int64SumStore::new(client.clone(), &*self.state);
-        let markers = Deduper::new(client, &*self.markers);
-        let binding = binding("likes", 1);
-        ExactlyOnce::<Total>::bind(&store, &binding, &markers, Deadline::NONE).await
-    }
-
     async fn rows(&self, table: &str) -> usize {
         let rows = self.dynamo.client().scan().table_name(table).send().await;
         rows.unwrap().items().len()
@@ -285,8 +275,8 @@ async fn a_definition_that_changes_without_a_version_is_refused() {
     tables.bind(&binding("likes", 1)).await.unwrap();
 }
 
-/// Takes `attribute` off both control rows, as earlier releases made them.
-async fn without(tables: &Tables, attribute: &str) {
+/// Gives `attribute` of both control rows this value, or takes it off.
+async fn set(tables: &Tables, attribute: &str, value: Option<&str>) {
     let client = tables.dynamo.client();
     for (table, keys) in [
         (&tables.state, &["pk", "sk"][..]),
@@ -298,12 +288,14 @@ async fn without(tables: &Tables, attribute: &str) {
             for key in keys {
                 update = update.key(*key, row[*key].clone());
             }
-            update
-                .update_expression("REMOVE #a")
-                .expression_attribute_names("#a", attribute)
-                .send()
-                .await
-                .unwrap();
+            update = match value {
+                Some(value) => update
+                    .update_expression("SET #a = :value")
+                    .expression_attribute_values(":value", AttributeValue::S(value.to_owned())),
+                None => update.update_expression("REMOVE #a"),
+            };
+            let update = update.expression_attribute_names("#a", attribute);
+            update.send().await.unwrap();
         }
     }
 }
@@ -312,25 +304,34 @@ async fn without(tables: &Tables, attribute: &str) {
 async fn a_pair_of_an_earlier_release_learns_definition_and_region_from_the_first_that_comes() {
     let tables = Tables::new().await;
     tables.bind(&binding("likes", 1)).await.unwrap();
-    without(&tables, "definition").await;
-    without(&tables, "region").await;
+    set(&tables, "definition", None).await;
+    set(&tables, "region", None).await;
     tables.bind(&binding("likes", 1)).await.unwrap();
     let changed = Binding {
         definition: "hours".into(),
         ..binding("likes", 1)
     };
     shown(tables.bind(&changed).await);
-    let text = shown(tables.bind_in("eu-north-1").await);
-    assert!(text.contains("eu-north-1"), "{text}");
+    let client = tables.dynamo.client();
+    let own = client.config().region().unwrap().as_ref();
+    for table in [&tables.state, &tables.markers] {
+        let rows = client.scan().table_name(table).send().await.unwrap();
+        let learned = rows.items().iter().filter_map(|row| row.get("region"));
+        let learned: Vec<_> = learned.collect();
+        assert_eq!(learned, [&AttributeValue::S(own.to_owned())], "{table}");
+    }
 }
 
+// What a replica in another region shows: a local server keeps every region's tables apart.
 #[tokio::test]
 async fn a_second_region_is_refused_by_name() {
     let tables = Tables::new().await;
-    tables.bind_in("eu-west-1").await.unwrap();
-    tables.bind_in("eu-west-1").await.unwrap();
-    let text = shown(tables.bind_in("us-east-2").await);
-    for word in ["eu-west-1", "us-east-2", "failover", &tables.state] {
+    tables.bind(&binding("likes", 1)).await.unwrap();
+    set(&tables, "region", Some("us-east-2")).await;
+    let text = shown(tables.bind(&binding("likes", 1)).await);
+    let client = tables.dynamo.client();
+    let own = client.config().region().unwrap().as_ref();
+    for word in [own, "us-east-2", "failover", &tables.state] {
         assert!(text.contains(word), "{text}");
     }
 }

@@ -9,19 +9,15 @@ use serde_json::{Map, Value};
 
 use super::convert::{self, Answer, Faults};
 
-/// The records of a body and where to read on. A record that cannot be read comes as one that
-/// says so. Fails, with the reason, if the body is no answer of GetRecords at all.
-pub(super) fn read(body: &[u8], arn: &str) -> Result<Answer, String> {
-    let body: Value = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let fields = body.as_object().ok_or("it is no JSON object")?;
-    let records = match fields.get("Records") {
-        Some(Value::Array(records)) => records.as_slice(),
-        Some(_) => return Err("its `Records` are no list".to_owned()),
-        None => return Err("it has no `Records`".to_owned()),
-    };
-    Ok(Answer {
+/// The records of a body and where to read on; `None` if it is no answer of GetRecords at all. A
+/// record that cannot be read comes as one that says so.
+pub(super) fn read(body: &[u8], arn: &str) -> Option<Answer> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let fields = body.as_object()?;
+    let records = fields.get("Records")?.as_array()?;
+    Some(Answer {
         records: records.iter().map(|value| record(value, arn)).collect(),
-        next: text(fields, "NextShardIterator")?,
+        next: text(fields, "NextShardIterator").ok()?,
     })
 }
 

@@ -282,12 +282,12 @@ impl Positions {
         self.load(&self.shard_name(shard)).await
     }
 
-    /// Whether the row's lease is another's, and has not expired: by this clock, or by the
-    /// owner's, if that was seen to be behind.
+    /// Whether the row's lease is another's, and has not expired: by this clock, with the
+    /// [grace](Sightings::grace) that the owner has.
     pub(crate) fn is_elsewhere(&self, row: &Row) -> bool {
         let owner = row.owner.as_ref().filter(|owner| **owner != self.owner);
         owner.zip(row.until).is_some_and(|(owner, until)| {
-            until.plus(self.sightings.behind(owner)) > self.clock.now()
+            until.plus(self.sightings.grace(owner, &*self.clock)) > self.clock.now()
         })
     }
 

@@ -117,12 +117,12 @@ where
             let stopping = self.watch.is_stopping();
             if !stopping {
                 self.list_when_due(beginning.as_ref());
-                // Not by what was listed once, while it is listed again.
-                if let Some(beginning) = beginning.as_ref()
-                    && !self.listing
-                {
+                if let Some(beginning) = beginning.as_ref() {
                     self.look_when_due();
-                    self.start_shards(beginning);
+                    // Not by what was listed once, while it is listed again.
+                    if !self.listing {
+                        self.start_shards(beginning);
+                    }
                 }
             }
             if self.steps.is_empty() && (stopping || self.is_over()) {

@@ -56,11 +56,20 @@ struct Sighting {
     beats: u64,
     /// When its count was seen to change, in monotonic time; `None` if it was gone long before.
     at: Option<Duration>,
+    /// How long it may be silent.
+    lease: Duration,
     /// When it was looked at last, in monotonic time.
     looked: Duration,
     /// How far its clock is behind, at the most; zero unless it was seen to beat between two looks
     /// that were close, since what it says may be old.
     behind: Duration,
+}
+
+impl Sighting {
+    fn is_there(&self, now: Duration) -> bool {
+        self.at
+            .is_some_and(|at| now.saturating_sub(at) <= self.lease)
+    }
 }
 
 /// What this worker has seen of the others.
@@ -72,11 +81,15 @@ impl Sightings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How far the clock of `worker` is behind, as far as that was seen.
-    pub(crate) fn behind(&self, worker: &str) -> Duration {
-        self.seen()
-            .get(worker)
-            .map_or(Duration::ZERO, |sighting| sighting.behind)
+    /// How long after the end of its lease, by this clock, `worker` may still hold a shard: as long
+    /// as clocks may be apart while it beats, and as far as its clock was seen to be behind after.
+    pub(crate) fn grace(&self, worker: &str, clock: &dyn Clock) -> Duration {
+        let now = clock.monotonic();
+        match self.seen().get(worker) {
+            Some(sighting) if sighting.is_there(now) => CLOCKS,
+            Some(sighting) => sighting.behind,
+            None => Duration::ZERO,
+        }
     }
 
     /// Takes in what the row says of a worker; whether it is there.
@@ -93,16 +106,16 @@ impl Sightings {
             let sighting = Sighting {
                 beats: beat.beats,
                 at: (!gone).then_some(now),
+                lease,
                 looked: now,
                 behind: behind.unwrap_or_default(),
             };
             seen.insert(worker.to_owned(), sighting);
         }
-        let at = seen.get_mut(worker).and_then(|sighting| {
+        seen.get_mut(worker).is_some_and(|sighting| {
             sighting.looked = now;
-            sighting.at
-        });
-        at.is_some_and(|at| now.saturating_sub(at) <= lease)
+            sighting.is_there(now)
+        })
     }
 }
 
