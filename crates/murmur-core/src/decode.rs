@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 use serde_dynamo::Item;
 
-use crate::from_item::from_item;
+use crate::deserialize::from_item;
 use crate::record::{EventName, Record};
 
 /// Any error, as user code returns it.

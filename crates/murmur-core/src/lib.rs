@@ -5,7 +5,7 @@ mod batch;
 pub mod decimal;
 mod decode;
 mod delivery;
-mod from_item;
+mod deserialize;
 pub mod laws;
 mod monoids;
 mod outcome;
@@ -22,7 +22,7 @@ pub use audit::{
     Recounted,
 };
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
-pub use from_item::from_item;
+pub use deserialize::from_item;
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
 pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::{BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Stored, Valued};

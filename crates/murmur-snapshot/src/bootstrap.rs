@@ -203,8 +203,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     /// Called in every attempt with the run's token, that of its first attempt, also when the run
     /// goes on: whoever must not have been changed since then is looked at again. A worker that
     /// finds that another was faster is asked once more, about the other's token. It is waited for
-    /// without a limit of time, and dropped when the run is stopped. An `Err` of a [`SourceError`]
-    /// or a [`StoreError`] that [may pass](SourceError::is_retryable) refuses nothing: it is asked
+    /// without a limit of time, and dropped when the run is stopped. An `Err` of a [`SourceError`](crate::SourceError)
+    /// or a [`StoreError`](murmur_state::StoreError) that [may pass](crate::SourceError::is_retryable) refuses nothing: it is asked
     /// again, as what fails in passing is. A source that has no token is refused
     /// ([`Option`](BootstrapError::Option)). Default: nobody looks.
     pub fn on_token<F, Fut>(mut self, check: F) -> Self
