@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::future::{Future, ready};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
@@ -16,6 +17,10 @@ use crate::audit::{LedgerOf, Pacing};
 use crate::batch::{Batch, Share};
 use crate::plan::{Verdict, the_record};
 use crate::record::Record;
+
+/// How long after a stop the release of a claim is still tried again: a claim that stays behind
+/// loses its event.
+const RELEASE_GRACE: Duration = Duration::from_secs(30);
 
 /// How many claims of one batch are under way at a time.
 const CLAIM_CONCURRENCY: usize = 32;
@@ -259,16 +264,15 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             }
             verdicts[place] = verdict;
         }
+        let retry = &context.retry.with_grace(RELEASE_GRACE);
         let mut releases = Vec::with_capacity(undone.len());
         for name in undone {
             releases.push(async move {
-                let until = context.operation_deadline();
-                let released = context
-                    .retry
+                let released = retry
                     .run(
                         context.deadline,
                         |error| context.retried(pipeline, error),
-                        || deduper.release(&name, owner, until),
+                        || deduper.release(&name, owner, context.operation_deadline()),
                     )
                     .await;
                 if let Err(error) = released {
@@ -374,13 +378,15 @@ impl<S, K> Owned<S, K> {
             definition: Arc::clone(&self.definition),
             stream: stream.clone(),
         };
-        let until = context.operation_deadline();
         context
             .retry
             .run(
                 context.deadline,
                 |error| context.retried(pipeline, error),
-                || self.store.bind(&binding, &self.markers, until),
+                || {
+                    let until = context.operation_deadline();
+                    self.store.bind(&binding, &self.markers, until)
+                },
             )
             .await
             // It carries no record.
@@ -795,6 +801,10 @@ where
                     let fault = error.fault();
                     let retry = match fault {
                         Fault::Contention => true,
+                        // It was not sent, so it failed nowhere: time alone ends it.
+                        Fault::Transient if matches!(error, StoreError::DeadlinePassed { .. }) => {
+                            true
+                        }
                         Fault::Transient => {
                             transient[place] = transient[place].saturating_add(1);
                             let may = transient[place] < max_attempts;

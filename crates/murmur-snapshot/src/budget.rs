@@ -291,7 +291,8 @@ impl Pacing for Account {
         books.reserved -= reserved;
         books.under_way -= 1.0;
         books.paid_at += (units - reserved) / per_second;
-        books.last = units;
+        // The dearest so far: a part that cost little says nothing of the next.
+        books.last = books.last.max(units);
     }
 }
 

@@ -92,6 +92,9 @@ pub struct Report {
     pub earlier: Earlier,
     /// What became of the rows in this attempt.
     pub counts: Counts,
+    /// How many segments of this part another process took and finished meanwhile. What it made of
+    /// their rows is in its report.
+    pub left: u32,
     /// The rows that were rejected, by each pipeline that did, those of earlier attempts first,
     /// up to the limit [set](crate::Bootstrap::max_listed). [`Counts::rejected`] of `earlier` and
     /// `counts` say how many rows there were in all.

@@ -201,6 +201,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             token: record.token,
             earlier,
             counts: state.counts,
+            left: u32::try_from(state.segments.left().len()).unwrap_or(u32::MAX),
             rejected: state.rejected,
         };
         let (run, rows) = (&report.run, report.counts.rows);

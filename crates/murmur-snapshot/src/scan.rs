@@ -62,6 +62,14 @@ pub(crate) struct State {
     pub(crate) proof: Proof,
 }
 
+impl State {
+    /// Whether so many rows were read, and all rejected, that it is to be judged.
+    fn has_enough(&self) -> bool {
+        matches!(&self.proof, Proof::Waiting(saves) if !saves.is_empty())
+            && self.watch.total().rows >= ENOUGH
+    }
+}
+
 /// Whether the source is what the pipelines read, so that what it has may be passed over.
 ///
 /// As long as every row was rejected nobody knows, and no checkpoint is saved: what the right
@@ -222,6 +230,13 @@ where
             Step::Saved { segment, version } => {
                 version.map(|version| parts.saved(state, segment, version))
             }
+        };
+        let went = match went {
+            Ok(more) if error.is_none() && !is_stopping() && state.has_enough() => {
+                steps.extend(more);
+                parts.judge(state).await
+            }
+            went => went,
         };
         match went {
             Ok(more) => steps.extend(more),
@@ -452,10 +467,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             }
             Proof::Waiting(saves) => {
                 saves.extend(save);
-                return match total.rows {
-                    ENOUGH.. => Err(self.all_rejected(state)),
-                    _ => Ok(Vec::new()),
-                };
+                return Ok(Vec::new());
             }
         };
         state.proof = Proof::Given;
@@ -466,7 +478,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             .collect())
     }
 
-    /// At the end of what there is to read, whether checkpoints that wait may be saved: if another
+    /// Once enough is read, or all there is, whether checkpoints that wait may be saved: if another
     /// process has met a row that was accepted. What to save.
     async fn judge(
         &'a self,

@@ -27,7 +27,9 @@
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use murmur_state::{Causes, Checkpoint, Checkpoints, Deadline, Place, Removed, Saved, StoreError};
+use murmur_state::{
+    Causes, Checkpoint, Checkpoints, Deadline, Place, Removed, RetryPolicy, Saved, StoreError,
+};
 use sha2::{Digest, Sha256};
 
 use crate::attribute::{DATA, Item, PARTS, PK, SUM, TOK, VER, integer, number, text, wrong_shape};
@@ -38,8 +40,14 @@ use crate::error::{Written, written};
 /// Developer Guide, quotas); a name takes up to 2 KB.
 const MOST: usize = 390_000;
 
-/// How many parts are read or written at a time.
+/// How many parts are read or removed at a time.
 const AT_ONCE: usize = 8;
+
+/// How many parts are written at a time: each costs some 390 write units.
+const WRITES_AT_ONCE: usize = 2;
+
+/// How often a part that fails in passing is written again.
+const PART_RETRIES: u32 = 8;
 
 /// How often a load begins again because of another save.
 const RELOADS: u32 = 10;
@@ -112,7 +120,7 @@ impl Checkpoints for Deduper {
             let writes = parts.into_iter();
             let writes = writes.map(|(name, part)| self.put_part(name, part));
             let wrote: Result<(), _> = stream::iter(writes)
-                .buffer_unordered(AT_ONCE)
+                .buffer_unordered(WRITES_AT_ONCE)
                 .try_collect()
                 .await;
             let content = Content::Parts(known);
@@ -264,8 +272,28 @@ impl Deduper {
         })
     }
 
+    /// Tries again by itself what fails in passing: whoever saves would begin with the first part.
     async fn put_part(&self, name: String, part: String) -> Result<(), StoreError> {
-        let place = self.place(&name)?;
+        let (place, policy) = (self.place(&name)?, RetryPolicy::default());
+        let mut round = 0;
+        loop {
+            match self.put_part_once(&place, name.clone(), part.clone()).await {
+                Err(error) if error.is_retryable() && round < PART_RETRIES => {
+                    let wait = self.table.pause(&place, &policy, round, Deadline::NONE);
+                    wait.await?;
+                    round += 1;
+                }
+                put => return put,
+            }
+        }
+    }
+
+    async fn put_part_once(
+        &self,
+        place: &Place,
+        name: String,
+        part: String,
+    ) -> Result<(), StoreError> {
         let result = self
             .table
             .client
@@ -274,10 +302,10 @@ impl Deduper {
             .item(PK, AttributeValue::S(name))
             .item(DATA, AttributeValue::S(part))
             .customize()
-            .config_override(self.table.write_once(&place, Deadline::NONE)?)
+            .config_override(self.table.write_once(place, Deadline::NONE)?)
             .send()
             .await;
-        written(&place, result).map(|_| ())
+        written(place, result).map(|_| ())
     }
 
     /// The text of the parts; `None` if it is not all there.

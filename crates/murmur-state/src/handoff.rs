@@ -59,7 +59,7 @@ pub enum HandoffError {
     Altered,
     /// It is of a kind or version not known here.
     #[error(
-        "the handoff token is of kind `{kind}`, version {version}; this release reads `{KIND}`, version {VERSION}: use the release that wrote it, or a later one"
+        "the handoff token is of kind `{kind}`, version {version}; this release reads `{KIND}`, version {VERSION}: use the release that wrote it, or bootstrap anew with `restart`"
     )]
     Unknown {
         /// Its kind.

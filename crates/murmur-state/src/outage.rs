@@ -13,9 +13,6 @@ const TOLD_AFTER: Duration = Duration::from_secs(30);
 /// How often it is told after that.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// How long operations are still tried again after they were told to stop.
-const GRACE: Duration = Duration::from_secs(1);
-
 /// An outage: operations fail in passing, again and again. Its `Display` is a sentence for people.
 ///
 /// It is told once for all operations that share a [`Retry`](crate::Retry): after 30 seconds, then
@@ -181,10 +178,10 @@ impl Outages {
         self.state().stopped.get_or_insert(now);
     }
 
-    /// Whether nothing is to be tried again.
-    pub(crate) fn is_stopped(&self, now: Duration) -> bool {
+    /// Whether nothing is to be tried again, `grace` after the stop.
+    pub(crate) fn is_stopped(&self, now: Duration, grace: Duration) -> bool {
         let stopped = self.state().stopped;
-        stopped.is_some_and(|at| now >= at.saturating_add(GRACE))
+        stopped.is_some_and(|at| now >= at.saturating_add(grace))
     }
 
     fn tell(&self, outage: &Outage<'_>) {

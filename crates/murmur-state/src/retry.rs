@@ -10,6 +10,9 @@ use crate::error::{Failure, Fault, OptionError};
 use crate::outage::{Outage, Outages, Ticket};
 use crate::time::{Clock, Deadline, Random};
 
+/// How long operations are still tried again after they were told to stop.
+const GRACE: Duration = Duration::from_secs(1);
+
 /// How long a rest goes on before it is looked whether to stop.
 const SLICE: Duration = Duration::from_secs(1);
 
@@ -139,6 +142,7 @@ pub struct Retry {
     clock: Arc<dyn Clock>,
     random: Random,
     outages: Arc<Outages>,
+    grace: Duration,
 }
 
 impl Retry {
@@ -149,6 +153,7 @@ impl Retry {
             clock,
             random,
             outages: Arc::default(),
+            grace: GRACE,
         }
     }
 
@@ -165,6 +170,16 @@ impl Retry {
     pub fn by(&self, policy: RetryPolicy) -> Self {
         Self {
             policy,
+            ..self.clone()
+        }
+    }
+
+    /// The same for what has to be put in order after a [stop](Retry::stop): tried again for so
+    /// long after it, instead of one second.
+    #[must_use]
+    pub fn with_grace(&self, grace: Duration) -> Self {
+        Self {
+            grace,
             ..self.clone()
         }
     }
@@ -203,7 +218,7 @@ impl Retry {
 
     /// Whether nothing is tried again any more, since it was told to [stop](Retry::stop).
     pub fn is_stopped(&self) -> bool {
-        self.outages.is_stopped(self.clock.monotonic())
+        self.outages.is_stopped(self.clock.monotonic(), self.grace)
     }
 
     /// Runs `operation` until it succeeds, fails for good, or attempts or time are used up; then
@@ -342,9 +357,9 @@ impl Attempts<'_> {
     ///
     /// Cancel safe.
     pub async fn rest(&mut self, mut wait: Duration) -> bool {
-        let Retry { clock, outages, .. } = self.retry;
+        let clock = &self.retry.clock;
         loop {
-            if outages.is_stopped(clock.monotonic()) {
+            if self.retry.is_stopped() {
                 return false;
             }
             if wait.is_zero() {

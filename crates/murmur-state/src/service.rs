@@ -173,6 +173,17 @@ impl CallFailure {
         }
     }
 
+    /// The same by what the answer says, too: a signature that is past its time has no code of its
+    /// own. That passes, since the next attempt is signed anew; after a machine was suspended it is
+    /// the first answer there is.
+    pub fn said(status: u16, code: &str, message: &str) -> Self {
+        let past = ["Signature expired", "Signature not yet current"];
+        match Self::answered(status, code) {
+            BadCredentials if past.iter().any(|text| message.contains(text)) => Expired,
+            other => other,
+        }
+    }
+
     /// What `code` means, if it is in the table.
     pub fn named(code: &str) -> Option<Self> {
         let known = CODES.iter().find(|(name, _)| *name == code);
@@ -261,6 +272,16 @@ mod tests {
             CallFailure::answered(400, "InternalServerError"),
             Unavailable
         );
+    }
+
+    #[test]
+    fn a_signature_past_its_time_passes_and_a_wrong_one_does_not() {
+        let code = "InvalidSignatureException";
+        let expired = "Signature expired: 20261130T080000Z is now earlier than 20261130T081000Z";
+        assert_eq!(CallFailure::said(400, code, expired), Expired);
+        let wrong = "The request signature we calculated does not match the signature you provided";
+        assert_eq!(CallFailure::said(400, code, wrong), BadCredentials);
+        assert_eq!(CallFailure::said(503, "SlowDown", expired), Throttled);
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub struct Fill {
     /// How many read units of the table each worker may use a second; `None` for as many as it gives.
     #[serde(default)]
     pub read_units: Option<f64>,
-    /// Whether the state machine ends as succeeded although rows were rejected; it reads that itself.
-    /// Default false.
+    /// Whether the state machine ends as succeeded although rows were rejected, and goes on where
+    /// every row is. Default false.
     #[serde(default)]
     pub accept_rejected: bool,
 }
@@ -146,10 +146,20 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
     if fill.live_is_running {
         bootstrap = bootstrap.live_is_running();
     }
+    if fill.accept_rejected {
+        bootstrap = bootstrap.accept_all_rejected();
+    }
     if let Some(units) = fill.read_units {
         bootstrap = bootstrap.read_budget(ReadBudget::UnitsPerSecond(units));
     }
     match bootstrap.run_until(stop).await {
+        // Called again it would come no further: what keeps it is for people to see.
+        Ok(report) if report.ended == Ended::Stopped && report.counts.examined == 0 => {
+            Err(BootstrapError::Stopped {
+                source_name: report.run,
+            }
+            .into())
+        }
         Ok(report) => {
             for row in &report.rejected {
                 eprintln!("rejected: {row}");
@@ -159,16 +169,9 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
                 finished: report.ended == Ended::Finished,
                 rows: report.counts.rows,
                 rejected: report.earlier.counts.rejected + report.counts.rejected,
-                rejected_is_known: true,
+                rejected_is_known: report.left == 0,
             })
         }
-        Err(BootstrapError::Stopped { .. }) => Ok(Answer {
-            done: false,
-            finished: false,
-            rows: 0,
-            rejected: 0,
-            rejected_is_known: false,
-        }),
         Err(BootstrapError::AlreadyFinished { record, .. }) if record.run == run => Ok(Answer {
             done: true,
             finished: true,

@@ -561,7 +561,11 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
 
     fn check_room(&self) -> Result<(), InspectionError> {
         let most = self.options.max_differing;
-        match self.told.len().max(self.off.len()) > most {
+        // What has expired or does not rest is no difference that a repair could end.
+        let others = self.findings.untold.saturating_add(self.findings.unsettled);
+        let others = usize::try_from(others).unwrap_or(usize::MAX);
+        let items = self.told.len().saturating_sub(others);
+        match items.max(self.off.len()) > most {
             true => Err(InspectionError::TooManyDiffer { most }),
             false => Ok(()),
         }

@@ -21,9 +21,10 @@ where
         SdkError::ServiceError(answer) if answer.raw().status().is_success() => {
             CallFailure::Unreadable
         }
-        SdkError::ServiceError(answer) => CallFailure::answered(
+        SdkError::ServiceError(answer) => CallFailure::said(
             answer.raw().status().as_u16(),
             answer.err().code().unwrap_or_default(),
+            answer.err().message().unwrap_or_default(),
         ),
         SdkError::ConstructionFailure(_) => CallFailure::Unsendable,
         SdkError::DispatchFailure(failure) => match no_credentials(error) {

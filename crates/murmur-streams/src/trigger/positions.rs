@@ -287,8 +287,15 @@ impl Positions {
     pub(crate) fn is_elsewhere(&self, row: &Row) -> bool {
         let owner = row.owner.as_ref().filter(|owner| **owner != self.owner);
         owner.zip(row.until).is_some_and(|(owner, until)| {
-            until.plus(self.sightings.grace(owner, &*self.clock)) > self.clock.now()
+            until.plus(self.sightings.grace(owner)) > self.clock.now()
         })
+    }
+
+    /// Whether the row's lease is of an earlier life of this reader, one before `began`.
+    pub(crate) fn is_left_over(&self, row: &Row, began: Timestamp) -> bool {
+        let own = row.owner.as_ref().filter(|owner| **owner == self.owner);
+        own.and(row.until)
+            .is_some_and(|until| until < began.plus(self.lease))
     }
 
     /// A row under this reader's lease, which begins now.

@@ -1,6 +1,7 @@
 //! One run: lists the shards from time to time, and has every one worked on that can be.
 
 use std::collections::{BTreeMap, HashMap};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use futures::channel::oneshot;
 use futures::future::{self, BoxFuture, Either};
 use futures::stream::{self, FuturesUnordered};
 use futures::{FutureExt, StreamExt, TryStreamExt};
-use murmur_state::{Causes, Deadline, EventHandler};
+use murmur_state::{Causes, Deadline, EventHandler, Timestamp};
 
 use crate::description::StreamDescription;
 use crate::error::StreamError;
@@ -19,15 +20,22 @@ use crate::trigger::BEGINS;
 use crate::trigger::engine::{Engine, Until, Watch, yield_now};
 use crate::trigger::error::TriggerError;
 use crate::trigger::lineage::{Left, Lineage, Seen};
-use crate::trigger::positions::{At, Beginning};
+use crate::trigger::positions::{At, Beginning, Row};
 use crate::trigger::sharing::Workers;
 
 /// How often new shards and the leases of others are looked for.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
 
+/// How long shards are started by one list. A machine that was suspended knows of shards that are
+/// long gone.
+const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
+
 /// How often, after a shard has ended, the shards are listed until a child of it is there. Each
 /// shard of an enabled stream that ends has one, but not at once on every list.
 const CHILD_LISTINGS: u32 = 10;
+
+/// How long the others are waited for at the end, to be told of it.
+const LEAVING: Duration = Duration::from_millis(300);
 
 /// What a run waits for.
 enum Step {
@@ -61,14 +69,19 @@ pub(crate) struct Run<'e, 'w, S, H> {
     engine: &'e Engine<S, H>,
     watch: &'e Watch<'w>,
     lineage: Lineage,
+    /// When the run began, by the wall clock.
+    began: Timestamp,
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
     /// `None` where no others can see the positions, or the run only wants what is there.
     share: Option<Share>,
     /// What tells the shards that are read here to leave.
     releases: BTreeMap<Arc<str>, oneshot::Sender<()>>,
-    /// When the shards were last asked for, in monotonic time.
+    /// When the shards were last asked for, in monotonic time, and how long that took.
     asked_at: Duration,
+    listing_took: Duration,
+    /// Until when shards are started by what was listed last.
+    good_until: Deadline,
     /// When to list again: by wall time as well, since a machine that was suspended knows of shards
     /// that are long gone.
     list_at: Deadline,
@@ -90,6 +103,7 @@ where
             engine,
             watch,
             lineage: Lineage::default(),
+            began: engine.options.clock.now(),
             steps: FuturesUnordered::new(),
             listing: false,
             share: (engine.positions.lasting && watch.until == Until::ShutDown).then(|| Share {
@@ -101,6 +115,8 @@ where
             }),
             releases: BTreeMap::new(),
             asked_at: Duration::ZERO,
+            listing_took: Duration::ZERO,
+            good_until: Deadline::NONE,
             list_at: Deadline::within(&*engine.options.clock, Duration::ZERO),
             up_to_date: false,
             without_child: 0,
@@ -119,8 +135,7 @@ where
                 self.list_when_due(beginning.as_ref());
                 if let Some(beginning) = beginning.as_ref() {
                     self.look_when_due();
-                    // Not by what was listed once, while it is listed again.
-                    if !self.listing {
+                    if !self.good_until.passed(&*self.engine.options.clock) {
                         self.start_shards(beginning);
                     }
                 }
@@ -191,7 +206,8 @@ where
         let share = self.share.as_ref().filter(|share| share.round.is_none());
         let share = share.and_then(|share| share.next);
         let look_in = share.map(|next| next.saturating_sub(clock.monotonic()));
-        let wake = [(!self.listing).then_some(list_in), look_in];
+        let lists = !self.listing && !self.is_over();
+        let wake = [lists.then_some(list_in), look_in];
         let wake = wake.into_iter().flatten().min();
         let timer = match wake.filter(|_| !self.watch.is_stopping()) {
             None => future::pending().boxed(),
@@ -238,11 +254,13 @@ where
         let clock = &*engine.options.clock;
         let pause = match idle || !self.up_to_date {
             true => engine.options.poll_interval.min(DISCOVERY_INTERVAL),
-            // A list of many pages is asked for no more than half of the time: the calls are
-            // shared by all who read streams in the account.
-            false => DISCOVERY_INTERVAL.max(clock.monotonic().saturating_sub(self.asked_at)),
+            false => DISCOVERY_INTERVAL,
         };
-        self.list_at = Deadline::within(clock, pause);
+        // A list of many pages is asked for no more than half of the time: the calls are shared by
+        // all who read streams in the account.
+        self.listing_took = clock.monotonic().saturating_sub(self.asked_at);
+        self.list_at = Deadline::within(clock, pause.max(self.listing_took));
+        self.good_until = Deadline::within(clock, GOOD_FOR.saturating_add(self.listing_took));
         engine.monitor.gauge_lag();
         if idle
             && self.watch.until == Until::ShutDown
@@ -283,7 +301,7 @@ where
             (self.up_to_date, self.without_child) = (false, 0);
             if !child_begins {
                 // Its children are not listed yet, or it has none.
-                self.list_at = Deadline::within(&*self.engine.options.clock, Duration::ZERO);
+                self.list_at = Deadline::within(&*self.engine.options.clock, self.listing_took);
             }
         }
     }
@@ -304,9 +322,9 @@ where
     }
 
     fn look(&self, shards: Vec<Arc<str>>, beats: bool) {
-        let (engine, watch) = (self.engine, self.watch);
+        let (engine, watch, began) = (self.engine, self.watch, self.began);
         let look = async move {
-            let look = engine.look(shards, beats);
+            let look = engine.look(shards, beats, began);
             Step::Looked(engine.unless_stopped(watch, look).await)
         };
         self.steps.push(look.boxed());
@@ -378,7 +396,12 @@ where
 
 impl<S: StreamSource, H: Sync> Engine<S, H> {
     /// What the rows of shards say, after a beat if that is due.
-    async fn look(&self, shards: Vec<Arc<str>>, beats: bool) -> Result<Look, TriggerError> {
+    async fn look(
+        &self,
+        shards: Vec<Arc<str>>,
+        beats: bool,
+        began: Timestamp,
+    ) -> Result<Look, TriggerError> {
         let workers = match beats {
             true => {
                 let beat = || self.positions.beat(self.options.maximum_shards);
@@ -390,6 +413,13 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
             let found = self.persistently(|| self.positions.find(&shard)).await?;
             let seen = match found {
                 Some((row, _)) if row.at == At::Ended => Seen::Ended,
+                Some((row, version)) if self.positions.is_left_over(&row, began) => {
+                    // Else it would be held for this reader, which may have no room for it.
+                    let free = Row::released(row.at, row.through);
+                    let put = || self.positions.put(&shard, &free, Some(version));
+                    self.persistently(put).await?;
+                    Seen::Free
+                }
                 Some((row, _)) if self.positions.is_elsewhere(&row) => {
                     Seen::Elsewhere(row.owner.unwrap_or_default())
                 }
@@ -407,8 +437,15 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
 
     /// Tells the others that this reader is gone; if that fails they find out by themselves.
     async fn leave_others(&self) {
-        if let Err(error) = self.positions.leave().await {
-            tracing::debug!(error = %Causes(&error), "the other readers were not told of the end");
+        let enough = self.options.clock.sleep(LEAVING);
+        match future::select(pin!(self.positions.leave()), enough).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(error), _)) => {
+                tracing::debug!(error = %Causes(&error), "the other readers were not told of the end");
+            }
+            Either::Right(_) => {
+                tracing::debug!("the other readers were not told of the end in time");
+            }
         }
     }
 

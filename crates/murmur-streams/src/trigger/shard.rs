@@ -24,7 +24,7 @@ use crate::trigger::gap::Gap;
 use crate::trigger::lane::{Cut, Lane, Pending};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::{Behind, Count, Progress};
-use crate::trigger::positions::{At, Beginning, Held, Row};
+use crate::trigger::positions::{At, Begin, Beginning, Held, Row};
 use crate::trigger::room::Taken;
 use crate::trigger::tracker::Tracker;
 
@@ -63,6 +63,8 @@ struct Shard<'e, 'w, S, H> {
     watch: &'e Watch<'w>,
     /// Completes when another reader is to have it.
     release: Release,
+    /// Whether it was begun at LATEST: a place that is in no row before the first record.
+    latest: bool,
     arn: &'e str,
     has_child: bool,
     held: Held,
@@ -114,7 +116,7 @@ where
             Some(Err(left)) => return Ok(left),
             None => return Ok(Left::Interrupted),
         };
-        let shard = Shard::new(self, watch, release, &beginning.stream_arn, &task, begun);
+        let shard = Shard::new(self, watch, release, beginning, &task, begun);
         let left = shard.run().await;
         self.monitor.left(&task.shard);
         left
@@ -130,7 +132,7 @@ where
         engine: &'e Engine<S, H>,
         watch: &'e Watch<'w>,
         release: Release,
-        arn: &'e str,
+        beginning: &'e Beginning,
         task: &Task,
         Begun { held, cursor }: Begun,
     ) -> Self {
@@ -140,7 +142,8 @@ where
             engine,
             watch,
             release,
-            arn,
+            latest: beginning.shards.get(&*task.shard) == Some(&Begin::Latest),
+            arn: &beginning.stream_arn,
             has_child: task.has_child,
             held,
             lanes: (0..options.parallelization_factor)
@@ -195,14 +198,24 @@ where
 
     /// Whether another reader is to have it.
     fn is_released(&self) -> bool {
-        self.release.clone().now_or_never().is_some()
+        self.release().now_or_never().is_some()
+    }
+
+    /// Completes when another reader is to have it, and can find where it stands.
+    fn release(&self) -> Release {
+        match self.latest && self.at() == At::Begun {
+            true => future::pending().boxed().shared(),
+            false => self.release.clone(),
+        }
     }
 
     /// Whether what it holds is in the way of others, and may stay so without end.
     fn makes_room(&self) -> bool {
         let options = &self.engine.options;
         let failures = self.lanes.iter().map(Lane::failures).max();
-        options.maximum_retry_attempts.is_none()
+        // Where retries are limited it fails on only if `on_failure` does not take it.
+        let limit = options.maximum_retry_attempts.unwrap_or(0);
+        failures.is_some_and(|failures| failures > limit)
             && failures >= Some(KEEPS_FAILING)
             && self.engine.room.is_wanted()
             && self.lanes.iter().all(|lane| !lane.is_busy())
@@ -244,7 +257,7 @@ where
             let (shard, watch) = (Arc::clone(&self.held.shard), self.watch);
             let room = engine.room.try_take();
             self.starved = room.is_none();
-            let released = self.release.clone();
+            let released = self.release();
             let read = async move {
                 let room = match room {
                     Some(room) => Some(room),
@@ -332,7 +345,7 @@ where
         let timer = self.timer();
         let stop = match self.is_ending() {
             true => future::pending().left_future(),
-            false => future::select(self.watch.stop(), self.release.clone()).right_future(),
+            false => future::select(self.watch.stop(), self.release()).right_future(),
         };
         let other = future::select(timer, stop);
         if steps.is_empty() {

@@ -66,9 +66,18 @@ struct Sighting {
 }
 
 impl Sighting {
-    fn is_there(&self, now: Duration) -> bool {
+    /// Whether it was there at the last look: silence counts only while one looks.
+    fn is_there(&self) -> bool {
         self.at
-            .is_some_and(|at| now.saturating_sub(at) <= self.lease)
+            .is_some_and(|at| self.looked.saturating_sub(at) <= self.lease)
+    }
+
+    fn look(&mut self, now: Duration) {
+        let looked_away = now.saturating_sub(self.looked) > self.lease;
+        if looked_away && self.is_there() {
+            self.at = Some(now);
+        }
+        self.looked = now;
     }
 }
 
@@ -83,10 +92,9 @@ impl Sightings {
 
     /// How long after the end of its lease, by this clock, `worker` may still hold a shard: as long
     /// as clocks may be apart while it beats, and as far as its clock was seen to be behind after.
-    pub(crate) fn grace(&self, worker: &str, clock: &dyn Clock) -> Duration {
-        let now = clock.monotonic();
+    pub(crate) fn grace(&self, worker: &str) -> Duration {
         match self.seen().get(worker) {
-            Some(sighting) if sighting.is_there(now) => CLOCKS,
+            Some(sighting) if sighting.is_there() => CLOCKS,
             Some(sighting) => sighting.behind,
             None => Duration::ZERO,
         }
@@ -113,8 +121,8 @@ impl Sightings {
             seen.insert(worker.to_owned(), sighting);
         }
         seen.get_mut(worker).is_some_and(|sighting| {
-            sighting.looked = now;
-            sighting.is_there(now)
+            sighting.look(now);
+            sighting.is_there()
         })
     }
 }
@@ -136,7 +144,12 @@ impl Positions {
             all.workers.retain(|worker, beat| {
                 *worker == self.owner || self.sightings.see(worker, beat, &*self.clock)
             });
-            let beats = all.workers.get(&self.owner).map_or(0, |beat| beat.beats);
+            // One that is forgotten and comes again must not be taken for what was seen before.
+            let first = || u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
+            let beats = all
+                .workers
+                .get(&self.owner)
+                .map_or_else(first, |beat| beat.beats);
             let beat = Beat {
                 beats: beats.wrapping_add(1),
                 lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
