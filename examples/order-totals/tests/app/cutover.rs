@@ -34,7 +34,7 @@ const ORDERS: u64 = 1500;
 const DEATHS: [(&str, u64); 4] = [
     ("Scan", 3),
     ("TransactWriteItems", 4),
-    // The first of these are control rows and the run's records.
+    // The first of these are the run's records.
     ("PutItem", 9),
     ("TransactWriteItems", 9),
 ];
