@@ -30,6 +30,9 @@ const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
 /// long gone.
 const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
 
+/// How long the shards are not listed again, at most, because listing them takes long.
+const MOST_PAUSE: Duration = Duration::from_secs(60);
+
 /// How often, after a shard has ended, the shards are listed until a child of it is there. Each
 /// shard of an enabled stream that ends has one, but not at once on every list.
 const CHILD_LISTINGS: u32 = 10;
@@ -258,7 +261,8 @@ where
         };
         // A list of many pages is asked for no more than half of the time: the calls are shared by
         // all who read streams in the account.
-        self.listing_took = clock.monotonic().saturating_sub(self.asked_at);
+        let took = clock.monotonic().saturating_sub(self.asked_at);
+        self.listing_took = took.min(MOST_PAUSE);
         self.list_at = Deadline::within(clock, pause.max(self.listing_took));
         self.good_until = Deadline::within(clock, GOOD_FOR.saturating_add(self.listing_took));
         engine.monitor.gauge_lag();

@@ -100,6 +100,18 @@ impl Sightings {
         }
     }
 
+    /// Takes in who is in the row: another has seen that the rest are gone.
+    fn only(&self, workers: &BTreeMap<String, Beat>, clock: &dyn Clock) {
+        let now = clock.monotonic();
+        self.seen().retain(|worker, sighting| {
+            if workers.contains_key(worker) {
+                return true;
+            }
+            sighting.at = None;
+            now.saturating_sub(sighting.looked) <= CLOCKS
+        });
+    }
+
     /// Takes in what the row says of a worker; whether it is there.
     fn see(&self, worker: &str, beat: &Beat, clock: &dyn Clock) -> bool {
         let (now, wall) = (clock.monotonic(), clock.now());
@@ -141,6 +153,7 @@ impl Positions {
             let found: Option<(Workers, u64)> = self.load(&name).await?;
             let over = found.as_ref().map(|(_, version)| *version);
             let mut all = found.map(|(workers, _)| workers).unwrap_or_default();
+            self.sightings.only(&all.workers, &*self.clock);
             all.workers.retain(|worker, beat| {
                 *worker == self.owner || self.sightings.see(worker, beat, &*self.clock)
             });
