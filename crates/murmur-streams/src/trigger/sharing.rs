@@ -60,6 +60,8 @@ struct Sighting {
     lease: Duration,
     /// When it was looked at last, in monotonic time.
     looked: Duration,
+    /// Whether its silence was excused, since nobody looked for a while. Once for each beat.
+    excused: bool,
     /// How far its clock is behind, at the most; zero unless it was seen to beat between two looks
     /// that were close, since what it says may be old.
     behind: Duration,
@@ -74,8 +76,8 @@ impl Sighting {
 
     fn look(&mut self, now: Duration) {
         let looked_away = now.saturating_sub(self.looked) > self.lease;
-        if looked_away && self.is_there() {
-            self.at = Some(now);
+        if looked_away && self.is_there() && !self.excused {
+            (self.at, self.excused) = (Some(now), true);
         }
         self.looked = now;
     }
@@ -128,6 +130,7 @@ impl Sightings {
                 at: (!gone).then_some(now),
                 lease,
                 looked: now,
+                excused: false,
                 behind: behind.unwrap_or_default(),
             };
             seen.insert(worker.to_owned(), sighting);
