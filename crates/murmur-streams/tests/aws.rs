@@ -667,7 +667,11 @@ async fn a_trigger_delivers_what_cannot_be_read_whatever_its_filter() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     /// Records are read as the SDK reads them wherever it can, and no body makes it panic.
     #[test]

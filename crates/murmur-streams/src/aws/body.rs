@@ -142,3 +142,50 @@ fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> 
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use murmur_state::UNREADABLE;
+    use murmur_testkit::damage::damaged;
+    use serde_json::json;
+
+    #[test]
+    fn of_a_damaged_body_each_record_comes_as_it_is_or_says_that_it_is_not_readable() {
+        let record = |number: u64, image: Value| {
+            json!({
+                "eventID": format!("e-{number}"), "eventName": "INSERT", "awsRegion": "eu-west-1",
+                "dynamodb": {
+                    "ApproximateCreationDateTime": 1_700_000_000, "Keys": { "id": { "S": "k" } },
+                    "NewImage": image, "SizeBytes": 12, "StreamViewType": "NEW_IMAGE",
+                    "SequenceNumber": format!("10000000000000000000{number}"),
+                },
+            })
+        };
+        let full =
+            json!({ "n": { "N": "1.5" }, "b": { "B": "AP8=" }, "l": { "L": [{ "S": "a" }] } });
+        let records = [record(1, full), record(2, json!({ "m": { "M": {} } }))];
+        let body = json!({ "Records": records, "NextShardIterator": "next" }).to_string();
+        let (mut whole, mut unreadable) = (0, 0);
+        for bytes in damaged(&[body], b",:{}[]\"") {
+            let Some(answer) = read(&bytes, "arn") else {
+                continue;
+            };
+            let parsed: Value = serde_json::from_slice(&bytes).unwrap();
+            let listed = parsed["Records"].as_array().unwrap();
+            assert_eq!(answer.records.len(), listed.len());
+            for (event, listed) in answer.records.iter().zip(listed) {
+                if event.event_name.starts_with(UNREADABLE) {
+                    unreadable += 1;
+                    continue;
+                }
+                whole += 1;
+                let number = event.change.sequence_number.as_deref();
+                assert_eq!(number, listed["dynamodb"]["SequenceNumber"].as_str());
+                let image = listed["dynamodb"]["NewImage"].as_object();
+                assert_eq!(event.change.new_image.len(), image.map_or(0, Map::len));
+            }
+        }
+        assert!(whole > 10_000 && unreadable > 500, "{whole}, {unreadable}");
+    }
+}
