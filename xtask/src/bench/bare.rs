@@ -132,12 +132,7 @@ impl Call {
                     .set_condition_expression(fields.text("ConditionExpression"))
                     .set_expression_attribute_names(fields.names())
                     .set_expression_attribute_values(fields.values()?)
-                    .set_return_values(
-                        fields
-                            .text("ReturnValues")
-                            .as_deref()
-                            .map(ReturnValue::from),
-                    )
+                    .set_return_values(fields.returned())
                     .set_return_values_on_condition_check_failure(fields.on_failure()),
             ),
             "PutItem" => Self::Put(
@@ -147,6 +142,7 @@ impl Call {
                     .set_condition_expression(fields.text("ConditionExpression"))
                     .set_expression_attribute_names(fields.names())
                     .set_expression_attribute_values(fields.values()?)
+                    .set_return_values(fields.returned())
                     .set_return_values_on_condition_check_failure(fields.on_failure()),
             ),
             "DeleteItem" => Self::Delete(
@@ -156,6 +152,7 @@ impl Call {
                     .set_condition_expression(fields.text("ConditionExpression"))
                     .set_expression_attribute_names(fields.names())
                     .set_expression_attribute_values(fields.values()?)
+                    .set_return_values(fields.returned())
                     .set_return_values_on_condition_check_failure(fields.on_failure()),
             ),
             "DescribeTable" => {
@@ -257,6 +254,10 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
+    fn returned(&self) -> Option<ReturnValue> {
+        self.text("ReturnValues").as_deref().map(ReturnValue::from)
+    }
+
     fn text(&self, field: &str) -> Option<String> {
         self.body[field].as_str().map(str::to_owned)
     }
