@@ -131,7 +131,7 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
     let pipelines = Tables::from_env()?.pipelines(&client)?;
     let Part { fill, from } = part;
-    let source = ParallelScan::builder(client, fill.table)
+    let source = ParallelScan::builder(client, fill.table.as_str())
         .streams(streams)
         .segments(fill.segments)
         .build()?;
@@ -156,7 +156,7 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
         // Called again it would come no further: what keeps it is for people to see.
         Ok(report) if report.ended == Ended::Stopped && report.counts.examined == 0 => {
             Err(BootstrapError::Stopped {
-                source_name: report.run,
+                source_name: fill.table,
             }
             .into())
         }
