@@ -239,7 +239,6 @@ impl Retry {
         Fut: Future<Output = Result<T, E>>,
     {
         let mut attempts = self.attempts(deadline);
-        let mut transient = 0u32;
         loop {
             let error = match operation().await {
                 Ok(answer) => {
@@ -248,21 +247,7 @@ impl Retry {
                 }
                 Err(error) => error,
             };
-            let fault = error.fault();
-            let may = match fault {
-                Fault::Contention => true,
-                Fault::Transient => {
-                    transient = transient.saturating_add(1);
-                    let may = transient < self.policy.max_attempts;
-                    if !may {
-                        attempts.exhausted();
-                    }
-                    may
-                }
-                Fault::Record | Fault::Setup => false,
-            };
-            let wait = may.then(|| attempts.wait_after(fault, Some(&error)));
-            let Some(wait) = wait.flatten() else {
+            let Some(wait) = attempts.after(&error) else {
                 return Err(error);
             };
             on_retry(&error);
@@ -279,6 +264,7 @@ impl Retry {
             retry: self,
             deadline,
             since: self.clock.monotonic(),
+            transient: 0,
             schedule: FullJitter::new(self),
             ticket: None,
         }
@@ -292,6 +278,8 @@ pub struct Attempts<'a> {
     deadline: Deadline,
     /// When it began, or last had success.
     since: Duration,
+    /// How many transient failures there were in a row.
+    transient: u32,
     schedule: FullJitter<'a>,
     ticket: Option<Ticket>,
 }
@@ -309,7 +297,22 @@ impl Attempts<'_> {
         let now = self.retry.clock.monotonic();
         self.retry.outages.succeeded(&mut self.ticket, now);
         self.since = now;
+        self.transient = 0;
         self.schedule.reset();
+    }
+
+    /// How long to rest before the whole operation is tried again, after it failed; `None` if that
+    /// cannot help, or attempts or time are used up.
+    pub fn after<E: Failure + 'static>(&mut self, error: &E) -> Option<Duration> {
+        let fault = error.fault();
+        if fault == Fault::Transient {
+            self.transient = self.transient.saturating_add(1);
+            if self.transient >= self.retry.policy.max_attempts {
+                self.exhausted();
+                return None;
+            }
+        }
+        self.wait_after(fault, Some(error))
     }
 
     /// Notes that a part of the operation has used up its attempts.

@@ -1,7 +1,8 @@
 //! How much is read ahead, over all shards of a trigger.
 //!
 //! A read takes room for the most that it may bring, waiting in line for it; what it brought keeps
-//! what it needs, and gives it back when it is done or dropped.
+//! what it needs, and gives it back when it is done or dropped. A read that failed gives it all back
+//! until it comes again.
 //!
 //! Every shard gets its turn: room is given in the order it was asked for, so it is enough that
 //! what is held comes back. A shard that has to wait for room waits for nothing else with what it

@@ -10,7 +10,7 @@ use futures::StreamExt;
 use futures::future::{self, BoxFuture, Either, Shared};
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, pin_mut};
-use murmur_state::{Causes, EventHandler, SequenceNumber, Timestamp};
+use murmur_state::{Attempts, Causes, Deadline, EventHandler, SequenceNumber, Timestamp};
 
 use crate::error::StreamError;
 use crate::item::key_hash;
@@ -40,23 +40,27 @@ const SURELY_EMPTY: u32 = 10;
 const KEEPS_FAILING: u32 = 3;
 
 /// What a shard waits for.
-enum Step {
-    /// Where reading began, what was read (`None` if the run was stopped), the wall time before it
-    /// was asked for, and the room it takes.
-    Read(
-        Cursor,
-        Result<Option<Batch>, StreamError>,
-        Timestamp,
-        Option<Taken>,
-    ),
+enum Step<'e> {
+    /// Nothing if the run was stopped, or the shard was to be left.
+    Read(Option<Read<'e>>),
     Delivered(usize, Delivered),
     Saved(Result<Option<Held>, TriggerError>),
+}
+
+/// A read that was tried.
+struct Read<'e> {
+    from: Cursor,
+    answer: Result<Batch, StreamError>,
+    /// The wall time before it was asked for.
+    asked_at: Timestamp,
+    room: Taken,
+    attempts: Attempts<'e>,
 }
 
 /// Completes when a shard is to be left to another reader.
 pub(crate) type Release = Shared<BoxFuture<'static, ()>>;
 
-type Steps<'e> = FuturesUnordered<BoxFuture<'e, Step>>;
+type Steps<'e> = FuturesUnordered<BoxFuture<'e, Step<'e>>>;
 
 struct Shard<'e, 'w, S, H> {
     engine: &'e Engine<S, H>,
@@ -72,6 +76,8 @@ struct Shard<'e, 'w, S, H> {
     tracker: Tracker,
     /// Where to read on; `None` once it is read to its end.
     cursor: Option<Cursor>,
+    /// Of the read that failed and comes again.
+    attempts: Option<Attempts<'e>>,
     /// Whether the last read may have left records behind.
     more: bool,
     empty_reads: u32,
@@ -151,6 +157,7 @@ where
                 .collect(),
             tracker: Tracker::default(),
             cursor: Some(cursor),
+            attempts: None,
             more: true,
             empty_reads: 0,
             next_read: now,
@@ -258,25 +265,29 @@ where
             let room = engine.room.try_take();
             self.starved = room.is_none();
             let released = self.release();
+            let attempts = self.attempts.take();
             let read = async move {
                 let room = match room {
-                    Some(room) => Some(room),
+                    Some(room) => room,
                     None => {
                         let turn = engine.unless_stopped(watch, engine.room.take().map(Ok));
                         match future::select(pin!(turn), released).await {
-                            Either::Left((Ok::<_, StreamError>(turn), _)) => turn.flatten(),
-                            _ => None,
+                            Either::Left((Ok::<_, StreamError>(Some(Some(room))), _)) => room,
+                            _ => return Step::Read(None),
                         }
                     }
                 };
+                let attempts = attempts.unwrap_or_else(|| engine.retry.attempts(Deadline::NONE));
                 let asked_at = engine.options.clock.now();
-                if room.is_none() {
-                    return Step::Read(cursor, Ok(None), asked_at, None);
-                }
-                let read = || engine.source.read(&shard, &cursor, MAX_READ);
-                let read = engine.persistently(read);
-                let read = engine.unless_stopped(watch, read).await;
-                Step::Read(cursor, read, asked_at, room)
+                let read = engine.source.read(&shard, &cursor, MAX_READ);
+                let answer = engine.unless_stopped(watch, read).await.transpose();
+                Step::Read(answer.map(|answer| Read {
+                    from: cursor,
+                    answer,
+                    asked_at,
+                    room,
+                    attempts,
+                }))
             };
             steps.push(read.boxed());
         }
@@ -341,7 +352,7 @@ where
     }
 
     /// The next thing that happens; `None` if it is time to look again.
-    async fn next_step(&self, steps: &mut Steps<'e>) -> Option<Step> {
+    async fn next_step(&self, steps: &mut Steps<'e>) -> Option<Step<'e>> {
         let timer = self.timer();
         let stop = match self.is_ending() {
             true => future::pending().left_future(),
@@ -378,19 +389,11 @@ where
         }
     }
 
-    fn take(&mut self, step: Step) {
+    fn take(&mut self, step: Step<'e>) {
         match step {
-            Step::Read(from, Ok(Some(batch)), asked_at, room) => match self.judge(&from) {
-                Ok(()) => self.took(batch, asked_at, room),
-                Err(error) => {
-                    (self.reading, self.starved) = (false, false);
-                    self.fail(error);
-                }
-            },
-            Step::Read(_, Ok(None), ..) => (self.reading, self.starved) = (false, false),
-            Step::Read(from, Err(error), ..) => {
+            Step::Read(read) => {
                 (self.reading, self.starved) = (false, false);
-                if let Err(error) = self.unreadable(&from, error) {
+                if let Some(Err(error)) = read.map(|read| self.took(read)) {
                     self.fail(error);
                 }
             }
@@ -410,13 +413,32 @@ where
         }
     }
 
-    fn took(
-        &mut self,
-        Batch { records, next }: Batch,
-        asked_at: Timestamp,
-        mut room: Option<Taken>,
-    ) {
-        (self.reading, self.starved) = (false, false);
+    fn took(&mut self, read: Read<'e>) -> Result<(), TriggerError> {
+        let Read {
+            from,
+            answer,
+            asked_at,
+            mut room,
+            mut attempts,
+        } = read;
+        let Batch { records, next } = match answer {
+            Ok(batch) => batch,
+            Err(error) => match attempts.after(&error) {
+                Some(wait) => {
+                    let shard = &*self.held.shard;
+                    tracing::debug!(shard, error = %Causes(&error), "a read is tried again");
+                    let now = self.engine.options.clock.monotonic();
+                    self.next_read = now.saturating_add(wait);
+                    // What was read before does not wait for what cannot be read now.
+                    self.more = false;
+                    self.attempts = Some(attempts);
+                    return Ok(());
+                }
+                None => return self.unreadable(&from, error),
+            },
+        };
+        attempts.progressed();
+        self.judge(&from)?;
         let options = &self.engine.options;
         let (now, wall_now) = (options.clock.monotonic(), options.clock.now());
         let first_pause = options.poll_interval / FIRST_PAUSE;
@@ -436,7 +458,7 @@ where
             let doubled = 2u32.saturating_pow(self.empty_reads - 1);
             let pause = first_pause.saturating_mul(doubled);
             self.next_read = now.saturating_add(pause.min(options.poll_interval));
-            return;
+            return Ok(());
         }
         if !self.more {
             self.next_read = now.saturating_add(first_pause);
@@ -455,7 +477,7 @@ where
             let ordinal = self.tracker.push(number, created_at(&record, wall_now));
             match self.lanes.get_mut(lane as usize) {
                 Some(lane) if wanted => {
-                    let room = room.as_mut().and_then(|room| room.part(&record));
+                    let room = room.part(&record);
                     lane.push(Pending {
                         ordinal,
                         record,
@@ -471,6 +493,7 @@ where
         }
         self.engine.monitor.count(Count::Filtered, filtered);
         self.engine.monitor.count(Count::Records, filtered);
+        Ok(())
     }
 
     /// Whether a read that has been answered missed anything by where it began. Only its answer

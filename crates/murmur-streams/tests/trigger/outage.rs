@@ -15,7 +15,7 @@ use murmur_streams::{
 };
 use murmur_testkit::time::Time;
 
-use crate::support::{ARN, Scripted, put};
+use crate::support::{ARN, Fake, Scripted, on, put};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -180,4 +180,37 @@ async fn a_stop_in_an_outage_is_obeyed_within_seconds() {
         let late = world.weather.time.elapsed() - 5 * MINUTE;
         assert!(late <= Duration::from_secs(3), "{begin}: {late:?}");
     }
+}
+
+static MANY: [&str; 1_000] = ["many"; 1_000];
+
+fn throttles() -> StreamError {
+    StreamError::Throttled {
+        arn: ARN.into(),
+        source: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_read_does_not_wait_for_a_read_that_fails() {
+    let mut script = vec![Ok(&MANY[..])];
+    script.extend((0..5).map(|_| Err(throttles())));
+    script.push(Ok(&["after"]));
+    let handler = Scripted::default();
+    let trigger = on(Fake::open(script), handler.clone()).batch_size(600);
+    trigger.build().unwrap().drain().await.unwrap();
+    let sizes: Vec<_> = handler.batches().iter().map(Vec::len).collect();
+    assert_eq!(sizes, [600, 400, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_fails_leaves_its_room_to_others_meanwhile() {
+    let failing = (0..40).map(|_| Err(throttles())).collect();
+    let source = Fake::new(vec![failing, vec![Ok(&["other"])]]);
+    let handler = Scripted::default();
+    // Room for one read at a time.
+    let trigger = on(source, handler.clone()).read_ahead(4 * 1024 * 1024);
+    let stop = tokio::time::sleep(Duration::from_secs(5));
+    trigger.build().unwrap().run(stop).await.unwrap();
+    assert_eq!(handler.batches(), [["other"]]);
 }

@@ -215,15 +215,20 @@ impl App {
         sums
     }
 
-    /// Waits until the state says what the table does, which nobody changes any more.
-    pub(crate) async fn catches_up(&self) -> Duration {
+    /// Waits until a `run` has made the state say what the table does, which nobody changes any
+    /// more.
+    pub(crate) async fn catches_up(&self, run: &Running) -> Duration {
         let (begun, wanted) = (Instant::now(), self.recount().await);
         loop {
             let found = self.sums().await;
             if found == wanted {
                 return begun.elapsed();
             }
-            assert!(begun.elapsed() < TIMEOUT, "{found:?} instead of {wanted:?}");
+            assert!(
+                begun.elapsed() < TIMEOUT,
+                "{found:?} instead of {wanted:?}: {}",
+                *run.told.borrow()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -258,9 +263,11 @@ async fn run_killed_anywhere_while_live_counts_every_order_once() {
     let gate = Gate::to(&app.dynamo).await;
     let start = || {
         let mut command = run(&app);
-        // Small batches, so that there are many requests to be killed at.
+        // Small batches, so that there are many requests to be killed at; a name, so that none
+        // waits for the lease of the one before.
         command
             .args(["--batch-size", "40", "--parallelization-factor", "2"])
+            .args(["--worker", "run"])
             .envs(gate.env())
             .env("RUST_LOG", "warn,murmur::metrics=debug");
         Running::start(&mut command)
@@ -299,7 +306,7 @@ async fn run_killed_anywhere_while_live_counts_every_order_once() {
         running.says("live: reading ").await;
     }
     let changes = writer.stop().await;
-    let caught_up = app.catches_up().await;
+    let caught_up = app.catches_up(&running).await;
     let (status, text) = running.end("INT").await;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("\nlive ended: "), "{text}");
@@ -386,7 +393,7 @@ async fn another_worker_takes_over_from_one_that_was_killed() {
     second.says(done).await;
     let taken_over = killed.elapsed();
     let changes = writer.stop().await;
-    app.catches_up().await;
+    app.catches_up(&second).await;
     let (status, after) = second.end("INT").await;
     assert_eq!(status, Some(0), "{after}");
     assert_eq!(app.sums().await, app.recount().await);
@@ -408,7 +415,7 @@ async fn a_read_that_is_never_answered_is_made_again() {
     let held = gate.hold(Some("GetRecords"), 1, Hold::Before);
     tokio::time::timeout(TIMEOUT, held).await.unwrap();
     app.put_order("o-live", ("alice", 5)).await;
-    app.catches_up().await;
+    app.catches_up(&running).await;
     let (status, text) = running.end("INT").await;
     assert_eq!(status, Some(0), "{text}");
 }
@@ -450,7 +457,7 @@ async fn what_can_never_count_stops_it_or_is_named_and_passed_over() {
     let mut running = start(&["--on-rejected", "skip"]);
     running.says("rejected: sequence number ").await;
     app.put_order("o-bad", ("alice", 7)).await;
-    app.catches_up().await;
+    app.catches_up(&running).await;
     let (status, text) = running.end("INT").await;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.contains("o-bad"), "{text}");

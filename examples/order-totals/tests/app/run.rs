@@ -118,7 +118,7 @@ async fn a_stream_switched_off_while_it_is_read_ends_live_with_its_name() {
     let mut running = Running::start(&mut run(&app));
     running.says("live: reading ").await;
     app.put_order("o-live", ("alice", 5)).await;
-    app.catches_up().await;
+    app.catches_up(&running).await;
     app.switch_stream(None).await;
     let (status, text) = running.ended().await;
     assert_eq!(status, Some(1), "{text}");
@@ -132,7 +132,7 @@ async fn another_tables_stream_is_refused_by_both_names_before_anything_is_read(
     let mut running = Running::start(&mut run(&app));
     running.says("live: reading ").await;
     app.put_order("o-live", ("alice", 5)).await;
-    app.catches_up().await;
+    app.catches_up(&running).await;
     assert_eq!(running.end("INT").await.0, Some(0));
 
     app.orders = app.dynamo.table("others");
