@@ -140,7 +140,8 @@ where
 
     /// Runs until every shard listed is read to its end, or has answered empty
     /// ([`drain_empty_reads`](TriggerBuilder::drain_empty_reads)) if it is still open; those
-    /// another reader holds are left to it. A shard of an enabled stream that has ended has a child:
+    /// another reader holds are left to it, but one whose child is listed is waited for, so that the
+    /// child is read in its turn. A shard of an enabled stream that has ended has a child:
     /// where none is listed yet it lists up to ten times more, a
     /// [`poll_interval`](TriggerBuilder::poll_interval) apart, before it takes that for the end.
     ///
