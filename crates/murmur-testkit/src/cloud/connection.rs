@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::pending;
 use std::io;
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ struct Shared {
     /// No weather, not counted.
     admin: bool,
     state: Mutex<State>,
+    /// Whether a spell refused a request of it.
+    refused: AtomicBool,
     dead: watch::Sender<bool>,
 }
 
@@ -136,6 +139,7 @@ impl Process {
             number,
             admin,
             state: Mutex::new(state),
+            refused: AtomicBool::new(false),
             dead: watch::Sender::new(false),
         }))
     }
@@ -198,7 +202,12 @@ impl Process {
 
     /// Begins a spell, if that is what was drawn, and strikes with one that is on.
     fn in_spell(&self, fate: &mut Fate) {
-        let Shared { region, number, .. } = &*self.0;
+        let Shared {
+            region,
+            number,
+            refused,
+            ..
+        } = &*self.0;
         let now = region.elapsed();
         let spells = &mut region.state().spells;
         if let Some(fault @ (Fault::Unsigned | Fault::Refused | Fault::Misfit)) = fate.fault {
@@ -209,9 +218,44 @@ impl Process {
         if !matches!(
             fate.fault,
             Some(Fault::FailBefore | Fault::DropBefore | Fault::Stall)
-        ) {
-            fate.fault = spells.refuses(*number, now).or(fate.fault);
+        ) && let Some(fault) = spells.refuses(*number, now)
+        {
+            refused.store(true, Ordering::Relaxed);
+            fate.fault = Some(fault);
         }
+    }
+
+    /// The same for a request to a store outside of the cloud: the spell that strikes it. `begins`
+    /// is one that was drawn, and how long it lasts.
+    pub(crate) fn spell(&self, begins: Option<(Fault, Duration)>) -> Option<Fault> {
+        let Shared {
+            region,
+            number,
+            refused,
+            ..
+        } = &*self.0;
+        let now = region.elapsed();
+        let struck = {
+            let spells = &mut region.state().spells;
+            if let Some((fault, lasts)) = begins {
+                spells.begin(*number, fault, now + lasts);
+            }
+            match spells.unsigned(*number, now) {
+                true => Fault::Unsigned,
+                false => spells.refuses(*number, now)?,
+            }
+        };
+        region.note(struck);
+        if struck != Fault::Unsigned {
+            refused.store(true, Ordering::Relaxed);
+        }
+        Some(struck)
+    }
+
+    /// Whether a spell refused a request of it since this was asked last: what its caller then
+    /// says of the set-up passes.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.0.refused.swap(false, Ordering::Relaxed)
     }
 
     /// A request on its way, and what becomes of it; none if it never leaves.

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use futures::future::BoxFuture;
-use murmur_state::{Clock, HandoffToken, Outcome, Random, SequenceNumber, Timestamp};
+use murmur_core::{RecordError, Rejected};
+use murmur_state::{Causes, Clock, HandoffToken, Outcome, Random, SequenceNumber, Timestamp};
 
 use super::history::{Contribution, History};
 use super::report::{KINDS, Wrong};
 use super::rule::{Forgotten, Rule};
 use super::scenario::{Keeping, Life, Scenario};
-use crate::cloud::{Cloud, Process, Weather};
+use crate::cloud::{Cloud, Fault, Process, Weather};
 use crate::runs::{Met, lock, within};
 use crate::time::Time;
 
@@ -88,6 +89,14 @@ impl Shared {
         lock(&self.log).met.add(kind, 1);
     }
 
+    /// What the decoder cannot read is to be rejected, and nothing for what failed around it.
+    pub(super) fn rejected(&self, rejected: &Rejected) {
+        if !matches!(rejected.error, RecordError::Undecodable { .. }) {
+            let (id, error) = (rejected.record.event_id(), Causes(&rejected.error));
+            self.wrong(format!("`{id}` was rejected: {error}"));
+        }
+    }
+
     pub(super) fn wrong(&self, what: impl Into<String>) {
         lock(&self.log).wrong.push(Wrong::Other(what.into()));
     }
@@ -116,6 +125,8 @@ pub(super) enum Fate {
     Failed,
     Throttled,
     Conflict,
+    /// A spell strikes it: nothing is applied.
+    Spell(Fault),
     /// It is applied, and nobody says so.
     Unanswered,
     /// It is applied later, and nobody says so.
@@ -265,7 +276,7 @@ impl Body {
     pub(super) fn fate(&self) -> (Fate, Duration, Duration) {
         let weather = &self.shared.scenario.weather;
         let stormy = lock(&self.shared.log).stormy;
-        self.dice(|dice| {
+        let (fate, there, back, begins) = self.dice(|dice| {
             let way = |dice: &mut Rng| match dice.u8(..16) {
                 _ if !stormy => Duration::ZERO,
                 // At times something slow is in between, which a function has no time for.
@@ -289,23 +300,37 @@ impl Body {
                 stall,
                 throttle,
                 conflict,
+                unsigned,
+                refused,
+                misfit,
+                ref spell_for,
                 ..
-            } = weather;
+            } = *weather;
             let fate = if is(fail_before + drop_before) {
                 Fate::Failed
             } else if is(fail_after + drop_after + hang_after) {
                 Fate::Unanswered
-            } else if is(*stall) {
+            } else if is(stall) {
                 Fate::Late(late)
-            } else if is(*throttle) {
+            } else if is(throttle) {
                 Fate::Throttled
-            } else if is(*conflict) {
+            } else if is(conflict) {
                 Fate::Conflict
             } else {
                 Fate::Done
             };
-            (fate, there, back)
-        })
+            let spells = [
+                (Fault::Unsigned, unsigned),
+                (Fault::Refused, refused),
+                (Fault::Misfit, misfit),
+            ];
+            let begins = spells.into_iter().find(|(_, rate)| is(*rate));
+            let begins = begins
+                .map(|(fault, _)| (fault, within(dice, *spell_for.start(), *spell_for.end())));
+            (fate, there, back, begins)
+        });
+        let struck = self.connection.spell(begins);
+        (struck.map_or(fate, Fate::Spell), there, back)
     }
 
     /// Lives `life` doing `work`: its answer, or `None` if the process was killed first. Nothing
@@ -317,7 +342,9 @@ impl Body {
         let time = &self.shared.time;
         let mut work = pin!(work);
         let moving = async {
-            if let Some((from, until)) = life.frozen {
+            // Unless it was started after that.
+            let frozen = life.frozen.filter(|(_, until)| *until > time.elapsed());
+            if let Some((from, until)) = frozen {
                 tokio::select! {
                     biased;
                     answer = &mut work => return answer,

@@ -6,9 +6,8 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::LocalBoxFuture;
-use murmur_core::RecordError;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Causes, Deadline, HandoffToken, Tokens};
+use murmur_state::{Deadline, HandoffToken, Tokens};
 use murmur_streams::{StoreSource, Trigger};
 
 use super::body::Body;
@@ -28,12 +27,7 @@ pub(super) fn handler(state: &State, body: &Arc<Body>) -> Handler<Row> {
         .random(body.random.clone())
         .tokens(Tokens::repeatable(body.random.clone()))
         .on_rejected(move |rejected| {
-            if !matches!(rejected.error, RecordError::Undecodable { .. }) {
-                shared.wrong(format!(
-                    "a record was rejected: {}",
-                    Causes(&rejected.error)
-                ));
-            }
+            shared.rejected(&rejected);
             async { Ok(()) }
         })
         .build();

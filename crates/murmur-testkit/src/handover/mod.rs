@@ -14,7 +14,8 @@
 //! The source table is one of a [`Cloud`](crate::cloud::Cloud), read through its weather. The state
 //! is [kept](Keeping) on tables of the same cloud, or in memory behind weather of the same kind, which
 //! is cheaper: requests that fail, are throttled, lose their answers, or come up to 15 minutes late, when
-//! whoever sent them may be long dead.
+//! whoever sent them may be long dead. For a while a process has no credentials or is refused for
+//! them, or the set-up is wrong for all: what that stops is started again, and no row is rejected for it.
 //!
 //! What the runs prove is only worth as much as what they meet and what they notice. So a
 //! [`Summary`] counts what was met, and a [`Rule`] of the cut-over can be left out, which the runs

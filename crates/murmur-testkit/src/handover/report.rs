@@ -6,7 +6,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 51] = [
+pub(super) const KINDS: [&str; 57] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -53,6 +53,12 @@ pub(super) const KINDS: [&str; 51] = [
     "conflicts",
     "lost answers",
     "requests that came late",
+    "requests that could not be signed",
+    "credentials refused",
+    "refusals for the set-up",
+    "bootstraps stopped by a spell",
+    "readers stopped by a spell",
+    "repairs stopped by a spell",
     "expired rows removed",
     "records lost in a gap",
     "repairs",

@@ -174,6 +174,8 @@ impl Scenario {
     pub fn new(seed: u64, mode: Mode, keeping: Keeping) -> Self {
         // Neighbouring seeds have nothing in common.
         let rng = &mut Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x4841_4e44);
+        // Dice of their own, which leave all others as they fall.
+        let spelling = &mut Rng::with_seed(rng.get_seed() ^ 0x5350_454c);
         let skew = pick(rng, &[(1, 0), (1, 60), (2, SKEW)]);
         let items = rng.usize(4..=16);
         let segments = rng.u32(1..=4);
@@ -185,6 +187,8 @@ impl Scenario {
         // Most of what a run does falls into the scan, however long that is.
         let pages = 1 + items as u32 / (segments * page);
         let span = pick(rng, &[(2, 10 * SECOND), (2, 10 * MINUTE), (1, 2 * HOUR)]);
+        // A page is to be written within an hour.
+        let pace = (span / pages).min(10 * MINUTE);
         let begin = within(rng, SECOND, span);
         // A trigger would have to read all the while, and windows would be over.
         let forgets = keeping == Keeping::Tables && live == Live::Mapping && rng.f64() < 0.3;
@@ -242,8 +246,7 @@ impl Scenario {
             segments,
             page,
             concurrency: rng.usize(1..=3),
-            // A page is to be written within an hour.
-            pace: (span / pages).min(10 * MINUTE),
+            pace,
             readers: readers(rng, begin, scanned, skew),
             bootstraps,
             poll: span.max(MINUTE) / 40,
@@ -261,7 +264,7 @@ impl Scenario {
                 race: if keeps_expired { 0.0 } else { trouble.race },
                 ..trouble
             },
-            weather: weather(rng, keeping),
+            weather: spells(spelling, weather(rng, keeping), pace),
             calm_at: outage.max(scanned) + 2 * span,
             skew,
             without: None,
@@ -431,5 +434,18 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
             &[(2, millis(1)..=millis(20)), (1, millis(50)..=millis(1500))],
         ),
         ..rates
+    }
+}
+
+/// Adds what goes wrong for a while: credentials, and the set-up. No spell outlasts the pause
+/// before a bootstrap that failed begins again.
+fn spells(rng: &mut Rng, weather: Weather, pace: Duration) -> Weather {
+    let base = pick(rng, &[(1, 0.0), (1, 0.003)]);
+    Weather {
+        unsigned: base * rng.f64(),
+        refused: base * rng.f64(),
+        misfit: base * rng.f64(),
+        spell_for: pace / 4..=pace,
+        ..weather
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use fastrand::Rng;
 use futures::future::BoxFuture;
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group, ItemId,
@@ -12,6 +13,7 @@ use murmur_state::{
 
 use super::body::{Body, Doing, Fate};
 use super::rule;
+use crate::cloud::Fault;
 
 /// A store, or what is kept beside it, in one process.
 #[derive(Clone, Debug)]
@@ -78,6 +80,14 @@ impl<S: Clone + Send + Sync + 'static> Reached<S> {
                 let place = place();
                 Err(StoreError::Conflict { place, source })
             }
+            // As the stores on tables say it; some refused credentials are only past their time.
+            Fate::Spell(Fault::Unsigned) => Err(unavailable(false)),
+            Fate::Spell(Fault::Refused) if self.body.dice(Rng::bool) => Err(unavailable(false)),
+            Fate::Spell(_) => Err(StoreError::Setup {
+                place: place(),
+                advice: "a spell refuses it; wait for its end".to_owned(),
+                source,
+            }),
             Fate::Unanswered => {
                 shared.met("lost answers");
                 work.await;

@@ -300,7 +300,8 @@ impl World {
         self.shared.met("shards split or rolled over");
     }
 
-    /// One process that bootstraps; the last one begins again until the bootstrap is finished.
+    /// One process that bootstraps. It is started again when a spell stopped it, the last one until
+    /// the bootstrap is finished.
     async fn bootstrap(&self, number: u64, life: Life, last: bool) {
         self.time().reached(life.begin).await;
         for _ in 0..ENDLESS {
@@ -318,7 +319,7 @@ impl World {
                 log.bootstrapping += 1;
             }
             let ended = body.live(&life, self.bootstrapping(&body, false)).await;
-            if self.bootstrapped(&body, ended) || !last {
+            if !self.bootstrapped(&body, ended, last) {
                 return;
             }
             self.time().sleep(self.scenario().pace).await;
@@ -328,46 +329,59 @@ impl World {
             .wrong(format!("the bootstrap does not come to its end: {error:?}"));
     }
 
-    /// Notes how a process that bootstraps ended; whether there is nothing left to do.
-    fn bootstrapped(&self, body: &Body, ended: Option<Result<Ended, BootstrapError>>) -> bool {
+    /// Notes how a process that bootstraps ended; whether it is to be started again.
+    fn bootstrapped(
+        &self,
+        body: &Body,
+        ended: Option<Result<Ended, BootstrapError>>,
+        last: bool,
+    ) -> bool {
         let mut log = lock(&self.shared.log);
         log.bootstrapping -= 1;
         match ended {
             Some(Ok(Ended::Finished) | Err(BootstrapError::AlreadyFinished { .. })) => {
                 log.finished = true;
-                return true;
+                false
             }
             // Whoever ends the last part finishes the run.
-            Some(Ok(_)) => return true,
+            Some(Ok(_)) => false,
             Some(Err(error)) => {
                 log.met.add("bootstraps that failed", 1);
+                let by_spell = !error.is_retryable() && body.connection.was_refused();
+                log.met
+                    .add("bootstraps stopped by a spell", u64::from(by_spell));
                 let error = Causes(&error).to_string();
                 log.last_error = Some(error);
+                last || by_spell
             }
             None => {
                 let kind = match body.doing() {
-                    Doing::Other => return false,
+                    Doing::Other => return last,
                     Doing::Reading => "bootstraps killed reading",
                     Doing::Page => "bootstraps killed within a page",
                     Doing::Writing => "bootstraps killed in a write",
                     Doing::Saving => "bootstraps killed at a checkpoint",
                 };
                 log.met.add(kind, 1);
+                last
             }
         }
-        false
     }
 
     async fn bootstrapping(&self, body: &Arc<Body>, again: bool) -> Result<Ended, BootstrapError> {
         let source = Paced::new(body, &self.streams, &self.read_to);
         let pipeline = self.state.pipeline(body);
+        let shared = Arc::clone(&self.shared);
         let mut bootstrap = Bootstrap::with_decoder([pipeline], source, decoder())
             .checkpoints(self.state.places(body))
             .clock(Arc::clone(&body.clock))
             .random(body.random.clone())
             .tokens(Tokens::repeatable(body.random.clone()))
             .concurrency(self.scenario().concurrency)
-            .on_rejected(|_| async { Ok(()) })
+            .on_rejected(move |rejected| {
+                shared.rejected(&rejected);
+                async { Ok(()) }
+            })
             // These tables are so small that at times no row of them can count.
             .accept_all_rejected();
         let Scenario {
@@ -383,7 +397,13 @@ impl World {
         if self.scenario().live == Live::Mapping && self.scenario().mode == Mode::Ledger {
             bootstrap = bootstrap.live_is_running();
         }
-        Ok(bootstrap.run().await?.ended)
+        let report = bootstrap.run().await?;
+        // What no decoder reads is no pipeline's, and all else is to count: in earlier attempts, too.
+        if let Some(row) = report.rejected.iter().find(|row| row.pipeline.is_some()) {
+            self.shared
+                .wrong(format!("a row counts as rejected: {row}"));
+        }
+        Ok(report.ended)
     }
 
     /// One process that repairs, at any time.
@@ -391,7 +411,18 @@ impl World {
         self.time().reached(life.begin).await;
         let body = self.body(0, &life);
         self.shared.met("repairs");
-        match body.live(&life, self.repairing(&body)).await {
+        let repairing = async {
+            loop {
+                match self.repairing(&body).await {
+                    Err(error) if !error.is_retryable() && body.connection.was_refused() => {
+                        self.shared.met("repairs stopped by a spell");
+                        body.sleep(self.scenario().pace).await;
+                    }
+                    ended => return ended,
+                }
+            }
+        };
+        match body.live(&life, repairing).await {
             Some(Ok(found)) => self.mended(&found),
             Some(Err(error)) => {
                 let error = Causes(&error).to_string();
@@ -463,8 +494,11 @@ impl World {
             if let Err(error) = ended
                 && !error.is_retryable()
             {
-                self.shared.wrong(format!("a trigger: {}", Causes(&error)));
-                return;
+                if !body.connection.was_refused() {
+                    self.shared.wrong(format!("a trigger: {}", Causes(&error)));
+                    return;
+                }
+                self.shared.met("readers stopped by a spell");
             }
             body.sleep(self.scenario().poll).await;
         }
@@ -546,6 +580,9 @@ impl World {
             ("lost answers", Fault::LostAnswer),
             ("requests that came late", Fault::Zombie),
             ("requests that came late", Fault::ZombieRefused),
+            ("requests that could not be signed", Fault::Unsigned),
+            ("credentials refused", Fault::Refused),
+            ("refusals for the set-up", Fault::Misfit),
         ] {
             met.add(kind, cloud.count(fault));
         }

@@ -17,7 +17,7 @@ use murmur_streams::{
     StreamDescription, StreamError, StreamSource, report_failures,
 };
 
-use crate::plan::{Life, within};
+use crate::plan::{Life, NoAccess, within};
 use crate::world::{ARN, Row, Saver, World};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -56,6 +56,33 @@ impl Process {
         comes
     }
 
+    /// Why a call fails now, whatever it is, if a spell is on; counts it.
+    fn no_access(&self) -> Option<NoAccess> {
+        let now = self.world.time.elapsed();
+        let spell = self
+            .life
+            .spell
+            .filter(|spell| (spell.from..spell.until).contains(&now))?;
+        self.world.met(match spell.why {
+            NoAccess::Unsigned => "calls without credentials",
+            NoAccess::Refused => "calls with refused credentials",
+        });
+        Some(spell.why)
+    }
+
+    /// The same of a call to a store.
+    fn kept_out(&self) -> Result<(), StoreError> {
+        match self.no_access() {
+            None => Ok(()),
+            Some(NoAccess::Unsigned) => Err(unavailable(false)),
+            Some(NoAccess::Refused) => Err(StoreError::Setup {
+                place: place(),
+                advice: "the credentials were refused; renew them".to_owned(),
+                source: None,
+            }),
+        }
+    }
+
     async fn delay(&self, seldom: Duration) {
         let delay = self.dice(|rng| match rng.u8(..20) {
             _ if self.life.trouble == 0.0 => Duration::ZERO,
@@ -76,7 +103,7 @@ impl Process {
     ) -> Result<(), HandlerError> {
         self.world.failed(&self.life, &batch);
         self.delay(2 * SECOND).await;
-        if self.trouble("callback failed") {
+        if self.no_access().is_some() || self.trouble("callback failed") {
             return Err("the queue is full".into());
         }
         let FailedBatch { records, .. } = batch;
@@ -102,6 +129,11 @@ pub(crate) struct Source {
 impl Source {
     fn fail(&self) -> Result<(), StreamError> {
         let (arn, source) = (ARN.to_owned(), None);
+        match self.process.no_access() {
+            None => {}
+            Some(NoAccess::Unsigned) => return Err(StreamError::Unavailable { arn, source }),
+            Some(NoAccess::Refused) => return Err(StreamError::Denied { arn, source }),
+        }
         if self.process.trouble("reads failed") {
             return Err(StreamError::Unavailable { arn, source });
         }
@@ -191,9 +223,13 @@ pub(crate) struct Places {
     pub(crate) process: Process,
 }
 
+fn place() -> Place {
+    Place::table("MemoryDeduper", "positions")
+}
+
 fn unavailable(may_have_applied: bool) -> StoreError {
     StoreError::Unavailable {
-        place: Place::table("MemoryDeduper", "positions"),
+        place: place(),
         may_have_applied,
         source: None,
     }
@@ -203,6 +239,7 @@ impl Checkpoints for Places {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
         Box::pin(async move {
             self.process.delay(5 * SECOND).await;
+            self.process.kept_out()?;
             if self.process.trouble("loads failed") {
                 return Err(unavailable(false));
             }
@@ -222,6 +259,7 @@ impl Checkpoints for Places {
         Box::pin(async move {
             // At times longer than the lease.
             self.process.delay(2 * life.lease).await;
+            self.process.kept_out()?;
             if self.process.trouble("saves failed") {
                 return Err(unavailable(false));
             }
@@ -258,6 +296,7 @@ impl Checkpoints for Places {
     ) -> BoxFuture<'a, Result<Removed, StoreError>> {
         Box::pin(async move {
             self.process.delay(5 * SECOND).await;
+            self.process.kept_out()?;
             let removed = self.process.world.places.remove(name, over).await?;
             match self.process.trouble("saves with the answer lost") {
                 true => Err(unavailable(true)),
@@ -285,6 +324,9 @@ impl EventHandler<Event> for Wrapped {
         let records = event.records;
         world.delivered(life, shard, &records);
         self.process.delay(2 * SECOND).await;
+        if self.process.no_access().is_some() {
+            return Err("the store lets nobody in".into());
+        }
         if self.process.trouble("handler failed before") {
             return Err("the database is on fire".into());
         }

@@ -7,7 +7,7 @@ use std::fmt;
 pub(crate) struct Met(BTreeMap<&'static str, u64>);
 
 /// Every kind, in the order of the table.
-const KINDS: [&str; 47] = [
+const KINDS: [&str; 49] = [
     "changes",
     "splits",
     "roll-overs",
@@ -46,6 +46,8 @@ const KINDS: [&str; 47] = [
     "stopped: position",
     "stopped: stream",
     "gaps continued",
+    "calls without credentials",
+    "calls with refused credentials",
     "reads failed",
     "throttles",
     "short reads",

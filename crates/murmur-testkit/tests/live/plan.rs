@@ -39,6 +39,23 @@ pub(crate) enum Way {
     Drain,
 }
 
+/// A while in which no call of a process succeeds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spell {
+    pub(crate) from: Duration,
+    pub(crate) until: Duration,
+    pub(crate) why: NoAccess,
+}
+
+/// What is wrong with the credentials of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NoAccess {
+    /// They cannot be had at the moment, which passes.
+    Unsigned,
+    /// The services refuse them.
+    Refused,
+}
+
 /// One process that reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Life {
@@ -52,6 +69,7 @@ pub(crate) struct Life {
     pub(crate) freezes: Vec<(Duration, Duration)>,
     /// How likely each kind of failure is.
     pub(crate) trouble: f64,
+    pub(crate) spell: Option<Spell>,
     pub(crate) batch_size: usize,
     pub(crate) window: Duration,
     pub(crate) factor: usize,
@@ -148,7 +166,24 @@ impl Plan {
         let over = ends.unwrap_or_default().max(at);
         plan.healthy.begin = over + 2 * SKEW.unsigned_abs() as u32 * SECOND + 3 * MINUTE;
         plan.healthy.end = plan.healthy.begin + 10 * MINUTE;
-        plan
+        plan.with_spells()
+    }
+
+    fn with_spells(mut self) -> Self {
+        // Dice of their own, which leave all others as they fall.
+        let rng = &mut Rng::with_seed(self.seed ^ 0x5350_454c);
+        for life in &mut self.lives {
+            if rng.u8(..6) > 0 {
+                continue;
+            }
+            let from = within(rng, life.begin, life.end);
+            life.spell = Some(Spell {
+                from,
+                until: from + within(rng, SECOND, 2 * life.lease),
+                why: [NoAccess::Unsigned, NoAccess::Refused][rng.usize(..2)],
+            });
+        }
+        self
     }
 
     fn write(&mut self, rng: &mut Rng, from: Duration, span: Duration) {
@@ -227,6 +262,7 @@ fn life(rng: &mut Rng, number: u64, trouble: f64) -> Life {
         end: Duration::ZERO,
         freezes: Vec::new(),
         trouble,
+        spell: None,
         batch_size: [1, 2, 3, 5, 10, 100][rng.usize(..6)],
         window: [Duration::ZERO, Duration::ZERO, 3 * SECOND][rng.usize(..3)],
         factor: match rng.bool() {

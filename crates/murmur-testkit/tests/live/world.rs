@@ -521,6 +521,13 @@ impl World {
                 error => error,
             };
             let nobody = life.attempts.is_some() && !life.on_failure;
+            let struck = life
+                .spell
+                .is_some_and(|spell| spell.from <= self.time.elapsed());
+            let fails = |error: &TriggerError| match error.is_retryable() {
+                true => life.trouble > 0.0 || struck,
+                false => struck,
+            };
             let (kind, allowed) = match error {
                 TriggerError::RetriesExhausted { .. } => ("stopped: retries", nobody),
                 TriggerError::RecordTooOld { .. } => (
@@ -528,11 +535,8 @@ impl World {
                     !life.on_failure && self.plan.trims != Trims::Never,
                 ),
                 TriggerError::Gap { .. } => ("stopped: gap", self.plan.trims == Trims::Fail),
-                TriggerError::Position { .. } => ("stopped: position", life.trouble > 0.0),
-                _ => (
-                    "stopped: stream",
-                    life.trouble > 0.0 && error.is_retryable(),
-                ),
+                TriggerError::Position { .. } => ("stopped: position", fails(error)),
+                _ => ("stopped: stream", fails(error)),
             };
             state.met.add(kind, 1);
             if !allowed {
