@@ -6,6 +6,7 @@
 
 use std::env;
 use std::io::Write as _;
+use std::iter::repeat;
 use std::time::Instant;
 
 use murmur_testkit::handover::{self, Keeping, Mode, Scenario, Summary};
@@ -66,8 +67,9 @@ fn every_total_on_tables_is_a_recount_whatever_happens_at_the_cut_over() {
 
 #[test]
 fn the_same_seed_meets_the_same() {
-    for seed in 0..6 {
-        let scenario = Scenario::new(seed, Mode::Ledger, Keeping::Memory);
+    let seeds = (0..50).zip(repeat(Keeping::Memory));
+    for (seed, keeping) in seeds.chain((0..10).zip(repeat(Keeping::Tables))) {
+        let scenario = Scenario::new(seed, Mode::Ledger, keeping);
         let [one, other] = [&scenario; 2].map(handover::run);
         assert_eq!(
             (one.met, one.wrong),

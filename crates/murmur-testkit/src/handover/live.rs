@@ -108,6 +108,8 @@ pub(super) fn trigger(
         .bisect_batch_on_error(scenario.mapping.bisect_batch_on_function_error)
         .positions(state.places(body), POSITIONS)
         .lease(3 * scenario.poll)
+        // Else it would be another in every run of a seed, and names decide who reads which shard.
+        .owner(format!("{:x}", body.random.bits()))
         .poll_interval(scenario.poll)
         .random(body.random.clone())
         .clock(Arc::clone(&body.clock))
