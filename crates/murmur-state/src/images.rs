@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(ImageNotes::read(format.as_deref()), notes);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ImageNotes {
     /// What happened, if the record's event name says [`UNREADABLE`](crate::UNREADABLE) in its
     /// place although only images could not be read.
@@ -88,9 +87,13 @@ impl ImageNotes {
 
     /// What a record with this `recordFormat` has noted; nothing if it is of another kind.
     pub fn read(record_format: Option<&str>) -> Self {
-        record_format
-            .and_then(|format| serde_json::from_str(format).ok())
-            .unwrap_or_default()
+        let read = |format| {
+            let notes: Self = serde_json::from_str(format).ok()?;
+            let is_whole = notes.event_name.is_some() == notes.unreadable().is_some();
+            // Only what was written is taken for notes.
+            (is_whole && notes.to_record_format()? == format).then_some(notes)
+        };
+        record_format.and_then(read).unwrap_or_default()
     }
 }
 
