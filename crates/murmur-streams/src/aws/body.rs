@@ -171,9 +171,13 @@ mod tests {
         };
         let full =
             json!({ "n": { "N": "1.5" }, "b": { "B": "AP8=" }, "l": { "L": [{ "S": "a" }] } });
-        let records = [record(1, full), record(2, json!({ "m": { "M": {} } }))];
+        let records = [
+            record(1, full),
+            record(2, json!({ "m": { "M": {} } })),
+            record(3, json!({})),
+        ];
         let body = json!({ "Records": records, "NextShardIterator": "next" }).to_string();
-        let (mut whole, mut unreadable, mut images) = (0, 0, 0);
+        let (mut whole, mut unreadable, mut images, mut empties) = (0, 0, 0, 0);
         for bytes in damaged(&[body], b",:{}[]\"") {
             let Some(answer) = read(&bytes, "arn") else {
                 continue;
@@ -201,9 +205,10 @@ mod tests {
                 let name = listed["eventName"].as_str();
                 let empty = image.is_some_and(Map::is_empty) && name != Some("REMOVE");
                 assert_eq!(notes.new == ImageNote::Empty, empty, "{listed}");
+                empties += u32::from(empty);
             }
         }
         assert!(whole > 10_000 && unreadable > 500, "{whole}, {unreadable}");
-        assert!(images > 100, "{images}");
+        assert!(images > 100 && empties > 10_000, "{images}, {empties}");
     }
 }
