@@ -188,9 +188,12 @@ async fn the_image_that_can_be_read_counts_once_the_callback_took_the_other() {
             let found = (total(&rows, "alice"), total(&rows, "bob"));
             // A removal that has a new image has one that counts for nothing.
             assert_eq!(found, left, "{second}");
-            let taken = taken.lock().unwrap();
-            assert_eq!(taken.len(), 2, "{second}");
-            let error = taken[0].error.to_string();
+            let errors: Vec<_> = {
+                let taken = taken.lock().unwrap();
+                taken.iter().map(|taken| taken.error.to_string()).collect()
+            };
+            assert_eq!(errors.len(), 2, "{second}");
+            let error = &errors[0];
             let named = if side == "NewImage" { "new" } else { "old" };
             assert!(error.contains(&format!("the {named} image")), "{error}");
 
