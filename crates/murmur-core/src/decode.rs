@@ -94,10 +94,19 @@ impl<T: 'static> Decoder<T> {
     /// that removals can be counted and streams without images be used; and for [`Side::Old`] of
     /// changes of items that were there before, if a pipeline retracts. A retracting pipeline takes
     /// nothing from the new side of a removal. Answer [`Decoded::Skip`] for what does not matter.
+    ///
+    /// It is not asked about a record one of whose images could not be read
+    /// ([`Change::unreadable_images`](crate::Change::unreadable_images)), since it may look at both:
+    /// such a record is rejected as a whole.
     pub fn record(
         decode: impl Fn(View<'_>) -> Result<Decoded<T>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         Self(Form::Record(Arc::new(decode)))
+    }
+
+    /// Whether it sees whole records, not one image at a time.
+    pub(crate) fn sees_records(&self) -> bool {
+        matches!(self.0, Form::Record(_))
     }
 
     /// Decodes one side of `record`. `None` where the record has no such side.
@@ -108,6 +117,9 @@ impl<T: 'static> Decoder<T> {
     ) -> Option<Result<Decoded<T>, DecodeFailure>> {
         if side == Side::Old && record.had_nothing_before() {
             return None;
+        }
+        if let Some(reason) = record.unreadable(side) {
+            return Some(Err(DecodeFailure::Unreadable(reason.to_owned())));
         }
         let view = View { record, side };
         match &self.0 {
@@ -132,6 +144,7 @@ impl<T: 'static> Decoder<T> {
 #[derive(Debug)]
 pub(crate) enum DecodeFailure {
     Undecodable(BoxError),
+    Unreadable(String),
     MissingImage,
 }
 

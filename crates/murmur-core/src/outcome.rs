@@ -79,6 +79,14 @@ pub enum RecordError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Its source could not read one of its images.
+    #[error("the {side} cannot be read: {reason}")]
+    UnreadableImage {
+        /// Which image.
+        side: Side,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// It does not say which item changed.
     #[error("the record names no item: its `Keys` are missing or empty")]
     NoKeys,
@@ -128,6 +136,7 @@ impl RecordError {
             Self::Undecodable { .. }
             | Self::UnknownEvent { .. }
             | Self::Unreadable { .. }
+            | Self::UnreadableImage { .. }
             | Self::NoKeys
             | Self::InvalidId(_) => Fault::Record,
             Self::MissingImage { .. } => Fault::Setup,

@@ -219,8 +219,8 @@ pub struct Processor<T> {
     on_rejected: Option<Arc<RejectFn>>,
 }
 
-/// What no record can count without.
-fn check(record: &Record) -> Result<(), Box<RecordError>> {
+/// What no record can count without, if its decoder `sees_records` and not one image at a time.
+fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
     let missing = match record {
         Record::Changed(change) => match &change.event {
             EventName::Unreadable(reason) => Some(RecordError::Unreadable {
@@ -229,6 +229,14 @@ fn check(record: &Record) -> Result<(), Box<RecordError>> {
             EventName::Other(name) => Some(RecordError::UnknownEvent { name: name.clone() }),
             // In a ledger, all such records would be of one item.
             _ if change.keys.is_empty() => Some(RecordError::NoKeys),
+            _ if change.event_id.is_empty() => None,
+            // Such a decoder may look at either image, whichever side it is asked for.
+            _ if sees_records => change.unreadable_images.first().map(|(side, reason)| {
+                RecordError::UnreadableImage {
+                    side: *side,
+                    reason: reason.clone(),
+                }
+            }),
             _ => None,
         },
         Record::Scanned(_) => None,
@@ -238,19 +246,17 @@ fn check(record: &Record) -> Result<(), Box<RecordError>> {
     missing.map_or(Ok(()), |error| Err(Box::new(error)))
 }
 
-/// Whether a record that could not be read still says which item changed, and when in the order of
-/// its changes, so that a ledger can note that the item contributes nothing: as with a record that
-/// can be read and not decoded.
-fn is_of_an_item(record: &Record) -> bool {
-    match record {
-        Record::Changed(Change {
-            event: EventName::Unreadable(_),
-            keys,
-            sequence_number,
-            ..
-        }) => !keys.is_empty() && sequence_number.is_some(),
-        _ => false,
-    }
+/// Whether a record that could not be read, for this reason, still says which item changed, and
+/// when in the order of its changes, so that a ledger can note that the item contributes nothing:
+/// as with a record that can be read and not decoded.
+fn is_of_an_item(record: &Record, error: &RecordError) -> bool {
+    use RecordError::{Unreadable, UnreadableImage};
+    matches!(error, Unreadable { .. } | UnreadableImage { .. })
+        && matches!(
+            record,
+            Record::Changed(Change { keys, sequence_number, .. })
+                if !keys.is_empty() && sequence_number.is_some()
+        )
 }
 
 impl<T: Send + Sync + 'static> Processor<T> {
@@ -421,9 +427,10 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 new: None,
                 old: None,
             };
-            if let Err(error) = check(record) {
+            if let Err(error) = check(record, self.decoder.sees_records()) {
+                let is_of_an_item = is_of_an_item(record, &error);
                 outcomes[place] = self.fail(record, None, error, deadline).await;
-                if outcomes[place].is_done() && is_of_an_item(record) {
+                if outcomes[place].is_done() && is_of_an_item {
                     entries.push(entry);
                 }
                 continue;
@@ -482,6 +489,9 @@ impl<T: Send + Sync + 'static> Processor<T> {
             None | Some(Ok(Decoded::Skip)) => return Ok(None),
             Some(Ok(Decoded::Record(value))) => return Ok(Some(value)),
             Some(Err(DecodeFailure::MissingImage)) => RecordError::MissingImage { side },
+            Some(Err(DecodeFailure::Unreadable(reason))) => {
+                RecordError::UnreadableImage { side, reason }
+            }
             Some(Err(DecodeFailure::Undecodable(source))) => RecordError::Undecodable {
                 side,
                 source: source.into(),

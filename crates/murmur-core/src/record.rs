@@ -5,6 +5,8 @@ use std::time::Duration;
 use murmur_state::{ItemId, Position, SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::{AttributeValue, Item};
 
+use crate::decode::Side;
+
 /// What a pipeline is fed with: a row found by a scan, or a change told by a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
@@ -39,6 +41,9 @@ pub struct Change {
     /// The item before the change, if there was one and the stream carries old images. An empty
     /// one that a MODIFY carries says that there was nothing before.
     pub old_image: Option<Item>,
+    /// The images that the record carries and its source could not read, each with the reason. Such
+    /// an image is `None` above; where it is needed its side is rejected, and the other side counts.
+    pub unreadable_images: Vec<(Side, String)>,
     /// The record's place among the changes of its item.
     pub sequence_number: Option<SequenceNumber>,
     /// When the change was made, rounded down to the second; `None` if the stream does not say. One
@@ -162,6 +167,16 @@ impl Record {
                 change.event == EventName::Modify && old.is_some_and(|old| old.is_empty())
             }
         }
+    }
+
+    /// Why the image of this side could not be read, if it could not.
+    pub(crate) fn unreadable(&self, side: Side) -> Option<&str> {
+        let Self::Changed(change) = self else {
+            return None;
+        };
+        let mut images = change.unreadable_images.iter();
+        let (_, reason) = images.find(|(unreadable, _)| *unreadable == side)?;
+        Some(reason)
     }
 
     /// Whether it tells that DynamoDB's Time to Live removed the item.

@@ -1,26 +1,37 @@
 //! From Lambda's form of a stream record to Murmur's.
 
 use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
-use murmur_core::{Change, EventName, Item};
-use murmur_state::{SequenceNumber, Timestamp};
-
-use crate::lenient::Incoming;
+use murmur_core::{Change, EventName, Item, Side};
+use murmur_state::{ImageNote, ImageNotes, SequenceNumber, Timestamp};
 
 /// The change that a record tells of.
-pub(crate) fn change(incoming: Incoming) -> Change {
-    let Incoming {
-        record,
-        empty_new,
-        empty_old,
-    } = incoming;
+pub(crate) fn change(record: EventRecord) -> Change {
     let EventRecord {
         change,
         event_id,
         event_name,
         event_source_arn,
         user_identity,
+        record_format,
         ..
     } = record;
+    let ImageNotes {
+        event_name: noted,
+        new,
+        old,
+    } = ImageNotes::read(record_format.as_deref());
+    let mut unreadable_images = Vec::new();
+    let mut image = |side, item: Item, note| match note {
+        // An image has the item's key at least, so an empty one did not come.
+        ImageNote::AsShown => (!item.is_empty()).then_some(item),
+        ImageNote::Empty => Some(item),
+        ImageNote::Unreadable(reason) => {
+            unreadable_images.push((side, reason));
+            None
+        }
+    };
+    let new_image = image(Side::New, change.new_image, new);
+    let old_image = image(Side::Old, change.old_image, old);
     // An `Event` scales a fraction of a second wrongly, and a missing time is 1970: only whole
     // seconds other than zero say something.
     let created = match change.approximate_creation_date_time.timestamp() {
@@ -35,22 +46,17 @@ pub(crate) fn change(incoming: Incoming) -> Change {
             .ok()
     });
     Change {
-        event: EventName::from(event_name.as_str()),
+        event: EventName::from(noted.unwrap_or(event_name).as_str()),
         keys: change.keys,
-        new_image: image(change.new_image, empty_new),
-        old_image: image(change.old_image, empty_old),
+        new_image,
+        old_image,
+        unreadable_images,
         sequence_number,
         created,
         expired: user_identity.as_ref().is_some_and(is_time_to_live),
         stream_arn: event_source_arn,
         event_id,
     }
-}
-
-/// An image has the item's key at least, so an empty one is one that was not sent, unless it is
-/// known to have been.
-fn image(item: Item, sent_empty: bool) -> Option<Item> {
-    (sent_empty || !item.is_empty()).then_some(item)
 }
 
 /// Amazon DynamoDB Developer Guide, "DynamoDB Streams and Time to Live".

@@ -87,7 +87,8 @@ impl<T: Send + Sync + 'static> Handler<T> {
     }
 
     /// Processes one event, with no input but its arguments and the stores. An empty image counts as
-    /// one that was not sent; a [`LenientEvent`] tells the two apart.
+    /// one that was not sent; a [`LenientEvent`] tells the two apart, as does a source that writes
+    /// [`ImageNotes`](murmur_state::ImageNotes).
     ///
     /// `deadline` is when the invocation ends. What is not finished a
     /// [margin](HandlerBuilder::deadline_margin) before it is reported as failed, so that the
@@ -124,9 +125,9 @@ impl<T: Send + Sync + 'static> Handler<T> {
         event: LenientEvent,
         deadline: Deadline,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
-        let mut arns = event.records.iter();
-        let stream = arns
-            .find_map(|incoming| incoming.record.event_source_arn.as_deref())
+        let mut records = event.records.iter();
+        let stream = records
+            .find_map(|record| record.event_source_arn.as_deref())
             .map(display);
         let span = tracing::info_span!("murmur", records = event.len(), failed = Empty, stream);
         self.process(event, deadline).instrument(span).await
@@ -153,10 +154,10 @@ impl<T: Send + Sync + 'static> Handler<T> {
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         let mut numbers = Vec::with_capacity(event.len());
         let mut records = Vec::with_capacity(event.len());
-        for incoming in event.records {
+        for record in event.records {
             // As it came: Lambda compares texts, and knows its own even if it is no number.
-            numbers.push(incoming.record.change.sequence_number.clone());
-            records.push(Record::Changed(change(incoming)));
+            numbers.push(record.change.sequence_number.clone());
+            records.push(Record::Changed(change(record)));
         }
         let outcomes = if deadline.passed(&**self.clock()) {
             tracing::warn!("the deadline has passed, nothing is begun");

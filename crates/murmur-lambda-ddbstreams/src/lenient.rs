@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use aws_lambda_events::event::dynamodb::{Event, EventRecord, UserIdentity};
 use chrono::{DateTime, Utc};
 use murmur_core::{AttributeValue, Item};
-use murmur_state::UNREADABLE;
+use murmur_state::{ImageNote, ImageNotes, UNREADABLE};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde_json::value::RawValue;
@@ -16,6 +16,8 @@ use serde_json::value::RawValue;
 ///
 /// What cannot be read goes the way of every record that can never count: to the callback for
 /// rejected records, or into the answer by its sequence number. Without either, the batch fails.
+/// Where all but an image can be read, only that image is rejected, as one that a decoder refuses
+/// is: once a callback took the record, what its other image says counts.
 ///
 /// - Only what a handler needs is read. `SizeBytes`, `awsRegion` and the like may be missing.
 /// - An image that is `{}` is told from one that is missing, which an [`Event`] cannot do. A MODIFY
@@ -37,18 +39,11 @@ use serde_json::value::RawValue;
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct LenientEvent {
-    pub(crate) records: Vec<Incoming>,
+    pub(crate) records: Vec<EventRecord>,
 }
 
-/// A record, and what of it an [`EventRecord`] cannot say.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Incoming {
-    pub(crate) record: EventRecord,
-    /// The new image came, and is empty.
-    pub(crate) empty_new: bool,
-    /// The old image came, and is empty.
-    pub(crate) empty_old: bool,
-}
+/// A record of the payload.
+struct Incoming(EventRecord);
 
 impl LenientEvent {
     /// How many records there are, those that could not be read included.
@@ -65,12 +60,8 @@ impl LenientEvent {
 /// Its images of `{}` are missing ones.
 impl From<Event> for LenientEvent {
     fn from(event: Event) -> Self {
-        let incoming = |record| Incoming {
-            record,
-            ..Incoming::default()
-        };
         Self {
-            records: event.records.into_iter().map(incoming).collect(),
+            records: event.records,
         }
     }
 }
@@ -91,7 +82,9 @@ impl<'de> Deserialize<'de> for LenientEvent {
                  see what invokes this function",
             )
         })?;
-        Ok(Self { records })
+        Ok(Self {
+            records: records.into_iter().map(|Incoming(record)| record).collect(),
+        })
     }
 }
 
@@ -99,46 +92,54 @@ impl<'de> Deserialize<'de> for LenientEvent {
 impl<'de> Deserialize<'de> for Incoming {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Box::<RawValue>::deserialize(deserializer)?;
-        Ok(read(json.get()))
+        Ok(Self(read(json.get())))
     }
 }
 
-/// What a handler needs of a record.
+/// What a handler needs of a record whose images are `I`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct RecordFields {
+struct RecordFields<I> {
     #[serde(rename = "eventID")]
     event_id: String,
     event_name: String,
     #[serde(rename = "eventSourceARN")]
     event_source_arn: Option<String>,
     user_identity: Option<UserIdentity>,
-    dynamodb: ChangeFields,
+    dynamodb: ChangeFields<I>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct ChangeFields {
+struct ChangeFields<I> {
     approximate_creation_date_time: Option<f64>,
     keys: Option<Item>,
-    new_image: Option<Item>,
-    old_image: Option<Item>,
+    new_image: Option<I>,
+    old_image: Option<I>,
     sequence_number: Option<String>,
     stream_view_type: Option<String>,
 }
 
-fn read(json: &str) -> Incoming {
+fn read(json: &str) -> EventRecord {
     // Derived types take a list of values for an object, too.
     if !json.starts_with('{') {
         return unreadable(json, "it is not an object".to_owned());
     }
-    match serde_json::from_str(json) {
-        Ok(fields) => incoming(fields),
-        Err(error) => unreadable(json, error.to_string()),
+    let error = match serde_json::from_str(json) {
+        Ok(fields) => return record(fields, |_, image| Ok(image)),
+        Err(error) => error,
+    };
+    match serde_json::from_str::<RecordFields<Box<RawValue>>>(json) {
+        Ok(fields) => record(fields, |name, image| item(name, image.get())),
+        Err(_) => unreadable(json, error.to_string()),
     }
 }
 
-fn incoming(fields: RecordFields) -> Incoming {
+/// The record with its images read by `image`, which is told what each is called.
+fn record<I>(
+    fields: RecordFields<I>,
+    image: impl Fn(&str, I) -> Result<Item, String>,
+) -> EventRecord {
     let RecordFields {
         event_id,
         event_name,
@@ -154,31 +155,39 @@ fn incoming(fields: RecordFields) -> Incoming {
                 stream_view_type,
             },
     } = fields;
-    let carries = |other: &str| {
-        stream_view_type.as_deref() != Some("KEYS_ONLY")
-            && stream_view_type.as_deref() != Some(other)
-    };
-    let is_empty = |image: &Option<Item>| image.as_ref().is_some_and(|image| image.is_empty());
-    // A removal leaves nothing, and an insert finds nothing: there, an empty image is a missing one.
-    let empty_new = is_empty(&new_image) && carries("OLD_IMAGE") && event_name != "REMOVE";
-    let empty_old = is_empty(&old_image) && carries("NEW_IMAGE") && event_name != "INSERT";
+    let new = new_image.map(|new| image("NewImage", new)).transpose();
+    let old = old_image.map(|old| image("OldImage", old)).transpose();
+    let notes = ImageNotes::of(
+        &event_name,
+        stream_view_type.as_deref(),
+        note(&new),
+        note(&old),
+    );
 
     let mut record = EventRecord::default();
     record.event_id = event_id;
-    record.event_name = event_name;
+    record.event_name = match notes.unreadable() {
+        Some(reason) => format!("{UNREADABLE}{reason}"),
+        None => event_name,
+    };
     record.event_source_arn = event_source_arn;
     record.user_identity = user_identity;
+    record.record_format = notes.to_record_format();
     record.change.approximate_creation_date_time = approximate_creation_date_time
         .map(creation_time)
         .unwrap_or_default();
     record.change.keys = keys.unwrap_or_default();
-    record.change.new_image = new_image.unwrap_or_default();
-    record.change.old_image = old_image.unwrap_or_default();
+    record.change.new_image = new.ok().flatten().unwrap_or_default();
+    record.change.old_image = old.ok().flatten().unwrap_or_default();
     record.change.sequence_number = sequence_number;
-    Incoming {
-        record,
-        empty_new,
-        empty_old,
+    record
+}
+
+fn note(image: &Result<Option<Item>, String>) -> ImageNote {
+    match image {
+        Ok(Some(item)) if item.is_empty() => ImageNote::Empty,
+        Ok(_) => ImageNote::AsShown,
+        Err(reason) => ImageNote::Unreadable(reason.clone()),
     }
 }
 
@@ -192,9 +201,9 @@ fn creation_time(seconds: f64) -> DateTime<Utc> {
     })
 }
 
-/// What can be read of a record that cannot be read as a whole, field by field. `error` is what
-/// there is to say if every field can be read by itself.
-fn unreadable(json: &str, error: String) -> Incoming {
+/// What can be read of a record that cannot be read, by more than its images, field by field.
+/// `error` is what there is to say if every field can be read by itself.
+fn unreadable(json: &str, error: String) -> EventRecord {
     let mut reason = None;
     let fields = members(json);
     let change = fields.get("dynamodb").map(|json| members(json.get()));
@@ -204,19 +213,19 @@ fn unreadable(json: &str, error: String) -> Incoming {
     record.event_id = field(&fields, "eventID", &mut reason).unwrap_or_default();
     record.event_source_arn = field(&fields, "eventSourceARN", &mut reason);
     record.change.sequence_number = field(&change, "SequenceNumber", &mut reason);
-    record.change.keys = item(&change, "Keys", &mut reason).unwrap_or_default();
+    if let Some(keys) = change.get("Keys").filter(|keys| keys.get() != "null") {
+        match item("Keys", keys.get()) {
+            Ok(keys) => record.change.keys = keys,
+            Err(error) => _ = reason.get_or_insert(error),
+        }
+    }
     // Read for the reason only.
     let _: Option<String> = field(&fields, "eventName", &mut reason);
     let _: Option<UserIdentity> = field(&fields, "userIdentity", &mut reason);
     let _: Option<f64> = field(&change, "ApproximateCreationDateTime", &mut reason);
-    item(&change, "NewImage", &mut reason);
-    item(&change, "OldImage", &mut reason);
 
     record.event_name = format!("{UNREADABLE}{}", reason.unwrap_or(error));
-    Incoming {
-        record,
-        ..Incoming::default()
-    }
+    record
 }
 
 type Members<'a> = HashMap<String, &'a RawValue>;
@@ -244,17 +253,16 @@ fn field<T: DeserializeOwned>(
     }
 }
 
-/// As [`field`], naming the attribute that cannot be read.
-fn item(of: &Members<'_>, name: &str, reason: &mut Option<String>) -> Option<Item> {
-    let attributes = members(of.get(name)?.get());
-    for attribute in attributes.keys() {
-        let mut wrong = None;
-        let _: Option<AttributeValue> = field(&attributes, attribute, &mut wrong);
-        if let Some(wrong) = wrong {
-            reason.get_or_insert_with(|| format!("`{name}`, attribute {wrong}"));
-        }
-    }
-    field(of, name, reason)
+/// The item called `name`; the error names the attribute that cannot be read.
+fn item(name: &str, json: &str) -> Result<Item, String> {
+    serde_json::from_str(json).map_err(|error| {
+        let attributes = members(json);
+        let wrong = attributes.iter().find_map(|(attribute, value)| {
+            let error = serde_json::from_str::<AttributeValue>(value.get()).err()?;
+            Some(format!("`{name}`, attribute `{attribute}`: {error}"))
+        });
+        wrong.unwrap_or_else(|| format!("`{name}`: {error}"))
+    })
 }
 
 #[cfg(test)]

@@ -20,7 +20,8 @@ pub enum Repeats {
 ///
 /// Part of the contract between a source of events and its [`EventHandler`]: a source passes on
 /// what it could read of such a record (event id, sequence number, keys) under this name, so that
-/// the handler rejects one record instead of failing on a whole batch.
+/// the handler rejects one record instead of failing on a whole batch. Where all but images could be
+/// read, [`ImageNotes`](crate::ImageNotes) say so.
 pub const UNREADABLE: &str = "UNREADABLE: ";
 
 /// What takes events of type `E`, each a batch of records in the form its source gives them, and
@@ -35,7 +36,9 @@ pub const UNREADABLE: &str = "UNREADABLE: ";
 /// Records may come more than once, in whatever company, even after they were answered as done;
 /// [`repeats`](EventHandler::repeats) says what becomes of them then. A record whose event name
 /// begins with [`UNREADABLE`] could not be read by its source. It is rejected like any record that
-/// can never count, and never counted by what is left of it.
+/// can never count, and never counted by what is left of it, unless its
+/// [`ImageNotes`](crate::ImageNotes) say that what is left is whole: then only the images that could
+/// not be read are rejected.
 ///
 /// # Cancel safety
 ///

@@ -8,6 +8,7 @@ mod error;
 mod handler;
 mod handoff;
 mod ids;
+mod images;
 mod memory;
 mod metrics;
 mod monoid;
@@ -25,6 +26,7 @@ pub use error::{Cause, Failure, Fault, OptionError, Place, StoreError};
 pub use handler::{EventHandler, HandlerError, Repeats, UNREADABLE};
 pub use handoff::{HandoffError, HandoffToken};
 pub use ids::{EventId, IdError, ItemId, Key, PipelineName, SequenceNumber};
+pub use images::{ImageNote, ImageNotes};
 pub use memory::{MemoryDeduper, MemoryStore};
 pub use metrics::{Causes, NoopRecorder, Recorder, TracingRecorder};
 pub use monoid::{

@@ -50,7 +50,9 @@ const FRESH_ITERATORS: usize = 3;
 /// Records are as Lambda hands them to a function, `eventSourceARN` included, `tableName` not. A
 /// record that cannot be understood, such as one with the `{}` that DynamoDB Local 3.1.0 writes for
 /// an empty map, comes with what could be read of it and an event name of
-/// [`UNREADABLE`] and the reason; its neighbours come as they are.
+/// [`UNREADABLE`] and the reason; its neighbours come as they are. If it is only an image that
+/// cannot be understood, or one came that is empty, the record's `recordFormat` says so
+/// ([`ImageNotes`](murmur_state::ImageNotes)).
 #[derive(Debug, Clone)]
 pub struct StreamsApi {
     client: Client,

@@ -3,10 +3,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lambda_events::event::dynamodb::{Event, OperationType};
+use aws_lambda_events::event::dynamodb::{Event, EventRecord, OperationType};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{
-    Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
+    Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError, ImageNotes,
     MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry,
     RetryPolicy, SystemClock, Tokens, UNREADABLE,
 };
@@ -64,12 +64,18 @@ impl Options {
         Retry::new(self.retry, Arc::clone(&self.clock), self.random.clone())
     }
 
-    /// Whether the filter lets records of this event name pass. What a record is that could not be
-    /// read, nobody knows: the handler decides about it.
-    pub(crate) fn wants(&self, event_name: &str) -> bool {
-        let names = self.event_names.as_ref();
-        names.is_none_or(|names| names.iter().any(|name| name.to_string() == event_name))
-            || event_name.starts_with(UNREADABLE)
+    /// Whether the filter lets this record pass. If not even the name of its event could be read,
+    /// the handler decides about it.
+    pub(crate) fn wants(&self, record: &EventRecord) -> bool {
+        let Some(names) = &self.event_names else {
+            return true;
+        };
+        let is_wanted = |wanted: &str| names.iter().any(|name| name.to_string() == wanted);
+        if !record.event_name.starts_with(UNREADABLE) {
+            return is_wanted(&record.event_name);
+        }
+        let notes = ImageNotes::read(record.record_format.as_deref());
+        notes.event_name.is_none_or(|name| is_wanted(&name))
     }
 
     /// Warns of what is allowed and seldom meant.
@@ -204,8 +210,8 @@ where
     }
 
     /// Delivers only changes with one of these event names; the others are passed over and
-    /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same. Default:
-    /// all, and at least one name. Totals that take old images back need all of them.
+    /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same, unless
+    /// only their images could not ([`ImageNotes`]). Default: all, and at least one name. Totals that take old images back need all of them.
     #[must_use]
     pub fn filter_event_names(mut self, names: impl IntoIterator<Item = OperationType>) -> Self {
         self.options.event_names = Some(names.into_iter().collect());

@@ -638,7 +638,13 @@ async fn a_trigger_delivers_what_cannot_be_read_whatever_its_filter() {
         _ => iterator_or(|_, _| {
             let mut modified = full_record();
             modified["eventName"] = json!("MODIFY");
-            let records = [modified, with_attribute(8, json!({})), full_record()];
+            let mut unreadable = full_record();
+            unreadable["dynamodb"]["Keys"] = json!({ "id": {} });
+            // What it is can be read, if its new image cannot: the filter goes by that.
+            let mut image = with_attribute(8, json!({}));
+            let others = image.clone();
+            image["eventName"] = json!("MODIFY");
+            let records = [modified, unreadable, image, others, full_record()];
             ok(json!({ "Records": records }))
         })(request),
     });
@@ -657,13 +663,14 @@ async fn a_trigger_delivers_what_cannot_be_read_whatever_its_filter() {
         .build()
         .unwrap();
     let summary = trigger.drain().await.unwrap();
-    assert_eq!((summary.records, summary.filtered), (3, 1));
+    assert_eq!((summary.records, summary.filtered), (5, 2));
     let seen = seen.lock().unwrap();
-    assert_eq!(seen.len(), 2);
-    assert!(
-        seen[0] == "MODIFY" && seen[1].starts_with(UNREADABLE),
-        "{seen:?}"
-    );
+    let [whole, unreadable, image] = &seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(whole, "MODIFY");
+    assert!(unreadable.starts_with(UNREADABLE) && unreadable.contains("Keys"));
+    assert!(image.starts_with(UNREADABLE) && image.contains("NewImage"));
 }
 
 proptest! {

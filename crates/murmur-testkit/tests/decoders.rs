@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use murmur_core::{Dated, Element, First, Last, Set, item_id, item_key};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_state::{
-    Codec, EventId, HandoffToken, ItemId, Key, PipelineName, SequenceNumber, Timestamp,
+    Codec, EventId, HandoffToken, ImageNote, ImageNotes, ItemId, Key, PipelineName, SequenceNumber,
+    Timestamp,
 };
 use murmur_streams::{AttributeValue, Item};
 use murmur_testkit::damage::{accepts_only_json_it_writes, accepts_only_what_it_writes, damaged};
@@ -45,6 +46,21 @@ fn a_handoff_token() {
         let written = token.encode();
         assert_eq!(HandoffToken::decode(&written).unwrap(), token);
         Some(written.into_bytes())
+    });
+}
+
+#[test]
+fn notes_of_images() {
+    let unreadable = || ImageNote::Unreadable("`n`: \"no\" number".to_owned());
+    let samples = [
+        ImageNotes::of("MODIFY", None, ImageNote::Empty, ImageNote::Empty),
+        ImageNotes::of("MODIFY", None, unreadable(), ImageNote::Empty),
+        ImageNotes::of("REMOVE", None, ImageNote::AsShown, unreadable()),
+    ];
+    let samples = samples.map(|notes| notes.to_record_format().unwrap());
+    accepts_only_what_it_writes(&samples, b",:{}\"", |bytes| {
+        let notes = ImageNotes::read(Some(text(bytes)?));
+        notes.to_record_format().map(String::into_bytes)
     });
 }
 

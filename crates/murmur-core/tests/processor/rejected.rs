@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{
-    Change, EventName, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome, Rejected,
-    Side, Sum,
+    AttributeValue, Change, Decoded, Decoder, EventName, Item, Pipeline, ProcessorBuilder, Record,
+    RecordError, RecordOutcome, Rejected, Side, Sum,
 };
 use murmur_state::{Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, StoreError};
 
 use crate::support::{
-    Answer, Order, Scripted, change, clock, insert, missing_table, order, place, value,
+    Answer, Order, Scripted, change, clock, insert, item, missing_table, order, place, value,
 };
 use crate::{builder, error, outcomes, processor, totals, undecodable};
 
@@ -345,4 +345,153 @@ async fn what_a_source_rejects_goes_the_same_way() {
         (1, 1)
     );
     assert_eq!(lenient.pipelines().len(), 1);
+}
+
+/// What a side of a change is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Image {
+    Good,
+    Undecodable,
+    Unreadable,
+}
+
+/// A MODIFY of 5 for `a` to 7 for `b`, whose images are these.
+fn modified(old: Image, new: Image) -> Record {
+    let mut change = change("2", "1", Some(order("a", 5)), Some(order("b", 7)));
+    change.sequence_number = SequenceNumber::new("2").ok();
+    let sides = [
+        (Side::Old, old, &mut change.old_image),
+        (Side::New, new, &mut change.new_image),
+    ];
+    for (side, is, image) in sides {
+        match is {
+            Image::Good => {}
+            Image::Undecodable => *image = Some(order_of_nothing()),
+            Image::Unreadable => {
+                *image = None;
+                change.unreadable_images.push((side, "`n`: no text".into()));
+            }
+        }
+    }
+    Record::Changed(change)
+}
+
+fn order_of_nothing() -> Item {
+    item(&[("customer", AttributeValue::Bool(true))])
+}
+
+/// The outcome of `modified`, whose item was inserted before, in a pipeline of each mode; what the
+/// keys hold after it; and which sides were rejected.
+async fn after(
+    mode: usize,
+    record: Record,
+    takes: bool,
+) -> (bool, [Option<i64>; 2], Vec<Option<Side>>) {
+    let store = MemoryStore::new(Sum::new());
+    let plain = || totals(store.clone());
+    let retracting = || {
+        Pipeline::builder("totals")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .retract()
+            .store(store.clone())
+    };
+    let pipeline = match mode {
+        0 => plain().at_least_once(),
+        1 => retracting().at_least_once(),
+        2 => retracting().claim_first(MemoryDeduper::new()),
+        3 => retracting().exactly_once(MemoryDeduper::new()),
+        _ => plain().ledger(MemoryDeduper::new()),
+    };
+    let (builder, _) = builder(pipeline.unwrap());
+    let rejected = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&rejected);
+    let callback = move |rejected: Rejected| {
+        log.lock().unwrap().push(match rejected.error {
+            RecordError::Undecodable { side, .. } => Some(side),
+            RecordError::UnreadableImage { side, reason } => {
+                assert_eq!(reason, "`n`: no text");
+                Some(side)
+            }
+            _ => None,
+        });
+        async move {
+            match takes {
+                true => Ok(()),
+                false => Err("queue is full".into()),
+            }
+        }
+    };
+    let processor = builder.on_rejected(callback).build().unwrap();
+    let first = Record::Changed(Change {
+        sequence_number: SequenceNumber::new("1").ok(),
+        ..change("1", "1", None, Some(order("a", 5)))
+    });
+    outcomes(&processor, &[first]).await;
+    // It comes twice: what its good side says counts once, where the mode can tell.
+    let outcome = outcomes(&processor, std::slice::from_ref(&record)).await;
+    outcomes(&processor, &[record]).await;
+    let values = [value(&store, "a").await, value(&store, "b").await];
+    let rejected = rejected.lock().unwrap().clone();
+    (outcome[0].is_done(), values, rejected)
+}
+
+#[tokio::test]
+async fn an_unreadable_image_is_rejected_like_an_undecodable_one_and_the_other_counts() {
+    use Image::{Good, Undecodable, Unreadable};
+    for mode in 0..5 {
+        for takes in [true, false] {
+            for (unreadable, undecodable) in [
+                ((Good, Unreadable), (Good, Undecodable)),
+                ((Unreadable, Good), (Undecodable, Good)),
+                ((Unreadable, Unreadable), (Undecodable, Undecodable)),
+                ((Unreadable, Undecodable), (Undecodable, Undecodable)),
+            ] {
+                let [one, other] = [unreadable, undecodable].map(|(old, new)| modified(old, new));
+                let one = after(mode, one, takes).await;
+                let other = after(mode, other, takes).await;
+                assert_eq!(one, other, "mode {mode}, {takes}, {unreadable:?}");
+            }
+        }
+    }
+    // And that is, exactly once:
+    let (done, values, rejected) = after(3, modified(Good, Unreadable), true).await;
+    assert_eq!((done, values), (true, [Some(0), None]));
+    assert_eq!(rejected, [Some(Side::New); 2]);
+    let (done, values, rejected) = after(3, modified(Unreadable, Good), true).await;
+    assert_eq!((done, values), (true, [Some(5), Some(7)]));
+    assert_eq!(rejected, [Some(Side::Old); 2]);
+    // A side that no pipeline needs is not missed.
+    for mode in [0, 4] {
+        let (done, values, rejected) = after(mode, modified(Unreadable, Good), false).await;
+        assert!(done && rejected.is_empty());
+        assert_eq!(values[1], Some(if mode == 0 { 14 } else { 7 }));
+    }
+}
+
+#[tokio::test]
+async fn a_decoder_of_whole_records_is_not_asked_about_one_with_an_unreadable_image() {
+    use Image::{Good, Unreadable};
+    let store = MemoryStore::new(Sum::new());
+    let counted = Pipeline::builder("changed")
+        .key(|(): &()| "all".to_owned())
+        .value(|()| 1)
+        .aggregate(Sum::new())
+        .store(store.clone())
+        .at_least_once()
+        .unwrap();
+    // Says of every change whose old image is not there that it counts.
+    let decoder = Decoder::record(|view| match view.record {
+        Record::Changed(change) if change.old_image.is_none() => Ok(Decoded::Record(())),
+        _ => Ok(Decoded::Skip),
+    });
+    let processor = ProcessorBuilder::with_decoder([counted], decoder)
+        .on_rejected(|_| async { Ok(()) })
+        .build()
+        .unwrap();
+    let batch = [modified(Unreadable, Good), insert("3", order("a", 1))];
+    let outcomes = processor.process(&batch, Deadline::NONE).await;
+    assert_outcomes!(&outcomes, RecordOutcome::PassedOver, RecordOutcome::Applied);
+    assert_eq!(value(&store, "all").await, Some(1));
 }

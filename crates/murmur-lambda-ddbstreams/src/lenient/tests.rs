@@ -24,7 +24,7 @@ fn whole() -> Value {
     })
 }
 
-fn one(record: &Value) -> Incoming {
+fn one(record: &Value) -> EventRecord {
     let json = json!({ "Records": [record] }).to_string();
     let mut event: LenientEvent = serde_json::from_str(&json).unwrap();
     assert_eq!(event.len(), 1);
@@ -32,8 +32,8 @@ fn one(record: &Value) -> Incoming {
 }
 
 /// Why it cannot be read.
-fn reason(incoming: &Incoming) -> &str {
-    let name = &incoming.record.event_name;
+fn reason(record: &EventRecord) -> &str {
+    let name = &record.event_name;
     name.strip_prefix(UNREADABLE)
         .unwrap_or_else(|| panic!("{name}"))
 }
@@ -53,15 +53,13 @@ fn with(path: &str, value: Option<Value>) -> Value {
 
 #[test]
 fn a_record_is_read_as_it_is() {
-    let Incoming {
-        record, empty_new, ..
-    } = one(&whole());
+    let record = one(&whole());
     assert_eq!(record.event_name, "MODIFY");
     let digits = AttributeValue::N("12.3400000000000000001".into());
     assert_eq!(record.change.new_image["n"], digits);
     let created = record.change.approximate_creation_date_time;
     assert_eq!(created.timestamp(), 1_767_225_600);
-    assert!(!empty_new);
+    assert_eq!(record.record_format, None);
 }
 
 #[test]
@@ -76,27 +74,17 @@ fn what_cannot_be_read_says_what_it_is_and_keeps_what_can_be() {
             iso,
             "`ApproximateCreationDateTime`",
         ),
-        (
-            "/dynamodb/NewImage/meta",
-            json!({}),
-            "`NewImage`, attribute `meta`",
-        ),
-        (
-            "/dynamodb/OldImage/n",
-            json!({ "N": 5 }),
-            "`OldImage`, attribute `n`",
-        ),
     ] {
         let incoming = one(&with(path, Some(value)));
         assert!(reason(&incoming).contains(said), "{}", reason(&incoming));
-        let change = &incoming.record.change;
+        let change = &incoming.change;
         let number = "4421584500000000017450439091";
         assert_eq!(change.sequence_number.as_deref(), Some(number));
         assert_eq!(change.keys.len(), 1);
         assert!(change.new_image.is_empty() && change.old_image.is_empty());
-        assert!(incoming.record.event_source_arn.is_some());
+        assert!(incoming.event_source_arn.is_some());
         let id = if path == "/eventID" { "" } else { "event-1" };
-        assert_eq!(incoming.record.event_id, id);
+        assert_eq!(incoming.event_id, id);
     }
     for gone in ["/eventID", "/eventName", "/dynamodb"] {
         let incoming = one(&with(gone, None));
@@ -111,7 +99,52 @@ fn what_cannot_be_read_says_what_it_is_and_keeps_what_can_be() {
     ] {
         let incoming = one(&nothing);
         assert!(!reason(&incoming).is_empty());
-        assert_eq!(incoming.record.change.sequence_number, None);
+        assert_eq!(incoming.change.sequence_number, None);
+    }
+}
+
+#[test]
+fn of_a_record_whose_image_cannot_be_read_all_else_is_read() {
+    let good = one(&whole()).change;
+    let images = [
+        (json!({ "meta": {} }), "attribute `meta`"),
+        (json!({ "n": { "N": 5 } }), "attribute `n`"),
+        (json!({ "n": { "VECTOR": "1" } }), "attribute `n`"),
+        (json!({ "n": { "S": "a", "N": "1" } }), "attribute `n`"),
+        (json!(5), "invalid type"),
+        (json!([]), "invalid type"),
+    ];
+    for (image, said) in &images {
+        for side in ["NewImage", "OldImage"] {
+            let record = one(&with(&format!("/dynamodb/{side}"), Some(image.clone())));
+            let reason = reason(&record);
+            assert!(reason.contains(said) && reason.contains(side), "{reason}");
+            let notes = ImageNotes::read(record.record_format.as_deref());
+            assert_eq!(notes.event_name.as_deref(), Some("MODIFY"));
+            let unreadable = ImageNote::Unreadable(reason.to_owned());
+            let mut expected = good.clone();
+            if side == "NewImage" {
+                expected.new_image = Item::default();
+                assert_eq!((notes.new, notes.old), (unreadable, ImageNote::AsShown));
+            } else {
+                expected.old_image = Item::default();
+                assert_eq!((notes.new, notes.old), (ImageNote::AsShown, unreadable));
+            }
+            assert_eq!(record.change, expected);
+        }
+    }
+    // Of something said twice nothing tells which is right.
+    let odd = with("/dynamodb/NewImage", Some(json!(5))).to_string();
+    for (once, twice) in [
+        ("\"OldImage\":", "\"OldImage\":{},\"OldImage\":"),
+        ("\"eventName\":", "\"eventName\":\"INSERT\",\"eventName\":"),
+    ] {
+        let odd = odd.replace(once, twice);
+        let json = format!("{{\"Records\":[{odd}]}}");
+        let event: LenientEvent = serde_json::from_str(&json).unwrap();
+        let record = &event.records[0];
+        assert!(record.event_name.starts_with(UNREADABLE));
+        assert_eq!(record.record_format, None);
     }
 }
 
@@ -137,7 +170,7 @@ fn what_is_not_needed_may_be_missing_or_strange() {
     ] {
         let missing = one(&with(optional, None));
         assert_eq!(missing, one(&with(optional, Some(json!(null)))));
-        assert_eq!(missing.record.event_name, "MODIFY", "{optional}");
+        assert_eq!(missing.event_name, "MODIFY", "{optional}");
     }
 }
 
@@ -147,12 +180,8 @@ fn an_empty_image_is_one_only_where_the_stream_carries_it() {
         let mut record = with(&format!("/dynamodb/{side}"), Some(json!({})));
         record["eventName"] = name.into();
         record["dynamodb"]["StreamViewType"] = view.map_or(json!(null), Value::from);
-        let Incoming {
-            empty_new,
-            empty_old,
-            ..
-        } = one(&record);
-        empty_new || empty_old
+        let notes = ImageNotes::read(one(&record).record_format.as_deref());
+        [notes.new, notes.old].contains(&ImageNote::Empty)
     };
     let both = Some("NEW_AND_OLD_IMAGES");
     for view in [both, None] {
@@ -172,7 +201,7 @@ fn an_empty_image_is_one_only_where_the_stream_carries_it() {
 fn a_time_no_date_can_show_is_as_far_as_dates_go() {
     for odd in [json!(1_767_225_600_123_456_i64), json!(1e300)] {
         let odd = with("/dynamodb/ApproximateCreationDateTime", Some(odd));
-        let record = one(&odd).record;
+        let record = one(&odd);
         let created = record.change.approximate_creation_date_time;
         assert_eq!(created, DateTime::<Utc>::MAX_UTC);
     }
@@ -289,21 +318,23 @@ fn changed(changes: &[Change]) -> Vec<u8> {
     text
 }
 
-/// Whether what was read of a record is what it says.
-fn is_faithful(
-    Incoming {
-        record,
-        empty_new,
-        empty_old,
-    }: &Incoming,
-    json: &Value,
-) -> bool {
-    let change = &json["dynamodb"];
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let is_item = |item: &Item, json: &Value| match json {
+fn is_item(item: &Item, json: &Value) -> bool {
+    match json {
         Value::Null => item.is_empty(),
         json => serde_json::to_value(item).unwrap() == *json,
+    }
+}
+
+/// Whether what was read of a record is what it says.
+fn is_faithful(record: &EventRecord, json: &Value) -> bool {
+    let notes = ImageNotes::read(record.record_format.as_deref());
+    let is_image = |item: &Item, note: &ImageNote, json: &Value| match note {
+        ImageNote::AsShown => is_item(item, json),
+        ImageNote::Empty => item.is_empty() && *json == json!({}),
+        ImageNote::Unreadable(_) => item.is_empty(),
     };
+    let change = &json["dynamodb"];
+    let text = |value: &Value| value.as_str().map(str::to_owned);
     let identity = record.user_identity.clone().unwrap_or_default();
     let user = &json["userIdentity"];
     let created = record.change.approximate_creation_date_time.timestamp();
@@ -314,16 +345,14 @@ fn is_faithful(
         }),
     };
     json["eventID"] == *record.event_id
-        && json["eventName"] == *record.event_name
+        && json["eventName"] == *notes.event_name.as_deref().unwrap_or(&record.event_name)
         && text(&json["eventSourceARN"]) == record.event_source_arn
         && text(&change["SequenceNumber"]) == record.change.sequence_number
         && text(&user["type"]).unwrap_or_default() == identity.type_
         && text(&user["principalId"]).unwrap_or_default() == identity.principal_id
         && is_item(&record.change.keys, &change["Keys"])
-        && is_item(&record.change.new_image, &change["NewImage"])
-        && is_item(&record.change.old_image, &change["OldImage"])
-        && (!empty_new || change["NewImage"] == json!({}))
-        && (!empty_old || change["OldImage"] == json!({}))
+        && is_image(&record.change.new_image, &notes.new, &change["NewImage"])
+        && is_image(&record.change.old_image, &notes.old, &change["OldImage"])
         && is_created
 }
 
@@ -353,12 +382,12 @@ proptest! {
             return Ok(());
         };
         prop_assert_eq!(event.len(), records.len(), "one for each");
-        for (incoming, json) in event.records.iter().zip(records) {
-            if incoming.record.event_name.starts_with(UNREADABLE) {
+        for (record, json) in event.records.iter().zip(records) {
+            if record.event_name.starts_with(UNREADABLE) && record.record_format.is_none() {
                 continue;
             }
             if let Ok(json) = serde_json::from_str(json.get()) {
-                prop_assert!(is_faithful(incoming, &json), "{json}");
+                prop_assert!(is_faithful(record, &json), "{json}");
             }
         }
     }

@@ -140,6 +140,72 @@ async fn in_a_ledger_an_item_whose_change_cannot_be_read_contributes_nothing() {
     assert_eq!(values.iter().sum::<i64>(), 1);
 }
 
+fn retracting(rows: &MemoryStore<Sum>) -> Pipeline<Order> {
+    Pipeline::builder("totals")
+        .key(|order: &Order| order.customer.clone())
+        .value(|order| order.amount_cents)
+        .aggregate(Sum::new())
+        .retract()
+        .store(rows.clone())
+        .exactly_once(MemoryDeduper::new())
+        .unwrap()
+}
+
+fn total(rows: &MemoryStore<Sum>, customer: &str) -> Option<i64> {
+    let rows = rows.rows().into_iter();
+    let mut of_customer = rows.filter(|row| row.key.entity() == customer);
+    of_customer.next().map(|row| row.value)
+}
+
+#[tokio::test]
+async fn the_image_that_can_be_read_counts_once_the_callback_took_the_other() {
+    let images: [Odd; 4] = [
+        |image| image["amount_cents"] = json!({ "N": 7 }),
+        |image| image["amount_cents"] = json!({ "VECTOR": "7" }),
+        |image| *image = json!("gone"),
+        // What a decoder refuses: the same becomes of it.
+        |image| *image = json!({ "customer": { "BOOL": true } }),
+    ];
+    for odd in images {
+        for (name, side, left) in [
+            ("MODIFY", "NewImage", (Some(0), None)),
+            ("MODIFY", "OldImage", (Some(5), Some(7))),
+            ("REMOVE", "NewImage", (Some(0), None)),
+            ("REMOVE", "OldImage", (Some(5), None)),
+        ] {
+            let rows = MemoryStore::new(Sum::new());
+            let (handler, taken) = taking(Handler::new([retracting(&rows)]));
+            let first = insert(1, "alice", 5);
+            let mut second = insert(2, "bob", 7);
+            second["eventName"] = name.into();
+            second["dynamodb"]["OldImage"] = first["dynamodb"]["NewImage"].clone();
+            odd(&mut second["dynamodb"][side]);
+            // Twice, and it counts once.
+            for records in [vec![first, second.clone()], vec![second.clone()]] {
+                let answer = invoke(&handler, records).await.unwrap();
+                assert_eq!(reported(&answer), [""; 0], "{second}");
+            }
+            let found = (total(&rows, "alice"), total(&rows, "bob"));
+            // A removal that has a new image has one that counts for nothing.
+            assert_eq!(found, left, "{second}");
+            let errors: Vec<_> = {
+                let taken = taken.lock().unwrap();
+                taken.iter().map(|taken| taken.error.to_string()).collect()
+            };
+            assert_eq!(errors.len(), 2, "{second}");
+            let error = &errors[0];
+            let named = if side == "NewImage" { "new" } else { "old" };
+            assert!(error.contains(&format!("the {named} image")), "{error}");
+
+            let rows = MemoryStore::new(Sum::new());
+            let handler = Handler::new([retracting(&rows)]).build().unwrap();
+            let answer = invoke(&handler, [second.clone()]).await.unwrap();
+            assert_eq!(reported(&answer), [number(2)], "{second}");
+            assert!(rows.rows().is_empty(), "{second}");
+        }
+    }
+}
+
 fn daily() -> Definition<Order, Sum> {
     Pipeline::builder("daily")
         .key(|order: &Order| order.customer.clone())

@@ -252,6 +252,7 @@ impl World {
             keys: keys(id),
             new_image: new.map(|new| item(id, &new)),
             old_image: old.map(|old| item(id, &old)),
+            unreadable_images: Vec::new(),
             sequence_number: Some(SequenceNumber::new(format!("{number:021}")).unwrap()),
             created: Some(Timestamp::from_secs(now.as_secs())),
             expired,

@@ -28,11 +28,15 @@ fn record(value: &Value, arn: &str) -> EventRecord {
     let fields = fields.unwrap_or(&nothing);
     let mut event = EventRecord::default();
     event.event_source_arn = Some(arn.to_owned());
-    event.event_id = faults.note(text(fields, "eventID")).unwrap_or_default();
-    event.event_name = faults.note(text(fields, "eventName")).unwrap_or_default();
-    event.event_version = faults.note(text(fields, "eventVersion"));
-    event.event_source = faults.note(text(fields, "eventSource"));
-    event.aws_region = faults.note(text(fields, "awsRegion")).unwrap_or_default();
+    let id = faults.note(text(fields, "eventID"));
+    event.event_id = faults.required("eventID", id);
+    let name = faults.note(text(fields, "eventName"));
+    event.event_name = faults.required("eventName", name);
+    // What no handler needs is no fault.
+    event.event_version = text(fields, "eventVersion").unwrap_or_default();
+    event.event_source = text(fields, "eventSource").unwrap_or_default();
+    let region = text(fields, "awsRegion").ok().flatten();
+    event.aws_region = region.unwrap_or_default();
     event.user_identity = faults.note(identity(fields));
     let change = fields.get("dynamodb").unwrap_or(&Value::Null);
     let change = faults.note(object(change, "`dynamodb`"));
@@ -42,16 +46,18 @@ fn record(value: &Value, arn: &str) -> EventRecord {
         number.as_f64().map(|seconds| seconds.floor() as i64)
     }));
     event.change.approximate_creation_date_time = convert::created(created);
-    event.change.keys = faults.note(item(change, "Keys"));
-    event.change.new_image = faults.note(item(change, "NewImage"));
-    event.change.old_image = faults.note(item(change, "OldImage"));
+    event.change.keys = faults.note(item(change, "Keys")).unwrap_or_default();
+    event.change.new_image = faults.new_image(item(change, "NewImage"));
+    event.change.old_image = faults.old_image(item(change, "OldImage"));
     event.change.sequence_number = faults.note(text(change, "SequenceNumber"));
-    let size = faults.note(number(change, "SizeBytes", serde_json::Number::as_i64));
-    event.change.size_bytes = size.unwrap_or_default();
+    let size = number(change, "SizeBytes", serde_json::Number::as_i64);
+    event.change.size_bytes = size.ok().flatten().unwrap_or_default();
     let view = faults.note(text(change, "StreamViewType"));
-    event.change.stream_view_type =
-        view.and_then(|name| faults.note(convert::view_type(&name).map(Some)));
-    faults.tell(&mut event);
+    let view_type = view
+        .as_deref()
+        .and_then(|view| convert::view_type(view).ok());
+    event.change.stream_view_type = view_type;
+    faults.tell(&mut event, view.as_deref());
     event
 }
 
@@ -97,15 +103,16 @@ fn identity(fields: &Map<String, Value>) -> Result<Option<UserIdentity>, String>
     Ok(Some(user))
 }
 
-fn item(change: &Map<String, Value>, name: &str) -> Result<Item, String> {
+fn item(change: &Map<String, Value>, name: &str) -> Result<Option<Item>, String> {
+    let Some(value) = change.get(name).filter(|value| !value.is_null()) else {
+        return Ok(None);
+    };
     let mut item = Item::default();
-    if let Some(value) = change.get(name).filter(|value| !value.is_null()) {
-        for (attribute, value) in object(value, &format!("`{name}`"))?.into_iter().flatten() {
-            let path = format!("{name}.{attribute}");
-            item.insert(attribute.clone(), attribute_value(value, &path)?);
-        }
+    for (attribute, value) in object(value, &format!("`{name}`"))?.into_iter().flatten() {
+        let path = format!("{name}.{attribute}");
+        item.insert(attribute.clone(), attribute_value(value, &path)?);
     }
-    Ok(item)
+    Ok(Some(item))
 }
 
 fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> {
@@ -146,7 +153,7 @@ fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use murmur_state::UNREADABLE;
+    use murmur_state::{ImageNote, ImageNotes, UNREADABLE};
     use murmur_testkit::damage::damaged;
     use serde_json::json;
 
@@ -164,9 +171,13 @@ mod tests {
         };
         let full =
             json!({ "n": { "N": "1.5" }, "b": { "B": "AP8=" }, "l": { "L": [{ "S": "a" }] } });
-        let records = [record(1, full), record(2, json!({ "m": { "M": {} } }))];
+        let records = [
+            record(1, full),
+            record(2, json!({ "m": { "M": {} } })),
+            record(3, json!({})),
+        ];
         let body = json!({ "Records": records, "NextShardIterator": "next" }).to_string();
-        let (mut whole, mut unreadable) = (0, 0);
+        let (mut whole, mut unreadable, mut images, mut empties) = (0, 0, 0, 0);
         for bytes in damaged(&[body], b",:{}[]\"") {
             let Some(answer) = read(&bytes, "arn") else {
                 continue;
@@ -177,6 +188,12 @@ mod tests {
             for (event, listed) in answer.records.iter().zip(listed) {
                 if event.event_name.starts_with(UNREADABLE) {
                     unreadable += 1;
+                    let notes = ImageNotes::read(event.record_format.as_deref());
+                    if let ImageNote::Unreadable(_) = notes.new {
+                        images += 1;
+                        assert_eq!(notes.event_name.as_deref(), listed["eventName"].as_str());
+                        assert!(event.change.new_image.is_empty() && !event.event_id.is_empty());
+                    }
                     continue;
                 }
                 whole += 1;
@@ -184,8 +201,14 @@ mod tests {
                 assert_eq!(number, listed["dynamodb"]["SequenceNumber"].as_str());
                 let image = listed["dynamodb"]["NewImage"].as_object();
                 assert_eq!(event.change.new_image.len(), image.map_or(0, Map::len));
+                let notes = ImageNotes::read(event.record_format.as_deref());
+                let name = listed["eventName"].as_str();
+                let empty = image.is_some_and(Map::is_empty) && name != Some("REMOVE");
+                assert_eq!(notes.new == ImageNote::Empty, empty, "{listed}");
+                empties += u32::from(empty);
             }
         }
         assert!(whole > 10_000 && unreadable > 500, "{whole}, {unreadable}");
+        assert!(images > 100 && empties > 10_000, "{images}, {empties}");
     }
 }

@@ -7,7 +7,7 @@ use aws_lambda_events::event::dynamodb::{
 };
 use aws_sdk_dynamodbstreams::primitives::DateTime;
 use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
-use murmur_state::{SequenceNumber, Timestamp, UNREADABLE};
+use murmur_state::{ImageNote, ImageNotes, SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::Item;
 
 use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
@@ -22,23 +22,61 @@ pub(super) struct Answer {
 
 /// What keeps a record from being read, while the rest of it is read all the same.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Option<String>);
+pub(super) struct Faults {
+    first: Option<String>,
+    new: ImageNote,
+    old: ImageNote,
+}
 
 impl Faults {
     /// What was read, or nothing; of several faults the first is told.
     pub(super) fn note<T: Default>(&mut self, read: Result<T, String>) -> T {
         read.unwrap_or_else(|reason| {
-            self.0.get_or_insert(reason);
+            self.first.get_or_insert(reason);
             T::default()
         })
     }
 
-    /// Marks a record that could not be read.
-    pub(super) fn tell(self, event: &mut EventRecord) {
-        if let Some(reason) = self.0 {
-            event.event_name = format!("{UNREADABLE}{reason}");
+    /// A text that no record is without.
+    pub(super) fn required(&mut self, name: &str, text: Option<String>) -> String {
+        self.note(text.ok_or_else(|| format!("`{name}` is missing")))
+    }
+
+    /// The new image that was read, or an empty one.
+    pub(super) fn new_image(&mut self, read: Result<Option<Item>, String>) -> Item {
+        image(read, &mut self.new)
+    }
+
+    /// The old image that was read, or an empty one.
+    pub(super) fn old_image(&mut self, read: Result<Option<Item>, String>) -> Item {
+        image(read, &mut self.old)
+    }
+
+    /// Marks a record that could not be read, and one whose images could not; `view_type` is what
+    /// the record says which images it carries.
+    pub(super) fn tell(self, event: &mut EventRecord, view_type: Option<&str>) {
+        let unreadable = |reason: &str| format!("{UNREADABLE}{reason}");
+        if let Some(reason) = &self.first {
+            event.event_name = unreadable(reason);
+            return;
+        }
+        let notes = ImageNotes::of(&event.event_name, view_type, self.new, self.old);
+        event.record_format = notes.to_record_format();
+        if let Some(reason) = notes.unreadable() {
+            event.event_name = unreadable(reason);
         }
     }
+}
+
+fn image(read: Result<Option<Item>, String>, note: &mut ImageNote) -> Item {
+    let (image, said) = match read {
+        Ok(None) => (Item::default(), ImageNote::AsShown),
+        Ok(Some(item)) if item.is_empty() => (item, ImageNote::Empty),
+        Ok(Some(item)) => (item, ImageNote::AsShown),
+        Err(reason) => (Item::default(), ImageNote::Unreadable(reason)),
+    };
+    *note = said;
+    image
 }
 
 /// A record as Lambda hands it to a function; one that cannot be understood comes as one that
@@ -46,12 +84,10 @@ impl Faults {
 pub(super) fn record(record: types::Record, arn: &str) -> EventRecord {
     let mut faults = Faults::default();
     let mut event = EventRecord::default();
-    event.event_id = record.event_id.unwrap_or_default();
+    event.event_id = faults.required("eventID", record.event_id);
     // The name as sent, even one the SDK does not know: DynamoDB Local has one of its own.
-    event.event_name = record
-        .event_name
-        .map(|name| name.as_str().to_owned())
-        .unwrap_or_default();
+    let name = record.event_name.map(|name| name.as_str().to_owned());
+    event.event_name = faults.required("eventName", name);
     event.event_version = record.event_version;
     event.event_source = record.event_source;
     event.aws_region = record.aws_region.unwrap_or_default();
@@ -62,22 +98,23 @@ pub(super) fn record(record: types::Record, arn: &str) -> EventRecord {
         user.principal_id = identity.principal_id.unwrap_or_default();
         user
     });
+    let mut view = None;
     match record.dynamodb {
         Some(change) => {
             let created_at = change.approximate_creation_date_time;
             event.change.approximate_creation_date_time = created(created_at.map(|at| at.secs()));
-            event.change.keys = faults.note(item(change.keys, "Keys"));
-            event.change.new_image = faults.note(item(change.new_image, "NewImage"));
-            event.change.old_image = faults.note(item(change.old_image, "OldImage"));
+            event.change.keys = faults.note(item(change.keys, "Keys")).unwrap_or_default();
+            event.change.new_image = faults.new_image(item(change.new_image, "NewImage"));
+            event.change.old_image = faults.old_image(item(change.old_image, "OldImage"));
             event.change.sequence_number = change.sequence_number;
             event.change.size_bytes = change.size_bytes.unwrap_or_default();
-            let view = change.stream_view_type;
+            view = change.stream_view_type;
             event.change.stream_view_type =
-                view.and_then(|view| faults.note(view_type(view.as_str()).map(Some)));
+                view.as_ref().and_then(|view| view_type(view.as_str()).ok());
         }
         None => faults.note(Err("`dynamodb` is missing".to_owned())),
     }
-    faults.tell(&mut event);
+    faults.tell(&mut event, view.as_ref().map(|view| view.as_str()));
     event
 }
 
@@ -180,12 +217,17 @@ fn stream_status(name: &str, arn: &str) -> Result<StreamStatus, StreamError> {
     })
 }
 
-fn item(attributes: Option<HashMap<String, AttributeValue>>, image: &str) -> Result<Item, String> {
-    let attributes = attributes.unwrap_or_default();
+fn item(
+    attributes: Option<HashMap<String, AttributeValue>>,
+    image: &str,
+) -> Result<Option<Item>, String> {
+    let Some(attributes) = attributes else {
+        return Ok(None);
+    };
     // The conversion panics on a form it does not know.
     match attributes.iter().find(|(_, value)| !is_known(value)) {
         Some((name, _)) => Err(format!("attribute `{image}.{name}` is of an unknown type")),
-        None => Ok(attributes.into()),
+        None => Ok(Some(attributes.into())),
     }
 }
 

@@ -469,7 +469,7 @@ where
             let number = record.change.sequence_number.as_deref();
             // Numbers that are none cannot be gone on after; the records count all the same.
             let number = number.and_then(|number| SequenceNumber::new(number).ok());
-            let wanted = options.wants(&record.event_name);
+            let wanted = options.wants(&record);
             let lane = match self.lanes.len() as u64 {
                 0 | 1 => 0,
                 lanes => key_hash(&record.change.keys) % lanes,
