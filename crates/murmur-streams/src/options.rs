@@ -211,7 +211,8 @@ where
 
     /// Delivers only changes with one of these event names; the others are passed over and
     /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same, unless
-    /// only their images could not ([`ImageNotes`]). Default: all, and at least one name. Totals that take old images back need all of them.
+    /// only their images could not ([`ImageNotes`]). Default: all, and at least one name. Totals
+    /// that take old images back need all of them.
     #[must_use]
     pub fn filter_event_names(mut self, names: impl IntoIterator<Item = OperationType>) -> Self {
         self.options.event_names = Some(names.into_iter().collect());

@@ -1,6 +1,7 @@
 //! The trigger's promise, held against random runs: a table that is written to, a stream whose
 //! shards split, roll over and are trimmed, several readers that share positions, crash, freeze,
-//! stumble and lose their credentials for a while, and a handler with exactly-once pipelines that fails in every way it can.
+//! stumble and lose their credentials for a while, and a handler with exactly-once pipelines that
+//! fails in every way it can.
 //!
 //! Judged at every delivery: a batch is in order and no larger than asked for, each record comes
 //! after all earlier changes of its item are done or earlier in the batch, and after everything in
