@@ -157,7 +157,8 @@ impl Pair<'_> {
         if &*self.binding.mode != LEDGER_MODE {
             return Ok(true);
         }
-        let page = self.table.scan(None, None, Some(1), ListSegment::WHOLE);
+        let whole = ListSegment::WHOLE;
+        let page = self.table.scan(None, None, Some(1), whole, self.deadline);
         let rows = page.await?.rows;
         if rows.is_empty() {
             return Ok(true);

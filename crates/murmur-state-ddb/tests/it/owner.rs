@@ -1,16 +1,18 @@
 //! Control rows: a state table belongs to one pipeline, one definition and one marker table.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Binding, Deadline, EventId, ExactlyOnce, Fault, Once, Outcome, PipelineName, StoreError,
+    Binding, Deadline, EventId, ExactlyOnce, Fault, LEDGER_MODE, Once, Outcome, PipelineName,
+    StoreError,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};
 
-use crate::support::{Total, add, marker_table, state_table, wire_on};
+use crate::support::{Total, add, marker_table, state_table, virtual_time, wire_on};
 
 fn binding(pipeline: &str, version: u32) -> Binding {
     Binding {
@@ -187,6 +189,34 @@ async fn a_pair_left_half_made_is_completed_by_whoever_comes_next() {
             (1, 1)
         );
     }
+}
+
+#[tokio::test]
+async fn rows_that_no_ledger_knows_of_are_not_looked_for_after_the_deadline() {
+    let tables = Tables::new().await;
+    let ledger = Binding {
+        mode: LEDGER_MODE.into(),
+        ..binding("likes", 1)
+    };
+    let (clock, options) = virtual_time();
+    let second = Duration::from_secs(1);
+    let deadline = Deadline::within(&clock, second);
+    // The look for the state row takes up the time.
+    let wire = wire_on("BatchGetItem", move |_| {
+        clock.advance(second);
+        Action::Pass
+    });
+    let client = wire.client(&tables.dynamo);
+    let store = Int64SumStore::with_options(client.clone(), &*tables.state, options.clone());
+    let markers = Deduper::with_options(client, &*tables.markers, options);
+    let (store, markers) = (store.unwrap(), markers.unwrap());
+    let bound = ExactlyOnce::<Total>::bind(&store, &ledger, &markers, deadline).await;
+    let error = bound.unwrap_err();
+    assert!(
+        matches!(error, StoreError::DeadlinePassed { .. }),
+        "{error:?}"
+    );
+    assert_eq!((wire.count("BatchGetItem"), wire.count("Scan")), (1, 0));
 }
 
 #[tokio::test]
