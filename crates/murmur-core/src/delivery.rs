@@ -58,7 +58,7 @@ impl Context<'_> {
     }
 
     /// Until when an operation that begins now may take, its retries included.
-    fn operation_deadline(&self) -> Deadline {
+    pub(crate) fn operation_deadline(&self) -> Deadline {
         self.retry.batch_deadline(self.deadline)
     }
 
@@ -214,8 +214,8 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             claims.push(async move {
                 // Whether the claim may be held although no answer said so.
                 let lost = AtomicBool::new(false);
-                let until = context.retry.batch_deadline(work);
                 let attempt = || async {
+                    let until = context.retry.batch_deadline(work);
                     let claim = deduper.claim(&name, owner, until).await;
                     if let Err(StoreError::Unavailable {
                         may_have_applied: true,

@@ -364,6 +364,8 @@ pub struct FlakyDeduper {
     pub lose_claims: Arc<AtomicUsize>,
     pub refuse_claims: Arc<AtomicUsize>,
     pub releases: Arc<AtomicUsize>,
+    /// By when each claim had to be made.
+    pub claims: Arc<Mutex<Vec<Deadline>>>,
 }
 
 fn take(counter: &AtomicUsize) -> bool {
@@ -376,6 +378,7 @@ fn take(counter: &AtomicUsize) -> bool {
 
 impl Deduper for FlakyDeduper {
     async fn claim(&self, id: &str, owner: &Owner, by: Deadline) -> Result<Claim, StoreError> {
+        self.claims.lock().unwrap().push(by);
         if take(&self.refuse_claims) {
             return Err(unavailable(false));
         }
