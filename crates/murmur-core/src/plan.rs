@@ -410,6 +410,7 @@ pub(crate) trait Run<T>: Send + Sync {
         stream: Option<&'a str>,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn check_binding<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
     /// One verdict per entry.
     fn run<'a>(
         &'a self,
@@ -583,6 +584,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move { self.delivery.bind(&self.name, stream, &context).await })
+    }
+
+    fn check_binding<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.delivery.check_binding(&self.name, &context).await })
     }
 
     fn pass_over<'a>(

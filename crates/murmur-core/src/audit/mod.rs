@@ -229,7 +229,7 @@ pub enum AuditError {
         /// The pipeline.
         pipeline: PipelineName,
     },
-    /// The state belongs to something else, or could not be asked whom it belongs to.
+    /// The state belongs to something else or to none yet, or could not be asked whom it belongs to.
     #[error("the state cannot be audited")]
     Refused(#[source] Box<RecordError>),
     /// State or ledger could not be read.
@@ -325,8 +325,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 pipeline: pipeline.name().clone(),
             });
         }
-        let bound = self.bind(None, Deadline::NONE).await;
-        bound.map_err(|error| AuditError::Refused(Box::new(error)))?;
+        let checked = self.check_binding(Deadline::NONE).await;
+        checked.map_err(|error| AuditError::Refused(Box::new(error)))?;
         let context = self.context(Deadline::NONE);
         let retry = context.retry.by(options.retry);
         let context = Context {

@@ -232,6 +232,15 @@ impl ExactlyOnce<Sum> for Scripted {
         self.inner.bind(binding, markers, by).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.inner.check_binding(binding, markers, deadline).await
+    }
+
     /// Each key by itself, as the script answers for it.
     async fn apply(
         &self,

@@ -51,6 +51,13 @@ impl Tables {
         ExactlyOnce::<Total>::bind(&store, binding, &markers, Deadline::NONE).await
     }
 
+    async fn check_over(&self, wire: &Wire, binding: &Binding) -> Result<(), StoreError> {
+        let client = wire.client(&self.dynamo);
+        let store = Int64SumStore::new(client.clone(), &*self.state);
+        let markers = Deduper::new(client, &*self.markers);
+        ExactlyOnce::<Total>::check_binding(&store, binding, &markers, Deadline::NONE).await
+    }
+
     async fn rows(&self, table: &str) -> usize {
         let rows = self.dynamo.client().scan().table_name(table).send().await;
         rows.unwrap().items().len()
@@ -348,6 +355,34 @@ async fn a_pair_of_an_earlier_release_learns_definition_and_region_from_the_firs
     let learned = rows.items().iter().filter_map(|row| row.get("region"));
     let learned: Vec<_> = learned.collect();
     assert_eq!(learned, [&AttributeValue::S(own.to_owned())]);
+}
+
+#[tokio::test]
+async fn a_check_writes_nothing_whatever_it_finds() {
+    let tables = Tables::new().await;
+    let (likes, orders) = (binding("likes", 1), binding("orders", 1));
+    let wire = Wire::calm();
+    let text = shown(tables.check_over(&wire, &likes).await);
+    assert!(text.contains("belongs to no pipeline yet"), "{text}");
+
+    // Half made: only the marker row is there.
+    let broken = wire_on("TransactWriteItems", |request| match request.nth {
+        1 => Action::error(400, "ResourceNotFoundException", ""),
+        _ => Action::Pass,
+    });
+    tables.bind_over(&broken, &likes).await.unwrap_err();
+    let text = shown(tables.check_over(&wire, &likes).await);
+    assert!(text.contains("belongs to no pipeline yet"), "{text}");
+
+    tables.bind(&likes).await.unwrap();
+    for attribute in ["definition", "region"] {
+        set(&tables, attribute, None).await;
+    }
+    tables.check_over(&wire, &likes).await.unwrap();
+    shown(tables.check_over(&wire, &orders).await);
+    let mut sent: Vec<_> = wire.counts().into_keys().collect();
+    sent.sort_unstable();
+    assert_eq!(sent, ["BatchGetItem", "GetItem"]);
 }
 
 // What a replica in another region shows: a local server keeps every region's tables apart.
