@@ -391,7 +391,19 @@ impl World {
         self.time().reached(life.begin).await;
         let body = self.body(0, &life);
         self.shared.met("repairs");
-        match body.live(&life, self.repairing(&body)).await {
+        let repairing = async {
+            loop {
+                match self.repairing(&body).await {
+                    // No bootstrap has begun yet, and no live: there is nothing to be repaired.
+                    Err(ReconcileError::Refused(error)) if !error.is_retryable() => {
+                        self.shared.met("repairs that came too early");
+                        body.sleep(self.scenario().poll).await;
+                    }
+                    repaired => return repaired,
+                }
+            }
+        };
+        match body.live(&life, repairing).await {
             Some(Ok(found)) => self.mended(&found),
             Some(Err(error)) => {
                 let error = Causes(&error).to_string();
