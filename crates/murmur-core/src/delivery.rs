@@ -43,7 +43,7 @@ impl Context<'_> {
         }
     }
 
-    /// Reads again what may succeed, until the retries' time is up.
+    /// Calls again what may succeed, until the retries' time is up.
     pub(crate) async fn read<A, Read, Reading>(
         &self,
         pipeline: &PipelineName,
@@ -58,7 +58,7 @@ impl Context<'_> {
     }
 
     /// Until when an operation that begins now may take, its retries included.
-    fn operation_deadline(&self) -> Deadline {
+    pub(crate) fn operation_deadline(&self) -> Deadline {
         self.retry.batch_deadline(self.deadline)
     }
 
@@ -97,6 +97,8 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     const REPEATS: Repeats;
     /// Whether it remembers what each item contributes, nothing included.
     const LEDGER: bool = false;
+    /// Whether it claims an event before it counts it.
+    const CLAIMS: bool = false;
 
     /// Where its values are.
     type State: Read<M::Value>;
@@ -118,6 +120,16 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
         context: &Context<'_>,
     ) -> impl Future<Output = Result<(), StoreError>> + Send {
         let _ = (pipeline, stream, context);
+        ready(Ok(()))
+    }
+
+    /// Sees that the store belongs to the pipeline, and writes nothing.
+    fn check_binding(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (pipeline, context);
         ready(Ok(()))
     }
 
@@ -181,6 +193,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
     type State = S;
     const MODE: &str = "claim-first";
     const REPEATS: Repeats = Repeats::EventOnce;
+    const CLAIMS: bool = true;
 
     fn state(&self) -> &S {
         &self.store
@@ -214,8 +227,8 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             claims.push(async move {
                 // Whether the claim may be held although no answer said so.
                 let lost = AtomicBool::new(false);
-                let until = context.retry.batch_deadline(work);
                 let attempt = || async {
+                    let until = context.retry.batch_deadline(work);
                     let claim = deduper.claim(&name, owner, until).await;
                     if let Err(StoreError::Unavailable {
                         may_have_applied: true,
@@ -371,28 +384,43 @@ impl<S, K> Owned<S, K> {
         if agreed().contains(&stream) {
             return Ok(());
         }
-        let binding = Binding {
+        let binding = self.binding(pipeline, stream.clone());
+        let bind = || {
+            let until = context.operation_deadline();
+            self.store.bind(&binding, &self.markers, until)
+        };
+        let bound = context.read(pipeline, bind).await;
+        // It carries no record.
+        bound.map_err(|error| error.blameless(self.store.place()))?;
+        agreed().insert(stream);
+        Ok(())
+    }
+
+    async fn check_binding<M: Monoid>(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError>
+    where
+        S: ExactlyOnce<M, Markers = K>,
+    {
+        let binding = self.binding(pipeline, None);
+        let check = || {
+            let until = context.operation_deadline();
+            self.store.check_binding(&binding, &self.markers, until)
+        };
+        let checked = context.read(pipeline, check).await;
+        checked.map_err(|error| error.blameless(self.store.place()))
+    }
+
+    fn binding(&self, pipeline: &PipelineName, stream: Option<Arc<str>>) -> Binding {
+        Binding {
             pipeline: pipeline.clone(),
             version: self.version,
             mode: self.mode.into(),
             definition: Arc::clone(&self.definition),
-            stream: stream.clone(),
-        };
-        context
-            .retry
-            .run(
-                context.deadline,
-                |error| context.retried(pipeline, error),
-                || {
-                    let until = context.operation_deadline();
-                    self.store.bind(&binding, &self.markers, until)
-                },
-            )
-            .await
-            // It carries no record.
-            .map_err(|error| error.blameless(self.store.place()))?;
-        agreed().insert(stream);
-        Ok(())
+            stream,
+        }
     }
 }
 
@@ -414,6 +442,14 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
         self.0.bind::<M>(pipeline, stream, context).await
+    }
+
+    async fn check_binding(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        self.0.check_binding::<M>(pipeline, context).await
     }
 
     async fn deliver(
@@ -492,6 +528,14 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
         self.0.bind::<M>(pipeline, stream, context).await
+    }
+
+    async fn check_binding(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        self.0.check_binding::<M>(pipeline, context).await
     }
 
     async fn deliver(

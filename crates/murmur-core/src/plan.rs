@@ -400,6 +400,7 @@ pub(crate) trait Run<T>: Send + Sync {
     fn windows_by_arrival(&self) -> bool;
     fn repeats(&self) -> Repeats;
     fn keeps_ledger(&self) -> bool;
+    fn claims_first(&self) -> bool;
     fn keeps_expired(&self) -> bool;
     /// What of the definition can be put into words.
     fn fingerprint(&self) -> String;
@@ -410,6 +411,7 @@ pub(crate) trait Run<T>: Send + Sync {
         stream: Option<&'a str>,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn check_binding<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
     /// One verdict per entry.
     fn run<'a>(
         &'a self,
@@ -558,6 +560,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         D::LEDGER
     }
 
+    fn claims_first(&self) -> bool {
+        D::CLAIMS
+    }
+
     fn keeps_expired(&self) -> bool {
         self.plan.keeps_expired
     }
@@ -583,6 +589,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move { self.delivery.bind(&self.name, stream, &context).await })
+    }
+
+    fn check_binding<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.delivery.check_binding(&self.name, &context).await })
     }
 
     fn pass_over<'a>(

@@ -259,6 +259,13 @@ fn is_of_an_item(record: &Record, error: &RecordError) -> bool {
         )
 }
 
+fn not_its_state<T>(pipeline: &Pipeline<T>, source: StoreError) -> RecordError {
+    RecordError::State {
+        pipeline: pipeline.name().clone(),
+        source,
+    }
+}
+
 impl<T: Send + Sync + 'static> Processor<T> {
     /// The pipelines fed.
     pub fn pipelines(&self) -> &[Pipeline<T>] {
@@ -307,10 +314,27 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         for pipeline in &self.pipelines {
             let bound = pipeline.run.bind(stream, context).await;
-            bound.map_err(|source| RecordError::State {
-                pipeline: pipeline.name().clone(),
-                source,
-            })?;
+            bound.map_err(|source| not_its_state(pipeline, source))?;
+        }
+        Ok(())
+    }
+
+    /// Sees that the state of every pipeline that keeps track of whom it belongs to belongs to that
+    /// pipeline, as [`bind`](Self::bind) does, and writes nothing. State that nothing was ever
+    /// counted into belongs to none.
+    ///
+    /// # Errors
+    ///
+    /// As `bind`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn check_binding(&self, deadline: Deadline) -> Result<(), RecordError> {
+        let context = self.context(deadline);
+        for pipeline in &self.pipelines {
+            let checked = pipeline.run.check_binding(context).await;
+            checked.map_err(|source| not_its_state(pipeline, source))?;
         }
         Ok(())
     }

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 use std::time::Duration;
 
 use murmur_core::RecordOutcome;
@@ -75,6 +75,35 @@ impl AddAssign for Counts {
     }
 }
 
+impl SubAssign for Counts {
+    fn sub_assign(&mut self, other: Self) {
+        let Self {
+            examined,
+            rows,
+            applied,
+            duplicates,
+            superseded,
+            skipped,
+            expired,
+            rejected,
+            read_units,
+        } = other;
+        for (count, less) in [
+            (&mut self.examined, examined),
+            (&mut self.rows, rows),
+            (&mut self.applied, applied),
+            (&mut self.duplicates, duplicates),
+            (&mut self.superseded, superseded),
+            (&mut self.skipped, skipped),
+            (&mut self.expired, expired),
+            (&mut self.rejected, rejected),
+        ] {
+            *count = count.saturating_sub(less);
+        }
+        self.read_units -= read_units;
+    }
+}
+
 /// How a bootstrap ended.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -90,10 +119,11 @@ pub struct Report {
     pub token: Option<HandoffToken>,
     /// What this attempt did not read, since it was done with before.
     pub earlier: Earlier,
-    /// What became of the rows in this attempt.
+    /// What became of the rows in this attempt. A page that was read again counts as it was done with
+    /// in the end.
     pub counts: Counts,
     /// How many segments of this part another process took and finished meanwhile. What it made of
-    /// their rows is in its report.
+    /// their rows is in its report; what this one had saved of them is in `counts`.
     pub left: u32,
     /// The rows that were rejected, by each pipeline that did, those of earlier attempts first,
     /// up to the limit [set](crate::Bootstrap::max_listed). [`Counts::rejected`] of `earlier` and
@@ -128,6 +158,13 @@ pub struct Earlier {
 pub(crate) struct Tally {
     pub(crate) counts: Counts,
     pub(crate) rejected: Vec<RejectedRow>,
+}
+
+impl AddAssign for Tally {
+    fn add_assign(&mut self, Self { counts, rejected }: Self) {
+        self.counts += counts;
+        self.rejected.extend(rejected);
+    }
 }
 
 /// A row that can never count.
@@ -187,7 +224,8 @@ pub enum Progress<'a> {
         segment: u32,
         /// What became of its rows.
         page: &'a Counts,
-        /// What became of all rows so far, those of earlier attempts included.
+        /// What became of all rows so far, those of earlier attempts included. It becomes less where
+        /// pages that were done are read again, or left to another process.
         total: &'a Counts,
         /// How much is done, 0 to 1: an estimate, by the number of rows that the source thinks
         /// it has, or else by segments. 1 only when all is done.

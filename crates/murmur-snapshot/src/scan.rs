@@ -16,7 +16,7 @@ use futures::channel::oneshot;
 use futures::future::{BoxFuture, Either, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use murmur_core::{Processor, Record, RecordError, RecordOutcome, Row, Side};
-use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, Recorder, Retry};
+use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, PipelineName, Recorder, Retry};
 
 use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
@@ -47,6 +47,8 @@ pub(crate) struct Parts<'a, T, S> {
     pub(crate) segments: u32,
     /// Whether a page may be written once more after a part of it was.
     pub(crate) knows_repeats: bool,
+    /// The first pipeline, if any, of which a page that had no more time may have left claims.
+    pub(crate) claims: Option<&'a PipelineName>,
 }
 
 /// What changes while it goes on.
@@ -63,6 +65,17 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Takes back what was told of pages that will be done once more, here or by another process.
+    fn give_back(&mut self, Tally { counts, rejected }: Tally) {
+        self.counts -= counts;
+        self.watch.give_back(counts);
+        for row in rejected {
+            if let Some(place) = self.rejected.iter().rposition(|listed| *listed == row) {
+                self.rejected.remove(place);
+            }
+        }
+    }
+
     /// Whether so many rows were read, and all rejected, that it is to be judged.
     fn has_enough(&self) -> bool {
         matches!(&self.proof, Proof::Waiting(saves) if !saves.is_empty())
@@ -221,7 +234,8 @@ where
                         let source = parts.source.name();
                         let error = Causes(&*error);
                         tracing::warn!(source, segment, %error, "a page is read again");
-                        state.segments.again(segment, page);
+                        let dropped = state.segments.again(segment, page);
+                        state.give_back(dropped);
                         Ok(Vec::new())
                     }
                     Err(Unwritten { error, .. }) => Err(*error),
@@ -317,21 +331,44 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         };
         let write = async move {
             let written = self.write(segment, page, deadline).await;
+            let tally = written.map_err(|error| self.unwritten(segment, error, deadline));
             Step::Written {
                 segment,
                 page: number,
-                tally: written.map_err(|error| Unwritten {
-                    again: self.may_again(&error, deadline),
-                    error: Box::new(error),
-                }),
+                tally,
             }
         };
         Ok(Some(write.boxed()))
     }
 
+    /// Whether the page is read again: if it only had no more time, and its rows are counted once
+    /// even so. Where a claim may be left by a row that does not count, it would be taken for one
+    /// that does.
+    fn unwritten(&self, segment: u32, error: BootstrapError, deadline: Deadline) -> Unwritten {
+        let passes = self.had_no_time(&error, deadline);
+        // Given up because of a stop, it has time to release them.
+        let releases = self.retry.is_stopped() && !deadline.passed(self.clock());
+        let error = Box::new(error);
+        match self.claims {
+            Some(pipeline) if passes && !releases => Unwritten {
+                again: false,
+                error: Box::new(BootstrapError::ClaimsLeft {
+                    pipeline: pipeline.clone(),
+                    source_name: self.source.name().to_owned(),
+                    segment,
+                    source: error,
+                }),
+            },
+            _ => Unwritten {
+                again: passes && self.knows_repeats,
+                error,
+            },
+        }
+    }
+
     /// Whether a page that was not written only had no more time, as what is too old must not be
     /// written any more. What used up its budget or its attempts did not pass.
-    fn may_again(&self, error: &BootstrapError, deadline: Deadline) -> bool {
+    fn had_no_time(&self, error: &BootstrapError, deadline: Deadline) -> bool {
         let passes = match error {
             BootstrapError::RowBlocked { .. } => true,
             BootstrapError::Row { source, .. } => match **source {
@@ -341,7 +378,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             },
             _ => false,
         };
-        passes && self.knows_repeats && !self.retry.is_exhausted()
+        passes && !self.retry.is_exhausted()
     }
 
     /// Counts a page's rows; an error if any of them neither counts nor is passed over.
@@ -538,7 +575,8 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
                 segment,
                 "another process is at this segment, and has it from now on"
             );
-            state.segments.leave(segment);
+            let dropped = state.segments.leave(segment);
+            state.give_back(dropped);
             return Vec::new();
         };
         match state.segments.saved(segment, version) {

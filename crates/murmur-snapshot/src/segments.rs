@@ -81,8 +81,10 @@ struct Open {
     row: Option<SegmentRow>,
     tally: Tally,
     version: Option<u64>,
-    saving: bool,
-    unsaved: bool,
+    /// What the save that is under way brings.
+    saving: Option<Tally>,
+    /// What is done since.
+    unsaved: Option<Tally>,
 }
 
 #[derive(Debug)]
@@ -104,14 +106,13 @@ impl Open {
     }
 
     fn save(&mut self, segment: u32) -> Option<Save> {
-        if self.saving || !self.unsaved {
+        if self.saving.is_some() {
             return None;
         }
-        let row = self.row.clone()?;
-        (self.saving, self.unsaved) = (true, false);
+        self.saving = Some(self.unsaved.take()?);
         Some(Save {
             segment,
-            row,
+            row: self.row.clone()?,
             over: self.version,
         })
     }
@@ -234,25 +235,38 @@ impl Segments {
     }
 
     /// The page was not written: the segment is read again from there on. Where that page would end
-    /// then, nobody knows, so those after it are read again as well.
-    pub(crate) fn again(&mut self, segment: u32, page: u64) {
+    /// then, nobody knows, so those after it are read again as well: what was done of them, and will
+    /// be done once more.
+    pub(crate) fn again(&mut self, segment: u32, page: u64) -> Tally {
+        let mut dropped = Tally::default();
         let Some(open) = self.open.get_mut(&segment) else {
-            return;
+            return dropped;
         };
         let Some(place) = open.pages.iter().position(|read| read.number == page) else {
-            return;
+            return dropped;
         };
-        if let Some(first) = open.pages.drain(place..).next() {
+        let mut pages = open.pages.drain(place..);
+        if let Some(first) = pages.next() {
             open.after = first.begin;
         }
+        pages.for_each(|page| dropped += page.tally.unwrap_or_default());
         (open.ended, open.stale) = (false, open.reading);
+        dropped
     }
 
-    /// Another process has the segment.
-    pub(crate) fn leave(&mut self, segment: u32) {
-        if self.open.remove(&segment).is_some() {
-            self.left.insert(segment);
-        }
+    /// Another process has the segment: what was done of it and not saved, and is the other's to do.
+    pub(crate) fn leave(&mut self, segment: u32) -> Tally {
+        let mut dropped = Tally::default();
+        let Some(open) = self.open.remove(&segment) else {
+            return dropped;
+        };
+        self.left.insert(segment);
+        let done = [open.saving, open.unsaved].into_iter();
+        let ahead = open.pages.into_iter().map(|page| page.tally);
+        done.chain(ahead)
+            .flatten()
+            .for_each(|tally| dropped += tally);
+        dropped
     }
 
     /// The page is done with. One save of a segment is made at a time.
@@ -265,16 +279,14 @@ impl Segments {
         };
         read.tally = Some(tally);
         while let Some(done) = open.pages.pop_front_if(|page| page.tally.is_some()) {
-            let Tally { counts, rejected } = done.tally.unwrap_or_default();
-            let so_far = &mut open.tally;
-            so_far.counts += counts;
-            so_far.rejected.extend(rejected);
-            so_far.rejected.truncate(MAX_KEPT);
+            let tally = done.tally.unwrap_or_default();
+            *open.unsaved.get_or_insert_default() += tally.clone();
+            open.tally += tally;
+            open.tally.rejected.truncate(MAX_KEPT);
             open.row = Some(SegmentRow {
                 at: done.end,
-                tally: so_far.clone(),
+                tally: open.tally.clone(),
             });
-            open.unsaved = true;
         }
         Took::Page(open.save(segment).map(Box::new))
     }
@@ -284,7 +296,7 @@ impl Segments {
         let Some(open) = self.open.get_mut(&segment) else {
             return Next::Rest;
         };
-        (open.saving, open.version) = (false, Some(version));
+        (open.saving, open.version) = (None, Some(version));
         if let Some(save) = open.save(segment) {
             return Next::Save(Box::new(save));
         }
@@ -436,7 +448,8 @@ mod tests {
         // One more is being read.
         assert_eq!(asked(&mut segments), Some((0, Some("3".into()))));
         saves(segments.written(0, 0, tally(1)));
-        segments.again(0, 1);
+        // What was done of the third is given back.
+        assert_eq!(segments.again(0, 1), tally(0));
         assert_eq!(segments.written(0, 2, tally(100)), Took::Nothing);
         assert_eq!(segments.read(0, cursor(4)), None, "it is of the old chain");
         assert_eq!(asked(&mut segments), Some((0, Some("1".into()))));
@@ -451,12 +464,49 @@ mod tests {
     }
 
     #[test]
+    fn what_will_be_done_once_more_is_given_back() {
+        let mut segments = Segments::new(0..1, BTreeMap::new());
+        for page in 0..5 {
+            segments.next().unwrap();
+            segments.read(0, cursor(page + 1)).unwrap();
+        }
+        saves(segments.written(0, 0, tally(1)));
+        segments.written(0, 3, tally(1000));
+        // The third page is read again, and with it the fourth, which was done.
+        assert_eq!(segments.again(0, 2), tally(1000));
+        assert_eq!(segments.again(0, 2), Tally::default());
+        // What is not saved is the other's: the save of the first page was refused.
+        segments.written(0, 1, tally(10));
+        segments.next().unwrap();
+        let again = segments.read(0, cursor(3)).unwrap();
+        segments.next().unwrap();
+        let ahead = segments.read(0, cursor(4)).unwrap();
+        segments.written(0, ahead, tally(100));
+        assert_eq!(segments.leave(0), tally(111));
+        assert_eq!(segments.written(0, again, tally(7)), Took::Nothing);
+        assert_eq!(segments.leave(0), Tally::default());
+    }
+
+    #[test]
+    fn what_was_saved_is_not_given_back() {
+        let mut segments = Segments::new(0..1, BTreeMap::new());
+        for page in 0..2 {
+            segments.next().unwrap();
+            segments.read(0, cursor(page + 1)).unwrap();
+        }
+        saves(segments.written(0, 0, tally(1)));
+        assert_eq!(segments.saved(0, 1), Next::Rest);
+        saves(segments.written(0, 1, tally(10)));
+        assert_eq!(segments.leave(0), tally(10));
+    }
+
+    #[test]
     fn a_segment_that_another_process_has_is_left_to_it() {
         let mut segments = Segments::new(0..2, BTreeMap::new());
         segments.next().unwrap();
         segments.read(0, cursor(1)).unwrap();
         assert_eq!(asked(&mut segments), Some((0, Some("1".into()))));
-        segments.leave(0);
+        assert_eq!(segments.leave(0), Tally::default());
         assert_eq!(segments.read(0, cursor(2)), None);
         assert_eq!(segments.written(0, 0, tally(1)), Took::Nothing);
         assert_eq!(asked(&mut segments), Some((1, None)));

@@ -60,6 +60,11 @@ impl Watch {
         &self.known.total
     }
 
+    /// Pages that were done with are to be done once more.
+    pub(crate) fn give_back(&mut self, counts: Counts) {
+        self.known.total -= counts;
+    }
+
     /// A page is done with, and `done` segments `of` all.
     pub(crate) fn page(&mut self, page: &Counts, done: u32, of: u32, clock: &dyn Clock) -> Figures {
         self.known.total += *page;

@@ -190,6 +190,15 @@ impl ExactlyOnce<Sum> for Totals {
         self.0.store.bind(binding, markers, deadline).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.0.store.check_binding(binding, markers, deadline).await
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,

@@ -399,35 +399,124 @@ async fn a_page_that_took_an_hour_to_read_is_read_again() {
     }
 }
 
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// More patient than a page lives.
+fn very_patient() -> RetryPolicy {
+    RetryPolicy::patient().budget(5 * HOUR)
+}
+
+fn failing(inner: &MemoryStore<Sum>, clock: &Virtual, until: Duration) -> Failing {
+    Failing::until(
+        clock.clone(),
+        until,
+        Slow::new(inner, Duration::ZERO, clock),
+    )
+}
+
 #[tokio::test(start_paused = true)]
-async fn a_page_that_was_not_written_within_its_hour_is_read_again_unless_repeats_count() {
-    let hour = Duration::from_secs(3600);
-    for counts_twice in [false, true] {
+async fn a_page_that_was_not_written_within_its_hour_is_read_again_where_that_counts_once() {
+    for mode in ["exactly-once", "claim-first", "at-least-once"] {
         let (clock, inner, markers) = (Virtual::new(), store(), MemoryDeduper::new());
-        let store = Slow::new(&inner, Duration::ZERO, &clock);
-        let slow = Failing::until(clock.clone(), 2 * hour + hour / 4, store);
         let pipeline = Pipeline::builder("totals")
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
-            .store(slow);
-        let pipeline = match counts_twice {
-            true => pipeline.at_least_once(),
-            false => pipeline.claim_first(markers.clone()),
+            .store(failing(&inner, &clock, 2 * HOUR + HOUR / 4));
+        let pipeline = match mode {
+            "exactly-once" => pipeline.exactly_once(markers.clone()),
+            "claim-first" => pipeline.claim_first(markers.clone()),
+            _ => pipeline.at_least_once(),
         };
-        // More patient than a page lives.
-        let policy = RetryPolicy::patient().budget(5 * hour);
-        let run = Bootstrap::new([pipeline.unwrap()], table(&rows(12, 5))).retry(policy);
+        let run = Bootstrap::new([pipeline.unwrap()], table(&rows(12, 5))).retry(very_patient());
         let run = run.clock(Arc::new(clock.clone())).checkpoints(markers);
-        match run.run().await {
+        let error = match run.run().await {
             Ok(report) => {
-                assert!(!counts_twice);
+                assert_eq!(mode, "exactly-once");
                 assert_eq!((report.counts.rows, report.counts.applied), (12, 12));
                 assert_eq!(totals(&inner), recount(&rows(12, 5)));
+                continue;
             }
-            Err(error) => assert!(counts_twice && error.is_retryable(), "{error}"),
+            Err(error) => error,
+        };
+        assert!(clock.elapsed() < 2 * HOUR, "{mode}: it is not read again");
+        match error {
+            BootstrapError::ClaimsLeft { .. } => {
+                assert_eq!(mode, "claim-first");
+                assert!(!error.is_retryable());
+                let text = error.to_string();
+                for word in ["`totals`", "`orders`", "anew", "`restart`"] {
+                    assert!(text.contains(word), "{text}");
+                }
+            }
+            error => assert!(mode == "at-least-once" && error.is_retryable(), "{error}"),
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bootstrap_that_is_stopped_says_nothing_of_claims() {
+    let (clock, inner, markers) = (Virtual::new(), store(), MemoryDeduper::new());
+    let pipeline = Pipeline::builder("totals")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .store(failing(&inner, &clock, HOUR / 2));
+    let pipeline = pipeline.claim_first(markers).unwrap();
+    let rows = rows(12, 5);
+    let run = Bootstrap::new([pipeline.clone()], table(&rows)).clock(Arc::new(clock.clone()));
+    let shutdown = tokio::time::sleep(Duration::from_secs(60));
+    let report = run.run_until(shutdown).await.unwrap();
+    assert_eq!(report.ended, Ended::Stopped);
+    // All claims were given back.
+    tokio::time::sleep(HOUR / 2).await;
+    let run = Bootstrap::new([pipeline], table(&rows)).clock(Arc::new(clock));
+    assert_eq!(run.run().await.unwrap().counts.applied, 12);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
+    let (clock, inner, markers) = (Virtual::new(), store(), MemoryDeduper::new());
+    // The first page fails for longer than its hour; those after it are written, one row rejected.
+    let mut rows: Vec<_> = (0..4)
+        .map(|n| row(&format!("late{n}"), "late", "1"))
+        .collect();
+    rows.extend((0..8).map(|n| {
+        row(
+            &format!("o{n}"),
+            "early",
+            ["1", "many"][usize::from(n == 5)],
+        )
+    }));
+    let pipeline = Pipeline::builder("totals")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .store(failing(&inner, &clock, HOUR + HOUR / 2).only("late"))
+        .exactly_once(markers)
+        .unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let run = Bootstrap::new([pipeline], Table::new(&rows, 1, 4)).concurrency(3);
+    let run = run.retry(very_patient()).clock(Arc::new(clock));
+    let run = run.on_progress(move |progress| {
+        if let Progress::Page { total, .. } = progress {
+            heard.lock().unwrap().push(total.rows);
+        }
+    });
+    let report = run.run().await.unwrap();
+    let counts = report.counts;
+    assert_eq!((counts.rows, counts.examined), (12, 12));
+    assert_eq!(
+        (counts.applied, counts.duplicates, counts.rejected),
+        (4, 7, 1)
+    );
+    assert_eq!(report.rejected.len(), 1);
+    assert_eq!(counts.read_units, 1.5);
+    let told = told.lock().unwrap();
+    assert_eq!((told[..2].to_vec(), told.last()), (vec![4, 8], Some(&12)));
+    assert_eq!((told.len(), told.iter().max()), (5, Some(&12)));
+    assert_eq!(totals(&inner).values().sum::<i64>(), 11);
 }
 
 #[tokio::test(start_paused = true)]

@@ -282,6 +282,15 @@ enum Verdict {
     Unknown,
 }
 
+impl<M: Codec> BytesStore<M> {
+    fn layout(markers: &Deduper) -> String {
+        markers.layout(match M::IDEMPOTENT {
+            true => "idempotent bytes",
+            false => "bytes",
+        })
+    }
+}
+
 impl<M: Codec> Write<M::Value> for BytesStore<M> {
     fn concurrency(&self) -> usize {
         self.table.options.concurrency
@@ -399,12 +408,18 @@ impl<M: Codec> ExactlyOnce<M> for BytesStore<M> {
         markers: &Deduper,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        let layout = match M::IDEMPOTENT {
-            true => "idempotent bytes",
-            false => "bytes",
-        };
-        let layout = markers.layout(layout);
+        let layout = Self::layout(markers);
         owner::bind(&self.table, markers, &layout, binding, deadline).await
+    }
+
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let layout = Self::layout(markers);
+        owner::check(&self.table, markers, &layout, binding, deadline).await
     }
 
     async fn apply(

@@ -146,6 +146,16 @@ impl<M: Additive> ExactlyOnce<M> for Int64SumStore {
         self.rows.bind("sum", binding, markers, deadline).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let checked = self.rows.check_binding("sum", binding, markers, deadline);
+        checked.await
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,
@@ -249,6 +259,16 @@ macro_rules! exactly_once_without_ids {
                 self.rows.bind($layout, binding, markers, deadline).await
             }
 
+            async fn check_binding(
+                &self,
+                binding: &Binding,
+                markers: &Deduper,
+                deadline: Deadline,
+            ) -> Result<(), StoreError> {
+                let checked = self.rows.check_binding($layout, binding, markers, deadline);
+                checked.await
+            }
+
             async fn apply(
                 &self,
                 _pipeline: &PipelineName,
@@ -324,6 +344,17 @@ impl Int64Rows {
     ) -> Result<(), StoreError> {
         let layout = markers.layout(kind);
         owner::bind(&self.table, markers, &layout, binding, deadline).await
+    }
+
+    async fn check_binding(
+        &self,
+        kind: &str,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let layout = markers.layout(kind);
+        owner::check(&self.table, markers, &layout, binding, deadline).await
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {

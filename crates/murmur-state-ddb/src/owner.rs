@@ -56,28 +56,30 @@ pub(crate) async fn bind(
     binding: &Binding,
     deadline: Deadline,
 ) -> Result<(), StoreError> {
-    let pair = Pair {
-        table,
-        markers,
-        layout,
-        binding,
-        deadline,
-    };
-    if table.name == markers.table.name {
-        return Err(pair.setup(
-            "the marker table is the state table itself; give the pipeline a marker table of \
-             its own, as `create_dedup_table` makes it",
-        ));
-    }
+    let pair = Pair::of(table, markers, layout, binding, deadline)?;
     for _ in 0..LOOKS {
         if pair.complete().await? {
             return Ok(());
         }
     }
-    Err(StoreError::Conflict {
-        place: pair.place(),
-        source: None,
-    })
+    Err(pair.conflict())
+}
+
+/// Sees that `table` belongs to `binding`, with its markers in `markers`, and writes nothing.
+pub(crate) async fn check(
+    table: &Table,
+    markers: &Deduper,
+    layout: &str,
+    binding: &Binding,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    let pair = Pair::of(table, markers, layout, binding, deadline)?;
+    for _ in 0..LOOKS {
+        if pair.is_there().await? {
+            return Ok(());
+        }
+    }
+    Err(pair.conflict())
 }
 
 struct Pair<'a> {
@@ -88,21 +90,37 @@ struct Pair<'a> {
     deadline: Deadline,
 }
 
-impl Pair<'_> {
+impl<'a> Pair<'a> {
+    fn of(
+        table: &'a Table,
+        markers: &'a Deduper,
+        layout: &'a str,
+        binding: &'a Binding,
+        deadline: Deadline,
+    ) -> Result<Self, StoreError> {
+        let pair = Self {
+            table,
+            markers,
+            layout,
+            binding,
+            deadline,
+        };
+        match table.name == markers.table.name {
+            true => Err(pair.setup(
+                "the marker table is the state table itself; give the pipeline a marker table of \
+                 its own, as `create_dedup_table` makes it",
+            )),
+            false => Ok(pair),
+        }
+    }
+
     /// One step towards a complete pair; `true` if it is complete, and this binding's.
     ///
     /// The marker row is written first, then the state row with its life, then the marker row is
     /// told so. Whoever finds the pair half made goes on where the other stopped.
     async fn complete(&self) -> Result<bool, StoreError> {
-        let name = marker_name(&self.binding.pipeline, &self.table.name);
-        let marker = self.markers.get(&name, self.deadline).await?;
-        let key = Key::new(ENTITY, BUCKET).map_err(StoreError::InvalidId)?;
-        let state = self.table.get_row(&key, self.deadline).await?;
-        for row in [&state, &marker].into_iter().flatten() {
-            self.admit(row)?;
-        }
-        let life = |row: &Option<Item>| row.as_ref().and_then(|row| row.get(LIFE)).cloned();
-        match (&marker, &state) {
+        let name = self.name();
+        match self.look(&name).await? {
             (None, None) => {
                 if !self.may_begin(&name).await? {
                     return Ok(false);
@@ -112,22 +130,55 @@ impl Pair<'_> {
                 self.put(&self.markers.table, row).await?;
                 Ok(false)
             }
-            (Some(marker), None) if !marker.contains_key(PAIRED) => {
-                let life = text(&self.place(), marker, LIFE, CONTROL)?;
+            (Some(marker), None) => {
+                let life = text(&self.place(), &marker, LIFE, CONTROL)?;
                 let mut row = self.row(PK, AttributeValue::S(ENTITY.to_owned()), life);
                 row.insert(SK.to_owned(), number(BUCKET));
                 self.put(self.table, row).await?;
                 Ok(false)
             }
-            (Some(_), None) => Err(self.setup(&format!(
+            (None, Some(_)) => Ok(false),
+            (Some(marker), Some(_)) => {
+                let missing = self.missing(&marker);
+                if missing.is_empty() && marker.contains_key(PAIRED) {
+                    return Ok(true);
+                }
+                self.note(&marker, missing, name).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether both rows are there, and this binding's; `false` if they are to be looked at again.
+    async fn is_there(&self) -> Result<bool, StoreError> {
+        match self.look(&self.name()).await? {
+            (Some(_), Some(_)) => Ok(true),
+            (None, Some(_)) => Ok(false),
+            (_, None) => Err(self.setup(
+                "it belongs to no pipeline yet, so there is nothing to compare; check the names \
+                 of the tables, and bootstrap the pipeline or start live first",
+            )),
+        }
+    }
+
+    /// The marker row called `name` and the state row, as far as they are there: of this binding,
+    /// and of one pair. A state row without its marker row is of a pair that was made between the
+    /// looks.
+    async fn look(&self, name: &str) -> Result<(Option<Item>, Option<Item>), StoreError> {
+        let marker = self.markers.get(name, self.deadline).await?;
+        let key = Key::new(ENTITY, BUCKET).map_err(StoreError::InvalidId)?;
+        let state = self.table.get_row(&key, self.deadline).await?;
+        for row in [&state, &marker].into_iter().flatten() {
+            self.admit(row)?;
+        }
+        match (&marker, &state) {
+            (Some(marker), None) if marker.contains_key(PAIRED) => Err(self.setup(&format!(
                 "the marker table `{}` remembers events of an earlier table of this name; after \
                  the state table was made anew, make a new marker table as well",
                 self.markers.table.name
             ))),
-            // The state row is the later of the two: unless the pair was made between the looks,
-            // its marker row is gone.
-            (None, Some(_)) if self.markers.get(&name, self.deadline).await?.is_some() => Ok(false),
-            (None, Some(state)) => {
+            // The state row is the later of the two.
+            (None, Some(state)) if self.markers.get(name, self.deadline).await?.is_none() => {
                 let used = text(&self.place(), state, MARKER_TABLE, CONTROL)?;
                 Err(self.setup(&format!(
                     "its events are remembered in the marker table `{used}`, and `{}` knows \
@@ -135,19 +186,14 @@ impl Pair<'_> {
                     self.markers.table.name
                 )))
             }
-            (Some(_), Some(_)) if life(&marker) != life(&state) => Err(self.setup(&format!(
-                "it and the marker table `{}` do not belong together: one of them was made anew; \
-                 begin anew with both tables empty",
-                self.markers.table.name
-            ))),
-            (Some(marker), Some(_)) => {
-                let missing = self.missing(marker);
-                if missing.is_empty() && marker.contains_key(PAIRED) {
-                    return Ok(true);
-                }
-                self.note(marker, missing, name).await?;
-                Ok(false)
+            (Some(marker), Some(state)) if marker.get(LIFE) != state.get(LIFE) => {
+                Err(self.setup(&format!(
+                    "it and the marker table `{}` do not belong together: one of them was made \
+                     anew; begin anew with both tables empty",
+                    self.markers.table.name
+                )))
             }
+            _ => Ok((marker, state)),
         }
     }
 
@@ -157,7 +203,8 @@ impl Pair<'_> {
         if &*self.binding.mode != LEDGER_MODE {
             return Ok(true);
         }
-        let page = self.table.scan(None, None, Some(1), ListSegment::WHOLE);
+        let whole = ListSegment::WHOLE;
+        let page = self.table.scan(None, None, Some(1), whole, self.deadline);
         let rows = page.await?.rows;
         if rows.is_empty() {
             return Ok(true);
@@ -338,8 +385,21 @@ impl Pair<'_> {
         written.await.map(|_| ())
     }
 
+    /// What the marker row is called.
+    fn name(&self) -> String {
+        marker_name(&self.binding.pipeline, &self.table.name)
+    }
+
     fn place(&self) -> Place {
         self.table.place()
+    }
+
+    /// Others were at the pair at every look.
+    fn conflict(&self) -> StoreError {
+        StoreError::Conflict {
+            place: self.place(),
+            source: None,
+        }
     }
 
     fn setup(&self, advice: &str) -> StoreError {

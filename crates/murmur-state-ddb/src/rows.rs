@@ -148,7 +148,13 @@ impl Table {
             last,
             read_units,
         } = self
-            .scan(start.as_ref().map(row_key), None, None, ListSegment::WHOLE)
+            .scan(
+                start.as_ref().map(row_key),
+                None,
+                None,
+                ListSegment::WHOLE,
+                Deadline::NONE,
+            )
             .await?;
         let mut entries = Vec::with_capacity(rows.len());
         for row in rows {
@@ -195,6 +201,7 @@ impl Table {
         prefix: Option<&str>,
         limit: Option<i32>,
         segment: ListSegment,
+        deadline: Deadline,
     ) -> Result<Scanned, StoreError> {
         let place = self.place();
         let mut request = self
@@ -217,7 +224,7 @@ impl Table {
         }
         let answer = request
             .customize()
-            .config_override(self.read(&place, Deadline::NONE)?)
+            .config_override(self.read(&place, deadline)?)
             .send()
             .await
             .map_err(|error| store_error(&place, Access::Read, error))?;

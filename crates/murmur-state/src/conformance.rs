@@ -211,8 +211,33 @@ where
                     definition: definition.into(),
                     stream: stream.map(Into::into),
                 };
-                self.store.bind(&binding, markers, Deadline::NONE).await
+                let bound = self.store.bind(&binding, markers, Deadline::NONE).await;
+                let checked = self
+                    .store
+                    .check_binding(&binding, markers, Deadline::NONE)
+                    .await;
+                assert_eq!(
+                    checked.is_ok(),
+                    bound.is_ok(),
+                    "what was bound must be found so, and what was refused refused: {checked:?}"
+                );
+                bound
             };
+        let owner = Binding {
+            pipeline: PipelineName::new("owner").unwrap(),
+            version: 3,
+            mode: "exactly-once".into(),
+            definition: "days".into(),
+            stream: None,
+        };
+        for _ in 0..2 {
+            let checked = self.store.check_binding(&owner, markers, Deadline::NONE);
+            let checked = checked.await;
+            assert!(
+                matches!(checked, Err(StoreError::Setup { .. })),
+                "rows that were never bound must be refused, and stay so: {checked:?}"
+            );
+        }
         let bind = async |pipeline: &str, version, mode: &str, stream: Option<&str>| {
             bind_as(pipeline, version, mode, stream, "days").await
         };

@@ -94,6 +94,17 @@ impl<M: Monoid> MemoryStore<M> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn admit(&self, found: &Binding, binding: &Binding) -> Result<(), StoreError> {
+        match found.admits(binding) {
+            true => Ok(()),
+            false => Err(StoreError::OtherOwner {
+                place: self.place.clone(),
+                found: found.to_string().into(),
+                wanted: binding.to_string().into(),
+            }),
+        }
+    }
+
     fn add(
         &self,
         rows: &mut HashMap<Key, Row<M::Value>>,
@@ -209,20 +220,30 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
         _deadline: Deadline,
     ) -> Result<(), StoreError> {
         let bound = &mut self.lock().bound;
-        match bound {
-            Some(found) if !found.admits(binding) => Err(StoreError::OtherOwner {
+        if let Some(found) = bound {
+            self.admit(found, binding)?;
+            found.stream = found.stream.take().or_else(|| binding.stream.clone());
+        } else {
+            *bound = Some(binding.clone());
+        }
+        Ok(())
+    }
+
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        _markers: &MemoryDeduper,
+        _deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        match &self.lock().bound {
+            Some(found) => self.admit(found, binding),
+            None => Err(StoreError::Setup {
                 place: self.place.clone(),
-                found: found.to_string().into(),
-                wanted: binding.to_string().into(),
+                advice: "it belongs to no pipeline yet, so there is nothing to compare; bootstrap \
+                         the pipeline or start live first"
+                    .to_owned(),
+                source: None,
             }),
-            Some(found) => {
-                found.stream = found.stream.take().or_else(|| binding.stream.clone());
-                Ok(())
-            }
-            None => {
-                *bound = Some(binding.clone());
-                Ok(())
-            }
         }
     }
 

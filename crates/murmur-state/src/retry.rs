@@ -13,6 +13,10 @@ use crate::time::{Clock, Deadline, Random};
 /// How long operations are still tried again after they were told to stop.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How far past its budget an operation has to be to have been suspended: attempts and rests end with
+/// the budget.
+const OVERRUN: Duration = Duration::from_secs(1);
+
 /// How long a rest goes on before it is looked whether to stop.
 const SLICE: Duration = Duration::from_secs(1);
 
@@ -26,7 +30,9 @@ const SLICE: Duration = Duration::from_secs(1);
 /// The budget is the time that one operation may go without success: a request, or a batch of
 /// writes of which nothing gets done. Each success gives it back whole, so two outages shorter than
 /// the budget end nothing, however close they are. It is counted by monotonic time, which may stand
-/// still while a machine sleeps.
+/// still while a machine sleeps. Where that goes on while a process is suspended, an operation that
+/// wakes up past its budget has it once more: nothing is given up for the time in which it could not
+/// be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -265,6 +271,7 @@ impl Retry {
             deadline,
             since: self.clock.monotonic(),
             transient: 0,
+            resumed: false,
             schedule: FullJitter::new(self),
             ticket: None,
         }
@@ -276,10 +283,12 @@ impl Retry {
 pub struct Attempts<'a> {
     retry: &'a Retry,
     deadline: Deadline,
-    /// When it began, or last had success.
+    /// When it began, or last had success, or woke up past its budget.
     since: Duration,
     /// How many transient failures there were in a row.
     transient: u32,
+    /// Whether it has its budget once more because it was suspended.
+    resumed: bool,
     schedule: FullJitter<'a>,
     ticket: Option<Ticket>,
 }
@@ -296,8 +305,7 @@ impl Attempts<'_> {
     pub fn progressed(&mut self) {
         let now = self.retry.clock.monotonic();
         self.retry.outages.succeeded(&mut self.ticket, now);
-        self.since = now;
-        self.transient = 0;
+        (self.since, self.resumed, self.transient) = (now, false, 0);
         self.schedule.reset();
     }
 
@@ -315,6 +323,15 @@ impl Attempts<'_> {
         self.wait_after(fault, Some(error))
     }
 
+    /// Gives back the budget of an operation that was suspended: what failed before says nothing of
+    /// now. Once, since an operation that takes no heed of its deadline looks the same.
+    fn resume(&mut self) {
+        let budget = self.retry.policy.budget;
+        if !self.resumed && self.failing_for() > budget.saturating_add(OVERRUN) {
+            (self.since, self.resumed) = (self.retry.clock.monotonic(), true);
+        }
+    }
+
     /// Notes that a part of the operation has used up its attempts.
     pub fn exhausted(&self) {
         self.retry.outages.exhausted();
@@ -330,6 +347,7 @@ impl Attempts<'_> {
         if !matches!(fault, Fault::Contention | Fault::Transient) {
             return None;
         }
+        self.resume();
         let Retry {
             policy,
             clock,
@@ -360,16 +378,16 @@ impl Attempts<'_> {
     ///
     /// Cancel safe.
     pub async fn rest(&mut self, mut wait: Duration) -> bool {
-        let clock = &self.retry.clock;
         loop {
             if self.retry.is_stopped() {
                 return false;
             }
             if wait.is_zero() {
+                self.resume();
                 return true;
             }
             let part = wait.min(SLICE);
-            clock.sleep(part).await;
+            self.retry.clock.sleep(part).await;
             wait = wait.saturating_sub(part);
         }
     }
@@ -667,6 +685,50 @@ mod tests {
             attempts.wait_after(Fault::Transient, Some(&unavailable())),
             None
         );
+    }
+
+    #[tokio::test]
+    async fn an_operation_that_was_suspended_is_tried_after_it_woke_up() {
+        for at_rest in [false, true] {
+            let (retry, clock, _) = patient();
+            let attempts = Mutex::new(0);
+            let suspended = |now: bool| {
+                if now {
+                    clock.advance(120 * MINUTE);
+                }
+            };
+            let answer = retry.run(
+                Deadline::NONE,
+                |_| suspended(at_rest && *attempts.lock().unwrap() == 1),
+                || async {
+                    let mut attempts = attempts.lock().unwrap();
+                    *attempts += 1;
+                    suspended(!at_rest && *attempts == 1);
+                    // The network comes back later than the process.
+                    match *attempts {
+                        ..=2 => Err(unavailable()),
+                        _ => Ok(()),
+                    }
+                },
+            );
+            assert!(answer.await.is_ok(), "{at_rest}");
+            assert_eq!(retry.gave_up_after(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_rests_while_it_is_suspended_has_time_for_its_next_attempt() {
+        let (retry, clock, _) = patient();
+        let mut attempts = retry.attempts(Deadline::NONE);
+        let wait = attempts.wait_after(Fault::Transient, Some(&unavailable()));
+        clock.advance(120 * MINUTE);
+        assert!(attempts.rest(wait.unwrap()).await);
+        let left = attempts.deadline().remaining(&clock);
+        assert_eq!(left, Some(30 * MINUTE));
+        // Once: what takes no heed of its deadline looks the same, and would never be given up.
+        clock.advance(120 * MINUTE);
+        let wait = attempts.wait_after(Fault::Transient, Some(&unavailable()));
+        assert_eq!((wait, retry.gave_up_after()), (None, Some(120 * MINUTE)));
     }
 
     #[test]

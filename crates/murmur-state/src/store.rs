@@ -388,6 +388,23 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
+    /// Sees that the store's rows belong to `binding`, as [`bind`](Self::bind) does, and writes
+    /// nothing: for callers that only compare, or mend what a pipeline has written.
+    ///
+    /// # Errors
+    ///
+    /// As `bind`; and [`StoreError::Setup`] if they were never bound.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
     /// Applies each event to each of its keys at most once.
     fn apply(
         &self,
@@ -547,6 +564,15 @@ impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Arc<S> {
         deadline: Deadline,
     ) -> Result<(), StoreError> {
         S::bind(self, binding, markers, deadline).await
+    }
+
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        S::check_binding(self, binding, markers, deadline).await
     }
 
     async fn apply(

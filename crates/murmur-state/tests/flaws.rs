@@ -151,6 +151,21 @@ impl ExactlyOnce<Total> for Flawed {
         }
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        match self.flaw {
+            Flaw::BelongsToAnybody => Ok(()),
+            _ => {
+                let checked = self.inner.check_binding(binding, markers, deadline);
+                checked.await
+            }
+        }
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,

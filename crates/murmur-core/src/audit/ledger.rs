@@ -373,8 +373,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
 
     async fn known(&self, items: &[ItemId]) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        let deadline = self.context.retry.batch_deadline(Deadline::NONE);
-        let read = || ledger.known(pipeline, items, deadline);
+        let read = || ledger.known(pipeline, items, self.context.operation_deadline());
         let known = self.context.read(pipeline, read).await?;
         all_answered(|| ledger.place(), items.len(), known)
     }

@@ -133,8 +133,9 @@ pub struct InspectionOptions {
     /// How many keys a recount holds in memory at a time; at least 1. Each takes about 200 bytes.
     /// More are recounted in several parts.
     pub max_keys: usize,
-    /// How many items, and how many keys, of a ledger may differ before the inspection gives up. An
-    /// item takes up to 40 bytes until it is mended, a key about 200 bytes.
+    /// How many items that differ, and how many keys that they change, are held in memory before the
+    /// inspection gives up. An item takes up to 40 bytes until it is mended; a key about 200 bytes to
+    /// the end, mended or not, since the findings name it.
     pub max_differing: usize,
 }
 
@@ -184,7 +185,7 @@ pub enum InspectionError {
     LookUp(#[source] Cause),
     /// More differs than is held in memory.
     #[error(
-        "more than {most} items or keys differ, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
+        "more than {most} items differ, or they change more than {most} keys, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
     )]
     TooManyDiffer {
         /// The limit.
@@ -229,7 +230,7 @@ pub enum AuditError {
         /// The pipeline.
         pipeline: PipelineName,
     },
-    /// The state belongs to something else, or could not be asked whom it belongs to.
+    /// The state belongs to something else or to none yet, or could not be asked whom it belongs to.
     #[error("the state cannot be audited")]
     Refused(#[source] Box<RecordError>),
     /// State or ledger could not be read.
@@ -297,11 +298,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
 
     /// Compares every row of the state with what the items that the ledger knows contribute to
     /// it, one pipeline after the other. Live may go on meanwhile; the table is not read. Rows of
-    /// windows whose retention is over are left out.
+    /// windows whose retention is over by this process's clock are left out.
     ///
     /// A key is named when its row and each contribution to it were the same, and at odds, in three
     /// passes over the ledger in a row. What still differs otherwise after seven is counted as
-    /// unsettled. Keys that agreed in the first are not looked at again.
+    /// unsettled. Keys that agreed in the first are not looked at again. Nothing is written, and state
+    /// that nothing was ever counted into is refused.
     ///
     /// # Cost
     ///
@@ -325,8 +327,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 pipeline: pipeline.name().clone(),
             });
         }
-        let bound = self.bind(None, Deadline::NONE).await;
-        bound.map_err(|error| AuditError::Refused(Box::new(error)))?;
+        let checked = self.check_binding(Deadline::NONE).await;
+        checked.map_err(|error| AuditError::Refused(Box::new(error)))?;
         let context = self.context(Deadline::NONE);
         let retry = context.retry.by(options.retry);
         let context = Context {

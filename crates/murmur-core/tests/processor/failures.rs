@@ -130,6 +130,20 @@ async fn a_lost_answer_to_ones_own_claim_is_no_duplicate() {
 }
 
 #[tokio::test]
+async fn every_attempt_at_a_claim_has_the_whole_time_of_one() {
+    let deduper = FlakyDeduper::default();
+    deduper.refuse_claims.store(2, Ordering::Relaxed);
+    let pipeline = totals(MemoryStore::new(Sum::new())).claim_first(deduper.clone());
+    let (processor, _) = processor(pipeline.unwrap());
+    let batch = [insert("1", order("a", 5))];
+    assert_outcomes!(outcomes(&processor, &batch).await, RecordOutcome::Applied);
+    // The waits in between moved the clock.
+    let claims = deduper.claims.lock().unwrap();
+    let later = claims.windows(2).filter(|pair| pair[0] != pair[1]);
+    assert_eq!((claims.len(), later.count()), (3, 2));
+}
+
+#[tokio::test]
 async fn a_claim_that_fails_for_good_is_given_back_too() {
     let deduper = FlakyDeduper::default();
     let store = MemoryStore::new(Sum::new());

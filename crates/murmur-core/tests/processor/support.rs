@@ -232,6 +232,15 @@ impl ExactlyOnce<Sum> for Scripted {
         self.inner.bind(binding, markers, by).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.inner.check_binding(binding, markers, deadline).await
+    }
+
     /// Each key by itself, as the script answers for it.
     async fn apply(
         &self,
@@ -364,6 +373,8 @@ pub struct FlakyDeduper {
     pub lose_claims: Arc<AtomicUsize>,
     pub refuse_claims: Arc<AtomicUsize>,
     pub releases: Arc<AtomicUsize>,
+    /// By when each claim had to be made.
+    pub claims: Arc<Mutex<Vec<Deadline>>>,
 }
 
 fn take(counter: &AtomicUsize) -> bool {
@@ -376,6 +387,7 @@ fn take(counter: &AtomicUsize) -> bool {
 
 impl Deduper for FlakyDeduper {
     async fn claim(&self, id: &str, owner: &Owner, by: Deadline) -> Result<Claim, StoreError> {
+        self.claims.lock().unwrap().push(by);
         if take(&self.refuse_claims) {
             return Err(unavailable(false));
         }

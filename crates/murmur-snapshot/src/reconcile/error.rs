@@ -38,7 +38,7 @@ pub enum ReconcileError {
         /// The pipeline.
         pipeline: PipelineName,
     },
-    /// The state of a pipeline belongs to something else, or could not be asked.
+    /// The state of a pipeline belongs to something else or to none yet, or could not be asked.
     #[error("the state cannot be reconciled")]
     Refused(#[source] Box<RecordError>),
     /// The source failed, or leaves items out.

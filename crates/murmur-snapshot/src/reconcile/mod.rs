@@ -57,7 +57,10 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// unsettled. [`repair`](Reconcile::repair) makes the item contribute what it should, unless live
 /// was faster. It finds missed inserts, changes, moves and deletions.
 ///
-/// Not a difference: what lies in windows whose retention is over. An item that is gone, in a
+/// Not a difference: what lies in windows whose retention is over, by this process's clock. One that is
+/// fast takes windows for over that are not: what differs in them is not seen, and a repair of an item
+/// takes back what it contributed there, until a reconcile by the right clock mends it. (AWS refuses
+/// the requests of a machine whose clock is off by more than some minutes.) An item that is gone, in a
 /// pipeline that keeps what has expired, may have been removed by Time to Live: it is counted as
 /// untold, and never repaired. One that is there again may have expired in between as well, and is
 /// taken for a change. A wrong row of the state itself is found by
@@ -91,7 +94,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// |---|---|---|
 /// | items of the scan | [`remember`](Reconcile::remember) | 20 to 40 bytes each, 140 MB by default |
 /// | items looked at closely | [`max_suspects`](Reconcile::max_suspects) | 500 bytes each, 50 MB |
-/// | items and keys that differ | [`max_differing`](Reconcile::max_differing) | 40 bytes an item, 200 a key, 240 MB at most |
+/// | items and keys that differ | [`max_differing`](Reconcile::max_differing) | 40 bytes an item until it is mended, 200 a key, 240 MB at most |
 /// | keys of a recount | [`max_keys`](Reconcile::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger |
 /// | pages under way | [`concurrency`](Reconcile::concurrency) | 1 MB of the table each, decoded |
 #[must_use = "nothing is read before `run`"]
@@ -223,8 +226,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
     }
 
     /// How many items, and how many of their keys, may differ in a pipeline with a ledger before the
-    /// reconcile gives up; mended items do not count, and stay mended. Up to 240 MB per million.
-    /// Default 1,000,000.
+    /// reconcile gives up. It bounds memory, up to 240 MB per million, and not what a repair writes:
+    /// mended items do not count; their keys do, since the report names them. What was mended stays
+    /// so. Default 1,000,000.
     pub fn max_differing(mut self, items: usize) -> Self {
         self.inspection.max_differing = items;
         self

@@ -142,8 +142,8 @@ struct Purpose<'p> {
 impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     pub(super) async fn to_end(&self) -> Result<Reconciled, ReconcileError> {
         self.check()?;
-        let bound = self.processor.bind(None, Deadline::NONE).await;
-        bound.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
+        let checked = self.processor.check_binding(Deadline::NONE).await;
+        checked.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
         let description = self.describe().await?;
         let listings = self.begin_spending(&description)?;
         let inspections = self.processor.inspections(self.inspection, Some(&listings));

@@ -136,6 +136,29 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
 }
 
 #[tokio::test]
+async fn mended_items_do_not_count_against_the_limit_and_their_keys_do() {
+    for (limit, keys_fit) in [(2, true), (1, false)] {
+        let world = World::new(1);
+        for n in 0..ITEMS {
+            world.write(&format!("o{n}"), Some(put("alice", 100)));
+        }
+        world.deliver_all();
+        for n in 0..ITEMS {
+            world.write(&format!("o{n}"), Some(put("alice", 101)));
+        }
+        world.lose_all();
+        // The keys are `alice` and `all`.
+        let reconcile = world.reconcile().max_differing(limit);
+        let told = reconcile.run().await.unwrap_err().to_string();
+        assert!(told.contains("totals"), "{told}");
+        let repaired = world.reconcile().max_differing(limit).repair().run().await;
+        assert_eq!(repaired.is_ok(), keys_fit, "{repaired:?}");
+        // Either way what was mended stays so.
+        assert_eq!(world.totals(), world.recount());
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_remembered_is_looked_up_and_named_once() {
     let world = counted();
     gap(&world);

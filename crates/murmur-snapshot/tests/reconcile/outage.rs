@@ -70,6 +70,9 @@ async fn twenty_minutes_of_failures_end_no_reconcile_whenever_they_begin() {
         assert!(matches!(found.items[0].mending, Mending::Mended), "{from}");
         assert_eq!(world.totals(), world.recount(), "{from}");
         assert_told(&told, from);
+        // Each attempt at it, however late.
+        let had = std::mem::take(&mut world.tables().looks_had);
+        assert!(had.iter().all(|had| *had == Some(30 * MINUTE)), "{had:?}");
         from += 1;
     }
     assert!(from > 10, "{from} requests");

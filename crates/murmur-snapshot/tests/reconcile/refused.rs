@@ -8,7 +8,7 @@ use murmur_snapshot::{
     Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source,
     SourceError,
 };
-use murmur_state::{Causes, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
+use murmur_state::{Causes, Deadline, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
 
 use crate::world::{Order, World, definition, put};
 
@@ -187,6 +187,8 @@ impl Lookup for Odd {
 #[tokio::test]
 async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
     let world = World::new(1);
+    world.write("o1", Some(put("alice", 100)));
+    world.deliver_all();
     for (leaves_out, said) in [(true, "leaves items out"), (false, "is broken")] {
         let reconcile = Reconcile::new([world.pipeline()], Odd { leaves_out });
         let error = reconcile.run().await.unwrap_err();
@@ -197,4 +199,26 @@ async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
             Causes(&error)
         );
     }
+}
+
+#[tokio::test]
+async fn state_that_nothing_was_counted_into_is_refused_and_stays_what_it_was() {
+    let world = World::new(1);
+    world.write("o1", Some(put("alice", 100)));
+    let error = refused(&world, world.pipeline(), true).await;
+    assert!(matches!(&error, ReconcileError::Refused(_)), "{error:?}");
+    let audit = ProcessorBuilder::new([world.pipeline()]).build().unwrap();
+    let error = audit.audit(&AuditOptions::default()).await.unwrap_err();
+    let text = Causes(&error).to_string();
+    assert!(text.contains("belongs to no pipeline yet"), "{text}");
+
+    // It is still free to be another pipeline's.
+    let other = Pipeline::builder("others")
+        .key(|order: &Order| order.customer.clone())
+        .value(|_| 1)
+        .aggregate(Sum::new())
+        .store(world.store.clone())
+        .ledger(world.markers.clone());
+    let other = ProcessorBuilder::new([other.unwrap()]).build().unwrap();
+    other.bind(None, Deadline::NONE).await.unwrap();
 }

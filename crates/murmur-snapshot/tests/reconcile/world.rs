@@ -102,6 +102,8 @@ pub(crate) struct Tables {
     pub(crate) mends: usize,
     pub(crate) superseded: usize,
     pub(crate) fail_look_ups: usize,
+    /// How long each look at the ledger had.
+    pub(crate) looks_had: Vec<Option<Duration>>,
     /// Requests of all kinds so far.
     pub(crate) requests: usize,
     /// From which request on all fail, and for how long.
@@ -168,6 +170,7 @@ impl World {
                 mends: 0,
                 superseded: 0,
                 fail_look_ups: 0,
+                looks_had: Vec::new(),
                 requests: 0,
                 outage: None,
                 outage_ends: None,
@@ -667,6 +670,16 @@ impl ExactlyOnce<Sum> for Watched {
         self.0.store.bind(binding, markers, deadline).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.0.request()?;
+        self.0.store.check_binding(binding, markers, deadline).await
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,
@@ -707,6 +720,7 @@ impl Ledger<Sum> for Watched {
             let mut tables = self.0.tables();
             tables.before = tables.items.clone();
             tables.watched = items.to_vec();
+            tables.looks_had.push(deadline.remaining(&self.0.clock));
         }
         self.0.step();
         self.0.store.known(pipeline, markers, items, deadline).await

@@ -17,9 +17,9 @@ use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
 use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, StreamView};
 use murmur_state::{
-    Add, Checkpoint, Checkpoints, Clock, Deadline, HandoffToken, Key, Listed, MemoryDeduper,
-    MemoryStore, Outcome, Place, Read, ReadExt, Removed, Saved, StateRow, Store, StoreError,
-    Timestamp,
+    Add, Binding, Checkpoint, Checkpoints, Clock, Deadline, ExactlyOnce, HandoffToken, Key, Listed,
+    MemoryDeduper, MemoryStore, Once, Outcome, PipelineName, Place, Read, ReadExt, Removed, Saved,
+    StateRow, Store, StoreError, Timestamp,
 };
 
 #[derive(serde::Deserialize)]
@@ -390,11 +390,12 @@ impl Store<Sum> for Slow {
     }
 }
 
-/// A store that fails in passing until then.
+/// A store that fails in passing until then, at one customer if it is told of one.
 #[derive(Clone)]
 pub struct Failing {
     clock: Virtual,
     until: Duration,
+    only: Option<&'static str>,
     inner: Slow,
 }
 
@@ -403,8 +404,19 @@ impl Failing {
         Self {
             clock,
             until,
+            only: None,
             inner,
         }
+    }
+
+    pub fn only(mut self, customer: &'static str) -> Self {
+        self.only = Some(customer);
+        self
+    }
+
+    fn fails(&self, add: &Add<i64>) -> bool {
+        let meant = self.only.is_none_or(|only| add.key.entity() == only);
+        meant && self.clock.elapsed() < self.until
     }
 }
 
@@ -428,6 +440,50 @@ impl Store<Sum> for Failing {
             return adds.iter().map(|_| Outcome::Failed(lost())).collect();
         }
         self.inner.merge(adds, deadline).await
+    }
+}
+
+impl ExactlyOnce<Sum> for Failing {
+    type Markers = MemoryDeduper;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.inner.inner.bind(binding, markers, deadline).await
+    }
+
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let checked = self.inner.inner.check_binding(binding, markers, deadline);
+        checked.await
+    }
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        events: &[Once<i64>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for event in events {
+            let event = std::slice::from_ref(event);
+            outcomes.extend(match event[0].adds.iter().any(|add| self.fails(add)) {
+                true => vec![Outcome::Failed(lost())],
+                false => {
+                    let store = &self.inner.inner;
+                    store.apply(pipeline, markers, event, deadline).await
+                }
+            });
+        }
+        outcomes
     }
 }
 

@@ -180,7 +180,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             HashMap::from([(PK.to_owned(), name)])
         });
         let prefix = entry::prefix(self.pipeline);
-        let page = markers.scan(start, Some(&prefix), None, segment);
+        let page = markers.scan(start, Some(&prefix), None, segment, self.deadline);
         let Scanned {
             rows,
             last,

@@ -1,16 +1,18 @@
 //! Control rows: a state table belongs to one pipeline, one definition and one marker table.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Binding, Deadline, EventId, ExactlyOnce, Fault, Once, Outcome, PipelineName, StoreError,
+    Binding, Deadline, EventId, ExactlyOnce, Fault, LEDGER_MODE, Once, Outcome, PipelineName,
+    StoreError,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};
 
-use crate::support::{Total, add, marker_table, state_table, wire_on};
+use crate::support::{Total, add, marker_table, state_table, virtual_time, wire_on};
 
 fn binding(pipeline: &str, version: u32) -> Binding {
     Binding {
@@ -47,6 +49,13 @@ impl Tables {
         let store = Int64SumStore::new(client.clone(), &*self.state);
         let markers = Deduper::new(client, &*self.markers);
         ExactlyOnce::<Total>::bind(&store, binding, &markers, Deadline::NONE).await
+    }
+
+    async fn check_over(&self, wire: &Wire, binding: &Binding) -> Result<(), StoreError> {
+        let client = wire.client(&self.dynamo);
+        let store = Int64SumStore::new(client.clone(), &*self.state);
+        let markers = Deduper::new(client, &*self.markers);
+        ExactlyOnce::<Total>::check_binding(&store, binding, &markers, Deadline::NONE).await
     }
 
     async fn rows(&self, table: &str) -> usize {
@@ -190,6 +199,34 @@ async fn a_pair_left_half_made_is_completed_by_whoever_comes_next() {
 }
 
 #[tokio::test]
+async fn rows_that_no_ledger_knows_of_are_not_looked_for_after_the_deadline() {
+    let tables = Tables::new().await;
+    let ledger = Binding {
+        mode: LEDGER_MODE.into(),
+        ..binding("likes", 1)
+    };
+    let (clock, options) = virtual_time();
+    let second = Duration::from_secs(1);
+    let deadline = Deadline::within(&clock, second);
+    // The look for the state row takes up the time.
+    let wire = wire_on("BatchGetItem", move |_| {
+        clock.advance(second);
+        Action::Pass
+    });
+    let client = wire.client(&tables.dynamo);
+    let store = Int64SumStore::with_options(client.clone(), &*tables.state, options.clone());
+    let markers = Deduper::with_options(client, &*tables.markers, options);
+    let (store, markers) = (store.unwrap(), markers.unwrap());
+    let bound = ExactlyOnce::<Total>::bind(&store, &ledger, &markers, deadline).await;
+    let error = bound.unwrap_err();
+    assert!(
+        matches!(error, StoreError::DeadlinePassed { .. }),
+        "{error:?}"
+    );
+    assert_eq!((wire.count("BatchGetItem"), wire.count("Scan")), (1, 0));
+}
+
+#[tokio::test]
 async fn a_pair_made_between_two_looks_is_no_broken_pair() {
     let tables = std::sync::Arc::new(Tables::new().await);
     let other = std::sync::Arc::clone(&tables);
@@ -318,6 +355,34 @@ async fn a_pair_of_an_earlier_release_learns_definition_and_region_from_the_firs
     let learned = rows.items().iter().filter_map(|row| row.get("region"));
     let learned: Vec<_> = learned.collect();
     assert_eq!(learned, [&AttributeValue::S(own.to_owned())]);
+}
+
+#[tokio::test]
+async fn a_check_writes_nothing_whatever_it_finds() {
+    let tables = Tables::new().await;
+    let (likes, orders) = (binding("likes", 1), binding("orders", 1));
+    let wire = Wire::calm();
+    let text = shown(tables.check_over(&wire, &likes).await);
+    assert!(text.contains("belongs to no pipeline yet"), "{text}");
+
+    // Half made: only the marker row is there.
+    let broken = wire_on("TransactWriteItems", |request| match request.nth {
+        1 => Action::error(400, "ResourceNotFoundException", ""),
+        _ => Action::Pass,
+    });
+    tables.bind_over(&broken, &likes).await.unwrap_err();
+    let text = shown(tables.check_over(&wire, &likes).await);
+    assert!(text.contains("belongs to no pipeline yet"), "{text}");
+
+    tables.bind(&likes).await.unwrap();
+    for attribute in ["definition", "region"] {
+        set(&tables, attribute, None).await;
+    }
+    tables.check_over(&wire, &likes).await.unwrap();
+    shown(tables.check_over(&wire, &orders).await);
+    let mut sent: Vec<_> = wire.counts().into_keys().collect();
+    sent.sort_unstable();
+    assert_eq!(sent, ["BatchGetItem", "GetItem"]);
 }
 
 // What a replica in another region shows: a local server keeps every region's tables apart.

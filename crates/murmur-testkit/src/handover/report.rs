@@ -6,7 +6,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 57] = [
+pub(super) const KINDS: [&str; 58] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -62,6 +62,7 @@ pub(super) const KINDS: [&str; 57] = [
     "expired rows removed",
     "records lost in a gap",
     "repairs",
+    "repairs that came too early",
     "repairs killed",
     "items mended",
 ];

@@ -189,6 +189,16 @@ where
         self.inner.bind(binding, &markers.inner, deadline).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let checked = self.inner.check_binding(binding, &markers.inner, deadline);
+        checked.await
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,

@@ -62,6 +62,15 @@ impl<M: Monoid<Value = i64>, S: ExactlyOnce<M>> ExactlyOnce<M> for Watched<S> {
         self.inner.bind(binding, markers, deadline).await
     }
 
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.inner.check_binding(binding, markers, deadline).await
+    }
+
     async fn apply(
         &self,
         pipeline: &PipelineName,

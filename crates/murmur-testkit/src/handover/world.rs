@@ -418,7 +418,12 @@ impl World {
                         self.shared.met("repairs stopped by a spell");
                         body.sleep(self.scenario().pace).await;
                     }
-                    ended => return ended,
+                    // No bootstrap has begun yet, and no live: there is nothing to be repaired.
+                    Err(ReconcileError::Refused(error)) if !error.is_retryable() => {
+                        self.shared.met("repairs that came too early");
+                        body.sleep(self.scenario().poll).await;
+                    }
+                    repaired => return repaired,
                 }
             }
         };

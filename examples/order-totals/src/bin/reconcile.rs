@@ -55,7 +55,7 @@ struct Arguments {
     #[arg(long, value_name = "ITEMS", default_value_t = 100_000, value_parser = cli::at_least_one)]
     max_suspects: usize,
     /// How many items, or keys of them, of a pipeline may differ before it gives up, about 240 bytes
-    /// each; those that are mended do not count.
+    /// each. Items that are mended do not count, their keys do.
     #[arg(long, value_name = "ITEMS", default_value_t = 1_000_000)]
     max_differing: usize,
 }

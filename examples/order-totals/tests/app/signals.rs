@@ -8,7 +8,7 @@ use murmur_testkit::gate::{Gate, Hold};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::App;
+use crate::support::{App, stderr};
 
 const BOOTSTRAP: &str = env!("CARGO_BIN_EXE_bootstrap");
 const RUN: &str = env!("CARGO_BIN_EXE_run");
@@ -82,6 +82,13 @@ async fn a_signal_is_obeyed_while_any_request_is_without_an_answer() {
         (RECONCILE, "DescribeTable", 0, "TERM"),
         (RECONCILE, "Scan", 0, "INT"),
     ] {
+        if (program, operation) == (AUDIT, "Scan") {
+            // What is audited has been counted.
+            let mut bootstrap = app.command(BOOTSTRAP);
+            bootstrap.args(["--table", &app.orders]);
+            let output = bootstrap.output().await.unwrap();
+            assert!(output.status.success(), "{}", stderr(&output));
+        }
         let process = started(&app, &gate, program);
         let held = tokio::time::timeout(10 * LIMIT, gate.hold(Some(operation), nth, Hold::Before));
         held.await
