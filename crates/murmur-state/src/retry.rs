@@ -13,9 +13,9 @@ use crate::time::{Clock, Deadline, Random};
 /// How long operations are still tried again after they were told to stop.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How far past its budget an operation has to be to have been suspended: attempts and rests end with
-/// the budget.
-const OVERRUN: Duration = Duration::from_secs(1);
+/// An operation that is past its budget by more than this was suspended: no attempt takes so long,
+/// with the timeouts that clients have and the SDK's own retries.
+const OVERRUN: Duration = Duration::from_secs(2 * 60);
 
 /// How long a rest goes on before it is looked whether to stop.
 const SLICE: Duration = Duration::from_secs(1);
@@ -31,8 +31,8 @@ const SLICE: Duration = Duration::from_secs(1);
 /// writes of which nothing gets done. Each success gives it back whole, so two outages shorter than
 /// the budget end nothing, however close they are. It is counted by monotonic time, which may stand
 /// still while a machine sleeps. Where that goes on while a process is suspended, an operation that
-/// wakes up past its budget has it once more: nothing is given up for the time in which it could not
-/// be tried.
+/// wakes up more than two minutes past its budget has it once more: nothing is given up for the time
+/// in which it could not be tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {

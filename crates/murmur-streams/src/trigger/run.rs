@@ -149,7 +149,7 @@ where
                 }
                 return self.error.map_or(Ok(()), Err);
             }
-            match self.next_step().await {
+            match self.next_step(stopping).await {
                 Some(Step::Listed(Ok(Some((listed, begun))))) => {
                     self.listed(&listed, &begun);
                     *beginning = Some(begun);
@@ -202,8 +202,9 @@ where
         }
     }
 
-    /// The next thing that happens; `None` if it is time to look again.
-    async fn next_step(&mut self) -> Option<Step> {
+    /// The next thing that happens; `None` if it is time to look again. `stopping` is what this turn
+    /// has acted on: asked for again it might have changed, and nothing would be waited for.
+    async fn next_step(&mut self, stopping: bool) -> Option<Step> {
         let clock = &self.engine.options.clock;
         let list_in = self.list_at.remaining(&**clock).unwrap_or_default();
         let share = self.share.as_ref().filter(|share| share.round.is_none());
@@ -212,11 +213,11 @@ where
         let lists = !self.listing && !self.is_over();
         let wake = [lists.then_some(list_in), look_in];
         let wake = wake.into_iter().flatten().min();
-        let timer = match wake.filter(|_| !self.watch.is_stopping()) {
+        let timer = match wake.filter(|_| !stopping) {
             None => future::pending().boxed(),
             Some(wake) => clock.sleep(wake),
         };
-        let stop = match self.watch.is_stopping() {
+        let stop = match stopping {
             true => future::pending().left_future(),
             false => self.watch.stop().right_future(),
         };

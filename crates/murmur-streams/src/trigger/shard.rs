@@ -39,6 +39,10 @@ const SURELY_EMPTY: u32 = 10;
 /// So many failures in a row show that a batch fails for longer.
 const KEEPS_FAILING: u32 = 3;
 
+/// A failed read that is made later than this after it was due is a new one: what it waits for
+/// meanwhile, room or its lanes, is no failure.
+const LATE_AGAIN: Duration = Duration::from_secs(5);
+
 /// What a shard waits for.
 enum Step<'e> {
     /// Nothing if the run was stopped, or the shard was to be left.
@@ -183,11 +187,12 @@ where
             // A read that waits for room may be dropped.
             let idle = steps.is_empty() || ending && self.starved && steps.len() == 1;
             if idle && (ending || self.is_ended() || self.is_drained()) {
+                drop(steps);
                 return self.leave().await;
             }
             self.report();
             self.remember();
-            if let Some(step) = self.next_step(&mut steps).await {
+            if let Some(step) = self.next_step(&mut steps, ending).await {
                 self.take(step);
             }
             yield_now().await;
@@ -246,7 +251,10 @@ where
 
     fn begin_steps(&mut self, steps: &mut Steps<'e>) {
         let (engine, arn) = (self.engine, self.arn);
-        let now = engine.options.clock.monotonic();
+        let clock = &engine.options.clock;
+        let now = clock.monotonic();
+        let late_at = self.next_read.saturating_add(LATE_AGAIN);
+        self.attempts.take_if(|_| now > late_at);
         let cut = self.cut();
         for (at, lane) in self.lanes.iter_mut().enumerate() {
             if let Some(part) = lane.next(now, cut) {
@@ -277,8 +285,10 @@ where
                         }
                     }
                 };
-                let attempts = attempts.unwrap_or_else(|| engine.retry.attempts(Deadline::NONE));
-                let asked_at = engine.options.clock.now();
+                let attempts = attempts
+                    .filter(|_| clock.monotonic() <= late_at)
+                    .unwrap_or_else(|| engine.retry.attempts(Deadline::NONE));
+                let asked_at = clock.now();
                 let read = engine.source.read(&shard, &cursor, MAX_READ);
                 let answer = engine.unless_stopped(watch, read).await.transpose();
                 Step::Read(answer.map(|answer| Read {
@@ -351,10 +361,14 @@ where
         through.max(self.clear_at)
     }
 
-    /// The next thing that happens; `None` if it is time to look again.
-    async fn next_step(&self, steps: &mut Steps<'e>) -> Option<Step<'e>> {
-        let timer = self.timer();
-        let stop = match self.is_ending() {
+    /// The next thing that happens; `None` if it is time to look again. `ending` is what this turn
+    /// has acted on: asked for again it might have changed, and nothing would be waited for.
+    async fn next_step(&self, steps: &mut Steps<'e>, ending: bool) -> Option<Step<'e>> {
+        let timer = match ending {
+            true => future::pending().boxed(),
+            false => self.timer(),
+        };
+        let stop = match ending {
             true => future::pending().left_future(),
             false => future::select(self.watch.stop(), self.release()).right_future(),
         };
@@ -373,9 +387,6 @@ where
 
     /// Completes when there is something to begin.
     fn timer(&self) -> BoxFuture<'static, ()> {
-        if self.is_ending() {
-            return future::pending().boxed();
-        }
         let cut = self.cut();
         let lanes = self.lanes.iter().filter_map(|lane| lane.wakes(cut));
         let read = (self.wants_records() && self.cursor.is_some()).then_some(self.next_read);
@@ -628,8 +639,9 @@ where
 
     /// Saves the position for the last time and gives the lease up.
     async fn leave(mut self) -> Result<Left, TriggerError> {
-        // The last save may take a while.
         self.report();
+        // The last save may take a while, and nobody waits that long for the room that they have.
+        self.lanes.clear();
         let ended = self.is_ended() && !self.lost;
         let released = !ended && !self.lost && self.error.is_none() && self.is_released();
         if !self.lost {

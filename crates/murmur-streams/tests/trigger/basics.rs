@@ -3,6 +3,7 @@
 use std::future::{Future, pending, ready};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use murmur_state::{HandlerError, MemoryDeduper, Random};
@@ -695,4 +696,23 @@ fn a_run_can_be_spawned() {
     spawnable(closure.drain());
     let mut borrowed = Trigger::builder(&*source, handler).build().unwrap();
     spawnable(borrowed.drain());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_obeyed_at_whatever_moment_it_is_seen_first() {
+    for nth in 1..200 {
+        let source = Fake::two_shards(&["a", "b"], &["c", "d"]);
+        let mut trigger = on(source, Scripted::default()).build().unwrap();
+        // As a signal from another thread: between any two looks at it.
+        let mut looks = 0;
+        let stop = std::future::poll_fn(move |_| {
+            looks += 1;
+            match looks < nth {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            }
+        });
+        let run = tokio::time::timeout(Duration::from_secs(3600), trigger.run(stop));
+        assert!(run.await.is_ok(), "it hangs if it is told at look {nth}");
+    }
 }

@@ -214,3 +214,20 @@ async fn a_read_that_fails_leaves_its_room_to_others_meanwhile() {
     trigger.build().unwrap().run(stop).await.unwrap();
     assert_eq!(handler.batches(), [["other"]]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_waits_for_its_lane_meanwhile_does_not_use_up_its_budget() {
+    // Throttled once; the batch that was read before then fails for eleven minutes.
+    let mut script = vec![Ok(&["first"][..]), Err(throttles()), Err(throttles())];
+    script.push(Ok(&["second"]));
+    let handler = Scripted::default();
+    for _ in 0..290 {
+        handler.fail();
+    }
+    let trigger = on(Fake::open(script), handler.clone())
+        .batch_size(2)
+        .maximum_batching_window(Duration::from_millis(100));
+    let trigger = trigger.retry_budget(10 * MINUTE);
+    trigger.build().unwrap().drain().await.unwrap();
+    assert_eq!(handler.batches().last().unwrap(), &["second"]);
+}
