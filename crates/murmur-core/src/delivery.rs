@@ -22,6 +22,10 @@ use crate::record::Record;
 /// loses its event.
 const RELEASE_GRACE: Duration = Duration::from_secs(30);
 
+/// What to do about a claim that its owner could not give back.
+const CLAIM_LEFT: &str = "it could not be released: when its event comes again it will be taken for a \
+                          duplicate and lost; delete this row of the marker table before that";
+
 /// How many claims of one batch are under way at a time.
 const CLAIM_CONCURRENCY: usize = 32;
 
@@ -97,8 +101,6 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     const REPEATS: Repeats;
     /// Whether it remembers what each item contributes, nothing included.
     const LEDGER: bool = false;
-    /// Whether it claims an event before it counts it.
-    const CLAIMS: bool = false;
 
     /// Where its values are.
     type State: Read<M::Value>;
@@ -193,7 +195,6 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
     type State = S;
     const MODE: &str = "claim-first";
     const REPEATS: Repeats = Repeats::EventOnce;
-    const CLAIMS: bool = true;
 
     fn state(&self) -> &S {
         &self.store
@@ -260,7 +261,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
                 }
                 Ok(Claim::Duplicate) => Verdict::Duplicate,
                 Err(error) => {
-                    undone.extend(lost.then_some(name));
+                    undone.extend(lost.then_some((place, name)));
                     Verdict::Failed(Box::new(error))
                 }
             });
@@ -273,13 +274,13 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         let merged = merge(&self.store, pipeline, monoid, &first, &within_work).await;
         for ((place, name), verdict) in held.into_iter().zip(merged) {
             if !matches!(verdict, Verdict::Applied) {
-                undone.push(name);
+                undone.push((place, name));
             }
             verdicts[place] = verdict;
         }
         let retry = &context.retry.with_grace(RELEASE_GRACE);
         let mut releases = Vec::with_capacity(undone.len());
-        for name in undone {
+        for (place, name) in undone {
             releases.push(async move {
                 let released = retry
                     .run(
@@ -288,23 +289,35 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
                         || deduper.release(&name, owner, context.operation_deadline()),
                     )
                     .await;
-                if let Err(error) = released {
-                    context
-                        .recorder
-                        .error(&format!("{pipeline}:claim_left"), &error);
-                    tracing::error!(
-                        pipeline = pipeline.as_str(), claim = name,
-                        error = %murmur_state::Causes(&error),
-                        "a claim could not be released: when its event comes again it will be \
-                         taken for a duplicate and lost; delete this marker row before that",
-                    );
-                }
+                let error = released.err()?;
+                context
+                    .recorder
+                    .error(&format!("{pipeline}:claim_left"), &error);
+                tracing::error!(
+                    pipeline = pipeline.as_str(), claim = name,
+                    error = %murmur_state::Causes(&error),
+                    "{CLAIM_LEFT}",
+                );
+                let error = StoreError::Setup {
+                    place: self.store.place(),
+                    advice: format!("claim `{name}`: {CLAIM_LEFT}"),
+                    source: Some(Arc::new(error)),
+                };
+                Some((place, error))
             });
         }
-        stream::iter(releases)
+        let left: Vec<_> = stream::iter(releases)
             .buffer_unordered(CLAIM_CONCURRENCY)
-            .collect::<()>()
+            .filter_map(ready)
+            .collect()
             .await;
+        for (place, error) in left {
+            // What can never count is handed over all the same, and then does not come again.
+            let never = matches!(&verdicts[place], Verdict::Failed(error) if error.fault() == Fault::Record);
+            if !never {
+                verdicts[place] = Verdict::Failed(Box::new(error));
+            }
+        }
         verdicts
     }
 }

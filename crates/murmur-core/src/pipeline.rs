@@ -127,12 +127,6 @@ impl<T> Pipeline<T> {
         self.run.keeps_ledger()
     }
 
-    /// Whether it claims an event before it counts it, so that work that ends in between loses the
-    /// event: its mode is [`claim_first`](Stored::claim_first).
-    pub fn claims_first(&self) -> bool {
-        self.run.claims_first()
-    }
-
     /// Whether items that Time to Live removed go on counting
     /// ([`keep_expired_items`](Definition::keep_expired_items)).
     pub fn keeps_expired_items(&self) -> bool {

@@ -400,7 +400,6 @@ pub(crate) trait Run<T>: Send + Sync {
     fn windows_by_arrival(&self) -> bool;
     fn repeats(&self) -> Repeats;
     fn keeps_ledger(&self) -> bool;
-    fn claims_first(&self) -> bool;
     fn keeps_expired(&self) -> bool;
     /// What of the definition can be put into words.
     fn fingerprint(&self) -> String;
@@ -558,10 +557,6 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
 
     fn keeps_ledger(&self) -> bool {
         D::LEDGER
-    }
-
-    fn claims_first(&self) -> bool {
-        D::CLAIMS
     }
 
     fn keeps_expired(&self) -> bool {

@@ -68,9 +68,8 @@ const MAX_LISTED: usize = 100;
 /// over; a source of nothing else fails the run
 /// ([`accept_all_rejected`](Bootstrap::accept_all_rejected)). A row that fails for any other reason,
 /// after the [retries](Bootstrap::retry), fails the run, which stays unfinished. A page is written
-/// within an hour of being asked for, or read again; where a pipeline counts repeats, or claims rows
-/// before it counts them, it fails the run instead
-/// ([`ClaimsLeft`](BootstrapError::ClaimsLeft)).
+/// within an hour of being asked for, or read again; where a pipeline counts repeats it fails the run
+/// instead, and so does a claim that could not be released.
 #[must_use = "nothing is read before `run`"]
 pub struct Bootstrap<T, S> {
     processor: ProcessorBuilder<T>,

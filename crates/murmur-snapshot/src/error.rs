@@ -375,22 +375,6 @@ pub enum BootstrapError {
         #[source]
         source: Box<RecordError>,
     },
-    /// A page was not written within its hour, as where the machine was suspended, and a pipeline
-    /// claims a row before it counts it.
-    #[error(
-        "a page of segment {segment} of `{source_name}` was not written within an hour of being asked for, and pipeline `{pipeline}` may have left claims of rows that it did not count: read again, they would be taken for counted. Make the state and marker tables of the run anew and ask for `restart`, or give the pipeline an exact mode, which needs none of this"
-    )]
-    ClaimsLeft {
-        /// The pipeline.
-        pipeline: PipelineName,
-        /// The source.
-        source_name: String,
-        /// Its segment.
-        segment: u32,
-        /// What of the page failed.
-        #[source]
-        source: Box<BootstrapError>,
-    },
     /// A row waits for another of the same key, which failed.
     #[error(
         "row `{row}` of `{source_name}`, segment {segment}, was held back by an earlier row of its key; run it again: what was counted is recognised, except by at-least-once pipelines"

@@ -186,10 +186,6 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             settings: &description.settings,
             segments: self.source.segments(),
             knows_repeats: self.processor.repeats() != Repeats::Counted,
-            claims: pipelines
-                .iter()
-                .find(|pipeline| pipeline.claims_first())
-                .map(Pipeline::name),
         };
         let ended = match scan(&parts, &mut state, self.concurrency, stop).await? {
             false => Ended::Stopped,

@@ -16,7 +16,7 @@ use futures::channel::oneshot;
 use futures::future::{BoxFuture, Either, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use murmur_core::{Processor, Record, RecordError, RecordOutcome, Row, Side};
-use murmur_state::{Causes, Clock, Deadline, ItemId, OptionError, PipelineName, Recorder, Retry};
+use murmur_state::{Causes, Clock, Deadline, Fault, ItemId, OptionError, Recorder, Retry};
 
 use crate::budget::{May, Pace, Reserved};
 use crate::error::{BootstrapError, SourceError};
@@ -47,8 +47,6 @@ pub(crate) struct Parts<'a, T, S> {
     pub(crate) segments: u32,
     /// Whether a page may be written once more after a part of it was.
     pub(crate) knows_repeats: bool,
-    /// The first pipeline, if any, of which a page that had no more time may have left claims.
-    pub(crate) claims: Option<&'a PipelineName>,
 }
 
 /// What changes while it goes on.
@@ -259,7 +257,7 @@ where
                 tracing::debug!(error = %Causes(&failed), "not done before the stop");
             }
             Err(failed) => {
-                error.get_or_insert(failed);
+                weigh(&mut error, failed);
                 // What is being read is dropped, and nothing more is begun.
                 drop(halt.take());
                 parts.retry.stop();
@@ -269,6 +267,18 @@ where
     match error {
         Some(error) => Err(error),
         None => Ok(state.segments.all_done()),
+    }
+}
+
+/// Keeps the first of several errors, unless that may pass by itself and a later one does not.
+fn weigh(first: &mut Option<BootstrapError>, error: BootstrapError) {
+    let passes = first.as_ref().is_none_or(BootstrapError::is_retryable);
+    let other = match passes && (first.is_none() || !error.is_retryable()) {
+        true => first.replace(error),
+        false => Some(error),
+    };
+    if let Some(other) = other {
+        tracing::debug!(error = %Causes(&other), "this failed as well");
     }
 }
 
@@ -331,54 +341,34 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         };
         let write = async move {
             let written = self.write(segment, page, deadline).await;
-            let tally = written.map_err(|error| self.unwritten(segment, error, deadline));
             Step::Written {
                 segment,
                 page: number,
-                tally,
+                tally: written.map_err(|error| Unwritten {
+                    again: self.may_again(&error, deadline),
+                    error: Box::new(error),
+                }),
             }
         };
         Ok(Some(write.boxed()))
     }
 
-    /// Whether the page is read again: if it only had no more time, and its rows are counted once
-    /// even so. Where a claim may be left by a row that does not count, it would be taken for one
-    /// that does.
-    fn unwritten(&self, segment: u32, error: BootstrapError, deadline: Deadline) -> Unwritten {
-        let passes = self.had_no_time(&error, deadline);
-        // Given up because of a stop, it has time to release them.
-        let releases = self.retry.is_stopped() && !deadline.passed(self.clock());
-        let error = Box::new(error);
-        match self.claims {
-            Some(pipeline) if passes && !releases => Unwritten {
-                again: false,
-                error: Box::new(BootstrapError::ClaimsLeft {
-                    pipeline: pipeline.clone(),
-                    source_name: self.source.name().to_owned(),
-                    segment,
-                    source: error,
-                }),
-            },
-            _ => Unwritten {
-                again: passes && self.knows_repeats,
-                error,
-            },
-        }
-    }
-
     /// Whether a page that was not written only had no more time, as what is too old must not be
     /// written any more. What used up its budget or its attempts did not pass.
-    fn had_no_time(&self, error: &BootstrapError, deadline: Deadline) -> bool {
+    fn may_again(&self, error: &BootstrapError, deadline: Deadline) -> bool {
         let passes = match error {
             BootstrapError::RowBlocked { .. } => true,
             BootstrapError::Row { source, .. } => match **source {
                 RecordError::Callback { .. } => false,
                 // Nobody was asked about it any more.
-                _ => source.is_retryable() || deadline.passed(self.clock()),
+                _ => {
+                    source.is_retryable()
+                        || source.fault() == Fault::Record && deadline.passed(self.clock())
+                }
             },
             _ => false,
         };
-        passes && !self.retry.is_exhausted()
+        passes && self.knows_repeats && !self.retry.is_exhausted()
     }
 
     /// Counts a page's rows; an error if any of them neither counts nor is passed over.
@@ -407,20 +397,24 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             false => self.processor.process(&records, deadline).await,
         };
         rejected.extend(self.rejections.of(records.iter().map(Record::event_id)));
-        let mut blocked = None;
+        let (mut failed, mut blocked) = (None, None);
         for (record, outcome) in records.iter().zip(outcomes) {
             match (counts.take(&outcome), outcome) {
                 (Some(()), _) => {}
                 (None, RecordOutcome::Failed(error)) => {
-                    return Err(self.row_error(segment, record.event_id(), error));
+                    weigh(
+                        &mut failed,
+                        self.row_error(segment, record.event_id(), error),
+                    );
                 }
                 // The row that blocked it has the better error.
                 (None, _) => blocked = blocked.or(Some(record.event_id())),
             }
         }
-        match blocked {
-            None => Ok(Tally { counts, rejected }),
-            Some(row) => Err(BootstrapError::RowBlocked {
+        match (failed, blocked) {
+            (Some(error), _) => Err(error),
+            (None, None) => Ok(Tally { counts, rejected }),
+            (None, Some(row)) => Err(BootstrapError::RowBlocked {
                 source_name: self.source.name().to_owned(),
                 segment,
                 row: shown_row(row),

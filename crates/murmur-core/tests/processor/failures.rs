@@ -5,7 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use murmur_core::{Pipeline, ProcessorBuilder, RecordOutcome, Sum};
-use murmur_state::{Causes, Deadline, Fault, MemoryDeduper, MemoryStore, RetryPolicy};
+use murmur_state::{
+    Causes, Deadline, Fault, MemoryDeduper, MemoryStore, Place, RetryPolicy, StoreError,
+};
 
 use crate::support::{
     Answer, FlakyDeduper, Order, Scripted, clock, insert, missing_table, order, throttled,
@@ -205,14 +207,35 @@ async fn what_the_deadline_leaves_no_time_for_is_reported_and_its_claim_given_ba
 async fn a_claim_that_was_never_made_is_not_given_back() {
     let deduper = FlakyDeduper::default();
     let store = MemoryStore::new(Sum::new());
-    let (processor, counts) = processor(totals(store).claim_first(deduper.clone()).unwrap());
+    let (processor, _) = processor(totals(store).claim_first(deduper.clone()).unwrap());
     deduper.refuse_claims.store(3, Ordering::Relaxed);
     assert_outcomes!(
         outcomes(&processor, &[insert("1", order("a", 5))]).await,
         RecordOutcome::Failed(_)
     );
     assert_eq!(deduper.releases.load(Ordering::Relaxed), 0);
-    assert_eq!(counts.of("totals:claim_left"), 0);
+}
+
+#[tokio::test]
+async fn a_claim_that_cannot_be_given_back_is_told_by_name_and_what_can_never_count_as_ever() {
+    let never = StoreError::InvalidValue {
+        place: Place::table("test", "totals"),
+        reason: "too large".to_owned(),
+        source: None,
+    };
+    for (refused, fault) in [(throttled(), Fault::Setup), (never, Fault::Record)] {
+        let deduper = FlakyDeduper::default();
+        let store = Scripted::new(move |_| Answer::Refuse(refused.clone()));
+        let (processor, _) = processor(totals(store).claim_first(deduper.clone()).unwrap());
+        deduper.refuse_releases.store(usize::MAX, Ordering::Relaxed);
+        let batch = [insert("1", order("a", 5))];
+        let outcome = outcomes(&processor, &batch).await.remove(0);
+        let error = crate::error(&outcome);
+        assert_eq!(error.fault(), fault, "{error}");
+        let text = Causes(error).to_string();
+        let told = text.contains("claim `totals") && text.contains("delete this row");
+        assert_eq!(told, fault == Fault::Setup, "{text}");
+    }
 }
 
 #[tokio::test]

@@ -373,6 +373,7 @@ pub struct FlakyDeduper {
     pub lose_claims: Arc<AtomicUsize>,
     pub refuse_claims: Arc<AtomicUsize>,
     pub releases: Arc<AtomicUsize>,
+    pub refuse_releases: Arc<AtomicUsize>,
     /// By when each claim had to be made.
     pub claims: Arc<Mutex<Vec<Deadline>>>,
 }
@@ -401,6 +402,9 @@ impl Deduper for FlakyDeduper {
 
     async fn release(&self, id: &str, owner: &Owner, by: Deadline) -> Result<(), StoreError> {
         self.releases.fetch_add(1, Ordering::Relaxed);
+        if take(&self.refuse_releases) {
+            return Err(unavailable(false));
+        }
         self.inner.release(id, owner, by).await
     }
 }
