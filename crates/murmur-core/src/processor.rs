@@ -219,7 +219,8 @@ pub struct Processor<T> {
     on_rejected: Option<Arc<RejectFn>>,
 }
 
-/// What no record can count without, if its decoder `sees_records` and not one image at a time.
+/// What no record can count without. `sees_records` says whether the decoder is given whole records,
+/// and not one image at a time.
 fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
     let missing = match record {
         Record::Changed(change) => match &change.event {
@@ -229,20 +230,19 @@ fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
             EventName::Other(name) => Some(RecordError::UnknownEvent { name: name.clone() }),
             // In a ledger, all such records would be of one item.
             _ if change.keys.is_empty() => Some(RecordError::NoKeys),
-            _ if change.event_id.is_empty() => None,
-            // Such a decoder may look at either image, whichever side it is asked for.
-            _ if sees_records => change.unreadable_images.first().map(|(side, reason)| {
-                RecordError::UnreadableImage {
-                    side: *side,
-                    reason: reason.clone(),
-                }
-            }),
             _ => None,
         },
         Record::Scanned(_) => None,
     };
     let no_id = || RecordError::InvalidId(IdError::EmptyEventId);
     let missing = missing.or_else(|| record.event_id().is_empty().then(no_id));
+    // Such a decoder may look at either image, whichever side it is asked for.
+    let image = |side| {
+        let reason = record.unreadable(side)?.to_owned();
+        Some(RecordError::UnreadableImage { side, reason })
+    };
+    let images = || [Side::New, Side::Old].into_iter().find_map(image);
+    let missing = missing.or_else(|| sees_records.then(images).flatten());
     missing.map_or(Ok(()), |error| Err(Box::new(error)))
 }
 
@@ -320,8 +320,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     }
 
     /// Sees that the state of every pipeline that keeps track of whom it belongs to belongs to that
-    /// pipeline, as [`bind`](Self::bind) does, and writes nothing. State that nothing was ever
-    /// counted into belongs to none.
+    /// pipeline, as [`bind`](Self::bind) does, and writes nothing. State that was never bound, by a
+    /// bootstrap or by live, belongs to none.
     ///
     /// # Errors
     ///

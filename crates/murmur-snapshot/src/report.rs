@@ -75,6 +75,7 @@ impl AddAssign for Counts {
     }
 }
 
+/// Takes back what became of rows that will be read again, not what reading them cost.
 impl SubAssign for Counts {
     fn sub_assign(&mut self, other: Self) {
         let Self {
@@ -86,7 +87,8 @@ impl SubAssign for Counts {
             skipped,
             expired,
             rejected,
-            read_units,
+            // They were paid.
+            read_units: _,
         } = other;
         for (count, less) in [
             (&mut self.examined, examined),
@@ -100,7 +102,6 @@ impl SubAssign for Counts {
         ] {
             *count = count.saturating_sub(less);
         }
-        self.read_units -= read_units;
     }
 }
 
@@ -120,7 +121,7 @@ pub struct Report {
     /// What this attempt did not read, since it was done with before.
     pub earlier: Earlier,
     /// What became of the rows in this attempt. A page that was read again counts as it was done with
-    /// in the end.
+    /// in the end; what reading it cost counts each time that it was done with.
     pub counts: Counts,
     /// How many segments of this part another process took and finished meanwhile. What it made of
     /// their rows is in its report; what this one had saved of them is in `counts`.

@@ -235,8 +235,8 @@ impl Segments {
     }
 
     /// The page was not written: the segment is read again from there on. Where that page would end
-    /// then, nobody knows, so those after it are read again as well: what was done of them, and will
-    /// be done once more.
+    /// then, nobody knows, so those after it are read again as well. Answers what was done of those,
+    /// which will be done again.
     pub(crate) fn again(&mut self, segment: u32, page: u64) -> Tally {
         let mut dropped = Tally::default();
         let Some(open) = self.open.get_mut(&segment) else {
@@ -254,7 +254,8 @@ impl Segments {
         dropped
     }
 
-    /// Another process has the segment: what was done of it and not saved, and is the other's to do.
+    /// Another process has the segment. Answers what was done of it and not saved, which is the
+    /// other's to do.
     pub(crate) fn leave(&mut self, segment: u32) -> Tally {
         let mut dropped = Tally::default();
         let Some(open) = self.open.remove(&segment) else {

@@ -210,9 +210,9 @@ where
     }
 
     /// Delivers only changes with one of these event names; the others are passed over and
-    /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same, unless
-    /// only their images could not ([`ImageNotes`]). Default: all, and at least one name. Totals
-    /// that take old images back need all of them.
+    /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same; where
+    /// only an image could not be read ([`ImageNotes`]), the filter goes by what happened. Default:
+    /// all, and at least one name. Totals that take old images back need all of them.
     #[must_use]
     pub fn filter_event_names(mut self, names: impl IntoIterator<Item = OperationType>) -> Self {
         self.options.event_names = Some(names.into_iter().collect());

@@ -303,7 +303,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// A key is named when its row and each contribution to it were the same, and at odds, in three
     /// passes over the ledger in a row. What still differs otherwise after seven is counted as
     /// unsettled. Keys that agreed in the first are not looked at again. Nothing is written, and state
-    /// that nothing was ever counted into is refused.
+    /// that was never bound, by a bootstrap or by live, is refused.
     ///
     /// # Cost
     ///

@@ -40,6 +40,8 @@ pub(super) struct Log {
     pub(super) bootstrapping: u64,
     /// Whether one has ended as it should.
     pub(super) finished: bool,
+    /// Whether the state was bound.
+    pub(super) bound: bool,
     /// Pages that were given, by segment and the cursor they begin at.
     pub(super) pages: HashSet<(u32, Option<String>)>,
     /// Why a bootstrap failed last.
@@ -72,6 +74,7 @@ impl Shared {
                 newest: HashMap::new(),
                 bootstrapping: 0,
                 finished: false,
+                bound: false,
                 pages: HashSet::new(),
                 last_error: None,
                 captured: Duration::ZERO,

@@ -14,6 +14,7 @@ use murmur_state::{
 use super::body::{Body, Doing, Fate};
 use super::rule;
 use crate::cloud::Fault;
+use crate::runs::lock;
 
 /// A store, or what is kept beside it, in one process.
 #[derive(Clone, Debug)]
@@ -186,7 +187,9 @@ where
         markers: &Self::Markers,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        self.inner.bind(binding, &markers.inner, deadline).await
+        let bound = self.inner.bind(binding, &markers.inner, deadline).await;
+        lock(&self.body.shared.log).bound |= bound.is_ok();
+        bound
     }
 
     async fn check_binding(

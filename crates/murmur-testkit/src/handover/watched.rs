@@ -10,6 +10,7 @@ use murmur_state::{
 };
 
 use super::body::{Body, Doing};
+use crate::runs::lock;
 
 /// A store, or what is kept beside it, of which is told what becomes of what.
 #[derive(Clone, Debug)]
@@ -59,7 +60,9 @@ impl<M: Monoid<Value = i64>, S: ExactlyOnce<M>> ExactlyOnce<M> for Watched<S> {
         markers: &Self::Markers,
         deadline: Deadline,
     ) -> Result<(), StoreError> {
-        self.inner.bind(binding, markers, deadline).await
+        let bound = self.inner.bind(binding, markers, deadline).await;
+        lock(&self.body.shared.log).bound |= bound.is_ok();
+        bound
     }
 
     async fn check_binding(

@@ -413,13 +413,16 @@ impl World {
         self.shared.met("repairs");
         let repairing = async {
             loop {
+                // Only what this attempt meets excuses it.
+                body.connection.was_refused();
+                let was_bound = lock(&self.shared.log).bound;
                 match self.repairing(&body).await {
                     Err(error) if !error.is_retryable() && body.connection.was_refused() => {
                         self.shared.met("repairs stopped by a spell");
                         body.sleep(self.scenario().pace).await;
                     }
                     // No bootstrap has begun yet, and no live: there is nothing to be repaired.
-                    Err(ReconcileError::Refused(error)) if !error.is_retryable() => {
+                    Err(ReconcileError::Refused(error)) if !was_bound && !error.is_retryable() => {
                         self.shared.met("repairs that came too early");
                         body.sleep(self.scenario().poll).await;
                     }
@@ -494,6 +497,8 @@ impl World {
         let source = self.streams.source(self.arn.as_str());
         let mut trigger = live::trigger(&self.state, body, source, token.as_ref());
         loop {
+            // Only what this attempt meets excuses it.
+            body.connection.was_refused();
             // It ends when it cannot save or load, and begins again where it was.
             let ended = trigger.run(std::future::pending()).await;
             if let Err(error) = ended

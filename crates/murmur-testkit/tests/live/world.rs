@@ -23,6 +23,8 @@ pub(crate) const ARN: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/l
 /// What the triggers' positions are kept under.
 pub(crate) const NAME: &str = "live";
 
+/// How long a run that failed may take to leave its shards.
+const LEAVES: Duration = Duration::from_secs(60);
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const STREAM_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How old an event may be for the handler to recognise it.
@@ -521,9 +523,10 @@ impl World {
                 error => error,
             };
             let nobody = life.attempts.is_some() && !life.on_failure;
+            let now = self.time.elapsed();
             let struck = life
                 .spell
-                .is_some_and(|spell| spell.from <= self.time.elapsed());
+                .is_some_and(|spell| (spell.from..=spell.until + LEAVES).contains(&now));
             let fails = |error: &TriggerError| match error.is_retryable() {
                 true => life.trouble > 0.0 || struck,
                 false => struck,
