@@ -125,14 +125,14 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
         ready(Ok(()))
     }
 
-    /// Sees that the store belongs to the pipeline, and writes nothing.
+    /// Sees that the store belongs to the pipeline, and writes nothing; the stream it belongs to.
     fn check_binding(
         &self,
         pipeline: &PipelineName,
         context: &Context<'_>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+    ) -> impl Future<Output = Result<Option<Arc<str>>, StoreError>> + Send {
         let _ = (pipeline, context);
-        ready(Ok(()))
+        ready(Ok(None))
     }
 
     /// One verdict per share.
@@ -413,7 +413,7 @@ impl<S, K> Owned<S, K> {
         &self,
         pipeline: &PipelineName,
         context: &Context<'_>,
-    ) -> Result<(), StoreError>
+    ) -> Result<Option<Arc<str>>, StoreError>
     where
         S: ExactlyOnce<M, Markers = K>,
     {
@@ -461,7 +461,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         &self,
         pipeline: &PipelineName,
         context: &Context<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.0.check_binding::<M>(pipeline, context).await
     }
 
@@ -547,7 +547,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         &self,
         pipeline: &PipelineName,
         context: &Context<'_>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.0.check_binding::<M>(pipeline, context).await
     }
 

@@ -1,5 +1,7 @@
 //! From decoded images to what each record adds, and on to delivery.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use murmur_state::{
     Add, HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place, Read,
@@ -410,7 +412,10 @@ pub(crate) trait Run<T>: Send + Sync {
         stream: Option<&'a str>,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>>;
-    fn check_binding<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn check_binding<'a>(
+        &'a self,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>>;
     /// One verdict per entry.
     fn run<'a>(
         &'a self,
@@ -586,7 +591,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         Box::pin(async move { self.delivery.bind(&self.name, stream, &context).await })
     }
 
-    fn check_binding<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+    fn check_binding<'a>(
+        &'a self,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>> {
         Box::pin(async move { self.delivery.check_binding(&self.name, &context).await })
     }
 

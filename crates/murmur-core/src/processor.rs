@@ -321,7 +321,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
 
     /// Sees that the state of every pipeline that keeps track of whom it belongs to belongs to that
     /// pipeline, as [`bind`](Self::bind) does, and writes nothing. State that was never bound, by a
-    /// bootstrap or by live, belongs to none.
+    /// bootstrap or by live, belongs to none. Answers, for each pipeline, the stream that its state
+    /// belongs to, if one was ever named.
     ///
     /// # Errors
     ///
@@ -330,13 +331,17 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// # Cancel safety
     ///
     /// Cancel safe: it only reads.
-    pub async fn check_binding(&self, deadline: Deadline) -> Result<(), RecordError> {
+    pub async fn check_binding(
+        &self,
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Arc<str>>>, RecordError> {
         let context = self.context(deadline);
+        let mut streams = Vec::with_capacity(self.pipelines.len());
         for pipeline in &self.pipelines {
             let checked = pipeline.run.check_binding(context).await;
-            checked.map_err(|source| not_its_state(pipeline, source))?;
+            streams.push(checked.map_err(|source| not_its_state(pipeline, source))?);
         }
-        Ok(())
+        Ok(streams)
     }
 
     pub(crate) fn context(&self, deadline: Deadline) -> Context<'_> {

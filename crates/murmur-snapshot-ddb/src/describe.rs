@@ -12,6 +12,7 @@ pub(crate) async fn describe(scan: &ParallelScan) -> Result<Description, SourceE
     let table = table::describe(scan).await?;
     let mut description = Description::new(settings(scan, &table)?);
     description.rows = table.rows;
+    description.table_arn = Some(table.arn.clone()).filter(|arn| !arn.is_empty());
     description.provisioned_read_units = table.provisioned_read_units;
     description.consistent = scan.consistent;
     if let Some(filter) = &scan.filter {

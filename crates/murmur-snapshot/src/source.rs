@@ -106,6 +106,9 @@ pub struct Description {
     /// allows none: an item that changes in one of them would have to be counted and forgotten by
     /// whether it was scanned before or after. Default: none.
     pub leaves_out_by: Vec<String>,
+    /// The ARN of the table that is read; `None` if the source reads something else, or does not
+    /// know. A reconcile refuses state that was filled from another one. Default: `None`.
+    pub table_arn: Option<String>,
     /// The stream that live will read; `None` if there is none, or the source does not know.
     /// Default: `None`.
     pub stream: Option<StreamView>,

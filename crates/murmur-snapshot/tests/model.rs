@@ -195,7 +195,7 @@ impl ExactlyOnce<Sum> for Totals {
         binding: &Binding,
         markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.0.store.check_binding(binding, markers, deadline).await
     }
 

@@ -187,7 +187,7 @@ impl ExactlyOnce<Sum> for World {
         binding: &Binding,
         markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.0.store.check_binding(binding, markers, deadline).await
     }
 

@@ -417,7 +417,7 @@ impl<M: Codec> ExactlyOnce<M> for BytesStore<M> {
         binding: &Binding,
         markers: &Deduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let layout = Self::layout(markers);
         owner::check(&self.table, markers, &layout, binding, deadline).await
     }

@@ -151,7 +151,7 @@ impl<M: Additive> ExactlyOnce<M> for Int64SumStore {
         binding: &Binding,
         markers: &Deduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let checked = self.rows.check_binding("sum", binding, markers, deadline);
         checked.await
     }
@@ -264,7 +264,7 @@ macro_rules! exactly_once_without_ids {
                 binding: &Binding,
                 markers: &Deduper,
                 deadline: Deadline,
-            ) -> Result<(), StoreError> {
+            ) -> Result<Option<Arc<str>>, StoreError> {
                 let checked = self.rows.check_binding($layout, binding, markers, deadline);
                 checked.await
             }
@@ -352,7 +352,7 @@ impl Int64Rows {
         binding: &Binding,
         markers: &Deduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let layout = markers.layout(kind);
         owner::check(&self.table, markers, &layout, binding, deadline).await
     }

@@ -65,18 +65,19 @@ pub(crate) async fn bind(
     Err(pair.conflict())
 }
 
-/// Sees that `table` belongs to `binding`, with its markers in `markers`, and writes nothing.
+/// Sees that `table` belongs to `binding`, with its markers in `markers`, and writes nothing; the
+/// stream that it belongs to.
 pub(crate) async fn check(
     table: &Table,
     markers: &Deduper,
     layout: &str,
     binding: &Binding,
     deadline: Deadline,
-) -> Result<(), StoreError> {
+) -> Result<Option<Arc<str>>, StoreError> {
     let pair = Pair::of(table, markers, layout, binding, deadline)?;
     for _ in 0..LOOKS {
-        if pair.is_there().await? {
-            return Ok(());
+        if let Some(marker) = pair.found().await? {
+            return pair.stream(&marker);
         }
     }
     Err(pair.conflict())
@@ -149,11 +150,12 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Whether both rows are there, and this binding's; `false` if they are to be looked at again.
-    async fn is_there(&self) -> Result<bool, StoreError> {
+    /// The marker row, if both rows are there and this binding's; `None` if they are to be looked at
+    /// again.
+    async fn found(&self) -> Result<Option<Item>, StoreError> {
         match self.look(&self.name()).await? {
-            (Some(_), Some(_)) => Ok(true),
-            (None, Some(_)) => Ok(false),
+            (Some(marker), Some(_)) => Ok(Some(marker)),
+            (None, Some(_)) => Ok(None),
             (_, None) => Err(self.setup(
                 "it belongs to no pipeline yet, so there is nothing to compare; check the names \
                  of the tables, and bootstrap the pipeline or start live first",
@@ -219,6 +221,13 @@ impl<'a> Pair<'a> {
         }
     }
 
+    /// The stream that a row names.
+    fn stream(&self, row: &Item) -> Result<Option<Arc<str>>, StoreError> {
+        let named = row.contains_key(STREAM);
+        let read = || text(&self.place(), row, STREAM, CONTROL).map(Into::into);
+        named.then(read).transpose()
+    }
+
     /// Refuses a row that names another owner.
     fn admit(&self, row: &Item) -> Result<(), StoreError> {
         let place = self.place();
@@ -232,10 +241,7 @@ impl<'a> Pair<'a> {
                 true => read(DEFINITION)?.into(),
                 false => Arc::clone(&self.binding.definition),
             },
-            stream: row
-                .contains_key(STREAM)
-                .then(|| read(STREAM).map(Into::into))
-                .transpose()?,
+            stream: self.stream(row)?,
         };
         if let Some(region) = self.region()
             && row.contains_key(REGION)

@@ -221,6 +221,11 @@ where
                     bound.is_ok(),
                     "what was bound must be found so, and what was refused refused: {checked:?}"
                 );
+                if let Ok(found) = checked
+                    && binding.stream.is_some()
+                {
+                    assert_eq!(found, binding.stream, "the stream that was named is told");
+                }
                 bound
             };
         let owner = Binding {

@@ -234,9 +234,12 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
         binding: &Binding,
         _markers: &MemoryDeduper,
         _deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         match &self.lock().bound {
-            Some(found) => self.admit(found, binding),
+            Some(found) => {
+                self.admit(found, binding)?;
+                Ok(found.stream.clone())
+            }
             None => Err(StoreError::Setup {
                 place: self.place.clone(),
                 advice: "it belongs to no pipeline yet, so there is nothing to compare; bootstrap \

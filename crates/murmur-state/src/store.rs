@@ -389,7 +389,8 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// Sees that the store's rows belong to `binding`, as [`bind`](Self::bind) does, and writes
-    /// nothing: for callers that only compare, or mend what a pipeline has written.
+    /// nothing: for callers that only compare, or mend what a pipeline has written. Answers the
+    /// stream that they belong to, if one was ever named.
     ///
     /// # Errors
     ///
@@ -403,7 +404,7 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
         binding: &Binding,
         markers: &Self::Markers,
         deadline: Deadline,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+    ) -> impl Future<Output = Result<Option<Arc<str>>, StoreError>> + Send;
 
     /// Applies each event to each of its keys at most once.
     fn apply(
@@ -571,7 +572,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Arc<S> {
         binding: &Binding,
         markers: &Self::Markers,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         S::check_binding(self, binding, markers, deadline).await
     }
 

@@ -5,6 +5,7 @@
 mod total;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
@@ -158,11 +159,11 @@ impl ExactlyOnce<Total> for Flawed {
         binding: &Binding,
         markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let checked = self.inner.check_binding(binding, markers, deadline).await;
         match (self.flaw, checked) {
             (Flaw::BelongsToAnybody | Flaw::ChecksNoOwner, Err(StoreError::OtherOwner { .. }))
-            | (Flaw::ChecksWhatWasNeverBound, Err(StoreError::Setup { .. })) => Ok(()),
+            | (Flaw::ChecksWhatWasNeverBound, Err(StoreError::Setup { .. })) => Ok(None),
             (_, checked) => checked,
         }
     }

@@ -41,7 +41,7 @@ pub struct Orders {
     /// The table of orders.
     #[arg(long)]
     pub table: String,
-    /// How many parts the table is read in; a run goes on with the number it began with.
+    /// How many parts the table is read in; a bootstrap goes on with the number it began with.
     #[arg(long, default_value_t = 8)]
     pub segments: u32,
     /// How many rows one request may read [default: 1000, or as many as fit 1 MB].

@@ -237,7 +237,7 @@ impl ExactlyOnce<Sum> for Scripted {
         binding: &Binding,
         markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.inner.check_binding(binding, markers, deadline).await
     }
 

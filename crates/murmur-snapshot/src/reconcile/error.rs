@@ -41,6 +41,18 @@ pub enum ReconcileError {
     /// The state of a pipeline belongs to something else or to none yet, or could not be asked.
     #[error("the state cannot be reconciled")]
     Refused(#[source] Box<RecordError>),
+    /// The state was filled from another table.
+    #[error(
+        "the state of pipeline `{pipeline}` follows the stream `{stream}`, and the table to compare it with is `{table}`; nothing was read or changed: give the table that the totals are of"
+    )]
+    OtherTable {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The stream that its state belongs to.
+        stream: String,
+        /// The table that was given.
+        table: String,
+    },
     /// The source failed, or leaves items out.
     #[error("`{source_name}` cannot be reconciled with; mend the cause and run it again")]
     Source {

@@ -143,8 +143,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     pub(super) async fn to_end(&self) -> Result<Reconciled, ReconcileError> {
         self.check()?;
         let checked = self.processor.check_binding(Deadline::NONE).await;
-        checked.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
+        let streams = checked.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
         let description = self.describe().await?;
+        self.check_table(&streams, &description)?;
         let listings = self.begin_spending(&description)?;
         let inspections = self.processor.inspections(self.inspection, Some(&listings));
         let mut inspections = Inspections::of(inspections);
@@ -227,6 +228,32 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         }
         let whole = self.source.holds_every_item();
         whole.map_err(|error| self.source_error(error))
+    }
+
+    /// Refuses a table that none of the state came from: all of it would be taken for lost. The
+    /// table's stream may be another by now.
+    fn check_table(
+        &self,
+        streams: &[Option<Arc<str>>],
+        description: &Description,
+    ) -> Result<(), ReconcileError> {
+        let Some(table) = &description.table_arn else {
+            return Ok(());
+        };
+        for (pipeline, stream) in self.processor.pipelines().iter().zip(streams) {
+            if let Some(stream) = stream
+                && !stream
+                    .strip_prefix(&**table)
+                    .is_some_and(|rest| rest.starts_with("/stream/"))
+            {
+                return Err(ReconcileError::OtherTable {
+                    pipeline: pipeline.name().clone(),
+                    stream: stream.to_string(),
+                    table: table.clone(),
+                });
+            }
+        }
+        Ok(())
     }
 
     async fn describe(&self) -> Result<Description, ReconcileError> {

@@ -130,6 +130,7 @@ async fn options_are_checked_and_named() {
 /// A source that leaves items out, or gives the same page again and again.
 struct Odd {
     leaves_out: bool,
+    table_arn: Option<&'static str>,
 }
 
 impl Source for Odd {
@@ -142,7 +143,9 @@ impl Source for Odd {
     }
 
     async fn describe(&self) -> Result<Description, SourceError> {
-        Ok(Description::new("a table"))
+        let mut description = Description::new("a table");
+        description.table_arn = self.table_arn.map(str::to_owned);
+        Ok(description)
     }
 
     async fn capture_handoff(&self) -> Result<Option<HandoffToken>, SourceError> {
@@ -190,7 +193,11 @@ async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
     world.write("o1", Some(put("alice", 100)));
     world.deliver_all();
     for (leaves_out, said) in [(true, "leaves items out"), (false, "is broken")] {
-        let reconcile = Reconcile::new([world.pipeline()], Odd { leaves_out });
+        let odd = Odd {
+            leaves_out,
+            table_arn: None,
+        };
+        let reconcile = Reconcile::new([world.pipeline()], odd);
         let error = reconcile.run().await.unwrap_err();
         assert!(matches!(&error, ReconcileError::Source { .. }), "{error}");
         assert!(
@@ -221,4 +228,33 @@ async fn state_that_nothing_was_counted_into_is_refused_and_stays_what_it_was() 
         .ledger(world.markers.clone());
     let other = ProcessorBuilder::new([other.unwrap()]).build().unwrap();
     other.bind(None, Deadline::NONE).await.unwrap();
+}
+
+#[tokio::test]
+async fn another_table_than_the_one_that_was_counted_is_refused_before_it_is_read() {
+    const STREAM: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000";
+    let world = World::new(1);
+    let live = ProcessorBuilder::new([world.pipeline()]).build().unwrap();
+    live.bind(Some(STREAM), Deadline::NONE).await.unwrap();
+    for (table, is_it) in [
+        ("arn:aws:dynamodb:eu-west-1:1:table/orders", true),
+        ("arn:aws:dynamodb:eu-west-1:1:table/orders_stage", false),
+        ("arn:aws:dynamodb:eu-west-1:1:table/order", false),
+        ("arn:aws:dynamodb:eu-west-2:1:table/orders", false),
+    ] {
+        let odd = Odd {
+            leaves_out: false,
+            table_arn: Some(table),
+        };
+        let reconcile = Reconcile::new([world.pipeline()], odd).repair();
+        let error = reconcile.run().await.unwrap_err();
+        let text = error.to_string();
+        match error {
+            ReconcileError::OtherTable { .. } => {
+                assert!(!is_it && !error.is_retryable(), "{text}");
+                assert!(text.contains(STREAM) && text.contains(table), "{text}");
+            }
+            error => assert!(is_it && text.contains("odd"), "{error}"),
+        }
+    }
 }

@@ -675,7 +675,7 @@ impl ExactlyOnce<Sum> for Watched {
         binding: &Binding,
         markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.0.request()?;
         self.0.store.check_binding(binding, markers, deadline).await
     }

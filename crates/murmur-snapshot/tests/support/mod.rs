@@ -460,7 +460,7 @@ impl ExactlyOnce<Sum> for Failing {
         binding: &Binding,
         markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let checked = self.inner.inner.check_binding(binding, markers, deadline);
         checked.await
     }

@@ -55,7 +55,9 @@ impl Tables {
         let client = wire.client(&self.dynamo);
         let store = Int64SumStore::new(client.clone(), &*self.state);
         let markers = Deduper::new(client, &*self.markers);
-        ExactlyOnce::<Total>::check_binding(&store, binding, &markers, Deadline::NONE).await
+        let checked =
+            ExactlyOnce::<Total>::check_binding(&store, binding, &markers, Deadline::NONE);
+        checked.await.map(|_| ())
     }
 
     async fn rows(&self, table: &str) -> usize {

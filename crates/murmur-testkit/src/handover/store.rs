@@ -197,7 +197,7 @@ where
         binding: &Binding,
         markers: &Self::Markers,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         let checked = self.inner.check_binding(binding, &markers.inner, deadline);
         checked.await
     }

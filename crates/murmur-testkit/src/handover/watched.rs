@@ -70,7 +70,7 @@ impl<M: Monoid<Value = i64>, S: ExactlyOnce<M>> ExactlyOnce<M> for Watched<S> {
         binding: &Binding,
         markers: &Self::Markers,
         deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Arc<str>>, StoreError> {
         self.inner.check_binding(binding, markers, deadline).await
     }
 

@@ -22,7 +22,7 @@ Environment:
   AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
   RUST_LOG                                   what is logged, default `warn`
 
-Prints the handoff token on standard output if the table has a stream, all else on standard error:
+Prints the handoff token on standard output, all else on standard error; the table needs a stream:
 a bar where that is a terminal, elsewhere lines of JSON, and how it ended. Ctrl-C or SIGTERM stops
 it within two seconds: pages under way are finished if they come in that time, else they are read
 again, and a run that was stopped, failed or killed goes on where it was when it is run again. A
@@ -48,7 +48,8 @@ struct Arguments {
     /// since before the run began, and not edited since.
     #[arg(long, value_name = "FILE")]
     mapping: Option<PathBuf>,
-    /// Begin anew although there was a run; state and marker tables must be new, and empty.
+    /// Begin anew although there was a run. Make the state and marker tables anew before: in those that
+    /// are filled, what the ledger knows does not count again.
     #[arg(long)]
     restart: bool,
     /// Do only some segments of the run of this name, as one of several processes that share the

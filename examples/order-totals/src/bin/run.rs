@@ -34,8 +34,8 @@ Environment:
                                              there with `murmur::metrics=debug`
 
 Ctrl-C or SIGTERM ends it within two seconds: what is under way is finished if it comes in that time,
-else it is done again, and how far each shard is is saved. Run again, after that or after a crash, it
-goes on from there, within the 24 hours that a stream keeps. A second signal ends it at once.
+else it is done again, and the position in each shard is saved. Run again, after that or after a
+crash, it goes on from there, within the 24 hours that a stream keeps. A second signal ends it at once.
 All it prints goes to standard error.
 
 Exit status:

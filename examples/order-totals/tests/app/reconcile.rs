@@ -140,6 +140,22 @@ async fn stopped_while_it_waits_it_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn another_table_is_refused_and_takes_nothing_out() {
+    let app = counted().await;
+    let other = app.dynamo.table("stage");
+    app.create(&other).await;
+    let mut command = app.command(RECONCILE);
+    command.args(["--table", &other, "--lag", "0", "--repair"]);
+    let output = command.output().await.unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for word in [&*other, &*app.orders, "nothing was read or changed"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(app.state("alice").await, (Some(120), Some(2)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_or_unusable_is_named() {
     let app = App::without_tables().await;
     let output = app.command(RECONCILE).output().await.unwrap();
