@@ -183,7 +183,7 @@ pub enum BootstrapError {
     },
     /// The stream of the run is not the one that the table has now.
     #[error(
-        "the run over `{source_name}` hands over to stream `{theirs}`, and its stream is now `{ours}`: what was changed between the two is in neither. Begin anew with empty state and marker tables; with the same marker table, ask for `restart`"
+        "the run over `{source_name}` hands over to stream `{theirs}`, and its stream is now `{ours}`: what was changed between the two is in neither; make the state and marker tables anew and begin again; with the same marker table, ask for `restart`"
     )]
     OtherStream {
         /// The source.

@@ -26,7 +26,7 @@ minutes. Ctrl-C or SIGTERM ends it at once.
 Exit status:
   0  no difference was found
   1  it failed; mend the cause and run it again
-  2  the arguments cannot be used
+  2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before its end; run it again
   5  there are differences: fill new state and marker tables, and say what wrote to these";
 

@@ -31,7 +31,7 @@ second signal ends it at once.
 Exit status:
   0  every row of its part counts
   1  it failed; mend the cause and run it again
-  2  the arguments cannot be used
+  2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before its end; run it again
   4  every row of its part was read, in this attempt or an earlier one, and some can never count;
      they are listed

@@ -28,7 +28,7 @@ Ctrl-C or SIGTERM ends it at once.
 Exit status:
   0  no difference was found, or all of them were mended
   1  it failed; mend the cause and run it again
-  2  the arguments cannot be used
+  2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before its end; what was mended stays mended, run it again
   5  there are differences, and not all of them were mended";
 

@@ -41,7 +41,7 @@ All it prints goes to standard error.
 Exit status:
   0  it was live, and was told to stop
   1  it failed; mend the cause and run it again
-  2  the arguments cannot be used
+  2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before live began; run it again
   130, 143  a second Ctrl-C or SIGTERM ended it at once";
 
