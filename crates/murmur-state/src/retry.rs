@@ -717,6 +717,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_attempt_that_hangs_past_the_budget_is_no_suspension() {
+        for seconds in 10..60 {
+            let (retry, clock, _) = patient();
+            let begun = clock.monotonic();
+            let hangs = || async {
+                clock.advance(Duration::from_secs(seconds));
+                Err::<(), _>(unavailable())
+            };
+            assert!(retry.run(Deadline::NONE, |_| (), hangs).await.is_err());
+            assert!(clock.monotonic() - begun < 31 * MINUTE, "{seconds} s");
+        }
+    }
+
+    #[tokio::test]
     async fn what_rests_while_it_is_suspended_has_time_for_its_next_attempt() {
         let (retry, clock, _) = patient();
         let mut attempts = retry.attempts(Deadline::NONE);
