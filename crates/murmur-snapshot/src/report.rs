@@ -1,5 +1,5 @@
 use std::fmt;
-use std::ops::{AddAssign, SubAssign};
+use std::ops::AddAssign;
 use std::time::Duration;
 
 use murmur_core::RecordOutcome;
@@ -50,8 +50,14 @@ impl Counts {
     }
 }
 
-impl AddAssign for Counts {
-    fn add_assign(&mut self, other: Self) {
+impl Counts {
+    /// Takes back what became of rows that will be read again, not what reading them cost.
+    pub(crate) fn take_back(&mut self, other: &Self) {
+        self.each(other, |count, less| *count = count.saturating_sub(less));
+    }
+
+    /// Combines each number of rows with the other's.
+    fn each(&mut self, other: &Self, combine: impl Fn(&mut u64, u64)) {
         let Self {
             examined,
             rows,
@@ -61,47 +67,23 @@ impl AddAssign for Counts {
             skipped,
             expired,
             rejected,
-            read_units,
-        } = other;
-        self.examined += examined;
-        self.rows += rows;
-        self.applied += applied;
-        self.duplicates += duplicates;
-        self.superseded += superseded;
-        self.skipped += skipped;
-        self.expired += expired;
-        self.rejected += rejected;
-        self.read_units += read_units;
+            read_units: _,
+        } = self;
+        combine(examined, other.examined);
+        combine(rows, other.rows);
+        combine(applied, other.applied);
+        combine(duplicates, other.duplicates);
+        combine(superseded, other.superseded);
+        combine(skipped, other.skipped);
+        combine(expired, other.expired);
+        combine(rejected, other.rejected);
     }
 }
 
-/// Takes back what became of rows that will be read again, not what reading them cost.
-impl SubAssign for Counts {
-    fn sub_assign(&mut self, other: Self) {
-        let Self {
-            examined,
-            rows,
-            applied,
-            duplicates,
-            superseded,
-            skipped,
-            expired,
-            rejected,
-            // They were paid.
-            read_units: _,
-        } = other;
-        for (count, less) in [
-            (&mut self.examined, examined),
-            (&mut self.rows, rows),
-            (&mut self.applied, applied),
-            (&mut self.duplicates, duplicates),
-            (&mut self.superseded, superseded),
-            (&mut self.skipped, skipped),
-            (&mut self.expired, expired),
-            (&mut self.rejected, rejected),
-        ] {
-            *count = count.saturating_sub(less);
-        }
+impl AddAssign for Counts {
+    fn add_assign(&mut self, other: Self) {
+        self.each(&other, |count, more| *count += more);
+        self.read_units += other.read_units;
     }
 }
 

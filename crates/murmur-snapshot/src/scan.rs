@@ -65,8 +65,8 @@ pub(crate) struct State {
 impl State {
     /// Takes back what was told of pages that will be done once more, here or by another process.
     fn give_back(&mut self, Tally { counts, rejected }: Tally) {
-        self.counts -= counts;
-        self.watch.give_back(counts);
+        self.counts.take_back(&counts);
+        self.watch.take_back(&counts);
         for row in rejected {
             if let Some(place) = self.rejected.iter().rposition(|listed| *listed == row) {
                 self.rejected.remove(place);

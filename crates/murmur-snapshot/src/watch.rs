@@ -61,8 +61,8 @@ impl Watch {
     }
 
     /// Pages that were done with are to be done once more.
-    pub(crate) fn give_back(&mut self, counts: Counts) {
-        self.known.total -= counts;
+    pub(crate) fn take_back(&mut self, counts: &Counts) {
+        self.known.total.take_back(counts);
     }
 
     /// A page is done with, and `done` segments `of` all.

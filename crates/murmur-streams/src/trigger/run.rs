@@ -213,15 +213,16 @@ where
         let lists = !self.listing && !self.is_over();
         let wake = [lists.then_some(list_in), look_in];
         let wake = wake.into_iter().flatten().min();
-        let timer = match wake.filter(|_| !stopping) {
+        let timer = match wake {
             None => future::pending().boxed(),
             Some(wake) => clock.sleep(wake),
         };
-        let stop = match stopping {
+        let other = match stopping {
             true => future::pending().left_future(),
-            false => self.watch.stop().right_future(),
+            false => future::select(timer, self.watch.stop())
+                .map(drop)
+                .right_future(),
         };
-        let other = future::select(timer, stop);
         if self.steps.is_empty() {
             other.await;
             return None;

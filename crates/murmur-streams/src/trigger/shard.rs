@@ -364,15 +364,13 @@ where
     /// The next thing that happens; `None` if it is time to look again. `ending` is what this turn
     /// has acted on: asked for again it might have changed, and nothing would be waited for.
     async fn next_step(&self, steps: &mut Steps<'e>, ending: bool) -> Option<Step<'e>> {
-        let timer = match ending {
-            true => future::pending().boxed(),
-            false => self.timer(),
-        };
-        let stop = match ending {
+        let other = match ending {
             true => future::pending().left_future(),
-            false => future::select(self.watch.stop(), self.release()).right_future(),
+            false => {
+                let stop = future::select(self.watch.stop(), self.release());
+                future::select(self.timer(), stop).map(drop).right_future()
+            }
         };
-        let other = future::select(timer, stop);
         if steps.is_empty() {
             other.await;
             return None;

@@ -527,10 +527,7 @@ impl World {
             let struck = life
                 .spell
                 .is_some_and(|spell| (spell.from..=spell.until + LEAVES).contains(&now));
-            let fails = |error: &TriggerError| match error.is_retryable() {
-                true => life.trouble > 0.0 || struck,
-                false => struck,
-            };
+            let fails = |error: &TriggerError| struck || life.trouble > 0.0 && error.is_retryable();
             let (kind, allowed) = match error {
                 TriggerError::RetriesExhausted { .. } => ("stopped: retries", nobody),
                 TriggerError::RecordTooOld { .. } => (
