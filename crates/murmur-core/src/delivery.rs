@@ -494,10 +494,12 @@ impl<S, K> OncePerKey<S, K> {
     where
         S: ExactlyOnce<M, Markers = K>,
     {
+        let handed_over = context.retry.clock().now();
         let (answered, events) = part(shares, |share| {
             Ok(Once {
                 id: EventId::new(share.record.event_id()).map_err(StoreError::InvalidId)?,
                 created: share.record.created(),
+                handed_over,
                 adds: share.adds.iter().map(|add| rows.add(add)).collect(),
             })
         });

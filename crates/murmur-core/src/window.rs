@@ -3,7 +3,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use murmur_state::{
-    HORIZON, Key, Monoid, OptionError, Overflow, Place, Read, StoreError, Timestamp,
+    Key, Monoid, OptionError, Overflow, Place, ROW_LIFE, Read, StoreError, Timestamp,
 };
 
 use crate::delivery::all_answered;
@@ -17,7 +17,7 @@ const RANGE_CHUNK: usize = 1_000;
 /// before 1970 have negative buckets.
 ///
 /// With a retention, a bucket's rows carry a `ttl` of the bucket's end plus the retention plus
-/// [`HORIZON`]. What would be added to a bucket, or taken back from it, by a change made after
+/// [`ROW_LIFE`]. What would be added to a bucket, or taken back from it, by a change made after
 /// its retention was over is dropped and counted, so that a row that was removed never comes back
 /// as a fraction of itself, or below nothing. With a ledger nothing is added either, but an item
 /// that is changed then takes back what it contributed, as long as the row is there. Scanned rows
@@ -85,7 +85,7 @@ impl Window {
     /// When the rows of `bucket` may be removed, in seconds since the epoch.
     pub fn ttl(&self, bucket: i64) -> Option<i64> {
         let retention = self.retention?;
-        Some(self.end(bucket).plus(retention).plus(HORIZON).as_secs())
+        Some(self.end(bucket).plus(retention).plus(ROW_LIFE).as_secs())
     }
 
     /// Whether the retention of `bucket` is over at `now`.
@@ -245,10 +245,10 @@ mod tests {
     }
 
     #[test]
-    fn rows_outlive_their_retention_by_the_horizon() {
+    fn rows_outlive_their_retention_by_27_hours() {
         let window = Window::daily().retention_days(90);
         let end = window.end(10).as_secs();
-        assert_eq!(window.ttl(10), Some(end + 90 * 86_400 + 26 * 3600));
+        assert_eq!(window.ttl(10), Some(end + 90 * 86_400 + 27 * 3600));
         assert_eq!(Window::daily().ttl(10), None);
         let over = window.end(10).plus(90 * DAY);
         assert!(window.is_expired(10, over));

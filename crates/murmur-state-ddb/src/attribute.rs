@@ -11,6 +11,9 @@ use murmur_state::{Key, Place, StoreError};
 /// A row as it travels.
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
+/// The most bytes an item has (Amazon DynamoDB Developer Guide, quotas).
+pub(crate) const ITEM_LIMIT: usize = 400 * 1024;
+
 /// Partition key, S: the entity of a state row, the id of a marker row.
 pub(crate) const PK: &str = "pk";
 /// Sort key of state rows, N: the time bucket, 0 without a window.
@@ -43,32 +46,31 @@ pub(crate) const SUM: &str = "sum";
 // Reserved for the exact modes. A state row that carries any of them is refused by the modes
 // without ids; see `NO_TRACES`.
 
-/// Exactly-once: ids of the events taken in the current period, BS.
+/// Exactly-once: the newest events the row has taken, BS.
 pub(crate) const CUR: &str = "cur";
-/// Exactly-once: ids of the events taken in the period before, BS.
+/// Exactly-once: those before them, BS.
 pub(crate) const PREV: &str = "prev";
-/// Exactly-once: the period `cur` belongs to, N.
+/// Exactly-once: how often `cur` became `prev`, N.
 pub(crate) const PER: &str = "per";
-/// Exactly-once: ids of the events that a marker row stands for, BS.
+/// Exactly-once: how far the row's pages reach, M: by level the last second of creation in them.
+pub(crate) const TOPS: &str = "tops";
+/// Exactly-once: the events in a page, BS.
 pub(crate) const IDS: &str = "ids";
-/// Exactly-once: the epoch of a hot row, whose ids live in the marker table, S.
+/// In rows of an earlier layout, which are refused: their ids are elsewhere.
 pub(crate) const HOT: &str = "hot";
-/// Exactly-once: when a hot row was written last, N: milliseconds since the epoch.
-pub(crate) const HOT_AT: &str = "hot_at";
 /// Ledger: the row is a sum of contributions that a ledger keeps.
 pub(crate) const LED: &str = "led";
 
 /// What a row must not carry to be written by a mode without ids.
 pub(crate) const NO_TRACES: &str = "attribute_not_exists(cur) AND attribute_not_exists(prev) \
-     AND attribute_not_exists(per) AND attribute_not_exists(hot) \
-     AND attribute_not_exists(hot_at) AND attribute_not_exists(led)";
+     AND attribute_not_exists(per) AND attribute_not_exists(led)";
 
 /// Refuses a row that an exact mode has written.
 pub(crate) fn no_traces(place: &Place, row: &Item) -> Result<(), StoreError> {
     let carries = |names: &[&str]| names.iter().any(|name| row.contains_key(*name));
     let found = if carries(&[LED]) {
         "ledger"
-    } else if carries(&[CUR, PREV, PER, HOT, HOT_AT]) {
+    } else if carries(&[CUR, PREV, PER]) {
         "exactly-once"
     } else {
         return Ok(());

@@ -10,7 +10,9 @@ use murmur_state::{
     PipelineName, Place, Read, RetryPolicy, StateRow, Store, StoreError,
 };
 
-use crate::attribute::{Item, TOK, TTL, V, VER, integer, no_traces, number, wrong_shape};
+use crate::attribute::{
+    ITEM_LIMIT, Item, TOK, TTL, V, VER, integer, no_traces, number, wrong_shape,
+};
 use crate::change::Change;
 use crate::deduper::Deduper;
 use crate::error::Written;
@@ -26,9 +28,6 @@ const STORE: &str = "BytesStore";
 /// trip, and the more lose, the further they spread.
 const SWAP_BASE: Duration = Duration::from_millis(10);
 const SWAP_CAP: Duration = Duration::from_secs(1);
-
-/// An item's limit (Amazon DynamoDB Developer Guide, quotas).
-const ITEM_LIMIT: usize = 400 * 1024;
 
 /// Values of any monoid as bytes: each entry is a read, a combination in this process, and a
 /// compare-and-swap on the row's version.

@@ -147,7 +147,7 @@ impl Deduper {
     /// How rows are kept whose ids these markers belong to: what all processes must agree on.
     pub(crate) fn layout(&self, kind: &str) -> String {
         format!(
-            "{kind}, ids 1, horizon {:?}",
+            "{kind}, ids 2, horizon {:?}",
             self.table.options.rules.horizon
         )
     }

@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use murmur_state::{Clock, OptionError, Random, SystemClock, Tokens};
 
-use crate::once::Rules;
+use crate::attribute::ITEM_LIMIT;
+use crate::once::{Element, Rules};
 
 /// How a store or deduper talks to its table; the same for all of them.
 ///
@@ -19,6 +20,7 @@ pub struct TableOptions {
     pub(crate) concurrency: usize,
     pub(crate) consistent_reads: bool,
     pub(crate) attempt_timeout: Duration,
+    pub(crate) row_budget: usize,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) random: Random,
     pub(crate) tokens: Tokens,
@@ -31,6 +33,7 @@ impl Default for TableOptions {
             concurrency: 16,
             consistent_reads: true,
             attempt_timeout: Duration::from_secs(5),
+            row_budget: 1024,
             clock: SystemClock::shared(),
             random: Random::new(),
             tokens: Tokens::new(),
@@ -70,6 +73,19 @@ impl TableOptions {
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
+        self
+    }
+
+    /// How many bytes a state row may have, with the ids of events that exactly-once keeps in it,
+    /// before the older ids go to pages of the marker table. A row whose value takes more gets as
+    /// many times the budget as it needs. From 21, the bytes of one id, to 409,600, what an item holds.
+    /// It decides nothing but cost: processes may differ, and it can be changed at any time.
+    ///
+    /// Default 1,024: what a write unit pays for. More costs a unit more for each further KB and
+    /// write, and saves less than that in pages.
+    #[must_use]
+    pub fn row_budget(mut self, bytes: usize) -> Self {
+        self.row_budget = bytes;
         self
     }
 
@@ -118,6 +134,18 @@ impl TableOptions {
             return Err(OptionError::new(
                 "attempt_timeout",
                 "must be above zero, such as 5 s",
+            ));
+        }
+        let budgets = Element::BYTES..=ITEM_LIMIT;
+        if !budgets.contains(&self.row_budget) {
+            return Err(OptionError::new(
+                "row_budget",
+                format!(
+                    "must be from {} bytes, what one id takes, to {}, what an item holds; the \
+                     default of 1,024 is what a write unit pays for",
+                    budgets.start(),
+                    budgets.end()
+                ),
             ));
         }
         Ok(())

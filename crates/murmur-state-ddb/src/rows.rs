@@ -66,6 +66,17 @@ impl Table {
         Ok(rows.await?.into_iter().next())
     }
 
+    /// One row as it was a moment ago: half the read units.
+    pub(crate) async fn peek_row(
+        &self,
+        key: &Key,
+        deadline: Deadline,
+    ) -> Result<Option<Item>, StoreError> {
+        let place = self.place().at(key);
+        let rows = self.get_chunk(&place, vec![row_key(key)], false, deadline);
+        Ok(rows.await?.into_iter().next())
+    }
+
     /// The items that there are of distinct `keys`, in no order.
     pub(crate) async fn get_items(
         &self,
@@ -237,7 +248,7 @@ impl Table {
         })
     }
 
-    fn key_of(&self, row: &Item) -> Result<Key, StoreError> {
+    pub(crate) fn key_of(&self, row: &Item) -> Result<Key, StoreError> {
         let place = self.place();
         let (Some(AttributeValue::S(entity)), Some(AttributeValue::N(bucket))) =
             (row.get(PK), row.get(SK))

@@ -24,10 +24,10 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use crate::{
-    Add, Binding, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
+    Add, Binding, Checkpoints, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
     ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once, Outcome, Owner,
     PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store,
-    StoreError, Tokens,
+    StoreError, SystemClock, Tokens,
 };
 
 const TASKS: u64 = 8;
@@ -69,6 +69,7 @@ where
         Once {
             id: EventId::new(id).unwrap(),
             created: None,
+            handed_over: SystemClock::new().now(),
             adds,
         }
     }

@@ -38,8 +38,8 @@ pub use service::CallFailure;
 pub use shard_ids::ShardIds;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, ListSegment,
-    Listed, MAX_KEYS, Mend, Once, Outcome, Position, Read, ReadExt, Replace, SURE_LIFE, StateRow,
-    Store,
+    Listed, MAX_KEYS, Mend, Once, Outcome, Position, ROW_LIFE, Read, ReadExt, Replace, SURE_LIFE,
+    StateRow, Store,
 };
 pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};
 pub use tokens::{NoRandomness, Tokens};

@@ -9,13 +9,17 @@ use crate::monoid::{Group, Monoid};
 use crate::time::{Deadline, Timestamp};
 
 /// How long after its creation an event may still come: a stream's 24 hours of retention, and
-/// two hours for the spread of clocks and for stalls. State rows outlive their last possible
-/// contribution by it.
+/// two hours for the spread of clocks and for stalls.
 pub const HORIZON: Duration = Duration::from_secs(26 * 3600);
 
 /// How old an event may be when it is first written: 49/52 of the [`HORIZON`], 24 h 30 min. Older
 /// ones are refused as [`TooOld`](StoreError::TooOld), since what they left may be forgotten.
 pub const EVENT_LIFE: Duration = Duration::from_secs(24 * 3600 + 30 * 60);
+
+/// How long a row of a window outlives its retention. The last event that counts in it comes within
+/// [`EVENT_LIFE`]; nothing is added in the two hours before Time to Live may remove it, so that it is
+/// never made anew; the half hour left is for windows that go by the clock.
+pub const ROW_LIFE: Duration = Duration::from_secs(27 * 3600);
 
 /// How long a stream keeps its records for sure: 24 hours (Amazon DynamoDB Developer Guide,
 /// "Change data capture for DynamoDB Streams") less twice the 45 minutes that a clock may be off,
@@ -41,6 +45,9 @@ pub struct Once<V> {
     pub id: EventId,
     /// When it was created, as its source says; `None` if the source does not say.
     pub created: Option<Timestamp>,
+    /// When its source handed it over. An event without creation time may be given up an hour after
+    /// that, with [`StoreError::DeadlinePassed`]: its source has it still.
+    pub handed_over: Timestamp,
     /// What it adds, one entry per key. A second entry of the same key counts as a duplicate.
     pub adds: Vec<Add<V>>,
 }

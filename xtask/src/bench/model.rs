@@ -172,10 +172,7 @@ async fn work_off(handler: &Handler<Order>, time: &Time, backlog: Vec<Event>) ->
 
 /// Turns rows hot, by a process that does so at their first id.
 async fn heat(cloud: &Cloud, time: &Time, tables: &Tables, workload: &mut Workload) -> Result<()> {
-    let rules = Rules {
-        cold_ids: 1,
-        ..Rules::default()
-    };
+    let rules = Rules::default();
     let handler = process((cloud, time), tables, 0, rules)?;
     let hottest: Vec<usize> = (0..HOT).collect();
     for _ in 0..2 {

@@ -11,7 +11,7 @@ use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
 use super::pack::{Parcel, pack};
 use super::turn::{Share, Turn};
 use super::{Batch, Books, Group, Look, PATIENCE, entry};
-use crate::attribute::{Item, LED, number, row_key};
+use crate::attribute::{Item, LED, PER, number, row_key};
 use crate::change::Change;
 use crate::error::{Reason, Transacted, unbuilt};
 use crate::once::{Cell, Refusal, Unwritable};
@@ -170,8 +170,11 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 .value(":led", AttributeValue::Bool(true))
                 // A row that has contributions is there, until Time to Live removes it.
                 .only_if(match row.contributed {
-                    true => "attribute_exists(led)",
-                    false => "(attribute_not_exists(pk) OR attribute_exists(led))",
+                    true => "(attribute_exists(led) OR attribute_exists(per))",
+                    false => {
+                        "(attribute_not_exists(pk) OR attribute_exists(led) \
+                         OR attribute_exists(per))"
+                    }
                 })
                 .ttl(row.ttl);
             let place = self.table.place().at(key);
@@ -220,10 +223,10 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 }),
             };
         }
-        if !row.contains_key(LED) {
+        if ![LED, PER].iter().any(|exact| row.contains_key(*exact)) {
             return Refused::Row(StoreError::OtherMode {
                 place,
-                found: "a mode without a ledger",
+                found: "a mode without ids (at-least-once or claim-first)",
                 wanted: "ledger",
             });
         }

@@ -2,14 +2,58 @@ use std::fmt::Write;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{EventId, Place, StoreError};
+use murmur_state::{EventId, Place, StoreError, Timestamp};
 use sha2::{Digest, Sha256};
 
 use crate::attribute::{Item, wrong_shape};
 use crate::change::Change;
 
-/// An event as a row remembers it.
+/// The bytes that stand for an event's id.
 pub(crate) type Id = [u8; 16];
+
+const SECOND_BYTES: usize = 5;
+
+/// An event as rows and pages remember it: its id, and the second of its creation in 5 bytes, 0
+/// where its source does not say. Both are the same at every delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Element([u8; Self::BYTES]);
+
+impl Element {
+    pub(crate) const BYTES: usize = size_of::<Id>() + SECOND_BYTES;
+
+    /// `created` is rounded down to the second: sources give times of different fineness. What
+    /// 5 bytes do not hold, and 1970, which some sources say for "unknown", counts as not said.
+    pub(crate) fn new(id: &Id, created: Option<Timestamp>) -> Self {
+        let second = created.map_or(0, Timestamp::as_secs);
+        let second = match second.cast_unsigned().to_be_bytes() {
+            [0, 0, 0, bytes @ ..] => bytes,
+            _ => [0; SECOND_BYTES],
+        };
+        let mut bytes = [0; Self::BYTES];
+        bytes[..size_of::<Id>()].copy_from_slice(id);
+        bytes[size_of::<Id>()..].copy_from_slice(&second);
+        Self(bytes)
+    }
+
+    fn of(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
+    pub(crate) fn id(&self) -> &[u8] {
+        &self.0[..size_of::<Id>()]
+    }
+
+    /// The second of creation, if it is known.
+    pub(crate) fn second(&self) -> Option<i64> {
+        let digits = self.0[size_of::<Id>()..].iter();
+        let second = digits.fold(0, |second, byte| second << 8 | i64::from(*byte));
+        (second > 0).then_some(second)
+    }
+
+    fn blob(&self) -> Blob {
+        Blob::new(self.0)
+    }
+}
 
 /// The 16 bytes of an event id: those its 32 lower-case hex digits stand for, dashes or none, as
 /// a stream's `eventID` has them; else the first half of its SHA-256.
@@ -40,57 +84,50 @@ fn hash(text: &str) -> Id {
     id
 }
 
-/// The ids as a set. DynamoDB knows no empty sets, so there must be one at least.
-pub(crate) fn set<'a>(ids: impl IntoIterator<Item = &'a Id>) -> AttributeValue {
-    AttributeValue::Bs(ids.into_iter().map(|id| Blob::new(*id)).collect())
+/// The elements as a set. DynamoDB knows no empty sets, so there must be one at least.
+pub(crate) fn set<'a>(elements: impl IntoIterator<Item = &'a Element>) -> AttributeValue {
+    AttributeValue::Bs(elements.into_iter().map(Element::blob).collect())
 }
 
-/// Refuses an attribute that is there and holds anything but ids: no id would be found in it, and
-/// its events would count again.
-pub(crate) fn only_ids(
+/// The elements in an attribute of a row; none if it is absent. An attribute that holds anything
+/// else is refused: no id would be found in it, and its events would count again.
+pub(crate) fn elements(
     place: &Place,
     row: &Item,
     attribute: &'static str,
-) -> Result<(), StoreError> {
-    let is_id = |bytes: &Blob| bytes.as_ref().len() == size_of::<Id>();
-    match row.get(attribute) {
-        None => Ok(()),
-        Some(AttributeValue::Bs(ids)) if ids.iter().all(is_id) => Ok(()),
-        Some(_) => Err(wrong_shape(
-            place,
-            row,
-            attribute,
-            "a set of event ids, 16 bytes each",
-        )),
-    }
-}
-
-/// The ids in an attribute of a row; none if it is absent.
-pub(crate) fn ids_in<'a>(row: &'a Item, attribute: &str) -> impl Iterator<Item = &'a [u8]> {
-    let ids = match row.get(attribute) {
-        Some(AttributeValue::Bs(ids)) => ids.as_slice(),
-        _ => &[],
+) -> Result<Vec<Element>, StoreError> {
+    let found = match row.get(attribute) {
+        None => return Ok(Vec::new()),
+        Some(AttributeValue::Bs(found)) => found.iter().map(|bytes| Element::of(bytes.as_ref())),
+        Some(_) => return Err(no_elements(place, row, attribute)),
     };
-    ids.iter().map(AsRef::as_ref)
+    found
+        .collect::<Option<_>>()
+        .ok_or_else(|| no_elements(place, row, attribute))
 }
 
-/// The change, made only if none of `ids` is in any of the sets `attributes`. One NOT over ORs:
-/// of the 300 operators of a condition, each id and set takes two.
+fn no_elements(place: &Place, row: &Item, attribute: &'static str) -> StoreError {
+    let expected = "a set of event ids, 21 bytes each with the second of creation";
+    wrong_shape(place, row, attribute, expected)
+}
+
+/// The change, made only if none of `elements` is in any of the sets `attributes`. One NOT over
+/// ORs: of the 300 operators of a condition, each element and set takes two.
 pub(crate) fn unless_taken<'a>(
     mut change: Change,
     attributes: &[&str],
-    ids: impl IntoIterator<Item = &'a Id>,
+    elements: impl IntoIterator<Item = &'a Element>,
 ) -> Change {
     let mut condition = String::from("NOT (");
     let mut first = true;
-    for (n, id) in ids.into_iter().enumerate() {
+    for (n, element) in elements.into_iter().enumerate() {
         for attribute in attributes {
             let or = if first { "" } else { " OR " };
             first = false;
             // Writing to a String cannot fail.
             let _ = write!(condition, "{or}contains({attribute}, :i{n})");
         }
-        change = change.value(format!(":i{n}"), AttributeValue::B(Blob::new(*id)));
+        change = change.value(format!(":i{n}"), AttributeValue::B(element.blob()));
     }
     condition.push(')');
     change.only_if(condition)
@@ -126,5 +163,22 @@ mod tests {
         ids.sort_unstable();
         ids.dedup();
         assert_eq!(ids.len(), others.len() + 1);
+    }
+
+    #[test]
+    fn an_element_has_the_id_and_the_second_however_fine_the_time() {
+        let id = of("0123456789abcdef0123456789abcdef");
+        let dated = |millis| Element::new(&id, Some(Timestamp::from_millis(millis)));
+        assert_eq!(dated(1_800_000_000_000), dated(1_800_000_000_999));
+        assert_ne!(dated(1_800_000_000_000), dated(1_800_000_001_000));
+        assert_eq!(dated(1_800_000_000_001).second(), Some(1_800_000_000));
+        assert_eq!(dated(1_800_000_000_001).id(), id);
+        let undated = Element::new(&id, None);
+        for unknown in [i64::MIN, -1, 0, 999, (1 << 40) * 1000, i64::MAX] {
+            assert_eq!(dated(unknown), undated, "{unknown}");
+        }
+        assert_eq!(undated.second(), None);
+        let last = (1 << 40) - 1;
+        assert_eq!(dated(last * 1000).second(), Some(last));
     }
 }

@@ -1,7 +1,7 @@
 //! The events of one batch for one row, settled write by write.
 
-mod cold;
-mod hot;
+mod pages;
+mod write;
 
 use std::collections::{HashSet, VecDeque};
 
@@ -10,10 +10,10 @@ use murmur_state::{
 };
 
 use super::cell::{Cell, Refusal, Unwritable};
-use super::ids::{Id, ids_in};
-use super::row::{Face, Known};
+use super::ids::Element;
+use super::row::{Image, Known};
 use super::rules::Rules;
-use crate::attribute::{CUR, Item, PREV};
+use crate::attribute::Item;
 use crate::change::Change;
 use crate::deduper::Deduper;
 use crate::table::Table;
@@ -32,15 +32,12 @@ impl<C> Batch<'_, C> {
         &self.markers.table.options.rules
     }
 
-    fn now(&self) -> Timestamp {
-        self.table.options.clock.now()
+    fn budget(&self) -> usize {
+        self.table.options.row_budget
     }
 
-    /// The key of a marker row of `key`, named by what sets it apart.
-    fn marker(&self, kind: &str, key: &Key, what: &str) -> String {
-        let bucket = key.bucket().to_string();
-        let parts = [&*self.table.name, key.entity(), &bucket, what];
-        self.pipeline.marker(kind, &parts)
+    fn now(&self) -> Timestamp {
+        self.table.options.clock.now()
     }
 }
 
@@ -48,19 +45,13 @@ impl<C> Batch<'_, C> {
 pub(crate) struct Event<'a, V> {
     /// Its place in the batch.
     pub(crate) index: usize,
-    pub(crate) id: Id,
+    pub(crate) element: Element,
     /// When it was created; `None` where its source does not say.
     pub(crate) created: Option<Timestamp>,
+    /// When its source gave it to this process.
+    pub(crate) handed_over: Timestamp,
     pub(crate) value: &'a V,
     pub(crate) ttl: Option<i64>,
-}
-
-impl<V> Event<'_, V> {
-    /// The second of creation, rounded down: the same through Lambda, the Streams API and the
-    /// in-process store, which give times of different fineness.
-    fn second(&self) -> Option<i64> {
-        self.created.map(Timestamp::as_secs)
-    }
 }
 
 /// The events of one batch for one row, in their order.
@@ -70,8 +61,14 @@ pub(crate) struct Lane<'a, V, C> {
     place: Place,
     todo: VecDeque<Event<'a, V>>,
     done: Vec<(usize, Outcome)>,
+    /// Whether the row is to be read before anything is written.
+    reads_first: bool,
+    /// How often the row's ids had moved on when no event that waits was in it or in a page.
+    clear: Option<u64>,
     /// The row as read, for cells that need it.
     row: Option<Item>,
+    /// Whether the ids move on by the next write, whatever they take: to make room.
+    makes_room: bool,
     /// How many events the next write may carry, as long as that many are suspect.
     narrow: Option<Narrow>,
     /// Writes refused in a row without an event having been settled.
@@ -100,7 +97,10 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
             place: batch.table.place().at(key),
             todo: events.into_iter().collect(),
             done: Vec::new(),
+            reads_first: false,
+            clear: None,
             row: None,
+            makes_room: false,
             narrow: None,
             refusals: 0,
             tried: 0,
@@ -108,21 +108,25 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     }
 
     /// Settles the events in order, each write by what the one before taught, until all are
-    /// settled or one fails by no fault of its own; that stops the lane.
-    pub(crate) async fn run(mut self, known: &mut Known) -> Vec<(usize, Outcome)> {
+    /// settled or one fails by no fault of its own; that stops the lane. `look` is what the row
+    /// was read as for this batch, if it was.
+    pub(crate) async fn run(
+        mut self,
+        known: &mut Known,
+        look: Option<Image>,
+    ) -> Vec<(usize, Outcome)> {
+        self.reads_first = known.begin();
+        if let Some(image) = look {
+            known.see(image, 0, false);
+            self.reads_first = false;
+        }
         while !self.todo.is_empty() {
             self.tried = 1;
-            let Err(error) = self.step(known).await else {
-                continue;
-            };
-            // Whatever a record is to blame for was settled with the record. What comes here is of
-            // a request that carried none, or of the set-up.
-            let error = error.blameless(self.place.clone());
-            if let StoreError::Unavailable { .. } = error {
-                // Nobody knows what became of it.
-                *known = Known::nothing();
+            if let Err(error) = self.step(known).await {
+                // Whatever a record is to blame for was settled with the record. What comes here is
+                // of a request that carried none, or of the set-up.
+                self.stop(&error.blameless(self.place.clone()));
             }
-            self.stop(&error);
         }
         self.done
     }
@@ -146,59 +150,72 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
 
     /// One write, or one step towards it. `Ok` if the lane can go on.
     async fn step(&mut self, known: &mut Known) -> Step {
-        let now = self.batch.now();
-        self.refuse_too_old(now);
+        let is_read = match C::READS {
+            true => self.row.is_some(),
+            false => !self.reads_first,
+        };
+        let Some(image) = known.image().filter(|_| is_read).cloned() else {
+            return self.read(known).await;
+        };
+        if self.clear != Some(image.per) {
+            self.look_up(&image).await?;
+        }
+        // Not before: what was looked up was there, if it was, by the time that is judged now.
+        self.refuse_too_late(self.batch.now());
         if self.todo.is_empty() {
             return Ok(());
         }
-        if C::READS && self.row.is_none() {
-            return self.read(known).await;
-        }
-        let rules = self.batch.rules();
-        match &known.face {
-            Face::Hot { stamp, .. } if now.since(*stamp) >= rules.cool_after => {
-                self.cool(known).await
-            }
-            Face::Hot { frozen: None, .. } => self.look_up_frozen(known).await,
-            Face::Hot { .. } => self.write_hot(known, now).await,
-            _ if known.should_turn(rules, self.todo.len(), self.markers().into_values()) => {
-                self.turn(known, now, false).await
-            }
-            _ => self.write_cold(known, now).await,
+        let chunk = self.chunk();
+        match self.makes_room || known.should_move_on(chunk, self.batch.budget()) {
+            true => self.move_on(known, &image, chunk).await,
+            false => self.add(known, &image, chunk).await,
         }
     }
 
-    fn refuse_too_old(&mut self, now: Timestamp) {
-        let limit = self.batch.rules().too_old;
-        let too_old = |event: &Event<'_, V>| event.created.filter(|at| now.since(*at) > limit);
-        if !self.todo.iter().any(|event| too_old(event).is_some()) {
+    /// Takes out what may not be written any more: what is so old that its page may be gone, and
+    /// what would make a row anew that Time to Live has removed.
+    fn refuse_too_late(&mut self, now: Timestamp) {
+        let rules = self.batch.rules();
+        let place = &self.place;
+        let too_late = |event: &Event<'_, V>| {
+            let is_over = |ttl: i64| Timestamp::from_secs(ttl) <= now.plus(rules.before_ttl);
+            let is_over = event.ttl.is_some_and(is_over);
+            let place = place.clone();
+            match event.created {
+                Some(created) => (is_over || now.since(created) > rules.too_old)
+                    .then_some(StoreError::TooOld { place, created }),
+                // Its source has it still, and hands it over again.
+                None => (is_over || now.since(event.handed_over) > rules.undated)
+                    .then_some(StoreError::DeadlinePassed { place }),
+            }
+        };
+        if !self.todo.iter().any(|event| too_late(event).is_some()) {
             return;
         }
-        for event in std::mem::take(&mut self.todo) {
-            match too_old(&event) {
-                Some(created) => {
-                    let place = self.place.clone();
-                    let error = StoreError::TooOld { place, created };
-                    self.done.push((event.index, Outcome::Failed(error)));
-                }
-                None => self.todo.push_back(event),
+        let mut todo = VecDeque::with_capacity(self.todo.len());
+        for event in self.todo.drain(..) {
+            match too_late(&event) {
+                Some(error) => self.done.push((event.index, Outcome::Failed(error))),
+                None => todo.push_back(event),
             }
         }
+        self.todo = todo;
         self.narrow = None;
     }
 
-    /// Whether so much time has gone by since `composed` that what was judged then (age, period)
-    /// may not hold any more.
-    fn is_stale(&self, composed: Timestamp) -> bool {
-        self.batch.now().since(composed) > self.batch.rules().recompose
-    }
-
+    /// The row as it is; as it was a moment ago will do where the value is not needed.
     async fn read(&mut self, known: &mut Known) -> Step {
-        let row = self.batch.table.get_row(self.key, self.batch.deadline);
-        let row = row.await?.unwrap_or_default();
-        known.see(&self.place, &row)?;
-        self.take_out(taken_by(&row));
-        self.row = Some(row);
+        let Batch {
+            table, deadline, ..
+        } = self.batch;
+        let row = match C::READS {
+            true => table.get_row(self.key, *deadline).await?,
+            false => table.peek_row(self.key, *deadline).await?,
+        };
+        let row = row.unwrap_or_default();
+        known.see(Image::of(&self.place, &row)?, 0, C::READS);
+        self.reads_first = false;
+        self.remember(row);
         Ok(())
     }
 
@@ -213,6 +230,10 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
 
     fn front(&self, chunk: usize) -> impl Iterator<Item = &Event<'a, V>> {
         self.todo.iter().take(chunk)
+    }
+
+    fn elements(&self, chunk: usize) -> Vec<Element> {
+        self.front(chunk).map(|event| event.element).collect()
     }
 
     /// When the row may be removed, as the newest of the first `chunk` events says.
@@ -234,21 +255,22 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         }
     }
 
-    /// Takes out the events whose ids `taken` names; whether there were any.
-    fn take_out(&mut self, taken: impl Fn(&Id) -> bool) -> bool {
-        let before = self.todo.len();
-        for event in std::mem::take(&mut self.todo) {
-            match taken(&event.id) {
+    /// Takes out the events that `taken` holds; whether there were any.
+    fn take_out(&mut self, taken: &HashSet<Element>) -> bool {
+        if !self.todo.iter().any(|event| taken.contains(&event.element)) {
+            return false;
+        }
+        let mut todo = VecDeque::with_capacity(self.todo.len());
+        for event in self.todo.drain(..) {
+            match taken.contains(&event.element) {
                 true => self.done.push((event.index, Outcome::Duplicate)),
-                false => self.todo.push_back(event),
+                false => todo.push_back(event),
             }
         }
-        let any = self.todo.len() < before;
-        if any {
-            self.narrow = None;
-            self.refusals = 0;
-        }
-        any
+        self.todo = todo;
+        self.narrow = None;
+        self.refusals = 0;
+        true
     }
 
     /// One of the first `chunk` events makes the write fail by itself: tries fewer at a time,
@@ -340,13 +362,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     }
 
     /// What to do about a write that was not refused but failed.
-    async fn judge_failure(
-        &mut self,
-        known: &mut Known,
-        now: Timestamp,
-        chunk: usize,
-        error: StoreError,
-    ) -> Step {
+    fn judge_failure(&mut self, image: &Image, chunk: usize, error: StoreError) -> Step {
         match error {
             StoreError::InvalidValue { .. } => {
                 self.blame(chunk, chunk / 2, error);
@@ -356,30 +372,23 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                 let cell = self.batch.cell;
                 let alone = |event: &Event<'_, V>| cell.too_large(event.value);
                 let bytes = self.front(chunk).find_map(alone);
-                if let Some(bytes) = bytes {
-                    let error = StoreError::InvalidValue {
-                        place: self.place.clone(),
-                        reason: format!("{bytes} bytes by itself, over the item size limit"),
-                        source: None,
-                    };
-                    self.blame(chunk, chunk / 2, error);
-                    return Ok(());
-                }
-                match known.face {
-                    // Its ids can make room.
-                    Face::Cold { .. } | Face::Unknown => self.turn(known, now, true).await,
+                let reason = match bytes {
+                    Some(bytes) => format!("{bytes} bytes by itself, over the item size limit"),
                     // A row that would hold nothing else.
-                    Face::Absent => {
-                        let error = StoreError::InvalidValue {
-                            place: self.place.clone(),
-                            reason: "over the item size limit by itself".to_owned(),
-                            source: None,
-                        };
-                        self.blame(chunk, chunk / 2, error);
-                        Ok(())
+                    None if !image.is_begun => "over the item size limit by itself".to_owned(),
+                    None if self.makes_room => return Err(error),
+                    None => {
+                        self.makes_room = true;
+                        return Ok(());
                     }
-                    Face::Hot { .. } => Err(error),
-                }
+                };
+                let error = StoreError::InvalidValue {
+                    place: self.place.clone(),
+                    reason,
+                    source: None,
+                };
+                self.blame(chunk, chunk / 2, error);
+                Ok(())
             }
             error => Err(error),
         }
@@ -391,10 +400,4 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
             source: None,
         }
     }
-}
-
-/// Whether an id is among those a row holds itself.
-fn taken_by(row: &Item) -> impl Fn(&Id) -> bool {
-    let taken: HashSet<&[u8]> = ids_in(row, CUR).chain(ids_in(row, PREV)).collect();
-    move |id| taken.contains(id.as_slice())
 }

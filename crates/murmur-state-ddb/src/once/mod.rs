@@ -1,12 +1,13 @@
 //! Exactly once: the ids of the events a row has taken are kept with the row.
 //!
-//! A cold row holds them itself, and one conditional update takes events and ids together. A hot
-//! row's are in rows of the marker table, written with it in one transaction. The argument why
-//! that is exact is in ARCHITECTURE.md; [`lane`] is its text in code.
+//! One conditional update takes events and ids together. What a row forgets of them is in pages of
+//! the marker table before. The argument why that is exact is in ARCHITECTURE.md; [`lane`] is its
+//! text in code.
 
 mod cell;
 mod ids;
 mod lane;
+mod page;
 mod row;
 mod rules;
 
@@ -17,7 +18,7 @@ use futures::stream;
 use murmur_state::{Key, Once, Outcome};
 
 pub(crate) use cell::{Cell, Refusal, Unwritable};
-pub(crate) use ids::Id;
+pub(crate) use ids::Element;
 pub(crate) use lane::Batch;
 pub(crate) use row::Slots;
 #[cfg(not(feature = "flaws"))]
@@ -25,7 +26,10 @@ pub(crate) use rules::Rules;
 #[cfg(feature = "flaws")]
 pub use rules::Rules;
 
+use crate::attribute::{Item, row_key};
+use ids::Id;
 use lane::{Event, Lane};
+use row::Image;
 
 /// Applies each event to each of its keys at most once: distinct keys concurrently, the events
 /// of one key in order.
@@ -35,15 +39,23 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
     events: &[Once<V>],
 ) -> Vec<Outcome> {
     let Lanes { lanes, repeats } = Lanes::of(events);
+    let mut looks = match C::READS {
+        // Each reads its row anyway, when its turn comes.
+        true => HashMap::new(),
+        false => batch.look(slots, lanes.iter().map(|(key, _)| *key)).await,
+    };
     let lanes: Vec<_> = lanes
         .into_iter()
-        .map(|(key, events)| async move {
-            let slot = slots.of(key);
-            let lane = Lane::new(batch, key, events);
-            let place = batch.table.place().at(key);
-            match batch.table.turn(&place, batch.deadline, slot.lock()).await {
-                Ok(mut known) => lane.run(&mut known).await,
-                Err(error) => lane.not_begun(&error),
+        .map(|(key, events)| {
+            let look = looks.remove(key);
+            async move {
+                let slot = slots.of(key);
+                let lane = Lane::new(batch, key, events);
+                let place = batch.table.place().at(key);
+                match batch.table.turn(&place, batch.deadline, slot.lock()).await {
+                    Ok(mut known) => lane.run(&mut known, look).await,
+                    Err(error) => lane.not_begun(&error),
+                }
             }
         })
         .collect();
@@ -73,6 +85,46 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
     outcomes
 }
 
+impl<C> Batch<'_, C> {
+    /// The rows of `keys` that this process should read before it writes them, all in a few
+    /// requests: as they were a moment ago, which is enough. What cannot be read is left out, and
+    /// read by its lane, which can say so.
+    async fn look<'k>(
+        &self,
+        slots: &Slots,
+        keys: impl Iterator<Item = &'k Key>,
+    ) -> HashMap<Key, Image> {
+        let wants = |key: &Key| match slots.of(key).try_lock() {
+            Some(known) => known.wants_a_read(),
+            // Another batch is about to know it.
+            None => false,
+        };
+        let wanted: Vec<&Key> = keys.filter(|key| wants(key)).collect();
+        if wanted.is_empty() {
+            return HashMap::new();
+        }
+        let rows = wanted.iter().map(|key| row_key(key)).collect();
+        let Ok(rows) = self.table.get_items(rows, false, self.deadline).await else {
+            return HashMap::new();
+        };
+        let mut found: HashMap<Key, Item> = HashMap::with_capacity(rows.len());
+        for row in rows {
+            if let Ok(key) = self.table.key_of(&row) {
+                found.insert(key, row);
+            }
+        }
+        let image = |key: &Key| {
+            let row = found.remove(key).unwrap_or_default();
+            Image::of(&self.table.place().at(key), &row).ok()
+        };
+        let mut image = image;
+        wanted
+            .into_iter()
+            .filter_map(|key| Some((key.clone(), image(key)?)))
+            .collect()
+    }
+}
+
 /// A batch by rows.
 struct Lanes<'a, V> {
     lanes: Vec<(&'a Key, Vec<Event<'a, V>>)>,
@@ -88,6 +140,7 @@ impl<'a, V> Lanes<'a, V> {
         let mut repeats = HashSet::new();
         for (index, event) in events.iter().enumerate() {
             let id = ids::id(&event.id);
+            let element = Element::new(&id, event.created);
             for add in &event.adds {
                 let lane = *lane_of.entry(&add.key).or_insert_with(|| {
                     lanes.push((&add.key, Vec::new()));
@@ -105,9 +158,9 @@ impl<'a, V> Lanes<'a, V> {
                 }
                 events.push(Event {
                     index,
-                    id,
-                    // Some sources say 1970 for "unknown".
-                    created: event.created.filter(|created| created.as_secs() > 0),
+                    element,
+                    created: event.created.filter(|_| element.second().is_some()),
+                    handed_over: event.handed_over,
                     value: &add.value,
                     ttl: add.ttl,
                 });

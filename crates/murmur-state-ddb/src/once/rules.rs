@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use murmur_state::{HORIZON, Timestamp};
+use murmur_state::HORIZON;
 
 /// The numbers of the exactly-once protocol. ARCHITECTURE.md has the argument for each.
 ///
@@ -9,23 +9,22 @@ use murmur_state::{HORIZON, Timestamp};
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "flaws"), expect(unreachable_pub, reason = "for tests"))]
 pub struct Rules {
-    /// How long an id is remembered at the least, and the length of a period.
+    /// How long after its creation an event may come.
     pub horizon: Duration,
     /// From which age on an event is not applied.
     pub too_old: Duration,
-    /// From which age on a composed attempt is composed anew instead of being sent.
-    pub recompose: Duration,
+    /// How long after it was handed over an event without a creation time may be applied.
+    pub undated: Duration,
+    /// How long before its `ttl` nothing is added to a row any more.
+    pub before_ttl: Duration,
+    /// How long a page lives after the last second it stands for.
+    pub page_life: Duration,
     /// How many ids one update may carry.
     pub ids_per_update: usize,
-    /// From which size in bytes on a cold row turns hot, whatever that costs.
-    pub cold_bytes: usize,
-    /// From how many ids on a row turns hot, whatever that costs.
-    pub cold_ids: usize,
-    /// How long after its last hot write a row may turn cold.
-    pub cool_after: Duration,
-    /// How long a marker row lives after the creation of its events, and a frozen one after the
-    /// turn.
-    pub marker_life: Duration,
+    /// How many ids a page should have in the end.
+    pub page_ids: usize,
+    /// From which age on a composed transaction of a ledger is composed anew instead of being sent.
+    pub recompose: Duration,
     /// How long a ledger row outlives its last write at the least.
     pub ledger_life: Duration,
 }
@@ -41,20 +40,14 @@ impl Rules {
             horizon,
             // 24 h 30 min of 26 h: the margin grows with the horizon.
             too_old: horizon / 52 * 49,
-            recompose: Duration::from_secs(15 * 60),
+            undated: Duration::from_secs(3600),
+            before_ttl: Duration::from_secs(2 * 3600),
+            page_life: horizon / 13 * 24,
             ids_per_update: 70,
-            cold_bytes: 100 * 1024,
-            cold_ids: usize::MAX,
-            cool_after: horizon,
-            marker_life: horizon / 13 * 24,
+            page_ids: 40,
+            recompose: Duration::from_secs(15 * 60),
             ledger_life: (horizon / 13 * 24).max(horizon / 52 * 49 + LATE_READ),
         }
-    }
-
-    /// The period that `now` lies in.
-    pub(crate) fn period(&self, now: Timestamp) -> i64 {
-        let length = i64::try_from(self.horizon.as_millis()).unwrap_or(i64::MAX);
-        now.as_millis().div_euclid(length.max(1))
     }
 }
 
@@ -74,8 +67,7 @@ mod tests {
         let rules = Rules::default();
         assert_eq!(rules.horizon, minutes(26 * 60));
         assert_eq!(rules.too_old, minutes(24 * 60 + 30));
-        assert_eq!(rules.cool_after, minutes(26 * 60));
-        assert_eq!(rules.marker_life, minutes(48 * 60));
+        assert_eq!(rules.page_life, minutes(48 * 60));
         assert_eq!(rules.ledger_life, minutes(48 * 60));
     }
 
@@ -84,15 +76,7 @@ mod tests {
         for minutes in [1_u64, 60, 180, 240, 26 * 60, 100 * 60] {
             let rules = Rules::of(Duration::from_secs(minutes * 60));
             assert!(rules.ledger_life >= rules.too_old + LATE_READ, "{minutes}");
-            assert!(rules.ledger_life >= rules.marker_life, "{minutes}");
+            assert!(rules.ledger_life >= rules.page_life, "{minutes}");
         }
-    }
-
-    #[test]
-    fn periods_go_on_across_1970() {
-        let rules = Rules::of(Duration::from_secs(10));
-        assert_eq!(rules.period(Timestamp::from_secs(-1)), -1);
-        assert_eq!(rules.period(Timestamp::from_secs(0)), 0);
-        assert_eq!(rules.period(Timestamp::from_secs(10)), 1);
     }
 }

@@ -91,6 +91,7 @@ pub(super) fn pipeline(scenario: &Scenario, means: &Means) -> Result<Pipeline<Ro
         .clock(Arc::clone(&means.clock))
         .random(means.random.clone())
         .tokens(Tokens::repeatable(means.random.clone()))
+        .row_budget(scenario.row_budget)
         .rules(scenario.rules.clone());
     let markers = Deduper::with_options(
         means.client.clone(),

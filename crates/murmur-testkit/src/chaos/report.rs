@@ -37,9 +37,9 @@ pub(super) const KINDS: [&str; 33] = [
     "retries",
     "duplicates recognised",
     "too old",
-    "period shifts",
-    "turns to hot",
-    "turns to cold",
+    "ids moved on",
+    "pages written",
+    "pages looked up",
     "expired rows removed",
 ];
 

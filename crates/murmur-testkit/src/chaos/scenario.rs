@@ -137,6 +137,8 @@ pub struct Scenario {
     pub late: bool,
     /// How often Time to Live removes what has expired; `None` for never.
     pub sweep: Option<Duration>,
+    /// How many bytes a row may have with its ids.
+    pub row_budget: usize,
     /// The numbers of the exactly-once protocol.
     pub rules: Rules,
     /// The rule that is left out.
@@ -162,13 +164,14 @@ impl Scenario {
         );
         let late = rng.f64() < 0.1;
         let skew = pick(rng, &[(1, 0), (1, 60), (3, SKEW)]);
-        // So many events on one row that it turns hot by what it costs.
+        // So many events on one row that its ids move on with the default budget.
         let large = rng.f64() < 0.02;
+        let row_budget = match large || rng.f64() < 0.1 {
+            true => 1024,
+            false => rng.usize(21..=500),
+        };
         let rules = Rules {
-            cold_ids: match large || rng.f64() < 0.3 {
-                true => Rules::default().cold_ids,
-                false => rng.usize(3..=25),
-            },
+            page_ids: rng.usize(1..=12),
             ..Rules::default()
         };
         let trouble = Trouble::all(pick(rng, &[(1, 0.0), (2, 0.05), (2, 0.15), (1, 0.3)]));
@@ -213,6 +216,7 @@ impl Scenario {
             skew,
             late,
             sweep: pick(rng, &[(1, None), (2, Some(6 * HOUR)), (1, Some(20 * HOUR))]),
+            row_budget,
             rules,
             without: None,
         }

@@ -50,11 +50,11 @@ impl Actor {
 }
 
 impl Stage {
-    /// A stage for `aggregate` without `rule`, whose row turns hot at `cold_ids` ids.
-    pub async fn new(aggregate: Aggregate, without: Option<Rule>, cold_ids: usize) -> Self {
+    /// A stage for `aggregate` without `rule`, whose row may have so many bytes.
+    pub async fn new(aggregate: Aggregate, without: Option<Rule>, row_budget: usize) -> Self {
         Self::with(without, |scenario| {
             scenario.aggregate = aggregate;
-            scenario.rules.cold_ids = cold_ids;
+            scenario.row_budget = row_budget;
         })
         .await
     }
@@ -68,10 +68,8 @@ impl Stage {
             retract: false,
             dated: true,
             suspended: 0.0,
-            rules: Rules {
-                cold_ids: usize::MAX,
-                ..Rules::default()
-            },
+            row_budget: 1024,
+            rules: Rules::default(),
             ..Scenario::new(0, Mode::ExactlyOnce)
         };
         change(&mut scenario);
@@ -179,11 +177,6 @@ impl Stage {
         let entity = DynamoValue::S(ENTITY.into());
         let rows = self.world.rows().await;
         rows.into_iter().find(|row| row.get("pk") == Some(&entity))
-    }
-
-    /// Whether the row is hot.
-    pub async fn is_hot(&self) -> bool {
-        self.row().await.is_some_and(|row| row.contains_key("hot"))
     }
 
     /// What is wrong in the end.

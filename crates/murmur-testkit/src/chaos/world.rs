@@ -69,9 +69,9 @@ struct Log {
 #[derive(Default)]
 struct Wire {
     requests: u64,
-    shifts: u64,
-    turns: u64,
-    cools: u64,
+    moves: u64,
+    pages: u64,
+    looked_up: u64,
     oversized: Option<String>,
 }
 
@@ -279,9 +279,9 @@ impl World {
         met.add("too old", self.log.borrow().fates.too_old.len() as u64);
         drop(counts);
         let wire = lock(&self.wire);
-        met.add("period shifts", wire.shifts);
-        met.add("turns to hot", wire.turns);
-        met.add("turns to cold", wire.cools);
+        met.add("ids moved on", wire.moves);
+        met.add("pages written", wire.pages);
+        met.add("pages looked up", wire.looked_up);
         met.add("expired rows removed", self.removed.get());
         met.add("machines suspended", self.suspended.get());
         met
@@ -292,13 +292,14 @@ impl Wire {
     fn see(&mut self, request: &Request) {
         self.requests += 1;
         assert!(self.requests < ENDLESS, "the run does not come to an end");
+        let looks_up = request.operation == "BatchGetItem"
+            && request.body.to_string().contains("/page/");
+        self.looked_up += u64::from(looks_up);
         for part in crate::rewrite::parts(&request.body) {
             let text = |name: &str| part[name].as_str().unwrap_or_default();
             let (update, condition) = (text("UpdateExpression"), text("ConditionExpression"));
-            self.shifts += u64::from(update.contains("prev = cur"));
-            self.turns += u64::from(update.contains("hot = :epoch"));
-            let cools = update.contains("REMOVE") && condition.contains("hot_at = :stamp");
-            self.cools += u64::from(cools);
+            self.moves += u64::from(update.contains("prev = cur"));
+            self.pages += u64::from(update.contains("ids :ids"));
             if condition.matches("contains(").count() > 150 || condition.len() > 4096 {
                 self.oversized = Some(condition.chars().take(100).collect());
             }

@@ -1,0 +1,155 @@
+//! What a lane has to do with pages: it looks events up there, and writes there what its row is
+//! about to forget.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use futures::{StreamExt, stream};
+use murmur_state::StoreError;
+
+use super::{Lane, Step};
+use crate::attribute::{IDS, PK};
+use crate::change::Change;
+use crate::error::Written;
+use crate::once::cell::Cell;
+use crate::once::ids::{Element, elements, set};
+use crate::once::page::{Level, Page};
+use crate::once::row::{Image, Known};
+
+/// What became of a page.
+enum Filled {
+    /// It has so many ids now.
+    With(usize),
+    /// It would be larger than an item can be.
+    TooLarge(StoreError),
+}
+
+impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
+    /// Takes out the events that are in the row or in any page that it may have.
+    pub(super) async fn look_up(&mut self, image: &Image) -> Step {
+        let taken: HashSet<Element> = image.cur.iter().chain(&image.prev).copied().collect();
+        self.take_out(&taken);
+        let events = self.todo.iter();
+        let pages = events.flat_map(|event| image.tops.pages(&event.element));
+        let names: Vec<String> = pages.map(|page| self.page_name(&page)).collect();
+        if !names.is_empty() {
+            let markers = self.batch.markers;
+            let mut taken = HashSet::new();
+            for page in markers.get_many(&names, self.batch.deadline).await? {
+                taken.extend(elements(&markers.table.place(), &page, IDS)?);
+            }
+            self.take_out(&taken);
+        }
+        self.clear = Some(image.per);
+        Ok(())
+    }
+
+    fn page_name(&self, page: &Page) -> String {
+        let bucket = self.key.bucket().to_string();
+        let mut parts = vec![&*self.batch.table.name, self.key.entity(), &bucket];
+        parts.extend(page.name.iter().map(String::as_str));
+        self.batch.pipeline.marker("page", &parts)
+    }
+
+    /// Writes what `image` forgets next to pages, until all of it is acknowledged. What was before
+    /// an error stays so.
+    pub(super) async fn page_out(&mut self, known: &mut Known, image: &Image) -> Step {
+        loop {
+            let prev = image.prev.iter().copied();
+            let left: Vec<Element> = prev.filter(|id| !known.paged.has(id)).collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            let target = self.batch.rules().page_ids;
+            let level = known.sizing.level(&image.tops, &left, target);
+            let mut pages: BTreeMap<Page, Vec<Element>> = BTreeMap::new();
+            for element in left {
+                let page = Page::of(&element, level);
+                pages.entry(page).or_default().push(element);
+            }
+            let writes = pages.into_iter().map(|(page, ids)| self.fill(page, ids));
+            let writes: Vec<_> = writes.collect();
+            let written: Vec<_> = stream::iter(writes)
+                .buffer_unordered(self.batch.markers.table.options.concurrency)
+                .collect()
+                .await;
+            self.acknowledge(known, level, written)?;
+        }
+    }
+
+    /// Notes which ids are in pages now.
+    fn acknowledge(
+        &self,
+        known: &mut Known,
+        level: Level,
+        written: Vec<(Vec<Element>, Result<Filled, StoreError>)>,
+    ) -> Step {
+        let mut largest = 0;
+        let mut too_large = None;
+        let mut failed = Ok(());
+        for (ids, filled) in written {
+            match filled {
+                Ok(Filled::With(count)) => {
+                    largest = largest.max(count);
+                    known.paged.note(&ids, level);
+                }
+                Ok(Filled::TooLarge(error)) => too_large = Some(error),
+                Err(error) => failed = failed.and(Err(error)),
+            }
+        }
+        if let Some(error) = too_large {
+            let finer = level.moved(-1);
+            if finer == level {
+                return Err(error);
+            }
+            tracing::warn!(
+                key = %self.key, table = %self.batch.markers.table.name,
+                "a page of its ids has reached the item size limit; the rest goes to finer ones",
+            );
+            known.sizing.finer(1);
+        } else if largest > 0 {
+            known.sizing.learn(largest, self.batch.rules().page_ids);
+        }
+        failed
+    }
+
+    /// Adds `ids` to a page. To do it again changes nothing.
+    async fn fill(
+        &self,
+        page: Page,
+        ids: Vec<Element>,
+    ) -> (Vec<Element>, Result<Filled, StoreError>) {
+        let filled = self.try_to_fill(&page, &ids).await;
+        (ids, filled)
+    }
+
+    async fn try_to_fill(&self, page: &Page, ids: &[Element]) -> Result<Filled, StoreError> {
+        let markers = self.batch.markers;
+        let life = self.batch.rules().page_life;
+        let end = match page.end {
+            Some(end) => murmur_state::Timestamp::from_secs(end),
+            None => self.batch.now(),
+        };
+        let change = Change::default()
+            .add("ids :ids")
+            .value(":ids", set(ids))
+            .ttl(Some(end.plus(life).as_secs()));
+        let name = self.page_name(page);
+        let place = markers.place(&name)?;
+        let key = HashMap::from([(PK.to_owned(), AttributeValue::S(name))]);
+        let back = Some(ReturnValue::AllNew);
+        let written = markers
+            .table
+            .write(&place, key, change, back, self.batch.deadline);
+        match written.await {
+            Ok(Written::Done(answer)) => {
+                let page = answer.attributes.unwrap_or_default();
+                Ok(Filled::With(elements(&place, &page, IDS)?.len()))
+            }
+            // It has no condition.
+            Ok(Written::Refused(_)) => Err(self.conflict()),
+            Err(error @ StoreError::RowTooLarge { .. }) => Ok(Filled::TooLarge(error)),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The two writes to a row, each one conditional update that takes values and ids together.
+
+use std::collections::HashSet;
+
+use aws_sdk_dynamodb::types::ReturnValue;
+use murmur_state::{Outcome, StoreError};
+
+use super::{Lane, Step};
+use crate::attribute::{CUR, Item, PREV, number, row_key};
+use crate::change::Change;
+use crate::error::Written;
+use crate::once::cell::Cell;
+use crate::once::ids::{set, unless_taken};
+use crate::once::row::{Image, Known};
+
+impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
+    /// Adds the ids of the first `chunk` events to the row's, with what the events add.
+    pub(super) async fn add(&mut self, known: &mut Known, image: &Image, chunk: usize) -> Step {
+        let change = Change::default().add("cur :new");
+        let change = match image.per {
+            0 => change.set("per = if_not_exists(per, :per)"),
+            _ => change,
+        };
+        let look = known.wants_a_look(chunk, self.batch.budget());
+        // A value that was read is of this very row.
+        let reach = match C::READS {
+            true => Reach::ThisPer,
+            false => Reach::NextPer,
+        };
+        match self.write(image, change, chunk, reach, look).await? {
+            Sent::Done(None) => known.added(chunk),
+            Sent::Done(Some(row)) => {
+                let image = Image::of(&self.place, &row)?;
+                self.follow(&image);
+                known.see(image, chunk, true);
+                known.look_whose_turn(chunk, self.batch.budget());
+            }
+            Sent::Refused(row) => return self.judge(known, image, chunk, reach, row).await,
+            Sent::Not => return Ok(()),
+        }
+        self.settle(chunk, &Outcome::Applied);
+        Ok(())
+    }
+
+    /// Pages out what the row forgets now; then its newer ids become the older ones, and those of
+    /// the first `chunk` events the newer.
+    pub(super) async fn move_on(&mut self, known: &mut Known, image: &Image, chunk: usize) -> Step {
+        self.page_out(known, image).await?;
+        let mut tops = image.tops.clone();
+        tops.merge(&known.paged.tops);
+        // By the row itself, never from a copy that was read: what came since moves along.
+        let change = Change::default()
+            .set("prev = cur")
+            .set("cur = :new")
+            .set("per = :next")
+            .set("tops = :tops")
+            .value(":next", number(image.per.saturating_add(1)))
+            .value(":tops", tops.attribute());
+        match self
+            .write(image, change, chunk, Reach::ThisPer, true)
+            .await?
+        {
+            Sent::Done(row) => {
+                let image = Image::of(&self.place, &row.unwrap_or_default())?;
+                tracing::trace!(
+                    key = %self.key, table = %self.batch.table.name, per = image.per,
+                    "its ids moved on",
+                );
+                self.follow(&image);
+                known.moved_on(image);
+                self.makes_room = false;
+                self.settle(chunk, &Outcome::Applied);
+                Ok(())
+            }
+            Sent::Refused(row) => self.judge(known, image, chunk, Reach::ThisPer, row).await,
+            Sent::Not => Ok(()),
+        }
+    }
+
+    /// Sends a write of the first `chunk` events to the row that `image` is of, if the row is
+    /// within `reach`; it brings the row back where it is to `look`.
+    async fn write(
+        &mut self,
+        image: &Image,
+        change: Change,
+        chunk: usize,
+        reach: Reach,
+        look: bool,
+    ) -> Result<Sent, StoreError> {
+        self.tried = chunk;
+        let change = reach
+            .within(change, image)
+            .value(":per", number(image.per))
+            .ttl(self.ttl(chunk));
+        let Some(change) = self.with_values(change, chunk)? else {
+            return Ok(Sent::Not);
+        };
+        let elements = self.elements(chunk);
+        let change = unless_taken(change, &[CUR, PREV], &elements).value(":new", set(&elements));
+        let table = self.batch.table;
+        let back = look.then_some(ReturnValue::AllNew);
+        let key = row_key(self.key);
+        let written = table.write(&self.place, key, change, back, self.batch.deadline);
+        match written.await {
+            Ok(Written::Done(answer)) => {
+                // What was read is not what is there any more.
+                self.row = None;
+                Ok(Sent::Done(answer.attributes))
+            }
+            Ok(Written::Refused(row)) => Ok(Sent::Refused(row)),
+            Err(error) => self.judge_failure(image, chunk, error).map(|()| Sent::Not),
+        }
+    }
+
+    /// A refusal is judged by the row that refused: how often its ids have moved on comes first,
+    /// since it decides where they are; then the ids; what is left is the value.
+    async fn judge(
+        &mut self,
+        known: &mut Known,
+        before: &Image,
+        chunk: usize,
+        reach: Reach,
+        row: Item,
+    ) -> Step {
+        let image = Image::of(&self.place, &row)?;
+        let is_reached = reach.has(before, &image);
+        let taken: HashSet<_> = image.cur.iter().chain(&image.prev).copied().collect();
+        self.follow(&image);
+        known.see(image, 0, true);
+        if !is_reached {
+            self.remember(row);
+            return self.refused(&self.conflict()).await;
+        }
+        if self.take_out(&taken) {
+            self.remember(row);
+            return Ok(());
+        }
+        self.judge_value(chunk, row).await
+    }
+
+    /// The row is known anew: what was clear stays clear where its ids have moved on no more than
+    /// once, since what they dropped then was looked at. Else it is looked up again.
+    fn follow(&mut self, image: &Image) {
+        let at_most_once = |per: &u64| image.per == *per || image.per == per.saturating_add(1);
+        self.clear = self.clear.filter(at_most_once).map(|_| image.per);
+    }
+}
+
+/// What became of a write that did not fail.
+enum Sent {
+    /// It is done; the row after it, if it was asked for.
+    Done(Option<Item>),
+    Refused(Item),
+    /// It was not sent, or one of its events is suspect: the lane has learned what else to do.
+    Not,
+}
+
+/// How often a row's ids may have moved on since a write was composed.
+#[derive(Clone, Copy)]
+enum Reach {
+    ThisPer,
+    /// Once: what they dropped then was looked at.
+    NextPer,
+}
+
+impl Reach {
+    /// The change, made only within reach. A row that is not there, or that only a ledger has
+    /// written, is one whose ids have never moved on.
+    fn within(self, change: Change, image: &Image) -> Change {
+        let after = number(image.per.saturating_add(1));
+        match (self, image.per) {
+            (Self::ThisPer, 0) => change.only_if(
+                "(per = :per OR attribute_not_exists(per) \
+                 AND (attribute_not_exists(pk) OR attribute_exists(led)))",
+            ),
+            (Self::ThisPer, _) => change.only_if("per = :per"),
+            (Self::NextPer, 0) => change
+                .only_if(
+                    "(per BETWEEN :per AND :after OR attribute_not_exists(per) \
+                     AND (attribute_not_exists(pk) OR attribute_exists(led)))",
+                )
+                .value(":after", after),
+            (Self::NextPer, _) => change
+                .only_if("per BETWEEN :per AND :after")
+                .value(":after", after),
+        }
+    }
+
+    fn has(self, before: &Image, now: &Image) -> bool {
+        match self {
+            Self::ThisPer => now.per == before.per,
+            Self::NextPer => now.per == before.per || now.per == before.per.saturating_add(1),
+        }
+    }
+}

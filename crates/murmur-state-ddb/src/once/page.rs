@@ -1,0 +1,371 @@
+//! Pages: where the ids go that a row forgets. How they are named, and what a row says of them.
+
+use std::collections::{BTreeMap, HashMap};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::{Place, StoreError};
+
+use super::ids::Element;
+use crate::attribute::{Item, TOPS, number, wrong_shape};
+
+/// How much one page stands for: 2^level seconds of creation; below 0 the part of one second whose
+/// ids share their last −level bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Level(i8);
+
+impl Level {
+    /// A second in 65,536 parts.
+    const LEAST: i8 = -16;
+    /// 194 days.
+    const MOST: i8 = 24;
+
+    /// The level at which `ids` that were created over `seconds` fill pages of `target`.
+    pub(crate) fn of(ids: usize, seconds: i64, target: usize) -> Self {
+        let seconds = seconds.max(1) as f64;
+        let level = (target as f64 * seconds / ids.max(1) as f64).log2();
+        Self::bounded(level.round() as i64)
+    }
+
+    fn bounded(level: i64) -> Self {
+        let level = level.clamp(Self::LEAST.into(), Self::MOST.into());
+        Self(i8::try_from(level).unwrap_or(0))
+    }
+
+    /// So many levels coarser; finer where negative.
+    pub(crate) fn moved(self, by: i64) -> Self {
+        Self::bounded(i64::from(self.0).saturating_add(by))
+    }
+
+    /// Where an event of this second and id belongs.
+    fn bucket(self, second: i64, id: &[u8]) -> Bucket {
+        let Ok(finer) = u32::try_from(-i64::from(self.0)) else {
+            let bucket = second >> self.0;
+            return Bucket {
+                name: [bucket.to_string(), String::new()],
+                end: (bucket + 1) << self.0,
+            };
+        };
+        // The last bits differ also where ids are numbers or begin with a time.
+        let last = match id {
+            [.., a, b] => u32::from(u16::from_be_bytes([*a, *b])),
+            _ => 0,
+        };
+        let part = last & ((1 << finer) - 1);
+        Bucket {
+            name: [second.to_string(), part.to_string()],
+            end: second + 1,
+        }
+    }
+}
+
+struct Bucket {
+    name: [String; 2],
+    /// The first second after it.
+    end: i64,
+}
+
+/// One page of a row.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Page {
+    /// What sets its key apart from those of other pages of the row.
+    pub(crate) name: Vec<String>,
+    /// The first second after those that it stands for; `None` for the page of one event without
+    /// a creation time.
+    pub(crate) end: Option<i64>,
+}
+
+impl Page {
+    /// The page that `element` belongs to at `level`.
+    pub(crate) fn of(element: &Element, level: Level) -> Self {
+        match element.second() {
+            Some(second) => {
+                let Bucket { name, end } = level.bucket(second, element.id());
+                let [bucket, part] = name;
+                let mut name = vec![level.0.to_string(), bucket];
+                name.extend((!part.is_empty()).then_some(part));
+                Self {
+                    name,
+                    end: Some(end),
+                }
+            }
+            None => {
+                let digits = element.id().iter();
+                let id = digits.map(|byte| format!("{byte:02x}")).collect();
+                Self {
+                    name: vec![UNDATED.to_owned(), id],
+                    end: None,
+                }
+            }
+        }
+    }
+}
+
+/// What a row says of its pages: for each level the last second of creation of any id that was
+/// ever paged out at it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Tops {
+    seconds: BTreeMap<Level, i64>,
+    /// Whether there was an event without a creation time.
+    undated: bool,
+}
+
+/// How `tops` calls pages of events without a creation time.
+const UNDATED: &str = "undated";
+
+impl Tops {
+    pub(crate) fn of(place: &Place, row: &Item) -> Result<Self, StoreError> {
+        let mut tops = Self::default();
+        let Some(found) = row.get(TOPS) else {
+            return Ok(tops);
+        };
+        let wrong = || wrong_shape(place, row, TOPS, "a map of levels to seconds");
+        let AttributeValue::M(levels) = found else {
+            return Err(wrong());
+        };
+        for (level, second) in levels {
+            let AttributeValue::N(second) = second else {
+                return Err(wrong());
+            };
+            let second = second.parse().map_err(|_| wrong())?;
+            if level == UNDATED {
+                tops.undated = true;
+                continue;
+            }
+            let number: i8 = level.parse().map_err(|_| wrong())?;
+            let is_level = (Level::LEAST..=Level::MOST).contains(&number);
+            if !is_level || number.to_string() != *level {
+                return Err(wrong());
+            }
+            tops.seconds.insert(Level(number), second);
+        }
+        Ok(tops)
+    }
+
+    pub(crate) fn attribute(&self) -> AttributeValue {
+        let seconds = self.seconds.iter();
+        let mut levels: HashMap<_, _> = seconds
+            .map(|(level, second)| (level.0.to_string(), number(second)))
+            .collect();
+        if self.undated {
+            levels.insert(UNDATED.to_owned(), number(1));
+        }
+        AttributeValue::M(levels)
+    }
+
+    /// `element` is in a page of `level`.
+    pub(crate) fn note(&mut self, element: &Element, level: Level) {
+        match element.second() {
+            None => self.undated = true,
+            Some(second) => {
+                let top = self.seconds.entry(level).or_insert(second);
+                *top = second.max(*top);
+            }
+        }
+    }
+
+    /// What either of the two says.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        self.undated |= other.undated;
+        for (level, second) in &other.seconds {
+            let top = self.seconds.entry(*level).or_insert(*second);
+            *top = (*second).max(*top);
+        }
+    }
+
+    /// The pages in which `element` may be.
+    pub(crate) fn pages(&self, element: &Element) -> Vec<Page> {
+        match element.second() {
+            None if self.undated => vec![Page::of(element, Level(0))],
+            None => Vec::new(),
+            Some(second) => {
+                let reaching = self.seconds.iter().filter(|(_, top)| second <= **top);
+                reaching
+                    .map(|(level, _)| Page::of(element, *level))
+                    .collect()
+            }
+        }
+    }
+
+    /// The level of the last pages: of two that end alike, the finer.
+    pub(crate) fn last(&self) -> Option<Level> {
+        let mut last: Option<(Level, i64)> = None;
+        for (level, second) in &self.seconds {
+            if last.is_none_or(|(_, top)| *second > top) {
+                last = Some((*level, *second));
+            }
+        }
+        last.map(|(level, _)| level)
+    }
+}
+
+/// At which level this process pages a row's ids out, by how large its pages become.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Sizing {
+    level: Option<Level>,
+    /// How often in a row the largest page was below half of what it should be.
+    small: u32,
+}
+
+/// Page-outs in a row with pages below half of what they should be, after which they stand for more.
+const PATIENCE: u32 = 3;
+
+impl Sizing {
+    /// The level for these elements: the one that was last found right, else the row's last, else
+    /// what their own seconds say.
+    pub(crate) fn level(&mut self, tops: &Tops, elements: &[Element], target: usize) -> Level {
+        if let Some(level) = self.level {
+            return level;
+        }
+        let level = tops.last().unwrap_or_else(|| {
+            let seconds = elements.iter().filter_map(Element::second);
+            let first = seconds.clone().min().unwrap_or(0);
+            let last = seconds.max().unwrap_or(0);
+            Level::of(elements.len(), last - first, target)
+        });
+        self.level = Some(level);
+        level
+    }
+
+    /// The largest page that was written at the level holds `ids`.
+    pub(crate) fn learn(&mut self, ids: usize, target: usize) {
+        let Some(level) = self.level else { return };
+        if ids > 2 * target {
+            self.finer((ids / target.max(1)).ilog2());
+        } else if ids * 2 >= target {
+            self.small = 0;
+        } else {
+            self.small += 1;
+            if self.small >= PATIENCE {
+                self.small = 0;
+                self.level = Some(level.moved(1));
+            }
+        }
+    }
+
+    /// From now on pages stand for less: by so many levels.
+    pub(crate) fn finer(&mut self, by: u32) {
+        self.small = 0;
+        self.level = self.level.map(|level| level.moved(-i64::from(by)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::primitives::Blob;
+    use murmur_state::Timestamp;
+
+    use super::*;
+    use crate::any_rows::{holds, look_at};
+
+    fn element(number: u128, second: i64) -> Element {
+        let created = Timestamp::from_secs(second);
+        Element::new(&number.to_be_bytes(), Some(created))
+    }
+
+    #[test]
+    fn a_page_stands_for_what_its_level_says() {
+        let name = |level, second, number| Page::of(&element(number, second), Level(level)).name;
+        assert_eq!(name(4, 1600, 1), name(4, 1615, 2));
+        assert_ne!(name(4, 1599, 1), name(4, 1600, 1));
+        assert_ne!(name(4, 1600, 1), name(5, 1600, 1), "levels keep apart");
+        assert_eq!(name(0, 7, 1), name(0, 7, 2));
+        assert_eq!(name(-1, 7, 1), name(-1, 7, 3));
+        assert_ne!(name(-1, 7, 1), name(-1, 7, 2));
+        assert_ne!(name(-1, 7, 1), name(-1, 8, 1));
+        let parts: std::collections::HashSet<_> =
+            (0..70_000).map(|number| name(-16, 7, number)).collect();
+        assert_eq!(parts.len(), 65_536);
+        let end = |level| Page::of(&element(9, 1601), Level(level)).end;
+        assert_eq!(
+            [end(-3), end(0), end(4), end(24)],
+            [Some(1602), Some(1602), Some(1616), Some(1 << 24)]
+        );
+    }
+
+    #[test]
+    fn an_event_is_looked_for_where_it_may_be_and_nowhere_else() {
+        let mut tops = Tops::default();
+        tops.note(&element(1, 1000), Level(3));
+        tops.note(&element(2, 900), Level(3));
+        tops.note(&element(3, 2000), Level(-2));
+        let levels = |second| tops.pages(&element(5, second)).len();
+        assert_eq!([levels(1000), levels(1001), levels(2001)], [2, 1, 0]);
+        let undated = Element::new(&[7; 16], None);
+        assert!(tops.pages(&undated).is_empty());
+        let mut other = Tops::default();
+        other.note(&undated, Level(3));
+        tops.merge(&other);
+        assert_eq!(tops.pages(&undated), [Page::of(&undated, Level(9))]);
+        assert_eq!(tops.last(), Some(Level(-2)));
+    }
+
+    #[test]
+    fn no_tops_are_taken_for_others() {
+        let place = Place::table("Int64SumStore", "totals");
+        let mut tops = Tops::default();
+        tops.note(&element(1, 1000), Level(3));
+        tops.note(&element(1, 2000), Level(-16));
+        let mut both = tops.clone();
+        both.undated = true;
+        let row = |tops: &Tops| Item::from([(TOPS.to_owned(), tops.attribute())]);
+        for tops in [&Tops::default(), &tops, &both] {
+            assert_eq!(Tops::of(&place, &row(tops)).unwrap(), *tops);
+        }
+        for (level, second) in [
+            ("25", "1"),
+            ("-17", "1"),
+            ("+3", "1"),
+            ("03", "1"),
+            ("3", "x"),
+        ] {
+            let levels = HashMap::from([(level.to_owned(), AttributeValue::N(second.into()))]);
+            let row = Item::from([(TOPS.to_owned(), AttributeValue::M(levels))]);
+            assert!(Tops::of(&place, &row).is_err(), "{level}: {second}");
+        }
+        let blob = AttributeValue::B(Blob::new([1]));
+        let row_of_bytes = Item::from([(TOPS.to_owned(), blob)]);
+        assert!(Tops::of(&place, &row_of_bytes).is_err());
+        look_at(&[row(&tops), row(&both)], &[], |row| {
+            let Ok(tops) = Tops::of(&place, row) else {
+                return false;
+            };
+            if row.contains_key(TOPS) && !tops.undated {
+                assert!(holds(row, TOPS, Some(&tops.attribute())), "{row:?}");
+            }
+            true
+        });
+    }
+
+    #[test]
+    fn pages_become_as_large_as_they_should_be() {
+        // 24 ids a page-out, at so many events a second; how many ids the pages hold in the end.
+        for rate in [0.001, 0.02, 0.7, 20.0, 900.0] {
+            let (mut sizing, mut tops) = (Sizing::default(), Tops::default());
+            let mut pages: BTreeMap<Page, usize> = BTreeMap::new();
+            let mut number = 0_u32;
+            for round in 0..400 {
+                let elements: Vec<Element> = (0..24)
+                    .map(|_| {
+                        number += 1;
+                        let second = 1_800_000_000 + (f64::from(number) / rate) as i64;
+                        element(u128::from(number.wrapping_mul(0x9e37_79b9)), second)
+                    })
+                    .collect();
+                let level = sizing.level(&tops, &elements, 40);
+                let mut largest = 0;
+                for element in &elements {
+                    let ids = pages.entry(Page::of(element, level)).or_default();
+                    *ids += 1;
+                    largest = largest.max(*ids);
+                    tops.note(element, level);
+                }
+                sizing.learn(largest, 40);
+                if round == 200 {
+                    pages.clear();
+                }
+            }
+            let mean = pages.values().sum::<usize>() as f64 / pages.len() as f64;
+            assert!((15.0..80.0).contains(&mean), "{rate}: {mean}");
+        }
+    }
+}
