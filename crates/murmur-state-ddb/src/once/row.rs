@@ -71,6 +71,11 @@ impl Image {
         })
     }
 
+    /// The ids that it has itself.
+    pub(crate) fn ids(&self) -> HashSet<Element> {
+        self.cur.iter().chain(&self.prev).copied().collect()
+    }
+
     /// The bytes that one generation of ids may have in a row of `budget`: half of what the rest of
     /// the row leaves, of as many budgets as leave a quarter of one.
     fn half(&self, budget: usize) -> usize {

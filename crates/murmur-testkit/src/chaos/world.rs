@@ -292,8 +292,8 @@ impl Wire {
     fn see(&mut self, request: &Request) {
         self.requests += 1;
         assert!(self.requests < ENDLESS, "the run does not come to an end");
-        let looks_up = request.operation == "BatchGetItem"
-            && request.body.to_string().contains("/page/");
+        let looks_up =
+            request.operation == "BatchGetItem" && request.body.to_string().contains("/page/");
         self.looked_up += u64::from(looks_up);
         for part in crate::rewrite::parts(&request.body) {
             let text = |name: &str| part[name].as_str().unwrap_or_default();

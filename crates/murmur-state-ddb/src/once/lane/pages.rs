@@ -27,8 +27,7 @@ enum Filled {
 impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// Takes out the events that are in the row or in any page that it may have.
     pub(super) async fn look_up(&mut self, image: &Image) -> Step {
-        let taken: HashSet<Element> = image.cur.iter().chain(&image.prev).copied().collect();
-        self.take_out(&taken);
+        self.take_out(&image.ids());
         let events = self.todo.iter();
         let pages = events.flat_map(|event| image.tops.pages(&event.element));
         let names: Vec<String> = pages.map(|page| self.page_name(&page)).collect();

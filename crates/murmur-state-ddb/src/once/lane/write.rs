@@ -1,7 +1,5 @@
 //! The two writes to a row, each one conditional update that takes values and ids together.
 
-use std::collections::HashSet;
-
 use aws_sdk_dynamodb::types::ReturnValue;
 use murmur_state::{Outcome, StoreError};
 
@@ -28,17 +26,20 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             false => Reach::NextPer,
         };
         match self.write(image, change, chunk, reach, look).await? {
-            Sent::Done(None) => known.added(chunk),
+            Sent::Done(None) => {
+                self.settle(chunk, &Outcome::Applied);
+                known.added(chunk);
+            }
             Sent::Done(Some(row)) => {
+                self.settle(chunk, &Outcome::Applied);
                 let image = Image::of(&self.place, &row)?;
                 self.follow(&image);
                 known.see(image, chunk, true);
                 known.look_whose_turn(chunk, self.batch.budget());
             }
             Sent::Refused(row) => return self.judge(known, image, chunk, reach, row).await,
-            Sent::Not => return Ok(()),
+            Sent::Not => {}
         }
-        self.settle(chunk, &Outcome::Applied);
         Ok(())
     }
 
@@ -61,6 +62,8 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             .await?
         {
             Sent::Done(row) => {
+                self.settle(chunk, &Outcome::Applied);
+                self.makes_room = false;
                 let image = Image::of(&self.place, &row.unwrap_or_default())?;
                 tracing::trace!(
                     key = %self.key, table = %self.batch.table.name, per = image.per,
@@ -68,8 +71,6 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
                 );
                 self.follow(&image);
                 known.moved_on(image);
-                self.makes_room = false;
-                self.settle(chunk, &Outcome::Applied);
                 Ok(())
             }
             Sent::Refused(row) => self.judge(known, image, chunk, Reach::ThisPer, row).await,
@@ -124,25 +125,26 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     ) -> Step {
         let image = Image::of(&self.place, &row)?;
         let is_reached = reach.has(before, &image);
-        let taken: HashSet<_> = image.cur.iter().chain(&image.prev).copied().collect();
-        self.follow(&image);
+        let any = self.follow(&image);
         known.see(image, 0, true);
         if !is_reached {
             self.remember(row);
             return self.refused(&self.conflict()).await;
         }
-        if self.take_out(&taken) {
+        if any {
             self.remember(row);
             return Ok(());
         }
         self.judge_value(chunk, row).await
     }
 
-    /// The row is known anew: what was clear stays clear where its ids have moved on no more than
-    /// once, since what they dropped then was looked at. Else it is looked up again.
-    fn follow(&mut self, image: &Image) {
+    /// The row is known anew: takes out the events that it has; whether there were any. What was
+    /// clear stays clear where its ids have moved on no more than once, since what they dropped
+    /// then was looked at. Else it is looked up again.
+    fn follow(&mut self, image: &Image) -> bool {
         let at_most_once = |per: &u64| image.per == *per || image.per == per.saturating_add(1);
         self.clear = self.clear.filter(at_most_once).map(|_| image.per);
+        self.take_out(&image.ids())
     }
 }
 
