@@ -202,11 +202,13 @@ impl Tops {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sizing {
     level: Option<Level>,
-    /// How often in a row the largest page was below half of what it should be.
+    /// The newest pages, and how many ids they had when they were last written.
+    open: BTreeMap<Page, usize>,
+    /// How many pages in a row were left at less than half of what they should be.
     small: u32,
 }
 
-/// Page-outs in a row with pages below half of what they should be, after which they stand for more.
+/// Pages in a row that were left too small, after which they stand for more.
 const PATIENCE: u32 = 3;
 
 impl Sizing {
@@ -226,26 +228,36 @@ impl Sizing {
         level
     }
 
-    /// The largest page that was written at the level holds `ids`.
-    pub(crate) fn learn(&mut self, ids: usize, target: usize) {
-        let Some(level) = self.level else { return };
-        if ids > 2 * target {
-            self.finer((ids / target.max(1)).ilog2());
-        } else if ids * 2 >= target {
-            self.small = 0;
-        } else {
-            self.small += 1;
-            if self.small >= PATIENCE {
-                self.small = 0;
-                self.level = Some(level.moved(1));
-            }
+    /// These pages were written at the level, and have so many ids now.
+    pub(crate) fn learn(&mut self, pages: BTreeMap<Page, usize>, target: usize) {
+        let largest = pages.values().max().copied().unwrap_or(0);
+        if largest > 2 * target {
+            return self.finer((largest / target.max(1)).ilog2());
+        }
+        // A page of an earlier time than the newest is mostly as large as it gets.
+        let newest = pages.keys().map(|page| page.end).max().flatten();
+        self.open.extend(pages);
+        let left = self.open.extract_if(.., |page, _| page.end < newest);
+        if let Some(largest) = left.map(|(_, ids)| ids).max() {
+            self.small = match largest * 2 < target {
+                true => self.small + 1,
+                false => 0,
+            };
+        }
+        if self.small >= PATIENCE {
+            self.move_by(1);
         }
     }
 
     /// From now on pages stand for less: by so many levels.
     pub(crate) fn finer(&mut self, by: u32) {
+        self.move_by(-i64::from(by));
+    }
+
+    fn move_by(&mut self, levels: i64) {
+        self.level = self.level.map(|level| level.moved(levels));
+        self.open.clear();
         self.small = 0;
-        self.level = self.level.map(|level| level.moved(-i64::from(by)));
     }
 }
 
@@ -338,34 +350,40 @@ mod tests {
 
     #[test]
     fn pages_become_as_large_as_they_should_be() {
-        // 24 ids a page-out, at so many events a second; how many ids the pages hold in the end.
-        for rate in [0.001, 0.02, 0.7, 20.0, 900.0] {
-            let (mut sizing, mut tops) = (Sizing::default(), Tops::default());
-            let mut pages: BTreeMap<Page, usize> = BTreeMap::new();
-            let mut number = 0_u32;
-            for round in 0..400 {
-                let elements: Vec<Element> = (0..24)
-                    .map(|_| {
-                        number += 1;
-                        let second = 1_800_000_000 + (f64::from(number) / rate) as i64;
-                        element(u128::from(number.wrapping_mul(0x9e37_79b9)), second)
-                    })
-                    .collect();
-                let level = sizing.level(&tops, &elements, 40);
-                let mut largest = 0;
-                for element in &elements {
-                    let ids = pages.entry(Page::of(element, level)).or_default();
-                    *ids += 1;
-                    largest = largest.max(*ids);
-                    tops.note(element, level);
+        // So many ids a page-out, at so many events a second: how many the pages hold in the end,
+        // and over how many levels they are spread.
+        for ids in [1, 6, 24, 70] {
+            for rate in [0.001, 0.02, 0.7, 20.0, 900.0] {
+                let (mut sizing, mut tops) = (Sizing::default(), Tops::default());
+                let mut pages: BTreeMap<Page, usize> = BTreeMap::new();
+                let mut number = 0_u32;
+                for round in 0..12_000 / ids {
+                    let elements: Vec<Element> = (0..ids)
+                        .map(|_| {
+                            number += 1;
+                            let second = 1_800_000_000 + (f64::from(number) / rate) as i64;
+                            element(u128::from(number.wrapping_mul(0x9e37_79b9)), second)
+                        })
+                        .collect();
+                    let level = sizing.level(&tops, &elements, 40);
+                    let mut written = BTreeMap::new();
+                    for element in &elements {
+                        let page = Page::of(element, level);
+                        let ids = pages.entry(page.clone()).or_default();
+                        *ids += 1;
+                        written.insert(page, *ids);
+                        tops.note(element, level);
+                    }
+                    sizing.learn(written, 40);
+                    if round == 6_000 / ids {
+                        pages.clear();
+                        tops = Tops::default();
+                    }
                 }
-                sizing.learn(largest, 40);
-                if round == 200 {
-                    pages.clear();
-                }
+                let mean = pages.values().sum::<usize>() as f64 / pages.len() as f64;
+                assert!((20.0..90.0).contains(&mean), "{ids} at {rate}: {mean}");
+                assert!(tops.seconds.len() <= 3, "{ids} at {rate}: {tops:?}");
             }
-            let mean = pages.values().sum::<usize>() as f64 / pages.len() as f64;
-            assert!((15.0..80.0).contains(&mean), "{rate}: {mean}");
         }
     }
 }

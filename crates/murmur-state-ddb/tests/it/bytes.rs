@@ -442,7 +442,7 @@ async fn rows_of_the_exact_modes_are_refused() {
     let dynamo = Dynamo::connect().await;
     let table = state_table(&dynamo).await;
     let client = dynamo.client();
-    for trace in ["cur", "prev", "per", "hot", "hot_at", "led"] {
+    for trace in ["cur", "prev", "per", "led"] {
         let attributes = [("v", b(b"1a")), ("ver", n(1)), (trace, n(1))];
         put_row(&client, &table, trace, &attributes).await;
         // Seen when the row is read, and by the condition if it turned after that.

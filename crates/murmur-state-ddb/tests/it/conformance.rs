@@ -2,7 +2,7 @@
 
 use murmur_state::conformance::{self, Subject};
 use murmur_state_ddb::{
-    BytesStore, Deduper, Int64MaxStore, Int64MinStore, Int64SumStore, Rules, TableOptions,
+    BytesStore, Deduper, Int64MaxStore, Int64MinStore, Int64SumStore, TableOptions,
 };
 use murmur_testkit::Dynamo;
 
@@ -70,23 +70,17 @@ async fn the_deduper_is_a_deduper_and_keeps_checkpoints() {
     conformance::checkpoints(deduper).await;
 }
 
-/// Marker options with which rows turn hot at `cold_ids`.
-fn markers_that_turn_at(cold_ids: usize) -> TableOptions {
-    let rules = Rules {
-        cold_ids,
-        ..Rules::default()
-    };
-    TableOptions::default().rules(rules)
-}
+/// Row budgets: the default, one that holds a few ids, the least.
+const BUDGETS: [usize; 3] = [1024, 300, 21];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn int64_sum_store_takes_events_exactly_once_cold_and_hot() {
+async fn int64_sum_store_takes_events_exactly_once() {
     let dynamo = Dynamo::connect().await;
-    for cold_ids in [usize::MAX, 9, 1] {
-        let store = Int64SumStore::new(dynamo.client(), state_table(&dynamo).await);
-        let table = marker_table(&dynamo).await;
-        let options = markers_that_turn_at(cold_ids);
-        let markers = Deduper::with_options(dynamo.client(), table, options).unwrap();
+    for bytes in BUDGETS {
+        let options = TableOptions::default().row_budget(bytes);
+        let table = state_table(&dynamo).await;
+        let store = Int64SumStore::with_options(dynamo.client(), table, options).unwrap();
+        let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
         Subject::new(store, Total, |n| n as i64 * 7 - 100)
             .exactly_once(markers)
             .await;
@@ -94,15 +88,14 @@ async fn int64_sum_store_takes_events_exactly_once_cold_and_hot() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_store_takes_events_exactly_once_cold_and_hot() {
+async fn bytes_store_takes_events_exactly_once() {
     let dynamo = Dynamo::connect().await;
-    for cold_ids in [usize::MAX, 9, 1] {
+    for bytes in BUDGETS {
+        let options = TableOptions::default().row_budget(bytes);
         let table = state_table(&dynamo).await;
-        let store = BytesStore::new(dynamo.client(), table, Total).max_retries(100);
-        let table = marker_table(&dynamo).await;
-        let options = markers_that_turn_at(cold_ids);
-        let markers = Deduper::with_options(dynamo.client(), table, options).unwrap();
-        Subject::new(store, Total, |n| n as i64)
+        let store = BytesStore::with_options(dynamo.client(), table, Total, options).unwrap();
+        let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
+        Subject::new(store.max_retries(100), Total, |n| n as i64)
             .exactly_once(markers)
             .await;
     }

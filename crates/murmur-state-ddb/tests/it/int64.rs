@@ -191,7 +191,7 @@ async fn rows_of_the_exact_modes_are_refused() {
     let dynamo = Dynamo::connect().await;
     let table = state_table(&dynamo).await;
     let client = dynamo.client();
-    for trace in ["cur", "prev", "per", "hot", "hot_at", "led"] {
+    for trace in ["cur", "prev", "per", "led"] {
         put_row(&client, &table, trace, &[("v", n(5)), (trace, n(1))]).await;
         let adds = [add(trace, 9)];
         let sums = Int64SumStore::new(client.clone(), &*table);

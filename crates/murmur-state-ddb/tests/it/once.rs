@@ -1,26 +1,32 @@
-//! Exactly once: what is sent, what is recognised, how rows turn hot and cold, who is to blame.
+//! Exactly once: what is sent, what is recognised, how ids go to pages, who is to blame.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use aws_sdk_dynamodb::primitives::Blob;
+use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, Clock, Deadline, EventId, ExactlyOnce, Fault, ManualClock, Once, Outcome, PipelineName,
-    ReadExt, Store, StoreError, Timestamp,
+    Add, Clock, Deadline, EventId, ExactlyOnce, Fault, ItemId, Ledger, ManualClock, Once, Outcome,
+    PipelineName, Position, ReadExt, Replace, SequenceNumber, Store, StoreError, SystemClock,
+    Timestamp,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore, Rules, TableOptions};
 use murmur_testkit::Dynamo;
-use murmur_testkit::wire::{Action, Wire};
+use murmur_testkit::wire::{Action, Request, Wire};
 use serde_json::Value;
 
 use crate::support::{
-    Total, Words, add, key, marker_table, n, put_row, row, s, state_table, virtual_time, wire_on,
+    Total, Words, add, key, marker_table, n, now, put_row, row, s, state_table, virtual_time,
+    wire_on,
 };
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+/// Row budgets: the default, one that holds a few ids, the least.
+const BUDGETS: [usize; 3] = [1024, 300, 21];
 
 /// A total per entity on tables of its own, over a wire, in virtual time.
 struct Totals {
@@ -28,37 +34,31 @@ struct Totals {
     clock: ManualClock,
     state: String,
     markers: String,
+    row_budget: usize,
     rules: Rules,
 }
 
 impl Totals {
     async fn new() -> Self {
-        Self::with(Rules::default()).await
+        Self::with(1024).await
     }
 
-    async fn with(rules: Rules) -> Self {
+    async fn with(row_budget: usize) -> Self {
         let dynamo = Dynamo::connect().await;
         Self {
             clock: virtual_time().0,
             state: state_table(&dynamo).await,
             markers: marker_table(&dynamo).await,
             dynamo,
-            rules,
+            row_budget,
+            rules: Rules::default(),
         }
-    }
-
-    /// Rows turn hot as soon as they hold an id.
-    async fn hot() -> Self {
-        Self::with(Rules {
-            cold_ids: 1,
-            ..Rules::default()
-        })
-        .await
     }
 
     fn options(&self) -> TableOptions {
         TableOptions::default()
             .clock(Arc::new(self.clock.clone()))
+            .row_budget(self.row_budget)
             .rules(self.rules.clone())
     }
 
@@ -72,31 +72,29 @@ impl Totals {
         }
     }
 
-    /// Makes the row of `entity` hot, by events 900 and 901. A process turns a row it has seen.
-    async fn turn(&self, entity: &str) {
-        let process = self.process(&Wire::calm());
-        for number in 900..902 {
-            process.done(&self.events(entity, number..number + 1)).await;
-        }
-        assert!(self.has(entity, "hot").await);
-    }
-
     async fn total(&self, entity: &str) -> Option<i64> {
         let store = Int64SumStore::new(self.dynamo.client(), &*self.state);
         store.get(&key(entity)).await.unwrap()
     }
 
-    async fn has(&self, entity: &str, attribute: &str) -> bool {
+    async fn row(&self, entity: &str) -> HashMap<String, AttributeValue> {
         let row = row(&self.dynamo.client(), &self.state, entity).await;
-        row.unwrap().contains_key(attribute)
+        row.unwrap()
     }
 
-    async fn marker_rows(&self) -> Vec<String> {
+    /// How often the ids of `entity`'s row have moved on.
+    async fn per(&self, entity: &str) -> u64 {
+        self.row(entity).await["per"]
+            .as_n()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    async fn pages(&self) -> Vec<HashMap<String, AttributeValue>> {
         let client = self.dynamo.client();
         let rows = client.scan().table_name(&self.markers).send().await;
-        let rows = rows.unwrap();
-        let names = rows.items().iter().map(|row| row["pk"].as_s().unwrap());
-        names.cloned().collect()
+        rows.unwrap().items.unwrap()
     }
 
     /// The events numbered so, made now, each adding 1 to `entity`.
@@ -110,12 +108,19 @@ impl Totals {
         Once {
             id: EventId::new(format!("{number:032x}")).unwrap(),
             created: Some(self.clock.now()),
+            handed_over: self.clock.now(),
             adds: adds
                 .iter()
                 .map(|(entity, value)| add(entity, *value))
                 .collect(),
         }
     }
+}
+
+/// Whether a request writes to a state row.
+fn writes_values(request: &Request) -> bool {
+    request.operation == "UpdateItem"
+        && request.body["ExpressionAttributeValues"][":new"] != Value::Null
 }
 
 struct Process {
@@ -146,19 +151,32 @@ async fn apply(store: &Int64SumStore, markers: &Deduper, events: &[Once<i64>]) -
 }
 
 #[tokio::test]
-async fn a_cold_key_and_batch_is_one_plain_update_for_up_to_70_events() {
+async fn a_known_row_and_batch_is_one_plain_update_for_up_to_70_events() {
     let totals = Totals::new().await;
     let wire = Wire::calm();
     let process = totals.process(&wire);
-    assert_eq!(process.done(&totals.events("a", 0..70)).await, 70);
+    let both = |numbers: std::ops::Range<u64>| {
+        let of = |number| totals.event(number, &[("a", 1), ("b", 1)]);
+        numbers.map(of).collect::<Vec<_>>()
+    };
+    assert_eq!(process.done(&both(0..5)).await, 5);
+    let counts = |wire: &Wire| wire.counts().into_iter().collect::<Vec<_>>();
+    let of = |operation: &str, count| (operation.to_owned(), count);
     assert_eq!(
-        wire.counts().into_iter().collect::<Vec<_>>(),
-        [("UpdateItem".to_owned(), 1)]
+        counts(&wire),
+        [of("BatchGetItem", 1), of("UpdateItem", 2)],
+        "rows that are not known are read together"
     );
-    assert_eq!(process.done(&totals.events("a", 70..141)).await, 71);
-    assert_eq!(wire.count("UpdateItem"), 3);
-    assert_eq!(totals.total("a").await, Some(141));
-    assert!(totals.marker_rows().await.is_empty());
+    assert_eq!(process.done(&both(5..15)).await, 10);
+    assert_eq!(counts(&wire), [of("BatchGetItem", 1), of("UpdateItem", 4)]);
+    assert_eq!(process.done(&totals.events("a", 20..161)).await, 141);
+    assert_eq!(totals.total("a").await, Some(156));
+    let largest = wire.requests();
+    let largest = largest.iter().map(|request| {
+        let new = &request.body["ExpressionAttributeValues"][":new"]["BS"];
+        new.as_array().map_or(0, Vec::len)
+    });
+    assert_eq!(largest.max(), Some(70));
 }
 
 #[tokio::test]
@@ -170,38 +188,247 @@ async fn what_was_taken_is_recognised_in_whatever_company_by_whatever_process() 
         .done(&totals.events("a", 0..100))
         .await;
     let other = totals.process(&wire);
-    // Two writes of 70 and 30 were made: one refusal tells of all that are there.
-    let before = wire.count("UpdateItem");
+    let before = writes(&wire);
     assert_eq!(other.done(&totals.events("a", 50..120)).await, 20);
-    assert_eq!(wire.count("UpdateItem") - before, 2);
+    assert_eq!(writes(&wire) - before, 1, "the row was read first");
     assert_eq!(totals.total("a").await, Some(120));
 }
 
 #[tokio::test]
-async fn an_update_whose_answer_was_lost_is_sent_once_and_recognised() {
-    for hot in [false, true] {
-        let totals = if hot {
-            Totals::hot().await
-        } else {
-            Totals::new().await
-        };
-        let calm = Wire::calm();
-        if hot {
-            totals.turn("a").await;
-        } else {
-            totals
-                .process(&calm)
-                .done(&totals.events("a", 900..902))
-                .await;
+async fn what_moves_out_of_a_row_is_in_pages_and_is_recognised() {
+    for row_budget in BUDGETS {
+        let totals = Totals::with(row_budget).await;
+        let wire = Wire::calm();
+        let process = totals.process(&wire);
+        let mut all = Vec::new();
+        for number in 0..150 {
+            totals.clock.advance(Duration::from_millis(700));
+            let event = totals.events("a", number..number + 1);
+            assert_eq!(process.done(&event).await, 1);
+            let row = totals.row("a").await;
+            assert!(size(&row) <= row_budget.max(200), "{}: {row:?}", size(&row));
+            all.extend(event);
         }
-        let lossy = Wire::new(move |request| match &*request.operation {
-            "UpdateItem" if !hot => Action::lose_answer(),
-            "TransactWriteItems" => Action::DropAfter,
-            _ => Action::Pass,
+        let pages = totals.pages().await;
+        let paged: usize = pages
+            .iter()
+            .map(|page| page["ids"].as_bs().unwrap().len())
+            .sum();
+        assert!(
+            totals.per("a").await >= 3 && paged > 80,
+            "{row_budget}: {paged}"
+        );
+        for page in &pages {
+            assert!(page["pk"].as_s().unwrap().starts_with("totals/page/"));
+            let ttl: i64 = page["ttl"].as_n().unwrap().parse().unwrap();
+            let lives = ttl - totals.clock.now().as_secs();
+            assert!(lives >= 47 * 3600, "{lives} s");
+        }
+        for process in [process, totals.process(&wire)] {
+            assert_eq!(process.done(&all).await, 0);
+        }
+        assert_eq!(totals.total("a").await, Some(150));
+        assert!(!wire.counts().contains_key("TransactWriteItems"));
+    }
+}
+
+/// How many writes to state rows were sent.
+fn writes(wire: &Wire) -> usize {
+    wire.requests()
+        .iter()
+        .filter(|request| writes_values(request))
+        .count()
+}
+
+/// Bytes of an item.
+fn size(row: &HashMap<String, AttributeValue>) -> usize {
+    let of = |(name, value): (&String, &AttributeValue)| {
+        let value = match value {
+            AttributeValue::S(text) => text.len(),
+            AttributeValue::N(digits) => digits.len() / 2 + 2,
+            AttributeValue::Bs(set) => set.iter().map(|bytes| bytes.as_ref().len()).sum(),
+            AttributeValue::M(levels) => 3 + 8 * levels.len(),
+            _ => 0,
+        };
+        name.len() + value
+    };
+    row.iter().map(of).sum()
+}
+
+#[tokio::test]
+async fn only_an_event_that_may_be_in_a_page_is_looked_up() {
+    let totals = Totals::with(21).await;
+    let wire = Wire::calm();
+    let process = totals.process(&wire);
+    let mut events = Vec::new();
+    for number in 0..6 {
+        totals.clock.advance(Duration::from_secs(10));
+        let event = totals.events("a", number..number + 1);
+        process.done(&event).await;
+        events.extend(event);
+    }
+    let looks = |wire: &Wire| wire.count("BatchGetItem");
+    assert_eq!(looks(&wire), 1, "newer ones are in no page");
+    assert_eq!(process.done(&events[..1]).await, 0);
+    assert_eq!(looks(&wire), 2);
+    // As old as what was paged out, and never seen.
+    let mut late = totals.event(50, &[("a", 1)]);
+    late.created = events[0].created;
+    assert_eq!(process.done(std::slice::from_ref(&late)).await, 1);
+    assert_eq!(looks(&wire), 3);
+    let read = wire.requests();
+    let of_pages = |request: &&Request| request.body.to_string().contains("/page/");
+    for read in read.iter().filter(of_pages) {
+        let tables = read.body["RequestItems"].as_object();
+        let consistent = tables.map(|tables| {
+            let mut tables = tables.values();
+            tables.all(|table| table["ConsistentRead"] == true)
+        });
+        assert!(read.operation == "UpdateItem" || consistent == Some(true));
+    }
+    assert_eq!(totals.total("a").await, Some(7));
+}
+
+#[tokio::test]
+async fn what_was_clear_stays_clear_while_the_ids_move_on_once_and_no_longer() {
+    for moves in [1, 2, 3] {
+        let totals = Totals::with(21).await;
+        let calm = Wire::calm();
+        let other = totals.process(&calm);
+        // Their events of a later second, so that the one that is late has to be looked up.
+        let mut late = totals.event(90, &[("a", 1)]);
+        for number in 0..4 {
+            totals.clock.advance(Duration::from_secs(1));
+            other.done(&totals.events("a", number..number + 1)).await;
+        }
+        late.handed_over = totals.clock.now();
+        let wire = Wire::calm();
+        let process = totals.process(&wire);
+        totals.clock.advance(Duration::from_secs(1));
+        process.done(&totals.events("a", 4..5)).await;
+        for number in 5..5 + moves {
+            totals.clock.advance(Duration::from_secs(1));
+            other.done(&totals.events("a", number..number + 1)).await;
+        }
+        let (looks, before) = (wire.count("BatchGetItem"), writes(&wire));
+        assert_eq!(process.done(std::slice::from_ref(&late)).await, 1);
+        let looks = wire.count("BatchGetItem") - looks;
+        let writes = writes(&wire) - before;
+        // With the least budget each write moves the ids on, and is refused where others did.
+        assert_eq!(writes, 2, "{moves}");
+        assert_eq!(looks, if moves == 1 { 1 } else { 2 }, "{moves}");
+        assert_eq!(process.done(&[late]).await, 0);
+    }
+}
+
+#[tokio::test]
+async fn who_was_refused_by_a_row_that_moved_on_often_reads_it_first() {
+    let totals = Totals::with(21).await;
+    let (wire, calm) = (Wire::calm(), Wire::calm());
+    let (process, other) = (totals.process(&wire), totals.process(&calm));
+    let mut number = 0;
+    let mut next = || {
+        number += 1;
+        totals.clock.advance(Duration::from_secs(1));
+        totals.events("a", number..number + 1)
+    };
+    process.done(&next()).await;
+    let mut sent = Vec::new();
+    for others in [3, 3, 3, 0, 0, 0] {
+        for _ in 0..others {
+            other.done(&next()).await;
+        }
+        let before = (wire.count("BatchGetItem"), writes(&wire));
+        process.done(&next()).await;
+        let after = (wire.count("BatchGetItem"), writes(&wire));
+        sent.push((after.0 - before.0, after.1 - before.1));
+    }
+    // Reads and writes: refused once, read first while others write, and no longer.
+    assert_eq!(sent, [(0, 2), (1, 1), (1, 1), (1, 1), (0, 1), (0, 1)]);
+}
+
+#[tokio::test]
+async fn events_without_a_creation_time_have_pages_of_their_own() {
+    let totals = Totals::with(21).await;
+    let wire = Wire::calm();
+    let process = totals.process(&wire);
+    let mut events = totals.events("a", 0..5);
+    events[0].created = None;
+    events[1].created = Some(Timestamp::from_millis(500));
+    events[2].created = None;
+    for event in &events {
+        assert_eq!(process.done(std::slice::from_ref(event)).await, 1);
+    }
+    let pages = totals.pages().await;
+    let names: Vec<_> = pages
+        .iter()
+        .map(|page| page["pk"].as_s().unwrap())
+        .collect();
+    let undated = names.iter().filter(|name| name.contains("undated")).count();
+    assert_eq!((undated, names.len()), (3, 3), "{names:?}");
+    for process in [process, totals.process(&wire)] {
+        assert_eq!(process.done(&events).await, 0);
+    }
+    // Its source has it still, and hands it over anew.
+    let mut held = totals.event(9, &[("a", 1)]);
+    held.created = None;
+    totals.clock.advance(HOUR + Duration::from_secs(1));
+    let outcomes = totals
+        .process(&wire)
+        .send(std::slice::from_ref(&held))
+        .await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [Outcome::Failed(StoreError::DeadlinePassed { .. })]
+        ),
+        "{outcomes:?}"
+    );
+    held.handed_over = totals.clock.now();
+    assert_eq!(totals.process(&wire).done(&[held]).await, 1);
+    assert_eq!(totals.total("a").await, Some(6));
+}
+
+#[tokio::test]
+async fn nothing_is_added_to_a_row_in_the_two_hours_before_it_may_be_removed() {
+    let totals = Totals::new().await;
+    let process = totals.process(&Wire::calm());
+    let now = totals.clock.now();
+    let event = |number, left: Duration| Once {
+        adds: vec![Add {
+            key: key("a"),
+            value: 1,
+            ttl: Some(now.plus(left).as_secs()),
+        }],
+        ..totals.event(number, &[])
+    };
+    let outcomes = process
+        .send(&[event(1, 2 * HOUR), event(2, 3 * HOUR)])
+        .await;
+    assert!(
+        matches!(
+            &outcomes[..],
+            [Outcome::Failed(StoreError::TooOld { .. }), Outcome::Applied]
+        ),
+        "{outcomes:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_update_whose_answer_was_lost_is_sent_once_and_recognised() {
+    for row_budget in BUDGETS {
+        let totals = Totals::with(row_budget).await;
+        let calm = Wire::calm();
+        totals
+            .process(&calm)
+            .done(&totals.events("a", 900..902))
+            .await;
+        let lossy = Wire::new(|request| match writes_values(request) {
+            true => Action::lose_answer(),
+            false => Action::Pass,
         });
         let events = totals.events("a", 4..9);
-        let process = totals.process(&lossy);
-        let outcomes = process.send(&events).await;
+        let outcomes = totals.process(&lossy).send(&events).await;
         let lost = |outcome: &Outcome| {
             matches!(
                 outcome,
@@ -212,7 +439,7 @@ async fn an_update_whose_answer_was_lost_is_sent_once_and_recognised() {
             )
         };
         assert!(outcomes.iter().all(lost), "{outcomes:?}");
-        assert_eq!(totals.total("a").await, Some(7), "hot: {hot}");
+        assert_eq!(totals.total("a").await, Some(7), "{row_budget}");
         assert_eq!(totals.process(&calm).done(&events).await, 0);
         assert_eq!(totals.total("a").await, Some(7));
     }
@@ -220,262 +447,332 @@ async fn an_update_whose_answer_was_lost_is_sent_once_and_recognised() {
 
 #[tokio::test]
 async fn nothing_is_sent_twice_by_the_sdk() {
-    let totals = Totals::hot().await;
-    let wire = Wire::new(|request| match &*request.operation {
-        "UpdateItem" | "TransactWriteItems" => Action::error(500, "InternalServerError", ""),
-        _ => Action::Pass,
-    });
-    totals.process(&wire).send(&totals.events("a", 0..1)).await;
-    assert_eq!(wire.count("UpdateItem"), 1);
-    totals.turn("a").await;
-    // It learns by a refused update that the row is hot: the one that fails here.
-    let wire = wire_on("TransactWriteItems", |_| {
-        Action::error(500, "InternalServerError", "")
-    });
-    totals.process(&wire).send(&totals.events("a", 3..4)).await;
-    assert_eq!(wire.count("TransactWriteItems"), 1);
-    assert_eq!(totals.total("a").await, Some(2));
-}
-
-#[tokio::test]
-async fn by_default_a_row_turns_hot_when_that_costs_less_and_forgets_nothing() {
-    let totals = Totals::new().await;
-    let wire = Wire::calm();
-    let process = totals.process(&wire);
-    let mut sent = 0;
-    // One event at a time costs 4 units hot, and a unit per KB cold: 64 ids.
-    let mut all = Vec::new();
-    while totals.marker_rows().await.is_empty() {
-        assert!(sent < 400, "it never turns hot");
-        let events = totals.events("a", sent..sent + 10);
-        assert_eq!(process.done(&events).await, 10);
-        all.extend(events);
-        sent += 10;
-    }
-    assert!((200..=300).contains(&sent), "{sent} ids");
-    assert!(totals.has("a", "hot").await && !totals.has("a", "cur").await);
-    totals.clock.advance(Duration::from_secs(30));
-    let more = totals.events("a", sent..sent + 100);
-    assert_eq!(process.done(&more).await, 100);
-    all.extend(more);
-    for process in [process, totals.process(&wire)] {
-        assert_eq!(process.done(&all).await, 0);
-    }
-    assert_eq!(totals.total("a").await, Some(sent as i64 + 100));
-}
-
-#[tokio::test]
-async fn a_hot_write_is_one_transaction_with_a_marker_row_per_second() {
-    let totals = Totals::hot().await;
-    let wire = Wire::calm();
-    let process = totals.process(&wire);
-    process.done(&totals.events("a", 0..1)).await;
-    let mut events = totals.events("a", 1..3);
-    assert_eq!(process.done(&events).await, 2);
-    assert_eq!(
-        wire.count("TransactWriteItems"),
-        2,
-        "the turn, and the write"
-    );
-    totals.clock.advance(Duration::from_secs(1));
-    events = totals.events("a", 3..6);
-    // Without a creation time, or with one of 1970, an event has a row of its own.
-    events[0].created = None;
-    events[1].created = Some(Timestamp::from_millis(500));
-    assert_eq!(process.done(&events).await, 3);
-    let names = totals.marker_rows().await;
-    let of = |kind: &str| names.iter().filter(|name| name.contains(kind)).count();
-    assert_eq!(
-        (of("/frozen/"), of("/second/"), of("/event/")),
-        (1, 2, 2),
-        "{names:?}"
-    );
-    let bodies = wire.requests();
-    let tokens: HashSet<&str> = bodies
-        .iter()
-        .filter_map(|request| request.body["ClientRequestToken"].as_str())
-        .collect();
-    assert_eq!(tokens.len(), 3, "every transaction has a token of its own");
-}
-
-#[tokio::test]
-async fn the_ids_of_the_last_period_are_kept_and_those_before_it_are_not() {
-    let totals = Totals::new().await;
-    let wire = Wire::calm();
-    let process = totals.process(&wire);
-    let first = totals.events("a", 0..5);
-    process.done(&first).await;
-    for shift in 1..=2 {
-        totals.clock.advance(26 * HOUR);
-        let next = totals.events("a", shift * 10..shift * 10 + 5);
-        assert_eq!(process.done(&next).await, 5);
-        assert_eq!(process.done(&next).await, 0);
-        let row = row(&totals.dynamo.client(), &totals.state, "a")
-            .await
-            .unwrap();
-        assert_eq!(row["cur"].as_bs().unwrap().len(), 5);
-        assert_eq!(row["prev"].as_bs().unwrap().len(), 5);
-    }
-    // Whoever comes that late is not applied, so nothing is counted twice.
-    let outcomes = process.send(&first).await;
-    assert!(
-        outcomes
-            .iter()
-            .all(|outcome| matches!(outcome, Outcome::Failed(StoreError::TooOld { .. }))),
-        "{outcomes:?}"
-    );
-    assert_eq!(totals.total("a").await, Some(15));
-    // A process that remembers the row shifts it by one update, without a refusal.
-    assert_eq!(wire.count("UpdateItem"), 1 + 2 * 2);
-}
-
-#[tokio::test]
-async fn a_period_only_grows_whatever_the_clock_says() {
-    let totals = Totals::new().await;
-    let (ahead, behind) = (totals.process(&Wire::calm()), totals.process(&Wire::calm()));
-    let late = totals.events("a", 0..3);
-    totals.clock.advance(26 * HOUR);
-    ahead.done(&totals.events("a", 3..5)).await;
-    // A second writer whose clock shows the period before.
-    let slow = Totals {
-        clock: virtual_time().0,
-        dynamo: totals.dynamo.clone(),
-        state: totals.state.clone(),
-        markers: totals.markers.clone(),
-        rules: totals.rules.clone(),
-    };
-    assert_eq!(slow.process(&Wire::calm()).done(&late).await, 3);
-    let period = row(&totals.dynamo.client(), &totals.state, "a")
-        .await
-        .unwrap()["per"]
-        .clone();
-    behind.done(&totals.events("a", 5..6)).await;
-    let after = row(&totals.dynamo.client(), &totals.state, "a")
-        .await
-        .unwrap();
-    assert_eq!(after["per"], period);
-    assert_eq!(after["cur"].as_bs().unwrap().len(), 6);
-}
-
-#[tokio::test]
-async fn a_hot_row_turns_cold_a_horizon_after_its_last_write_and_not_before() {
-    let totals = Totals::hot().await;
-    let wire = Wire::calm();
-    let process = totals.process(&wire);
-    process.done(&totals.events("a", 0..1)).await;
-    process.done(&totals.events("a", 1..2)).await;
-    totals.clock.advance(25 * HOUR);
-    process.done(&totals.events("a", 2..3)).await;
-    assert!(totals.has("a", "hot").await);
-    totals.clock.advance(25 * HOUR);
-    process.done(&totals.events("a", 3..4)).await;
-    assert!(
-        totals.has("a", "hot").await,
-        "the horizon begins with the last write"
-    );
-
-    // Somebody who knows only of an older write is refused, and learns.
-    let stale = totals.process(&wire);
-    stale.done(&totals.events("a", 4..5)).await;
-    totals.clock.advance(20 * HOUR);
-    process.done(&totals.events("a", 5..6)).await;
-    totals.clock.advance(7 * HOUR);
-    stale.done(&totals.events("a", 6..7)).await;
-    assert!(totals.has("a", "hot").await);
-
-    totals.clock.advance(26 * HOUR);
-    let period = row(&totals.dynamo.client(), &totals.state, "a")
-        .await
-        .unwrap()["per"]
-        .clone();
-    process.done(&totals.events("a", 7..8)).await;
-    let cold = row(&totals.dynamo.client(), &totals.state, "a")
-        .await
-        .unwrap();
-    assert!(!cold.contains_key("hot") && !cold.contains_key("hot_at"));
-    assert!(
-        !cold.contains_key("prev"),
-        "the ids from before are of events too old to come"
-    );
-    assert_ne!(cold["per"], period);
-    assert_eq!(totals.total("a").await, Some(8));
-}
-
-#[tokio::test]
-async fn a_row_that_turned_hot_meanwhile_refuses_the_plain_write() {
-    let totals = Totals::new().await;
-    let process = totals.process(&Wire::calm());
-    let events = totals.events("a", 0..4);
-    process.done(&events[..2]).await;
-    let turning = Totals {
-        rules: Rules {
-            cold_ids: 1,
-            ..Rules::default()
-        },
-        dynamo: totals.dynamo.clone(),
-        clock: totals.clock.clone(),
-        state: totals.state.clone(),
-        markers: totals.markers.clone(),
-    };
-    let other = turning.process(&Wire::calm());
-    // The first learns how many ids the row has, the second turns it.
-    other.done(&totals.events("a", 10..11)).await;
-    other.done(&totals.events("a", 11..12)).await;
-    assert!(totals.has("a", "hot").await);
-    assert_eq!(process.done(&events).await, 2);
-    assert!(totals.has("a", "hot").await);
-    assert_eq!(totals.total("a").await, Some(6));
-}
-
-#[tokio::test]
-async fn a_turn_is_refused_if_an_id_came_after_the_row_was_read() {
-    let totals = Totals::hot().await;
-    totals
-        .process(&Wire::calm())
-        .done(&totals.events("a", 0..2))
-        .await;
-    // While the turn is on its way another process, which keeps rows cold, takes an event.
-    let cold = Arc::new(Totals {
-        rules: Rules::default(),
-        dynamo: totals.dynamo.clone(),
-        clock: totals.clock.clone(),
-        state: totals.state.clone(),
-        markers: totals.markers.clone(),
-    });
-    let between = cold.events("a", 2..3);
-    let sent = Arc::new(AtomicUsize::new(0));
-    let wire = {
-        let (cold, between, sent) = (Arc::clone(&cold), between.clone(), Arc::clone(&sent));
-        wire_on("TransactWriteItems", move |_| {
-            if sent.fetch_add(1, Ordering::Relaxed) == 0 {
-                let (cold, between) = (Arc::clone(&cold), between.clone());
-                std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread()
-                        .enable_all()
-                        .build();
-                    runtime.unwrap().block_on(async {
-                        assert_eq!(cold.process(&Wire::calm()).done(&between).await, 1);
-                    });
-                })
-                .join()
-                .unwrap();
-            }
-            Action::Pass
+    let totals = Totals::with(21).await;
+    let fails = || {
+        wire_on("UpdateItem", |_| {
+            Action::error(500, "InternalServerError", "")
         })
     };
+    let wire = fails();
+    totals.process(&wire).send(&totals.events("a", 0..1)).await;
+    assert_eq!(wire.count("UpdateItem"), 1);
+    let process = totals.process(&Wire::calm());
+    for number in 0..3 {
+        process.done(&totals.events("a", number..number + 1)).await;
+    }
+    // The page of the one id that the row forgets.
+    let wire = fails();
+    totals.process(&wire).send(&totals.events("a", 3..4)).await;
+    assert_eq!(wire.count("UpdateItem"), 1);
+    assert_eq!(totals.total("a").await, Some(3));
+}
+
+#[tokio::test]
+async fn a_page_that_fails_keeps_the_ids_in_the_row_and_those_that_are_done_stay_so() {
+    let totals = Totals::with(21).await;
+    let mut events = totals.events("a", 0..30);
+    for event in &mut events {
+        event.created = None;
+    }
+    let process = totals.process(&Wire::calm());
+    for ten in events.chunks(10) {
+        process.done(ten).await;
+    }
+    let before = totals.row("a").await;
+    // Ten pages: some of them fail, each time others.
+    let wire =
+        Wire::new(
+            |request| match request.operation == "UpdateItem" && !writes_values(request) {
+                true if request.nth.is_multiple_of(3) => {
+                    Action::error(500, "InternalServerError", "")
+                }
+                _ => Action::Pass,
+            },
+        );
     let process = totals.process(&wire);
-    process.done(&totals.events("a", 3..4)).await;
-    process.done(&totals.events("a", 4..5)).await;
-    assert!(!totals.has("a", "hot").await, "an id came in between");
-    process.done(&totals.events("a", 5..6)).await;
-    process.done(&totals.events("a", 6..7)).await;
-    assert!(totals.has("a", "hot").await);
-    assert!(
-        sent.load(Ordering::Relaxed) >= 3,
-        "refused once, turned, written"
-    );
-    assert_eq!(process.done(&between).await, 0, "the id moved along");
-    assert_eq!(totals.total("a").await, Some(7));
+    let next = totals.events("a", 40..41);
+    for round in 0.. {
+        assert!(round < 5, "what was acknowledged is written again");
+        match &process.send(&next).await[..] {
+            [Outcome::Applied] => break,
+            [Outcome::Failed(StoreError::Unavailable { .. })] => {}
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(totals.row("a").await, before, "nothing is forgotten before");
+    }
+    assert_eq!(totals.process(&Wire::calm()).done(&events).await, 0);
+    assert_eq!(totals.total("a").await, Some(31));
+}
+
+#[tokio::test]
+async fn what_a_full_page_does_not_take_goes_to_finer_ones() {
+    let totals = Totals::with(300).await;
+    let full = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&full);
+    let wire = Wire::new(move |request| {
+        let ids = &request.body["ExpressionAttributeValues"][":ids"]["BS"];
+        // A page of more than one id is too large here.
+        match ids.as_array().map_or(0, Vec::len) > 1 {
+            true => {
+                seen.fetch_add(1, Ordering::Relaxed);
+                let message = "Item size to update has exceeded the maximum allowed size";
+                Action::error(400, "ValidationException", message)
+            }
+            false => Action::Pass,
+        }
+    });
+    let process = totals.process(&wire);
+    let mut all = Vec::new();
+    for number in 0..40 {
+        let event = totals.events("a", number..number + 1);
+        assert_eq!(process.done(&event).await, 1);
+        all.extend(event);
+    }
+    assert!(full.load(Ordering::Relaxed) > 0 && totals.per("a").await > 2);
+    assert_eq!(totals.process(&Wire::calm()).done(&all).await, 0);
+    assert_eq!(totals.total("a").await, Some(40));
+}
+
+#[tokio::test]
+async fn a_page_that_holds_anything_else_is_refused_and_nothing_counted() {
+    let totals = Totals::with(21).await;
+    let process = totals.process(&Wire::calm());
+    let events = totals.events("a", 0..3);
+    for event in &events {
+        process.done(std::slice::from_ref(event)).await;
+    }
+    let [page] = &totals.pages().await[..] else {
+        panic!("one page")
+    };
+    let client = totals.dynamo.client();
+    let put = client.put_item().table_name(&totals.markers);
+    let put = put
+        .item("pk", page["pk"].clone())
+        .item("ids", s("nonsense"));
+    put.send().await.unwrap();
+    let outcomes = totals.process(&Wire::calm()).send(&events[..1]).await;
+    match &outcomes[..] {
+        [Outcome::Failed(error @ StoreError::WrongShape { .. })] => {
+            assert_eq!(error.fault(), Fault::Setup);
+            assert!(error.to_string().contains(&totals.markers), "{error}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(totals.total("a").await, Some(3));
+}
+
+#[tokio::test]
+async fn a_budget_that_holds_no_id_or_more_than_an_item_is_refused() {
+    let dynamo = Dynamo::connect().await;
+    for (row_budget, fits) in [
+        (0, false),
+        (20, false),
+        (21, true),
+        (400 * 1024, true),
+        (400 * 1024 + 1, false),
+    ] {
+        let options = TableOptions::default().row_budget(row_budget);
+        let made = Int64SumStore::with_options(dynamo.client(), "t", options);
+        match made {
+            Ok(_) => assert!(fits, "{row_budget}"),
+            Err(error) => assert!(!fits && error.option == "row_budget", "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn processes_of_different_budgets_write_one_row() {
+    let totals: Vec<Totals> = {
+        let first = Totals::new().await;
+        let of = |row_budget| Totals {
+            dynamo: first.dynamo.clone(),
+            clock: first.clock.clone(),
+            state: first.state.clone(),
+            markers: first.markers.clone(),
+            row_budget,
+            rules: first.rules.clone(),
+        };
+        BUDGETS.map(of).into()
+    };
+    let processes: Vec<Process> = totals
+        .iter()
+        .map(|totals| totals.process(&Wire::calm()))
+        .collect();
+    let events = totals[0].events("a", 0..90);
+    for (number, event) in events.iter().enumerate() {
+        processes[number % 3]
+            .done(std::slice::from_ref(event))
+            .await;
+    }
+    for process in &processes {
+        assert_eq!(process.done(&events).await, 0);
+    }
+    assert_eq!(totals[0].total("a").await, Some(90));
+}
+
+#[tokio::test]
+async fn a_conflict_stops_its_lane_and_no_other() {
+    let totals = Totals::new().await;
+    let wire = Wire::new(|request| {
+        match writes_values(request) && request.body["Key"]["pk"]["S"] == "a" {
+            true => Action::error(
+                400,
+                "TransactionConflictException",
+                "Transaction is ongoing for the item",
+            ),
+            false => Action::Pass,
+        }
+    });
+    let mut events = totals.events("a", 2..82);
+    events.insert(3, totals.event(500, &[("b", 1)]));
+    let outcomes = totals.process(&wire).send(&events).await;
+    for (place, outcome) in outcomes.iter().enumerate() {
+        match (place, outcome) {
+            (3, Outcome::Applied) => {}
+            (0..=70, Outcome::Failed(error @ StoreError::Conflict { .. })) => {
+                assert_eq!(error.fault(), Fault::Contention);
+            }
+            (71.., Outcome::Blocked) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(totals.total("b").await, Some(1));
+}
+
+#[tokio::test]
+async fn two_batches_of_one_process_take_turns_at_a_key() {
+    let totals = Totals::new().await;
+    let wire = Wire::calm();
+    let process = totals.process(&wire);
+    process.done(&totals.events("a", 0..1)).await;
+    let before = wire.count("UpdateItem");
+    let batches: Vec<Vec<_>> = (1..=4)
+        .map(|n| totals.events("a", n * 10..n * 10 + 5))
+        .collect();
+    let sends = batches.iter().map(|batch| process.done(batch));
+    let applied: usize = futures::future::join_all(sends).await.into_iter().sum();
+    assert_eq!(applied, 20);
+    assert_eq!(wire.count("UpdateItem") - before, 4, "none is refused");
+}
+
+#[tokio::test]
+async fn rows_of_other_modes_and_layouts_are_refused_and_left_as_they_are() {
+    let totals = Totals::new().await;
+    let client = totals.dynamo.client();
+    let process = totals.process(&Wire::calm());
+    let plain = [add("plain", 5)];
+    Store::<Total>::merge(&process.store, &plain, Deadline::NONE).await;
+    let ids = |bytes: usize| AttributeValue::Bs(vec![Blob::new(vec![1; bytes])]);
+    for (entity, attributes) in [
+        (
+            "cold",
+            vec![("v", n(5)), ("per", n(19_000)), ("cur", ids(16))],
+        ),
+        (
+            "hot",
+            vec![("v", n(5)), ("per", n(19_000)), ("hot", s("x"))],
+        ),
+        (
+            "text",
+            vec![("v", s("five")), ("per", n(3)), ("cur", ids(21))],
+        ),
+        ("short", vec![("v", n(5)), ("per", n(3)), ("cur", ids(20))]),
+        ("none", vec![("v", n(5)), ("per", n(3))]),
+        (
+            "negative",
+            vec![("v", n(5)), ("per", n(-3)), ("cur", ids(21))],
+        ),
+        ("stray", vec![("v", n(5)), ("led", n(1)), ("prev", ids(21))]),
+    ] {
+        put_row(&client, &totals.state, entity, &attributes).await;
+    }
+    for (entity, found) in [
+        ("plain", "a mode without ids"),
+        ("cold", "an earlier layout"),
+        ("hot", "an earlier layout"),
+        ("text", "`v`"),
+        ("short", "`cur`"),
+        ("none", "`cur`"),
+        ("negative", "`per`"),
+        ("stray", "`cur`"),
+    ] {
+        let before = totals.row(entity).await;
+        match &process.send(&totals.events(entity, 0..2)).await[..] {
+            [Outcome::Failed(error), _] => {
+                assert_eq!(error.fault(), Fault::Setup);
+                let shown = error.to_string();
+                assert!(shown.contains(found) && shown.contains(entity), "{shown}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(totals.row(entity).await, before);
+    }
+}
+
+#[tokio::test]
+async fn a_ledgers_transactions_and_these_writes_take_one_row() {
+    let totals = Totals::with(150).await;
+    let process = totals.process(&Wire::calm());
+    let name = PipelineName::new("totals").unwrap();
+    let mut wanted = 0;
+    for round in 0..30_i64 {
+        let number = round.unsigned_abs();
+        let item = Replace {
+            item: ItemId::from_text(format!("item-{}", round % 4)),
+            at: Position::Stream(SequenceNumber::new((1000 + round).to_string()).unwrap()),
+            created: Some(totals.clock.now()),
+            now: vec![add("a", round), add("b", 1)],
+            keep: Vec::new(),
+        };
+        let items = [item];
+        let replaced = Ledger::<Total>::replace(
+            &process.store,
+            &name,
+            &process.markers,
+            &items,
+            Deadline::NONE,
+        );
+        let events = totals.events("a", number * 2..number * 2 + 2);
+        // Which of the two makes the row, and which comes first, differs.
+        let (replaced, outcomes) = match round % 2 {
+            0 => {
+                let outcomes = process.send(&events).await;
+                (replaced.await, outcomes)
+            }
+            _ => futures::join!(replaced, process.send(&events)),
+        };
+        for outcome in replaced.iter().chain(&outcomes) {
+            assert!(matches!(outcome, Outcome::Applied), "{outcome:?}");
+        }
+        assert_eq!(totals.process(&Wire::calm()).done(&events).await, 0);
+        wanted += 2;
+    }
+    let of_items: i64 = (26..30).sum();
+    assert_eq!(totals.total("a").await, Some(wanted + of_items));
+    assert_eq!(totals.total("b").await, Some(4));
+    assert!(totals.per("a").await > 3);
+    // A row that only the ledger has written takes events too.
+    assert_eq!(process.done(&totals.events("b", 900..903)).await, 3);
+    assert_eq!(totals.total("b").await, Some(7));
+}
+
+#[tokio::test]
+async fn ttl_is_kept_up_to_date() {
+    let totals = Totals::with(21).await;
+    let process = totals.process(&Wire::calm());
+    let later = |hours: u32| Some(totals.clock.now().plus(hours * HOUR).as_secs());
+    for (number, ttl) in (0..).zip([later(90), later(100), None, later(80)]) {
+        let event = Once {
+            adds: vec![Add {
+                key: key("a"),
+                value: 1,
+                ttl,
+            }],
+            ..totals.event(number, &[])
+        };
+        process.done(&[event]).await;
+        assert_eq!(totals.row("a").await.get("ttl").cloned(), ttl.map(n));
+    }
 }
 
 #[tokio::test]
@@ -506,54 +803,9 @@ async fn an_event_too_old_is_refused_and_its_neighbours_are_not() {
 }
 
 #[tokio::test]
-async fn an_attempt_composed_long_ago_is_composed_anew() {
-    /// A clock that jumps between two looks at it, as when the process was frozen.
-    #[derive(Debug)]
-    struct Frozen(ManualClock, Mutex<Vec<Duration>>);
-
-    impl Clock for Frozen {
-        fn now(&self) -> Timestamp {
-            let now = self.0.now();
-            if let Some(jump) = self.1.lock().unwrap().pop() {
-                self.0.advance(jump);
-            }
-            now
-        }
-        fn monotonic(&self) -> Duration {
-            self.0.monotonic()
-        }
-        fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-            self.0.sleep(duration)
-        }
-    }
-
-    let totals = Totals::new().await;
-    let wire = Wire::calm();
-    let jumps = Mutex::new(vec![25 * HOUR]);
-    let clock = Arc::new(Frozen(totals.clock.clone(), jumps));
-    let store = Int64SumStore::with_options(
-        wire.client(&totals.dynamo),
-        &*totals.state,
-        TableOptions::default().clock(clock),
-    );
-    let markers = Deduper::new(wire.client(&totals.dynamo), &*totals.markers);
-    let outcomes = apply(&store.unwrap(), &markers, &totals.events("a", 0..1)).await;
-    // Judged as young enough, then 25 hours went by before it was sent.
-    assert!(
-        matches!(&outcomes[..], [Outcome::Failed(StoreError::TooOld { .. })]),
-        "{outcomes:?}"
-    );
-    assert_eq!(wire.count("UpdateItem"), 0);
-}
-
-#[tokio::test]
 async fn an_overflow_is_blamed_on_the_one_event_and_the_total_stays_right() {
-    for hot in [false, true] {
-        let totals = if hot {
-            Totals::hot().await
-        } else {
-            Totals::new().await
-        };
+    for row_budget in BUDGETS {
+        let totals = Totals::with(row_budget).await;
         let process = totals.process(&Wire::calm());
         for number in 0..2 {
             process
@@ -577,7 +829,7 @@ async fn an_overflow_is_blamed_on_the_one_event_and_the_total_stays_right() {
             }
         }
         // MAX − 1, then 1 fits, 7 does not, −3 fits, MAX does not, 2 does.
-        assert_eq!(totals.total("a").await, Some(i64::MAX - 1), "hot: {hot}");
+        assert_eq!(totals.total("a").await, Some(i64::MAX - 1), "{row_budget}");
         assert_eq!(totals.total("b").await, Some(5));
         let again = process.send(&events).await;
         assert!(
@@ -609,32 +861,24 @@ async fn duplicates_are_seen_before_an_overflow_is() {
 
 #[tokio::test]
 async fn one_value_that_the_service_refuses_never_fails_its_neighbours() {
-    for (hot, poison) in [(false, 3), (true, 3), (false, 0), (true, 69)] {
-        let totals = if hot {
-            Totals::hot().await
-        } else {
-            Totals::new().await
-        };
-        match hot {
-            true => totals.turn("a").await,
-            false => {
-                let process = totals.process(&Wire::calm());
-                process.done(&totals.events("a", 900..902)).await;
-            }
-        }
-        let bad: Value = serde_json::to_value(base64(poison)).unwrap();
-        let wire =
-            Wire::new(
-                move |request| match request.body.to_string().contains(&bad.to_string()) {
-                    true => Action::error(
-                        400,
-                        "ValidationException",
-                        "Number overflow. Attempting to store a number with magnitude larger than \
+    for (row_budget, poison) in BUDGETS.into_iter().zip([3, 0, 69]) {
+        let totals = Totals::with(row_budget).await;
+        let process = totals.process(&Wire::calm());
+        process.done(&totals.events("a", 900..902)).await;
+        let bad = base64(poison, totals.clock.now());
+        let wire = Wire::new(move |request| {
+            match request.body["UpdateExpression"] != "ADD ids :ids SET #ttl = :ttl"
+                && request.body.to_string().contains(&*bad)
+            {
+                true => Action::error(
+                    400,
+                    "ValidationException",
+                    "Number overflow. Attempting to store a number with magnitude larger than \
                      supported range",
-                    ),
-                    false => Action::Pass,
-                },
-            );
+                ),
+                false => Action::Pass,
+            }
+        });
         let process = totals.process(&wire);
         let outcomes = process.send(&totals.events("a", 0..80)).await;
         for (number, outcome) in (0..).zip(&outcomes) {
@@ -648,38 +892,15 @@ async fn one_value_that_the_service_refuses_never_fails_its_neighbours() {
             }
         }
         assert_eq!(totals.total("a").await, Some(2 + 79));
-        let writes = wire.count("UpdateItem") + wire.count("TransactWriteItems");
+        let writes = writes(&wire);
         assert!(writes < 30, "it is bisected: {writes} writes");
     }
 }
 
-#[tokio::test]
-async fn a_request_that_carries_no_event_blames_none() {
-    let totals = Totals::hot().await;
-    // The row turns hot in a transaction of its own, which this refuses for a value.
-    let wire = wire_on("TransactWriteItems", |_| {
-        Action::error(
-            400,
-            "ValidationException",
-            "Number overflow. Attempting to store a number with magnitude larger than supported \
-             range",
-        )
-    });
-    let process = totals.process(&wire);
-    for number in 0..9 {
-        for outcome in process.send(&totals.events("a", number..number + 1)).await {
-            if let Outcome::Failed(error) = outcome {
-                assert_eq!(error.fault(), Fault::Setup, "{error}");
-            }
-        }
-    }
-    let turns = wire.count("TransactWriteItems");
-    assert!(turns > 0 && turns < 9, "{turns} turns were tried");
-}
-
-/// The number as it stands in a request: 16 bytes in base64.
-fn base64(number: u64) -> String {
-    let bytes = u128::from(number).to_be_bytes();
+/// The event of that number as it stands in a request: 21 bytes in base64.
+fn base64(number: u64, created: Timestamp) -> String {
+    let second = created.as_secs().to_be_bytes();
+    let bytes = [&u128::from(number).to_be_bytes()[..], &second[3..]].concat();
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
@@ -697,75 +918,6 @@ fn base64(number: u64) -> String {
 }
 
 #[tokio::test]
-async fn a_conflict_stops_its_lane_and_no_other() {
-    let totals = Totals::hot().await;
-    totals.turn("a").await;
-    let wire = wire_on("TransactWriteItems", |_| Action::Answer {
-        status: 400,
-        body: serde_json::json!({
-            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
-            "Message": "Transaction cancelled",
-            "CancellationReasons": [{ "Code": "None" }, { "Code": "TransactionConflict" }],
-        })
-        .to_string(),
-    });
-    let mut events = totals.events("a", 2..82);
-    events.insert(3, totals.event(500, &[("b", 1)]));
-    let outcomes = totals.process(&wire).send(&events).await;
-    for (place, outcome) in outcomes.iter().enumerate() {
-        match (place, outcome) {
-            (3, Outcome::Applied) => {}
-            (0..=70, Outcome::Failed(error @ StoreError::Conflict { .. })) => {
-                assert_eq!(error.fault(), Fault::Contention);
-            }
-            (71.., Outcome::Blocked) => {}
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(totals.total("a").await, Some(2));
-    assert_eq!(totals.total("b").await, Some(1));
-}
-
-#[tokio::test]
-async fn rows_of_other_modes_are_refused_and_left_as_they_are() {
-    let totals = Totals::new().await;
-    let client = totals.dynamo.client();
-    let process = totals.process(&Wire::calm());
-    let plain = [add("plain", 5)];
-    Store::<Total>::merge(&process.store, &plain, Deadline::NONE).await;
-    put_row(
-        &client,
-        &totals.state,
-        "ledger",
-        &[("v", n(5)), ("led", n(1))],
-    )
-    .await;
-    put_row(
-        &client,
-        &totals.state,
-        "text",
-        &[("v", s("five")), ("per", n(18_000))],
-    )
-    .await;
-    for entity in ["plain", "ledger"] {
-        let outcomes = process.send(&totals.events(entity, 0..2)).await;
-        assert!(
-            matches!(&outcomes[..], [Outcome::Failed(error @ StoreError::OtherMode { .. }), _] if error.fault() == Fault::Setup),
-            "{outcomes:?}"
-        );
-        assert_eq!(totals.total(entity).await, Some(5));
-    }
-    let outcomes = process.send(&totals.events("text", 0..1)).await;
-    assert!(
-        matches!(
-            &outcomes[..],
-            [Outcome::Failed(StoreError::WrongShape { .. })]
-        ),
-        "{outcomes:?}"
-    );
-}
-
-#[tokio::test]
 async fn a_row_at_the_item_limit_stops_its_lane_and_no_other() {
     let dynamo = Dynamo::connect().await;
     let state = state_table(&dynamo).await;
@@ -775,6 +927,7 @@ async fn a_row_at_the_item_limit_stops_its_lane_and_no_other() {
     let event = |number: u64, entity: &str, bytes: usize| Once {
         id: EventId::new(format!("{number:032x}")).unwrap(),
         created: None,
+        handed_over: now(),
         adds: vec![add(entity, vec![b'x'; bytes])],
     };
     let send =
@@ -849,6 +1002,7 @@ async fn an_idempotent_monoid_writes_no_ids() {
     let event = Once {
         id: EventId::new("1").unwrap(),
         created: None,
+        handed_over: now(),
         adds: vec![add("a", ["x".to_owned()].into())],
     };
     store.apply(&name, &markers, &[event], Deadline::NONE).await;
@@ -856,27 +1010,6 @@ async fn an_idempotent_monoid_writes_no_ids() {
     assert!(
         !row.contains_key("cur") && !row.contains_key("per"),
         "{row:?}"
-    );
-}
-
-#[tokio::test]
-async fn two_batches_of_one_process_take_turns_at_a_key() {
-    let totals = Totals::hot().await;
-    let wire = Wire::calm();
-    let process = totals.process(&wire);
-    process.done(&totals.events("a", 0..1)).await;
-    process.done(&totals.events("a", 1..2)).await;
-    let before = wire.count("TransactWriteItems");
-    let batches: Vec<Vec<_>> = (1..=8)
-        .map(|n| totals.events("a", n * 10..n * 10 + 5))
-        .collect();
-    let sends = batches.iter().map(|batch| process.done(batch));
-    let applied: usize = futures::future::join_all(sends).await.into_iter().sum();
-    assert_eq!(applied, 40);
-    assert_eq!(
-        wire.count("TransactWriteItems") - before,
-        8,
-        "none is refused"
     );
 }
 
@@ -922,7 +1055,7 @@ async fn after_the_deadline_nothing_is_sent() {
 
 #[tokio::test]
 async fn long_keys_and_odd_ids_keep_apart() {
-    let totals = Totals::hot().await;
+    let totals = Totals::with(21).await;
     let process = totals.process(&Wire::calm());
     let long = "é".repeat(1000);
     for (number, id) in (0..).zip(["x", "X", "0123", "scan/1:a"]) {
@@ -932,7 +1065,11 @@ async fn long_keys_and_odd_ids_keep_apart() {
         assert_eq!(process.done(&[event]).await, 0);
     }
     assert_eq!(totals.total(&long).await, Some(4));
-    let names = totals.marker_rows().await;
+    let pages = totals.pages().await;
+    let names: Vec<_> = pages
+        .iter()
+        .map(|page| page["pk"].as_s().unwrap())
+        .collect();
     assert!(
         names
             .iter()
@@ -942,37 +1079,15 @@ async fn long_keys_and_odd_ids_keep_apart() {
 }
 
 #[tokio::test]
-async fn ttl_is_kept_up_to_date_cold_and_hot() {
-    for hot in [false, true] {
-        let totals = if hot {
-            Totals::hot().await
-        } else {
-            Totals::new().await
-        };
-        let process = totals.process(&Wire::calm());
-        for (number, ttl) in (0..).zip([Some(100), Some(200), None, Some(300)]) {
-            let event = Once {
-                adds: vec![Add {
-                    key: key("a"),
-                    value: 1,
-                    ttl,
-                }],
-                ..totals.event(number, &[])
-            };
-            process.done(&[event]).await;
-            let row = row(&totals.dynamo.client(), &totals.state, "a")
-                .await
-                .unwrap();
-            assert_eq!(row.get("ttl").cloned(), ttl.map(n), "hot: {hot}");
-        }
-    }
-}
-
-#[tokio::test]
 async fn the_wait_for_a_row_ends_at_the_deadline() {
     let totals = Totals::new().await;
-    let wire = wire_on("UpdateItem", |_| Action::Hang);
-    let Process { store, markers } = totals.process(&wire);
+    let wire = wire_on("UpdateItem", |request| match request.nth {
+        0 => Action::Pass,
+        _ => Action::Hang,
+    });
+    let process = totals.process(&wire);
+    process.done(&totals.events("a", 0..1)).await;
+    let Process { store, markers } = process;
     let pipeline = PipelineName::new("totals").unwrap();
     let event = |number| [totals.event(number, &[("a", 1)])];
     let (events, more) = (event(1), event(2));

@@ -292,6 +292,7 @@ async fn pipelines_can_share_a_marker_table() {
         let events = [Once {
             id: EventId::new("1").unwrap(),
             created: None,
+            handed_over: crate::support::now(),
             adds: vec![add("a", 1)],
         }];
         let outcomes =

@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, Additive, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Key, ManualClock, Monoid,
-    Overflow, Timestamp,
+    Add, Additive, Clock, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Key, ManualClock,
+    Monoid, Overflow, SystemClock, Timestamp,
 };
 use murmur_state_ddb::{TableOptions, create_dedup_table, create_int64_table};
 use murmur_testkit::Dynamo;
@@ -138,6 +138,11 @@ pub(crate) fn wire_on(
             Action::Pass
         }
     })
+}
+
+/// The time that a store goes by unless told otherwise.
+pub(crate) fn now() -> Timestamp {
+    SystemClock::new().now()
 }
 
 /// A clock that stands still but for the waits asked of it, and options with it.

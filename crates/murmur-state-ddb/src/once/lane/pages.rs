@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures::{StreamExt, stream};
-use murmur_state::StoreError;
+use murmur_state::{StoreError, Timestamp};
 
 use super::{Lane, Step};
 use crate::attribute::{IDS, PK};
@@ -15,6 +15,13 @@ use crate::once::cell::Cell;
 use crate::once::ids::{Element, elements, set};
 use crate::once::page::{Level, Page};
 use crate::once::row::{Image, Known};
+
+/// Some ids on their way into a page.
+struct Write {
+    page: Page,
+    ids: Vec<Element>,
+    filled: Result<Filled, StoreError>,
+}
 
 /// What became of a page.
 enum Filled {
@@ -66,31 +73,33 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
                 let page = Page::of(&element, level);
                 pages.entry(page).or_default().push(element);
             }
-            let writes = pages.into_iter().map(|(page, ids)| self.fill(page, ids));
-            let writes: Vec<_> = writes.collect();
-            let written: Vec<_> = stream::iter(writes)
+            let writes: Vec<_> = pages
+                .into_iter()
+                .map(async |(page, ids)| Write {
+                    filled: self.fill(&page, &ids).await,
+                    page,
+                    ids,
+                })
+                .collect();
+            let written = stream::iter(writes)
                 .buffer_unordered(self.batch.markers.table.options.concurrency)
-                .collect()
-                .await;
-            self.acknowledge(known, level, written)?;
+                .collect();
+            self.acknowledge(known, level, written.await)?;
         }
     }
 
     /// Notes which ids are in pages now.
-    fn acknowledge(
-        &self,
-        known: &mut Known,
-        level: Level,
-        written: Vec<(Vec<Element>, Result<Filled, StoreError>)>,
-    ) -> Step {
-        let mut largest = 0;
+    fn acknowledge(&self, known: &mut Known, level: Level, written: Vec<Write>) -> Step {
+        let mut sizes = BTreeMap::new();
         let mut too_large = None;
         let mut failed = Ok(());
-        for (ids, filled) in written {
+        for Write { page, ids, filled } in written {
             match filled {
                 Ok(Filled::With(count)) => {
-                    largest = largest.max(count);
                     known.paged.note(&ids, level);
+                    if page.end.is_some() {
+                        sizes.insert(page, count);
+                    }
                 }
                 Ok(Filled::TooLarge(error)) => too_large = Some(error),
                 Err(error) => failed = failed.and(Err(error)),
@@ -106,29 +115,18 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
                 "a page of its ids has reached the item size limit; the rest goes to finer ones",
             );
             known.sizing.finer(1);
-        } else if largest > 0 {
-            known.sizing.learn(largest, self.batch.rules().page_ids);
+        } else if !sizes.is_empty() {
+            known.sizing.learn(sizes, self.batch.rules().page_ids);
         }
         failed
     }
 
     /// Adds `ids` to a page. To do it again changes nothing.
-    async fn fill(
-        &self,
-        page: Page,
-        ids: Vec<Element>,
-    ) -> (Vec<Element>, Result<Filled, StoreError>) {
-        let filled = self.try_to_fill(&page, &ids).await;
-        (ids, filled)
-    }
-
-    async fn try_to_fill(&self, page: &Page, ids: &[Element]) -> Result<Filled, StoreError> {
+    async fn fill(&self, page: &Page, ids: &[Element]) -> Result<Filled, StoreError> {
         let markers = self.batch.markers;
         let life = self.batch.rules().page_life;
-        let end = match page.end {
-            Some(end) => murmur_state::Timestamp::from_secs(end),
-            None => self.batch.now(),
-        };
+        let end = page.end.map(Timestamp::from_secs);
+        let end = end.unwrap_or_else(|| self.batch.now());
         let change = Change::default()
             .add("ids :ids")
             .value(":ids", set(ids))
