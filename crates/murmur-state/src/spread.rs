@@ -47,6 +47,8 @@ const MARK: char = '#';
 /// Those of the store, by the key: what it applies once is applied once, and a key's value is what
 /// its sub-rows combine to. Where they differ from one row:
 ///
+/// - A sub-row by itself says nothing: where old images are taken back, one may be negative while
+///   the sum is right.
 /// - A key is read row by row, not at one moment: each addition is in the value or is not.
 /// - Whether a sum fits its type is seen row by row. A key whose rows combine to more than the type
 ///   holds is written and cannot be read ([`StoreError::Overflow`]).

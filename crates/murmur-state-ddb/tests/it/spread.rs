@@ -76,7 +76,7 @@ async fn a_spread_sum_store_keeps_every_promise() {
         let subject = Subject::new(store, Total, |n| n as i64 * 7 - 100);
         (subject, tables)
     };
-    let (subject, _) = tables().await;
+    let (subject, _tables) = tables().await;
     subject.store().await;
     for cold_ids in [usize::MAX, 9] {
         let (subject, tables) = tables().await;
