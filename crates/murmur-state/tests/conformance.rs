@@ -43,13 +43,14 @@ async fn memory_store_is_a_ledger() {
     subject().ledger(MemoryDeduper::new()).await;
 }
 
+type SpreadSubject = Subject<Total, Spread<Total, MemoryStore<Total>>, fn(u64) -> i64>;
+
 /// Stores that keep keys in several rows: all of them, or those at which the suite races.
-fn spread() -> Vec<Subject<Total, Spread<Total, MemoryStore<Total>>, fn(u64) -> i64>> {
+fn spread() -> [SpreadSubject; 3] {
     let store = |rows| Spread::new(Total, MemoryStore::new(Total), rows).unwrap();
     let raced = ["store/race", "once/race", "once/mode", "ledger/race"];
     let stores = [store(2), store(7), store(8).only(raced).unwrap()];
-    let subject = |store| Subject::new(store, Total, (|n| n as i64 + 1) as fn(u64) -> i64);
-    stores.map(subject).into()
+    stores.map(|store| SpreadSubject::new(store, Total, |n| n as i64 + 1))
 }
 
 #[tokio::test(flavor = "multi_thread")]
