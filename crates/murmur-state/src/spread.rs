@@ -39,7 +39,7 @@ const MARK: char = '#';
 /// its id tells, so that it meets its own id when it comes again; in a ledger the item's id tells, so
 /// that what an item contributed is taken back from the row that has it. The number of the sub-row is
 /// the first 8 bytes of the id's SHA-256, as a big-endian integer, modulo the number of rows; this is
-/// the same in every release. Plain merges have no id: the additions of one call to a key go to one
+/// the same in every release (of 8 rows the event `e1` is in `all#2`). Plain merges have no id: the additions of one call to a key go to one
 /// of its sub-rows, those of the next call to the next.
 ///
 /// # Promises
@@ -209,8 +209,8 @@ impl<M, S> Spread<M, S> {
 
     /// How many bytes a spread entity has at most.
     fn longest(&self) -> usize {
-        let suffix = format!("{MARK}{}", self.rows - 1);
-        MAX_PARTITION_KEY_BYTES - suffix.len()
+        let digits = (self.rows - 1).checked_ilog10().unwrap_or(0) as usize + 1;
+        MAX_PARTITION_KEY_BYTES - MARK.len_utf8() - digits
     }
 
     fn too_long(&self, entity: &str) -> String {

@@ -12,7 +12,9 @@ use murmur_state::{
     Add, Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, Spread, Store, Timestamp,
 };
 
-use crate::support::{NOW, Order, change, insert, key, order, order_at, scanned, value};
+use crate::support::{
+    Answer, NOW, Order, Scripted, change, insert, key, order, order_at, scanned, throttled, value,
+};
 use crate::{error, outcomes, processor};
 
 const ROWS: u32 = 64;
@@ -112,6 +114,42 @@ async fn exactly_once_counts_every_order_once_in_whatever_row() {
     let told = source.to_string();
     assert!(told.contains("spread over 8 rows: all") && told.contains("spread over 9 rows: all"));
     assert_eq!(table.rows(), rows);
+}
+
+#[tokio::test]
+async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
+    let mut writes = 0;
+    let mut inner = Scripted::new(move |_| {
+        writes += 1;
+        match writes % 5 {
+            1 => Answer::Lose,
+            3 => Answer::Refuse(throttled()),
+            _ => Answer::Apply,
+        }
+    });
+    let pipeline = |inner: &Scripted| {
+        Pipeline::builder("totals")
+            .key(|_: &Order| "all")
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .store(Spread::new(Sum::new(), inner.clone(), 4).unwrap())
+            .exactly_once(MemoryDeduper::new())
+            .unwrap()
+    };
+    let (processor, _) = processor(pipeline(&inner));
+    for batch in inserts().chunks(40) {
+        counted(&processor, batch).await;
+    }
+    let store = Spread::new(Sum::new(), inner.clone(), 4).unwrap();
+    assert_eq!(value(&store, "all").await, Some(ORDERS * (ORDERS - 1) / 2));
+
+    inner.miscounts = 1;
+    let (processor, _) = crate::processor(pipeline(&inner));
+    let answers = outcomes(&processor, &inserts()[..2]).await;
+    for answer in &answers {
+        let told = murmur_state::Causes(error(answer)).to_string();
+        assert!(told.contains("3 answers to 2 entries"), "{told}");
+    }
 }
 
 #[tokio::test]
