@@ -32,6 +32,7 @@ use crate::{
 
 const TASKS: u64 = 8;
 const ROUNDS: u64 = 10;
+const MODE_EVENTS: u64 = 100;
 
 /// A store under test, with the monoid it holds and a supply of its values.
 #[derive(Debug)]
@@ -372,19 +373,18 @@ where
     }
 
     async fn modes_do_not_mix(&self, markers: &S::Markers) {
-        let add = self.add("once/mode", 0, 1);
-        apply(
-            &*self.store,
-            markers,
-            &[self.once("mode", vec![add.clone()])],
-        )
-        .await;
-        let outcomes = self.store.merge(&[add], Deadline::NONE).await;
+        // Many events, so that a store that keeps a key in several rows has all of them.
+        let add = |n| self.add("once/mode", 0, n);
+        let events: Vec<_> = (0..MODE_EVENTS)
+            .map(|n| self.once(&format!("mode-{n}"), vec![add(n)]))
+            .collect();
+        apply(&*self.store, markers, &events).await;
+        let outcomes = self.store.merge(&[add(1)], Deadline::NONE).await;
         assert!(
             matches!(&outcomes[0], Outcome::Failed(error @ StoreError::OtherMode { .. }) if error.fault() == Fault::Setup),
             "a plain merge into an exactly-once row must be refused: {outcomes:?}"
         );
-        self.expect("once/mode", 0, [1]).await;
+        self.expect("once/mode", 0, 0..MODE_EVENTS).await;
     }
 }
 

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use smol_str::SmolStr;
 
 /// DynamoDB's limit on a partition key value, in bytes.
-const MAX_PARTITION_KEY_BYTES: usize = 2048;
+pub(crate) const MAX_PARTITION_KEY_BYTES: usize = 2048;
 
 /// Marker keys longer than this carry a hash of their tail instead.
 const MAX_PLAIN_MARKER_BYTES: usize = 512;

@@ -16,6 +16,7 @@ mod outage;
 mod retry;
 mod service;
 mod shard_ids;
+mod spread;
 mod store;
 mod time;
 mod tokens;
@@ -36,6 +37,7 @@ pub use outage::{Outage, Roughly};
 pub use retry::{Attempts, Retry, RetryPolicy};
 pub use service::CallFailure;
 pub use shard_ids::ShardIds;
+pub use spread::Spread;
 pub use store::{
     Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, Known, LEDGER_MODE, Ledger, ListSegment,
     Listed, MAX_KEYS, Mend, Once, Outcome, Position, ROW_LIFE, Read, ReadExt, Replace, SURE_LIFE,

@@ -294,7 +294,8 @@ pub trait Read<V>: Send + Sync + 'static {
     /// A part of all rows, in no order: the first for `None`, then each for the
     /// [`next`](Listed::next) of the one before. A row that is written while the parts are
     /// asked for is listed as it was before or after; one that is there all the while is listed
-    /// once.
+    /// once. A key that is kept in several rows ([`Spread`](crate::Spread)) has an entry for each,
+    /// in any parts of the listing: together they combine to its value.
     ///
     /// # Errors
     ///

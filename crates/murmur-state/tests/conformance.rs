@@ -11,7 +11,7 @@ use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger,
     ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, ReadExt,
-    Replace, Store, StoreError, Timestamp, Tokens,
+    Replace, Spread, Store, StoreError, Timestamp, Tokens,
 };
 use total::Total;
 
@@ -41,6 +41,37 @@ async fn memory_store_is_exactly_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_store_is_a_ledger() {
     subject().ledger(MemoryDeduper::new()).await;
+}
+
+type SpreadSubject = Subject<Total, Spread<Total, MemoryStore<Total>>, fn(u64) -> i64>;
+
+/// Stores that keep keys in several rows: all of them, or those at which the suite races.
+fn spread() -> [SpreadSubject; 3] {
+    let store = |rows| Spread::new(Total, MemoryStore::new(Total), rows).unwrap();
+    let raced = ["store/race", "once/race", "once/mode", "ledger/race"];
+    let stores = [store(2), store(7), store(8).only(raced).unwrap()];
+    stores.map(|store| SpreadSubject::new(store, Total, |n| n as i64 + 1))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spread_store_is_a_store() {
+    for subject in spread() {
+        subject.store().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spread_store_is_exactly_once() {
+    for subject in spread() {
+        subject.exactly_once(MemoryDeduper::new()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spread_store_is_a_ledger() {
+    for subject in spread() {
+        subject.ledger(MemoryDeduper::new()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Key by key: the state's rows beside sums of contributions.
+//! Key by key: what the state's rows hold beside sums of contributions.
 
 use std::fmt;
 use std::hash::BuildHasher;
@@ -9,8 +9,8 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use murmur_state::{
-    Add, Clock, Key, Known, ListSegment, Listed, Monoid, Overflow, PipelineName, Read, StoreError,
-    Timestamp,
+    Add, Clock, Key, Known, ListSegment, Listed, Monoid, Overflow, PipelineName, Place, Read,
+    StoreError, Timestamp,
 };
 
 use super::ledger::LedgerOf;
@@ -31,21 +31,39 @@ const PASSES: usize = 7;
 /// How many keys one read of the state asks for.
 const CHUNK: usize = 1_000;
 
-/// What is contributed to each key of a share.
+/// What is contributed to each key of a share, and what its rows hold.
 pub(super) struct Sums<V> {
     keys: HashMap<Key, Sum<V>>,
     share: Share,
 }
 
 struct Sum<V> {
+    /// What is contributed.
     value: V,
-    /// Contributions with which it would have left its range, in the order in which they came.
-    spilt: Vec<V>,
+    /// What its rows hold together; `None` if there is none.
+    state: Option<V>,
+    /// What is left of either, mostly nothing.
+    spilt: Option<Box<Spilt<V>>>,
     /// The marks of those that contribute, added up.
     marks: u64,
 }
 
-impl<V: Clone> Sums<V> {
+/// Values with which a sum would have left its range, in the order in which they came.
+struct Spilt<V> {
+    contributed: Vec<V>,
+    rows: Vec<V>,
+}
+
+impl<V> Default for Spilt<V> {
+    fn default() -> Self {
+        Self {
+            contributed: Vec::new(),
+            rows: Vec::new(),
+        }
+    }
+}
+
+impl<V: Clone + PartialEq> Sums<V> {
     pub(super) fn new(share: Share) -> Self {
         Self {
             keys: HashMap::new(),
@@ -77,17 +95,38 @@ impl<V: Clone> Sums<V> {
         let sum = sum.or_insert_with(|| Sum::none(monoid.identity()));
         sum.marks = sum.marks.wrapping_add(mark);
         if monoid.combine(&mut sum.value, value).is_err() {
-            sum.spilt.push(value.clone());
+            let spilt = sum.spilt.get_or_insert_default();
+            spilt.contributed.push(value.clone());
         }
-        self.fit(&mut HashMap::new());
+        self.fit();
     }
 
-    /// Leaves out what is held too much, of these sums and of `differing` together.
-    fn fit(&mut self, differing: &mut Differing<V>) {
-        while self.share.shrinks(self.keys.len() + differing.len()) {
+    /// Adds what a row of `key` holds, unless `key` is none of the share's. A key may have several
+    /// rows, and they are listed anywhere.
+    fn add_row<M: Monoid<Value = V>>(&mut self, monoid: &M, key: Key, value: V) {
+        // What nothing was added to is as good as no row, and takes no room.
+        let nothing = || value == monoid.identity();
+        if !self.share.has(&key) || (!self.names(&key) && nothing()) {
+            return;
+        }
+        let sum = self.keys.entry(key);
+        let sum = sum.or_insert_with(|| Sum::none(monoid.identity()));
+        match &mut sum.state {
+            None => sum.state = Some(value),
+            Some(state) => {
+                if monoid.combine(state, &value).is_err() {
+                    sum.spilt.get_or_insert_default().rows.push(value);
+                }
+            }
+        }
+        self.fit();
+    }
+
+    /// Leaves out what is held too much.
+    fn fit(&mut self) {
+        while self.share.shrinks(self.keys.len()) {
             let share = &self.share;
             self.keys.retain(|key, _| share.has(key));
-            differing.retain(|key, _| share.has(key));
         }
     }
 
@@ -95,11 +134,16 @@ impl<V: Clone> Sums<V> {
         self.keys.contains_key(key)
     }
 
-    /// `key` beside its row.
+    /// `key` beside what its rows were read to hold together.
     fn beside<M: Monoid<Value = V>>(&mut self, monoid: &M, key: &Key, state: Option<V>) -> Seen<V> {
         let sum = self.keys.remove(key);
-        sum.unwrap_or_else(|| Sum::none(monoid.identity()))
-            .beside(monoid, state)
+        let mut sum = sum.unwrap_or_else(|| Sum::none(monoid.identity()));
+        sum.settle(monoid);
+        Seen {
+            state,
+            should_be: sum.should_be(),
+            marks: sum.marks,
+        }
     }
 }
 
@@ -107,26 +151,67 @@ impl<V> Sum<V> {
     fn none(identity: V) -> Self {
         Self {
             value: identity,
-            spilt: Vec::new(),
+            state: None,
+            spilt: None,
             marks: 0,
         }
     }
 
-    fn beside<M: Monoid<Value = V>>(mut self, monoid: &M, state: Option<V>) -> Seen<V> {
-        // What came in an order that left the range may be within it all together.
-        loop {
-            let left = self.spilt.len();
-            let value = &mut self.value;
-            self.spilt
-                .retain(|spilt| monoid.combine(value, spilt).is_err());
-            if self.spilt.len() == left {
-                break;
-            }
+    /// Combines what is left as far as it goes: what came in an order that left the range may be
+    /// within it all together.
+    fn settle<M: Monoid<Value = V>>(&mut self, monoid: &M) {
+        let Some(spilt) = &mut self.spilt else {
+            return;
+        };
+        settle(monoid, &mut self.value, &mut spilt.contributed);
+        if let Some(state) = &mut self.state {
+            settle(monoid, state, &mut spilt.rows);
         }
-        Seen {
-            state,
-            should_be: self.spilt.is_empty().then_some(self.value),
+    }
+
+    /// What its rows should hold; `None` where that leaves the range.
+    fn should_be(&self) -> Option<V>
+    where
+        V: Clone,
+    {
+        let spilt = self.spilt.as_ref();
+        let fits = spilt.is_none_or(|spilt| spilt.contributed.is_empty());
+        fits.then(|| self.value.clone())
+    }
+
+    /// `key` beside its rows that were listed.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Overflow`] where they hold more than the type can, as reading the key does.
+    fn listed<M: Monoid<Value = V>>(
+        mut self,
+        monoid: &M,
+        place: impl FnOnce() -> Place,
+    ) -> Result<Seen<V>, StoreError>
+    where
+        V: Clone,
+    {
+        self.settle(monoid);
+        let spilt = self.spilt.as_ref();
+        if spilt.is_some_and(|spilt| !spilt.rows.is_empty()) {
+            return Err(StoreError::Overflow { place: place() });
+        }
+        Ok(Seen {
+            should_be: self.should_be(),
+            state: self.state,
             marks: self.marks,
+        })
+    }
+}
+
+/// Combines `spilt` into `value` as far as it stays within its range.
+fn settle<M: Monoid>(monoid: &M, value: &mut M::Value, spilt: &mut Vec<M::Value>) {
+    loop {
+        let left = spilt.len();
+        spilt.retain(|spilt| monoid.combine(value, spilt).is_err());
+        if spilt.len() == left {
+            break;
         }
     }
 }
@@ -134,7 +219,7 @@ impl<V> Sum<V> {
 /// A key as it was looked at once.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seen<V> {
-    /// Its row; `None` if there is none.
+    /// What its rows hold; `None` if there is none.
     state: Option<V>,
     /// What its row should be; `None` where that leaves the range of its type.
     should_be: Option<V>,
@@ -210,7 +295,7 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         self.context.retry.clock().now()
     }
 
-    /// All keys of which the row is not what `sums` say, how many rows there are, and the share that
+    /// All keys of which the rows are not what `sums` say, how many rows there are, and the share that
     /// this is true of: where there are too many keys, a smaller one. Rows of windows that are over
     /// are left out. `on_part` hears how many rows were listed so far, and what each part cost.
     pub(super) async fn differing(
@@ -224,7 +309,6 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
             state,
             context,
         } = self;
-        let mut differing = Differing::new();
         let (mut rows, mut after) = (0, None);
         loop {
             let part = || state.list(after.as_deref());
@@ -232,13 +316,8 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
             let now = self.now();
             for row in listed.entries {
                 rows += 1;
-                if !sums.share.has(&row.key) {
-                    continue;
-                }
-                let seen = sums.beside(&plan.monoid, &row.key, Some(row.value));
-                if !plan.is_past(&row.key, now) && !seen.agrees(&plan.monoid) {
-                    differing.insert(row.key, seen);
-                    sums.fit(&mut differing);
+                if !plan.is_past(&row.key, now) {
+                    sums.add_row(&plan.monoid, row.key, row.value);
                 }
             }
             on_part(rows, listed.read_units);
@@ -248,16 +327,20 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
             }
         }
         let now = self.now();
+        let mut differing = Differing::new();
         for (key, sum) in sums.keys {
-            let seen = sum.beside(&plan.monoid, None);
-            if !plan.is_past(&key, now) && !seen.agrees(&plan.monoid) {
+            if plan.is_past(&key, now) {
+                continue;
+            }
+            let seen = sum.listed(&plan.monoid, || state.place().at(&key))?;
+            if !seen.agrees(&plan.monoid) {
                 differing.insert(key, seen);
             }
         }
         Ok((differing, rows, sums.share))
     }
 
-    /// The rows of these keys, in their order.
+    /// What the rows of these keys hold, in their order.
     async fn rows(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         let mut rows = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(CHUNK) {
@@ -495,5 +578,34 @@ mod tests {
             assert_eq!(seen(&values).should_be, Some(5), "{values:?}");
         }
         assert_eq!(seen(&[i64::MAX, 5, -4]).should_be, None);
+    }
+
+    #[test]
+    fn rows_of_one_key_are_added_up_in_whatever_order_they_are_listed() {
+        let monoid = Total::new();
+        let key = Key::new("a", 0).unwrap();
+        let listed = |rows: &[i64]| {
+            let mut sums = Sums::new(Share::first(9));
+            sums.add(&monoid, &key, &7, 1);
+            for row in rows {
+                sums.add_row(&monoid, key.clone(), *row);
+            }
+            let sum = sums.keys.remove(&key).unwrap();
+            sum.listed(&monoid, || Place::table("test", "t").at(&key))
+        };
+        assert_eq!(listed(&[]).unwrap().state, None);
+        assert!(listed(&[3, 0, 4]).unwrap().agrees(&monoid));
+        assert!(!listed(&[3, 3]).unwrap().agrees(&monoid));
+        let beyond = listed(&[i64::MAX, 16, i64::MIN, -8]).unwrap();
+        assert!(beyond.agrees(&monoid), "{beyond:?}");
+        let error = listed(&[i64::MAX, 1]).unwrap_err();
+        assert!(matches!(error, StoreError::Overflow { .. }), "{error}");
+
+        // A row of nothing takes no room, until its key has another.
+        let mut sums = Sums::new(Share::first(9));
+        for (row, held) in [(0, 0), (5, 1), (-5, 1)] {
+            sums.add_row(&monoid, key.clone(), row);
+            assert_eq!(sums.keys.len(), held);
+        }
     }
 }

@@ -16,6 +16,7 @@ mod modes;
 mod order;
 mod overdue;
 mod rejected;
+mod spread;
 mod support;
 mod windows;
 

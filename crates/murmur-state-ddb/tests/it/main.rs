@@ -18,5 +18,6 @@ mod ledger;
 mod once;
 mod owner;
 mod reads;
+mod spread;
 mod support;
 mod tables;

@@ -1,0 +1,379 @@
+//! Hot keys in several rows of DynamoDB tables.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures::future::join_all;
+use murmur_core::{
+    AttributeValue, AuditOptions, Change, EventName, Inspection, InspectionOptions, Item, Pipeline,
+    Processor, ProcessorBuilder, Record, RecordOutcome, Recounted, Row, Stored, Sum, item_id,
+};
+use murmur_state::conformance::Subject;
+use murmur_state::{
+    Add, Binding, Deadline, EventId, ExactlyOnce, Fault, Key, Once, Outcome, PipelineName, Read,
+    ReadExt, SequenceNumber, Spread, Store, StoreError,
+};
+use murmur_state_ddb::{Deduper, Int64SumStore, Rules, TableOptions};
+use murmur_testkit::Dynamo;
+
+use crate::support::{Total, add, key, marker_table, state_table};
+
+const ROWS: u32 = 8;
+
+/// A state table and a marker table.
+struct Tables {
+    dynamo: Dynamo,
+    state: String,
+    markers: String,
+}
+
+impl Tables {
+    async fn new() -> Self {
+        let dynamo = Dynamo::connect().await;
+        Self {
+            state: state_table(&dynamo).await,
+            markers: marker_table(&dynamo).await,
+            dynamo,
+        }
+    }
+
+    /// The store as a process of its own has it.
+    fn store<M>(&self, monoid: M, rows: u32) -> Spread<M, Int64SumStore> {
+        let store = Int64SumStore::new(self.dynamo.client(), &*self.state);
+        let spread = Spread::new(monoid, store, rows).unwrap();
+        spread.only(["all", "de"]).unwrap()
+    }
+
+    fn markers(&self) -> Deduper {
+        Deduper::new(self.dynamo.client(), &*self.markers)
+    }
+
+    /// The rows of the state table, as they are named there.
+    async fn rows(&self) -> BTreeMap<String, i64> {
+        let store = Int64SumStore::new(self.dynamo.client(), &*self.state);
+        let (mut rows, mut after) = (BTreeMap::new(), None);
+        loop {
+            let part = store.list(after.as_deref()).await.unwrap();
+            let entries = part.entries.into_iter();
+            rows.extend(entries.map(|row| (row.key.entity().to_owned(), row.value)));
+            after = part.next;
+            if after.is_none() {
+                return rows;
+            }
+        }
+    }
+}
+
+fn pipeline() -> PipelineName {
+    PipelineName::new("totals").unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spread_sum_store_keeps_every_promise() {
+    let tables = async || {
+        let tables = Tables::new().await;
+        let store = Int64SumStore::new(tables.dynamo.client(), &*tables.state);
+        let store = Spread::new(Total, store, 3).unwrap();
+        let subject = Subject::new(store, Total, |n| n as i64 * 7 - 100);
+        (subject, tables)
+    };
+    let (subject, _tables) = tables().await;
+    subject.store().await;
+    for cold_ids in [usize::MAX, 9] {
+        let (subject, tables) = tables().await;
+        let rules = Rules {
+            cold_ids,
+            ..Rules::default()
+        };
+        let options = TableOptions::default().rules(rules);
+        let client = tables.dynamo.client();
+        let markers = Deduper::with_options(client, &*tables.markers, options).unwrap();
+        subject.exactly_once(markers).await;
+    }
+    let (subject, tables) = tables().await;
+    subject.ledger(tables.markers()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_race_with_the_same_events_count_each_once() {
+    let tables = Tables::new().await;
+    let name = pipeline();
+    let events: Vec<Once<i64>> = (0..120)
+        .map(|n| Once {
+            id: EventId::new(format!("e{n}")).unwrap(),
+            created: None,
+            adds: vec![add("all", n), add("fr", 1)],
+        })
+        .collect();
+    let process = async |batch: usize| {
+        let (store, markers) = (tables.store(Total, ROWS), tables.markers());
+        for batch in events.chunks(batch) {
+            let mut pending = batch.to_vec();
+            while !pending.is_empty() {
+                let outcomes = store.apply(&name, &markers, &pending, Deadline::NONE).await;
+                let outcomes = pending.into_iter().zip(outcomes);
+                let undone = outcomes.filter(|(_, outcome)| match outcome {
+                    Outcome::Applied | Outcome::Duplicate => false,
+                    Outcome::Blocked => true,
+                    Outcome::Failed(error) => {
+                        assert_eq!(error.fault(), Fault::Contention, "{error:?}");
+                        true
+                    }
+                    Outcome::Superseded => panic!("there is no ledger"),
+                });
+                pending = undone.map(|(event, _)| event).collect();
+            }
+        }
+    };
+    join_all([7, 20, 120].map(process)).await;
+
+    let store = tables.store(Total, ROWS);
+    let found = store.get_many(&[key("all"), key("fr"), key("de")]).await;
+    assert_eq!(found.unwrap(), [Some(7_140), Some(120), None]);
+    let rows = tables.rows().await;
+    let wanted: Vec<_> = (0..ROWS).map(|n| format!("all#{n}")).collect();
+    assert!(
+        rows.keys().eq(wanted.iter().chain([&"fr".to_owned()])),
+        "{rows:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_changed_number_of_rows_is_refused_before_anything_is_written() {
+    let tables = Tables::new().await;
+    let markers = tables.markers();
+    let binding = Binding {
+        pipeline: pipeline(),
+        version: 1,
+        mode: "exactly-once".into(),
+        definition: "no window".into(),
+        stream: None,
+    };
+    for _ in 0..2 {
+        let store = tables.store(Total, ROWS);
+        store
+            .bind(&binding, &markers, Deadline::NONE)
+            .await
+            .unwrap();
+        let checked = store
+            .check_binding(&binding, &markers, Deadline::NONE)
+            .await;
+        checked.unwrap();
+    }
+    let other = tables.store(Total, 9);
+    for refused in [
+        other.bind(&binding, &markers, Deadline::NONE).await,
+        other
+            .check_binding(&binding, &markers, Deadline::NONE)
+            .await
+            .map(|_| ()),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, StoreError::OtherOwner { .. }), "{error:?}");
+        let error = error.to_string();
+        for named in [8, 9].map(|rows| format!("no window, spread over {rows} rows: all, de")) {
+            assert!(error.contains(&named), "{error}");
+        }
+    }
+}
+
+/// An order of the pipelines below.
+#[derive(serde::Deserialize)]
+struct Order {
+    country: String,
+    cents: i64,
+}
+
+fn totals(store: Spread<Sum, Int64SumStore>) -> Stored<Order, Sum, Spread<Sum, Int64SumStore>> {
+    Pipeline::builder("totals")
+        .keys(|order: &Order, out| {
+            out(&order.country);
+            out("all");
+        })
+        .value(|order| order.cents)
+        .aggregate(Sum::new())
+        .store(store)
+}
+
+fn processor(pipeline: Pipeline<Order>) -> Processor<Order> {
+    ProcessorBuilder::new([pipeline]).build().unwrap()
+}
+
+fn text(name: &str, value: String) -> (String, AttributeValue) {
+    (name.to_owned(), AttributeValue::S(value))
+}
+
+fn keys(n: i64) -> Item {
+    HashMap::from([text("id", format!("o{n}"))]).into()
+}
+
+fn image(country: &str, cents: i64) -> Item {
+    let cents = AttributeValue::N(cents.to_string());
+    HashMap::from([
+        text("country", country.to_owned()),
+        ("cents".to_owned(), cents),
+    ])
+    .into()
+}
+
+/// The change of order `n` at `sequence`, to what it is then.
+fn change(n: i64, sequence: u64, new: Option<Item>) -> Record {
+    Record::Changed(Change {
+        event_id: format!("e{n}-{sequence}"),
+        event: match (&new, sequence) {
+            (None, _) => EventName::Remove,
+            (Some(_), 1) => EventName::Insert,
+            (Some(_), _) => EventName::Modify,
+        },
+        keys: keys(n),
+        new_image: new,
+        sequence_number: Some(SequenceNumber::new(sequence.to_string()).unwrap()),
+        ..Change::default()
+    })
+}
+
+fn row(n: i64, item: Item) -> Row {
+    let item_id = item_id(&keys(n));
+    Row {
+        event_id: item_id.scan_event().as_str().to_owned(),
+        item_id,
+        item,
+    }
+}
+
+async fn counted(processor: &Processor<Order>, records: &[Record]) {
+    for batch in records.chunks(25) {
+        let outcomes = processor.process(batch, Deadline::NONE).await;
+        assert!(outcomes.iter().all(RecordOutcome::is_done), "{outcomes:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_replaces_and_takes_back_and_its_audit_finds_nothing() {
+    let tables = Tables::new().await;
+    let open = || {
+        processor(
+            totals(tables.store(Sum::new(), ROWS))
+                .ledger(tables.markers())
+                .unwrap(),
+        )
+    };
+    let inserts: Vec<_> = (0..60)
+        .map(|n| change(n, 1, Some(image("de", n))))
+        .collect();
+    let scan: Vec<_> = (20..60)
+        .map(|n| Record::Scanned(row(n, image("de", n))))
+        .collect();
+    counted(&open(), &inserts[..30]).await;
+    counted(&open(), &scan).await;
+    counted(&open(), &inserts).await;
+    let store = tables.store(Sum::new(), ROWS);
+    let values = async || {
+        let keys = [key("all"), key("de"), key("fr")];
+        store.get_many(&keys).await.unwrap()
+    };
+    assert_eq!(values().await, [Some(1_770), Some(1_770), None]);
+
+    // A third is removed, a third moves to another country, a third stays.
+    let changes: Vec<_> = (0..60)
+        .filter_map(|n| match n % 3 {
+            0 => Some(change(n, 2, None)),
+            1 => Some(change(n, 2, Some(image("fr", 1)))),
+            _ => None,
+        })
+        .collect();
+    counted(&open(), &changes).await;
+    counted(&open(), &changes).await;
+    let stay: i64 = (0..60).filter(|n| n % 3 == 2).sum();
+    assert_eq!(values().await, [Some(stay + 20), Some(stay), Some(20)]);
+
+    let audited = open()
+        .audit(&AuditOptions::default())
+        .await
+        .unwrap()
+        .remove(0);
+    assert_eq!(
+        (audited.differing, audited.unsettled),
+        (0, 0),
+        "{audited:?}"
+    );
+    assert_eq!(audited.state_rows, tables.rows().await.len() as u64);
+    assert_eq!(audited.state_rows, 2 * u64::from(ROWS) + 1);
+
+    // By the table, item by item.
+    let processor = open();
+    let Inspection::Ledger(inspection) = processor.inspections(options(), None).remove(0) else {
+        panic!("it keeps a ledger");
+    };
+    let found: Vec<_> = (0..60)
+        .filter_map(|n| match n % 3 {
+            0 => None,
+            1 => Some(row(n, image("fr", 1))),
+            _ => Some(row(n, image("de", n))),
+        })
+        .map(|row| processor.find(row))
+        .collect();
+    let compared = inspection.compare(&found).await.unwrap();
+    assert!(compared.differing.is_empty() && compared.rejected.is_empty());
+}
+
+fn options() -> InspectionOptions {
+    InspectionOptions {
+        lag: std::time::Duration::ZERO,
+        repair: false,
+        max_listed: 9,
+        max_keys: 1_000,
+        max_differing: 9,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exactly_once_is_recounted_over_all_rows() {
+    let tables = Tables::new().await;
+    let open = || {
+        let totals = totals(tables.store(Sum::new(), ROWS));
+        processor(totals.exactly_once(tables.markers()).unwrap())
+    };
+    let inserts: Vec<_> = (0..100)
+        .map(|n| change(n, 1, Some(image("fr", n))))
+        .collect();
+    for _ in 0..2 {
+        counted(&open(), &inserts).await;
+    }
+    let store = tables.store(Sum::new(), ROWS);
+    assert_eq!(store.get(&key("all")).await.unwrap(), Some(4_950));
+    let processor = open();
+    let Inspection::Recount(mut recount) = processor.inspections(options(), None).remove(0) else {
+        panic!("it keeps no ledger");
+    };
+    let found: Vec<_> = (0..100)
+        .map(|n| processor.find(row(n, image("fr", n))))
+        .collect();
+    assert!(recount.add(&found).is_empty());
+    assert_eq!(recount.compare().await.unwrap(), Recounted::Done);
+    let findings = recount.findings();
+    assert_eq!(
+        (findings.suspects, findings.differing),
+        (0, 0),
+        "{findings:?}"
+    );
+    assert_eq!(findings.state_rows, u64::from(ROWS) + 1);
+}
+
+#[tokio::test]
+async fn plain_merges_go_from_row_to_row() {
+    let tables = Tables::new().await;
+    let store = tables.store(Total, 2);
+    for bucket in [0, 0, 7] {
+        let add = Add {
+            key: Key::new("all", bucket).unwrap(),
+            value: 5,
+            ttl: None,
+        };
+        let outcomes = store.merge(&[add], Deadline::NONE).await;
+        assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
+    }
+    let found = [0, 7].map(|bucket| Key::new("all", bucket).unwrap());
+    assert_eq!(store.get_many(&found).await.unwrap(), [Some(10), Some(5)]);
+    let rows = tables.rows().await;
+    assert_eq!(rows.len(), 2, "{rows:?}");
+}

@@ -1,0 +1,777 @@
+use std::cell::LazyCell;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use sha2::{Digest, Sha256};
+
+use crate::error::{OptionError, Place, StoreError};
+use crate::ids::{ItemId, Key, MAX_PARTITION_KEY_BYTES, PipelineName};
+use crate::monoid::{Group, Monoid, Overflow};
+use crate::store::{
+    Add, Binding, ExactlyOnce, Known, Ledger, ListSegment, Listed, Mend, Once, Outcome, Read,
+    Replace, StateRow, Store,
+};
+use crate::time::{Deadline, Random};
+
+/// The most rows a key may have.
+const MAX_ROWS: u32 = 1_000;
+
+/// How many rows one read asks the store for at a time.
+const PART: usize = 1_000;
+
+/// What stands between an entity and the number of its row.
+const MARK: char = '#';
+
+/// A store that keeps each hot key in several rows, so that more can be written to it than one row
+/// takes.
+///
+/// A partition of DynamoDB, and so a row, takes 1,000 write units a second (Amazon DynamoDB
+/// Developer Guide, "Designing partition keys to distribute your workload"). A key that gets more
+/// than some 500 a second needs `Spread`; others do not. A write unit is one KB of the row, written
+/// once; in a transaction it counts twice.
+///
+/// # Rows
+///
+/// The key (`all`, 0), spread over 8 rows, is in the rows (`all#0`, 0) to (`all#7`, 0): the *sub-rows*
+/// of the key. Errors name the row of the table that is concerned. An event goes to the sub-row that
+/// its id tells, so that it meets its own id when it comes again; in a ledger the item's id tells, so
+/// that what an item contributed is taken back from the row that has it. The number of the sub-row is
+/// the first 8 bytes of the id's SHA-256, as a big-endian integer, modulo the number of rows; this is
+/// the same in every release (of 8 rows the event `e1` is in `all#2`). Plain merges have no id: the additions of one call to a key go to one
+/// of its sub-rows, those of the next call to the next.
+///
+/// # Promises
+///
+/// Those of the store, by the key: what it applies once is applied once, and a key's value is what
+/// its sub-rows combine to. Where they differ from one row:
+///
+/// - A sub-row by itself says nothing: where old images are taken back, one may be negative while
+///   the sum is right.
+/// - A key is read row by row, not at one moment: each addition is in the value or is not.
+/// - Whether a sum fits its type is seen row by row. A key whose rows combine to more than the type
+///   holds is written and cannot be read ([`StoreError::Overflow`]).
+/// - What fails at one sub-row does not hold up what goes to the others.
+/// - [`list`](Read::list) gives one entry per sub-row, each with the key: combine those of one key.
+/// - A write of another delivery mode is refused where it meets a row, and a key of few events may
+///   have less than all of its rows.
+///
+/// # Names
+///
+/// Where only [some](Spread::only) entities are spread, an entity that looks like a sub-row of
+/// one (`all#` and digits) is refused as [`StoreError::InvalidValue`], the record's own fault, and
+/// reading it finds nothing. Where all are spread, the last `#` and number of a row's entity are the
+/// sub-row's, so any name will do. The name of a spread entity has room for the longest suffix in
+/// the 2,048 bytes of a key; longer ones are refused in the same way.
+///
+/// # Cost
+///
+/// - A read of a key reads all of its sub-rows: over 8 rows it costs 8 read units instead of 1, as
+///   long as each row has up to 4 KB.
+/// - A batch with *k* events of one key writes up to min(*k*, rows) rows instead of 1; plain merges,
+///   which have no id, go on to write 1. So spread over as few rows as the traffic needs, and only
+///   the keys that need it.
+/// - Every event of a spread key costs a SHA-256 of its id.
+///
+/// # Changing the number of rows
+///
+/// Number and entities are part of the definition that a store is [bound](ExactlyOnce::bind) by. With
+/// others, an event or item would be looked for in another row than it is in, so they need a new
+/// version of the pipeline and new tables; without them the store refuses
+/// ([`StoreError::OtherOwner`]). The modes without ids (at-least-once, claim-first) bind nothing:
+/// there the number may be raised at any time, and must never be lowered, nor an entity added or
+/// left out, because rows that are not read any more would be missing in the totals.
+///
+/// # Example
+///
+/// ```
+/// # use murmur_state::{Group, Monoid, Overflow};
+/// # #[derive(Clone)]
+/// # struct Sum;
+/// # impl Monoid for Sum {
+/// #     type Input = i64;
+/// #     type Value = i64;
+/// #     fn identity(&self) -> i64 { 0 }
+/// #     fn lift(&self, input: i64) -> i64 { input }
+/// #     fn combine(&self, into: &mut i64, other: &i64) -> Result<(), Overflow> {
+/// #         *into = into.checked_add(*other).ok_or(Overflow)?;
+/// #         Ok(())
+/// #     }
+/// # }
+/// use murmur_state::{Add, Deadline, Key, MemoryStore, ReadExt, Spread, Store};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let table = MemoryStore::new(Sum);
+/// let store = Spread::new(Sum, table.clone(), 8)?.only(["all"])?;
+/// let all = Key::new("all", 0)?;
+/// for value in [5, 6, 7] {
+///     let add = Add { key: all.clone(), value, ttl: None };
+///     store.merge(&[add], Deadline::NONE).await;
+/// }
+/// assert_eq!(store.get(&all).await?, Some(18));
+/// assert_eq!(table.rows().len(), 3); // three of `all#0` to `all#7`
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Spread<M, S> {
+    monoid: M,
+    store: S,
+    rows: u32,
+    /// The entities that are spread; `None` for all.
+    only: Option<Arc<BTreeSet<String>>>,
+    /// Counts the merges.
+    merges: Arc<AtomicU32>,
+}
+
+impl<M, S> Spread<M, S> {
+    /// Spreads every key of `store`, which holds values of `monoid`, over `rows` rows.
+    ///
+    /// Choose the write units a second that the hottest key needs, divided by 500. More than 1,000
+    /// rows are refused: those take up to a million write units a second, 25 times what a table has
+    /// by default (40,000), and a read of one key is ten requests.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming `rows` unless it is from 2 to 1,000.
+    pub fn new(monoid: M, store: S, rows: u32) -> Result<Self, OptionError> {
+        if !(2..=MAX_ROWS).contains(&rows) {
+            return Err(OptionError::new(
+                "rows",
+                format!(
+                    "{rows} is not from 2 to {MAX_ROWS}: a read of a key reads all of its rows"
+                ),
+            ));
+        }
+        Ok(Self {
+            monoid,
+            store,
+            rows,
+            only: None,
+            // Processes that begin together do not begin at the same row.
+            merges: Arc::new(AtomicU32::new(Random::new().bits() as u32)),
+        })
+    }
+
+    /// Spreads only the keys of these entities, in every bucket; all others keep their one row. A
+    /// second call replaces the first. Default: every key, which costs reads where it is not needed.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming `only` if there is none, if one is empty or too long to be a key with
+    /// a number behind it, or if one looks like a sub-row of another.
+    pub fn only<E: Into<String>>(
+        mut self,
+        entities: impl IntoIterator<Item = E>,
+    ) -> Result<Self, OptionError> {
+        let refused = |reason: String| Err(OptionError::new("only", reason));
+        let entities: BTreeSet<String> = entities.into_iter().map(Into::into).collect();
+        if entities.is_empty() {
+            return refused("names no entity; leave it out to spread every key".to_owned());
+        }
+        self.only = Some(Arc::new(entities));
+        for entity in self.only.iter().flat_map(|only| only.iter()) {
+            if entity.is_empty() {
+                return refused("an entity is empty, and no row can have an empty key".to_owned());
+            }
+            if entity.len() > self.longest() {
+                return refused(format!("entity `{entity}`: {}", self.too_long(entity)));
+            }
+            if let Some((of, _)) = self.sub_row(entity) {
+                return refused(format!(
+                    "entity `{entity}` looks like a sub-row of `{of}`, which is spread as well; \
+                     name one of them differently"
+                ));
+            }
+        }
+        Ok(self)
+    }
+
+    fn is_spread(&self, entity: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(entity))
+    }
+
+    /// The spread entity, and the digits behind it, where `entity` looks like a sub-row of one.
+    fn sub_row<'a>(&self, entity: &'a str) -> Option<(&'a str, &'a str)> {
+        let (of, digits) = entity.rsplit_once(MARK)?;
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        (is_number && !of.is_empty() && self.is_spread(of)).then_some((of, digits))
+    }
+
+    /// Whether a sub-row has this number, written like this.
+    fn has(&self, digits: &str) -> bool {
+        digits
+            .parse()
+            .is_ok_and(|number: u32| number < self.rows && number.to_string() == digits)
+    }
+
+    /// How many bytes a spread entity has at most.
+    fn longest(&self) -> usize {
+        let digits = (self.rows - 1).checked_ilog10().unwrap_or(0) as usize + 1;
+        MAX_PARTITION_KEY_BYTES - MARK.len_utf8() - digits
+    }
+
+    fn too_long(&self, entity: &str) -> String {
+        let (bytes, rows, longest) = (entity.len(), self.rows, self.longest());
+        format!("it has {bytes} bytes, and one that is spread over {rows} rows can have {longest}")
+    }
+
+    /// The rows of `key`.
+    fn rows_of<'a>(&self, key: &'a Key) -> impl Iterator<Item = Key> + Send + use<'a, M, S> {
+        let entity = key.entity();
+        let (spread, numbers) = if self.is_spread(entity) {
+            // One that is too long has none.
+            let rows = if entity.len() > self.longest() {
+                0
+            } else {
+                self.rows
+            };
+            (true, 0..rows)
+        } else {
+            (false, 0..u32::from(self.sub_row(entity).is_none()))
+        };
+        numbers.filter_map(move |number| match spread {
+            true => numbered(key, number).ok(),
+            false => Some(key.clone()),
+        })
+    }
+
+    /// What the definition says of it.
+    fn words(&self) -> String {
+        let mut words = format!("spread over {} rows", self.rows);
+        let mut separator = ": ";
+        for entity in self.only.iter().flat_map(|only| only.iter()) {
+            words.push_str(separator);
+            push_name(&mut words, entity);
+            separator = ", ";
+        }
+        words
+    }
+
+    fn bound(&self, binding: &Binding) -> Binding {
+        Binding {
+            definition: format!("{}, {}", binding.definition, self.words()).into(),
+            ..binding.clone()
+        }
+    }
+}
+
+impl<M: Monoid, S: Read<M::Value>> Spread<M, S> {
+    /// The row of `key` with this number, where it is spread.
+    fn row(&self, key: &Key, number: impl FnOnce() -> u32) -> Result<Key, StoreError> {
+        let entity = key.entity();
+        let invalid = |reason| StoreError::InvalidValue {
+            place: self.store.place().at(key),
+            reason,
+            source: None,
+        };
+        if self.is_spread(entity) {
+            return match entity.len() > self.longest() {
+                true => Err(invalid(self.too_long(entity))),
+                false => numbered(key, number()),
+            };
+        }
+        match self.sub_row(entity) {
+            None => Ok(key.clone()),
+            Some((of, _)) => Err(invalid(format!(
+                "its entity looks like a sub-row of `{of}`, which is {}; name it differently",
+                self.words()
+            ))),
+        }
+    }
+
+    /// The key that `row` is a row of.
+    fn key(&self, row: Key) -> Result<Key, StoreError> {
+        match self.sub_row(row.entity()) {
+            Some((entity, digits)) if self.has(digits) => {
+                Key::new(entity, row.bucket()).map_err(StoreError::InvalidId)
+            }
+            None if !self.is_spread(row.entity()) => Ok(row),
+            _ => Err(StoreError::Setup {
+                place: self.store.place().at(&row),
+                advice: format!(
+                    "the store is {}, and this row is none of it: it was written without `Spread`, \
+                     or with other options; give each version of a pipeline a state table of its own",
+                    self.words()
+                ),
+                source: None,
+            }),
+        }
+    }
+
+    /// `adds` as the store takes them from the event or item `id`.
+    fn to_rows(&self, adds: &[Add<M::Value>], id: &str) -> Result<Vec<Add<M::Value>>, StoreError> {
+        let number = LazyCell::new(|| number_of(id, self.rows));
+        adds.iter()
+            .map(|add| {
+                Ok(Add {
+                    key: self.row(&add.key, || *number)?,
+                    value: add.value.clone(),
+                    ttl: add.ttl,
+                })
+            })
+            .collect()
+    }
+
+    fn to_keys(&self, adds: Vec<Add<M::Value>>) -> Result<Vec<Add<M::Value>>, StoreError> {
+        adds.into_iter()
+            .map(|Add { key, value, ttl }| {
+                Ok(Add {
+                    key: self.key(key)?,
+                    value,
+                    ttl,
+                })
+            })
+            .collect()
+    }
+
+    fn known(&self, known: Known<M::Value>) -> Result<Known<M::Value>, StoreError> {
+        Ok(Known {
+            now: self.to_keys(known.now)?,
+            kept: self.to_keys(known.kept)?,
+            ..known
+        })
+    }
+}
+
+/// The row of `key` with this number.
+fn numbered(key: &Key, number: u32) -> Result<Key, StoreError> {
+    let entity = format!("{}{MARK}{number}", key.entity());
+    Key::new(entity, key.bucket()).map_err(StoreError::InvalidId)
+}
+
+/// Which of `rows` sub-rows the event or item `id` is in. Never to be changed: what was counted in a
+/// row is found by it.
+fn number_of(id: &str, rows: u32) -> u32 {
+    let digest = Sha256::digest(id.as_bytes());
+    let first = digest.iter().take(8);
+    let first = first.fold(0, |number, byte| number << 8 | u64::from(*byte));
+    // The remainder is less than `rows`.
+    (first % u64::from(rows)) as u32
+}
+
+/// Writes a name so that a list of names tells one from several, whatever they are made of.
+fn push_name(into: &mut String, name: &str) {
+    if !name.contains([',', ' ', '"', '\\']) {
+        return into.push_str(name);
+    }
+    into.push('"');
+    for character in name.chars() {
+        if matches!(character, '"' | '\\') {
+            into.push('\\');
+        }
+        into.push(character);
+    }
+    into.push('"');
+}
+
+/// Entries as the store takes them.
+struct Taken<E> {
+    entries: Vec<E>,
+    /// What is refused without asking the store, with its place among all.
+    refused: Vec<(usize, StoreError)>,
+}
+
+impl<E> Taken<E> {
+    fn of<F>(entries: &[F], take: impl Fn(&F) -> Result<E, StoreError>) -> Self {
+        let mut taken = Self {
+            entries: Vec::with_capacity(entries.len()),
+            refused: Vec::new(),
+        };
+        for (place, entry) in entries.iter().enumerate() {
+            match take(entry) {
+                Ok(entry) => taken.entries.push(entry),
+                Err(error) => taken.refused.push((place, error)),
+            }
+        }
+        taken
+    }
+
+    /// The outcomes of all entries, in their order. Where the store answers more or fewer than it was
+    /// asked for, so does this.
+    fn with(self, outcomes: Vec<Outcome>) -> Vec<Outcome> {
+        if self.refused.is_empty() {
+            return outcomes;
+        }
+        let mut all = Vec::with_capacity(outcomes.len() + self.refused.len());
+        let mut refused = self.refused.into_iter().peekable();
+        for outcome in outcomes {
+            while let Some((_, error)) = refused.next_if(|(place, _)| *place == all.len()) {
+                all.push(Outcome::Failed(error));
+            }
+            all.push(outcome);
+        }
+        all.extend(refused.map(|(_, error)| Outcome::Failed(error)));
+        all
+    }
+}
+
+/// What the rows of one key combine to.
+struct Combined<V> {
+    value: Option<V>,
+    /// Values with which it would have left its range so far.
+    spilt: Vec<V>,
+}
+
+impl<V: Clone> Combined<V> {
+    fn add<M: Monoid<Value = V>>(&mut self, monoid: &M, value: V) {
+        match &mut self.value {
+            None => self.value = Some(value),
+            Some(all) => {
+                if monoid.combine(all, &value).is_err() {
+                    self.spilt.push(value);
+                }
+            }
+        }
+    }
+
+    /// What came in an order that left the range may be within it all together.
+    fn value<M: Monoid<Value = V>>(mut self, monoid: &M) -> Result<Option<V>, Overflow> {
+        while let Some(value) = &mut self.value
+            && !self.spilt.is_empty()
+        {
+            let left = self.spilt.len();
+            self.spilt
+                .retain(|spilt| monoid.combine(value, spilt).is_err());
+            if self.spilt.len() == left {
+                return Err(Overflow);
+            }
+        }
+        Ok(self.value)
+    }
+}
+
+impl<M, S: fmt::Debug> fmt::Debug for Spread<M, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Spread")
+            .field("store", &self.store)
+            .field("rows", &self.rows)
+            .field("only", &self.only)
+            .finish_non_exhaustive()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Monoid, S: Read<M::Value>> Read<M::Value> for Spread<M, S> {
+    fn place(&self) -> Place {
+        self.store.place()
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
+        let none = |_| Combined {
+            value: None,
+            spilt: Vec::new(),
+        };
+        let mut values: Vec<Combined<M::Value>> = keys.iter().map(none).collect();
+        let places = keys.iter().enumerate();
+        let mut rows =
+            places.flat_map(|(place, key)| self.rows_of(key).map(move |row| (place, row)));
+        loop {
+            let (places, part): (Vec<usize>, Vec<Key>) = rows.by_ref().take(PART).unzip();
+            if part.is_empty() {
+                break;
+            }
+            let found = self.store.get_many(&part).await?;
+            if found.len() != part.len() {
+                return Err(StoreError::Setup {
+                    place: self.store.place(),
+                    advice: format!(
+                        "it gave {} answers to {} keys, so that nothing tells which is whose; \
+                         mend the store: one answer for each key, in order",
+                        found.len(),
+                        part.len()
+                    ),
+                    source: None,
+                });
+            }
+            for (place, found) in places.into_iter().zip(found) {
+                if let Some(found) = found {
+                    values[place].add(&self.monoid, found);
+                }
+            }
+        }
+        let values = keys.iter().zip(values);
+        let value = |(key, value): (&Key, Combined<_>)| {
+            let value = value.value(&self.monoid);
+            value.map_err(|Overflow| StoreError::Overflow {
+                place: self.store.place().at(key),
+            })
+        };
+        values.map(value).collect()
+    }
+
+    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<M::Value>>, StoreError> {
+        let Listed {
+            entries,
+            next,
+            read_units,
+        } = self.store.list(after).await?;
+        let of_key = |row: StateRow<M::Value>| {
+            Ok(StateRow {
+                key: self.key(row.key)?,
+                ..row
+            })
+        };
+        Ok(Listed {
+            entries: entries.into_iter().map(of_key).collect::<Result<_, _>>()?,
+            next,
+            read_units,
+        })
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Monoid, S: Store<M>> Store<M> for Spread<M, S> {
+    async fn merge(&self, adds: &[Add<M::Value>], deadline: Deadline) -> Vec<Outcome> {
+        let number = self.merges.fetch_add(1, Relaxed) % self.rows;
+        let taken = Taken::of(adds, |add| {
+            Ok(Add {
+                key: self.row(&add.key, || number)?,
+                value: add.value.clone(),
+                ttl: add.ttl,
+            })
+        });
+        let outcomes = self.store.merge(&taken.entries, deadline).await;
+        taken.with(outcomes)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Spread<M, S> {
+    type Markers = S::Markers;
+
+    async fn bind(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let bound = self.bound(binding);
+        self.store.bind(&bound, markers, deadline).await
+    }
+
+    async fn check_binding(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<Option<Arc<str>>, StoreError> {
+        let bound = self.bound(binding);
+        self.store.check_binding(&bound, markers, deadline).await
+    }
+
+    async fn apply(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        events: &[Once<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let taken = Taken::of(events, |event| {
+            Ok(Once {
+                id: event.id.clone(),
+                created: event.created,
+                adds: self.to_rows(&event.adds, event.id.as_str())?,
+            })
+        });
+        let applied = self
+            .store
+            .apply(pipeline, markers, &taken.entries, deadline)
+            .await;
+        taken.with(applied)
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
+    async fn replace(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[Replace<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let taken = Taken::of(items, |entry| {
+            Ok(Replace {
+                item: entry.item.clone(),
+                at: entry.at.clone(),
+                created: entry.created,
+                now: self.to_rows(&entry.now, entry.item.as_str())?,
+                keep: self.to_rows(&entry.keep, entry.item.as_str())?,
+            })
+        });
+        let replaced = self
+            .store
+            .replace(pipeline, markers, &taken.entries, deadline)
+            .await;
+        taken.with(replaced)
+    }
+
+    async fn known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[ItemId],
+        deadline: Deadline,
+    ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+        let known = self.store.known(pipeline, markers, items, deadline).await?;
+        let of_keys = |known: Option<_>| known.map(|known| self.known(known)).transpose();
+        known.into_iter().map(of_keys).collect()
+    }
+
+    async fn list_known(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        segment: ListSegment,
+        after: Option<&str>,
+    ) -> Result<Listed<Known<M::Value>>, StoreError> {
+        let Listed {
+            entries,
+            next,
+            read_units,
+        } = self
+            .store
+            .list_known(pipeline, markers, segment, after)
+            .await?;
+        let of_keys = |known| self.known(known);
+        Ok(Listed {
+            entries: entries.into_iter().map(of_keys).collect::<Result<_, _>>()?,
+            next,
+            read_units,
+        })
+    }
+
+    async fn mend(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        items: &[Mend<M::Value>],
+        deadline: Deadline,
+    ) -> Vec<Outcome> {
+        let taken = Taken::of(items, |entry| {
+            Ok(Mend {
+                item: entry.item.clone(),
+                over: entry.over,
+                now: self.to_rows(&entry.now, entry.item.as_str())?,
+            })
+        });
+        let mended = self
+            .store
+            .mend(pipeline, markers, &taken.entries, deadline)
+            .await;
+        taken.with(mended)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_in_the_same_row_in_every_release() {
+        // What `printf '%s' id | sha256sum` begins with, modulo the rows.
+        for (id, first) in [
+            ("1", 0x6b86_b273_ff34_fce1_u64),
+            ("e1", 0x8b5c_c4df_7eec_7d32),
+            ("again-0", 0xd681_2455_ad44_535f),
+            ("scan/1:x", 0xff44_268c_781d_f588),
+        ] {
+            for rows in [2, 3, 8, 1_000] {
+                assert_eq!(u64::from(number_of(id, rows)), first % u64::from(rows));
+            }
+        }
+        let vectors = [("1", 1), ("e1", 2), ("again-0", 7), ("scan/1:x", 0)];
+        for (id, number) in vectors {
+            assert_eq!(number_of(id, 8), number, "{id}");
+        }
+    }
+
+    #[test]
+    fn ids_are_spread_evenly() {
+        let mut rows = [0; 8];
+        for n in 0..8_000 {
+            rows[number_of(&format!("event-{n}"), 8) as usize] += 1;
+        }
+        assert!(
+            rows.iter().all(|row| (850..1_150).contains(row)),
+            "{rows:?}"
+        );
+    }
+
+    #[test]
+    fn the_definition_tells_one_list_of_names_from_another() {
+        let words = |names: &[&str]| {
+            let spread = Spread::new((), (), 8).unwrap();
+            spread.only(names.iter().copied()).unwrap().words()
+        };
+        assert_eq!(
+            Spread::new((), (), 8).unwrap().words(),
+            "spread over 8 rows"
+        );
+        assert_eq!(words(&["de", "all", "de"]), "spread over 8 rows: all, de");
+        assert_eq!(words(&["all, de"]), "spread over 8 rows: \"all, de\"");
+        assert_eq!(words(&[r#"a"\"#]), r#"spread over 8 rows: "a\"\\""#);
+        assert_ne!(words(&["a", "b"]), words(&["a, b"]));
+    }
+
+    #[test]
+    fn what_overflows_in_one_order_is_combined_in_another() {
+        #[derive(Clone)]
+        struct Sum;
+        impl Monoid for Sum {
+            type Input = i64;
+            type Value = i64;
+            fn identity(&self) -> i64 {
+                0
+            }
+            fn lift(&self, input: i64) -> i64 {
+                input
+            }
+            fn combine(&self, into: &mut i64, other: &i64) -> Result<(), Overflow> {
+                *into = into.checked_add(*other).ok_or(Overflow)?;
+                Ok(())
+            }
+        }
+        let combined = |values: &[i64]| {
+            let mut combined = Combined {
+                value: None,
+                spilt: Vec::new(),
+            };
+            for value in values {
+                combined.add(&Sum, *value);
+            }
+            combined.value(&Sum)
+        };
+        assert_eq!(combined(&[]), Ok(None));
+        assert_eq!(combined(&[i64::MAX, 5, -9]), Ok(Some(i64::MAX - 4)));
+        assert_eq!(combined(&[i64::MAX, 5, -4]), Err(Overflow));
+    }
+
+    #[test]
+    fn outcomes_are_put_in_the_places_of_their_entries() {
+        let take = |n: &u32| match n % 2 {
+            0 => Ok(*n),
+            _ => Err(StoreError::Overflow {
+                place: Place::table("test", n.to_string()),
+            }),
+        };
+        let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+        let with = |entries: &[u32], answers: usize| {
+            let taken = Taken::of(entries, take);
+            let all = taken.with(vec![Outcome::Applied; answers]);
+            all.iter().map(failed).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            with(&[1, 3, 2, 5, 4, 7], 2),
+            [true, true, false, true, false, true]
+        );
+        assert_eq!(with(&[2, 4], 2), [false, false]);
+        assert_eq!(with(&[1], 0), [true]);
+        // A store that answers too few or too many is not covered up.
+        assert_eq!(with(&[2, 1, 4], 1).len(), 2);
+        assert_eq!(with(&[2, 1, 4], 3).len(), 4);
+    }
+}
