@@ -573,6 +573,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Spread<M, S> {
             Ok(Once {
                 id: event.id.clone(),
                 created: event.created,
+                handed_over: event.handed_over,
                 adds: self.to_rows(&event.adds, event.id.as_str())?,
             })
         });

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use murmur_state::{
     Add, Binding, Deadline, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger, ListSegment,
     MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Position, Read, ReadExt,
-    Replace, SequenceNumber, Spread, Store, StoreError,
+    Replace, SequenceNumber, Spread, Store, StoreError, Timestamp,
 };
 use total::Total;
 
@@ -41,6 +41,7 @@ fn event(id: &str, adds: Vec<Add<i64>>) -> Once<i64> {
     Once {
         id: EventId::new(id).unwrap(),
         created: None,
+        handed_over: Timestamp::from_secs(0),
         adds,
     }
 }

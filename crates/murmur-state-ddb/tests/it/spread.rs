@@ -12,10 +12,10 @@ use murmur_state::{
     Add, Binding, Deadline, EventId, ExactlyOnce, Fault, Key, Once, Outcome, PipelineName, Read,
     ReadExt, SequenceNumber, Spread, Store, StoreError,
 };
-use murmur_state_ddb::{Deduper, Int64SumStore, Rules, TableOptions};
+use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
 use murmur_testkit::Dynamo;
 
-use crate::support::{Total, add, key, marker_table, state_table};
+use crate::support::{Total, add, key, marker_table, now, state_table};
 
 const ROWS: u32 = 8;
 
@@ -69,27 +69,22 @@ fn pipeline() -> PipelineName {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spread_sum_store_keeps_every_promise() {
-    let tables = async || {
+    let tables = async |row_budget| {
         let tables = Tables::new().await;
-        let store = Int64SumStore::new(tables.dynamo.client(), &*tables.state);
+        let options = TableOptions::default().row_budget(row_budget);
+        let client = tables.dynamo.client();
+        let store = Int64SumStore::with_options(client, &*tables.state, options).unwrap();
         let store = Spread::new(Total, store, 3).unwrap();
         let subject = Subject::new(store, Total, |n| n as i64 * 7 - 100);
         (subject, tables)
     };
-    let (subject, _tables) = tables().await;
+    let (subject, _tables) = tables(1024).await;
     subject.store().await;
-    for cold_ids in [usize::MAX, 9] {
-        let (subject, tables) = tables().await;
-        let rules = Rules {
-            cold_ids,
-            ..Rules::default()
-        };
-        let options = TableOptions::default().rules(rules);
-        let client = tables.dynamo.client();
-        let markers = Deduper::with_options(client, &*tables.markers, options).unwrap();
-        subject.exactly_once(markers).await;
+    for row_budget in [1024, 150] {
+        let (subject, tables) = tables(row_budget).await;
+        subject.exactly_once(tables.markers()).await;
     }
-    let (subject, tables) = tables().await;
+    let (subject, tables) = tables(1024).await;
     subject.ledger(tables.markers()).await;
 }
 
@@ -101,6 +96,7 @@ async fn processes_that_race_with_the_same_events_count_each_once() {
         .map(|n| Once {
             id: EventId::new(format!("e{n}")).unwrap(),
             created: None,
+            handed_over: now(),
             adds: vec![add("all", n), add("fr", 1)],
         })
         .collect();
