@@ -28,7 +28,7 @@ pub(crate) trait Cell<V>: Sync {
         total: &Self::Total,
     ) -> Result<Change, Unwritable>;
 
-    /// What a refusal means whose reason is none of flag, period and ids.
+    /// What a refusal means whose reason is none of the ids and how often they moved on.
     fn refusal(&self, place: &Place, row: &Item) -> Refusal;
 
     /// The bytes of a value, if it could not be stored in any row.
@@ -47,7 +47,7 @@ pub(crate) enum Unwritable {
     Row(StoreError),
 }
 
-/// What a refusal means whose reason is none of flag, period and ids.
+/// What a refusal means whose reason is none of the ids and how often they moved on.
 pub(crate) enum Refusal {
     /// The sum would leave its range.
     Overflow,

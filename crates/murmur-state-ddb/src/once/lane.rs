@@ -3,7 +3,8 @@
 mod pages;
 mod write;
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use murmur_state::{
     Deadline, Key, Outcome, PipelineName, Place, RetryPolicy, StoreError, Timestamp,
@@ -113,7 +114,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     pub(crate) async fn run(
         mut self,
         known: &mut Known,
-        look: Option<Image>,
+        look: Option<Arc<Image>>,
     ) -> Vec<(usize, Outcome)> {
         self.reads_first = known.begin();
         if let Some(image) = look {
@@ -154,7 +155,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
             true => self.row.is_some(),
             false => !self.reads_first,
         };
-        let Some(image) = known.image().filter(|_| is_read).cloned() else {
+        let Some(image) = known.image().filter(|_| is_read) else {
             return self.read(known).await;
         };
         if self.clear != Some(image.per) {
@@ -189,18 +190,18 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                     .then_some(StoreError::DeadlinePassed { place }),
             }
         };
-        if !self.todo.iter().any(|event| too_late(event).is_some()) {
-            return;
-        }
-        let mut todo = VecDeque::with_capacity(self.todo.len());
-        for event in self.todo.drain(..) {
-            match too_late(&event) {
-                Some(error) => self.done.push((event.index, Outcome::Failed(error))),
-                None => todo.push_back(event),
+        let before = self.todo.len();
+        let done = &mut self.done;
+        self.todo.retain(|event| match too_late(event) {
+            Some(error) => {
+                done.push((event.index, Outcome::Failed(error)));
+                false
             }
+            None => true,
+        });
+        if self.todo.len() < before {
+            self.narrow = None;
         }
-        self.todo = todo;
-        self.narrow = None;
     }
 
     /// The row as it is; as it was a moment ago will do where the value is not needed.
@@ -213,7 +214,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
             false => table.peek_row(self.key, *deadline).await?,
         };
         let row = row.unwrap_or_default();
-        known.see(Image::of(&self.place, &row)?, 0, C::READS);
+        known.see(self.image(&row)?, 0, C::READS);
         self.reads_first = false;
         self.remember(row);
         Ok(())
@@ -255,22 +256,27 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         }
     }
 
-    /// Takes out the events that `taken` holds; whether there were any.
-    fn take_out(&mut self, taken: &HashSet<Element>) -> bool {
-        if !self.todo.iter().any(|event| taken.contains(&event.element)) {
-            return false;
-        }
-        let mut todo = VecDeque::with_capacity(self.todo.len());
-        for event in self.todo.drain(..) {
-            match taken.contains(&event.element) {
-                true => self.done.push((event.index, Outcome::Duplicate)),
-                false => todo.push_back(event),
+    fn image(&self, row: &Item) -> Result<Arc<Image>, StoreError> {
+        Image::of(&self.place, row).map(Arc::new)
+    }
+
+    /// Takes out the events that `is_taken` knows; whether there were any.
+    fn take_out(&mut self, is_taken: impl Fn(&Element) -> bool) -> bool {
+        let before = self.todo.len();
+        let done = &mut self.done;
+        self.todo.retain(|event| {
+            let is_taken = is_taken(&event.element);
+            if is_taken {
+                done.push((event.index, Outcome::Duplicate));
             }
+            !is_taken
+        });
+        let any = self.todo.len() < before;
+        if any {
+            self.narrow = None;
+            self.refusals = 0;
         }
-        self.todo = todo;
-        self.narrow = None;
-        self.refusals = 0;
-        true
+        any
     }
 
     /// One of the first `chunk` events makes the write fail by itself: tries fewer at a time,

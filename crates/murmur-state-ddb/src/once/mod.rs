@@ -12,6 +12,7 @@ mod row;
 mod rules;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
@@ -93,7 +94,7 @@ impl<C> Batch<'_, C> {
         &self,
         slots: &Slots,
         keys: impl Iterator<Item = &'k Key>,
-    ) -> HashMap<Key, Image> {
+    ) -> HashMap<Key, Arc<Image>> {
         let wants = |key: &Key| match slots.of(key).try_lock() {
             Some(known) => known.wants_a_read(),
             // Another batch is about to know it.
@@ -113,14 +114,13 @@ impl<C> Batch<'_, C> {
                 found.insert(key, row);
             }
         }
-        let image = |key: &Key| {
+        let mut image = |key: &Key| {
             let row = found.remove(key).unwrap_or_default();
             Image::of(&self.table.place().at(key), &row).ok()
         };
-        let mut image = image;
-        wanted
-            .into_iter()
-            .filter_map(|key| Some((key.clone(), image(key)?)))
+        let known = wanted.into_iter();
+        known
+            .filter_map(|key| Some((key.clone(), Arc::new(image(key)?))))
             .collect()
     }
 }

@@ -23,8 +23,8 @@ pub(crate) struct Image {
     pub(crate) is_begun: bool,
     /// The ids it forgets when they move on the next time, in order.
     pub(crate) prev: Vec<Element>,
-    /// The ids that have come since they moved on.
-    pub(crate) cur: Vec<Element>,
+    /// The ids that have come since they moved on, in order.
+    cur: Vec<Element>,
     pub(crate) tops: Tops,
     /// Bytes of the row without its ids.
     base: usize,
@@ -54,7 +54,8 @@ impl Image {
         };
         let mut prev = elements(place, row, PREV)?;
         prev.sort_unstable();
-        let cur = elements(place, row, CUR)?;
+        let mut cur = elements(place, row, CUR)?;
+        cur.sort_unstable();
         // A row is begun by ids, and ids move on only where there are some.
         if is_begun == cur.is_empty() || !is_begun && !prev.is_empty() {
             let expected = "the ids of the last events, where there is `per` and only there";
@@ -71,9 +72,11 @@ impl Image {
         })
     }
 
-    /// The ids that it has itself.
-    pub(crate) fn ids(&self) -> HashSet<Element> {
-        self.cur.iter().chain(&self.prev).copied().collect()
+    /// Whether the row itself has the event.
+    pub(crate) fn has(&self, id: &Element) -> bool {
+        [&self.cur, &self.prev]
+            .iter()
+            .any(|ids| ids.binary_search(id).is_ok())
     }
 
     /// The bytes that one generation of ids may have in a row of `budget`: half of what the rest of
@@ -96,7 +99,7 @@ fn has_ids_alone(row: &Item, set: &str) -> bool {
 #[derive(Debug, Default)]
 pub(crate) struct Known {
     /// The last answer that told it as a whole.
-    image: Option<Image>,
+    image: Option<Arc<Image>>,
     /// How many ids this process has added since.
     added: usize,
     /// Whether others were found to write it too.
@@ -134,8 +137,8 @@ impl Paged {
 }
 
 impl Known {
-    pub(crate) fn image(&self) -> Option<&Image> {
-        self.image.as_ref()
+    pub(crate) fn image(&self) -> Option<Arc<Image>> {
+        self.image.clone()
     }
 
     /// A batch begins: whether it should read the row first.
@@ -151,7 +154,7 @@ impl Known {
 
     /// The row as an answer tells it, after a write of `mine` ids where it is a write's. An answer
     /// that may be older than what is known (`is_newest` is false) is passed over if it is.
-    pub(crate) fn see(&mut self, image: Image, mine: usize, is_newest: bool) {
+    pub(crate) fn see(&mut self, image: Arc<Image>, mine: usize, is_newest: bool) {
         let Some(before) = &self.image else {
             self.image = Some(image);
             return;
@@ -173,7 +176,7 @@ impl Known {
     }
 
     /// The row as the answer to a write that moved its ids on tells it.
-    pub(crate) fn moved_on(&mut self, image: Image) {
+    pub(crate) fn moved_on(&mut self, image: Arc<Image>) {
         self.paged = Paged::default();
         self.is_due = false;
         self.added = 0;
@@ -264,5 +267,127 @@ impl Slots {
         }
         young.insert(key.clone(), Arc::clone(&slot));
         slot
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::primitives::Blob;
+
+    use super::*;
+    use crate::any_rows::{holds, look_at};
+    use crate::attribute::{PK, SK, TOPS, V, number};
+
+    fn ids(first: u8, count: u8) -> AttributeValue {
+        let ids = first..first + count;
+        AttributeValue::Bs(ids.map(|id| Blob::new([id; Element::BYTES])).collect())
+    }
+
+    fn row(attributes: &[(&str, AttributeValue)]) -> Item {
+        let common = [
+            (PK, AttributeValue::S("a".into())),
+            (SK, number(0)),
+            (V, number(5)),
+        ];
+        let all = common.iter().chain(attributes).cloned();
+        all.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    fn place() -> Place {
+        Place::table("Int64SumStore", "totals")
+    }
+
+    #[test]
+    fn no_row_is_taken_for_another() {
+        let tops = AttributeValue::M(HashMap::from([("3".to_owned(), number(1_800_000_000))]));
+        let good = [
+            Item::new(),
+            row(&[(LED, AttributeValue::Bool(true))]),
+            row(&[(PER, number(0)), (CUR, ids(1, 2))]),
+            row(&[
+                (PER, number(7)),
+                (CUR, ids(1, 2)),
+                (PREV, ids(3, 3)),
+                (TOPS, tops),
+            ]),
+        ];
+        look_at(&good, &[CUR, PREV, PER, TOPS, HOT, LED], |row| {
+            let Ok(image) = Image::of(&place(), row) else {
+                return false;
+            };
+            assert!(row.is_empty() || image.is_begun || row.contains_key(LED));
+            assert_eq!(image.is_begun, row.contains_key(PER), "{row:?}");
+            assert!(!image.is_begun || holds(row, PER, Some(&number(image.per))));
+            for (set, ids) in [(CUR, &image.cur), (PREV, &image.prev)] {
+                match row.get(set) {
+                    None => assert!(ids.is_empty()),
+                    Some(AttributeValue::Bs(found)) => {
+                        assert_eq!(found.len(), ids.len());
+                        assert!(ids.iter().all(|id| image.has(id)), "{row:?}");
+                    }
+                    Some(_) => panic!("no ids: {row:?}"),
+                }
+            }
+            assert!(!row.contains_key(HOT));
+            true
+        });
+    }
+
+    fn known(cur: u8, prev: u8) -> Known {
+        let mut known = Known::default();
+        let row = row(&[
+            (PER, number(7)),
+            (CUR, ids(1, cur)),
+            (PREV, ids(100, prev.max(1))),
+        ]);
+        known.see(Arc::new(Image::of(&place(), &row).unwrap()), 0, true);
+        known
+    }
+
+    #[test]
+    fn a_generation_is_half_of_what_the_rest_of_the_row_leaves() {
+        let budget = 1024;
+        // About 25 bytes of row, and 21 for each id.
+        let fits = (0..60)
+            .rev()
+            .find(|ids| !known(1, 20).should_move_on(*ids, budget));
+        assert_eq!(fits, Some(22));
+        let mut one = known(1, 20);
+        one.added(20);
+        assert!(!one.should_move_on(1, budget) && one.should_move_on(3, budget));
+        // A row whose value takes a budget gets another one.
+        let half = |base| {
+            Image {
+                base,
+                ..Image::default()
+            }
+            .half(budget)
+        };
+        assert_eq!([half(24), half(768), half(769)], [500, 128, 639]);
+        assert!((0..5000).all(|base| half(base) >= budget / 8));
+        assert!(half(10) > 0 && Image::default().half(0) == 0);
+    }
+
+    #[test]
+    fn of_several_writers_the_one_that_crosses_the_line_moves_the_ids_on() {
+        let budget = 1024;
+        let see = |known: &mut Known, cur, mine| {
+            let row = row(&[(PER, number(7)), (CUR, ids(1, cur))]);
+            known.see(Arc::new(Image::of(&place(), &row).unwrap()), mine, true);
+            known.look_whose_turn(mine, budget);
+        };
+        let mut alone = known(16, 20);
+        see(&mut alone, 18, 2);
+        assert!(!alone.should_move_on(1, budget), "nobody else writes it");
+        let mut crosses = known(10, 20);
+        see(&mut crosses, 18, 2);
+        assert!(crosses.should_move_on(1, budget));
+        let mut before = known(10, 20);
+        see(&mut before, 16, 2);
+        assert!(!before.should_move_on(1, budget));
+        let mut after = known(10, 20);
+        see(&mut after, 20, 2);
+        assert!(!after.should_move_on(1, budget));
+        assert!(after.should_move_on(4, budget), "in the end anybody does");
     }
 }

@@ -40,7 +40,7 @@ impl Rules {
             horizon,
             // 24 h 30 min of 26 h: the margin grows with the horizon.
             too_old: horizon / 52 * 49,
-            undated: Duration::from_secs(3600),
+            undated: (horizon / 26).min(Duration::from_secs(3600)),
             before_ttl: Duration::from_secs(2 * 3600),
             page_life: horizon / 13 * 24,
             ids_per_update: 70,
@@ -67,6 +67,7 @@ mod tests {
         let rules = Rules::default();
         assert_eq!(rules.horizon, minutes(26 * 60));
         assert_eq!(rules.too_old, minutes(24 * 60 + 30));
+        assert_eq!(rules.undated, minutes(60));
         assert_eq!(rules.page_life, minutes(48 * 60));
         assert_eq!(rules.ledger_life, minutes(48 * 60));
     }

@@ -34,7 +34,7 @@ enum Filled {
 impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// Takes out the events that are in the row or in any page that it may have.
     pub(super) async fn look_up(&mut self, image: &Image) -> Step {
-        self.take_out(&image.ids());
+        self.take_out(|id| image.has(id));
         let events = self.todo.iter();
         let pages = events.flat_map(|event| image.tops.pages(&event.element));
         let names: Vec<String> = pages.map(|page| self.page_name(&page)).collect();
@@ -44,7 +44,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             for page in markers.get_many(&names, self.batch.deadline).await? {
                 taken.extend(elements(&markers.table.place(), &page, IDS)?);
             }
-            self.take_out(&taken);
+            self.take_out(|id| taken.contains(id));
         }
         self.clear = Some(image.per);
         Ok(())

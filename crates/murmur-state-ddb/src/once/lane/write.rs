@@ -32,7 +32,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             }
             Sent::Done(Some(row)) => {
                 self.settle(chunk, &Outcome::Applied);
-                let image = Image::of(&self.place, &row)?;
+                let image = self.image(&row)?;
                 self.follow(&image);
                 known.see(image, chunk, true);
                 known.look_whose_turn(chunk, self.batch.budget());
@@ -64,7 +64,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             Sent::Done(row) => {
                 self.settle(chunk, &Outcome::Applied);
                 self.makes_room = false;
-                let image = Image::of(&self.place, &row.unwrap_or_default())?;
+                let image = self.image(&row.unwrap_or_default())?;
                 tracing::trace!(
                     key = %self.key, table = %self.batch.table.name, per = image.per,
                     "its ids moved on",
@@ -123,7 +123,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         reach: Reach,
         row: Item,
     ) -> Step {
-        let image = Image::of(&self.place, &row)?;
+        let image = self.image(&row)?;
         let is_reached = reach.has(before, &image);
         let any = self.follow(&image);
         known.see(image, 0, true);
@@ -144,7 +144,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     fn follow(&mut self, image: &Image) -> bool {
         let at_most_once = |per: &u64| image.per == *per || image.per == per.saturating_add(1);
         self.clear = self.clear.filter(at_most_once).map(|_| image.per);
-        self.take_out(&image.ids())
+        self.take_out(|id| image.has(id))
     }
 }
 
