@@ -20,8 +20,8 @@ const MAX_ID_BYTES: usize = 2048;
 /// The marker table: what exactly-once pipelines remember outside their rows, claims of ids that
 /// expire, and checkpoints that do not.
 ///
-/// For `exactly_once` it holds one row per second and hot key, one per turn of a row from cold to
-/// hot, and a control row per state table; see the crate's documentation.
+/// For `exactly_once` it holds pages of about 40 event ids that state rows have no room for, and a
+/// control row per state table; see the crate's documentation.
 ///
 /// A claim is one conditional put of (id, owner, expiry). A put whose answer was lost is
 /// recognised by its owner when it is repeated; a row past its expiry blocks nobody, though
@@ -101,14 +101,14 @@ impl Deduper {
         Ok(self)
     }
 
-    /// How long an exactly-once pipeline remembers an event at the least, which is also how long
-    /// its rows keep ids. Events older than 49/52 of it are refused as
-    /// [`TooOld`](StoreError::TooOld). All processes of a pipeline must say the same; the state
-    /// table remembers it.
+    /// How long after its creation an event may come to an exactly-once pipeline. Events older than
+    /// 49/52 of it are refused as [`TooOld`](StoreError::TooOld), and pages of ids live 24/13 of it after
+    /// the last creation in them. All processes of a pipeline must say the same; the state table
+    /// remembers it.
     ///
-    /// Default [`HORIZON`], 26 h: the 24 h a stream keeps its records, and 2 h for clocks up to
-    /// 45 minutes off and stalls up to 15 minutes. Longer costs storage, and write units where
-    /// rows grow past 1 KB.
+    /// Default [`HORIZON`], 26 h: the 24 h a stream keeps its records, and 2 h for late deliveries.
+    /// Events are refused from 24 h 30 min on, pages live for 48 h; so a clock may be 23 h off before
+    /// anything counts twice. Longer costs storage only.
     ///
     /// # Errors
     ///

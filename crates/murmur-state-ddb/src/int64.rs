@@ -83,13 +83,19 @@ int64_store! {
     ///
     /// # Exactly once
     ///
-    /// The ids of the events a row has taken are kept in the row (a *cold* row), and in rows of
-    /// the marker table where that costs less (a *hot* one). An event's id is kept for at least
-    /// the [horizon](crate::Deduper::horizon); an event older than it allows is
-    /// [`StoreError::TooOld`]. A cold row costs one request and one write unit per KB for up to
-    /// 70 events of one batch and key; a hot one one transaction, two write units per KB of the
-    /// row and of one marker row per second in which its events were made. Cloned stores share
-    /// what they know of rows; separate ones learn it by a refused write.
+    /// A row keeps the ids of the last events it has taken, and one conditional update takes ids and
+    /// total together. When they take more than half of the
+    /// [budget](TableOptions::row_budget), the older ones are written to *pages*, rows of the marker
+    /// table, and then forgotten. An event older than the [horizon](crate::Deduper::horizon) allows is
+    /// [`StoreError::TooOld`]; one without a creation time that was handed over more than an hour ago is
+    /// [`StoreError::DeadlinePassed`], and comes again.
+    ///
+    /// It costs one request and one write unit per KB of the row for up to 70 events of one batch and
+    /// key, a write unit for each page of about 40 ids, mostly twice, and a consistent read of an event's
+    /// page where it is no newer than what was paged out. Rows that this process has not written lately
+    /// are read first, all rows of a batch together, at half a read unit each. Cloned stores share what
+    /// they know of rows; separate ones learn it by a refused write. Never delete a row by hand: the ids
+    /// in it go with it.
     ///
     /// # At least once
     ///

@@ -341,8 +341,8 @@ impl<'a> Pair<'a> {
                     place,
                     advice: format!(
                         "it takes no transactions ({message}), and the exact modes need them; \
-                         global tables of multi-region strong consistency (MRSC) have none: make \
-                         the state and marker tables as tables of one region"
+                         global tables of multi-region strong consistency (MRSC) have none, and no \
+                         Time to Live: make the state and marker tables as tables of one region"
                     ),
                     source: Some(Arc::new(error)),
                 },
