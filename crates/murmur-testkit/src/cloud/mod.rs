@@ -40,7 +40,7 @@
 //! | in a transaction: `SET` of a key attribute | **applied**; AWS documents a refusal | `ValidationException` |
 //! | the words of a `ValidationException` | those of AWS of late | others |
 //!
-//! Not modelled: eventually consistent reads (they are up to date), secondary indexes in the books,
+//! Not modelled: secondary indexes in the books, queries and scans that are not up to date,
 //! splits and adaptive capacity of partitions, throttled reads by load. AWS documents neither what a cancelled
 //! transaction costs nor what a batch write does at a held item: it is booked in full, and the
 //! item is left unprocessed.
@@ -58,6 +58,7 @@ mod sent;
 mod server;
 mod spells;
 mod tokens;
+mod versions;
 mod weather;
 
 use std::collections::HashMap;
@@ -74,6 +75,7 @@ pub use crate::wire::Request;
 
 pub use connection::Process;
 pub use count::{Fault, Met, Usage};
+pub use region::Answered;
 pub use weather::Weather;
 
 use region::Region;
@@ -223,6 +225,11 @@ impl Cloud {
     /// [rewriter](Process::rewrite).
     pub fn rewrite(&self, rewriter: impl Fn(&mut Request) + Send + Sync + 'static) {
         self.0.state().rewriter = Some(Arc::new(rewriter));
+    }
+
+    /// Shows every request of a process that has been served, with its answer, to `observer`.
+    pub fn observe(&self, observer: impl Fn(&Answered<'_>) + Send + Sync + 'static) {
+        self.0.state().observer = Some(Arc::new(observer));
     }
 
     /// Completes once no request is under way any more, stalled ones included, which arrive then.
