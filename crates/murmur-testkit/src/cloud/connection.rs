@@ -58,6 +58,8 @@ struct State {
     dice: Rng,
     rewriter: Option<Arc<Rewriter>>,
     answers: Option<Arc<AnswerRewriter>>,
+    /// Whether its writes arrive twice.
+    twice: bool,
     /// How many requests are left to it; the last one is never answered.
     left: Option<u64>,
 }
@@ -146,6 +148,7 @@ impl Process {
             ),
             rewriter: None,
             answers: None,
+            twice: false,
             left: None,
         };
         Self(Arc::new(Shared {
@@ -191,6 +194,16 @@ impl Process {
         rewriter: impl Fn(&Request, Option<&mut Value>) -> Option<Value> + Send + Sync + 'static,
     ) {
         self.0.state().answers = Some(Arc::new(rewriter));
+    }
+
+    /// Has every write that arrives be served twice; the client hears the second answer.
+    pub fn send_writes_twice(&self) {
+        self.0.state().twice = true;
+    }
+
+    /// Its number, from 1 on.
+    pub fn number(&self) -> u64 {
+        self.0.number
     }
 
     /// Kills it. Requests under way arrive all the same, none is answered any more, and no other
@@ -457,6 +470,11 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
         Some(Fault::Misfit) => Some(Ok(region.misfit(&sent, fate.detail))),
         Some(Fault::Conflict) => Some(region.conflict(sent, fate.detail).await),
         fault => {
+            let twice = write && process.0.state().twice;
+            if let Some(first) = sent.again().filter(|_| twice) {
+                // Nobody hears what became of the first.
+                let _ = region.arrive(first).await;
+            }
             let result = region.arrive(sent).await;
             let applied = write && result.as_ref().is_ok_and(Answer::is_ok);
             if let Some(fault) = fault {

@@ -180,14 +180,18 @@ impl Cloud {
     }
 
     /// Removes from a table with these key attributes what Time to Live would have by now, going
-    /// by the attribute `ttl`; how many rows that were.
+    /// by the attribute `ttl`; the keys of these rows.
     ///
     /// # Panics
     ///
     /// If the table cannot be read.
-    pub async fn expire(&self, table: &str, keys: &[&str]) -> u64 {
+    pub async fn expire(
+        &self,
+        table: &str,
+        keys: &[&str],
+    ) -> Vec<HashMap<String, AttributeValue>> {
         let now = self.0.now().as_secs();
-        let mut removed = 0;
+        let mut removed = Vec::new();
         for row in self.rows(table).await {
             let expired = match row.get("ttl") {
                 Some(AttributeValue::N(ttl)) => ttl.parse().is_ok_and(|ttl: i64| ttl < now),
@@ -198,16 +202,19 @@ impl Cloud {
             }
             let key = row.into_iter();
             let key = key.filter(|(name, _)| keys.contains(&name.as_str()));
+            let key: HashMap<_, _> = key.collect();
             let deletion = self
                 .admin()
                 .delete_item()
                 .table_name(table)
-                .set_key(Some(key.collect()))
+                .set_key(Some(key.clone()))
                 .condition_expression("#ttl < :now")
                 .expression_attribute_names("#ttl", "ttl")
                 .expression_attribute_values(":now", AttributeValue::N(now.to_string()));
             // Refused: somebody wrote it meanwhile.
-            removed += u64::from(deletion.send().await.is_ok());
+            if deletion.send().await.is_ok() {
+                removed.push(key);
+            }
         }
         removed
     }

@@ -50,6 +50,15 @@ impl Sent {
         }
     }
 
+    /// The same request once more, unless it goes to a real server.
+    pub(super) fn again(&self) -> Option<Self> {
+        self.wire.is_none().then(|| Self {
+            request: self.request.clone(),
+            wire: None,
+            ..*self
+        })
+    }
+
     /// Whether it reads or writes items: these are what the weather strikes.
     pub(super) fn is_about_items(&self) -> bool {
         let operation = self.request.operation.as_str();
