@@ -14,6 +14,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use murmur_state::Causes;
 use tokio::runtime::Builder;
+use tokio::task::LocalSet;
 
 /// How often each kind of thing was met.
 ///
@@ -136,7 +137,7 @@ pub(crate) fn guarded<T>(
         false => builder.enable_all(),
     };
     let played = catch_unwind(AssertUnwindSafe(|| {
-        must("a runtime", builder.build()).block_on(work())
+        must("a runtime", builder.build()).block_on(LocalSet::new().run_until(work()))
     }));
     played.map_err(|panic| message(&*panic))
 }

@@ -19,6 +19,7 @@ mod rule;
 mod scenario;
 mod stage;
 mod totals;
+mod wire;
 mod world;
 
 use std::collections::HashSet;
@@ -124,7 +125,8 @@ async fn play(world: World) -> Played {
             () = sweep(&world) => panic!("Time to Live never ends"),
         }
     };
-    // Requests that stall arrive in the end.
+    // Machines that are suspended go on, and requests that stall arrive in the end.
+    world.wake().await;
     world.time.sleep(*scenario.weather.stall_for.end()).await;
     if scenario.sweep.is_some() {
         world.sweep().await;

@@ -7,7 +7,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind, in the order of the table.
-pub(super) const KINDS: [&str; 33] = [
+pub(super) const KINDS: [&str; 42] = [
     "redelivered records",
     "batches again",
     "regroupings",
@@ -37,10 +37,19 @@ pub(super) const KINDS: [&str; 33] = [
     "retries",
     "duplicates recognised",
     "too old",
-    "ids moved on",
+    "reads of older items",
+    "moves of ids",
+    "changes of a row's level",
+    "refusals after one move",
+    "refusals after several moves",
     "pages written",
-    "pages looked up",
-    "expired rows removed",
+    "pages of undated events",
+    "pages written after the move they were for",
+    "look-ups in pages",
+    "duplicates found in pages",
+    "pages expired",
+    "pages made anew after they expired",
+    "rows of windows expired",
 ];
 
 /// A server answers at once, so that nothing is held, no second has too many writes, and no machine

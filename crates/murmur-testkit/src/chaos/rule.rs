@@ -1,18 +1,22 @@
 //! The rules of the exactly-once protocol, each of which can be left out.
 //!
-//! Most are left out on the way to DynamoDB, by changing what the store has sent: the product has
-//! no switch for them. The rest are numbers that the store takes for tests.
+//! Most are left out on the way to DynamoDB and back, by changing what the store has sent and what
+//! it is answered: the product has no switch for them. The rest are numbers that the store takes
+//! for tests, and what a process is given: records, and a clock.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::PipelineName;
-use murmur_state_ddb::Rules;
 use serde_json::{Map, Value, json};
 
-use super::pipeline::NAME;
 use super::scenario::Scenario;
-use crate::cloud::Request;
-use crate::rewrite::{mentions, parts, parts_mut, replace};
+use super::wire::{InHand, RowName, Write, elements, number, page_of, pages_read, row_of};
+use super::wire::{rows_in, second};
+use crate::cloud::{Process, Request};
+use crate::rewrite::{mentions, replace};
+use crate::runs::lock;
 use crate::time::Time;
 
 /// Longer than any run.
@@ -21,63 +25,114 @@ const NEVER: Duration = Duration::from_secs(1_000_000_000);
 /// A rule of the exactly-once protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
-    /// A write is refused if the row has taken an id lately.
+    /// A write is refused if the row has taken one of its ids since the ids moved on.
     IdsInCur,
-    /// It is refused if the row has taken an id before that.
+    /// It is refused if the row has taken one of its ids before that.
     IdsInPrev,
-    /// A plain write is conditional on the ids having moved on once at the most since they were read.
+    /// A plain write is refused if the ids have moved on since the row was known.
     PerAsRead,
-    /// Ids move on only where nobody else has moved them on meanwhile.
-    MovesOnOnce,
-    /// What a row forgets is in pages before.
+    /// It may be that they have moved on once, and not twice.
+    PerOnceAtMost,
+    /// Ids move on only where they have not moved on since the row was known.
+    MovesOnce,
+    /// Ids move on inside the row: what it has becomes `prev`, not a copy that was read.
+    MovesInPlace,
+    /// An event is looked for in `prev` of the row as it is known, before it is written.
+    PrevChecked,
+    /// It is looked for again in `prev` of each row that an answer to a write shows.
+    PrevCheckedAgain,
+    /// A row is known by one answer, not by what a process thinks its own move has made of it.
+    ImageOfOneAnswer,
+    /// What a row forgets is written to pages before.
     PagesWritten,
+    /// All of these pages are acknowledged before.
+    PagesAcknowledged,
     /// An event is looked up in the pages where it may be.
     PagesConsulted,
-    /// The row says how far its pages reach.
+    /// The look-up asks for a consistent answer.
+    PagesConsistent,
+    /// Pages are read after the row is known; what they were before says nothing.
+    PagesReadAfterRow,
+    /// When the ids have moved on several times, an event is looked up again.
+    LookedUpAgain,
+    /// The row says which pages it has.
     TopsRaised,
-    /// All name an event by the same second.
-    FlooredSecond,
-    /// Pages live longer than their events can come.
+    /// What it says is never lowered.
+    TopsNeverLowered,
+    /// It says so for each level.
+    TopsByLevel,
+    /// It says whether there are pages of events without a creation time.
+    TopsUndated,
+    /// All processes name an event by the same second.
+    SameSecond,
+    /// A page lives longer than its events can come.
     PagesLive,
-    /// State rows live longer than their contributions can come.
-    RowsLive,
-    /// An event too old is not applied.
+    /// An event that is so old that its page may be gone is not written.
     TooOld,
+    /// Its age is judged after it was looked up.
+    TooOldAfterLookUp,
+    /// An event without a creation time is given up an hour after it was handed over.
+    UndatedGivenUp,
+    /// A state row lives longer than its contributions can come.
+    RowsLive,
+    /// Nothing is added to a row in the two hours before it may be removed.
+    NothingBeforeTtl,
     /// An update carries no more ids than a condition can name.
     FewIds,
-    /// A refused write is judged by the ids in the row before anything else.
+    /// A refused write is judged by the ids of the row that refused it, and only then by its value.
     IdsJudgedFirst,
+    /// A value that was read is replaced only if it is still there.
+    VersionAsRead,
+    /// It is replaced only if the ids have not moved on either.
+    PerAsReadInSwaps,
+    /// A request is sent once.
+    SentOnce,
 }
 
-/// Changes requests on their way.
-pub(super) type Rewriter = Box<dyn Fn(&mut Request) + Send + Sync>;
-
-/// What a rewriter knows of the process it is in.
+/// What a rule that is left out knows of the process it is left out in.
 pub(super) struct Interference {
     pub(super) time: Time,
-    pub(super) skew: i64,
-    /// How many processes were started before.
-    pub(super) number: u64,
     pub(super) state: String,
-    pub(super) markers: String,
+    /// The events that processes are at.
+    pub(super) in_hand: InHand,
+    /// How many invocations the process has begun.
+    pub(super) turn: Arc<AtomicU64>,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 31] = [
         Self::IdsInCur,
         Self::IdsInPrev,
         Self::PerAsRead,
-        Self::MovesOnOnce,
+        Self::PerOnceAtMost,
+        Self::MovesOnce,
+        Self::MovesInPlace,
+        Self::PrevChecked,
+        Self::PrevCheckedAgain,
+        Self::ImageOfOneAnswer,
         Self::PagesWritten,
+        Self::PagesAcknowledged,
         Self::PagesConsulted,
+        Self::PagesConsistent,
+        Self::PagesReadAfterRow,
+        Self::LookedUpAgain,
         Self::TopsRaised,
-        Self::FlooredSecond,
+        Self::TopsNeverLowered,
+        Self::TopsByLevel,
+        Self::TopsUndated,
+        Self::SameSecond,
         Self::PagesLive,
-        Self::RowsLive,
         Self::TooOld,
+        Self::TooOldAfterLookUp,
+        Self::UndatedGivenUp,
+        Self::RowsLive,
+        Self::NothingBeforeTtl,
         Self::FewIds,
         Self::IdsJudgedFirst,
+        Self::VersionAsRead,
+        Self::PerAsReadInSwaps,
+        Self::SentOnce,
     ];
 
     /// As it is written on a command line.
@@ -98,62 +153,326 @@ impl Rule {
         match self {
             Self::PagesLive => rules.page_life = Duration::from_secs(3600),
             Self::TooOld => rules.too_old = NEVER,
+            Self::UndatedGivenUp => rules.undated = NEVER,
+            Self::NothingBeforeTtl => rules.before_ttl = Duration::ZERO,
             Self::FewIds => rules.ids_per_update = 1000,
             _ => {}
         }
     }
 
-    /// What leaves the rule out on the way to DynamoDB, if it is none of numbers.
-    pub(super) fn rewriter(self, own: Interference) -> Option<Rewriter> {
-        let condition = |from: &'static str, to: &'static str| -> Option<Rewriter> {
-            Some(Box::new(move |request| {
-                for part in parts_mut(&mut request.body) {
-                    replace(part, "ConditionExpression", from, to);
-                }
-            }))
-        };
+    /// Leaves the rule out in what a process sends and is answered, where it is to be found there.
+    pub(super) fn interfere(self, process: &Process, own: Interference) {
         match self {
-            Self::IdsInCur => condition("contains(cur,", "contains(zzz,"),
-            Self::IdsInPrev => condition("contains(prev,", "contains(zzz,"),
-            Self::PerAsRead => of_plain(|part| {
-                for (from, to) in [
-                    ("(per BETWEEN :per AND :after", "(attribute_exists(per)"),
-                    ("per BETWEEN :per AND :after", "attribute_exists(per)"),
-                ] {
-                    replace(part, "ConditionExpression", from, to);
+            Self::IdsInCur => {
+                in_writes(process, |_, part| condition(part, "contains(cur,", "contains(zzz,"));
+            }
+            Self::IdsInPrev => {
+                in_writes(process, |_, part| condition(part, "contains(prev,", "contains(zzz,"));
+            }
+            Self::PerAsRead => in_writes(process, |write, part| {
+                if write == Write::Plain {
+                    condition(part, "per BETWEEN :per AND :after", "per >= :per");
+                    values(part).remove(":after");
                 }
             }),
-            Self::RowsLive => Some(Box::new(move |request| {
-                let soon = own.time.now().as_secs() + 3600;
-                for part in parts_mut(&mut request.body) {
-                    let of_state = part.get("TableName") == Some(&json!(own.state));
-                    if let Some(ttl) = part
-                        .get_mut("ExpressionAttributeValues")
-                        .and_then(|values| values.pointer_mut("/:ttl/N"))
-                        && of_state
-                    {
-                        *ttl = json!(soon.to_string());
+            Self::PerOnceAtMost => in_writes(process, |_, part| {
+                if let Some(after) = values(part).get_mut(":after") {
+                    let twice = number(after).unwrap_or_default() + 1;
+                    *after = json!({ "N": twice.to_string() });
+                }
+            }),
+            Self::MovesOnce => in_writes(process, |write, part| {
+                if write == Write::Move {
+                    condition(part, "per = :per", "per >= :per");
+                }
+            }),
+            Self::PerAsReadInSwaps => in_writes(process, |write, part| {
+                if write == Write::Plain && mentions(part, "UpdateExpression", "ver = :next") {
+                    condition(part, "per = :per", "per >= :per");
+                }
+            }),
+            Self::VersionAsRead => in_writes(process, |_, part| {
+                condition(part, "ver = :ver AND tok = :known", "ver >= :zero");
+                let values = values(part);
+                if values.remove(":ver").is_some() {
+                    values.remove(":known");
+                    values.insert(":zero".to_owned(), json!({ "N": "0" }));
+                }
+            }),
+            Self::IdsJudgedFirst => in_writes(process, |write, part| {
+                if write == Write::Plain {
+                    part.remove("ReturnValuesOnConditionCheckFailure");
+                }
+            }),
+            Self::TopsRaised => in_writes(process, |_, part| {
+                replace(part, "UpdateExpression", ", tops = :tops", "");
+                values(part).remove(":tops");
+            }),
+            Self::TopsByLevel => in_tops(process, |tops| {
+                let levels = std::mem::take(tops).into_iter();
+                tops.extend(levels.map(|(level, second)| {
+                    let coarser = level.parse().map(|level: i64| (level + 1).min(24).to_string());
+                    (coarser.unwrap_or(level), second)
+                }));
+            }),
+            Self::TopsUndated => in_tops(process, |tops| {
+                tops.remove("undated");
+            }),
+            Self::TopsNeverLowered => tops_of_last_pages(process),
+            Self::PagesWritten => in_writes(process, |write, part| {
+                if write == Write::PageOut {
+                    let other = aws_smithy_types::base64::encode([0xff; 21]);
+                    values(part).insert(":ids".to_owned(), json!({ "BS": [other] }));
+                }
+            }),
+            Self::PagesAcknowledged => process.rewrite_answers(|request, answer| {
+                let unanswered = answer.is_none() && Write::of(request) == Some(Write::PageOut);
+                let ids = &request.body["ExpressionAttributeValues"][":ids"];
+                unanswered.then(|| json!({ "Attributes": { "ids": ids } }))
+            }),
+            Self::PagesConsulted => process.rewrite(|request| redirect(request, |_| true)),
+            Self::PagesConsistent => process.rewrite(|request| {
+                if !pages_read(request).is_empty()
+                    && let Some(tables) = request.body["RequestItems"].as_object_mut()
+                {
+                    for part in tables.values_mut().filter_map(Value::as_object_mut) {
+                        part.remove("ConsistentRead");
                     }
                 }
-            })),
-            Self::IdsJudgedFirst => of_plain(|part| {
-                part.remove("ReturnValuesOnConditionCheckFailure");
             }),
-            _ => None,
+            Self::PagesReadAfterRow => pages_remembered(process),
+            Self::LookedUpAgain => looked_up_once(process, own),
+            Self::MovesInPlace => moves_by_copy(process),
+            Self::PrevChecked => hide_in_prev(process, own, |request| request.operation != "UpdateItem"),
+            Self::PrevCheckedAgain => {
+                hide_in_prev(process, own, |request| request.operation == "UpdateItem");
+            }
+            Self::ImageOfOneAnswer => computed_prev(process),
+            Self::RowsLive => in_writes(process, move |_, part| {
+                let soon = own.time.now().as_secs() + 3600;
+                let of_state = part.get("TableName") == Some(&json!(own.state));
+                if let Some(ttl) = values(part).get_mut(":ttl").filter(|_| of_state) {
+                    *ttl = json!({ "N": soon.to_string() });
+                }
+            }),
+            Self::SentOnce => process.send_writes_twice(),
+            Self::SameSecond
+            | Self::PagesLive
+            | Self::TooOld
+            | Self::TooOldAfterLookUp
+            | Self::UndatedGivenUp
+            | Self::NothingBeforeTtl
+            | Self::FewIds => {}
         }
     }
 }
 
-/// A rewriter of the plain writes of exactly-once: to rows that are not hot.
-fn of_plain(change: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) -> Option<Rewriter> {
-    Some(Box::new(move |request| {
-        if let Some(part) = request.body.as_object_mut()
-            && request.operation == "UpdateItem"
-            && mentions(part, "UpdateExpression", ":new")
+/// Changes the writes of exactly-once.
+fn in_writes(
+    process: &Process,
+    change: impl Fn(Write, &mut Map<String, Value>) + Send + Sync + 'static,
+) {
+    process.rewrite(move |request| {
+        if let Some(write) = Write::of(request)
+            && let Some(part) = request.body.as_object_mut()
         {
-            change(part);
+            change(write, part);
         }
-    }))
+    });
+}
+
+fn condition(part: &mut Map<String, Value>, from: &str, to: &str) {
+    replace(part, "ConditionExpression", from, to);
+}
+
+/// The values of a write's expressions, which all have some.
+fn values(part: &mut Map<String, Value>) -> &mut Map<String, Value> {
+    let values = part.entry("ExpressionAttributeValues");
+    let values = values.or_insert_with(|| json!({}));
+    values.as_object_mut().unwrap_or_else(|| panic!("values are no map"))
+}
+
+/// Changes what a row is to say of its pages.
+fn in_tops(process: &Process, change: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) {
+    in_writes(process, move |_, part| {
+        let tops = values(part).get_mut(":tops");
+        let tops = tops.and_then(|tops| tops["M"].as_object_mut());
+        if let Some(tops) = tops {
+            change(tops);
+        }
+    });
+}
+
+/// Has look-ups go where nothing is, for the rows that `wanted` names.
+fn redirect(request: &mut Request, wanted: impl Fn(&RowName) -> bool) {
+    if request.operation != "BatchGetItem" {
+        return;
+    }
+    let tables = request.body["RequestItems"].as_object_mut();
+    for (_, part) in tables.into_iter().flatten() {
+        for key in part["Keys"].as_array_mut().into_iter().flatten() {
+            let Some(name) = key["pk"]["S"].as_str() else {
+                continue;
+            };
+            if page_of(name).is_some_and(|(row, _)| wanted(&row)) {
+                key["pk"]["S"] = json!(format!("nothing {name}"));
+            }
+        }
+    }
+}
+
+/// The row says of its pages what the last move wrote, no matter what it said before.
+fn tops_of_last_pages(process: &Process) {
+    let written: Mutex<HashMap<RowName, BTreeMap<String, i64>>> = Mutex::default();
+    in_writes(process, move |write, part| match write {
+        Write::PageOut => {
+            let name = part["Key"]["pk"]["S"].as_str().unwrap_or_default();
+            let Some((row, level)) = page_of(name) else {
+                return;
+            };
+            let level = level.map_or("undated".to_owned(), |level| level.to_string());
+            let seconds = elements(&values(part)[":ids"]).map(|element| second(&element));
+            let last = seconds.max().unwrap_or_default();
+            let mut written = lock(&written);
+            let top = written.entry(row).or_default().entry(level);
+            let top = top.or_insert(last);
+            *top = last.max(*top);
+        }
+        Write::Move => {
+            let row = row_of(&part["Key"]).unwrap_or_default();
+            let tops = lock(&written).remove(&row).unwrap_or_default().into_iter();
+            let tops: Map<String, Value> = tops
+                .map(|(level, second)| (level, json!({ "N": second.to_string() })))
+                .collect();
+            values(part).insert(":tops".to_owned(), json!({ "M": tops }));
+        }
+        Write::Plain => {}
+    });
+}
+
+/// A page that was read once is taken to be what it was then.
+fn pages_remembered(process: &Process) {
+    let pages: Mutex<HashMap<String, Option<Value>>> = Mutex::default();
+    process.rewrite_answers(move |request, answer| {
+        let names = pages_read(request);
+        let tables = answer.and_then(|answer| answer["Responses"].as_object_mut());
+        for (_, found) in tables.into_iter().flatten() {
+            let Some(found) = found.as_array_mut() else {
+                continue;
+            };
+            let mut pages = lock(&pages);
+            for name in &names {
+                let at = found.iter().position(|page| page["pk"]["S"] == json!(name));
+                let now = at.map(|at| found.swap_remove(at));
+                let then = pages.entry(name.clone()).or_insert(now);
+                found.extend(then.clone());
+            }
+        }
+        None
+    });
+}
+
+/// After a refusal because ids have moved on several times, events of the row are not looked up
+/// again in the same invocation.
+fn looked_up_once(process: &Process, own: Interference) {
+    let refused: Arc<Mutex<HashSet<(RowName, u64)>>> = Arc::default();
+    let (noted, turn) = (Arc::clone(&refused), Arc::clone(&own.turn));
+    process.rewrite_answers(move |request, answer| {
+        let composed = number(&request.body["ExpressionAttributeValues"][":per"]);
+        let found = answer.and_then(|answer| number(&answer["Item"]["per"]));
+        if let (Some(composed), Some(found), Some(row)) =
+            (composed, found, row_of(&request.body["Key"]))
+            && found > composed + 1
+        {
+            lock(&noted).insert((row, turn.load(Ordering::Relaxed)));
+        }
+        None
+    });
+    process.rewrite(move |request| {
+        let (refused, turn) = (lock(&refused), own.turn.load(Ordering::Relaxed));
+        redirect(request, |row| refused.contains(&(row.clone(), turn)));
+    });
+}
+
+/// `prev` becomes what the process knew of `cur`.
+fn moves_by_copy(process: &Process) {
+    let copies: Arc<Mutex<HashMap<RowName, Vec<Value>>>> = Arc::default();
+    let known = Arc::clone(&copies);
+    process.rewrite_answers(move |request, answer| {
+        let Some(answer) = answer else { return None };
+        let mut copies = lock(&known);
+        // What it added by a write that did not bring the row back is known, too.
+        let added = &request.body["ExpressionAttributeValues"][":new"]["BS"];
+        if Write::of(request) == Some(Write::Plain)
+            && answer.get("Item").is_none()
+            && answer.get("Attributes").is_none()
+            && let (Some(row), Some(added)) = (row_of(&request.body["Key"]), added.as_array())
+        {
+            copies.entry(row).or_default().extend(added.iter().cloned());
+        }
+        for (row, item) in rows_in(request, answer) {
+            let cur = item.get("cur").and_then(|cur| cur["BS"].as_array());
+            copies.insert(row, cur.cloned().unwrap_or_default());
+        }
+        None
+    });
+    in_writes(process, move |write, part| {
+        let row = row_of(&part["Key"]).unwrap_or_default();
+        let copy = lock(&copies).get(&row).cloned().unwrap_or_default();
+        if write == Write::Move && !copy.is_empty() {
+            replace(part, "UpdateExpression", "prev = cur", "prev = :copy");
+            values(part).insert(":copy".to_owned(), json!({ "BS": copy }));
+        }
+    });
+}
+
+/// The events that the process is at are not seen in `prev` of rows in the answers that `of` names.
+fn hide_in_prev(
+    process: &Process,
+    own: Interference,
+    of: impl Fn(&Request) -> bool + Send + Sync + 'static,
+) {
+    let number = process.number();
+    process.rewrite_answers(move |request, answer| {
+        let answer = answer.filter(|_| of(request))?;
+        let in_hand = lock(&own.in_hand);
+        let events = in_hand.get(&number)?;
+        for (_, item) in rows_in(request, answer) {
+            let Some(prev) = item.get_mut("prev") else {
+                continue;
+            };
+            let left: Vec<String> = elements(prev)
+                .filter(|element| !events.contains(&element[..16.min(element.len())]))
+                .map(aws_smithy_types::base64::encode)
+                .collect();
+            match left.is_empty() {
+                true => drop(item.remove("prev")),
+                false => *prev = json!({ "BS": left }),
+            }
+        }
+        None
+    });
+}
+
+/// After a move `prev` is taken to be what was known of `cur` before.
+fn computed_prev(process: &Process) {
+    let known: Mutex<HashMap<RowName, (u64, Value)>> = Mutex::default();
+    process.rewrite_answers(move |request, answer| {
+        for (row, item) in rows_in(request, answer?) {
+            let Some(per) = item.get("per").and_then(number) else {
+                continue;
+            };
+            let cur = item.get("cur").cloned().unwrap_or_default();
+            let before = lock(&known).insert(row, (per, cur));
+            if let Some((before, cur)) = before
+                && per == before + 1
+                && !cur.is_null()
+            {
+                item.insert("prev".to_owned(), cur);
+            }
+        }
+        None
+    });
 }
 
 #[cfg(test)]
@@ -163,7 +482,7 @@ mod tests {
     #[test]
     fn a_rule_is_named_as_on_a_command_line() {
         assert_eq!(Rule::PerAsRead.name(), "per-as-read");
-        let names: std::collections::HashSet<String> = Rule::ALL.map(Rule::name).into();
+        let names: HashSet<String> = Rule::ALL.map(Rule::name).into();
         assert_eq!(names.len(), Rule::ALL.len());
     }
 }

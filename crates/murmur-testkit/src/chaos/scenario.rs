@@ -130,6 +130,8 @@ pub struct Scenario {
     pub weather: Weather,
     /// How likely a machine is suspended during an invocation.
     pub suspended: f64,
+    /// For how long at most.
+    pub suspended_for: Duration,
     /// How far off the clocks of processes are at most, in seconds.
     pub skew: i64,
     /// Whether some records come at the end of their retention, so that clocks that are fast
@@ -211,8 +213,12 @@ impl Scenario {
                 ..Mapping::default()
             },
             trouble,
-            weather: spells(spelling, weather(rng)),
+            weather: {
+                let weather = spells(spelling, weather(rng));
+                days_late(spelling, window.is_some(), weather)
+            },
             suspended: pick(spelling, &[(1, 0.0), (1, 0.05)]),
+            suspended_for: longest(spelling, window.is_some()),
             skew,
             late,
             sweep: pick(rng, &[(1, None), (2, Some(6 * HOUR)), (1, Some(20 * HOUR))]),
@@ -302,6 +308,30 @@ fn weather(rng: &mut Rng) -> Weather {
         service: millis(pick(rng, &[(1, 0), (2, 1)])),
         partition_limit: pick(rng, &[(5, None), (1, Some(4.0))]),
         ..rates
+    }
+}
+
+/// How long a machine may be suspended, or a request be under way: the ids of rows do not go by time.
+/// That a row is not made anew which Time to Live has removed does, for rows that it removes: they
+/// allow for less than two hours, one of which is for requests.
+fn longest(rng: &mut Rng, expires: bool) -> Duration {
+    match expires {
+        true => 20 * MINUTE,
+        false => pick(rng, &[(1, 20 * MINUTE), (1, 5 * HOUR), (1, 30 * HOUR)]),
+    }
+}
+
+/// Adds requests that are under way for long, and reads of what was.
+fn days_late(rng: &mut Rng, expires: bool, weather: Weather) -> Weather {
+    let most = match expires {
+        true => pick(rng, &[(2, 15 * MINUTE), (1, HOUR)]),
+        false => pick(rng, &[(1, 15 * MINUTE), (1, 5 * HOUR), (1, 30 * HOUR)]),
+    };
+    Weather {
+        stall_for: Duration::from_millis(1)..=most,
+        stale: pick(rng, &[(1, 0.0), (1, 0.3), (1, 1.0)]),
+        stale_for: Duration::from_millis(1)..=pick(rng, &[(2, MINUTE / 60), (1, 5 * MINUTE)]),
+        ..weather
     }
 }
 

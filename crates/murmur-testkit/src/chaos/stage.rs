@@ -2,13 +2,12 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_sdk_dynamodb::types::AttributeValue as DynamoValue;
 use murmur_core::AttributeValue;
-use murmur_state::{Clock, Timestamp};
+use murmur_state::Timestamp;
 use murmur_state_ddb::Rules;
 
 use super::history::Contribution;
@@ -23,11 +22,15 @@ use crate::time::Time;
 /// The one key of a stage.
 const ENTITY: &str = "key";
 
-/// The first millisecond of a period of the default horizon.
-const START: Timestamp = Timestamp::from_secs(19_231 * 26 * 3600);
+/// A budget that no script's row exhausts, and one that every row does.
+const LARGE: usize = 100_000;
+const SMALL: usize = 21;
+
+/// The first millisecond of a page of up to four hours.
+const START: Timestamp = Timestamp::from_secs(125_000 << 14);
 
 /// One row, one pipeline in exactly-once, and as many processes as a script asks for, in calm
-/// weather and virtual time. It begins with a period of the default horizon.
+/// weather and virtual time.
 ///
 /// Meant for a runtime whose clock is paused.
 #[derive(Debug)]
@@ -43,6 +46,11 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// Its machine is suspended for `length` during its next invocation, `from` after that begins.
+    pub fn suspend(&self, from: Duration, length: Duration) {
+        self.lambda.suspend(from, length);
+    }
+
     /// Its connection, to change or kill it.
     pub fn process(&self) -> &Process {
         &self.lambda.process
@@ -50,13 +58,9 @@ impl Actor {
 }
 
 impl Stage {
-    /// A stage for `aggregate` without `rule`, whose row may have so many bytes.
-    pub async fn new(aggregate: Aggregate, without: Option<Rule>, row_budget: usize) -> Self {
-        Self::with(without, |scenario| {
-            scenario.aggregate = aggregate;
-            scenario.row_budget = row_budget;
-        })
-        .await
+    /// A stage for `aggregate` without `rule`.
+    pub async fn new(aggregate: Aggregate, without: Option<Rule>) -> Self {
+        Self::with(without, |scenario| scenario.aggregate = aggregate).await
     }
 
     /// A stage with anything else changed.
@@ -68,7 +72,7 @@ impl Stage {
             retract: false,
             dated: true,
             suspended: 0.0,
-            row_budget: 1024,
+            row_budget: LARGE,
             rules: Rules::default(),
             ..Scenario::new(0, Mode::ExactlyOnce)
         };
@@ -89,17 +93,16 @@ impl Stage {
         &self.world.time
     }
 
-    /// A process whose clock is `skew` seconds fast, slow where negative.
-    pub fn actor(&self, skew: i64) -> Actor {
-        self.actor_with(skew, self.world.time.clock(skew))
+    /// A process that only adds to the row.
+    pub fn actor(&self) -> Actor {
+        let lambda = self.world.start_with(0, self.world.scenario.row_budget);
+        Actor { lambda }
     }
 
-    /// A process whose clock is `skew` seconds fast, but for its tables, which go by `tables`: by
-    /// that alone, no deadline stops them.
-    pub fn actor_with(&self, skew: i64, tables: Arc<dyn Clock>) -> Actor {
-        Actor {
-            lambda: self.world.start_with(skew, tables),
-        }
+    /// A process that moves the row's ids on with every write, but for the one that begins the row.
+    pub fn mover(&self) -> Actor {
+        let lambda = self.world.start_with(0, SMALL);
+        Actor { lambda }
     }
 
     /// A new record that adds `amount`, created now.
@@ -111,8 +114,10 @@ impl Stage {
         record.event_name = "INSERT".into();
         record.change.sequence_number =
             Some(format!("{}", 100_000_000_000_000_000_000 + number as u128));
-        let created = chrono::DateTime::from_timestamp(now.as_secs(), 0);
-        record.change.approximate_creation_date_time = created.unwrap_or_default();
+        if self.world.scenario.dated {
+            let created = chrono::DateTime::from_timestamp(now.as_secs(), 0);
+            record.change.approximate_creation_date_time = created.unwrap_or_default();
+        }
         let name = AttributeValue::S(format!("item-{number}"));
         record.change.keys = HashMap::from([("id".to_owned(), name)]).into();
         let entities = AttributeValue::L(vec![AttributeValue::S(ENTITY.into())]);
@@ -160,6 +165,11 @@ impl Stage {
             latency: latency..=latency,
             ..Weather::calm()
         });
+    }
+
+    /// Requests sent from now on meet this.
+    pub fn weather(&self, weather: Weather) {
+        self.world.cloud.set_weather(weather);
     }
 
     /// Requests sent from now on arrive at once.

@@ -5,32 +5,36 @@ use std::collections::HashSet;
 use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::types::AttributeValue;
 use fastrand::Rng;
-use futures::future::LocalBoxFuture;
+use futures::future::{BoxFuture, LocalBoxFuture};
 use murmur_core::RecordError;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Causes, Clock, Deadline, Random, Recorder, StoreError, Tokens};
+use murmur_state::{
+    Causes, Clock, Deadline, Random, Recorder, StoreError, Timestamp, Tokens,
+};
 use murmur_state_ddb::{create_dedup_table, create_int64_table};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use super::history::Contribution;
 use super::pipeline::{self, Means, Row};
 use super::report::{KINDS, Wrong};
-use super::rule::Interference;
+use super::rule::{Interference, Rule};
 use super::scenario::Scenario;
 use super::totals::{self, Attributes, Fates};
-use crate::cloud::{Cloud, Fault, Request, Weather};
+use super::wire::{InHand, Wire, id_bytes};
+use crate::cloud::{Cloud, Fault, Weather};
 use crate::esm::{BoxError, Environment};
-use crate::runs::{Met, lock, pick, within};
+use crate::runs::{Met, lock, must, pick, within};
 use crate::time::{Suspensions, Time};
-
-/// More requests than any run makes that comes to an end.
-const ENDLESS: u64 = 500_000;
 
 /// A cloud with the two tables of a pipeline, and the processes that use them.
 pub(super) struct World {
@@ -42,9 +46,12 @@ pub(super) struct World {
     log: Rc<RefCell<Log>>,
     counts: Arc<Counts>,
     wire: Arc<Mutex<Wire>>,
+    in_hand: InHand,
     processes: Cell<u64>,
     dice: RefCell<Rng>,
     removed: Cell<u64>,
+    /// Invocations on machines that are suspended, which go on when nobody waits for them.
+    waking: Waking,
     /// How often a machine was suspended.
     suspended: Rc<Cell<u64>>,
 }
@@ -65,15 +72,7 @@ struct Log {
     wrong: Vec<Wrong>,
 }
 
-/// What requests say of what the store does.
-#[derive(Default)]
-struct Wire {
-    requests: u64,
-    moves: u64,
-    pages: u64,
-    looked_up: u64,
-    oversized: Option<String>,
-}
+type Waking = Rc<RefCell<Vec<JoinHandle<()>>>>;
 
 impl World {
     /// The tables are made, the weather is not yet bad.
@@ -86,9 +85,12 @@ impl World {
         ] {
             made.unwrap_or_else(|error| panic!("a table of the run: {}", Causes(&error)));
         }
-        let wire = Arc::new(Mutex::new(Wire::default()));
-        let seen = Arc::clone(&wire);
-        cloud.rewrite(move |request| lock(&seen).see(request));
+        let in_hand = InHand::default();
+        let wire = Arc::new(Mutex::new(Wire::new(Arc::clone(&in_hand))));
+        let leaves = Arc::clone(&wire);
+        cloud.rewrite(move |request| lock(&leaves).leaves(request));
+        let (answered, now) = (Arc::clone(&wire), time.clone());
+        cloud.observe(move |seen| lock(&answered).answered(seen, now.elapsed()));
         Self {
             dice: RefCell::new(Rng::with_seed(scenario.seed ^ 0x534b_4557)),
             scenario,
@@ -99,8 +101,10 @@ impl World {
             log: Rc::default(),
             counts: Arc::default(),
             wire,
+            in_hand,
             processes: Cell::new(0),
             removed: Cell::new(0),
+            waking: Waking::default(),
             suspended: Rc::default(),
         }
     }
@@ -116,32 +120,37 @@ impl World {
             _ => dice.i64(-most..=most),
         };
         drop(dice);
+        self.start_with(skew, self.scenario.row_budget)
+    }
+
+    /// Starts a process whose clock is `skew` seconds fast, and whose rows may have so many bytes.
+    pub(super) fn start_with(&self, skew: i64, row_budget: usize) -> Lambda {
+        let scenario = Scenario {
+            row_budget,
+            ..self.scenario.clone()
+        };
         let suspended = Suspensions::default();
-        let tables = self.time.clock_of_machine(skew, &suspended);
-        self.start_on(skew, tables, suspended)
-    }
-
-    /// Starts a process whose clock is `skew` seconds fast, and whose tables go by `tables`.
-    pub(super) fn start_with(&self, skew: i64, tables: Arc<dyn Clock>) -> Lambda {
-        self.start_on(skew, tables, Suspensions::default())
-    }
-
-    fn start_on(&self, skew: i64, tables: Arc<dyn Clock>, suspended: Suspensions) -> Lambda {
         let clock = self.time.clock_of_machine(skew, &suspended);
+        let begun = Arc::new(Mutex::new(None));
+        let tables: Arc<dyn Clock> = match scenario.without {
+            Some(Rule::TooOldAfterLookUp) => Arc::new(AsBegun {
+                clock: Arc::clone(&clock),
+                begun: Arc::clone(&begun),
+            }),
+            _ => Arc::clone(&clock),
+        };
+        let turn = Arc::new(AtomicU64::new(0));
         let number = self.processes.get();
         self.processes.set(number + 1);
         let process = self.cloud.process();
-        if let Some(rule) = self.scenario.without {
-            let interference = Interference {
+        if let Some(rule) = scenario.without {
+            let own = Interference {
                 time: self.time.clone(),
-                skew,
-                number,
                 state: self.state.clone(),
-                markers: self.markers.clone(),
+                in_hand: Arc::clone(&self.in_hand),
+                turn: Arc::clone(&turn),
             };
-            if let Some(rewriter) = rule.rewriter(interference) {
-                process.rewrite(rewriter);
-            }
+            rule.interfere(&process, own);
         }
         let random = Random::seeded(self.scenario.seed.wrapping_add(number << 32));
         // The SDK tries reads again by itself, and waits in real time.
@@ -161,7 +170,7 @@ impl World {
             state: self.state.clone(),
             markers: self.markers.clone(),
         };
-        let pipeline = pipeline::pipeline(&self.scenario, &means)
+        let pipeline = pipeline::pipeline(&scenario, &means)
             .unwrap_or_else(|error| panic!("the pipeline: {}", Causes(&error)));
         let rejected: Rejections = Arc::default();
         let callback = Arc::clone(&rejected);
@@ -178,17 +187,28 @@ impl World {
             .build()
             .unwrap_or_else(|error| panic!("the handler: {error}"));
         Lambda {
+            hands: Hands {
+                in_hand: Arc::clone(&self.in_hand),
+                process: process.number(),
+            },
+            // One in two names seconds as another would who rounded them up.
+            rounds_up: scenario.without == Some(Rule::SameSecond) && number % 2 == 1,
             process,
             handler,
             clock,
+            begun,
+            turn,
             rejected,
             log: Rc::clone(&self.log),
             machine: Machine {
                 time: self.time.clone(),
                 chance: match self.time.is_stepped() {
                     true => 0.0,
-                    false => self.scenario.suspended,
+                    false => scenario.suspended,
                 },
+                longest: scenario.suspended_for,
+                planned: Cell::new(None),
+                waking: Rc::clone(&self.waking),
                 dice: RefCell::new(Rng::with_seed(
                     self.scenario.seed ^ (number << 32) ^ 0x4d41_4348,
                 )),
@@ -200,9 +220,23 @@ impl World {
 
     /// What Time to Live would remove by now is removed.
     pub(super) async fn sweep(&self) {
-        let mut removed = self.cloud.expire(&self.state, &["pk", "sk"]).await;
-        removed += self.cloud.expire(&self.markers, &["pk"]).await;
-        self.removed.set(self.removed.get() + removed);
+        let removed = self.cloud.expire(&self.state, &["pk", "sk"]).await;
+        self.removed.set(self.removed.get() + removed.len() as u64);
+        let removed = self.cloud.expire(&self.markers, &["pk"]).await.into_iter();
+        let names = removed.filter_map(|mut key| match key.remove("pk") {
+            Some(AttributeValue::S(name)) => Some(name),
+            _ => None,
+        });
+        lock(&self.wire).expire(names.collect());
+    }
+
+    /// Completes when no suspended machine has anything left to do.
+    pub(super) async fn wake(&self) {
+        loop {
+            let waking = self.waking.borrow_mut().pop();
+            let Some(waking) = waking else { return };
+            must("a suspended machine", waking.await);
+        }
     }
 
     /// The rows of the state table.
@@ -268,6 +302,7 @@ impl World {
             ("requests that could not be signed", Fault::Unsigned),
             ("credentials refused", Fault::Refused),
             ("refusals for the set-up", Fault::Misfit),
+            ("reads of older items", Fault::Stale),
             ("conflicts", Fault::HeldConflict),
             ("partition limits", Fault::PartitionLimit),
         ] {
@@ -278,32 +313,12 @@ impl World {
         met.add("duplicates recognised", counts.duplicates);
         met.add("too old", self.log.borrow().fates.too_old.len() as u64);
         drop(counts);
-        let wire = lock(&self.wire);
-        met.add("ids moved on", wire.moves);
-        met.add("pages written", wire.pages);
-        met.add("pages looked up", wire.looked_up);
-        met.add("expired rows removed", self.removed.get());
+        for (kind, count) in lock(&self.wire).counts() {
+            met.add(kind, count);
+        }
+        met.add("rows of windows expired", self.removed.get());
         met.add("machines suspended", self.suspended.get());
         met
-    }
-}
-
-impl Wire {
-    fn see(&mut self, request: &Request) {
-        self.requests += 1;
-        assert!(self.requests < ENDLESS, "the run does not come to an end");
-        let looks_up =
-            request.operation == "BatchGetItem" && request.body.to_string().contains("/page/");
-        self.looked_up += u64::from(looks_up);
-        for part in crate::rewrite::parts(&request.body) {
-            let text = |name: &str| part[name].as_str().unwrap_or_default();
-            let (update, condition) = (text("UpdateExpression"), text("ConditionExpression"));
-            self.moves += u64::from(update.contains("prev = cur"));
-            self.pages += u64::from(update.contains("ids :ids"));
-            if condition.matches("contains(").count() > 150 || condition.len() > 4096 {
-                self.oversized = Some(condition.chars().take(100).collect());
-            }
-        }
     }
 }
 
@@ -345,9 +360,62 @@ pub(super) struct Lambda {
     pub(super) process: crate::cloud::Process,
     handler: Handler<Row>,
     clock: Arc<dyn Clock>,
+    /// When its invocation began, by its clock.
+    begun: Arc<Mutex<Option<Timestamp>>>,
+    /// How many invocations it has begun.
+    turn: Arc<AtomicU64>,
+    hands: Hands,
+    rounds_up: bool,
     rejected: Rejections,
     log: Rc<RefCell<Log>>,
     machine: Machine,
+}
+
+/// What a process has in hand.
+#[derive(Clone)]
+struct Hands {
+    in_hand: InHand,
+    process: u64,
+}
+
+impl Hands {
+    fn hold(&self, records: &[(String, Option<String>)]) {
+        let events = records.iter().filter_map(|(event, _)| id_bytes(event));
+        lock(&self.in_hand).insert(self.process, events.collect());
+    }
+}
+
+/// A clock that stands still from when an invocation begins: what is judged by it was judged then.
+#[derive(Debug)]
+struct AsBegun {
+    clock: Arc<dyn Clock>,
+    begun: Arc<Mutex<Option<Timestamp>>>,
+}
+
+impl Clock for AsBegun {
+    fn now(&self) -> Timestamp {
+        let begun = *lock(&self.begun);
+        begun.unwrap_or_else(|| self.clock.now())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.sleep(duration)
+    }
+
+    fn passes(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.clock.passes(duration)
+    }
+}
+
+impl Lambda {
+    /// The machine is suspended for `length` during the next invocation, `from` after it begins.
+    pub(super) fn suspend(&self, from: Duration, length: Duration) {
+        self.machine.planned.set(Some((from, length)));
+    }
 }
 
 /// What a process runs on.
@@ -355,47 +423,79 @@ struct Machine {
     time: Time,
     /// How likely it is suspended during an invocation.
     chance: f64,
+    /// For how long at most.
+    longest: Duration,
+    /// From when on after the next invocation begins it is suspended, and for how long.
+    planned: Cell<Option<(Duration, Duration)>>,
     dice: RefCell<Rng>,
     suspended: Suspensions,
+    waking: Waking,
     met: Rc<Cell<u64>>,
 }
 
 impl Machine {
-    /// `work`, in which nothing moves while the machine is suspended.
+    /// Whether and for how long it is suspended during an invocation that begins now.
+    fn plan(&self) -> Option<(Duration, Duration)> {
+        let dice = &mut *self.dice.borrow_mut();
+        // Answers take milliseconds, so that most of what is under way is at the beginning.
+        let from = within(dice, Duration::ZERO, Duration::from_millis(200));
+        let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+        let most = pick(dice, &[(2, minutes(1)), (2, minutes(10)), (2, self.longest)]);
+        let length = within(dice, Duration::from_secs(1), most.min(self.longest));
+        let by_chance = (dice.f64() < self.chance).then_some((from, length));
+        self.planned.take().or(by_chance)
+    }
+
+    /// `work`, in which nothing moves while the machine is suspended. It goes on afterwards even if
+    /// nobody waits for it any more, unless the process was killed.
     fn run<T: 'static>(
         &self,
+        process: &crate::cloud::Process,
         work: impl Future<Output = T> + 'static,
-    ) -> impl Future<Output = T> + 'static {
+    ) -> LocalBoxFuture<'static, T> {
+        let Some((from, length)) = self.plan() else {
+            return Box::pin(work);
+        };
         let (time, suspended, met) = (
             self.time.clone(),
             self.suspended.clone(),
             Rc::clone(&self.met),
         );
-        let planned = {
-            let dice = &mut *self.dice.borrow_mut();
-            // Answers take milliseconds, so that most of what is under way is at the beginning.
-            let from = within(dice, Duration::ZERO, Duration::from_millis(200));
-            let length = pick(dice, &[(2, 60), (2, 600), (1, 1200)]);
-            let length = within(dice, Duration::from_secs(1), Duration::from_secs(length));
-            (dice.f64() < self.chance).then_some((from, length))
-        };
-        async move {
+        let from = time.elapsed() + from;
+        let process = process.clone();
+        let (answer, answered) = oneshot::channel();
+        let work = async move {
             let mut work = pin!(work);
-            if let Some((from, length)) = planned {
-                let from = time.elapsed() + from;
-                tokio::select! {
-                    biased;
-                    answer = &mut work => return answer,
-                    () = time.reached(from) => {}
-                }
-                // Time goes by in steps of milliseconds.
-                let from = time.elapsed();
-                suspended.add(from, from + length);
-                met.set(met.get() + 1);
-                time.reached(from + length).await;
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = time.reached(from) => {}
             }
-            work.await
-        }
+            // Time goes by in steps of milliseconds.
+            let from = time.elapsed();
+            suspended.add(from, from + length);
+            met.set(met.get() + 1);
+            time.reached(from + length).await;
+            tokio::select! {
+                biased;
+                () = process.killed() => None,
+                done = work => Some(done),
+            }
+        };
+        let work = tokio::task::spawn_local(async move {
+            if let Some(done) = work.await {
+                // Nobody may wait for it any more.
+                let _ = answer.send(done);
+            }
+        });
+        self.waking.borrow_mut().push(work);
+        Box::pin(async move {
+            match answered.await {
+                Ok(done) => done,
+                // It was killed.
+                Err(_) => std::future::pending().await,
+            }
+        })
     }
 }
 
@@ -410,9 +510,17 @@ impl fmt::Debug for Lambda {
 impl Environment for Lambda {
     fn invoke(
         &self,
-        event: Event,
+        mut event: Event,
         timeout: Duration,
     ) -> LocalBoxFuture<'static, Result<DynamoDbEventResponse, BoxError>> {
+        if self.rounds_up {
+            for record in &mut event.records {
+                let created = &mut record.change.approximate_creation_date_time;
+                if created.timestamp() != 0 {
+                    *created += Duration::from_secs(1);
+                }
+            }
+        }
         let (handler, log) = (self.handler.clone(), Rc::clone(&self.log));
         let rejected = Arc::clone(&self.rejected);
         lock(&rejected).clear();
@@ -427,8 +535,13 @@ impl Environment for Lambda {
                 )
             })
             .collect();
-        Box::pin(self.machine.run(async move {
+        *lock(&self.begun) = Some(self.clock.now());
+        self.turn.fetch_add(1, Ordering::Relaxed);
+        self.hands.hold(&records);
+        let hands = self.hands.clone();
+        self.machine.run(&self.process, async move {
             let response = handler.handle(event, deadline).await?;
+            hands.hold(&[]);
             let failed: HashSet<&String> = response
                 .batch_item_failures
                 .iter()
@@ -437,7 +550,7 @@ impl Environment for Lambda {
             let rejected = std::mem::take(&mut *lock(&rejected));
             log.borrow_mut().note(&records, &failed, rejected);
             Ok(response)
-        }))
+        })
     }
 
     fn kill_after(&self, requests: usize) {

@@ -21,6 +21,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use fastrand::Rng;
 use futures::FutureExt as _;
+use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 
 use super::count::Fault;
@@ -31,6 +32,10 @@ use super::weather::Weather;
 use crate::wire::Request;
 
 type Rewriter = dyn Fn(&mut Request) + Send + Sync;
+
+/// Changes the body of the answer to a request; `None` for none, or one that says it failed, which
+/// may be made one that says it was done.
+type AnswerRewriter = dyn Fn(&Request, Option<&mut Value>) -> Option<Value> + Send + Sync;
 
 /// One process's connection to a [`Cloud`](super::Cloud): its client, its dice, its death.
 ///
@@ -52,6 +57,9 @@ struct Shared {
 struct State {
     dice: Rng,
     rewriter: Option<Arc<Rewriter>>,
+    answers: Option<Arc<AnswerRewriter>>,
+    /// Whether its writes arrive twice.
+    twice: bool,
     /// How many requests are left to it; the last one is never answered.
     left: Option<u64>,
 }
@@ -65,6 +73,8 @@ pub(super) struct Fate {
     back: Duration,
     pub(super) stall: Duration,
     spell: Duration,
+    /// How old what it reads may be, where that is allowed.
+    stale: Option<Duration>,
     /// For whatever else has to be chosen: 0.0 to 1.0.
     pub(super) detail: f64,
 }
@@ -76,6 +86,7 @@ impl Fate {
         back: Duration::ZERO,
         stall: Duration::ZERO,
         spell: Duration::ZERO,
+        stale: None,
         detail: 0.0,
     };
 
@@ -96,12 +107,16 @@ impl Fate {
         let (there, back) = (within(&weather.latency), within(&weather.latency));
         let stall = within(&weather.stall_for);
         let detail = dice.f64();
+        // Dice of its own, so that it does not shift those of the requests after it.
+        let aside = &mut Rng::with_seed(detail.to_bits());
+        let stale = aside.f64() < weather.stale;
         Self {
             fault: fault.filter(|_| strikes),
             there,
             back,
             stall,
             detail,
+            stale: stale.then(|| stretch(&weather.stale_for, aside.f64())),
             // Not drawn, so that a spell does not shift the dice of the requests after it.
             spell: stretch(&weather.spell_for, detail),
         }
@@ -132,6 +147,8 @@ impl Process {
                     .wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
             ),
             rewriter: None,
+            answers: None,
+            twice: false,
             left: None,
         };
         Self(Arc::new(Shared {
@@ -167,6 +184,26 @@ impl Process {
     /// and see the tests notice.
     pub fn rewrite(&self, rewriter: impl Fn(&mut Request) + Send + Sync + 'static) {
         self.0.state().rewriter = Some(Arc::new(rewriter));
+    }
+
+    /// Changes what every answer says before it reaches the process: of one that was served, or
+    /// refused by a condition, its body. Where no answer would come, or an error, `None` is given, and
+    /// what is returned is taken as the answer of a request that was done.
+    pub fn rewrite_answers(
+        &self,
+        rewriter: impl Fn(&Request, Option<&mut Value>) -> Option<Value> + Send + Sync + 'static,
+    ) {
+        self.0.state().answers = Some(Arc::new(rewriter));
+    }
+
+    /// Has every write that arrives be served twice; the client hears the second answer.
+    pub fn send_writes_twice(&self) {
+        self.0.state().twice = true;
+    }
+
+    /// Its number, from 1 on.
+    pub fn number(&self) -> u64 {
+        self.0.number
     }
 
     /// Kills it. Requests under way arrive all the same, none is answered any more, and no other
@@ -268,7 +305,13 @@ impl Process {
             return None;
         }
         let region = &self.0.region;
-        let mut sent = Sent::read(request, connector, !self.0.admin, region.elapsed());
+        let mut sent = Sent::read(
+            request,
+            connector,
+            self.0.number,
+            !self.0.admin,
+            region.elapsed(),
+        );
         if self.0.admin {
             return Some((sent, Fate::CALM));
         }
@@ -285,6 +328,7 @@ impl Process {
             *left == 0
         });
         drop(state);
+        sent.stale = fate.stale;
         if sent.is_about_items() {
             self.in_spell(&mut fate);
         }
@@ -403,6 +447,7 @@ impl HttpConnector for Connector {
 async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Sender<Delivered>) {
     let region = &process.0.region;
     let write = sent.is_write();
+    let mut way = WayBack::of(process, &sent, answer);
     region.sleep(fate.there).await;
     let delivered = match fate.fault {
         Some(fault @ Fault::FailBefore) => {
@@ -416,6 +461,7 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
         Some(fault @ Fault::Stall) => {
             region.note(fault);
             // Its client hears nothing while it is on its way.
+            way.deliver(None);
             region.stall(sent, &fate).await;
             region.is_real().then(|| Err(timed_out()))
         }
@@ -424,6 +470,11 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
         Some(Fault::Misfit) => Some(Ok(region.misfit(&sent, fate.detail))),
         Some(Fault::Conflict) => Some(region.conflict(sent, fate.detail).await),
         fault => {
+            let twice = write && process.0.state().twice;
+            if let Some(first) = sent.again().filter(|_| twice) {
+                // Nobody hears what became of the first.
+                let _ = region.arrive(first).await;
+            }
             let result = region.arrive(sent).await;
             let applied = write && result.as_ref().is_ok_and(Answer::is_ok);
             if let Some(fault) = fault {
@@ -439,23 +490,71 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
                 None => Some(result),
             };
             region.sleep(fate.back).await;
-            if fault.is_none() && applied && (process.is_killed() || answer.is_closed()) {
+            if fault.is_none() && applied && !way.is_heard() {
                 region.note(Fault::LostAnswer);
             }
-            deliver(process, answer, delivered);
+            way.deliver(delivered);
             return;
         }
     };
     region.sleep(fate.back).await;
-    deliver(process, answer, delivered);
+    way.deliver(delivered);
 }
 
-fn deliver(process: &Process, answer: oneshot::Sender<Delivered>, delivered: Option<Delivered>) {
-    if let Some(delivered) = delivered
-        && !process.is_killed()
-    {
-        // Nobody may wait for it any more.
-        let _ = answer.send(delivered);
+/// Where the answer to a request goes, once.
+struct WayBack {
+    process: Process,
+    to: Option<oneshot::Sender<Delivered>>,
+    change: Option<(Arc<AnswerRewriter>, Request)>,
+}
+
+impl WayBack {
+    fn of(process: &Process, sent: &Sent, to: oneshot::Sender<Delivered>) -> Self {
+        let answers = process.0.state().answers.clone();
+        Self {
+            process: process.clone(),
+            to: Some(to),
+            change: answers.map(|answers| (answers, sent.request.clone())),
+        }
+    }
+
+    fn is_heard(&self) -> bool {
+        !self.process.is_killed() && self.to.as_ref().is_some_and(|to| !to.is_closed())
+    }
+
+    /// `None`: nothing comes, for now.
+    fn deliver(&mut self, delivered: Option<Delivered>) {
+        let delivered = match &self.change {
+            Some((answers, request)) => changed(&**answers, request, delivered),
+            None => delivered,
+        };
+        if let Some(delivered) = delivered
+            && !self.process.is_killed()
+            && let Some(to) = self.to.take()
+        {
+            // Nobody may wait for it any more.
+            let _ = to.send(delivered);
+        }
+    }
+}
+
+/// What reaches a process whose answers are changed.
+fn changed(
+    answers: &AnswerRewriter,
+    request: &Request,
+    delivered: Option<Delivered>,
+) -> Option<Delivered> {
+    match delivered {
+        Some(Ok(mut answer))
+            if answer.is_ok() || answer.code() == "ConditionalCheckFailedException" =>
+        {
+            answers(request, Some(&mut answer.body));
+            Some(Ok(answer))
+        }
+        failed => match answers(request, None) {
+            Some(body) => Some(Ok(Answer::ok(body))),
+            None => failed,
+        },
     }
 }
 

@@ -45,13 +45,15 @@ pub enum Fault {
     Zombie,
     /// A stalled write that arrived late and was refused by its condition.
     ZombieRefused,
+    /// A read was answered with an item as it had been.
+    Stale,
     /// A process was killed.
     Kill,
 }
 
 impl Fault {
     /// All kinds.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::FailBefore,
         Self::DropBefore,
         Self::FailAfter,
@@ -70,6 +72,7 @@ impl Fault {
         Self::LostAnswer,
         Self::Zombie,
         Self::ZombieRefused,
+        Self::Stale,
         Self::Kill,
     ];
 }

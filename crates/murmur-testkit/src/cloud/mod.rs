@@ -40,7 +40,7 @@
 //! | in a transaction: `SET` of a key attribute | **applied**; AWS documents a refusal | `ValidationException` |
 //! | the words of a `ValidationException` | those of AWS of late | others |
 //!
-//! Not modelled: eventually consistent reads (they are up to date), secondary indexes in the books,
+//! Not modelled: secondary indexes in the books, queries and scans that are not up to date,
 //! splits and adaptive capacity of partitions, throttled reads by load. AWS documents neither what a cancelled
 //! transaction costs nor what a batch write does at a held item: it is booked in full, and the
 //! item is left unprocessed.
@@ -58,6 +58,7 @@ mod sent;
 mod server;
 mod spells;
 mod tokens;
+mod versions;
 mod weather;
 
 use std::collections::HashMap;
@@ -74,6 +75,7 @@ pub use crate::wire::Request;
 
 pub use connection::Process;
 pub use count::{Fault, Met, Usage};
+pub use region::Answered;
 pub use weather::Weather;
 
 use region::Region;
@@ -178,14 +180,18 @@ impl Cloud {
     }
 
     /// Removes from a table with these key attributes what Time to Live would have by now, going
-    /// by the attribute `ttl`; how many rows that were.
+    /// by the attribute `ttl`; the keys of these rows.
     ///
     /// # Panics
     ///
     /// If the table cannot be read.
-    pub async fn expire(&self, table: &str, keys: &[&str]) -> u64 {
+    pub async fn expire(
+        &self,
+        table: &str,
+        keys: &[&str],
+    ) -> Vec<HashMap<String, AttributeValue>> {
         let now = self.0.now().as_secs();
-        let mut removed = 0;
+        let mut removed = Vec::new();
         for row in self.rows(table).await {
             let expired = match row.get("ttl") {
                 Some(AttributeValue::N(ttl)) => ttl.parse().is_ok_and(|ttl: i64| ttl < now),
@@ -196,16 +202,19 @@ impl Cloud {
             }
             let key = row.into_iter();
             let key = key.filter(|(name, _)| keys.contains(&name.as_str()));
+            let key: HashMap<_, _> = key.collect();
             let deletion = self
                 .admin()
                 .delete_item()
                 .table_name(table)
-                .set_key(Some(key.collect()))
+                .set_key(Some(key.clone()))
                 .condition_expression("#ttl < :now")
                 .expression_attribute_names("#ttl", "ttl")
                 .expression_attribute_values(":now", AttributeValue::N(now.to_string()));
             // Refused: somebody wrote it meanwhile.
-            removed += u64::from(deletion.send().await.is_ok());
+            if deletion.send().await.is_ok() {
+                removed.push(key);
+            }
         }
         removed
     }
@@ -223,6 +232,11 @@ impl Cloud {
     /// [rewriter](Process::rewrite).
     pub fn rewrite(&self, rewriter: impl Fn(&mut Request) + Send + Sync + 'static) {
         self.0.state().rewriter = Some(Arc::new(rewriter));
+    }
+
+    /// Shows every request of a process that has been served, with its answer, to `observer`.
+    pub fn observe(&self, observer: impl Fn(&Answered<'_>) + Send + Sync + 'static) {
+        self.0.state().observer = Some(Arc::new(observer));
     }
 
     /// Completes once no request is under way any more, stalled ones included, which arrive then.

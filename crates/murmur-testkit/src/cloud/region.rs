@@ -21,6 +21,7 @@ use super::sent::{Sent, is_plain_write, is_transaction};
 use super::server::{self, Answer, Delivered, take};
 use super::spells::Spells;
 use super::tokens::{Seen, Tokens};
+use super::versions::Versions;
 use super::weather::Weather;
 use super::{limits, refusal};
 use crate::Dynamo;
@@ -28,6 +29,23 @@ use crate::time::Time;
 use crate::wire::Request;
 
 type Rewriter = dyn Fn(&mut Request) + Send + Sync;
+
+type Observer = dyn Fn(&Answered<'_>) + Send + Sync;
+
+/// A request that the server has answered, whether or not the answer arrives.
+#[derive(Debug)]
+pub struct Answered<'a> {
+    /// The number of its process.
+    pub process: u64,
+    /// When it left its process, in time since the start.
+    pub left: Duration,
+    /// The request.
+    pub request: &'a Request,
+    /// The body of the answer.
+    pub answer: &'a Value,
+    /// Whether it was done.
+    pub is_ok: bool,
+}
 
 /// How long a client without timeouts hears nothing before its connection breaks.
 const SILENCE: Duration = Duration::from_secs(3600);
@@ -57,6 +75,8 @@ type Flights = BTreeMap<Duration, u64>;
 pub(super) struct State {
     pub(super) weather: Weather,
     pub(super) rewriter: Option<Arc<Rewriter>>,
+    pub(super) observer: Option<Arc<Observer>>,
+    versions: Versions,
     pub(super) met: Met,
     pub(super) usage: Usage,
     processes: u64,
@@ -110,6 +130,8 @@ impl Region {
         let state = State {
             weather,
             rewriter: None,
+            observer: None,
+            versions: Versions::default(),
             met: Met::default(),
             usage: Usage::default(),
             processes: 0,
@@ -623,8 +645,13 @@ impl Region {
             mut request,
             counted,
             wire,
-            ..
+            process,
+            stale,
+            left,
         } = sent;
+        let replaced = self.about_to_be_replaced(&request).await;
+        let observer = self.state().observer.clone().filter(|_| counted);
+        let asked = (observer.is_some() || stale.is_some()).then(|| request.clone());
         let books = counted && Books::keeps(&request.operation);
         let books = books.then(|| Books::open(&request.operation, &mut request.body));
         let mut answer = match (&self.server, wire) {
@@ -636,7 +663,53 @@ impl Region {
             let real = self.is_real();
             books.close(&mut answer, &mut self.state().usage, real);
         }
+        if answer.is_ok() {
+            let now = self.time.elapsed();
+            let state = &mut *self.state();
+            let kept = *state.weather.stale_for.end();
+            for (touch, before) in replaced {
+                state.versions.replace(&touch, before, now, kept);
+            }
+            if let (Some(age), Some(asked)) = (stale, &asked) {
+                // As good as any dice, and no request's are shifted.
+                let dice = &mut fastrand::Rng::with_seed(age.as_nanos() as u64);
+                let Request {
+                    operation, body, ..
+                } = asked;
+                let times = (now, age);
+                let versions = &state.versions;
+                if versions.age(operation, body, &mut answer.body, times, dice) {
+                    state.met.note(Fault::Stale);
+                }
+            }
+        }
+        if let (Some(observer), Some(request)) = (observer, &asked) {
+            observer(&Answered {
+                process,
+                left,
+                request,
+                answer: &answer.body,
+                is_ok: answer.is_ok(),
+            });
+        }
         Ok(answer)
+    }
+
+    /// Where reads may see what was: the items that a write is about to replace, as they are.
+    async fn about_to_be_replaced(&self, request: &Request) -> Vec<(Touch, Value)> {
+        let operation = request.operation.as_str();
+        let writes = is_plain_write(operation) || operation == "TransactWriteItems";
+        if !writes || self.state().weather.stale <= 0.0 {
+            return Vec::new();
+        }
+        let mut replaced = Vec::new();
+        for touch in self.touched(request).await {
+            let (table, key) = (&touch.table, &touch.key);
+            let get = json!({ "TableName": table, "Key": key, "ConsistentRead": true });
+            let before = self.aside("GetItem", &get).await["Item"].take();
+            replaced.push((touch, before));
+        }
+        replaced
     }
 
     /// Runs a request in this process, whatever the weather.

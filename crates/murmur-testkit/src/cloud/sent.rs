@@ -12,6 +12,10 @@ use crate::wire::Request;
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) request: Request,
+    /// The number of the process it is from.
+    pub(super) process: u64,
+    /// How old what it reads may be.
+    pub(super) stale: Option<Duration>,
     /// Whether it is in the books.
     pub(super) counted: bool,
     /// When it left, in time since the start.
@@ -24,6 +28,7 @@ impl Sent {
     pub(super) fn read(
         request: HttpRequest,
         connector: Option<SharedHttpConnector>,
+        process: u64,
         counted: bool,
         left: Duration,
     ) -> Self {
@@ -37,10 +42,21 @@ impl Sent {
                 nth: 0,
                 body: body.unwrap_or_default(),
             },
+            process,
+            stale: None,
             counted,
             left,
             wire: connector.map(|connector| (request, connector)),
         }
+    }
+
+    /// The same request once more, unless it goes to a real server.
+    pub(super) fn again(&self) -> Option<Self> {
+        self.wire.is_none().then(|| Self {
+            request: self.request.clone(),
+            wire: None,
+            ..*self
+        })
     }
 
     /// Whether it reads or writes items: these are what the weather strikes.

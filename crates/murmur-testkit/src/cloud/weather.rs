@@ -42,6 +42,11 @@ pub struct Weather {
     /// [`spell_for`](Self::spell_for): as if the table had a name that no table can have, or another
     /// key schema. Requests are refused with a `ValidationException`.
     pub misfit: f64,
+    /// A read that does not ask for a consistent answer sees items as they were up to a time out of
+    /// [`stale_for`](Self::stale_for) ago. Apart from the other rates: such a read is answered.
+    pub stale: f64,
+    /// How old what such a read sees may be. Default: up to a minute.
+    pub stale_for: RangeInclusive<Duration>,
     /// How long such a spell lasts. Default: 1 s to 2 minutes.
     pub spell_for: RangeInclusive<Duration>,
     /// How long a stalled request travels. Default: up to 15 minutes.
@@ -73,6 +78,8 @@ impl Weather {
             unsigned: 0.0,
             refused: 0.0,
             misfit: 0.0,
+            stale: 0.0,
+            stale_for: MILLI..=Duration::from_secs(60),
             spell_for: Duration::from_secs(1)..=Duration::from_secs(120),
             stall_for: MILLI..=Duration::from_secs(15 * 60),
             latency: Duration::ZERO..=Duration::ZERO,
@@ -107,6 +114,7 @@ impl Weather {
             latency: MILLI..=20 * MILLI,
             hold: 15 * MILLI,
             service: MILLI,
+            stale: 0.1,
             ..Self::calm()
         }
     }
@@ -132,7 +140,8 @@ impl Weather {
     pub(super) fn check(&self) {
         let rates = self.rates();
         let sum: f64 = rates.iter().map(|(_, rate)| rate).sum();
-        let each = rates.iter().all(|(_, rate)| (0.0..=1.0).contains(rate));
+        let mut each = rates.iter().map(|(_, rate)| *rate).chain([self.stale]);
+        let each = each.all(|rate| (0.0..=1.0).contains(&rate));
         assert!(
             each && sum <= 1.0 + 1e-9,
             "the rates of a weather are 0 to 1 each and at most 1 together: {self:?}"

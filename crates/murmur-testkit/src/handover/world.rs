@@ -186,11 +186,11 @@ impl World {
     }
 
     async fn sweep(&self) {
-        let mut removed = self.cloud.expire(STATE, &["pk", "sk"]).await;
-        removed += self.cloud.expire(MARKERS, &["pk"]).await;
+        let mut removed = self.cloud.expire(STATE, &["pk", "sk"]).await.len();
+        removed += self.cloud.expire(MARKERS, &["pk"]).await.len();
         lock(&self.shared.log)
             .met
-            .add("expired rows removed", removed);
+            .add("expired rows removed", removed as u64);
     }
 
     /// Writes to the table as planned, and where there is a trigger to the stream.
