@@ -136,7 +136,7 @@ async fn a_failure_that_is_not_the_records_own_blocks_its_key_only() {
     let event = |id: &str, entity: &str| Once {
         id: EventId::new(id).unwrap(),
         created: None,
-        handed_over: murmur_state::SystemClock::new().now(),
+        handed_over: Timestamp::from_secs(0),
         adds: vec![add(entity, 1)],
     };
     let events = [
@@ -163,7 +163,6 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
         item: ItemId::from_parts([item]),
         at,
         created: None,
-        handed_over: murmur_state::SystemClock::new().now(),
         now,
         keep: Vec::new(),
     };

@@ -10,8 +10,7 @@ use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
     Add, Clock, Deadline, EventId, ExactlyOnce, Fault, ItemId, Ledger, ManualClock, Once, Outcome,
-    PipelineName, Position, ReadExt, Replace, SequenceNumber, Store, StoreError, SystemClock,
-    Timestamp,
+    PipelineName, Position, ReadExt, Replace, SequenceNumber, Store, StoreError, Timestamp,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore, Rules, TableOptions};
 use murmur_testkit::Dynamo;
