@@ -17,6 +17,9 @@ use crate::table::Table;
 /// DynamoDB's limit on a partition key value, in bytes (Amazon DynamoDB Developer Guide, quotas).
 const MAX_ID_BYTES: usize = 2048;
 
+/// Kinesis keeps records for a year at the most.
+const LONGEST_HORIZON: Duration = Duration::from_secs(400 * 24 * 3600);
+
 /// The marker table: what exactly-once pipelines remember outside their rows, claims of ids that
 /// expire, and checkpoints that do not.
 ///
@@ -62,8 +65,8 @@ impl Deduper {
         }
     }
 
-    /// The same with options. `concurrency` is how many of a batch's ledger rows, 100 a request, are
-    /// read at a time; all else is one request each. `eventually_consistent_reads` means nothing here:
+    /// The same with options. `concurrency` is how many pages of ids are written at a time, and how many
+    /// requests for 100 ledger rows or pages are under way; all else is one request each. `eventually_consistent_reads` means nothing here:
     /// what is read decides something.
     ///
     /// # Errors
@@ -107,8 +110,10 @@ impl Deduper {
     /// remembers it.
     ///
     /// Default [`HORIZON`], 26 h: the 24 h a stream keeps its records, and 2 h for late deliveries.
-    /// Events are refused from 24 h 30 min on, pages live for 48 h; so a clock may be 23 h off before
-    /// anything counts twice. Longer costs storage only.
+    /// Events are refused from 24 h 30 min on, pages live for 48 h; so a clock may be 23 h slow before
+    /// anything counts twice. One that is over half an hour fast refuses what comes at the end of the
+    /// 24 h. Longer costs storage only. Windows with a retention gain nothing by it: their rows
+    /// are removed 27 h after that.
     ///
     /// # Errors
     ///
@@ -135,10 +140,12 @@ impl Deduper {
     ///
     /// # Errors
     ///
-    /// [`OptionError`] if it is shorter than a second.
+    /// [`OptionError`] if it is shorter than a second or longer than 400 days.
     pub fn horizon_below_a_streams(mut self, horizon: Duration) -> Result<Self, OptionError> {
-        if horizon < Duration::from_secs(1) {
-            return Err(OptionError::new("horizon", "must be at least a second"));
+        let horizons = Duration::from_secs(1)..=LONGEST_HORIZON;
+        if !horizons.contains(&horizon) {
+            let reason = "must be from a second to 400 days, longer than any stream keeps a record";
+            return Err(OptionError::new("horizon", reason));
         }
         self.table.options.rules = Rules::of(horizon);
         Ok(self)

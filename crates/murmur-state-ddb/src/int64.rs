@@ -88,7 +88,7 @@ int64_store! {
     /// [budget](TableOptions::row_budget), the older ones are written to *pages*, rows of the marker
     /// table, and then forgotten. An event older than the [horizon](crate::Deduper::horizon) allows is
     /// [`StoreError::TooOld`]; one without a creation time that was handed over more than an hour ago is
-    /// [`StoreError::DeadlinePassed`], and comes again.
+    /// [`StoreError::HeldTooLong`], and comes again.
     ///
     /// It costs one request and one write unit per KB of the row for up to 70 events of one batch and
     /// key, a write unit for each page of about 40 ids, mostly twice, and a consistent read of an event's

@@ -20,7 +20,7 @@ use crate::owner;
 use crate::table::Table;
 
 /// Keys of one BatchGetItem (API reference, BatchGetItem).
-const CHUNK: usize = 100;
+pub(crate) const KEYS_PER_READ: usize = 100;
 
 /// Answers in a row that bring nothing, after which a read is given up as throttled.
 const FRUITLESS: u32 = 10;
@@ -86,7 +86,7 @@ impl Table {
     ) -> Result<Vec<Item>, StoreError> {
         let place = &self.place();
         let chunks: Vec<_> = keys
-            .chunks(CHUNK)
+            .chunks(KEYS_PER_READ)
             .map(|chunk| self.get_chunk(place, chunk.to_vec(), consistent, deadline))
             .collect();
         let items: Vec<Vec<Item>> = stream::iter(chunks)

@@ -149,6 +149,17 @@ pub enum StoreError {
         #[source]
         source: Option<Cause>,
     },
+    /// An event without a creation time was handed over so long ago that what was known of it may be
+    /// forgotten. It is not written; its source has it still, and hands it over again.
+    #[error(
+        "{place}: an event without a creation time was handed over more than an hour ago, so it is not written; report it, and it comes again"
+    )]
+    HeldTooLong {
+        /// Where.
+        place: Place,
+        /// When it was handed over.
+        handed_over: Timestamp,
+    },
     /// The event is too old to be told from one already taken.
     #[error(
         "{place}: the event of {created} is older than the store remembers events; not applied"
@@ -232,7 +243,9 @@ impl StoreError {
             Self::Throttled { .. } | Self::Conflict { .. } | Self::RetriesExhausted { .. } => {
                 Fault::Contention
             }
-            Self::Unavailable { .. } | Self::DeadlinePassed { .. } => Fault::Transient,
+            Self::Unavailable { .. } | Self::DeadlinePassed { .. } | Self::HeldTooLong { .. } => {
+                Fault::Transient
+            }
             Self::RowTooLarge { .. }
             | Self::WrongShape { .. }
             | Self::OtherMode { .. }

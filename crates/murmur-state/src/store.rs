@@ -34,7 +34,8 @@ pub struct Add<V> {
     pub key: Key,
     /// What is combined into it.
     pub value: V,
-    /// When the row may be removed: seconds since the epoch, `None` for never.
+    /// When the row may be removed: seconds since the epoch, `None` for never. Exactly-once adds nothing
+    /// in the two hours before that ([`StoreError::InvalidValue`]), so that the row is not made anew.
     pub ttl: Option<i64>,
 }
 
@@ -46,7 +47,7 @@ pub struct Once<V> {
     /// When it was created, as its source says; `None` if the source does not say.
     pub created: Option<Timestamp>,
     /// When its source handed it over. An event without creation time may be given up an hour after
-    /// that, with [`StoreError::DeadlinePassed`]: its source has it still.
+    /// that, with [`StoreError::HeldTooLong`]: its source has it still.
     pub handed_over: Timestamp,
     /// What it adds, one entry per key. A second entry of the same key counts as a duplicate.
     pub adds: Vec<Add<V>>,

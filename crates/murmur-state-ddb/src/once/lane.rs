@@ -114,12 +114,17 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     pub(crate) async fn run(
         mut self,
         known: &mut Known,
-        look: Option<Arc<Image>>,
+        look: Option<Result<Arc<Image>, StoreError>>,
     ) -> Vec<(usize, Outcome)> {
         self.reads_first = known.begin();
-        if let Some(image) = look {
-            known.see(image, 0, false);
-            self.reads_first = false;
+        match look {
+            Some(Ok(image)) => {
+                known.see(image, 0, false);
+                self.reads_first = false;
+            }
+            // Unless another batch has read it meanwhile.
+            Some(Err(error)) if self.reads_first => return self.not_begun(&error),
+            Some(Err(_)) | None => {}
         }
         while !self.todo.is_empty() {
             self.tried = 1;
@@ -179,16 +184,25 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         let rules = self.batch.rules();
         let place = &self.place;
         let too_late = |event: &Event<'_, V>| {
-            let is_over = |ttl: i64| Timestamp::from_secs(ttl) <= now.plus(rules.before_ttl);
-            let is_over = event.ttl.is_some_and(is_over);
             let place = place.clone();
-            match event.created {
-                Some(created) => (is_over || now.since(created) > rules.too_old)
-                    .then_some(StoreError::TooOld { place, created }),
-                // Its source has it still, and hands it over again.
-                None => (is_over || now.since(event.handed_over) > rules.undated)
-                    .then_some(StoreError::DeadlinePassed { place }),
+            let ends = |ttl: &i64| Timestamp::from_secs(*ttl) <= now.plus(rules.before_ttl);
+            if let Some(created) = event.created
+                && now.since(created) > rules.too_old
+            {
+                return Some(StoreError::TooOld { place, created });
             }
+            if event.created.is_none() && now.since(event.handed_over) > rules.undated {
+                let handed_over = event.handed_over;
+                return Some(StoreError::HeldTooLong { place, handed_over });
+            }
+            event.ttl.filter(ends).map(|ttl| StoreError::InvalidValue {
+                place,
+                reason: format!(
+                    "its row may be removed from {ttl} s after 1970 on, and nothing is added in the \
+                     two hours before that; give the window a longer retention"
+                ),
+                source: None,
+            })
         };
         let before = self.todo.len();
         let done = &mut self.done;
@@ -380,9 +394,11 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                 let bytes = self.front(chunk).find_map(alone);
                 let reason = match bytes {
                     Some(bytes) => format!("{bytes} bytes by itself, over the item size limit"),
-                    // A row that would hold nothing else.
-                    None if !image.is_begun => "over the item size limit by itself".to_owned(),
-                    None if self.makes_room => return Err(error),
+                    // A row that was read, and would hold nothing else.
+                    None if C::READS && !image.is_begun => {
+                        "over the item size limit by itself".to_owned()
+                    }
+                    None if self.makes_room || !image.is_begun => return Err(error),
                     None => {
                         self.makes_room = true;
                         return Ok(());

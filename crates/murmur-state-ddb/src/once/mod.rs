@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
-use murmur_state::{Key, Once, Outcome};
+use murmur_state::{Key, Once, Outcome, StoreError};
 
 pub(crate) use cell::{Cell, Refusal, Unwritable};
 pub(crate) use ids::Element;
@@ -28,6 +28,7 @@ pub(crate) use rules::Rules;
 pub use rules::Rules;
 
 use crate::attribute::{Item, row_key};
+use crate::rows::KEYS_PER_READ;
 use ids::Id;
 use lane::{Event, Lane};
 use row::Image;
@@ -87,43 +88,44 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
 }
 
 impl<C> Batch<'_, C> {
-    /// The rows of `keys` that this process should read before it writes them, all in a few
-    /// requests: as they were a moment ago, which is enough. What cannot be read is left out, and
-    /// read by its lane, which can say so.
-    async fn look<'k>(
-        &self,
-        slots: &Slots,
-        keys: impl Iterator<Item = &'k Key>,
-    ) -> HashMap<Key, Arc<Image>> {
+    /// The rows of `keys` that this process should read before it writes them, many in a request: as
+    /// they were a moment ago, which is enough.
+    async fn look<'k>(&self, slots: &Slots, keys: impl Iterator<Item = &'k Key>) -> Looks {
         let wants = |key: &Key| match slots.of(key).try_lock() {
             Some(known) => known.wants_a_read(),
             // Another batch is about to know it.
             None => false,
         };
         let wanted: Vec<&Key> = keys.filter(|key| wants(key)).collect();
-        if wanted.is_empty() {
-            return HashMap::new();
-        }
-        let rows = wanted.iter().map(|key| row_key(key)).collect();
-        let Ok(rows) = self.table.get_items(rows, false, self.deadline).await else {
-            return HashMap::new();
+        let looks: Vec<_> = wanted
+            .chunks(KEYS_PER_READ)
+            .map(|keys| self.look_at(keys))
+            .collect();
+        let looks = stream::iter(looks).buffer_unordered(self.table.options.concurrency);
+        let looks: Vec<Looks> = looks.collect().await;
+        looks.into_iter().flatten().collect()
+    }
+
+    async fn look_at(&self, keys: &[&Key]) -> Looks {
+        let rows = keys.iter().map(|key| row_key(key)).collect();
+        let rows = self.table.get_items(rows, false, self.deadline).await;
+        let mut rows = rows.and_then(|rows| {
+            let named = rows.into_iter();
+            let named = named.map(|row| Ok((self.table.key_of(&row)?, row)));
+            named.collect::<Result<HashMap<Key, Item>, StoreError>>()
+        });
+        let mut look = |key: &Key| {
+            let rows = rows.as_mut().map_err(|error| error.clone())?;
+            let row = rows.remove(key).unwrap_or_default();
+            let image = Image::of(&self.table.place().at(key), &row)?;
+            Ok(Arc::new(image))
         };
-        let mut found: HashMap<Key, Item> = HashMap::with_capacity(rows.len());
-        for row in rows {
-            if let Ok(key) = self.table.key_of(&row) {
-                found.insert(key, row);
-            }
-        }
-        let mut image = |key: &Key| {
-            let row = found.remove(key).unwrap_or_default();
-            Image::of(&self.table.place().at(key), &row).ok()
-        };
-        let known = wanted.into_iter();
-        known
-            .filter_map(|key| Some((key.clone(), Arc::new(image(key)?))))
-            .collect()
+        keys.iter().map(|key| ((*key).clone(), look(key))).collect()
     }
 }
+
+/// What rows were read as, or why they could not be.
+type Looks = HashMap<Key, Result<Arc<Image>, StoreError>>;
 
 /// A batch by rows.
 struct Lanes<'a, V> {

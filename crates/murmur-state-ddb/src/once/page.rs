@@ -215,15 +215,16 @@ impl Sizing {
     /// The level for these elements: the one that was last found right, else the row's last, else
     /// what their own seconds say.
     pub(crate) fn level(&mut self, tops: &Tops, elements: &[Element], target: usize) -> Level {
-        if let Some(level) = self.level {
+        if let Some(level) = self.level.or_else(|| tops.last()) {
+            self.level = Some(level);
             return level;
         }
-        let level = tops.last().unwrap_or_else(|| {
-            let seconds = elements.iter().filter_map(Element::second);
-            let first = seconds.clone().min().unwrap_or(0);
-            let last = seconds.max().unwrap_or(0);
-            Level::of(elements.len(), last - first, target)
-        });
+        let seconds: Vec<i64> = elements.iter().filter_map(Element::second).collect();
+        let (Some(first), Some(last)) = (seconds.iter().min(), seconds.iter().max()) else {
+            // Each has a page of its own, at whatever level.
+            return Level(0);
+        };
+        let level = Level::of(seconds.len(), last - first, target);
         self.level = Some(level);
         level
     }
@@ -239,13 +240,14 @@ impl Sizing {
         self.open.extend(pages);
         let left = self.open.extract_if(.., |page, _| page.end < newest);
         if let Some(largest) = left.map(|(_, ids)| ids).max() {
-            self.small = match largest * 2 < target {
-                true => self.small + 1,
-                false => 0,
-            };
-        }
-        if self.small >= PATIENCE {
-            self.move_by(1);
+            if largest * 2 >= target {
+                self.small = 0;
+                return;
+            }
+            self.small += 1;
+            if self.small >= PATIENCE {
+                self.move_by(i64::from((target / largest.max(1)).ilog2()).max(1));
+            }
         }
     }
 
@@ -346,6 +348,18 @@ mod tests {
             }
             true
         });
+    }
+
+    #[test]
+    fn ids_without_a_second_say_nothing_about_the_level() {
+        let (mut sizing, tops) = (Sizing::default(), Tops::default());
+        let undated = [Element::new(&[7; 16], None), Element::new(&[8; 16], None)];
+        sizing.level(&tops, &undated, 40);
+        let dated: Vec<_> = (0..20)
+            .map(|n| element(n, 1_000_000 + 60 * n as i64))
+            .collect();
+        let mixed = [&undated[..], &dated].concat();
+        assert_eq!(sizing.level(&tops, &mixed, 40), Level(11));
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::attribute::{CUR, HOT, Item, LED, PER, PREV, integer, wrong_shape};
 /// How many rows are remembered at least; at most twice as many.
 const REMEMBERED: usize = 4096;
 
+/// Generations of ids in a row that several processes write, over which whoever comes moves them on:
+/// who was to do it has died.
+const OVERDUE: usize = 4;
+
 /// A row as one answer told it, never pieced together of several.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Image {
@@ -189,13 +193,14 @@ impl Known {
     }
 
     /// Among several writers the one whose `ids` took the row over three quarters of a generation
-    /// moves them on, so that not all of them try.
+    /// moves them on, so that not all of them try; if nobody does, the one that takes it over a whole
+    /// generation more, and so on.
     pub(crate) fn look_whose_turn(&mut self, ids: usize, budget: usize) {
         let Some(image) = &self.image else { return };
-        let line = image.half(budget) / 4 * 3;
-        let now = image.cur.len() * Element::BYTES;
-        let before = now.saturating_sub(ids * Element::BYTES);
-        self.is_due |= self.shared && (before..now).contains(&line);
+        let half = image.half(budget).max(1);
+        let lines = |ids: usize| (ids * Element::BYTES + half / 4) / half;
+        let before = image.cur.len().saturating_sub(ids);
+        self.is_due |= self.shared && lines(image.cur.len()) > lines(before);
     }
 
     /// Whether the ids are to move on by the next write, of `ids` more.
@@ -205,7 +210,11 @@ impl Known {
         };
         let cur = image.cur.len() + self.added;
         let bytes = (cur + ids) * Element::BYTES;
-        image.is_begun && (self.is_due || bytes > image.half(budget))
+        let generations = match self.shared {
+            true => OVERDUE,
+            false => 1,
+        };
+        image.is_begun && (self.is_due || bytes > generations * image.half(budget))
     }
 
     /// Whether the next write, of `ids`, should bring the row back whole.
@@ -387,7 +396,11 @@ mod tests {
         assert!(!before.should_move_on(1, budget));
         let mut after = known(10, 20);
         see(&mut after, 20, 2);
-        assert!(!after.should_move_on(1, budget));
-        assert!(after.should_move_on(4, budget), "in the end anybody does");
+        assert!(!after.should_move_on(4, budget));
+        see(&mut after, 44, 2);
+        assert!(after.should_move_on(1, budget), "the next line");
+        let mut late = known(70, 20);
+        see(&mut late, 90, 1);
+        assert!(late.should_move_on(4, budget), "in the end anybody does");
     }
 }

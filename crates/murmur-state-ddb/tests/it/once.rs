@@ -379,7 +379,7 @@ async fn events_without_a_creation_time_have_pages_of_their_own() {
     assert!(
         matches!(
             &outcomes[..],
-            [Outcome::Failed(StoreError::DeadlinePassed { .. })]
+            [Outcome::Failed(StoreError::HeldTooLong { .. })]
         ),
         "{outcomes:?}"
     );
@@ -407,7 +407,10 @@ async fn nothing_is_added_to_a_row_in_the_two_hours_before_it_may_be_removed() {
     assert!(
         matches!(
             &outcomes[..],
-            [Outcome::Failed(StoreError::TooOld { .. }), Outcome::Applied]
+            [
+                Outcome::Failed(StoreError::InvalidValue { .. }),
+                Outcome::Applied
+            ]
         ),
         "{outcomes:?}"
     );
@@ -607,6 +610,42 @@ async fn processes_of_different_budgets_write_one_row() {
         assert_eq!(process.done(&events).await, 0);
     }
     assert_eq!(totals[0].total("a").await, Some(90));
+}
+
+#[tokio::test]
+async fn a_row_deleted_by_hand_is_learned_of() {
+    for taken in [1, 3] {
+        let totals = Totals::with(300).await;
+        let process = totals.process(&Wire::calm());
+        process.done(&totals.events("a", 0..taken)).await;
+        let client = totals.dynamo.client();
+        let delete = client.delete_item().table_name(&totals.state);
+        let delete = delete.key("pk", s("a")).key("sk", n(0));
+        delete.send().await.unwrap();
+        assert_eq!(process.done(&totals.events("a", 10..13)).await, 3);
+        assert_eq!(totals.total("a").await, Some(3));
+    }
+}
+
+#[tokio::test]
+async fn rows_that_cannot_be_read_fail_by_the_reason_and_with_one_request() {
+    let totals = Totals::new().await;
+    let wire = wire_on("BatchGetItem", |_| {
+        Action::error(400, "AccessDeniedException", "not allowed")
+    });
+    let events: Vec<_> = (0..50)
+        .map(|n| totals.event(n, &[(&format!("k{n}"), 1)]))
+        .collect();
+    for outcome in totals.process(&wire).send(&events).await {
+        match outcome {
+            Outcome::Failed(error) => assert_eq!(error.fault(), Fault::Setup, "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(
+        wire.counts().into_iter().collect::<Vec<_>>(),
+        [("BatchGetItem".to_owned(), 1)]
+    );
 }
 
 #[tokio::test]
@@ -1024,6 +1063,7 @@ async fn a_horizon_shorter_than_a_streams_is_only_had_by_name() {
     markers(&dynamo).horizon(26 * HOUR).unwrap();
     markers(&dynamo).horizon(100 * HOUR).unwrap();
     markers(&dynamo).horizon_below_a_streams(HOUR).unwrap();
+    assert!(markers(&dynamo).horizon(Duration::MAX).is_err());
     assert!(
         markers(&dynamo)
             .horizon_below_a_streams(Duration::ZERO)

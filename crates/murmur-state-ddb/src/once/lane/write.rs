@@ -15,9 +15,9 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// Adds the ids of the first `chunk` events to the row's, with what the events add.
     pub(super) async fn add(&mut self, known: &mut Known, image: &Image, chunk: usize) -> Step {
         let change = Change::default().add("cur :new");
-        let change = match image.per {
-            0 => change.set("per = if_not_exists(per, :per)"),
-            _ => change,
+        let change = match image.is_begun {
+            false => change.set("per = if_not_exists(per, :per)"),
+            true => change,
         };
         let look = known.wants_a_look(chunk, self.batch.budget());
         // A value that was read is of this very row.
@@ -33,6 +33,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             Sent::Done(Some(row)) => {
                 self.settle(chunk, &Outcome::Applied);
                 let image = self.image(&row)?;
+                self.remember(row);
                 self.follow(&image);
                 known.see(image, chunk, true);
                 known.look_whose_turn(chunk, self.batch.budget());
@@ -64,7 +65,9 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             Sent::Done(row) => {
                 self.settle(chunk, &Outcome::Applied);
                 self.makes_room = false;
-                let image = self.image(&row.unwrap_or_default())?;
+                let row = row.unwrap_or_default();
+                let image = self.image(&row)?;
+                self.remember(row);
                 tracing::trace!(
                     key = %self.key, table = %self.batch.table.name, per = image.per,
                     "its ids moved on",
@@ -165,33 +168,33 @@ enum Reach {
     NextPer,
 }
 
+/// Of a row that is not there, or that only a ledger has written.
+const NOT_BEGUN: &str =
+    "attribute_not_exists(per) AND (attribute_not_exists(pk) OR attribute_exists(led))";
+
 impl Reach {
-    /// The change, made only within reach. A row that is not there, or that only a ledger has
-    /// written, is one whose ids have never moved on.
+    /// The change, made only within reach of `image`. Where that is of a row that was not begun,
+    /// its ids have never moved on.
     fn within(self, change: Change, image: &Image) -> Change {
-        let after = number(image.per.saturating_add(1));
-        match (self, image.per) {
-            (Self::ThisPer, 0) => change.only_if(
-                "(per = :per OR attribute_not_exists(per) \
-                 AND (attribute_not_exists(pk) OR attribute_exists(led)))",
-            ),
-            (Self::ThisPer, _) => change.only_if("per = :per"),
-            (Self::NextPer, 0) => change
-                .only_if(
-                    "(per BETWEEN :per AND :after OR attribute_not_exists(per) \
-                     AND (attribute_not_exists(pk) OR attribute_exists(led)))",
-                )
-                .value(":after", after),
-            (Self::NextPer, _) => change
-                .only_if("per BETWEEN :per AND :after")
-                .value(":after", after),
+        let change = match (self, image.is_begun) {
+            (Self::ThisPer, true) => change.only_if("per = :per"),
+            (Self::NextPer, true) => change.only_if("per BETWEEN :per AND :after"),
+            (Self::ThisPer, false) => change.only_if(NOT_BEGUN),
+            (Self::NextPer, false) => {
+                change.only_if(format!("(per BETWEEN :per AND :after OR {NOT_BEGUN})"))
+            }
+        };
+        match self {
+            Self::ThisPer => change,
+            Self::NextPer => change.value(":after", number(image.per.saturating_add(1))),
         }
     }
 
     fn has(self, before: &Image, now: &Image) -> bool {
+        let at_most_once = now.per == before.per || now.per == before.per.saturating_add(1);
         match self {
-            Self::ThisPer => now.per == before.per,
-            Self::NextPer => now.per == before.per || now.per == before.per.saturating_add(1),
+            Self::ThisPer => now.per == before.per && now.is_begun == before.is_begun,
+            Self::NextPer => at_most_once && (now.is_begun || !before.is_begun),
         }
     }
 }
