@@ -397,7 +397,7 @@ mod tests {
         let mut after = known(10, 20);
         see(&mut after, 20, 2);
         assert!(!after.should_move_on(4, budget));
-        see(&mut after, 44, 2);
+        see(&mut after, 43, 2);
         assert!(after.should_move_on(1, budget), "the next line");
         let mut late = known(70, 20);
         see(&mut late, 90, 1);

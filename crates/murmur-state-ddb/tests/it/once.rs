@@ -307,6 +307,8 @@ async fn what_was_clear_stays_clear_while_the_ids_move_on_once_and_no_longer() {
         process.done(&totals.events("a", 4..5)).await;
         for number in 5..5 + moves {
             totals.clock.advance(Duration::from_secs(1));
+            // One that knows of no other moves the ids on.
+            let other = totals.process(&calm);
             other.done(&totals.events("a", number..number + 1)).await;
         }
         let (looks, before) = (wire.count("BatchGetItem"), writes(&wire));
