@@ -190,8 +190,7 @@ async fn an_event_is_looked_for_in_prev_before_it_is_written() {
         let (mover, c) = (stage.mover(), stage.actor());
         let event = begun(&stage).await;
         fill(&stage, &mover).await;
-        // The pipeline's own requests are done.
-        assert!(stage.deliver(&c, &[]).await);
+        stage.warm_up(&c).await;
         stage.slow(SLOW);
         let meanwhile = async {
             // It has read the row after 4 s, and its write arrives 2 s later.
@@ -396,7 +395,7 @@ async fn an_event_whose_page_may_be_gone_is_not_applied() {
 /// `length`; meanwhile Time to Live is at work.
 async fn suspended(stage: &Stage, event: &EventRecord, at: Duration, length: Duration) -> bool {
     let c = stage.actor();
-    assert!(stage.deliver(&c, &[]).await);
+    stage.warm_up(&c).await;
     until(stage, at).await;
     stage.slow(SLOW);
     c.suspend(3 * SECOND, length);
@@ -458,7 +457,7 @@ async fn state_rows_outlive_their_contributions() {
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_was_removed_is_not_made_anew() {
-    on_machines(shows(
+    shows(
         Rule::NothingBeforeTtl,
         async |rule| {
             let stage = with(rule, |scenario| {
@@ -469,17 +468,29 @@ async fn a_row_that_was_removed_is_not_made_anew() {
                 scenario.rules.page_life = 2000 * HOUR;
             })
             .await;
-            let late = stage.event(2);
-            fill(&stage, &stage.actor()).await;
+            let (late, writer) = (stage.event(2), stage.actor());
+            fill(&stage, &writer).await;
             let row = stage.row().await.unwrap();
             let ttl: i64 = row["ttl"].as_n().unwrap().parse().unwrap();
             let ttl = ttl - stage.time().now().as_secs();
             let ttl = Duration::from_secs(ttl.unsigned_abs());
-            suspended(&stage, &late, ttl - HOUR, 2 * HOUR).await;
+            until(&stage, ttl - HOUR).await;
+            stage.weather(Weather {
+                stall: 1.0,
+                stall_for: 2 * HOUR..=2 * HOUR,
+                ..Weather::calm()
+            });
+            let meanwhile = async {
+                stage.sleep(MINUTE).await;
+                stage.calm();
+                stage.sleep(HOUR).await;
+                stage.sweep().await;
+            };
+            join(stage.deliver(&writer, &[&late]), meanwhile).await;
             stage.judge().await
         },
         is_too_low,
-    ))
+    )
     .await;
 }
 
@@ -524,7 +535,7 @@ async fn swapped_meanwhile(rule: Option<Rule>) -> Vec<Wrong> {
     let stage = Stage::new(Aggregate::Bytes, rule).await;
     let (a, b) = (stage.actor(), stage.actor());
     fill(&stage, &a).await;
-    assert!(stage.deliver(&b, &[]).await);
+    stage.warm_up(&b).await;
     let (first, second) = (stage.event(MUCH), stage.event(2));
     stage.slow(SLOW);
     let meanwhile = async {

@@ -164,10 +164,14 @@ impl Rule {
     pub(super) fn interfere(self, process: &Process, own: Interference) {
         match self {
             Self::IdsInCur => {
-                in_writes(process, |_, part| condition(part, "contains(cur,", "contains(zzz,"));
+                in_writes(process, |_, part| {
+                    condition(part, "contains(cur,", "contains(zzz,")
+                });
             }
             Self::IdsInPrev => {
-                in_writes(process, |_, part| condition(part, "contains(prev,", "contains(zzz,"));
+                in_writes(process, |_, part| {
+                    condition(part, "contains(prev,", "contains(zzz,")
+                });
             }
             Self::PerAsRead => in_writes(process, |write, part| {
                 if write == Write::Plain {
@@ -211,7 +215,9 @@ impl Rule {
             Self::TopsByLevel => in_tops(process, |tops| {
                 let levels = std::mem::take(tops).into_iter();
                 tops.extend(levels.map(|(level, second)| {
-                    let coarser = level.parse().map(|level: i64| (level + 1).min(24).to_string());
+                    let coarser = level
+                        .parse()
+                        .map(|level: i64| (level + 1).min(24).to_string());
                     (coarser.unwrap_or(level), second)
                 }));
             }),
@@ -243,7 +249,9 @@ impl Rule {
             Self::PagesReadAfterRow => pages_remembered(process),
             Self::LookedUpAgain => looked_up_once(process, own),
             Self::MovesInPlace => moves_by_copy(process),
-            Self::PrevChecked => hide_in_prev(process, own, |request| request.operation != "UpdateItem"),
+            Self::PrevChecked => {
+                hide_in_prev(process, own, |request| request.operation != "UpdateItem")
+            }
             Self::PrevCheckedAgain => {
                 hide_in_prev(process, own, |request| request.operation == "UpdateItem");
             }
@@ -289,7 +297,9 @@ fn condition(part: &mut Map<String, Value>, from: &str, to: &str) {
 fn values(part: &mut Map<String, Value>) -> &mut Map<String, Value> {
     let values = part.entry("ExpressionAttributeValues");
     let values = values.or_insert_with(|| json!({}));
-    values.as_object_mut().unwrap_or_else(|| panic!("values are no map"))
+    values
+        .as_object_mut()
+        .unwrap_or_else(|| panic!("values are no map"))
 }
 
 /// Changes what a row is to say of its pages.

@@ -132,6 +132,9 @@ pub struct Scenario {
     pub suspended: f64,
     /// For how long at most.
     pub suspended_for: Duration,
+    /// Whether invocations end by a deadline, as in Lambda; those of a reader in a process of its own
+    /// do not, so that they go on when its machine was suspended.
+    pub deadlines: bool,
     /// How far off the clocks of processes are at most, in seconds.
     pub skew: i64,
     /// Whether some records come at the end of their retention, so that clocks that are fast
@@ -219,6 +222,7 @@ impl Scenario {
             },
             suspended: pick(spelling, &[(1, 0.0), (1, 0.05)]),
             suspended_for: longest(spelling, window.is_some()),
+            deadlines: spelling.f64() < 0.6,
             skew,
             late,
             sweep: pick(rng, &[(1, None), (2, Some(6 * HOUR)), (1, Some(20 * HOUR))]),

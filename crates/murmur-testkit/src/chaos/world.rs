@@ -17,9 +17,7 @@ use fastrand::Rng;
 use futures::future::{BoxFuture, LocalBoxFuture};
 use murmur_core::RecordError;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{
-    Causes, Clock, Deadline, Random, Recorder, StoreError, Timestamp, Tokens,
-};
+use murmur_state::{Causes, Clock, Deadline, Random, Recorder, StoreError, Timestamp, Tokens};
 use murmur_state_ddb::{create_dedup_table, create_int64_table};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -193,6 +191,7 @@ impl World {
             },
             // One in two names seconds as another would who rounded them up.
             rounds_up: scenario.without == Some(Rule::SameSecond) && number % 2 == 1,
+            deadlines: scenario.deadlines,
             process,
             handler,
             clock,
@@ -366,6 +365,7 @@ pub(super) struct Lambda {
     turn: Arc<AtomicU64>,
     hands: Hands,
     rounds_up: bool,
+    deadlines: bool,
     rejected: Rejections,
     log: Rc<RefCell<Log>>,
     machine: Machine,
@@ -440,7 +440,10 @@ impl Machine {
         // Answers take milliseconds, so that most of what is under way is at the beginning.
         let from = within(dice, Duration::ZERO, Duration::from_millis(200));
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
-        let most = pick(dice, &[(2, minutes(1)), (2, minutes(10)), (2, self.longest)]);
+        let most = pick(
+            dice,
+            &[(2, minutes(1)), (2, minutes(10)), (2, self.longest)],
+        );
         let length = within(dice, Duration::from_secs(1), most.min(self.longest));
         let by_chance = (dice.f64() < self.chance).then_some((from, length));
         self.planned.take().or(by_chance)
@@ -524,7 +527,10 @@ impl Environment for Lambda {
         let (handler, log) = (self.handler.clone(), Rc::clone(&self.log));
         let rejected = Arc::clone(&self.rejected);
         lock(&rejected).clear();
-        let deadline = Deadline::within(&*self.clock, timeout);
+        let deadline = match self.deadlines {
+            true => Deadline::within(&*self.clock, timeout),
+            false => Deadline::NONE,
+        };
         let records: Vec<(String, Option<String>)> = event
             .records
             .iter()

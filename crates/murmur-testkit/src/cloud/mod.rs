@@ -185,11 +185,7 @@ impl Cloud {
     /// # Panics
     ///
     /// If the table cannot be read.
-    pub async fn expire(
-        &self,
-        table: &str,
-        keys: &[&str],
-    ) -> Vec<HashMap<String, AttributeValue>> {
+    pub async fn expire(&self, table: &str, keys: &[&str]) -> Vec<HashMap<String, AttributeValue>> {
         let now = self.0.now().as_secs();
         let mut removed = Vec::new();
         for row in self.rows(table).await {
