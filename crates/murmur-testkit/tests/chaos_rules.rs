@@ -550,3 +550,18 @@ async fn swapped_meanwhile(rule: Option<Rule>) -> Vec<Wrong> {
 async fn a_value_that_was_read_is_replaced_only_if_it_is_still_there() {
     shows(Rule::VersionAsRead, swapped_meanwhile, is_too_low).await;
 }
+
+/// What a request that is served twice does is done once: all that it adds has an id.
+#[tokio::test(start_paused = true)]
+async fn requests_that_arrive_twice_change_nothing() {
+    let rule = Some(Rule::SentOnce);
+    assert_eq!(moved_on_twice_meanwhile(rule).await, []);
+    assert_eq!(redelivered_from_a_page(rule).await, []);
+    assert_eq!(swapped_meanwhile(rule).await, []);
+}
+
+/// A value that is still there as it was read is of a row whose ids have not moved on either.
+#[tokio::test(start_paused = true)]
+async fn a_value_as_read_is_of_ids_as_read() {
+    assert_eq!(swapped_meanwhile(Some(Rule::PerAsReadInSwaps)).await, []);
+}
