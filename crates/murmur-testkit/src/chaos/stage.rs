@@ -74,6 +74,7 @@ impl Stage {
             dated: true,
             suspended: 0.0,
             deadlines: false,
+            mixed_budgets: false,
             row_budget: LARGE,
             rules: Rules::default(),
             ..Scenario::new(0, Mode::ExactlyOnce)

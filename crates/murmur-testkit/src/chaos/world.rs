@@ -118,7 +118,13 @@ impl World {
             _ => dice.i64(-most..=most),
         };
         drop(dice);
-        self.start_with(skew, self.scenario.row_budget)
+        let Scenario {
+            row_budget,
+            mixed_budgets,
+            ..
+        } = self.scenario;
+        let is_larger = mixed_budgets && self.processes.get() % 2 == 1;
+        self.start_with(skew, if is_larger { 8 * row_budget } else { row_budget })
     }
 
     /// Starts a process whose clock is `skew` seconds fast, and whose rows may have so many bytes.
