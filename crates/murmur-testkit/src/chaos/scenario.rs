@@ -132,6 +132,9 @@ pub struct Scenario {
     pub suspended: f64,
     /// For how long at most.
     pub suspended_for: Duration,
+    /// Whether invocations end by a deadline, as in Lambda; those of a reader in a process of its own
+    /// do not, so that they go on when its machine was suspended.
+    pub deadlines: bool,
     /// How far off the clocks of processes are at most, in seconds.
     pub skew: i64,
     /// Whether some records come at the end of their retention, so that clocks that are fast
@@ -141,6 +144,9 @@ pub struct Scenario {
     pub sweep: Option<Duration>,
     /// How many bytes a row may have with its ids.
     pub row_budget: usize,
+    /// Whether every other process gives rows eight times as many, as while a setting is deployed:
+    /// some move ids on that others only add to.
+    pub mixed_budgets: bool,
     /// The numbers of the exactly-once protocol.
     pub rules: Rules,
     /// The rule that is left out.
@@ -170,7 +176,11 @@ impl Scenario {
         let large = rng.f64() < 0.02;
         let row_budget = match large || rng.f64() < 0.1 {
             true => 1024,
-            false => rng.usize(21..=500),
+            // From rows that have room for no id to those that have for some ten and as many again.
+            false => {
+                let bytes = pick(rng, &[(1, 21..=200), (3, 200..=800)]);
+                rng.usize(bytes)
+            }
         };
         let rules = Rules {
             page_ids: rng.usize(1..=12),
@@ -219,10 +229,12 @@ impl Scenario {
             },
             suspended: pick(spelling, &[(1, 0.0), (1, 0.05)]),
             suspended_for: longest(spelling, window.is_some()),
+            deadlines: spelling.f64() < 0.6,
             skew,
             late,
             sweep: pick(rng, &[(1, None), (2, Some(6 * HOUR)), (1, Some(20 * HOUR))]),
             row_budget,
+            mixed_budgets: spelling.bool(),
             rules,
             without: None,
         }

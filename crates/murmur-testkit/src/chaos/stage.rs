@@ -19,8 +19,9 @@ use crate::cloud::{Cloud, Process, Weather};
 use crate::esm::Environment;
 use crate::time::Time;
 
-/// The one key of a stage.
+/// The key that scripts are about, and another.
 const ENTITY: &str = "key";
+const OTHER: &str = "other key";
 
 /// A budget that no script's row exhausts, and one that every row does.
 const LARGE: usize = 100_000;
@@ -72,6 +73,8 @@ impl Stage {
             retract: false,
             dated: true,
             suspended: 0.0,
+            deadlines: false,
+            mixed_budgets: false,
             row_budget: LARGE,
             rules: Rules::default(),
             ..Scenario::new(0, Mode::ExactlyOnce)
@@ -105,8 +108,18 @@ impl Stage {
         Actor { lambda }
     }
 
+    /// Has `actor` do what a process does once: it finds that the tables are its pipeline's.
+    pub async fn warm_up(&self, actor: &Actor) {
+        let event = self.event_of(OTHER, 1);
+        assert!(self.deliver(actor, &[&event]).await, "a calm delivery");
+    }
+
     /// A new record that adds `amount`, created now.
     pub fn event(&self, amount: i64) -> EventRecord {
+        self.event_of(ENTITY, amount)
+    }
+
+    fn event_of(&self, entity: &str, amount: i64) -> EventRecord {
         let now = self.world.time.now();
         let number = self.events.borrow().len();
         let mut record = EventRecord::default();
@@ -120,7 +133,7 @@ impl Stage {
         }
         let name = AttributeValue::S(format!("item-{number}"));
         record.change.keys = HashMap::from([("id".to_owned(), name)]).into();
-        let entities = AttributeValue::L(vec![AttributeValue::S(ENTITY.into())]);
+        let entities = AttributeValue::L(vec![AttributeValue::S(entity.into())]);
         let digits = |number: i64| AttributeValue::N(number.to_string());
         record.change.new_image = HashMap::from([
             ("entities".to_owned(), entities),
@@ -138,7 +151,7 @@ impl Stage {
         };
         self.events.borrow_mut().push(Contribution {
             event: record.event_id.clone(),
-            adds: BTreeMap::from([((ENTITY.to_owned(), bucket), value)]),
+            adds: BTreeMap::from([((entity.to_owned(), bucket), value)]),
         });
         record
     }

@@ -118,7 +118,13 @@ impl World {
             _ => dice.i64(-most..=most),
         };
         drop(dice);
-        self.start_with(skew, self.scenario.row_budget)
+        let Scenario {
+            row_budget,
+            mixed_budgets,
+            ..
+        } = self.scenario;
+        let is_larger = mixed_budgets && self.processes.get() % 2 == 1;
+        self.start_with(skew, if is_larger { 8 * row_budget } else { row_budget })
     }
 
     /// Starts a process whose clock is `skew` seconds fast, and whose rows may have so many bytes.
@@ -191,6 +197,7 @@ impl World {
             },
             // One in two names seconds as another would who rounded them up.
             rounds_up: scenario.without == Some(Rule::SameSecond) && number % 2 == 1,
+            deadlines: scenario.deadlines,
             process,
             handler,
             clock,
@@ -364,6 +371,7 @@ pub(super) struct Lambda {
     turn: Arc<AtomicU64>,
     hands: Hands,
     rounds_up: bool,
+    deadlines: bool,
     rejected: Rejections,
     log: Rc<RefCell<Log>>,
     machine: Machine,
@@ -525,7 +533,10 @@ impl Environment for Lambda {
         let (handler, log) = (self.handler.clone(), Rc::clone(&self.log));
         let rejected = Arc::clone(&self.rejected);
         lock(&rejected).clear();
-        let deadline = Deadline::within(&*self.clock, timeout);
+        let deadline = match self.deadlines {
+            true => Deadline::within(&*self.clock, timeout),
+            false => Deadline::NONE,
+        };
         let records: Vec<(String, Option<String>)> = event
             .records
             .iter()

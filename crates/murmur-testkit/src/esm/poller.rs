@@ -283,10 +283,16 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         });
     }
 
+    /// Any of those that are idle, also one that was for long and knows what was then.
+    fn idle(&mut self) -> Option<E> {
+        let at = self.rng.usize(..self.idle.len().max(1));
+        (at < self.idle.len()).then(|| self.idle.swap_remove(at))
+    }
+
     fn invoke(&mut self, asker: Asker, batch: Batch) {
         let trouble = self.simulation.trouble;
         let timeout = self.simulation.mapping.timeout;
-        let process = match self.idle.pop() {
+        let process = match self.idle() {
             Some(idle) if !self.happens(trouble.fresh) => idle,
             _ => {
                 self.delivery.met.processes += 1;

@@ -1,15 +1,16 @@
 //! The function killed by SIGKILL in the middle of batches, again and again, and started anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::process::Stdio;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_core::{BuildError, Count, Pipeline, Stored, Sum};
 use murmur_lambda_ddbstreams::{Handler, run};
 use murmur_state::{Random, Timestamp};
-use murmur_state_ddb::{Deduper, Int64SumStore};
+use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
 use murmur_testkit::gate::{Gate, Hold};
 use murmur_testkit::lambda::RuntimeApi;
 use order_totals::{Order, Tables, WINDOW};
@@ -19,6 +20,7 @@ use tokio::process::Command;
 use crate::support::{App, change, image, number, today};
 
 const TIMEOUT: Duration = Duration::from_secs(60);
+const ROW_BUDGET: usize = 400;
 const CUSTOMERS: [&str; 6] = ["alice", "bob", "carol", "dave", "erin", "frank"];
 
 /// An order: who made it, for how much.
@@ -34,8 +36,7 @@ struct Orders {
 }
 
 impl Orders {
-    /// One customer in two is alice, whose rows take so many events that they turn hot in the
-    /// exactly-once mode.
+    /// One customer in two is alice, whose rows take the more events.
     fn new(changes: u32, below: &impl Fn(u64) -> u64) -> Self {
         let mut orders = Self {
             records: Vec::new(),
@@ -79,6 +80,9 @@ struct Report {
     redelivered: u32,
     /// How many requests of each operation there were in all.
     requests: BTreeMap<String, usize>,
+    /// In the exactly-once mode: how often the ids of rows have moved on, and the pages they went to.
+    moves: u64,
+    pages: usize,
     /// What differs from a recount: found, and wanted.
     wrong: Vec<(&'static str, Sums, Sums)>,
 }
@@ -112,6 +116,8 @@ impl fmt::Display for Report {
             write!(f, " {side:?} {operation} {times}")?;
         }
         write!(f, "; requests {:?}", self.requests)?;
+        let (moves, pages) = (self.moves, self.pages);
+        write!(f, "; ids moved on {moves} times, to {pages} pages")?;
         for (customer, found, wanted) in &self.wrong {
             write!(f, "\n  {customer}: {found:?} instead of {wanted:?}")?;
         }
@@ -192,6 +198,12 @@ async fn kill_and_restart(
     living.kill().await.unwrap();
     gate.settled().await;
     report.requests = gate.counts();
+    for table in [&app.tables.totals, &app.tables.counts] {
+        let per = |row: &Row| row.get("per")?.as_n().ok()?.parse::<u64>().ok();
+        report.moves += rows(&app, table).await.iter().filter_map(per).sum::<u64>();
+    }
+    let markers = rows(&app, &app.tables.markers).await;
+    report.pages = markers.iter().filter(|row| row.contains_key("ids")).count();
     for customer in CUSTOMERS {
         let (cents, count) = app.state(customer).await;
         let found = (cents.unwrap_or(0), count.unwrap_or(0));
@@ -201,6 +213,14 @@ async fn kill_and_restart(
         }
     }
     report
+}
+
+type Row = HashMap<String, AttributeValue>;
+
+async fn rows(app: &App, table: &str) -> Vec<Row> {
+    let scan = app.client.scan().table_name(table).consistent_read(true);
+    let rows = scan.into_paginator().items().send();
+    rows.collect::<Result<_, _>>().await.unwrap()
 }
 
 /// The number of the first record that an answer reports.
@@ -225,13 +245,14 @@ async fn a_function_killed_anywhere_in_its_batches_counts_every_order_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_in_exactly_once_it_counts_every_order_once_too() {
-    let operations = ["UpdateItem", "TransactWriteItems"];
+    let operations = ["UpdateItem", "BatchGetItem", "TransactWriteItems"];
     for seed in [1, 2] {
         let once = |app: &App| function(app, "killed::exactly_once_function");
         let report = kill_and_restart(seed, 1000, &operations, once).await;
         println!("exactly once, seed {seed}: {report}");
         assert_eq!(report.wrong, [], "seed {seed}");
         report.shows(&operations);
+        assert!(report.moves > 100 && report.pages > 20, "{report}");
     }
 }
 
@@ -289,7 +310,10 @@ fn pipelines(
     of_totals: Mode<Sum>,
     of_counts: Mode<Count>,
 ) -> [Pipeline<Order>; 2] {
-    let store = |table: &str| Int64SumStore::new(client.clone(), table);
+    // So small that ids move on with every few events.
+    let options = TableOptions::default().row_budget(ROW_BUDGET);
+    let store =
+        |table: &str| Int64SumStore::with_options(client.clone(), table, options.clone()).unwrap();
     let markers = Deduper::new(client.clone(), tables.markers.as_str());
     let at = |order: &Order| Timestamp::from_secs(order.placed_at);
     let totals = Pipeline::builder("order_totals")
