@@ -149,6 +149,16 @@ pub enum StoreError {
         #[source]
         source: Option<Cause>,
     },
+    /// Time to Live may remove the row within two hours, and what came then would make it anew.
+    #[error(
+        "{place}: the row may be removed from {ttl} s after 1970 on, and nothing is added in the two hours before that; give the window a longer retention"
+    )]
+    RowEnds {
+        /// Where.
+        place: Place,
+        /// The row's `ttl`, in seconds since the epoch.
+        ttl: i64,
+    },
     /// An event without a creation time was handed over so long ago that what was known of it may be
     /// forgotten. It is not written; its source has it still, and hands it over again.
     #[error(
@@ -239,7 +249,8 @@ impl StoreError {
             Self::InvalidId(_)
             | Self::Overflow { .. }
             | Self::InvalidValue { .. }
-            | Self::TooOld { .. } => Fault::Record,
+            | Self::TooOld { .. }
+            | Self::RowEnds { .. } => Fault::Record,
             Self::Throttled { .. } | Self::Conflict { .. } | Self::RetriesExhausted { .. } => {
                 Fault::Contention
             }

@@ -35,7 +35,7 @@ pub struct Add<V> {
     /// What is combined into it.
     pub value: V,
     /// When the row may be removed: seconds since the epoch, `None` for never. Exactly-once adds nothing
-    /// in the two hours before that ([`StoreError::InvalidValue`]), so that the row is not made anew.
+    /// in the two hours before that ([`StoreError::RowEnds`]), so that the row is not made anew.
     pub ttl: Option<i64>,
 }
 

@@ -468,11 +468,12 @@ async fn a_row_that_was_removed_is_not_made_anew() {
                 scenario.rules.page_life = 2000 * HOUR;
             })
             .await;
-            let (late, writer) = (stage.event(2), stage.actor());
-            fill(&stage, &writer).await;
-            let row = stage.row().await.unwrap();
-            let ttl: i64 = row["ttl"].as_n().unwrap().parse().unwrap();
-            let ttl = ttl - stage.time().now().as_secs();
+            // The first of its row, so that a process may make the row.
+            let (late, early) = (stage.event(2), stage.event(1));
+            let (writer, other) = (stage.actor(), stage.actor());
+            // The end of its hour, the retention of three days, and 27 hours.
+            let now = stage.time().now().as_secs();
+            let ttl = 3600 - now.rem_euclid(3600) + (72 + 27) * 3600;
             let ttl = Duration::from_secs(ttl.unsigned_abs());
             until(&stage, ttl - 90 * MINUTE).await;
             stage.weather(Weather {
@@ -482,8 +483,8 @@ async fn a_row_that_was_removed_is_not_made_anew() {
             });
             stage.deliver(&writer, &[&late]).await;
             stage.calm();
-            // Without the rule this one is in time, and the first comes when the row is gone.
-            stage.deliver(&writer, &[&late]).await;
+            // Without the rule these are in time, and the first comes when the row is gone.
+            stage.deliver(&other, &[&early, &late]).await;
             stage.sleep(90 * MINUTE).await;
             stage.sweep().await;
             stage.judge().await

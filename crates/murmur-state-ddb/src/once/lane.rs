@@ -195,14 +195,10 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
                 let handed_over = event.handed_over;
                 return Some(StoreError::HeldTooLong { place, handed_over });
             }
-            event.ttl.filter(ends).map(|ttl| StoreError::InvalidValue {
-                place,
-                reason: format!(
-                    "its row may be removed from {ttl} s after 1970 on, and nothing is added in the \
-                     two hours before that; give the window a longer retention"
-                ),
-                source: None,
-            })
+            event
+                .ttl
+                .filter(ends)
+                .map(|ttl| StoreError::RowEnds { place, ttl })
         };
         let before = self.todo.len();
         let done = &mut self.done;

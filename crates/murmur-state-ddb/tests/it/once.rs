@@ -410,7 +410,7 @@ async fn nothing_is_added_to_a_row_in_the_two_hours_before_it_may_be_removed() {
         matches!(
             &outcomes[..],
             [
-                Outcome::Failed(StoreError::InvalidValue { .. }),
+                Outcome::Failed(StoreError::RowEnds { .. }),
                 Outcome::Applied
             ]
         ),
