@@ -468,20 +468,26 @@ async fn a_row_that_was_removed_is_not_made_anew() {
                 scenario.rules.page_life = 2000 * HOUR;
             })
             .await;
-            // The first of its row, so that a process may make the row.
-            let (late, early) = (stage.event(2), stage.event(1));
             let (writer, other) = (stage.actor(), stage.actor());
+            // In the row of the hour before: the tables are the pipeline's from then on.
+            add(&stage, &writer, &stage.event(4)).await;
+            until(&stage, HOUR).await;
+            let (late, early) = (stage.event(2), stage.event(1));
             // The end of its hour, the retention of three days, and 27 hours.
-            let now = stage.time().now().as_secs();
-            let ttl = 3600 - now.rem_euclid(3600) + (72 + 27) * 3600;
-            let ttl = Duration::from_secs(ttl.unsigned_abs());
+            let into = stage.time().now().as_secs().rem_euclid(3600).unsigned_abs();
+            let ttl = 2 * HOUR - Duration::from_secs(into) + (72 + 27) * HOUR;
             until(&stage, ttl - 90 * MINUTE).await;
-            stage.weather(Weather {
-                stall: 1.0,
-                stall_for: 2 * HOUR..=2 * HOUR,
-                ..Weather::calm()
-            });
-            stage.deliver(&writer, &[&late]).await;
+            // It finds no row, and its write is held up.
+            stage.slow(SLOW);
+            let held_up = async {
+                stage.sleep(SLOW + SLOW / 2).await;
+                stage.weather(Weather {
+                    stall: 1.0,
+                    stall_for: 2 * HOUR..=2 * HOUR,
+                    ..Weather::calm()
+                });
+            };
+            join(stage.deliver(&writer, &[&late]), held_up).await;
             stage.calm();
             // Without the rule these are in time, and the first comes when the row is gone.
             stage.deliver(&other, &[&early, &late]).await;
