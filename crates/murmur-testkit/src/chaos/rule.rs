@@ -409,7 +409,7 @@ fn moves_by_copy(process: &Process) {
     let copies: Arc<Mutex<HashMap<RowName, Vec<Value>>>> = Arc::default();
     let known = Arc::clone(&copies);
     process.rewrite_answers(move |request, answer| {
-        let Some(answer) = answer else { return None };
+        let answer = answer?;
         let mut copies = lock(&known);
         // What it added by a write that did not bring the row back is known, too.
         let added = &request.body["ExpressionAttributeValues"][":new"]["BS"];
