@@ -8,6 +8,8 @@ mod cell;
 mod ids;
 mod lane;
 mod page;
+#[cfg(feature = "flaws")]
+mod past;
 mod row;
 mod rules;
 
@@ -20,6 +22,8 @@ use murmur_state::{Key, Once, Outcome};
 pub(crate) use cell::{Cell, Refusal, Unwritable};
 pub(crate) use ids::Element;
 pub(crate) use lane::Batch;
+#[cfg(feature = "flaws")]
+pub use past::Past;
 pub(crate) use row::Slots;
 #[cfg(not(feature = "flaws"))]
 pub(crate) use rules::Rules;

@@ -82,6 +82,11 @@ impl Image {
         let whole = (self.base + budget / 4).next_multiple_of(budget.max(1));
         (whole - self.base) / 2
     }
+
+    /// Whether `ids` more are not too many for one generation.
+    pub(crate) fn has_room(&self, ids: usize, budget: usize) -> bool {
+        (self.cur.len() + ids) * Element::BYTES <= self.half(budget)
+    }
 }
 
 /// Whether a set holds ids without their seconds, as an earlier layout had them.
@@ -200,9 +205,7 @@ impl Known {
         let Some(image) = &self.image else {
             return false;
         };
-        let cur = image.cur.len() + self.added;
-        let bytes = (cur + ids) * Element::BYTES;
-        image.is_begun && (self.is_due || bytes > image.half(budget))
+        image.is_begun && (self.is_due || !image.has_room(self.added + ids, budget))
     }
 
     /// Whether the next write, of `ids`, should bring the row back whole.
