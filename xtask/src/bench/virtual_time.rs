@@ -76,11 +76,11 @@ impl Simulation {
         })
     }
 
-    /// From now on requests take time, and an item as many write units a second as on AWS.
-    pub(super) fn be_far_away(&self) {
+    /// From now on requests take time, and an item takes so many write units a second.
+    pub(super) fn be_far_away(&self, limit: Option<f64>) {
         self.cloud.set_weather(Weather {
             latency: ONE_WAY..=ONE_WAY,
-            partition_limit: Some(1_000.0),
+            partition_limit: limit,
             ..Weather::calm()
         });
     }

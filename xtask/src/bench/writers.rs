@@ -18,6 +18,9 @@ const EVENTS_A_WRITE: [usize; 2] = [1, 10];
 /// How long a writer waits between two of its writes.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Write units a second that AWS lets one item take.
+const LIMIT: f64 = 1_000.0;
+
 /// Writes of all writers together.
 const WRITES: usize = 20_000;
 
@@ -53,7 +56,7 @@ pub(super) async fn run(writers: usize, events_a_write: usize, effort: Effort) -
 
 async fn contend(writers: usize, events_a_write: usize, each: usize) -> Result<Run> {
     let simulation = Simulation::new(3).await?;
-    simulation.be_far_away();
+    simulation.be_far_away(Some(LIMIT));
     let mut all = (1..)
         .take(writers)
         .map(|number| {

@@ -131,13 +131,21 @@ impl<'a> Past<'a> {
         row
     }
 
-    /// The pages whose time is not over by `now`.
-    pub fn pages(&self, now: Timestamp) -> Vec<Item> {
+    /// When the first of the events was created whose ids are still in the row.
+    pub fn reaches_back_to(&self) -> Option<Timestamp> {
+        let ids = self.image.prev.iter().chain(&self.image.cur);
+        ids.filter_map(Element::second)
+            .min()
+            .map(Timestamp::from_secs)
+    }
+
+    /// The pages that stand for anything from `first` on.
+    pub fn pages(&self, first: Timestamp) -> Vec<Item> {
         let page = |(page, ids): (&Page, &HashSet<Element>)| {
             let end = page.end.map(Timestamp::from_secs)?;
             let ttl = end.plus(self.rules.page_life);
             let name = page.key(self.pipeline, self.table, &self.key);
-            (ttl >= now).then(|| {
+            (end > first).then(|| {
                 Item::from([
                     (PK.to_owned(), AttributeValue::S(name)),
                     (IDS.to_owned(), set(ids)),

@@ -17,8 +17,14 @@ use super::{Batch, Change, Feed, Load, SEED, at};
 
 /// How many changes of a key its past has: more than row and pages remember; how many more decides
 /// how full they are.
-const PAST: usize = 300;
+const PAST: usize = 150;
 const MORE: usize = 100;
+
+/// Seconds that a change may be old to be counted.
+const LATELY: f64 = 20.0 * 3_600.0;
+
+/// Seconds for which a page outlives what it stands for.
+const PAGE_LIFE: f64 = 48.0 * 3_600.0;
 
 /// The most items of one BatchWriteItem.
 const PUTS: usize = 25;
@@ -64,7 +70,9 @@ pub(super) async fn tables(simulation: &Simulation, load: Load, feed: &Feed) -> 
         }
         made.total += written.value();
         rows.push(written.row());
-        pages.extend(written.pages(START));
+        // Others are at most looked at, which costs the same where they are not.
+        let first = written.reaches_back_to().unwrap_or(START);
+        pages.extend(written.pages(first.max(at(-PAGE_LIFE))));
         put(&admin, &simulation.tables.state, &mut rows, PUTS).await?;
         put(&admin, &simulation.tables.markers, &mut pages, PUTS).await?;
     }
@@ -105,11 +113,12 @@ impl Deliveries {
     }
 
     /// When the changes of each batch were made. Where processes remember the row, the last of each
-    /// lane goes to `known` instead.
+    /// lane goes to `known` instead, unless it is too old to be counted now.
     fn batches(mut self, load: Load, known: &mut [Batch], key: usize) -> Vec<Vec<f64>> {
         if load.keys == Keys::Zipf {
             for (lane, known) in known.iter_mut().enumerate() {
-                if let Some(last) = self.0.iter().rposition(|it| it.lane == lane) {
+                let last = self.0.iter().rposition(|it| it.lane == lane);
+                if let Some(last) = last.filter(|last| self.0[*last].made > -LATELY) {
                     let made = self.0.remove(last).made;
                     known.push(Change { key, made });
                 }
@@ -143,4 +152,90 @@ async fn put(
         ensure!(left.is_empty(), "the tables did not take all rows");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use murmur_state::Timestamp;
+
+    use super::super::super::pipeline;
+    use super::*;
+
+    type Row = HashMap<String, AttributeValue>;
+
+    /// Rows with their sets in order, by their keys.
+    fn sorted(rows: Vec<Row>) -> Vec<String> {
+        let text = |(name, value): (String, AttributeValue)| match value {
+            AttributeValue::Bs(mut ids) => {
+                ids.sort_by(|a, b| a.as_ref().cmp(b.as_ref()));
+                format!("{name}: {ids:?}")
+            }
+            AttributeValue::M(map) => {
+                let map: std::collections::BTreeMap<_, _> = map.into_iter().collect();
+                format!("{name}: {map:?}")
+            }
+            value => format!("{name}: {value:?}"),
+        };
+        let row = |row: Row| {
+            let mut attributes: Vec<String> = row.into_iter().map(text).collect();
+            attributes.sort();
+            attributes.join("\n")
+        };
+        let mut rows: Vec<String> = rows.into_iter().map(row).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Row by row, page by page.
+    #[test]
+    fn a_past_is_what_the_code_would_have_left() {
+        for (rate, batch) in [(0.01, 1), (2.0, 7), (300.0, 45), (300.0, 200)] {
+            let run = move || async move {
+                let simulation = Simulation::new(1).await?;
+                let handler = simulation.process(1)?;
+                let mut workload = Workload::new(Keys::Zipf, 1);
+                let pipeline = PipelineName::new(PIPELINE)?;
+                let key = Key::new(Keys::Zipf.name(3), 0)?;
+                let mut past = Past::none(&pipeline, &simulation.tables.state, key);
+                for _ in 0..400_usize.div_ceil(batch).max(12) {
+                    let span = Duration::from_secs_f64(batch as f64 / rate);
+                    simulation.time.sleep(span).await;
+                    let now = simulation.time.now();
+                    let created = |nth: usize| {
+                        Timestamp::from_millis(now.as_millis() - (nth as f64 * 1e3 / rate) as i64)
+                    };
+                    let event = workload.event(&vec![3; batch], created);
+                    let events = event.records.iter().enumerate().map(|(nth, record)| {
+                        let id = u128::from_str_radix(&record.event_id, 16)?;
+                        let amount = match record.change.new_image.get("amount") {
+                            Some(murmur_core::AttributeValue::N(amount)) => amount.parse()?,
+                            _ => 0,
+                        };
+                        Ok((id.to_be_bytes(), created(nth), amount))
+                    });
+                    let events: Vec<_> = events.collect::<Result<_>>()?;
+                    past.write(&events)?;
+                    pipeline::count(&handler, event).await?;
+                }
+                let real = |table: String| {
+                    let cloud = simulation.cloud.clone();
+                    async move {
+                        let mut rows = cloud.rows(&table).await;
+                        // But for what says who may write here.
+                        rows.retain(|row| row.contains_key("cur") || row.contains_key("ids"));
+                        sorted(rows)
+                    }
+                };
+                let rows = real(simulation.tables.state.clone()).await;
+                assert_eq!(rows, sorted(vec![past.row()]), "{rate}, {batch}");
+                let pages = real(simulation.tables.markers.clone()).await;
+                let made = sorted(past.pages(Timestamp::from_secs(0)));
+                assert!(made.len() > 3 && pages == made, "{rate}, {batch}");
+                Ok(())
+            };
+            futures::executor::block_on(super::super::in_virtual_time(run)).unwrap();
+        }
+    }
 }

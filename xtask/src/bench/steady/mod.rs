@@ -125,17 +125,16 @@ impl Load {
         (self.batch * self.lanes) as f64 / f64::from(self.rate)
     }
 
-    /// Events before the measurement, and in it: enough for figures within 2 %. With uniform keys
-    /// each process has to have filled what it remembers of rows first.
+    /// Events before the measurement, and in it: enough for figures within 2 %. Before it, each
+    /// process comes to remember a part of the rows.
     fn events(self, effort: Effort) -> (usize, usize) {
-        let rounds = |rounds: usize| rounds * self.batch * self.lanes;
-        match self.keys {
-            Keys::Zipf => {
-                let measured = rounds(10).max(20_000);
-                (effort.of(rounds(3).max(30_000)), effort.of(measured))
-            }
-            Keys::Uniform => (effort.of(5_000 * self.lanes), effort.of(20_000)),
-        }
+        let round = self.batch * self.lanes;
+        let (before, measured) = match (self.keys, self.lanes) {
+            (Keys::Zipf, _) => (10_000.max(2 * round), 5_000.max(5 * round)),
+            (Keys::Uniform, 1) => (5_000, 5_000),
+            (Keys::Uniform, lanes) => (1_500 * lanes, 5_000.max(round)),
+        };
+        (effort.of(before), effort.of(measured))
     }
 
     pub(super) async fn run(self, effort: Effort) -> Result<Run> {
@@ -143,7 +142,7 @@ impl Load {
         let (before, measured) = self.events(effort);
         let feed = Feed::of(self, before, measured);
         let made = made::tables(&simulation, self, &feed).await?;
-        simulation.be_far_away();
+        simulation.be_far_away(None);
         let lanes = feed.lanes.into_iter().zip(made.known).zip(1..);
         let mut lanes = lanes
             .map(|((lane, known), number)| {
@@ -305,8 +304,9 @@ impl Lane {
 pub(super) async fn measure(effort: Effort) -> Result<Vec<Run>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runs = Load::all().map(|load| async move {
-        eprintln!("bench: steady state, {load}");
-        in_virtual_time(move || load.run(effort)).await
+        let run = in_virtual_time(move || load.run(effort)).await?;
+        eprintln!("bench: steady state, {load}: {:.3} units", run.units);
+        Ok(run)
     });
     let runs: Vec<Result<Run>> = stream::iter(runs).buffered(cores).collect().await;
     runs.into_iter().collect()
@@ -321,5 +321,52 @@ impl fmt::Display for Load {
             batch,
         } = self;
         write!(f, "{keys}, {rate}/s, lanes: {lanes}, batches of {batch}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn run(load: Load) -> Run {
+        let effort = Effort { quick: true };
+        in_virtual_time(move || load.run(effort)).await.unwrap()
+    }
+
+    /// Some loads of all kinds; the bench has all of them, and more events.
+    #[tokio::test]
+    async fn an_event_costs_no_more_than_it_should() {
+        for (keys, rate, lanes, batch) in [
+            (Keys::Zipf, 1_000, 1, 1),
+            (Keys::Zipf, 1, 1, 10),
+            (Keys::Zipf, 100, 10, 10),
+            (Keys::Zipf, 10, 10, 100),
+            (Keys::Zipf, 1_000, 1, 1_000),
+            (Keys::Uniform, 100, 1, 100),
+        ] {
+            let load = Load {
+                keys,
+                rate,
+                lanes,
+                batch,
+            };
+            let Run { units, spent, .. } = run(load).await;
+            assert!(units <= load.target(), "{load}: {units}, {spent:?}");
+            // Nothing that is free, either.
+            assert!(units > 0.2 && spent.page_writes > 0.0, "{load}: {spent:?}");
+        }
+    }
+
+    /// One round trip where rows are known and nothing is paged.
+    #[tokio::test]
+    async fn a_batch_takes_hardly_more_than_a_round_trip() {
+        let load = Load {
+            keys: Keys::Zipf,
+            rate: 10,
+            lanes: 1,
+            batch: 1,
+        };
+        let Run { round_trips, .. } = run(load).await;
+        assert!((1.0..1.2).contains(&round_trips), "{round_trips}");
     }
 }
