@@ -137,9 +137,9 @@ impl Load {
         (effort.of(before), effort.of(measured))
     }
 
-    pub(super) async fn run(self, effort: Effort) -> Result<Run> {
+    /// Counts so many events, and then those that are measured.
+    async fn run(self, before: usize, measured: usize) -> Result<Run> {
         let simulation = Simulation::new(SEED).await?;
-        let (before, measured) = self.events(effort);
         let feed = Feed::of(self, before, measured);
         let made = made::tables(&simulation, self, &feed).await?;
         simulation.be_far_away(None);
@@ -304,7 +304,8 @@ impl Lane {
 pub(super) async fn measure(effort: Effort) -> Result<Vec<Run>> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runs = Load::all().map(|load| async move {
-        let run = in_virtual_time(move || load.run(effort)).await?;
+        let (before, measured) = load.events(effort);
+        let run = in_virtual_time(move || load.run(before, measured)).await?;
         eprintln!("bench: steady state, {load}: {:.3} units", run.units);
         Ok(run)
     });
@@ -329,8 +330,8 @@ mod tests {
     use super::*;
 
     async fn run(load: Load) -> Run {
-        let effort = Effort { quick: true };
-        in_virtual_time(move || load.run(effort)).await.unwrap()
+        let measured = 2_000.max(2 * load.batch * load.lanes);
+        in_virtual_time(move || load.run(2_000, measured)).await.unwrap()
     }
 
     /// Some loads of all kinds; the bench has all of them, and more events.
