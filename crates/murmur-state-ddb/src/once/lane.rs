@@ -115,7 +115,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         known: &mut Known,
         look: Option<Image>,
     ) -> Vec<(usize, Outcome)> {
-        self.reads_first = known.begin();
+        self.reads_first = known.begin(self.batch.budget());
         if let Some(image) = look {
             known.see(image, 0, false);
             self.reads_first = false;

@@ -99,7 +99,7 @@ impl<C> Batch<'_, C> {
         keys: impl Iterator<Item = &'k Key>,
     ) -> HashMap<Key, Image> {
         let wants = |key: &Key| match slots.of(key).try_lock() {
-            Some(known) => known.wants_a_read(),
+            Some(known) => known.wants_a_read(self.table.options.row_budget),
             // Another batch is about to know it.
             None => false,
         };

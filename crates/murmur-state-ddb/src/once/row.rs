@@ -104,7 +104,7 @@ pub(crate) struct Known {
     image: Option<Image>,
     /// How many ids this process has added since.
     added: usize,
-    /// Whether others were found to write it too.
+    /// Whether others have written it too since this process's turn before.
     shared: bool,
     /// Whether it is this process's turn to move the ids on.
     is_due: bool,
@@ -144,14 +144,18 @@ impl Known {
     }
 
     /// A batch begins: whether it should read the row first.
-    pub(crate) fn begin(&mut self) -> bool {
+    pub(crate) fn begin(&mut self, budget: usize) -> bool {
         self.remembered = self.image.as_ref().map(|image| image.per);
-        self.wants_a_read()
+        self.wants_a_read(budget)
     }
 
-    /// Whether who comes next should read the row first.
-    pub(crate) fn wants_a_read(&self) -> bool {
-        self.image.is_none() || self.read_first
+    /// Whether who comes next should read the row first: also where it may be time to move its ids
+    /// on, or too late, by what others have added. To page out for nothing costs more.
+    pub(crate) fn wants_a_read(&self, budget: usize) -> bool {
+        let Some(image) = &self.image else {
+            return true;
+        };
+        self.read_first || self.shared && !image.has_room(image.cur.len(), budget)
     }
 
     /// The row as an answer tells it, after a write of `mine` ids where it is a write's. An answer
@@ -168,11 +172,15 @@ impl Known {
             self.paged = Paged::default();
             self.is_due = false;
         }
-        if let Some(remembered) = self.remembered.take() {
-            self.read_first = image.per > remembered + 1;
-        }
         let expected = before.cur.len() + self.added + mine;
-        self.shared = image.per != before.per || image.cur.len() != expected;
+        let is_changed = image.per != before.per || image.cur.len() != expected;
+        match self.remembered.take() {
+            Some(remembered) => {
+                self.read_first = image.per > remembered + 1;
+                self.shared = is_changed;
+            }
+            None => self.shared |= is_changed,
+        }
         self.added = 0;
         self.image = Some(image);
     }

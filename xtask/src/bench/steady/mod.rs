@@ -331,7 +331,9 @@ mod tests {
 
     async fn run(load: Load) -> Run {
         let measured = 2_000.max(2 * load.batch * load.lanes);
-        in_virtual_time(move || load.run(2_000, measured)).await.unwrap()
+        in_virtual_time(move || load.run(2_000, measured))
+            .await
+            .unwrap()
     }
 
     /// Some loads of all kinds; the bench has all of them, and more events.
