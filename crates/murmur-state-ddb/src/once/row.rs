@@ -162,6 +162,8 @@ impl Known {
     /// that may be older than what is known (`is_newest` is false) is passed over if it is.
     pub(crate) fn see(&mut self, image: Image, mine: usize, is_newest: bool) {
         let Some(before) = &self.image else {
+            // Who began it may write it still.
+            self.shared = image.is_begun;
             self.image = Some(image);
             return;
         };
