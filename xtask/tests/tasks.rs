@@ -237,9 +237,9 @@ fn bench_runs_itself_built_for_release_with_the_same_arguments() {
         return;
     }
     let folder = TempDir::new().unwrap();
-    let args = ["bench", "--quick", "--only", "model"];
+    let args = ["bench", "--quick", "--only", "steady"];
     let (code, printed) = run(xtask(folder.path(), "echo \"$*\"", &args));
-    let expected = "run --quiet --release --package xtask -- bench --quick --only model\n";
+    let expected = "run --quiet --release --package xtask -- bench --quick --only steady\n";
     assert!(printed.contains(expected), "{printed}");
     assert_eq!(code, Some(0));
 }

@@ -25,5 +25,5 @@ pub use deduper::Deduper;
 pub use int64::{Int64MaxStore, Int64MinStore, Int64SumStore};
 #[cfg(feature = "flaws")]
 #[doc(hidden)]
-pub use once::Rules;
+pub use once::{Past, Rules};
 pub use options::TableOptions;

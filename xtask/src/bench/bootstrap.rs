@@ -1,7 +1,6 @@
-//! A table scanned and counted, beside the bare SDK, and what memory that takes.
+//! A table scanned and counted, beside the bare SDK.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -19,7 +18,7 @@ use serde::Serialize;
 
 use super::Effort;
 use super::bare::{self, Script};
-use super::machine::{self, Stopwatch};
+use super::machine::Stopwatch;
 use super::orders::{self, OrderTable};
 use super::pipeline::{self, Means, Mode, Tables};
 use super::server::{self, Requests, Speed, median, recount};
@@ -33,7 +32,7 @@ const MANY_ROWS: usize = 200_000;
 /// they are by default.
 const SEGMENTS: u32 = 8;
 const PAGE: i32 = 1_000;
-const PAGES: usize = 8;
+pub(super) const PAGES: usize = 8;
 
 /// How many requests of 25 items fill a table at a time.
 const PUTS: usize = 8;
@@ -49,7 +48,6 @@ const ROUNDS: usize = 3;
 pub(super) struct Figures {
     pub(super) scan: Scan,
     pub(super) runs: Vec<Run>,
-    pub(super) memory: Vec<Memory>,
 }
 
 /// A table read to its end, rows made and dropped; of the bare SDK its own items.
@@ -81,26 +79,16 @@ pub(super) struct Run {
     pub(super) least_write_units_per_row: f64,
 }
 
-/// The memory of this process around a bootstrap with a ledger.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Memory {
-    pub(super) rows: usize,
-    pub(super) seconds: f64,
-    pub(super) before_mb: Option<f64>,
-    pub(super) peak_mb: Option<f64>,
-    pub(super) after_mb: Option<f64>,
-}
-
 /// A table on the server, full of orders.
-struct Orders {
-    table: OrderTable,
+pub(super) struct Orders {
+    pub(super) table: OrderTable,
     keys: Keys,
     rows: usize,
     total: i64,
 }
 
 impl Orders {
-    async fn put(client: &Client, keys: Keys, rows: usize) -> Result<Self> {
+    pub(super) async fn put(client: &Client, keys: Keys, rows: usize) -> Result<Self> {
         eprintln!("bench: bootstrap, putting {rows} rows, {keys}");
         let table = OrderTable::create(client, false).await?;
         let mut workload = Workload::new(keys, 31);
@@ -125,14 +113,6 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     }
     let large = Orders::put(&client, Keys::Zipf, effort.of(MANY_ROWS)).await?;
 
-    // First, since the allocator keeps what the other measurements need. The first table twice:
-    // what the process allocates once and keeps is not the table's.
-    let mut memory = Vec::new();
-    for orders in [&tables[0], &tables[0], &large] {
-        memory.push(look(&client, orders).await?);
-    }
-    memory.remove(0);
-
     let scan = scan(&client, &large, effort).await?;
     large.table.remove(&client).await?;
     let mut runs = Vec::new();
@@ -143,7 +123,7 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
         }
         orders.table.remove(&client).await?;
     }
-    Ok(Figures { scan, runs, memory })
+    Ok(Figures { scan, runs })
 }
 
 /// Has a bootstrap count the table `source`, `pages` at a time. Whether it did, a recount tells: of
@@ -169,25 +149,6 @@ fn segments(client: &Client, source: &str) -> Result<ParallelScan> {
 
 fn rounds(effort: Effort) -> usize {
     if effort.quick { 1 } else { ROUNDS }
-}
-
-async fn look(client: &Client, orders: &Orders) -> Result<Memory> {
-    eprintln!("bench: bootstrap, memory, {} rows", orders.rows);
-    let tables = Tables::create(client).await?;
-    machine::forget_peak();
-    let before_mb = machine::resident_mb();
-    let watch = Stopwatch::start();
-    fill(Mode::Ledger, client, &tables, &orders.table.name, PAGES).await?;
-    let memory = Memory {
-        rows: orders.rows,
-        seconds: watch.wall().as_secs_f64(),
-        before_mb,
-        peak_mb: machine::peak_mb(),
-        after_mb: machine::resident_mb(),
-    };
-    recount(client, &tables, orders.total).await?;
-    tables.remove(client).await?;
-    Ok(memory)
 }
 
 async fn scan(client: &Client, orders: &Orders, effort: Effort) -> Result<Scan> {
@@ -339,19 +300,4 @@ async fn keys_of_pages(client: &Client, table: &str) -> Result<usize> {
 fn ratio(ours: &[Speed], bare: &[Speed], of: fn(&Speed) -> f64) -> f64 {
     let pairs = ours.iter().zip(bare);
     median(pairs.map(|(ours, bare)| of(ours) / of(bare)).collect())
-}
-
-impl fmt::Display for Memory {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mb = |mb: Option<f64>| mb.unwrap_or(f64::NAN);
-        write!(
-            f,
-            "{} rows in {:.1} s: {:.1} MB before, {:.1} at the peak, {:.1} after",
-            self.rows,
-            self.seconds,
-            mb(self.before_mb),
-            mb(self.peak_mb),
-            mb(self.after_mb),
-        )
-    }
 }

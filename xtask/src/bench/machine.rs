@@ -44,12 +44,7 @@ fn cpu_time() -> Duration {
     Duration::ZERO
 }
 
-/// Makes the peak of memory begin anew; without effect where the system cannot.
-pub(super) fn forget_peak() {
-    let _ = fs::write("/proc/self/clear_refs", "5");
-}
-
-/// The most memory this process held since [`forget_peak`], in MB, where the system says so.
+/// The most memory this process held, in MB, where the system says so.
 pub(super) fn peak_mb() -> Option<f64> {
     of_status("VmHWM:")
 }

@@ -108,7 +108,6 @@ pub(super) fn row(record: EventRecord) -> Attributes {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::size;
     use super::super::workload::{Keys, Workload};
     use super::*;
     use murmur_state::Timestamp;
@@ -118,6 +117,11 @@ mod tests {
         let mut workload = Workload::new(Keys::Zipf, 1);
         let event = workload.batch(1, |_| Timestamp::from_secs(1));
         let row = row(event.records.into_iter().next().unwrap());
+        let size = |value: &AttributeValue| match value {
+            AttributeValue::S(text) => text.len(),
+            AttributeValue::N(digits) => digits.len().div_ceil(2) + 1,
+            other => panic!("{other:?}"),
+        };
         let bytes: usize = row
             .iter()
             .map(|(name, value)| name.len() + size(value))

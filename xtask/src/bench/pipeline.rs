@@ -10,12 +10,15 @@ use murmur_core::{Pipeline, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Clock, Deadline, MemoryDeduper, MemoryStore, Random, SystemClock, Tokens};
 use murmur_state_ddb::{
-    Deduper, Int64SumStore, Rules, TableOptions, create_dedup_table, create_int64_table,
+    Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
 };
 use serde::{Deserialize, Serialize};
 
+/// The pipeline's name, which is in the keys of its marker rows.
+pub(super) const PIPELINE: &str = "totals";
+
 /// How events are counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Mode {
     AtLeastOnce,
@@ -82,7 +85,8 @@ impl Tables {
 pub(super) struct Means {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Random,
-    pub(super) rules: Rules,
+    /// Writes under way at a time.
+    pub(super) concurrency: usize,
 }
 
 impl Default for Means {
@@ -90,7 +94,7 @@ impl Default for Means {
         Self {
             clock: SystemClock::shared(),
             random: Random::new(),
-            rules: Rules::default(),
+            concurrency: 16,
         }
     }
 }
@@ -120,11 +124,11 @@ pub(super) fn totals(
         .clock(Arc::clone(&means.clock))
         .random(means.random.clone())
         .tokens(Tokens::repeatable(means.random.clone()))
-        .rules(means.rules.clone());
+        .concurrency(means.concurrency);
     let (state, markers) = (tables.state.as_str(), tables.markers.as_str());
     let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
     let markers = Deduper::with_options(client.clone(), markers, options)?;
-    let totals = Pipeline::builder("totals")
+    let totals = Pipeline::builder(PIPELINE)
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.amount)
         .aggregate(Sum::new())
@@ -139,7 +143,7 @@ pub(super) fn totals(
 
 /// The same, exactly once into stores of this process.
 pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
-    let totals = Pipeline::builder("totals")
+    let totals = Pipeline::builder(PIPELINE)
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.amount)
         .aggregate(Sum::new())

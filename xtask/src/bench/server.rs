@@ -20,7 +20,7 @@ use serde::Serialize;
 
 use super::Effort;
 use super::bare::{self, Script};
-use super::machine::{self, Stopwatch};
+use super::machine::Stopwatch;
 use super::pipeline::{self, Means, Mode, Order, Tables};
 use super::workload::{Keys, Workload};
 
@@ -33,14 +33,9 @@ const ROUNDS: usize = 3;
 /// Events before the measurement, so that the server has compiled what it does.
 const WARM_UP: usize = 20_000;
 
-/// What the memory is looked at over: batches of 100, and events of each run's kind.
-const LONG_RUN: usize = 500;
-const PEAK_RUN: usize = 2_000;
-
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
     pub(super) runs: Vec<Run>,
-    pub(super) memory: Vec<Memory>,
 }
 
 /// One mode on one workload.
@@ -57,8 +52,6 @@ pub(super) struct Run {
     pub(super) requests_per_event: f64,
     /// Of the same events on the DynamoDB in this process.
     pub(super) write_units_per_event: f64,
-    /// The most memory of this process in a run that makes its events batch by batch.
-    pub(super) peak_mb: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -68,36 +61,22 @@ pub(super) struct Speed {
     pub(super) cpu_per_event: f64,
 }
 
-/// The memory of this process in a long run of exactly-once over uniform keys.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(super) struct Memory {
-    pub(super) batches: usize,
-    pub(super) resident_mb: Option<f64>,
-}
-
 pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     let (client, requests) = client(endpoint);
     warm_up(&client, effort).await?;
 
-    // First, since the allocator keeps what the other measurements need.
-    eprintln!("bench: server, memory");
-    let memory = memory(&client, effort).await?;
-    let mut kinds = Vec::new();
+    let mut runs = Vec::new();
     for keys in Keys::ALL {
         for (batch, events) in BATCHES {
             for mode in Mode::ALL {
                 let kind = Kind { mode, keys, batch };
-                let peak = peak(&client, kind, effort).await?;
-                kinds.push((kind, effort.of(events).next_multiple_of(batch), peak));
+                eprintln!("bench: server, {kind}");
+                let events = effort.of(events).next_multiple_of(batch);
+                runs.push(run(&client, &requests, kind, events, effort).await?);
             }
         }
     }
-    let mut runs = Vec::new();
-    for (kind, events, peak_mb) in kinds {
-        eprintln!("bench: server, {kind}");
-        runs.push(run(&client, &requests, kind, events, peak_mb, effort).await?);
-    }
-    Ok(Figures { runs, memory })
+    Ok(Figures { runs })
 }
 
 /// A client that sends each request once and counts them.
@@ -153,18 +132,6 @@ async fn one_by_one(
     Ok(())
 }
 
-async fn peak(client: &Client, kind: Kind, effort: Effort) -> Result<Option<f64>> {
-    let Kind { mode, keys, batch } = kind;
-    let tables = Tables::create(client).await?;
-    let handler = pipeline::handler(mode, client, &tables, Means::default())?;
-    machine::forget_peak();
-    let batches = effort.of(PEAK_RUN).div_ceil(batch);
-    one_by_one(&handler, keys, batch, batches).await?;
-    let peak = machine::peak_mb();
-    tables.remove(client).await?;
-    Ok(peak)
-}
-
 fn events(workload: &mut Workload, batch: usize, count: usize) -> Vec<Event> {
     let now = SystemClock::new().now();
     let batches = (0..count / batch).map(|_| workload.batch(batch, |_| now));
@@ -176,7 +143,6 @@ async fn run(
     requests: &Requests,
     kind: Kind,
     count: usize,
-    peak_mb: Option<f64>,
     effort: Effort,
 ) -> Result<Run> {
     let Kind { mode, keys, batch } = kind;
@@ -221,7 +187,6 @@ async fn run(
         bare: Speed::median(&bare),
         requests_per_event: sent as f64 / count as f64,
         write_units_per_event: script.usage.write_units() / count as f64,
-        peak_mb,
     })
 }
 
@@ -240,27 +205,6 @@ pub(super) async fn recount(client: &Client, tables: &Tables, expected: i64) -> 
     }
     ensure!(total == expected, "counted {total} instead of {expected}");
     Ok(())
-}
-
-async fn memory(client: &Client, effort: Effort) -> Result<Vec<Memory>> {
-    let tables = Tables::create(client).await?;
-    let handler = pipeline::handler(Mode::ExactlyOnce, client, &tables, Means::default())?;
-    let mut workload = Workload::new(Keys::Uniform, 5);
-    let clock = SystemClock::new();
-    let all = effort.of(LONG_RUN);
-    let mut looks = Vec::new();
-    for batches in 1..=all {
-        let now = clock.now();
-        pipeline::count(&handler, workload.batch(100, |_| now)).await?;
-        if batches % all.div_ceil(10) == 0 {
-            looks.push(Memory {
-                batches,
-                resident_mb: machine::resident_mb(),
-            });
-        }
-    }
-    tables.remove(client).await?;
-    Ok(looks)
 }
 
 impl Speed {

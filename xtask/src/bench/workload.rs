@@ -26,7 +26,7 @@ pub(super) enum Keys {
 impl Keys {
     pub(super) const ALL: [Self; 2] = [Self::Zipf, Self::Uniform];
 
-    fn count(self) -> usize {
+    pub(super) fn count(self) -> usize {
         match self {
             Self::Zipf => 1_000,
             Self::Uniform => 100_000,
@@ -80,15 +80,25 @@ impl Workload {
 
     /// The next `records` inserts; `created` says when the nth of them was made.
     pub(super) fn batch(&mut self, records: usize, created: impl Fn(usize) -> Timestamp) -> Event {
-        let last = self.chances.last().copied().unwrap_or(1.0);
-        let keys: Vec<usize> = (0..records)
-            .map(|_| {
-                let drawn = self.dice.f64() * last;
-                let key = self.chances.partition_point(|chance| *chance <= drawn);
-                key.min(self.chances.len() - 1)
-            })
-            .collect();
+        let keys: Vec<usize> = (0..records).map(|_| self.draw()).collect();
         self.event(&keys, created)
+    }
+
+    /// A key.
+    pub(super) fn draw(&mut self) -> usize {
+        let drawn = self.dice.f64() * self.all();
+        let key = self.chances.partition_point(|chance| *chance <= drawn);
+        key.min(self.chances.len() - 1)
+    }
+
+    /// Which part of all events is about the key.
+    pub(super) fn share(&self, key: usize) -> f64 {
+        let until = |key: Option<usize>| key.map_or(0.0, |key| self.chances[key]);
+        (until(Some(key)) - until(key.checked_sub(1))) / self.all()
+    }
+
+    fn all(&self) -> f64 {
+        self.chances.last().copied().unwrap_or(1.0)
     }
 
     /// One insert for each of `keys`.

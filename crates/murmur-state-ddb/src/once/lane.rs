@@ -116,7 +116,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         known: &mut Known,
         look: Option<Result<Arc<Image>, StoreError>>,
     ) -> Vec<(usize, Outcome)> {
-        self.reads_first = known.begin();
+        self.reads_first = known.begin(self.batch.budget());
         match look {
             Some(Ok(image)) => {
                 known.see(image, 0, false);

@@ -8,6 +8,8 @@ mod cell;
 mod ids;
 mod lane;
 mod page;
+#[cfg(feature = "flaws")]
+mod past;
 mod row;
 mod rules;
 
@@ -21,6 +23,8 @@ use murmur_state::{Key, Once, Outcome, StoreError};
 pub(crate) use cell::{Cell, Refusal, Unwritable};
 pub(crate) use ids::Element;
 pub(crate) use lane::Batch;
+#[cfg(feature = "flaws")]
+pub use past::Past;
 pub(crate) use row::Slots;
 #[cfg(not(feature = "flaws"))]
 pub(crate) use rules::Rules;
@@ -92,7 +96,7 @@ impl<C> Batch<'_, C> {
     /// they were a moment ago, which is enough.
     async fn look<'k>(&self, slots: &Slots, keys: impl Iterator<Item = &'k Key>) -> Looks {
         let wants = |key: &Key| match slots.of(key).try_lock() {
-            Some(known) => known.wants_a_read(),
+            Some(known) => known.wants_a_read(self.table.options.row_budget),
             // Another batch is about to know it.
             None => false,
         };

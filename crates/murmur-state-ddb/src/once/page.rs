@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{Place, StoreError};
+use murmur_state::{Key, PipelineName, Place, StoreError};
 
 use super::ids::Element;
 use crate::attribute::{Item, TOPS, number, wrong_shape};
@@ -68,13 +68,21 @@ struct Bucket {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Page {
     /// What sets its key apart from those of other pages of the row.
-    pub(crate) name: Vec<String>,
+    name: Vec<String>,
     /// The first second after those that it stands for; `None` for the page of one event without
     /// a creation time.
     pub(crate) end: Option<i64>,
 }
 
 impl Page {
+    /// Its key in the marker table, as a page of the row `key` of `table`.
+    pub(crate) fn key(&self, pipeline: &PipelineName, table: &str, key: &Key) -> String {
+        let bucket = key.bucket().to_string();
+        let mut parts = vec![table, key.entity(), &bucket];
+        parts.extend(self.name.iter().map(String::as_str));
+        pipeline.marker("page", &parts)
+    }
+
     /// The page that `element` belongs to at `level`.
     pub(crate) fn of(element: &Element, level: Level) -> Self {
         match element.second() {

@@ -28,7 +28,7 @@ pub(crate) struct Image {
     /// The ids it forgets when they move on the next time, in order.
     pub(crate) prev: Vec<Element>,
     /// The ids that have come since they moved on, in order.
-    cur: Vec<Element>,
+    pub(crate) cur: Vec<Element>,
     pub(crate) tops: Tops,
     /// Bytes of the row without its ids.
     base: usize,
@@ -89,6 +89,17 @@ impl Image {
         let whole = (self.base + budget / 4).next_multiple_of(budget.max(1));
         (whole - self.base) / 2
     }
+
+    /// How many lines so many ids are over: three quarters of a generation, and then whole ones more.
+    fn lines(&self, ids: usize, budget: usize) -> usize {
+        let half = self.half(budget).max(1);
+        (ids * Element::BYTES + half / 4) / half
+    }
+
+    /// Whether `ids` more are not too many for one generation.
+    pub(crate) fn has_room(&self, ids: usize, budget: usize) -> bool {
+        (self.cur.len() + ids) * Element::BYTES <= self.half(budget)
+    }
 }
 
 /// Whether a set holds ids without their seconds, as an earlier layout had them.
@@ -106,7 +117,7 @@ pub(crate) struct Known {
     image: Option<Arc<Image>>,
     /// How many ids this process has added since.
     added: usize,
-    /// Whether others were found to write it too.
+    /// Whether others have written it too since this process's turn before.
     shared: bool,
     /// Whether it is this process's turn to move the ids on.
     is_due: bool,
@@ -146,20 +157,26 @@ impl Known {
     }
 
     /// A batch begins: whether it should read the row first.
-    pub(crate) fn begin(&mut self) -> bool {
+    pub(crate) fn begin(&mut self, budget: usize) -> bool {
         self.remembered = self.image.as_ref().map(|image| image.per);
-        self.wants_a_read()
+        self.wants_a_read(budget)
     }
 
-    /// Whether who comes next should read the row first.
-    pub(crate) fn wants_a_read(&self) -> bool {
-        self.image.is_none() || self.read_first
+    /// Whether who comes next should read the row first: also where it may be time to move its ids
+    /// on, or too late, by what others have added. To page out for nothing costs more.
+    pub(crate) fn wants_a_read(&self, budget: usize) -> bool {
+        let Some(image) = &self.image else {
+            return true;
+        };
+        self.read_first || self.shared && !image.has_room(image.cur.len(), budget)
     }
 
     /// The row as an answer tells it, after a write of `mine` ids where it is a write's. An answer
     /// that may be older than what is known (`is_newest` is false) is passed over if it is.
     pub(crate) fn see(&mut self, image: Arc<Image>, mine: usize, is_newest: bool) {
         let Some(before) = &self.image else {
+            // Who began it may write it still.
+            self.shared = image.is_begun;
             self.image = Some(image);
             return;
         };
@@ -170,11 +187,15 @@ impl Known {
             self.paged = Paged::default();
             self.is_due = false;
         }
-        if let Some(remembered) = self.remembered.take() {
-            self.read_first = image.per > remembered + 1;
-        }
         let expected = before.cur.len() + self.added + mine;
-        self.shared = image.per != before.per || image.cur.len() != expected;
+        let is_changed = image.per != before.per || image.cur.len() != expected;
+        match self.remembered.take() {
+            Some(remembered) => {
+                self.read_first = image.per > remembered + 1;
+                self.shared = is_changed;
+            }
+            None => self.shared |= is_changed,
+        }
         self.added = 0;
         self.image = Some(image);
     }
@@ -192,15 +213,14 @@ impl Known {
         self.added += ids;
     }
 
-    /// Among several writers the one whose `ids` took the row over three quarters of a generation
+    /// Among several writers the one whose `ids` take the row over three quarters of a generation
     /// moves them on, so that not all of them try; if nobody does, the one that takes it over a whole
-    /// generation more, and so on.
+    /// generation more, and so on. It found out by the answer to its write, and is to do it by the next.
     pub(crate) fn look_whose_turn(&mut self, ids: usize, budget: usize) {
         let Some(image) = &self.image else { return };
-        let half = image.half(budget).max(1);
-        let lines = |ids: usize| (ids * Element::BYTES + half / 4) / half;
         let before = image.cur.len().saturating_sub(ids);
-        self.is_due |= self.shared && lines(image.cur.len()) > lines(before);
+        self.is_due |=
+            self.shared && image.lines(image.cur.len(), budget) > image.lines(before, budget);
     }
 
     /// Whether the ids are to move on by the next write, of `ids` more.
@@ -209,12 +229,16 @@ impl Known {
             return false;
         };
         let cur = image.cur.len() + self.added;
-        let bytes = (cur + ids) * Element::BYTES;
-        let generations = match self.shared {
-            true => OVERDUE,
-            false => 1,
-        };
-        image.is_begun && (self.is_due || bytes > generations * image.half(budget))
+        let is_over = |generations| (cur + ids) * Element::BYTES > generations * image.half(budget);
+        image.is_begun
+            && match self.shared {
+                false => is_over(1),
+                true => {
+                    // Where it was told just now, it need not wait for the answer.
+                    let crosses = image.lines(cur + ids, budget) > image.lines(cur, budget);
+                    self.is_due || crosses && self.remembered.is_none() || is_over(OVERDUE)
+                }
+            }
     }
 
     /// Whether the next write, of `ids`, should bring the row back whole.
@@ -347,6 +371,8 @@ mod tests {
             (PREV, ids(100, prev.max(1))),
         ]);
         known.see(Arc::new(Image::of(&place(), &row).unwrap()), 0, true);
+        assert!(known.shared, "who began it may write it still");
+        known.shared = false;
         known
     }
 
@@ -385,9 +411,19 @@ mod tests {
         let mut alone = known(16, 20);
         see(&mut alone, 18, 2);
         assert!(!alone.should_move_on(1, budget), "nobody else writes it");
+        // The line is between 17 and 18 ids.
         let mut crosses = known(10, 20);
-        see(&mut crosses, 18, 2);
+        see(&mut crosses, 17, 2);
         assert!(crosses.should_move_on(1, budget));
+        crosses.begin(budget);
+        assert!(
+            !crosses.should_move_on(1, budget),
+            "others may have crossed it"
+        );
+        let mut crossed = known(10, 20);
+        see(&mut crossed, 18, 2);
+        crossed.begin(budget);
+        assert!(crossed.should_move_on(1, budget));
         let mut before = known(10, 20);
         see(&mut before, 16, 2);
         assert!(!before.should_move_on(1, budget));
@@ -398,6 +434,7 @@ mod tests {
         assert!(after.should_move_on(1, budget), "the next line");
         let mut late = known(70, 20);
         see(&mut late, 90, 1);
-        assert!(late.should_move_on(4, budget), "in the end anybody does");
+        assert!(!late.should_move_on(4, budget));
+        assert!(late.should_move_on(6, budget), "in the end anybody does");
     }
 }

@@ -289,40 +289,6 @@ async fn only_an_event_that_may_be_in_a_page_is_looked_up() {
 }
 
 #[tokio::test]
-async fn what_was_clear_stays_clear_while_the_ids_move_on_once_and_no_longer() {
-    for moves in [1, 2, 3] {
-        let totals = Totals::with(21).await;
-        let calm = Wire::calm();
-        let other = totals.process(&calm);
-        // Their events of a later second, so that the one that is late has to be looked up.
-        let mut late = totals.event(90, &[("a", 1)]);
-        for number in 0..4 {
-            totals.clock.advance(Duration::from_secs(1));
-            other.done(&totals.events("a", number..number + 1)).await;
-        }
-        late.handed_over = totals.clock.now();
-        let wire = Wire::calm();
-        let process = totals.process(&wire);
-        totals.clock.advance(Duration::from_secs(1));
-        process.done(&totals.events("a", 4..5)).await;
-        for number in 5..5 + moves {
-            totals.clock.advance(Duration::from_secs(1));
-            // One that knows of no other moves the ids on.
-            let other = totals.process(&calm);
-            other.done(&totals.events("a", number..number + 1)).await;
-        }
-        let (looks, before) = (wire.count("BatchGetItem"), writes(&wire));
-        assert_eq!(process.done(std::slice::from_ref(&late)).await, 1);
-        let looks = wire.count("BatchGetItem") - looks;
-        let writes = writes(&wire) - before;
-        // With the least budget each write moves the ids on, and is refused where others did.
-        assert_eq!(writes, 2, "{moves}");
-        assert_eq!(looks, if moves == 1 { 1 } else { 2 }, "{moves}");
-        assert_eq!(process.done(&[late]).await, 0);
-    }
-}
-
-#[tokio::test]
 async fn who_was_refused_by_a_row_that_moved_on_often_reads_it_first() {
     let totals = Totals::with(21).await;
     let (wire, calm) = (Wire::calm(), Wire::calm());

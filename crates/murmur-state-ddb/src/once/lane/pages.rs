@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures::{StreamExt, stream};
 use murmur_state::{StoreError, Timestamp};
 
-use super::{Lane, Step};
+use super::{Batch, Lane, Step};
 use crate::attribute::{IDS, PK};
 use crate::change::Change;
 use crate::error::Written;
@@ -37,11 +37,11 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         self.take_out(|id| image.has(id));
         let events = self.todo.iter();
         let pages = events.flat_map(|event| image.tops.pages(&event.element));
-        let names: Vec<String> = pages.map(|page| self.page_name(&page)).collect();
-        if !names.is_empty() {
+        let keys: Vec<String> = pages.map(|page| self.page_key(&page)).collect();
+        if !keys.is_empty() {
             let markers = self.batch.markers;
             let mut taken = HashSet::new();
-            for page in markers.get_many(&names, self.batch.deadline).await? {
+            for page in markers.get_many(&keys, self.batch.deadline).await? {
                 taken.extend(elements(&markers.table.place(), &page, IDS)?);
             }
             self.take_out(|id| taken.contains(id));
@@ -50,11 +50,11 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         Ok(())
     }
 
-    fn page_name(&self, page: &Page) -> String {
-        let bucket = self.key.bucket().to_string();
-        let mut parts = vec![&*self.batch.table.name, self.key.entity(), &bucket];
-        parts.extend(page.name.iter().map(String::as_str));
-        self.batch.pipeline.marker("page", &parts)
+    fn page_key(&self, page: &Page) -> String {
+        let Batch {
+            pipeline, table, ..
+        } = self.batch;
+        page.key(pipeline, &table.name, self.key)
     }
 
     /// Writes what `image` forgets next to pages, until all of it is acknowledged. What was before
@@ -131,7 +131,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
             .add("ids :ids")
             .value(":ids", set(ids))
             .ttl(Some(end.plus(life).as_secs()));
-        let name = self.page_name(page);
+        let name = self.page_key(page);
         let place = markers.place(&name)?;
         let key = HashMap::from([(PK.to_owned(), AttributeValue::S(name))]);
         let back = Some(ReturnValue::AllNew);
