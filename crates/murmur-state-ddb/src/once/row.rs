@@ -433,8 +433,8 @@ mod tests {
         see(&mut after, 43, 2);
         assert!(after.should_move_on(1, budget), "the next line");
         let mut late = known(70, 20);
-        see(&mut late, 90, 1);
-        assert!(!late.should_move_on(4, budget));
+        see(&mut late, 92, 1);
+        assert!(!late.should_move_on(2, budget));
         assert!(late.should_move_on(6, budget), "in the end anybody does");
     }
 }
