@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 const LIMIT: f64 = 1_000.0;
 
 /// Writes of all writers together.
-const WRITES: usize = 20_000;
+const WRITES: usize = 5_000;
 
 /// Some writers on one key.
 #[derive(Debug, Clone, Serialize)]
