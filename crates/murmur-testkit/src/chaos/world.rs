@@ -124,7 +124,14 @@ impl World {
             ..
         } = self.scenario;
         let is_larger = mixed_budgets && self.processes.get() % 2 == 1;
-        self.start_with(skew, if is_larger { 8 * row_budget } else { row_budget })
+        self.start_with(
+            skew,
+            if is_larger {
+                8 * row_budget
+            } else {
+                row_budget
+            },
+        )
     }
 
     /// Starts a process whose clock is `skew` seconds fast, and whose rows may have so many bytes.
