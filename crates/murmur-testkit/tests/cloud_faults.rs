@@ -735,3 +735,43 @@ async fn a_spell_strikes_every_request_until_it_is_over() {
 }
 
 const MINUTE: std::time::Duration = std::time::Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn a_read_sees_what_was_a_moment_ago_unless_it_asks_for_a_consistent_answer() {
+    let weather = Weather {
+        stale: 1.0,
+        stale_for: 2 * SECOND..=2 * SECOND,
+        ..Weather::calm()
+    };
+    let cloud = cloud(1, weather).await;
+    let client = single(&cloud.process());
+    let read = async |consistent: bool| {
+        let get = client
+            .get_item()
+            .table_name(TABLE)
+            .key("pk", text("k"))
+            .key("sk", number(0));
+        let alone = get.consistent_read(consistent).send().await.unwrap().item;
+        let keys = KeysAndAttributes::builder()
+            .keys([("pk".to_owned(), text("k")), ("sk".to_owned(), number(0))].into())
+            .consistent_read(consistent);
+        let batch = client.batch_get_item();
+        let batch = batch.request_items(TABLE, keys.build().unwrap());
+        let found = batch.send().await.unwrap().responses.unwrap();
+        let together = found[TABLE].first().cloned();
+        let value =
+            |item: Option<std::collections::HashMap<_, _>>| item.map(|mut item| item.remove("v"));
+        [value(alone), value(together)].map(Option::flatten)
+    };
+    let (one, two) = (Some(number(1)), Some(number(3)));
+    tokio::time::sleep(3 * SECOND).await;
+    add(&client, "k", 1).send().await.unwrap();
+    assert_eq!(read(false).await, [None, None], "as if it were not there");
+    assert_eq!(read(true).await, [one.clone(), one.clone()]);
+    tokio::time::sleep(3 * SECOND).await;
+    assert_eq!(read(false).await, [one.clone(), one.clone()]);
+    add(&client, "k", 2).send().await.unwrap();
+    assert_eq!(read(false).await, [one.clone(), one]);
+    assert_eq!(read(true).await, [two.clone(), two]);
+    assert_eq!(cloud.met().count(Fault::Stale), 4);
+}

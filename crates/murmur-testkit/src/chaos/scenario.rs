@@ -282,7 +282,7 @@ fn parts(rng: &mut Rng, late: bool, least: usize, lull: bool) -> Vec<Part> {
         parts.push(Part {
             pause: within(rng, *pause.start(), *pause.end()),
             span,
-            // Mostly few events, so that a row of the default rules stays cold, or warms up.
+            // After a lull few events, so that what is in rows is long ago.
             events: match lull && n > 0 {
                 true => rng.usize(1..=8),
                 false => least / count + rng.usize(1..=20),
