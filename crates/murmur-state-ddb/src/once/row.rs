@@ -13,8 +13,8 @@ use crate::attribute::{CUR, HOT, Item, LED, PER, PREV, integer, wrong_shape};
 /// How many rows are remembered at least; at most twice as many.
 const REMEMBERED: usize = 4096;
 
-/// Generations of ids in a row that several processes write, over which whoever comes moves them on:
-/// who was to do it has died.
+/// Generations of ids over which also those move them on that have tried in vain before: whose turn it
+/// was has died.
 const OVERDUE: usize = 4;
 
 /// A row as one answer told it, never pieced together of several.
@@ -90,12 +90,6 @@ impl Image {
         (whole - self.base) / 2
     }
 
-    /// How many lines so many ids are over: three quarters of a generation, and then whole ones more.
-    fn lines(&self, ids: usize, budget: usize) -> usize {
-        let half = self.half(budget).max(1);
-        (ids * Element::BYTES + half / 4) / half
-    }
-
     /// Whether `ids` more are not too many for one generation.
     pub(crate) fn has_room(&self, ids: usize, budget: usize) -> bool {
         (self.cur.len() + ids) * Element::BYTES <= self.half(budget)
@@ -121,6 +115,8 @@ pub(crate) struct Known {
     shared: bool,
     /// Whether it is this process's turn to move the ids on.
     is_due: bool,
+    /// Whether another process moved the ids on when this one last tried to.
+    in_vain: bool,
     /// Whether writes by what was remembered were refused: then reading first costs less.
     read_first: bool,
     /// How often its ids had moved on when a batch came, until an answer tells it anew.
@@ -204,6 +200,7 @@ impl Known {
     pub(crate) fn moved_on(&mut self, image: Arc<Image>) {
         self.paged = Paged::default();
         self.is_due = false;
+        self.in_vain = false;
         self.added = 0;
         self.image = Some(image);
     }
@@ -213,14 +210,15 @@ impl Known {
         self.added += ids;
     }
 
-    /// Among several writers the one whose `ids` take the row over three quarters of a generation
+    /// Among several writers the one whose `ids` took the row over three quarters of a generation
     /// moves them on, so that not all of them try; if nobody does, the one that takes it over a whole
-    /// generation more, and so on. It found out by the answer to its write, and is to do it by the next.
+    /// generation more, and so on.
     pub(crate) fn look_whose_turn(&mut self, ids: usize, budget: usize) {
         let Some(image) = &self.image else { return };
+        let half = image.half(budget).max(1);
+        let lines = |ids: usize| (ids * Element::BYTES + half / 4) / half;
         let before = image.cur.len().saturating_sub(ids);
-        self.is_due |=
-            self.shared && image.lines(image.cur.len(), budget) > image.lines(before, budget);
+        self.is_due |= self.shared && lines(image.cur.len()) > lines(before);
     }
 
     /// Whether the ids are to move on by the next write, of `ids` more.
@@ -229,16 +227,18 @@ impl Known {
             return false;
         };
         let cur = image.cur.len() + self.added;
-        let is_over = |generations| (cur + ids) * Element::BYTES > generations * image.half(budget);
-        image.is_begun
-            && match self.shared {
-                false => is_over(1),
-                true => {
-                    // Where it was told just now, it need not wait for the answer.
-                    let crosses = image.lines(cur + ids, budget) > image.lines(cur, budget);
-                    self.is_due || crosses && self.remembered.is_none() || is_over(OVERDUE)
-                }
-            }
+        let generations = match self.in_vain {
+            true => OVERDUE,
+            false => 1,
+        };
+        let is_over = (cur + ids) * Element::BYTES > generations * image.half(budget);
+        image.is_begun && (self.is_due || is_over)
+    }
+
+    /// Another process has moved the ids on while this one was at it. It leaves that to whose turn it is,
+    /// until it is its own.
+    pub(crate) fn tried_in_vain(&mut self) {
+        self.in_vain = true;
     }
 
     /// Whether the next write, of `ids`, should bring the row back whole.
@@ -413,28 +413,26 @@ mod tests {
         assert!(!alone.should_move_on(1, budget), "nobody else writes it");
         // The line is between 17 and 18 ids.
         let mut crosses = known(10, 20);
-        see(&mut crosses, 17, 2);
+        see(&mut crosses, 18, 2);
         assert!(crosses.should_move_on(1, budget));
-        crosses.begin(budget);
-        assert!(
-            !crosses.should_move_on(1, budget),
-            "others may have crossed it"
-        );
-        let mut crossed = known(10, 20);
-        see(&mut crossed, 18, 2);
-        crossed.begin(budget);
-        assert!(crossed.should_move_on(1, budget));
         let mut before = known(10, 20);
         see(&mut before, 16, 2);
         assert!(!before.should_move_on(1, budget));
         let mut after = known(10, 20);
         see(&mut after, 20, 2);
-        assert!(!after.should_move_on(4, budget));
+        assert!(!after.should_move_on(1, budget));
+        assert!(after.should_move_on(4, budget), "in the end anybody does");
+        after.tried_in_vain();
+        assert!(
+            !after.should_move_on(4, budget),
+            "but who has tried in vain"
+        );
         see(&mut after, 43, 2);
-        assert!(after.should_move_on(1, budget), "the next line");
+        assert!(after.should_move_on(1, budget), "until it is its turn");
         let mut late = known(70, 20);
+        late.tried_in_vain();
         see(&mut late, 92, 1);
         assert!(!late.should_move_on(2, budget));
-        assert!(late.should_move_on(6, budget), "in the end anybody does");
+        assert!(late.should_move_on(6, budget), "or nobody's");
     }
 }

@@ -76,7 +76,14 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
                 known.moved_on(image);
                 Ok(())
             }
-            Sent::Refused(row) => self.judge(known, image, chunk, Reach::ThisPer, row).await,
+            Sent::Refused(row) => {
+                let before = image.per;
+                let judged = self.judge(known, image, chunk, Reach::ThisPer, row).await;
+                if known.image().is_some_and(|image| image.per != before) {
+                    known.tried_in_vain();
+                }
+                judged
+            }
             Sent::Not => Ok(()),
         }
     }
