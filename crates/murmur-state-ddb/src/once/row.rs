@@ -268,10 +268,7 @@ impl Slots {
         if let Some(slot) = young.get(key) {
             return Arc::clone(slot);
         }
-        let slot = match old.remove(key) {
-            Some(slot) => slot,
-            None => Slot::default(),
-        };
+        let slot = old.remove(key).unwrap_or_default();
         if young.len() >= REMEMBERED {
             *old = std::mem::take(young);
         }
