@@ -341,7 +341,7 @@ mod tests {
     async fn an_event_costs_no_more_than_it_should() {
         for (keys, rate, lanes, batch) in [
             (Keys::Zipf, 1_000, 1, 1),
-            (Keys::Zipf, 100, 10, 10),
+            (Keys::Zipf, 100, 4, 10),
             (Keys::Zipf, 10, 1, 100),
             (Keys::Zipf, 1_000, 1, 1_000),
             (Keys::Uniform, 100, 1, 100),
