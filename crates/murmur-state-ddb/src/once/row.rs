@@ -13,6 +13,9 @@ use crate::attribute::{CUR, HOT, Item, LED, PER, PREV, integer, wrong_shape};
 /// How many rows are remembered at least; at most twice as many.
 const REMEMBERED: usize = 4096;
 
+/// How often a process tries in vain to move ids on before it leaves that to whose turn it is.
+const TRIES: u32 = 3;
+
 /// Generations of ids over which also those move them on that have tried in vain before: whose turn it
 /// was has died.
 const OVERDUE: usize = 4;
@@ -115,8 +118,8 @@ pub(crate) struct Known {
     shared: bool,
     /// Whether it is this process's turn to move the ids on.
     is_due: bool,
-    /// Whether another process moved the ids on when this one last tried to.
-    in_vain: bool,
+    /// How often in a row another process moved the ids on when this one tried to.
+    in_vain: u32,
     /// Whether writes by what was remembered were refused: then reading first costs less.
     read_first: bool,
     /// How often its ids had moved on when a batch came, until an answer tells it anew.
@@ -200,7 +203,7 @@ impl Known {
     pub(crate) fn moved_on(&mut self, image: Arc<Image>) {
         self.paged = Paged::default();
         self.is_due = false;
-        self.in_vain = false;
+        self.in_vain = 0;
         self.added = 0;
         self.image = Some(image);
     }
@@ -228,17 +231,17 @@ impl Known {
         };
         let cur = image.cur.len() + self.added;
         let generations = match self.in_vain {
-            true => OVERDUE,
-            false => 1,
+            ..TRIES => 1,
+            _ => OVERDUE,
         };
         let is_over = (cur + ids) * Element::BYTES > generations * image.half(budget);
         image.is_begun && (self.is_due || is_over)
     }
 
-    /// Another process has moved the ids on while this one was at it. It leaves that to whose turn it is,
-    /// until it is its own.
+    /// Another process has moved the ids on while this one was at it. If that happens all the time, this one
+    /// leaves it to whose turn it is, until it is its own.
     pub(crate) fn tried_in_vain(&mut self) {
-        self.in_vain = true;
+        self.in_vain = self.in_vain.saturating_add(1);
     }
 
     /// Whether the next write, of `ids`, should bring the row back whole.
@@ -430,7 +433,7 @@ mod tests {
         see(&mut after, 43, 2);
         assert!(after.should_move_on(1, budget), "until it is its turn");
         let mut late = known(70, 20);
-        late.tried_in_vain();
+        (0..TRIES).for_each(|_| late.tried_in_vain());
         see(&mut late, 92, 1);
         assert!(!late.should_move_on(2, budget));
         assert!(late.should_move_on(6, budget), "or nobody's");
