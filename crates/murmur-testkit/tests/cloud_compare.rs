@@ -549,7 +549,7 @@ impl Maker {
         }
     }
 
-    /// None of some ids, in neither generation: the condition of a cold row.
+    /// None of some ids, in neither generation: the condition of exactly-once.
     fn none_of_the_ids(&mut self) -> String {
         let mut terms = Vec::new();
         for _ in 0..self.dice.usize(1..4) {

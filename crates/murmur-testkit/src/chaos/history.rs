@@ -6,10 +6,10 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::EventRecord;
 use fastrand::Rng;
 use murmur_core::{AttributeValue, Item};
-use murmur_state::{HORIZON, Timestamp};
+use murmur_state::Timestamp;
 
 use super::pipeline::RETENTION_DAYS;
-use super::scenario::{Aggregate, Ids, SKEW, Scenario};
+use super::scenario::{Aggregate, Ids, Scenario};
 use crate::esm::Incoming;
 
 /// The stream that all records are from.
@@ -94,7 +94,7 @@ impl History {
             },
         };
         for part in &scenario.parts {
-            let begin = writer.begin(writer.history.end.plus(part.pause));
+            let begin = writer.history.end.plus(part.pause);
             let mut offsets: Vec<Duration> = (0..part.events)
                 .map(|_| part.span.mul_f64(writer.rng.f64()))
                 .collect();
@@ -111,17 +111,6 @@ impl History {
 }
 
 impl Writer<'_> {
-    /// When a part begins that could begin at `earliest`.
-    fn begin(&mut self, earliest: Timestamp) -> Timestamp {
-        if !self.scenario.at_borders {
-            return earliest;
-        }
-        let period = HORIZON.as_millis() as i64;
-        let border = (earliest.as_millis() / period + 1) * period;
-        let skew = self.rng.i64(-SKEW..=SKEW) * 1000;
-        Timestamp::from_millis(border + skew).max(earliest)
-    }
-
     /// One change of one item.
     fn change(&mut self, created: Timestamp, seen: Timestamp) {
         let retract = self.scenario.retract && !self.items.is_empty();

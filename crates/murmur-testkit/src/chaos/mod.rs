@@ -77,7 +77,7 @@ pub fn run_over(scenario: &Scenario, endpoint: &str) -> Report {
     })
 }
 
-/// Periods begin at other points of each run.
+/// Seconds, windows and pages begin at other points of each run.
 fn start(scenario: &Scenario) -> Timestamp {
     let dice = &mut fastrand::Rng::with_seed(scenario.seed ^ 0x5354_4152);
     START.plus(Duration::from_millis(dice.u64(..200 * 3_600_000)))

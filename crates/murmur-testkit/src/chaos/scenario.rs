@@ -113,9 +113,6 @@ pub struct Scenario {
     pub retract: bool,
     /// The history.
     pub parts: Vec<Part>,
-    /// Whether its parts begin where one period ends and the next begins, as clocks that are off
-    /// see it.
-    pub at_borders: bool,
     /// Among how many shards the items are spread.
     pub shards: usize,
     /// Whether records tell when they were created.
@@ -205,7 +202,6 @@ impl Scenario {
             window,
             retract: aggregate.has_inverse() && rng.bool(),
             parts: parts(rng, late, least, lull),
-            at_borders: rng.f64() < 0.6,
             shards: rng.usize(1..=3),
             // Whether a window is over is judged by the record's own time, if it has one.
             dated: rng.f64() < 0.9 || window.is_some(),
