@@ -48,14 +48,13 @@ impl Level {
         Self::bounded(i64::from(self.0).saturating_add(by))
     }
 
-    /// Where an event of this second and id belongs.
-    fn bucket(self, second: i64, id: &[u8]) -> Bucket {
+    /// The name of the page where an event of this second and id belongs, and the first second after
+    /// those that it stands for.
+    fn page(self, second: i64, id: &[u8]) -> (Vec<String>, i64) {
+        let level = self.0.to_string();
         let Ok(finer) = u32::try_from(-i64::from(self.0)) else {
             let bucket = second >> self.0;
-            return Bucket {
-                name: [bucket.to_string(), String::new()],
-                end: (bucket + 1) << self.0,
-            };
+            return (vec![level, bucket.to_string()], (bucket + 1) << self.0);
         };
         // The last bits differ also where ids are numbers or begin with a time.
         let last = match id {
@@ -63,17 +62,11 @@ impl Level {
             _ => 0,
         };
         let part = last & ((1 << finer) - 1);
-        Bucket {
-            name: [second.to_string(), part.to_string()],
-            end: second + 1,
-        }
+        (
+            vec![level, second.to_string(), part.to_string()],
+            second + 1,
+        )
     }
-}
-
-struct Bucket {
-    name: [String; 2],
-    /// The first second after it.
-    end: i64,
 }
 
 /// One page of a row.
@@ -99,10 +92,7 @@ impl Page {
     pub(crate) fn of(element: &Element, level: Level) -> Self {
         match element.second() {
             Some(second) => {
-                let Bucket { name, end } = level.bucket(second, element.id());
-                let [bucket, part] = name;
-                let mut name = vec![level.0.to_string(), bucket];
-                name.extend((!part.is_empty()).then_some(part));
+                let (name, end) = level.page(second, element.id());
                 Self {
                     name,
                     end: Some(end),
@@ -176,19 +166,20 @@ impl Tops {
     pub(crate) fn note(&mut self, element: &Element, level: Level) {
         match element.second() {
             None => self.undated = true,
-            Some(second) => {
-                let top = self.seconds.entry(level).or_insert(second);
-                *top = second.max(*top);
-            }
+            Some(second) => self.raise(level, second),
         }
+    }
+
+    fn raise(&mut self, level: Level, second: i64) {
+        let top = self.seconds.entry(level).or_insert(second);
+        *top = second.max(*top);
     }
 
     /// What either of the two says.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.undated |= other.undated;
         for (level, second) in &other.seconds {
-            let top = self.seconds.entry(*level).or_insert(*second);
-            *top = (*second).max(*top);
+            self.raise(*level, *second);
         }
     }
 

@@ -86,6 +86,11 @@ impl Image {
             .any(|ids| ids.binary_search(id).is_ok())
     }
 
+    /// Whether its ids have moved on once at the most since they had done so `per` times.
+    pub(crate) fn is_within_one_of(&self, per: u64) -> bool {
+        self.per == per || self.per == per.saturating_add(1)
+    }
+
     /// The bytes that one generation of ids may have in a row of `budget`: half of what the rest of
     /// the row leaves, of as many budgets as leave a quarter of one.
     fn half(&self, budget: usize) -> usize {

@@ -152,8 +152,8 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// clear stays clear where its ids have moved on no more than once, since what they dropped
     /// then was looked at. Else it is looked up again.
     fn follow(&mut self, image: &Image) -> bool {
-        let at_most_once = |per: &u64| image.per == *per || image.per == per.saturating_add(1);
-        self.clear = self.clear.filter(at_most_once).map(|_| image.per);
+        let known = self.clear.filter(|per| image.is_within_one_of(*per));
+        self.clear = known.map(|_| image.per);
         self.take_out(|id| image.has(id))
     }
 }
@@ -198,10 +198,9 @@ impl Reach {
     }
 
     fn has(self, before: &Image, now: &Image) -> bool {
-        let at_most_once = now.per == before.per || now.per == before.per.saturating_add(1);
         match self {
             Self::ThisPer => now.per == before.per && now.is_begun == before.is_begun,
-            Self::NextPer => at_most_once && (now.is_begun || !before.is_begun),
+            Self::NextPer => now.is_within_one_of(before.per) && (now.is_begun || !before.is_begun),
         }
     }
 }
