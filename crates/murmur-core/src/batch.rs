@@ -28,6 +28,20 @@ pub(crate) struct Share<'a, V> {
     pub(crate) adds: Additions<V>,
     /// What its item goes on contributing for good, in a ledger.
     pub(crate) keep: Additions<V>,
+    /// What its item contributed before, in a ledger that settles; `None` if nothing tells.
+    pub(crate) before: Option<Additions<V>>,
+}
+
+impl<'a, V> Share<'a, V> {
+    /// One that adds nothing.
+    pub(crate) fn nothing(record: &'a Record) -> Self {
+        Self {
+            record,
+            adds: Additions::new(),
+            keep: Additions::new(),
+            before: None,
+        }
+    }
 }
 
 pub(crate) type Additions<V> = SmallVec<[Addition<V>; 1]>;

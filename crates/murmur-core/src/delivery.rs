@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key,
-    LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Place, Read, Recorder,
-    Repeats, Replace, Retry, Store, StoreError, Tokens,
+    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemChange, ItemId,
+    Key, LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Place, Read,
+    Recorder, Repeats, Replace, Retry, Store, StoreError, Tokens,
 };
 
 use crate::audit::{LedgerOf, Pacing};
-use crate::batch::{Batch, Share};
+use crate::batch::{Additions, Batch, Share};
 use crate::plan::{Verdict, the_record};
 use crate::record::Record;
 
@@ -133,6 +133,26 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Option<Arc<str>>, StoreError>> + Send {
         let _ = (pipeline, context);
         ready(Ok(None))
+    }
+
+    /// Lets items of a ledger settle from now on.
+    fn settle(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        let _ = (pipeline, context);
+        ready(Ok(()))
+    }
+
+    /// Whether items of a ledger settle.
+    fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        let _ = (pipeline, context);
+        ready(Ok(false))
     }
 
     /// One verdict per share.
@@ -520,7 +540,61 @@ impl<S, K> OncePerKey<S, K> {
     }
 }
 
-pub(crate) struct InLedger<S, K>(pub(crate) Owned<S, K>);
+/// How long after it was told that items do not settle a process asks again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+pub(crate) struct InLedger<S, K> {
+    pub(crate) owned: Owned<S, K>,
+    /// Whether the definition lets items settle.
+    settles: bool,
+    /// Whether the store was heard to say so, and when it was asked last.
+    heard: AtomicBool,
+    asked: Mutex<Option<Duration>>,
+}
+
+impl<S, K> InLedger<S, K> {
+    pub(crate) fn new(owned: Owned<S, K>, settles: bool) -> Self {
+        Self {
+            owned,
+            settles,
+            heard: AtomicBool::new(false),
+            asked: Mutex::default(),
+        }
+    }
+
+    /// Whether items are to settle, as far as this process has heard. It is right either way.
+    async fn has_heard<M: Group>(&self, pipeline: &PipelineName, context: &Context<'_>) -> bool
+    where
+        S: Ledger<M, Markers = K>,
+    {
+        if !self.settles || self.heard.load(Ordering::Relaxed) {
+            return self.settles;
+        }
+        let now = context.retry.clock().monotonic();
+        {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.is_some_and(|asked| now.saturating_sub(asked) < ASK_AGAIN) {
+                return false;
+            }
+            *asked = Some(now);
+        }
+        let Owned { store, markers, .. } = &self.owned;
+        let until = context.operation_deadline();
+        let heard = match store.is_settling(pipeline, markers, until).await {
+            Ok(settling) => settling,
+            Err(error) => {
+                tracing::warn!(
+                    pipeline = pipeline.as_str(),
+                    error = %murmur_state::Causes(&error),
+                    "not told whether items settle; they stay in the ledger for now",
+                );
+                false
+            }
+        };
+        self.heard.fetch_or(heard, Ordering::Relaxed);
+        heard
+    }
+}
 
 impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
     type State = S;
@@ -529,7 +603,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
     const LEDGER: bool = true;
 
     fn state(&self) -> &S {
-        &self.0.store
+        &self.owned.store
     }
 
     fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
@@ -542,7 +616,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         stream: Option<&str>,
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
-        self.0.bind::<M>(pipeline, stream, context).await
+        self.owned.bind::<M>(pipeline, stream, context).await
     }
 
     async fn check_binding(
@@ -550,7 +624,30 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         pipeline: &PipelineName,
         context: &Context<'_>,
     ) -> Result<Option<Arc<str>>, StoreError> {
-        self.0.check_binding::<M>(pipeline, context).await
+        self.owned.check_binding::<M>(pipeline, context).await
+    }
+
+    async fn settle(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        let Owned { store, markers, .. } = &self.owned;
+        let binding = self.owned.binding(pipeline, None);
+        let settle = || store.settle(&binding, markers, context.operation_deadline());
+        let settled = context.read(pipeline, settle).await;
+        settled.map_err(|error| error.blameless(store.place()))
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> Result<bool, StoreError> {
+        let Owned { store, markers, .. } = &self.owned;
+        let ask = || store.is_settling(pipeline, markers, context.operation_deadline());
+        let asked = context.read(pipeline, ask).await;
+        asked.map_err(|error| error.blameless(store.place()))
     }
 
     async fn deliver(
@@ -560,20 +657,40 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
-        let (foreign, shares) = self.0.of_own_streams::<M>(pipeline, shares, context).await;
+        let handed_over = context.retry.clock().now();
+        let settles = self.has_heard::<M>(pipeline, context).await;
+        let (foreign, shares) = self
+            .owned
+            .of_own_streams::<M>(pipeline, shares, context)
+            .await;
         let (unplaced, items) = part(shares, |share| {
-            let at = share.record.position();
+            let Share {
+                record,
+                adds,
+                keep,
+                before,
+            } = share;
+            let all = |adds: &Additions<_>| adds.iter().map(|add| rows.add(add)).collect();
+            let change = |before: Additions<_>| {
+                Ok(ItemChange {
+                    id: EventId::new(record.event_id()).map_err(StoreError::InvalidId)?,
+                    handed_over,
+                    before: all(&before),
+                    settles,
+                })
+            };
             Ok(Replace {
-                item: share.record.item_id(),
-                at: at.ok_or_else(no_sequence_number)?,
-                created: share.record.created(),
-                now: share.adds.iter().map(|add| rows.add(add)).collect(),
-                keep: share.keep.iter().map(|add| rows.add(add)).collect(),
+                item: record.item_id(),
+                at: record.position().ok_or_else(no_sequence_number)?,
+                created: record.created(),
+                now: all(&adds),
+                keep: all(&keep),
+                change: before.map(change).transpose()?,
             })
         });
         let outcomes = settle(
             pipeline,
-            self.0.store.place(),
+            self.owned.store.place(),
             context,
             items,
             // Of its item, too: done before an earlier one that keeps something, it would make
@@ -584,7 +701,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 adds.chain([item]).collect()
             },
             |items: Vec<_>, until| async move {
-                let Owned { store, markers, .. } = &self.0;
+                let Owned { store, markers, .. } = &self.owned;
                 let outcomes = store.replace(pipeline, markers, &items, until);
                 let outcomes = outcomes.await;
                 (items, outcomes)

@@ -127,6 +127,11 @@ impl<T> Pipeline<T> {
         self.run.keeps_ledger()
     }
 
+    /// Whether items may leave its ledger ([`settle`](Definition::settle)).
+    pub fn settles(&self) -> bool {
+        self.run.settles()
+    }
+
     /// Whether items that Time to Live removed go on counting
     /// ([`keep_expired_items`](Definition::keep_expired_items)).
     pub fn keeps_expired_items(&self) -> bool {
@@ -254,6 +259,7 @@ impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
                 window: None,
                 invert: None,
                 keeps_expired: false,
+                settles: false,
                 expires_at: None,
             },
         }
@@ -368,6 +374,38 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
         at: impl Fn(&T) -> Option<At> + Send + Sync + 'static,
     ) -> Self {
         self.plan.expires_at = Some(Box::new(move |record| at(record).map(Into::into)));
+        self
+    }
+
+    /// Items leave the [ledger](Stored::ledger) one by one once the bootstrap is finished, and their
+    /// changes cost what [`exactly_once`](Stored::exactly_once) costs from then on, instead of three to
+    /// four write units. An item leaves it by its first change after that.
+    ///
+    /// The end of a bootstrap lets items settle. A pipeline that was bootstrapped without this option
+    /// is first deployed with it, everywhere, and then told by `Settle` of `murmur-snapshot`. It cannot
+    /// be taken back: a process without the option reports every change of a settled item.
+    ///
+    /// # What it asks for
+    ///
+    /// - A stream of NEW_AND_OLD_IMAGES: every change must say what its item was before.
+    /// - Keys and values that are functions of the item alone, and the same ones as long as the
+    ///   [version](Definition::version) is: what an image contributed is taken back by what it says later.
+    ///
+    /// # What it gives up
+    ///
+    /// - A change that is lost (a gap in the stream) is healed by its item's next change in a ledger, and
+    ///   never once the item has settled. A reconcile finds keys that differ by a recount, and cannot
+    ///   mend them: begin anew, as a new version.
+    /// - The ledger row of a settled item, some 150 bytes, stays for good, also after the item is gone.
+    ///
+    /// # Cost
+    ///
+    /// An item's first change costs one write unit more than exactly-once, later ones half a read unit at
+    /// the most: the last 16,384 settled items and more are remembered.
+    ///
+    /// Default: items stay in the ledger. Refused at the end without a ledger.
+    pub fn settle(mut self) -> Self {
+        self.plan.settles = true;
         self
     }
 
@@ -527,8 +565,8 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///   rejected.
     /// - Totals may step back for a while: records from before a scan bring older contents of
     ///   their items, until those that follow are done.
-    /// - A pipeline stays with its ledger. Without it the overlap of the next bootstrap, or the
-    ///   repair of a gap, would have nothing to go by; another mode refuses the tables.
+    /// - A pipeline stays with its ledger: another mode refuses the tables. Its items leave it one by
+    ///   one where the definition says [`settle`](Definition::settle), and cost less from then on.
     ///
     /// # Cost
     ///
@@ -551,9 +589,13 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let markers = Arc::new(markers);
         let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
         let version = stored.definition.version;
+        let settles = stored.definition.plan.settles;
         let definition = stored.definition.plan.definition().into();
         stored.build(
-            |store| InLedger(Owned::new(store, markers, version, LEDGER_MODE, definition)),
+            |store| {
+                let owned = Owned::new(store, markers, version, LEDGER_MODE, definition);
+                InLedger::new(owned, settles)
+            },
             Some(checkpoints),
         )
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Add, HORIZON, Key, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName, Place, Read,
-    Recorder, Repeats, StoreError, Timestamp,
+    Add, HORIZON, Key, MAX_KEYS, Monoid, OptionError, Origin, Outcome, Overflow, PipelineName,
+    Place, Read, Recorder, Repeats, StoreError, Timestamp,
 };
 use smallvec::SmallVec;
 
@@ -38,6 +38,8 @@ pub(crate) struct Plan<T, M: Monoid> {
     pub(crate) invert: Option<InvertFn<M>>,
     /// Whether removals by Time to Live change nothing.
     pub(crate) keeps_expired: bool,
+    /// Whether items of its ledger may settle.
+    pub(crate) settles: bool,
     /// When Time to Live may remove an item, if ever: it did whatever removes it from then on.
     pub(crate) expires_at: Option<Box<ExpiryFn<T>>>,
 }
@@ -137,6 +139,14 @@ impl Tally {
     }
 }
 
+/// A record that can never count in a pipeline, and that the callback took.
+pub(crate) struct PassedOver<'a, T> {
+    pub(crate) entry: &'a Entry<'a, T>,
+    /// Whether that lies in its images alone, so that it is the same wherever they are seen; a sum
+    /// that would leave its range depends on others.
+    pub(crate) by_its_images: bool,
+}
+
 /// What a record adds, and how many of its additions came too late.
 struct Contribution<V> {
     adds: Additions<V>,
@@ -159,6 +169,13 @@ impl<T, M: Monoid> Plan<T, M> {
                 "expires_at",
                 "it tells removals by Time to Live from others, which makes no difference here; \
                  add `keep_expired_items`, or leave it out",
+            ));
+        }
+        if self.settles && !ledger {
+            return Err(OptionError::new(
+                "settle",
+                "only items of a ledger settle, and this pipeline keeps none; leave it out, or end \
+                 the definition by `ledger`",
             ));
         }
         let Some((window, time)) = &self.window else {
@@ -426,9 +443,15 @@ pub(crate) trait Run<T>: Send + Sync {
     /// one verdict per entry.
     fn pass_over<'a>(
         &'a self,
-        entries: &'a [&'a Entry<'a, T>],
+        entries: &'a [PassedOver<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
+    /// Whether the definition lets items of a ledger settle.
+    fn settles(&self) -> bool;
+    /// Lets items settle from now on.
+    fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
+    /// Whether items settle.
+    fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>>;
     /// What finds out whether the state is what the table says.
     fn inspection<'a>(
         &'a self,
@@ -486,9 +509,9 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
                                 expired += late;
                                 places.push(place);
                                 shares.push(Share {
-                                    record,
-                                    adds: Additions::new(),
                                     keep: adds,
+                                    before: self.before(entry, now, &mut rows),
+                                    ..Share::nothing(record)
                                 });
                                 Verdict::Kept
                             }
@@ -512,8 +535,11 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
                     let silent = adds.is_empty() && !noted;
                     if !silent {
                         places.push(place);
-                        let keep = Additions::new();
-                        shares.push(Share { record, adds, keep });
+                        shares.push(Share {
+                            adds,
+                            before: self.before(entry, now, &mut rows),
+                            ..Share::nothing(record)
+                        });
                     }
                     match (named, late) {
                         (false, _) => Verdict::Skipped,
@@ -526,6 +552,29 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Running<T, M, D> {
         context.count(&self.name, ":expired", expired);
         (verdicts, places, Batch { rows, shares })
     }
+
+    /// What the item of `entry` contributed before, where items settle and the record tells: the same
+    /// function of its old image as its contribution was when that was new. So what is refused as a new
+    /// image contributes nothing as an old one.
+    fn before(
+        &self,
+        entry: &Entry<'_, T>,
+        now: Timestamp,
+        rows: &mut Rows,
+    ) -> Option<Additions<M::Value>> {
+        let Entry { record, old, .. } = entry;
+        if !self.plan.settles || !record.tells_what_was_before() {
+            return None;
+        }
+        let images = (None, old.as_ref());
+        let contribution = self.plan.contribution(record, images, now, rows);
+        let adds = contribution.map_or_else(|_| Additions::new(), |found| found.adds);
+        // An item of more keys is refused.
+        Some(match adds.len() {
+            ..=MAX_KEYS => adds,
+            _ => Additions::new(),
+        })
+    }
 }
 
 impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, M, D> {
@@ -534,12 +583,12 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
     }
 
     fn needs_old_image(&self) -> bool {
-        self.plan.invert.is_some()
+        self.plan.invert.is_some() || self.plan.settles
     }
 
     fn needs_old_image_of_expired(&self) -> bool {
         match D::LEDGER {
-            true => self.plan.keeps_expired,
+            true => self.plan.keeps_expired || self.plan.settles,
             false => self.needs_old_image() && !self.plan.keeps_expired,
         }
     }
@@ -600,23 +649,39 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
 
     fn pass_over<'a>(
         &'a self,
-        entries: &'a [&'a Entry<'a, T>],
+        entries: &'a [PassedOver<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>> {
         Box::pin(async move {
-            let nothing = |entry: &&Entry<'a, T>| Share {
-                record: entry.record,
-                adds: Additions::new(),
-                keep: Additions::new(),
+            let now = context.retry.clock().now();
+            let mut rows = Rows::with_capacity(entries.len());
+            let nothing = |passed: &PassedOver<'a, T>| Share {
+                // Its next change will take back what this one says, so that an item that is over a sum's
+                // range must not settle by it.
+                before: match passed.by_its_images {
+                    true => self.before(passed.entry, now, &mut rows),
+                    false => None,
+                },
+                ..Share::nothing(passed.entry.record)
             };
-            let batch = Batch {
-                rows: Rows::with_capacity(0),
-                shares: entries.iter().map(nothing).collect(),
-            };
+            let shares = entries.iter().map(nothing).collect();
+            let batch = Batch { rows, shares };
             self.delivery
                 .deliver(&self.name, &self.plan.monoid, batch, &context)
                 .await
         })
+    }
+
+    fn settles(&self) -> bool {
+        self.plan.settles
+    }
+
+    fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move { self.delivery.settle(&self.name, &context).await })
+    }
+
+    fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move { self.delivery.is_settling(&self.name, &context).await })
     }
 
     fn run<'a>(

@@ -14,7 +14,7 @@ use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder, Side};
 use crate::delivery::Context;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::Pipeline;
-use crate::plan::{Entry, Tally, Verdict};
+use crate::plan::{Entry, PassedOver, Tally, Verdict};
 use crate::record::{Change, EventName, Record};
 
 type OutageFn = dyn Fn(&Outage<'_>) + Send + Sync;
@@ -175,7 +175,10 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             retry = retry.on_outage(tell);
         }
         Ok(Processor {
-            needs_old: self.pipelines.iter().any(Pipeline::retracts),
+            needs_old: self
+                .pipelines
+                .iter()
+                .any(|pipeline| pipeline.run.needs_old_image()),
             needs_old_of_expired: self
                 .pipelines
                 .iter()
@@ -344,6 +347,46 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Ok(streams)
     }
 
+    /// Lets the items of every pipeline that [settles](crate::Definition::settle) do so from now on:
+    /// says so beside its state, where each process that runs the pipeline looks about once a minute. It
+    /// stays said. Pipelines that do not settle are left out. A bootstrap does this at its end.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::State`] naming the first pipeline whose state was never bound, belongs to something
+    /// else, or could not be written.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: call it again.
+    pub async fn settle(&self, deadline: Deadline) -> Result<(), RecordError> {
+        let context = self.context(deadline);
+        for pipeline in self.pipelines.iter().filter(|pipeline| pipeline.settles()) {
+            let settled = pipeline.run.settle(context).await;
+            settled.map_err(|source| not_its_state(pipeline, source))?;
+        }
+        Ok(())
+    }
+
+    /// For each pipeline, whether its items settle: [`settle`](Self::settle) was called for it.
+    ///
+    /// # Errors
+    ///
+    /// [`RecordError::State`] naming the first pipeline whose state could not be asked.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    pub async fn are_settling(&self, deadline: Deadline) -> Result<Vec<bool>, RecordError> {
+        let context = self.context(deadline);
+        let mut settling = Vec::with_capacity(self.pipelines.len());
+        for pipeline in &self.pipelines {
+            let asked = pipeline.run.is_settling(context).await;
+            settling.push(asked.map_err(|source| not_its_state(pipeline, source))?);
+        }
+        Ok(settling)
+    }
+
     pub(crate) fn context(&self, deadline: Deadline) -> Context<'_> {
         Context {
             retry: &self.retry,
@@ -393,13 +436,17 @@ impl<T: Send + Sync + 'static> Processor<T> {
                         let noted = pipeline.keeps_ledger()
                             && matches!(entry.record, Record::Changed(_))
                             && !matches!(*source, StoreError::TooOld { .. });
+                        let by_its_images = !matches!(*source, StoreError::Overflow { .. });
                         let error = Box::new(RecordError::Store {
                             pipeline: name.clone(),
                             source: *source,
                         });
                         let outcome = self.fail(entry.record, Some(name), error, deadline).await;
                         if noted && matches!(outcome, RecordOutcome::PassedOver) {
-                            passed_over.push(entry);
+                            passed_over.push(PassedOver {
+                                entry,
+                                by_its_images,
+                            });
                         }
                         outcome
                     }
@@ -412,7 +459,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 continue;
             }
             let verdicts = pipeline.run.pass_over(&passed_over, context).await;
-            for (entry, verdict) in passed_over.into_iter().zip(verdicts) {
+            for (PassedOver { entry, .. }, verdict) in passed_over.into_iter().zip(verdicts) {
                 let outcome = match verdict {
                     Verdict::Blocked => RecordOutcome::Blocked,
                     Verdict::Failed(source) if source.fault() != Fault::Record => {

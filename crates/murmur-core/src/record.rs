@@ -169,6 +169,20 @@ impl Record {
         }
     }
 
+    /// Whether it says what its item was before the change, be it nothing or what cannot be read.
+    pub(crate) fn tells_what_was_before(&self) -> bool {
+        let Self::Changed(change) = self else {
+            return false;
+        };
+        match change.event {
+            EventName::Insert => true,
+            EventName::Modify | EventName::Remove => {
+                change.old_image.is_some() || self.unreadable(Side::Old).is_some()
+            }
+            EventName::Other(_) | EventName::Unreadable(_) => false,
+        }
+    }
+
     /// Why the image of this side could not be read, if it could not.
     pub(crate) fn unreadable(&self, side: Side) -> Option<&str> {
         let Self::Changed(change) = self else {

@@ -181,17 +181,21 @@ impl Deduper {
         Ok(answer.item)
     }
 
-    /// The rows that there are of those called `names`, read consistently, in no order.
+    /// The rows that there are of those called `names`, in no order; as they are, or as they were a
+    /// moment ago, for half the read units.
     pub(crate) async fn get_many(
         &self,
         names: &[String],
+        consistent: bool,
         deadline: Deadline,
     ) -> Result<Vec<Item>, StoreError> {
         let distinct: HashSet<&String> = names.iter().collect();
         let keys = distinct.into_iter();
         let keys =
             keys.map(|name| HashMap::from([(PK.to_owned(), AttributeValue::S(name.clone()))]));
-        self.table.get_items(keys.collect(), true, deadline).await
+        self.table
+            .get_items(keys.collect(), consistent, deadline)
+            .await
     }
 
     /// Where a row is, if its name can be one.

@@ -13,7 +13,7 @@ use crate::change::Change;
 use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
-use crate::ledger::{Books, Entry};
+use crate::ledger::{Books, Entry, Settled};
 use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
 use crate::owner;
@@ -190,9 +190,7 @@ impl<M: Additive> Ledger<M> for Int64SumStore {
     ) -> Vec<Outcome> {
         let entries = items.iter().enumerate();
         let entries = entries.map(|(index, entry)| Entry::seen(index, entry));
-        self.books(pipeline, markers, deadline)
-            .settle(entries)
-            .await
+        self.books(pipeline, markers, deadline).enter(entries).await
     }
 
     async fn known(
@@ -216,6 +214,25 @@ impl<M: Additive> Ledger<M> for Int64SumStore {
         books.list(segment, after).await
     }
 
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let layout = markers.layout("sum");
+        owner::settle(&self.rows.table, markers, &layout, binding, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Deduper,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        owner::is_settling(&self.rows.table, markers, pipeline, deadline).await
+    }
+
     async fn mend(
         &self,
         pipeline: &PipelineName,
@@ -225,9 +242,7 @@ impl<M: Additive> Ledger<M> for Int64SumStore {
     ) -> Vec<Outcome> {
         let entries = items.iter().enumerate();
         let entries = entries.map(|(index, entry)| Entry::looked_up(index, entry));
-        self.books(pipeline, markers, deadline)
-            .settle(entries)
-            .await
+        self.books(pipeline, markers, deadline).enter(entries).await
     }
 }
 
@@ -243,6 +258,7 @@ impl Int64SumStore {
             markers,
             cell: &self.rows,
             slots: &self.rows.slots,
+            settled: &self.rows.settled,
             pipeline,
             deadline,
         }
@@ -330,6 +346,7 @@ struct Int64Rows {
     table: Table,
     rule: Rule,
     slots: Arc<Slots>,
+    settled: Arc<Settled>,
 }
 
 impl Int64Rows {
@@ -338,6 +355,7 @@ impl Int64Rows {
             table,
             rule,
             slots: Arc::default(),
+            settled: Arc::default(),
         }
     }
 

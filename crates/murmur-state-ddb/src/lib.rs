@@ -16,6 +16,7 @@ mod once;
 mod options;
 mod owner;
 mod pace;
+mod recent;
 mod rows;
 mod table;
 

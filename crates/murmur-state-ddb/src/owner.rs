@@ -18,7 +18,7 @@ use murmur_state::{
 use crate::attribute::{DEFINITION, Item, PK, REGION, SK, STREAM, integer, number, text};
 use crate::change::Change;
 use crate::deduper::Deduper;
-use crate::error::{Reason, Transacted};
+use crate::error::{Reason, Transacted, Written};
 use crate::table::Table;
 
 /// The entity of the state table's control row. Its bucket is one that no window gives.
@@ -41,6 +41,8 @@ const MARKER_TABLE: &str = "marker_table";
 const LIFE: &str = "life";
 /// In the marker table's row: the state table's row is there, too.
 const PAIRED: &str = "paired";
+/// In the marker table's row: items of the ledger settle.
+const SETTLING: &str = "settling";
 
 /// Whether the row at `key` says whom a state table belongs to, and is no state.
 pub(crate) fn is_control_row(key: &Key) -> bool {
@@ -81,6 +83,37 @@ pub(crate) async fn check(
         }
     }
     Err(pair.conflict())
+}
+
+/// Notes beside a complete pair of `binding` that items of its ledger settle from now on.
+pub(crate) async fn settle(
+    table: &Table,
+    markers: &Deduper,
+    layout: &str,
+    binding: &Binding,
+    deadline: Deadline,
+) -> Result<(), StoreError> {
+    let pair = Pair::of(table, markers, layout, binding, deadline)?;
+    for _ in 0..LOOKS {
+        if let Some(marker) = pair.found().await?
+            && (marker.contains_key(SETTLING) || pair.note_settling(&marker).await?)
+        {
+            return Ok(());
+        }
+    }
+    Err(pair.conflict())
+}
+
+/// Whether [`settle`] was noted for the pair of `pipeline` and `table`.
+pub(crate) async fn is_settling(
+    table: &Table,
+    markers: &Deduper,
+    pipeline: &PipelineName,
+    deadline: Deadline,
+) -> Result<bool, StoreError> {
+    let name = marker_name(pipeline, &table.name);
+    let marker = markers.get(&name, deadline).await?;
+    Ok(marker.is_some_and(|marker| marker.contains_key(SETTLING)))
 }
 
 struct Pair<'a> {
@@ -389,6 +422,23 @@ impl<'a> Pair<'a> {
         let written = table.write(&place, key, change, None, self.deadline);
         // Refused, another came first, or another life: the next step says which.
         written.await.map(|_| ())
+    }
+
+    /// Notes in the marker row that items settle; whether it was still of this pair.
+    async fn note_settling(&self, marker: &Item) -> Result<bool, StoreError> {
+        let place = self.place();
+        let life = text(&place, marker, LIFE, CONTROL)?;
+        let change = Change::default()
+            .set("settling = :settling")
+            .value(":settling", AttributeValue::Bool(true))
+            .only_if("life = :life")
+            .value(":life", AttributeValue::S(life.to_owned()));
+        let key = HashMap::from([(PK.to_owned(), AttributeValue::S(self.name()))]);
+        let table = &self.markers.table;
+        let written = table
+            .write(&place, key, change, None, self.deadline)
+            .await?;
+        Ok(matches!(written, Written::Done(_)))
     }
 
     /// What the marker row is called.

@@ -2,9 +2,12 @@
 
 use std::collections::{HashMap, HashSet};
 
+use aws_sdk_dynamodb::operation::put_item::PutItemOutput;
+use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemOutput;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, ReturnConsumedCapacity, ReturnValue, TransactWriteItem,
+    AttributeValue, KeysAndAttributes, ReturnConsumedCapacity, ReturnValue,
+    ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use murmur_state::{
@@ -311,6 +314,26 @@ impl Table {
             Ok(Transacted::Cancelled(reasons)) => reasons.iter().any(is_throttle),
             Ok(Transacted::Done) => false,
         });
+        done
+    }
+
+    /// One conditional put, sent once; a refusal brings the item as it is. Errors name `place`.
+    pub(crate) async fn put(
+        &self,
+        place: &Place,
+        put: PutItemFluentBuilder,
+        deadline: Deadline,
+    ) -> Result<Written<PutItemOutput>, StoreError> {
+        let going = self.turn(place, deadline, self.pace.begin()).await?;
+        let sent = put
+            .table_name(&*self.name)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .customize()
+            .config_override(self.write_once(place, deadline)?)
+            .send()
+            .await;
+        let done = written(place, sent);
+        going.answered(matches!(done, Err(StoreError::Throttled { .. })));
         done
     }
 

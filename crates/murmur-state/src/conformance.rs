@@ -25,8 +25,8 @@ use futures::future::join_all;
 
 use crate::{
     Add, Binding, Checkpoints, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
-    ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once, Outcome, Owner,
-    PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store,
+    ItemChange, ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once, Outcome,
+    Owner, PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store,
     StoreError, SystemClock, Tokens,
 };
 
@@ -404,7 +404,11 @@ where
         self.an_item_has_so_many_keys_at_most(&markers).await;
         self.what_is_known_is_told_and_listed(&markers).await;
         self.items_are_mended_as_they_were_known(&markers).await;
-        self.any_interleaving_converges(&markers).await;
+        self.items_settle_and_count_by_their_events(&markers).await;
+        self.any_interleaving_converges(&markers, "race", |_| false)
+            .await;
+        self.any_interleaving_converges(&markers, "race-settled", |task| task % 2 == 0)
+            .await;
     }
 
     fn replace(&self, item: &str, at: Option<u64>, now: Vec<Add<M::Value>>) -> Replace<M::Value> {
@@ -418,7 +422,156 @@ where
             created: None,
             now,
             keep: Vec::new(),
+            change: None,
         }
+    }
+
+    /// The change of `item` at `at` from `before` to `now`.
+    fn change(
+        &self,
+        item: &str,
+        at: u64,
+        before: &[u64],
+        now: &[u64],
+        settles: bool,
+    ) -> Replace<M::Value> {
+        let entity = format!("ledger/{item}");
+        let adds = |values: &[u64]| -> Vec<Add<M::Value>> {
+            values.iter().map(|n| self.add(&entity, 0, *n)).collect()
+        };
+        Replace {
+            change: Some(ItemChange {
+                id: EventId::new(format!("{item}-{at}")).unwrap(),
+                handed_over: SystemClock::shared().now(),
+                before: adds(before),
+                settles,
+            }),
+            created: Some(SystemClock::shared().now()),
+            ..self.replace(item, Some(at), adds(now))
+        }
+    }
+
+    async fn items_settle_and_count_by_their_events(&self, markers: &S::Markers) {
+        let change = |item: &str, at, before: &[u64], now: &[u64], settles| {
+            self.change(item, at, before, now, settles)
+        };
+        let settled_at = async |item: &str| {
+            let known = self
+                .known(markers, item)
+                .await
+                .filter(|known| known.settled);
+            known.map(|known| {
+                assert!(
+                    known.now.is_empty() && known.kept.is_empty(),
+                    "{item}: a settled item says nothing"
+                );
+                known.at
+            })
+        };
+        let at = |n: u64| {
+            Some(Position::Stream(
+                SequenceNumber::new(n.to_string()).unwrap(),
+            ))
+        };
+        let sent =
+            async |entries: &[Replace<M::Value>]| replace(&*self.store, markers, entries).await;
+
+        // A change of what the ledger has: marked just below it, and counted by its id.
+        for (item, known) in [
+            ("settled-new", None),
+            ("settled-scanned", Some(None)),
+            ("settled-seen", Some(Some(3))),
+        ] {
+            let entity = format!("ledger/{item}");
+            let before: &[u64] = if known.is_some() { &[1] } else { &[] };
+            if let Some(seen) = known {
+                sent(&[self.replace(item, seen, vec![self.add(&entity, 0, 1)])]).await;
+            }
+            let first = change(item, 5, before, &[2], true);
+            sent(std::slice::from_ref(&first)).await;
+            assert_eq!(settled_at(item).await, at(4), "{item}");
+            self.expect(&entity, 0, [2]).await;
+            // Later ones, heard of or not; again; older ones; a scanned row.
+            let stale = self.replace(item, None, vec![self.add(&entity, 0, 7)]);
+            let second = change(item, 6, &[2], &[3], false);
+            for entry in [
+                &second,
+                &first,
+                &stale,
+                &second,
+                &change(item, 4, &[9], &[8], true),
+            ] {
+                sent(std::slice::from_ref(entry)).await;
+                self.expect(&entity, 0, [3]).await;
+            }
+            assert_eq!(
+                settled_at(item).await,
+                at(4),
+                "{item}: it stays where it settled"
+            );
+        }
+
+        // A change of something else than the ledger has: by what the ledger has, at the change.
+        let item = "settled-apart";
+        let entity = format!("ledger/{item}");
+        sent(&[self.replace(item, None, vec![self.add(&entity, 0, 9)])]).await;
+        sent(&[change(item, 5, &[1], &[2], true)]).await;
+        assert_eq!(settled_at(item).await, at(5));
+        self.expect(&entity, 0, [2]).await;
+        sent(&[
+            change(item, 5, &[1], &[2], true),
+            change(item, 6, &[2], &[], true),
+        ])
+        .await;
+        self.expect(&entity, 0, []).await;
+
+        // What is kept goes on counting, and what was kept before.
+        let item = "settled-kept";
+        let entity = format!("ledger/{item}");
+        let gone = |at, before: u64, settles| Replace {
+            keep: vec![self.add(&entity, 0, before)],
+            ..change(item, at, &[before], &[], settles)
+        };
+        for (entry, wanted) in [
+            (change(item, 1, &[], &[1], false), &[1][..]),
+            (gone(2, 1, false), &[1]),
+            (change(item, 3, &[], &[2], true), &[1, 2]),
+            (gone(4, 2, true), &[1, 2]),
+            (change(item, 5, &[], &[3], true), &[1, 2, 3]),
+            (change(item, 6, &[3], &[], true), &[1, 2]),
+        ] {
+            sent(&[entry]).await;
+            self.expect(&entity, 0, wanted.iter().copied()).await;
+        }
+
+        // Without what it was before nothing can be said.
+        let bare = self.replace("settled-new", Some(9), Vec::new());
+        let outcomes = self
+            .store
+            .replace(&pipeline(), markers, &[bare], Deadline::NONE)
+            .await;
+        assert!(
+            matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Setup),
+            "{outcomes:?}"
+        );
+        // Nor is a settled item mended.
+        let mend = Mend {
+            item: ItemId::from_parts(["settled-new"]),
+            over: self
+                .known(markers, "settled-new")
+                .await
+                .map(|known| known.version),
+            now: Vec::new(),
+        };
+        let outcomes = self
+            .store
+            .mend(&pipeline(), markers, &[mend], Deadline::NONE)
+            .await;
+        assert!(
+            matches!(&outcomes[..], [Outcome::Superseded]),
+            "{outcomes:?}"
+        );
+        self.expect("ledger/settled-new", 0, [3]).await;
     }
 
     async fn every_cell_of_the_rule_table(&self, markers: &S::Markers) {
@@ -716,27 +869,42 @@ where
         self.expect(entity, 0, [4]).await;
     }
 
-    async fn any_interleaving_converges(&self, markers: &Arc<S::Markers>) {
-        // Each item has versions 1..=ROUNDS; the last one is what must count in the end. Tasks
-        // deliver all of them in stream order, and scan rows of arbitrary age in between.
+    /// Each item has versions 1..=ROUNDS; the last one is what must count in the end. Tasks deliver
+    /// all of them in stream order, those of which `settles` says so settling items, and scan rows of
+    /// arbitrary age in between.
+    async fn any_interleaving_converges(
+        &self,
+        markers: &Arc<S::Markers>,
+        name: &str,
+        settles: impl Fn(u64) -> bool,
+    ) {
         let items = 5;
-        let contribution = |item: u64, version: u64| {
-            self.add("ledger/race", ((item + version) % 3) as i64, item + version)
+        let entity = format!("ledger/{name}");
+        let contribution = |item: u64, version: u64| -> Vec<Add<M::Value>> {
+            let add = self.add(&entity, ((item + version) % 3) as i64, item + version);
+            (version > 0).then_some(add).into_iter().collect()
         };
         let task = |task: u64| {
             let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
-            let random = fastrand::Rng::with_seed(task);
-            let mut random = random;
+            let mut random = fastrand::Rng::with_seed(task);
             let mut entries = Vec::new();
             for version in 1..=ROUNDS {
                 for item in 0..items {
-                    let name = format!("race-{item}");
-                    let seen = vec![contribution(item, version)];
+                    let name = format!("{name}-{item}");
                     if random.u8(..) < 80 {
-                        let stale = vec![contribution(item, random.u64(1..=ROUNDS))];
+                        let stale = contribution(item, random.u64(1..=ROUNDS));
                         entries.push(self.replace(&name, None, stale));
                     }
-                    entries.push(self.replace(&name, Some(version), seen));
+                    let change = self.change(&name, version, &[], &[], settles(task));
+                    let change = change.change.map(|change| ItemChange {
+                        before: contribution(item, version - 1),
+                        ..change
+                    });
+                    entries.push(Replace {
+                        change,
+                        created: Some(SystemClock::shared().now()),
+                        ..self.replace(&name, Some(version), contribution(item, version))
+                    });
                 }
             }
             tokio::spawn(async move {
@@ -751,7 +919,7 @@ where
             .for_each(|done| done.unwrap());
         for bucket in 0..3 {
             let last = (0..items).filter(|item| (item + ROUNDS) % 3 == bucket);
-            self.expect("ledger/race", bucket as i64, last.map(|item| item + ROUNDS))
+            self.expect(&entity, bucket as i64, last.map(|item| item + ROUNDS))
                 .await;
         }
     }

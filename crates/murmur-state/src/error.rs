@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::ids::{IdError, Key};
+use crate::ids::{IdError, ItemId, Key};
 use crate::time::Timestamp;
 
 /// The error behind an error, kept for `source()`; shared, because one failed write can be the
@@ -279,6 +279,36 @@ impl StoreError {
                 source: Some(Arc::new(self)),
             },
             Fault::Contention | Fault::Transient | Fault::Setup => self,
+        }
+    }
+
+    /// A change of `item`, which has [settled](crate::Ledger#what-settles), without what the item was
+    /// before.
+    pub fn unknown_before(place: Place, item: &ItemId) -> Self {
+        Self::Setup {
+            place,
+            advice: format!(
+                "item {item} has settled, and the change does not say what it was before: run every                  process with `.settle()` in the definition, on a stream of NEW_AND_OLD_IMAGES; a                  record that cannot be read has to be read, or the totals begun anew as a new version"
+            ),
+            source: None,
+        }
+    }
+
+    /// The same failure of a change of `item`, which has [settled](crate::Ledger#what-settles): what
+    /// would be the record's fault must not be passed over, because the item's next change takes back
+    /// what this one should have added. What is [too old](StoreError::TooOld) stays so.
+    #[must_use]
+    pub fn of_settled(self, place: Place, item: &ItemId) -> Self {
+        match (&self, self.fault()) {
+            (Self::TooOld { .. }, _) => self,
+            (_, Fault::Record) => Self::Setup {
+                place,
+                advice: format!(
+                    "a change of item {item}, which has settled, cannot be counted, and passed over it                      would make every later total of its keys wrong: mend what the cause says, or begin                      anew as a new version"
+                ),
+                source: Some(Arc::new(self)),
+            },
+            _ => self,
         }
     }
 

@@ -249,6 +249,18 @@ impl SequenceNumber {
     pub fn significant(&self) -> &str {
         self.0.trim_start_matches('0')
     }
+
+    /// The greatest number below it; `None` for zero.
+    pub fn predecessor(&self) -> Option<Self> {
+        let digits = self.significant();
+        // The last digit that is no zero goes down by one, and the zeros behind it become nines.
+        let last = digits.rfind(|digit| digit != '0')?;
+        let (head, zeros) = digits.split_at_checked(last + 1)?;
+        let head = head.get(..last)?;
+        let down = char::from(*digits.as_bytes().get(last)? - 1);
+        let nines = "9".repeat(zeros.len());
+        Some(Self(format!("{head}{down}{nines}").into()))
+    }
 }
 
 impl PartialEq for SequenceNumber {
@@ -383,6 +395,24 @@ mod tests {
 
     fn number(digits: &str) -> SequenceNumber {
         SequenceNumber::new(digits).unwrap()
+    }
+
+    #[test]
+    fn the_number_below_is_one_less() {
+        let below = |digits: &str| number(digits).predecessor();
+        let pairs = [
+            ("1", "0"),
+            ("10", "9"),
+            ("1000", "999"),
+            ("0021", "20"),
+            ("1205", "1204"),
+        ];
+        for (digits, wanted) in pairs {
+            assert_eq!(below(digits), Some(number(wanted)), "{digits}");
+        }
+        assert_eq!(below("000"), None);
+        let forty = "9".repeat(40);
+        assert_eq!(below(&format!("1{}", "0".repeat(40))), Some(number(&forty)));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use crate::error::{Fault, Place, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
 use crate::monoid::{Group, Monoid, Overflow};
 use crate::store::{
-    Add, Binding, ExactlyOnce, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome,
-    Position, Read, Replace, StateRow, Store,
+    Add, Binding, ExactlyOnce, ItemChange, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend,
+    Once, Outcome, Position, Read, Replace, StateRow, Store,
 };
 use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 
@@ -35,6 +35,7 @@ pub struct MemoryStore<M: Monoid> {
 
 struct Inner<V> {
     bound: Option<Binding>,
+    settling: bool,
     rows: HashMap<Key, Row<V>>,
     ledger: HashMap<ItemId, Known<V>>,
 }
@@ -71,6 +72,7 @@ impl<M: Monoid> MemoryStore<M> {
             place: Place::table(STORE, format!("memory {}", STORES.fetch_add(1, Relaxed))),
             inner: Arc::new(Mutex::new(Inner {
                 bound: None,
+                settling: false,
                 rows: HashMap::new(),
                 ledger: HashMap::new(),
             })),
@@ -267,29 +269,42 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
                 if stopped.blocks(&event.adds) {
                     return Outcome::Blocked;
                 }
-                let mut applied = false;
-                for add in &event.adds {
-                    let bucket = add.key.bucket().to_string();
-                    let marker =
-                        pipeline.marker("once", &[add.key.entity(), &bucket, event.id.as_str()]);
-                    if marked.once.contains(&marker) {
-                        continue;
-                    }
-                    if let Err(error) = self.add(&mut inner.rows, add, Mode::ExactlyOnce) {
-                        stopped.note(&error, &event.adds);
-                        return Outcome::Failed(error);
-                    }
-                    marked.once.insert(marker);
-                    applied = true;
-                }
-                // An event without keys has nothing to repeat.
-                if applied || event.adds.is_empty() {
-                    Outcome::Applied
-                } else {
-                    Outcome::Duplicate
-                }
+                let rows = &mut inner.rows;
+                let taken = self.take(rows, &mut marked, pipeline, event, Mode::ExactlyOnce);
+                taken.unwrap_or_else(|error| {
+                    stopped.note(&error, &event.adds);
+                    Outcome::Failed(error)
+                })
             })
             .collect()
+    }
+}
+
+impl<M: Monoid> MemoryStore<M> {
+    /// Has each key of `event` take it, unless it has.
+    fn take(
+        &self,
+        rows: &mut HashMap<Key, Row<M::Value>>,
+        marked: &mut Marked,
+        pipeline: &PipelineName,
+        event: &Once<M::Value>,
+        mode: Mode,
+    ) -> Result<Outcome, StoreError> {
+        let mut applied = false;
+        for add in &event.adds {
+            let bucket = add.key.bucket().to_string();
+            let marker = pipeline.marker("once", &[add.key.entity(), &bucket, event.id.as_str()]);
+            if !marked.once.contains(&marker) {
+                self.add(rows, add, mode)?;
+                marked.once.insert(marker);
+                applied = true;
+            }
+        }
+        // An event without keys has nothing to repeat.
+        Ok(match applied || event.adds.is_empty() {
+            true => Outcome::Applied,
+            false => Outcome::Duplicate,
+        })
     }
 }
 
@@ -307,6 +322,7 @@ impl<M: Group> MemoryStore<M> {
             at,
             now,
             keep,
+            change,
             ..
         } = entry;
         let keys = now.len() + keep.len();
@@ -321,6 +337,7 @@ impl<M: Group> MemoryStore<M> {
         }
         let known = inner.ledger.get(item);
         let before = known.map_or(&[][..], |known| &known.now);
+        let settles = change.as_ref().is_some_and(|change| change.settles);
         let mut changed: HashMap<Key, Row<M::Value>> = before
             .iter()
             .chain(now)
@@ -351,12 +368,107 @@ impl<M: Group> MemoryStore<M> {
             item: item.clone(),
             version: known.map_or(1, |known| known.version + 1),
             at: at.clone(),
-            now: now.clone(),
-            kept,
+            settled: settles,
+            now: if settles { Vec::new() } else { now.clone() },
+            kept: if settles { Vec::new() } else { kept },
         };
         inner.rows.extend(changed);
         inner.ledger.insert(item.clone(), known);
         Ok(())
+    }
+
+    /// Settles the item of `entry` just below it, if what it contributes is what it was before the
+    /// entry: no row changes.
+    fn mark(&self, inner: &mut Inner<M::Value>, entry: &Replace<M::Value>, today: i64) {
+        let known = inner.ledger.get(&entry.item);
+        let (Some(change), Position::Stream(at)) = (&entry.change, &entry.at) else {
+            return;
+        };
+        let contributes = known.map_or(&[][..], |known| &known.now);
+        let (true, Some(below)) = (
+            change.settles && self.is_same(contributes, &change.before, today),
+            at.predecessor(),
+        ) else {
+            return;
+        };
+        let settled = Known {
+            item: entry.item.clone(),
+            version: known.map_or(1, |known| known.version + 1),
+            at: Position::Stream(below),
+            settled: true,
+            now: Vec::new(),
+            kept: Vec::new(),
+        };
+        inner.ledger.insert(entry.item.clone(), settled);
+    }
+
+    /// Whether two contributions are the same in all rows that are still there.
+    fn is_same(&self, one: &[Add<M::Value>], other: &[Add<M::Value>], today: i64) -> bool {
+        let identity = self.monoid.identity();
+        let counts =
+            |add: &&Add<M::Value>| add.value != identity && add.ttl.is_none_or(|ttl| ttl > today);
+        let one: HashMap<_, _> = one
+            .iter()
+            .filter(counts)
+            .map(|add| (&add.key, &add.value))
+            .collect();
+        let mut other = other.iter().filter(counts);
+        let len = other.clone().count();
+        len == one.len() && other.all(|add| one.get(&add.key) == Some(&&add.value))
+    }
+
+    /// A change of a settled item, as an event of its own.
+    fn event(
+        &self,
+        entry: &Replace<M::Value>,
+        change: &ItemChange<M::Value>,
+    ) -> Result<Once<M::Value>, StoreError> {
+        let mut adds: Vec<Add<M::Value>> = Vec::new();
+        let mut add = |one: &Add<M::Value>, value: M::Value| {
+            match adds.iter_mut().find(|add| add.key == one.key) {
+                Some(add) => self.monoid.combine(&mut add.value, &value),
+                None => {
+                    adds.push(Add {
+                        value,
+                        ..one.clone()
+                    });
+                    Ok(())
+                }
+            }
+            .map_err(|Overflow| self.overflow(&one.key))
+        };
+        for one in entry.now.iter().chain(&entry.keep) {
+            add(one, one.value.clone())?;
+        }
+        for one in &change.before {
+            let value = self.monoid.invert(&one.value);
+            add(one, value.map_err(|Overflow| self.overflow(&one.key))?)?;
+        }
+        let identity = self.monoid.identity();
+        adds.retain(|add| add.value != identity);
+        Ok(Once {
+            id: change.id.clone(),
+            created: entry.created,
+            handed_over: change.handed_over,
+            adds,
+        })
+    }
+
+    /// Counts a change of a settled item by its event's id.
+    fn by_id(
+        &self,
+        inner: &mut Inner<M::Value>,
+        marked: &mut Marked,
+        pipeline: &PipelineName,
+        entry: &Replace<M::Value>,
+    ) -> Result<Outcome, StoreError> {
+        let Some(change) = &entry.change else {
+            return Err(StoreError::unknown_before(self.place.clone(), &entry.item));
+        };
+        let taken = self
+            .event(entry, change)
+            .and_then(|event| self.take(&mut inner.rows, marked, pipeline, &event, Mode::Ledger));
+        taken.map_err(|error| error.of_settled(self.place.clone(), &entry.item))
     }
 
     fn keep(&self, kept: &mut Vec<Add<M::Value>>, add: &Add<M::Value>) -> Result<(), StoreError> {
@@ -430,12 +542,14 @@ impl<M: Group> MemoryStore<M> {
 impl<M: Group> Ledger<M> for MemoryStore<M> {
     async fn replace(
         &self,
-        _pipeline: &PipelineName,
+        pipeline: &PipelineName,
         markers: &MemoryDeduper,
         items: &[Replace<M::Value>],
         _deadline: Deadline,
     ) -> Vec<Outcome> {
+        // State first, then markers, as `apply` does.
         let inner = &mut *self.lock();
+        let marked = &mut *markers.lock();
         let clock = &*markers.clock;
         self.in_order(
             items,
@@ -445,10 +559,40 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                 if let Some(outcome) = Self::unchanged(known, &entry.at) {
                     return Ok(outcome);
                 }
+                if !known.is_some_and(|known| known.settled) {
+                    self.mark(inner, entry, clock.now().as_secs());
+                }
+                if inner
+                    .ledger
+                    .get(&entry.item)
+                    .is_some_and(|known| known.settled)
+                {
+                    return self.by_id(inner, marked, pipeline, entry);
+                }
                 self.turn(inner, entry, clock)?;
                 Ok(Outcome::Applied)
             },
         )
+    }
+
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.check_binding(binding, markers, deadline).await?;
+        self.lock().settling = true;
+        Ok(())
+    }
+
+    async fn is_settling(
+        &self,
+        _pipeline: &PipelineName,
+        _markers: &MemoryDeduper,
+        _deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        Ok(self.lock().settling)
     }
 
     async fn known(
@@ -499,7 +643,8 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
             |entry| (&entry.item, &entry.now),
             |entry| {
                 let known = inner.ledger.get(&entry.item);
-                if known.map(|known| known.version) != entry.over {
+                let settled = known.is_some_and(|known| known.settled);
+                if settled || known.map(|known| known.version) != entry.over {
                     return Ok(Outcome::Superseded);
                 }
                 let at = known.map_or(Position::Scan, |known| known.at.clone());
@@ -509,6 +654,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                     created: None,
                     now: entry.now.clone(),
                     keep: Vec::new(),
+                    change: None,
                 };
                 self.turn(inner, &entry, &*markers.clock)?;
                 Ok(Outcome::Applied)

@@ -10,8 +10,8 @@ use crate::error::{OptionError, Place, StoreError};
 use crate::ids::{ItemId, Key, MAX_PARTITION_KEY_BYTES, PipelineName};
 use crate::monoid::{Group, Monoid, Overflow};
 use crate::store::{
-    Add, Binding, ExactlyOnce, Known, Ledger, ListSegment, Listed, Mend, Once, Outcome, Read,
-    Replace, StateRow, Store,
+    Add, Binding, ExactlyOnce, ItemChange, Known, Ledger, ListSegment, Listed, Mend, Once, Outcome,
+    Read, Replace, StateRow, Store,
 };
 use crate::time::{Deadline, Random};
 
@@ -601,6 +601,13 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
                 created: entry.created,
                 now: self.to_rows(&entry.now, entry.item.as_str())?,
                 keep: self.to_rows(&entry.keep, entry.item.as_str())?,
+                change: entry.change.as_ref().map(|change| ItemChange {
+                    // What is refused as `now` contributes nothing as `before`, either.
+                    before: self
+                        .to_rows(&change.before, entry.item.as_str())
+                        .unwrap_or_default(),
+                    ..change.clone()
+                }),
             })
         });
         let replaced = self
@@ -643,6 +650,25 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
             next,
             read_units,
         })
+    }
+
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        let bound = self.bound(binding);
+        self.store.settle(&bound, markers, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        self.store.is_settling(pipeline, markers, deadline).await
     }
 
     async fn mend(

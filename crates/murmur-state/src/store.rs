@@ -68,6 +68,23 @@ pub struct Replace<V> {
     /// contributed last, where Time to Live removed it and what has expired is to go on counting.
     /// Mostly nothing.
     pub keep: Vec<Add<V>>,
+    /// The change that this is, by which an item settles and counts once it has settled; `None` for
+    /// what a scan found, and where nothing tells what the item was before.
+    pub change: Option<ItemChange<V>>,
+}
+
+/// A change of an item as an event of its own, which says what the item was before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ItemChange<V> {
+    /// What makes it the same event when it comes again.
+    pub id: EventId,
+    /// When its source handed it over, as [`Once::handed_over`].
+    pub handed_over: Timestamp,
+    /// All the item contributed before the change, one entry per key, by the same function of its
+    /// image as [`Replace::now`] is of the new one.
+    pub before: Vec<Add<V>>,
+    /// Whether the item is to settle by this change, if it has not yet.
+    pub settles: bool,
 }
 
 /// What a ledger knows of an item.
@@ -77,9 +94,12 @@ pub struct Known<V> {
     pub item: ItemId,
     /// Another one with every change, also after the item was forgotten: what [`Mend`] goes by.
     pub version: u64,
-    /// Where its newest version was seen.
+    /// Where its newest version was seen; of a settled item, up to where changes have counted.
     pub at: Position,
-    /// What it contributes.
+    /// Whether it has settled: what it contributes is not known here any more, and its changes after
+    /// [`at`](Known::at) count by themselves.
+    pub settled: bool,
+    /// What it contributes; nothing for a settled item.
     pub now: Vec<Add<V>>,
     /// What earlier items of its name contribute for good, one entry per key; what its rows no
     /// longer hold, since their `ttl` has passed, may be left out.
@@ -449,6 +469,25 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 /// What an item contributed to a row whose `ttl` has passed stays there: the row may be gone, and
 /// must not come back below nothing.
 ///
+/// # What settles
+///
+/// An item leaves the ledger by a change with [`settles`](ItemChange::settles) that its known position
+/// does not have yet. G(p) stands for "settled at p": the rows hold what the item was at p, what that
+/// is has been forgotten, and changes after p count by their event id, as in [`ExactlyOnce`].
+///
+/// | known | entry at s | what is done |
+/// |---|---|---|
+/// | ∅, S(c), T(s′, c) with s > s′, where c = [`before`](ItemChange::before) | settles | G(just below s), and no row changes; then as on G |
+/// | the same, where c ≠ `before` | settles | G(s), n − c |
+/// | G(p), s ≤ p | | unchanged |
+/// | G(p), s > p | with a [`change`](Replace::change) | `now` and `keep` less `before`, once per key and event id |
+/// | G(p), s > p | without | [`StoreError::Setup`]: nothing tells what it was before |
+/// | G(p) | at `Scan` | unchanged |
+///
+/// A settled item is never forgotten, and never mended. What fails as the record's own fault on a settled item, other than
+/// [`TooOld`](StoreError::TooOld), is answered as a [`StoreError::Setup`]: it must not be passed over,
+/// because the item's next change takes back what this one should have added.
+///
 /// # What is forgotten
 ///
 /// A store may forget an item (∅ again) from 48 hours after its last write on, when it contributes
@@ -516,9 +555,43 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         after: Option<&str>,
     ) -> impl Future<Output = Result<Listed<Known<M::Value>>, StoreError>> + Send;
 
+    /// Lets items settle from now on: says so beside the rows of `binding`, for good. Processes that
+    /// ask hear of it; it is a hint, and every entry is right whether or not its process has heard.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check_binding`](ExactlyOnce::check_binding).
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: call it again.
+    fn settle(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// Whether [`settle`](Ledger::settle) was said.
+    ///
+    /// # Errors
+    ///
+    /// The store's; none if nothing was ever bound.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: it only reads.
+    fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send;
+
     /// Makes each item contribute what it was found to contribute, where it was seen staying
     /// what it was (∅ becomes S(now)), and what is kept staying kept; [`Outcome::Superseded`],
-    /// and no change, if the ledger knows another version than [`over`](Mend::over).
+    /// and no change, if the ledger knows another version than [`over`](Mend::over), or if the item
+    /// has settled.
     ///
     /// Right whatever live is doing meanwhile, if the item was looked up, consistently, *after*
     /// that version was read: what changed the item later comes from the stream and replaces what
@@ -626,6 +699,24 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
         after: Option<&str>,
     ) -> Result<Listed<Known<M::Value>>, StoreError> {
         S::list_known(self, pipeline, markers, segment, after).await
+    }
+
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        S::settle(self, binding, markers, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        S::is_settling(self, pipeline, markers, deadline).await
     }
 
     async fn mend(

@@ -165,6 +165,7 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
         created: None,
         now,
         keep: Vec::new(),
+        change: None,
     };
     let first = [
         item("x", Position::Scan, vec![add("a", 5)]),

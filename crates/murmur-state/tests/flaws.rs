@@ -11,10 +11,10 @@ use std::sync::Mutex;
 use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, ItemId, Key,
-    Known, Ledger, ListSegment, Listed, MAX_KEYS, MemoryDeduper, MemoryStore, Mend, Once, Outcome,
-    Owner, PipelineName, Place, Position, Random, Read, ReadExt, Removed, Replace, Saved, StateRow,
-    Store, StoreError, Tokens,
+    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce,
+    ItemChange, ItemId, Key, Known, Ledger, ListSegment, Listed, MAX_KEYS, MemoryDeduper,
+    MemoryStore, Mend, Once, Outcome, Owner, PipelineName, Place, Position, Random, Read, ReadExt,
+    Removed, Replace, Saved, StateRow, Store, StoreError, Timestamp, Tokens,
 };
 use total::Total;
 
@@ -49,6 +49,10 @@ enum Flaw {
     TellsOfOtherItems,
     ListsNotAllItems,
     MendsWhateverIsKnown,
+    NeverSettles,
+    TakesNothingBack,
+    CountsSettledAgain,
+    GuessesWhatWasBefore,
 }
 
 struct Flawed {
@@ -216,6 +220,16 @@ impl Ledger<Total> for Flawed {
             let n = self.seen.lock().unwrap().len();
             let name = format!("{}-{:?}-{n}", item.item, item.at);
             self.first_time(name);
+            if let Some(change) = &mut item.change {
+                match self.flaw {
+                    Flaw::NeverSettles => change.settles = false,
+                    Flaw::TakesNothingBack => change.before.clear(),
+                    Flaw::CountsSettledAgain => {
+                        change.id = EventId::new(format!("{}-{n}", change.id)).unwrap();
+                    }
+                    _ => {}
+                }
+            }
             let later = || Position::Stream(format!("9{n:09}").try_into().unwrap());
             match (self.flaw, &item.at) {
                 (Flaw::ScanWins, Position::Scan) => item.at = later(),
@@ -229,6 +243,14 @@ impl Ledger<Total> for Flawed {
                 (Flaw::NeverTakesBack, _) => {
                     item.item =
                         murmur_state::ItemId::from_parts([item.item.as_str(), &n.to_string()]);
+                }
+                (Flaw::GuessesWhatWasBefore, Position::Stream(_)) if item.change.is_none() => {
+                    item.change = Some(ItemChange {
+                        id: EventId::new(format!("guessed-{n}")).unwrap(),
+                        handed_over: Timestamp::from_secs(0),
+                        before: Vec::new(),
+                        settles: false,
+                    });
                 }
                 _ => {}
             }
@@ -266,6 +288,24 @@ impl Ledger<Total> for Flawed {
             listed.entries.pop();
         }
         Ok(listed)
+    }
+
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        Ledger::<Total>::settle(&self.inner, binding, markers, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        Ledger::<Total>::is_settling(&self.inner, pipeline, markers, deadline).await
     }
 
     async fn mend(
@@ -349,6 +389,10 @@ async fn every_flaw_of_a_ledger_is_noticed() {
         Flaw::TellsOfOtherItems,
         Flaw::ListsNotAllItems,
         Flaw::MendsWhateverIsKnown,
+        Flaw::NeverSettles,
+        Flaw::TakesNothingBack,
+        Flaw::CountsSettledAgain,
+        Flaw::GuessesWhatWasBefore,
     ] {
         let subject = Flawed::subject(flaw);
         let suite = async move { subject.ledger(MemoryDeduper::new()).await };

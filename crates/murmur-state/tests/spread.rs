@@ -53,6 +53,7 @@ fn item(id: &str, at: u64, now: Vec<Add<i64>>) -> Replace<i64> {
         created: None,
         now,
         keep: Vec::new(),
+        change: None,
     }
 }
 

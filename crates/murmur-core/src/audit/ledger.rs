@@ -65,7 +65,7 @@ pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
 
 impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
     fn place(&self) -> Place {
-        self.0.store.place()
+        self.owned.store.place()
     }
 
     fn known<'a>(
@@ -74,7 +74,7 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
-        let Owned { store, markers, .. } = &self.0;
+        let Owned { store, markers, .. } = &self.owned;
         Box::pin(store.known(pipeline, markers, items, deadline))
     }
 
@@ -84,7 +84,7 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<Known<M::Value>>> {
-        let Owned { store, markers, .. } = &self.0;
+        let Owned { store, markers, .. } = &self.owned;
         Box::pin(store.list_known(pipeline, markers, segment, after))
     }
 
@@ -94,7 +94,7 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>> {
-        let Owned { store, markers, .. } = &self.0;
+        let Owned { store, markers, .. } = &self.owned;
         Box::pin(store.mend(pipeline, markers, items, deadline))
     }
 

@@ -355,6 +355,24 @@ impl Ledger<Sum> for Scripted {
             .await
     }
 
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        Ledger::<Sum>::settle(&self.inner, binding, markers, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        Ledger::<Sum>::is_settling(&self.inner, pipeline, markers, deadline).await
+    }
+
     async fn mend(
         &self,
         pipeline: &PipelineName,

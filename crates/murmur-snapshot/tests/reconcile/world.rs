@@ -743,6 +743,24 @@ impl Ledger<Sum> for Watched {
         Ok(part(all.entries, after, 2))
     }
 
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        Ledger::<Sum>::settle(&self.0.store, binding, markers, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &MemoryDeduper,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        Ledger::<Sum>::is_settling(&self.0.store, pipeline, markers, deadline).await
+    }
+
     async fn mend(
         &self,
         pipeline: &PipelineName,

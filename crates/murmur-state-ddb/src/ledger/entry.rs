@@ -12,8 +12,12 @@ use crate::attribute::{Item, PK, SK, TTL, V, VER, integer, number, text, wrong_s
 
 /// The item a row is about, S: its key may hold a hash of it.
 const ITEM: &str = "item";
-/// Where the item was seen, S: a sequence number; absent for a scan.
+/// Where the item was seen, S: a sequence number, absent for a scan; of a settled item [`SETTLED`]
+/// and a sequence number.
 const AT: &str = "at";
+/// What the position of a settled item begins with. It is no number, so that a release that does not
+/// know of settling refuses the row instead of taking it for an item that contributes nothing.
+const SETTLED: &str = "settled ";
 /// What the item contributes, L of M, each with the attributes of the state row that it is part
 /// of; absent for nothing.
 const NOW: &str = "now";
@@ -40,24 +44,40 @@ pub(crate) fn item(place: &Place, row: &Item) -> Result<ItemId, StoreError> {
 
 /// What `row` says of its item.
 pub(crate) fn known(place: &Place, row: &Item) -> Result<Known<i64>, StoreError> {
-    let at = match row.contains_key(AT) {
-        false => Position::Scan,
+    let (at, settled) = match row.contains_key(AT) {
+        false => (Position::Scan, false),
         true => {
-            let digits = text(place, row, AT, SEQUENCE_NUMBER)?;
+            let at = text(place, row, AT, SEQUENCE_NUMBER)?;
+            let (settled, digits) = match at.strip_prefix(SETTLED) {
+                Some(digits) => (true, digits),
+                None => (false, at),
+            };
             let number = SequenceNumber::new(digits);
-            Position::Stream(number.map_err(|_| wrong_shape(place, row, AT, SEQUENCE_NUMBER))?)
+            let number = number.map_err(|_| wrong_shape(place, row, AT, SEQUENCE_NUMBER))?;
+            (Position::Stream(number), settled)
         }
     };
+    for contributes in [NOW, KEPT] {
+        if settled && row.contains_key(contributes) {
+            return Err(wrong_shape(
+                place,
+                row,
+                contributes,
+                "absent of a settled item",
+            ));
+        }
+    }
     Ok(Known {
         item: item(place, row)?,
         version: integer(place, row, VER, "a version")?,
         at,
+        settled,
         now: contributions(place, row, NOW)?,
         kept: contributions(place, row, KEPT)?,
     })
 }
 
-const SEQUENCE_NUMBER: &str = "a sequence number";
+const SEQUENCE_NUMBER: &str = "a sequence number, after `settled ` of a settled item";
 
 fn contributions(
     place: &Place,
@@ -100,12 +120,13 @@ fn contributions(
 }
 
 /// The row called `name` that says `known`. `life` is how long after `now` it is kept at the
-/// least: for good, if any of its contributions is to a row that is.
+/// least: for good, if any of its contributions is to a row that is, or if the item has settled.
 pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration) -> Item {
     let Known {
         item,
         version,
         at,
+        settled,
         now: contributes,
         kept,
     } = known;
@@ -115,8 +136,8 @@ pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration
         (VER.to_owned(), number(version)),
     ]);
     if let Position::Stream(at) = at {
-        let at = AttributeValue::S(at.as_str().to_owned());
-        row.insert(AT.to_owned(), at);
+        let settled = if *settled { SETTLED } else { "" };
+        row.insert(AT.to_owned(), AttributeValue::S(format!("{settled}{at}")));
     }
     for (attribute, adds) in [(NOW, contributes), (KEPT, kept)] {
         if !adds.is_empty() {
@@ -127,7 +148,7 @@ pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration
     let least = now.plus(life).as_secs();
     let mut last = contributes.iter().chain(kept).map(|add| add.ttl);
     let forgotten = last.try_fold(least, |last, ttl| Some(last.max(ttl?)));
-    if let Some(ttl) = forgotten {
+    if let Some(ttl) = forgotten.filter(|_| !settled) {
         row.insert(TTL.to_owned(), number(ttl));
     }
     row
@@ -187,15 +208,18 @@ mod tests {
         fn rows_survive_the_round_trip(
             at: Option<u64>,
             version: u64,
+            settled: bool,
             now in adds(),
             kept in adds(),
         ) {
+            let settled = settled && at.is_some();
             let at = match at {
                 None => Position::Scan,
                 Some(at) => Position::Stream(SequenceNumber::new(format!("00{at}")).unwrap()),
             };
+            let (now, kept) = if settled { (Vec::new(), Vec::new()) } else { (now, kept) };
             let item = ItemId::from_parts(["id", "S", "x"]);
-            let one = Known { item, version, at, now, kept };
+            let one = Known { item, version, at, settled, now, kept };
             let (name, place) = ("n", Place::table("test", "t"));
             let second = Timestamp::from_secs(1_000);
             let written = row(name, &one, second, Duration::from_secs(10));
@@ -203,7 +227,7 @@ mod tests {
 
             let ttls: Vec<_> = one.now.iter().chain(&one.kept).map(|add| add.ttl).collect();
             let forgotten = written.get(TTL).map(|_| integer::<i64>(&place, &written, TTL, "").unwrap());
-            match ttls.contains(&None) {
+            match settled || ttls.contains(&None) {
                 true => prop_assert_eq!(forgotten, None),
                 false => {
                     let last = ttls.into_iter().flatten().max().unwrap_or(1_010);
@@ -222,6 +246,7 @@ mod tests {
                 item: ItemId::from_parts(["x"]),
                 version: 1,
                 at: Position::Stream(SequenceNumber::new("7").unwrap()),
+                settled: false,
                 now: vec![Add {
                     key: Key::new("a", 0).unwrap(),
                     value: 5,
@@ -236,6 +261,7 @@ mod tests {
             (VER, AttributeValue::S("1".into())),
             (ITEM, AttributeValue::Bool(true)),
             (AT, AttributeValue::S("seven".into())),
+            (AT, AttributeValue::S("settled ".into())),
             (NOW, AttributeValue::S("a".into())),
             (NOW, AttributeValue::L(vec![AttributeValue::Bool(true)])),
             (
@@ -248,7 +274,13 @@ mod tests {
             let error = known(&place, &bad).unwrap_err();
             assert!(error.to_string().contains(attribute), "{error}");
         }
+        // A settled item says nothing of what it contributes.
+        let mut bad = good.clone();
+        bad.insert(AT.to_owned(), AttributeValue::S("settled 7".into()));
+        let error = known(&place, &bad).unwrap_err();
+        assert!(error.to_string().contains(NOW), "{error}");
     }
+
     #[test]
     fn no_row_is_taken_for_another() {
         let place = Place::table("Deduper", "markers");
@@ -261,11 +293,17 @@ mod tests {
             item: ItemId::from_parts(["id", "S", "x"]),
             version: 7,
             at,
+            settled: false,
             now,
             kept,
         };
         let number = SequenceNumber::new("100000000000000000001").unwrap();
+        let settled = Known {
+            settled: true,
+            ..known_as(Position::Stream(number.clone()), Vec::new(), Vec::new())
+        };
         let good = [
+            settled,
             known_as(Position::Scan, vec![add("a", None)], Vec::new()),
             known_as(
                 Position::Stream(number),

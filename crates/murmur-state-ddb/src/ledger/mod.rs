@@ -3,11 +3,12 @@
 //!
 //! A batch is worked on in rounds. Each reads what is known of the items that need it, lets the
 //! rule table ([`mod@turn`]) say what changes, packs the changes into transactions ([`pack`]) and sends
-//! them ([`mod@write`]); what a refusal taught is the beginning of the next round. The argument why that
-//! is exact is in ARCHITECTURE.md.
+//! them ([`mod@write`]); what a refusal taught is the beginning of the next round. Changes of settled items
+//! count by their ids in the end. The argument why that is exact is in ARCHITECTURE.md.
 
 mod entry;
 mod pack;
+mod settled;
 mod turn;
 mod write;
 
@@ -22,14 +23,15 @@ use murmur_state::{
     RetryPolicy, StoreError, Timestamp,
 };
 
+pub(crate) use settled::Settled;
 pub(crate) use turn::Entry;
 
 use crate::attribute::{PK, text};
 use crate::deduper::Deduper;
-use crate::once::{Cell, Slots};
+use crate::once::{self, Cell, Slots};
 use crate::rows::Scanned;
 use crate::table::Table;
-use turn::{Times, Turn, turn};
+use turn::{Fate, Times, Turn, turn};
 use write::{Answer, Stopped, Transaction};
 
 /// What the key of a marker row is.
@@ -47,14 +49,15 @@ pub(crate) struct Books<'a, C> {
     pub(crate) markers: &'a Deduper,
     pub(crate) cell: &'a C,
     pub(crate) slots: &'a Slots,
+    pub(crate) settled: &'a Settled,
     pub(crate) pipeline: &'a PipelineName,
     pub(crate) deadline: Deadline,
 }
 
 impl<C: Cell<i64, Total = i128>> Books<'_, C> {
-    /// Settles `entries`, one outcome each. Those of one item are taken in order, those of
+    /// Has each of `entries` done, one outcome each. Those of one item are taken in order, those of
     /// different items in any.
-    pub(crate) async fn settle<'a>(
+    pub(crate) async fn enter<'a>(
         &self,
         entries: impl IntoIterator<Item = Entry<'a>>,
     ) -> Vec<Outcome> {
@@ -62,7 +65,42 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         while !batch.groups.is_empty() {
             self.round(&mut batch).await;
         }
+        self.count_by_id(&mut batch).await;
         batch.outcomes
+    }
+
+    /// Counts the changes of settled items, each once by the id of its event.
+    async fn count_by_id(&self, batch: &mut Batch<'_>) {
+        let place = self.table.place();
+        let (mut entries, mut events) = (Vec::new(), Vec::new());
+        for entry in std::mem::take(&mut batch.by_id) {
+            match entry.event(&place) {
+                Ok(event) => {
+                    entries.push(entry);
+                    events.push(event);
+                }
+                Err(error) => batch.outcomes[entry.index] = Outcome::Failed(error),
+            }
+        }
+        if events.is_empty() {
+            return;
+        }
+        let once = once::Batch {
+            table: self.table,
+            markers: self.markers,
+            cell: self.cell,
+            pipeline: self.pipeline,
+            deadline: self.deadline,
+        };
+        let outcomes = once::apply(&once, self.slots, &events).await;
+        for (entry, outcome) in entries.into_iter().zip(outcomes) {
+            batch.outcomes[entry.index] = match outcome {
+                Outcome::Failed(error) => {
+                    Outcome::Failed(error.of_settled(place.clone(), entry.item))
+                }
+                outcome => outcome,
+            };
+        }
     }
 
     async fn round(&self, batch: &mut Batch<'_>) {
@@ -82,9 +120,12 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             let turn = turn(&place, group.known.read(), entries, &times, gone);
             if turn.after.is_some() {
                 turns.push((group, turn));
-            } else {
-                group.settle(entries.len(), turn.outcomes, &mut batch.outcomes);
+            } else if group.is_stale && turn.fates.iter().any(Fate::is_too_old) {
+                // A row that was made a moment ago would tell better.
+                (group.known, group.is_stale) = (Look::Unread, false);
                 batch.keep(group);
+            } else {
+                batch.answer(group, turn.fates);
             }
         }
         let answers = self.write(turns, batch, composed).await;
@@ -109,16 +150,23 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
 
     /// Reads the ledger rows of items of which it is not known what is known.
     async fn read(&self, batch: &mut Batch<'_>) {
-        let unread = batch.groups.iter().filter(|group| group.known.is_unread());
-        let items: Vec<ItemId> = unread.map(|group| group.item.clone()).collect();
-        if items.is_empty() {
-            return;
+        let mut looks = HashMap::new();
+        for stale in [false, true] {
+            let unread = batch.groups.iter().filter(|group| group.known.is_unread());
+            let unread = unread.filter(|group| group.is_stale == stale);
+            let items: Vec<ItemId> = unread.map(|group| group.item.clone()).collect();
+            if items.is_empty() {
+                continue;
+            }
+            let found = match self.look(&items, !stale).await {
+                Ok(found) => found,
+                Err(error) => vec![Err(error); items.len()],
+            };
+            for known in found.iter().flatten().flatten() {
+                self.settled.note(known);
+            }
+            looks.extend(items.into_iter().zip(found));
         }
-        let looks = match self.look(&items).await {
-            Ok(looks) => looks,
-            Err(error) => vec![Err(error); items.len()],
-        };
-        let mut looks: HashMap<ItemId, _> = items.into_iter().zip(looks).collect();
         for mut group in std::mem::take(&mut batch.groups) {
             match looks.remove(group.item) {
                 None => {}
@@ -137,17 +185,19 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         &self,
         items: &[ItemId],
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        self.look(items).await?.into_iter().collect()
+        self.look(items, true).await?.into_iter().collect()
     }
 
     /// What the row of each of `items` says, if there is one and it can be read.
     async fn look(
         &self,
         items: &[ItemId],
+        consistent: bool,
     ) -> Result<Vec<Result<Option<Known<i64>>, StoreError>>, StoreError> {
         let name = |item| entry::name(self.pipeline, &self.table.name, item);
         let names: Vec<String> = items.iter().map(name).collect();
-        let rows = self.markers.get_many(&names, self.deadline).await?;
+        let rows = self.markers.get_many(&names, consistent, self.deadline);
+        let rows = rows.await?;
         let place = self.markers.table.place();
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
@@ -259,6 +309,9 @@ struct Group<'a> {
     name: String,
     entries: Vec<Entry<'a>>,
     known: Look,
+    /// Whether a read as of a moment ago is enough: whatever is written is conditional on what it
+    /// says, and what has settled stays so.
+    is_stale: bool,
     /// Whether it is written in a transaction of its own, since it may be the one to blame.
     alone: bool,
     /// Whether its entries are taken one by one, since one of them is to blame.
@@ -270,23 +323,20 @@ struct Group<'a> {
 impl<'a> Group<'a> {
     /// How what is known of the item is found out: mostly nothing is known of what a scan finds,
     /// so that asking would be in vain.
-    fn look_first(&mut self) {
+    fn look_first(&mut self, settled: &Settled) {
+        self.is_stale = self.entries.iter().all(Entry::settles);
         let assume = self.entries.iter().all(Entry::is_probably_first);
-        self.known = if assume { Look::Assumed } else { Look::Unread };
+        self.known = match settled.known(self.item) {
+            Some(known) => Look::Read(Some(known)),
+            None if assume => Look::Assumed,
+            None => Look::Unread,
+        };
     }
 
     /// The entries of the next write: mostly all.
     fn next(&self) -> &[Entry<'a>] {
         let entries = self.entries.len();
         &self.entries[..if self.one_by_one { 1 } else { entries }]
-    }
-
-    /// The first `entries` have these outcomes.
-    fn settle(&mut self, entries: usize, with: Vec<Outcome>, outcomes: &mut [Outcome]) {
-        for (entry, outcome) in self.entries.drain(..entries).zip(with) {
-            outcomes[entry.index] = outcome;
-        }
-        self.refusals = 0;
     }
 
     fn fail(&mut self, error: &StoreError, outcomes: &mut [Outcome]) {
@@ -305,6 +355,8 @@ impl<'a> Group<'a> {
 struct Batch<'a> {
     groups: Vec<Group<'a>>,
     outcomes: Vec<Outcome>,
+    /// Changes of settled items.
+    by_id: Vec<Entry<'a>>,
     /// Rows at which a transaction met another.
     contended: HashSet<Key>,
     /// Rows that Time to Live was found to have removed.
@@ -317,6 +369,7 @@ impl<'a> Batch<'a> {
         let mut batch = Self {
             groups: Vec::new(),
             outcomes: Vec::new(),
+            by_id: Vec::new(),
             contended: HashSet::new(),
             gone: HashSet::new(),
             conflicts: 0,
@@ -338,6 +391,7 @@ impl<'a> Batch<'a> {
                     name: entry::name(books.pipeline, &books.table.name, entry.item),
                     entries: Vec::new(),
                     known: Look::Unread,
+                    is_stale: false,
                     alone: false,
                     one_by_one: false,
                     refusals: 0,
@@ -346,8 +400,22 @@ impl<'a> Batch<'a> {
             });
             batch.groups[group].entries.push(entry);
         }
-        batch.groups.iter_mut().for_each(Group::look_first);
+        for group in &mut batch.groups {
+            group.look_first(books.settled);
+        }
         batch
+    }
+
+    /// The first entries of a group have these fates; the rest is for the next round.
+    fn answer(&mut self, mut group: Group<'a>, fates: Vec<Fate>) {
+        for (entry, fate) in group.entries.drain(..fates.len()).zip(fates) {
+            match fate {
+                Fate::Is(outcome) => self.outcomes[entry.index] = outcome,
+                Fate::ById => self.by_id.push(entry),
+            }
+        }
+        group.refusals = 0;
+        self.keep(group);
     }
 
     /// Keeps the group for the next round, if anything of it is left.

@@ -28,7 +28,8 @@ pub(crate) fn pack(parcels: &[Parcel<'_>], contended: &HashSet<Key>) -> Vec<Vec<
     let mut apart: BTreeMap<&[&Key], Vec<(usize, &Parcel<'_>)>> = BTreeMap::new();
     let mut free = Vec::new();
     for (place, parcel) in parcels.iter().enumerate() {
-        if parcel.alone {
+        // What moves no row of state is cheaper alone.
+        if parcel.alone || parcel.keys.is_empty() {
             transactions.push(vec![place]);
         } else if parcel.keys.iter().any(|key| contended.contains(*key)) {
             apart.entry(&parcel.keys).or_default().push((place, parcel));
@@ -104,7 +105,7 @@ mod tests {
                 let keys: BTreeSet<_> = of.clone().flat_map(|parcel| &parcel.keys).collect();
                 prop_assert!(transaction.len() + keys.len() <= 100);
                 if transaction.len() > 1 {
-                    prop_assert!(of.clone().all(|parcel| !parcel.alone));
+                    prop_assert!(of.clone().all(|parcel| !parcel.alone && !parcel.keys.is_empty()));
                     prop_assert!(of.clone().map(|parcel| parcel.bytes).sum::<usize>() <= BYTES);
                     let apart = keys.iter().any(|key| contended.contains(**key));
                     let alike = of.clone().all(|parcel| parcel.keys == parcels[transaction[0]].keys);

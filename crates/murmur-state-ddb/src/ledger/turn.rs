@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::entry;
 use murmur_state::{
-    Add, ItemId, Key, Known, Mend, Outcome, Place, Position, Replace, StoreError, Timestamp,
+    Add, ItemChange, ItemId, Key, Known, Mend, Once, Outcome, Place, Position, Replace,
+    SequenceNumber, StoreError, Timestamp,
 };
 
 /// How many bytes of a ledger row what was kept of earlier items of one name may take: beside it fits
@@ -32,6 +33,7 @@ enum Found<'a> {
         at: &'a Position,
         created: Option<Timestamp>,
         keep: &'a [Add<i64>],
+        change: Option<&'a ItemChange<i64>>,
     },
     /// It was looked up after the ledger had said this.
     LookedUp { over: Option<u64> },
@@ -47,6 +49,7 @@ impl<'a> Entry<'a> {
                 at: &entry.at,
                 created: entry.created,
                 keep: &entry.keep,
+                change: entry.change.as_ref(),
             },
         }
     }
@@ -69,6 +72,65 @@ impl<'a> Entry<'a> {
         self.now.len() + kept
     }
 
+    /// Whether its item is to settle.
+    pub(crate) fn settles(&self) -> bool {
+        self.change().is_some_and(|change| change.settles)
+    }
+
+    fn change(&self) -> Option<&'a ItemChange<i64>> {
+        match self.found {
+            Found::Seen { change, .. } => change,
+            Found::LookedUp { .. } => None,
+        }
+    }
+
+    /// The number just below it, if what its item contributes is what it was before: it can settle
+    /// there, and no row changes.
+    fn settles_below(&self, contributes: &[Add<i64>], now: Timestamp) -> Option<SequenceNumber> {
+        let Found::Seen {
+            at: Position::Stream(at),
+            change: Some(change),
+            ..
+        } = self.found
+        else {
+            return None;
+        };
+        let same = || difference(contributes, &change.before, |add| !is_over(add, now)).is_empty();
+        (change.settles && same()).then(|| at.predecessor())?
+    }
+
+    /// The change of a settled item as an event by itself.
+    pub(crate) fn event(&self, place: &Place) -> Result<Once<i64>, StoreError> {
+        let Found::Seen {
+            created,
+            keep,
+            change: Some(change),
+            ..
+        } = self.found
+        else {
+            return Err(StoreError::unknown_before(place.clone(), self.item));
+        };
+        let after: Vec<Add<i64>> = self.now.iter().chain(keep).cloned().collect();
+        let adds = difference(&change.before, &after, |_| true).into_iter();
+        let add = |(key, (by, ttl)): (&Key, (i128, Option<i64>))| match i64::try_from(by) {
+            Ok(value) => Ok(Add {
+                key: key.clone(),
+                value,
+                ttl,
+            }),
+            Err(_) => Err(StoreError::Overflow {
+                place: place.at(key),
+            }
+            .of_settled(place.clone(), self.item)),
+        };
+        Ok(Once {
+            id: change.id.clone(),
+            created,
+            handed_over: change.handed_over,
+            adds: adds.map(add).collect::<Result<_, _>>()?,
+        })
+    }
+
     /// Whether its item is probably not known yet.
     pub(crate) fn is_probably_first(&self) -> bool {
         match self.found {
@@ -85,10 +147,25 @@ pub(crate) struct Times {
     pub(crate) too_old: Duration,
 }
 
+/// What becomes of one entry.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    /// This.
+    Is(Outcome),
+    /// It counts by the id of its event.
+    ById,
+}
+
+impl Fate {
+    pub(crate) fn is_too_old(&self) -> bool {
+        matches!(self, Self::Is(Outcome::Failed(StoreError::TooOld { .. })))
+    }
+}
+
 /// What becomes of an item by some of its entries.
 pub(crate) struct Turn {
     /// One for each entry, in order, given that the change is made.
-    pub(crate) outcomes: Vec<Outcome>,
+    pub(crate) fates: Vec<Fate>,
     /// What is known afterwards; `None` if nothing changes.
     pub(crate) after: Option<Known<i64>>,
     /// By how much its rows change.
@@ -129,25 +206,59 @@ pub(crate) fn turn(
         });
     let known = without.as_ref().or(known);
     let mut after: Option<Known<i64>> = None;
-    let mut outcomes = Vec::with_capacity(entries.len());
+    let mut settles = true;
+    let mut fates = Vec::with_capacity(entries.len());
     for entry in entries {
         let before = after.as_ref().or(known);
-        outcomes.push(match step(place, before, entry, times) {
-            Err(outcome) => outcome,
+        let next = step(place, before, entry, times);
+        fates.push(match next {
+            Err(fate) => fate,
             Ok(next) => {
-                after = Some(next);
-                Outcome::Applied
+                let contributes = before.map_or(&[][..], |before| &before.now);
+                let below = match after {
+                    None => entry.settles_below(contributes, times.now),
+                    Some(_) => None,
+                };
+                match below {
+                    Some(below) => {
+                        after = Some(settled(next, Position::Stream(below)));
+                        Fate::ById
+                    }
+                    None => {
+                        settles &= entry.settles();
+                        after = Some(next);
+                        Fate::Is(Outcome::Applied)
+                    }
+                }
             }
         });
     }
     let shares = match &after {
-        Some(after) => shares(known, after, is_gone),
-        None => Vec::new(),
+        Some(after) if !after.settled => shares(known, after, is_gone),
+        _ => Vec::new(),
     };
+    let after = after.map(|after| match settles && !after.settled {
+        true => {
+            let at = after.at.clone();
+            settled(after, at)
+        }
+        false => after,
+    });
     Turn {
-        outcomes,
+        fates,
         after,
         shares,
+    }
+}
+
+/// The item of `known`, settled at `at`.
+fn settled(known: Known<i64>, at: Position) -> Known<i64> {
+    Known {
+        at,
+        settled: true,
+        now: Vec::new(),
+        kept: Vec::new(),
+        ..known
     }
 }
 
@@ -156,37 +267,44 @@ pub(super) fn is_over(add: &Add<i64>, now: Timestamp) -> bool {
     add.ttl.is_some_and(|ttl| ttl <= now.as_secs())
 }
 
-/// What is known after one entry, or its outcome if it changes nothing.
+/// What is known after one entry, or what becomes of it if nothing changes.
 fn step(
     place: &Place,
     known: Option<&Known<i64>>,
     entry: &Entry<'_>,
     times: &Times,
-) -> Result<Known<i64>, Outcome> {
+) -> Result<Known<i64>, Fate> {
+    let unchanged = |outcome| Err(Fate::Is(outcome));
     let (at, keep) = match entry.found {
         Found::LookedUp { over } => {
-            if known.map(|known| known.version) != over {
-                return Err(Outcome::Superseded);
+            let settled = known.is_some_and(|known| known.settled);
+            if settled || known.map(|known| known.version) != over {
+                return unchanged(Outcome::Superseded);
             }
             let at = known.map_or(&Position::Scan, |known| &known.at);
             (at, &[][..])
         }
-        Found::Seen { at, created, keep } => {
+        Found::Seen {
+            at, created, keep, ..
+        } => {
             match (known.map(|known| &known.at), at) {
-                (Some(Position::Scan), Position::Scan) => return Err(Outcome::Duplicate),
-                (Some(Position::Stream(_)), Position::Scan) => return Err(Outcome::Superseded),
+                (Some(Position::Scan), Position::Scan) => return unchanged(Outcome::Duplicate),
+                (Some(Position::Stream(_)), Position::Scan) => {
+                    return unchanged(Outcome::Superseded);
+                }
                 (Some(Position::Stream(seen)), Position::Stream(at)) if at == seen => {
-                    return Err(Outcome::Duplicate);
+                    return unchanged(Outcome::Duplicate);
                 }
                 (Some(Position::Stream(seen)), Position::Stream(at)) if at < seen => {
-                    return Err(Outcome::Superseded);
+                    return unchanged(Outcome::Superseded);
                 }
+                _ if known.is_some_and(|known| known.settled) => return Err(Fate::ById),
                 // A later version may have been forgotten.
                 (None, Position::Stream(_)) => {
                     let old = created.filter(|created| times.now.since(*created) > times.too_old);
                     if let Some(created) = old {
                         let place = place.clone();
-                        return Err(Outcome::Failed(StoreError::TooOld { place, created }));
+                        return unchanged(Outcome::Failed(StoreError::TooOld { place, created }));
                     }
                 }
                 _ => {}
@@ -196,7 +314,7 @@ fn step(
     };
     let mut kept = known.map_or_else(Vec::new, |known| known.kept.clone());
     for add in keep {
-        keep_too(place, &mut kept, add)?;
+        keep_too(place, &mut kept, add).map_err(|error| Fate::Is(Outcome::Failed(error)))?;
     }
     Ok(Known {
         item: entry.item.clone(),
@@ -207,16 +325,17 @@ fn step(
             |known| known.version.wrapping_add(1),
         ),
         at: at.clone(),
+        settled: false,
         now: entry.now.to_vec(),
         kept,
     })
 }
 
-fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(), Outcome> {
+fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(), StoreError> {
     let Some(kept) = kept.iter_mut().find(|kept| kept.key == add.key) else {
         let bytes: usize = kept.iter().chain([add]).map(entry::part).sum();
         if bytes > MOST_KEPT {
-            return Err(Outcome::Failed(StoreError::InvalidValue {
+            return Err(StoreError::InvalidValue {
                 place: place.at(&add.key),
                 reason: format!(
                     "items of this name that Time to Live removed go on counting for {} keys, the \
@@ -225,14 +344,14 @@ fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(
                     kept.len()
                 ),
                 source: None,
-            }));
+            });
         }
         kept.push(add.clone());
         return Ok(());
     };
     kept.value = kept.value.checked_add(add.value).ok_or_else(|| {
         let place = place.at(&add.key);
-        Outcome::Failed(StoreError::Overflow { place })
+        StoreError::Overflow { place }
     })?;
     Ok(())
 }
@@ -270,4 +389,21 @@ fn shares(
     shares
         .filter(|share| share.by != 0 || !share.contributed)
         .collect()
+}
+
+/// By how much two contributions differ, row by row, with the `ttl` of each row; of those additions
+/// that `counts`. Sums of some 50 numbers of 64 bits fit 128 bits.
+fn difference<'a>(
+    before: &'a [Add<i64>],
+    after: &'a [Add<i64>],
+    counts: impl Fn(&Add<i64>) -> bool,
+) -> BTreeMap<&'a Key, (i128, Option<i64>)> {
+    let mut rows: BTreeMap<&Key, (i128, Option<i64>)> = BTreeMap::new();
+    let taken = before.iter().map(|add| (add, -i128::from(add.value)));
+    let added = after.iter().map(|add| (add, i128::from(add.value)));
+    for (add, by) in taken.chain(added).filter(|(add, _)| counts(add)) {
+        rows.entry(&add.key).or_insert((0, add.ttl)).0 += by;
+    }
+    rows.retain(|_, (by, _)| *by != 0);
+    rows
 }

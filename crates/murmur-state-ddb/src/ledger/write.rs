@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
 use aws_sdk_dynamodb::types::{TransactWriteItem, builders::PutBuilder};
-use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
+use murmur_state::{Fault, Key, Known, Outcome, Place, StoreError, Timestamp};
 
 use super::pack::{Parcel, pack};
-use super::turn::{Share, Turn};
+use super::turn::{Fate, Share, Turn};
 use super::{Batch, Books, Group, Look, PATIENCE, entry};
 use crate::attribute::{Item, LED, PER, number, row_key};
 use crate::change::Change;
-use crate::error::{Reason, Transacted, unbuilt};
+use crate::error::{Reason, Transacted, Written, unbuilt};
 use crate::once::{Cell, Refusal, Unwritable};
 
 /// How far apart two clocks may be: the one that Time to Live goes by, and this process's.
@@ -129,6 +129,9 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         if self.now().since(composed) > self.markers.table.options.rules.recompose {
             return Answer::Stale;
         }
+        if let ([(group, turn)], true) = (&transaction.items[..], transaction.rows.is_empty()) {
+            return self.send_alone(group, turn, composed).await;
+        }
         let place = match transaction.rows.keys().next() {
             Some(key) if transaction.rows.len() == 1 => self.table.place().at(key),
             _ => self.table.place(),
@@ -146,6 +149,28 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 }
                 Answer::Failed(error)
             }
+        }
+    }
+
+    /// Sends a change that moves no row of state: a put of its own, at half the price of a transaction.
+    async fn send_alone(&self, group: &Group<'_>, turn: &Turn, composed: Timestamp) -> Answer {
+        let Some(after) = &turn.after else {
+            return Answer::Done;
+        };
+        let Over { condition, version } = group.over();
+        let put = self.markers.table.client.put_item();
+        let put = put
+            .set_item(Some(self.row(group, after, composed)))
+            .condition_expression(condition)
+            .set_expression_attribute_values(version);
+        let place = self.place_of(&group.name);
+        match self.markers.table.put(&place, put, self.deadline).await {
+            Ok(Written::Done(_)) => Answer::Done,
+            Ok(Written::Refused(row)) => Answer::Cancelled(vec![Reason::Refused(row)]),
+            Err(error @ StoreError::Conflict { .. }) => {
+                Answer::Cancelled(vec![Reason::Failed(error)])
+            }
+            Err(error) => Answer::Failed(error),
         }
     }
 
@@ -192,18 +217,19 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     /// The ledger row as it is to be, in place of the one that was read.
     fn put(&self, group: &Group<'_>, turn: &Turn, composed: Timestamp) -> Option<PutBuilder> {
         let after = turn.after.as_ref()?;
-        let markers = &self.markers.table;
-        let life = markers.options.rules.ledger_life;
+        let Over { condition, version } = group.over();
         let put = Put::builder()
-            .table_name(&*markers.name)
-            .set_item(Some(entry::row(&group.name, after, composed, life)))
+            .table_name(&*self.markers.table.name)
+            .set_item(Some(self.row(group, after, composed)))
+            .condition_expression(condition)
+            .set_expression_attribute_values(version)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        Some(match group.known.read() {
-            None => put.condition_expression("attribute_not_exists(pk)"),
-            Some(known) => put
-                .condition_expression("ver = :ver")
-                .expression_attribute_values(":ver", number(known.version)),
-        })
+        Some(put)
+    }
+
+    fn row(&self, group: &Group<'_>, after: &Known<i64>, composed: Timestamp) -> Item {
+        let life = self.markers.table.options.rules.ledger_life;
+        entry::row(&group.name, after, composed, life)
     }
 
     /// What a refusal by the row at `key` means.
@@ -233,6 +259,28 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         match self.cell.refusal(&place, row) {
             Refusal::Row(error) => Refused::Row(error),
             Refusal::Overflow | Refusal::Swapped => Refused::Overflow(place),
+        }
+    }
+}
+
+/// What a ledger row is written over.
+struct Over {
+    condition: &'static str,
+    version: Option<Item>,
+}
+
+impl Group<'_> {
+    /// Over what was read, and nothing else.
+    fn over(&self) -> Over {
+        match self.known.read() {
+            None => Over {
+                condition: "attribute_not_exists(pk)",
+                version: None,
+            },
+            Some(known) => Over {
+                condition: "ver = :ver",
+                version: Some(Item::from([(":ver".to_owned(), number(known.version))])),
+            },
         }
     }
 }
@@ -286,10 +334,11 @@ impl<'a> Batch<'a> {
         match answer {
             Answer::Done => {
                 for (mut group, turn) in transaction.items {
+                    if let Some(after) = &turn.after {
+                        books.settled.note(after);
+                    }
                     group.known = Look::Read(turn.after);
-                    let entries = group.next().len();
-                    group.settle(entries, turn.outcomes, &mut self.outcomes);
-                    self.keep(group);
+                    self.answer(group, turn.fates);
                 }
             }
             Answer::Blocked => {
@@ -299,7 +348,7 @@ impl<'a> Batch<'a> {
             }
             Answer::Stale => {
                 for (mut group, _) in transaction.items {
-                    group.look_first();
+                    group.look_first(books.settled);
                     self.keep(group);
                 }
             }
@@ -446,12 +495,13 @@ impl<'a> Batch<'a> {
             } else if group.next().len() > 1 {
                 group.one_by_one = true;
             } else {
-                let failed = vec![Outcome::Failed(error.clone())];
-                group.settle(1, failed, &mut self.outcomes);
                 // It comes again, and what follows it must not have been done by then.
-                if error.fault() != Fault::Record {
-                    group.end(&Outcome::Blocked, &mut self.outcomes);
+                let rest = (error.fault() != Fault::Record).then(|| group.entries.split_off(1));
+                for entry in rest.into_iter().flatten() {
+                    self.outcomes[entry.index] = Outcome::Blocked;
                 }
+                self.answer(group, vec![Fate::Is(Outcome::Failed(error.clone()))]);
+                continue;
             }
             self.keep(group);
         }

@@ -1,6 +1,6 @@
 //! What a row is read as, and what a process remembers of it between batches.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -9,6 +9,7 @@ use murmur_state::{Key, Place, StoreError};
 use super::ids::{Element, elements};
 use super::page::{Level, Sizing, Tops};
 use crate::attribute::{CUR, HOT, Item, LED, PER, PREV, integer, wrong_shape};
+use crate::recent::Recent;
 
 /// How many rows are remembered at least; at most twice as many.
 const REMEMBERED: usize = 4096;
@@ -281,29 +282,29 @@ fn size_of_value(value: &AttributeValue) -> usize {
 /// What is known of a row, and the right to write it: one batch of this process at a time.
 pub(crate) type Slot = Arc<futures::lock::Mutex<Known>>;
 
-/// The rows this process has written lately. Bounded: of two generations the older is forgotten.
-/// A row forgotten while it is written is only written by two batches at a time then, and what
-/// keeps that right is in its conditions, not here.
-#[derive(Debug, Default)]
+/// The rows this process has written lately. A row forgotten while it is written is only written by
+/// two batches at a time then, and what keeps that right is in its conditions, not here.
+#[derive(Debug)]
 pub(crate) struct Slots {
-    generations: Mutex<[HashMap<Key, Slot>; 2]>,
+    rows: Mutex<Recent<Key, Slot>>,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self {
+            rows: Mutex::new(Recent::new(REMEMBERED)),
+        }
+    }
 }
 
 impl Slots {
     pub(crate) fn of(&self, key: &Key) -> Slot {
-        let mut generations = self
-            .generations
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let [young, old] = &mut *generations;
-        if let Some(slot) = young.get(key) {
+        let mut rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(slot) = rows.get(key) {
             return Arc::clone(slot);
         }
-        let slot = old.remove(key).unwrap_or_default();
-        if young.len() >= REMEMBERED {
-            *old = std::mem::take(young);
-        }
-        young.insert(key.clone(), Arc::clone(&slot));
+        let slot = Slot::default();
+        rows.insert(key.clone(), Arc::clone(&slot));
         slot
     }
 }

@@ -33,6 +33,7 @@ fn scanned(item: &str, now: Vec<Add<i64>>) -> Replace<i64> {
         created: None,
         now,
         keep: Vec::new(),
+        change: None,
     }
 }
 

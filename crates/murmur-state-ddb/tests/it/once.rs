@@ -729,6 +729,7 @@ async fn a_ledgers_transactions_and_these_writes_take_one_row() {
             created: Some(totals.clock.now()),
             now: vec![add("a", round), add("b", 1)],
             keep: Vec::new(),
+            change: None,
         };
         let items = [item];
         let replaced = Ledger::<Total>::replace(

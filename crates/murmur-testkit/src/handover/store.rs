@@ -274,6 +274,30 @@ where
             .await
     }
 
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        _: Deadline,
+    ) -> Result<(), StoreError> {
+        let (store, markers) = (self.inner.clone(), markers.inner.clone());
+        let binding = binding.clone();
+        let work = async move { store.settle(&binding, &markers, Deadline::NONE).await };
+        self.request(Doing::Other, Box::pin(work)).await?
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        _: Deadline,
+    ) -> Result<bool, StoreError> {
+        let (store, markers) = (self.inner.clone(), markers.inner.clone());
+        let pipeline = pipeline.clone();
+        let work = async move { store.is_settling(&pipeline, &markers, Deadline::NONE).await };
+        self.request(Doing::Other, Box::pin(work)).await?
+    }
+
     async fn mend(
         &self,
         pipeline: &PipelineName,

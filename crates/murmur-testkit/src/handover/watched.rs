@@ -124,6 +124,24 @@ impl<M: Group<Value = i64>, S: Ledger<M>> Ledger<M> for Watched<S> {
             .await
     }
 
+    async fn settle(
+        &self,
+        binding: &Binding,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<(), StoreError> {
+        self.inner.settle(binding, markers, deadline).await
+    }
+
+    async fn is_settling(
+        &self,
+        pipeline: &PipelineName,
+        markers: &Self::Markers,
+        deadline: Deadline,
+    ) -> Result<bool, StoreError> {
+        self.inner.is_settling(pipeline, markers, deadline).await
+    }
+
     async fn mend(
         &self,
         pipeline: &PipelineName,

@@ -41,7 +41,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         if !keys.is_empty() {
             let markers = self.batch.markers;
             let mut taken = HashSet::new();
-            for page in markers.get_many(&keys, self.batch.deadline).await? {
+            for page in markers.get_many(&keys, true, self.batch.deadline).await? {
                 taken.extend(elements(&markers.table.place(), &page, IDS)?);
             }
             self.take_out(|id| taken.contains(id));
