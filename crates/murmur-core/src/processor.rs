@@ -431,11 +431,15 @@ impl<T: Send + Sync + 'static> Processor<T> {
                     Verdict::Expired => RecordOutcome::Expired,
                     Verdict::Blocked => RecordOutcome::Blocked,
                     Verdict::Failed(source) => {
-                        // What is too old has no part in what its item contributes, and a
+                        // What comes too late has no part in what its item contributes, and a
                         // scanned row that contributes nothing changes nothing.
+                        let late = matches!(
+                            *source,
+                            StoreError::TooOld { .. } | StoreError::RowEnds { .. }
+                        );
                         let noted = pipeline.keeps_ledger()
                             && matches!(entry.record, Record::Changed(_))
-                            && !matches!(*source, StoreError::TooOld { .. });
+                            && !late;
                         let by_its_images = !matches!(*source, StoreError::Overflow { .. });
                         let error = Box::new(RecordError::Store {
                             pipeline: name.clone(),

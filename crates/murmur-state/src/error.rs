@@ -296,11 +296,12 @@ impl StoreError {
 
     /// The same failure of a change of `item`, which has [settled](crate::Ledger#what-settles): what
     /// would be the record's fault must not be passed over, because the item's next change takes back
-    /// what this one should have added. What is [too old](StoreError::TooOld) stays so.
+    /// what this one should have added. What is [too old](StoreError::TooOld), or comes when its row
+    /// [ends](StoreError::RowEnds), stays so: it counts nowhere any more.
     #[must_use]
     pub fn of_settled(self, place: Place, item: &ItemId) -> Self {
         match (&self, self.fault()) {
-            (Self::TooOld { .. }, _) => self,
+            (Self::TooOld { .. } | Self::RowEnds { .. }, _) => self,
             (_, Fault::Record) => Self::Setup {
                 place,
                 advice: format!(

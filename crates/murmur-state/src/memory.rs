@@ -505,12 +505,12 @@ impl<M: Group> MemoryStore<M> {
         }
     }
 
-    /// Settles `entries` in order; `settle` answers each, or fails by the error.
+    /// Does `entries` in order; `enter` answers each, or fails by the error.
     fn in_order<E>(
         &self,
         entries: &[E],
         parts: impl Fn(&E) -> (&ItemId, &[Add<M::Value>]),
-        mut settle: impl FnMut(&E) -> Result<Outcome, StoreError>,
+        mut enter: impl FnMut(&E) -> Result<Outcome, StoreError>,
     ) -> Vec<Outcome> {
         let mut stopped = Stopped::default();
         let mut held = HashSet::new();
@@ -518,22 +518,26 @@ impl<M: Group> MemoryStore<M> {
             .iter()
             .map(|entry| {
                 let (item, now) = parts(entry);
-                let outcome = if held.contains(item) || stopped.blocks(now) {
-                    Outcome::Blocked
-                } else {
-                    settle(entry).unwrap_or_else(|error| {
-                        stopped.note(&error, now);
-                        Outcome::Failed(error)
-                    })
+                let done = match held.contains(item) || stopped.blocks(now) {
+                    true => None,
+                    false => Some(enter(entry)),
                 };
-                let waits = match &outcome {
-                    Outcome::Failed(error) => error.fault() != Fault::Record,
-                    outcome => matches!(outcome, Outcome::Blocked),
+                let waits = match &done {
+                    Some(Ok(_)) => false,
+                    Some(Err(error)) => error.fault() != Fault::Record,
+                    None => true,
                 };
                 if waits {
                     held.insert(item.clone());
                 }
-                outcome
+                match done {
+                    Some(Ok(outcome)) => outcome,
+                    Some(Err(error)) => {
+                        stopped.note(&error, now);
+                        Outcome::Failed(error)
+                    }
+                    None => Outcome::Blocked,
+                }
             })
             .collect()
     }
@@ -567,7 +571,9 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                     .get(&entry.item)
                     .is_some_and(|known| known.settled)
                 {
-                    return self.by_id(inner, marked, pipeline, entry);
+                    // Each counts by itself, so one that fails holds up nothing.
+                    let counted = self.by_id(inner, marked, pipeline, entry);
+                    return Ok(counted.unwrap_or_else(Outcome::Failed));
                 }
                 self.turn(inner, entry, clock)?;
                 Ok(Outcome::Applied)

@@ -484,8 +484,9 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 /// | G(p), s > p | without | [`StoreError::Setup`]: nothing tells what it was before |
 /// | G(p) | at `Scan` | unchanged |
 ///
-/// A settled item is never forgotten, and never mended. What fails as the record's own fault on a settled item, other than
-/// [`TooOld`](StoreError::TooOld), is answered as a [`StoreError::Setup`]: it must not be passed over,
+/// A settled item is never forgotten, and never mended. Its changes count each by itself, so that one
+/// which fails holds up nothing. What fails as the record's own fault on a settled item, other than
+/// by [`TooOld`](StoreError::TooOld) and [`RowEnds`](StoreError::RowEnds), is answered as a [`StoreError::Setup`]: it must not be passed over,
 /// because the item's next change takes back what this one should have added.
 ///
 /// # What is forgotten

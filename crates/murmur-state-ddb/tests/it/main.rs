@@ -18,6 +18,7 @@ mod ledger;
 mod once;
 mod owner;
 mod reads;
+mod settled;
 mod spread;
 mod support;
 mod tables;
