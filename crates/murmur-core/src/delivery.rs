@@ -636,7 +636,9 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         let binding = self.owned.binding(pipeline, None);
         let settle = || store.settle(&binding, markers, context.operation_deadline());
         let settled = context.read(pipeline, settle).await;
-        settled.map_err(|error| error.blameless(store.place()))
+        settled.map_err(|error| error.blameless(store.place()))?;
+        self.heard.store(self.settles, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn is_settling(
