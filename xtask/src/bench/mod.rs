@@ -9,6 +9,7 @@ mod pipeline;
 mod processor;
 mod report;
 mod server;
+mod settling;
 mod steady;
 mod trigger;
 mod virtual_time;
@@ -26,15 +27,16 @@ use report::Report;
 
 /// Measure speed and cost, beside a bare loop of the SDK and the Go original.
 ///
-/// Seven parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
+/// Eight parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
 /// the Lambda handler against a DynamoDB Local of its own, each mode beside a loop that sends the
 /// same requests through the same client, with the CPU time of this process alone.
 /// `trigger`: a stream in this process and one of that DynamoDB Local, read and handed to a handler,
 /// beside a loop that does so without the trigger. `bootstrap`: a table of that DynamoDB Local
 /// scanned, beside the bare SDK, and counted, beside a loop of the same requests. `memory`: the most
 /// memory of a process that does one thing, at 20,000 and at 200,000 keys. `steady`: what
-/// exactly-once costs over tables as they are after days, and `writers`: many processes on one key,
-/// both on a DynamoDB inside this process in virtual time.
+/// exactly-once costs over tables as they are after days, `settling`: what changes of items in a ledger
+/// cost until they have left it and afterwards, and `writers`: many processes on one key, all three on a
+/// DynamoDB inside this process in virtual time.
 ///
 /// It is built for release first. The figures go to the terminal, each beside its target, and to
 /// a file. What is counted fails where it misses its target, but for `--quick`; what is timed does
@@ -66,6 +68,7 @@ enum Part {
     Bootstrap,
     Memory,
     Steady,
+    Settling,
     Writers,
 }
 
@@ -130,6 +133,9 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     }
     if wanted(Part::Steady) {
         report.steady = Some(steady::measure(effort).await?);
+    }
+    if wanted(Part::Settling) {
+        report.settling = Some(settling::measure(effort).await?);
     }
     if wanted(Part::Writers) {
         report.writers = Some(writers::measure(effort).await?);

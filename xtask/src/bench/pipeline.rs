@@ -54,6 +54,16 @@ pub(super) struct Order {
     amount: i64,
 }
 
+impl Order {
+    pub(super) fn customer(&self) -> String {
+        self.customer.clone()
+    }
+
+    pub(super) fn amount(&self) -> i64 {
+        self.amount
+    }
+}
+
 /// The two tables of a pipeline.
 #[derive(Debug, Clone)]
 pub(super) struct Tables {
@@ -129,8 +139,8 @@ pub(super) fn totals(
     let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
     let markers = Deduper::with_options(client.clone(), markers, options)?;
     let totals = Pipeline::builder(PIPELINE)
-        .key(|order: &Order| order.customer.clone())
-        .value(|order| order.amount)
+        .key(Order::customer)
+        .value(Order::amount)
         .aggregate(Sum::new())
         .store(store);
     Ok(match mode {
@@ -144,8 +154,8 @@ pub(super) fn totals(
 /// The same, exactly once into stores of this process.
 pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
     let totals = Pipeline::builder(PIPELINE)
-        .key(|order: &Order| order.customer.clone())
-        .value(|order| order.amount)
+        .key(Order::customer)
+        .value(Order::amount)
         .aggregate(Sum::new())
         .store(store.clone())
         .exactly_once(MemoryDeduper::new())?;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::pipeline::Mode;
 use super::server::Speed;
 use super::workload::Keys;
-use super::{bootstrap, memory, processor, server, steady, trigger, writers};
+use super::{bootstrap, memory, processor, server, settling, steady, trigger, writers};
 
 /// The Go original, measured on two cores over DynamoDB Local by the issue that set the targets:
 /// the better end of each range.
@@ -72,6 +72,7 @@ pub(super) struct Report {
     pub(super) bootstrap: Option<bootstrap::Figures>,
     pub(super) memory: Option<Vec<memory::Run>>,
     pub(super) steady: Option<Vec<steady::Run>>,
+    pub(super) settling: Option<Vec<settling::Run>>,
     pub(super) writers: Option<Vec<writers::Run>>,
 }
 
@@ -125,6 +126,7 @@ impl Report {
             bootstrap: None,
             memory: None,
             steady: None,
+            settling: None,
             writers: None,
         }
     }
@@ -170,6 +172,12 @@ impl Report {
             let what = format!("exactly-once, {}: units/event", run.load);
             let target = Target::at_most(what, run.load.target(), run.units);
             targets.push(target.counted());
+        }
+        for run in self.settling.iter().flatten() {
+            let of = |what| format!("{}: units more, {what}", run.load);
+            let later = Target::at_most(of("settled"), settling::MOST, run.more());
+            let first = Target::at_most(of("at first"), settling::MOST_AT_FIRST, run.first_more());
+            targets.extend([later.counted(), first.counted()]);
         }
         targets
     }
@@ -244,6 +252,9 @@ impl fmt::Display for Report {
         }
         if let Some(runs) = &self.steady {
             write!(f, "{}", steady::Tables(runs))?;
+        }
+        if let Some(runs) = &self.settling {
+            write!(f, "{}", settling::Table(runs))?;
         }
         if let Some(runs) = &self.writers {
             contention(f, runs)?;

@@ -10,7 +10,7 @@ use murmur_core::{AttributeValue, Item};
 use murmur_state::Timestamp;
 use serde::Serialize;
 
-const STREAM: &str =
+pub(super) const STREAM: &str =
     "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
 
 /// How keys are drawn.

@@ -1,0 +1,408 @@
+//! What a change of an item costs in a ledger, by which it leaves it, and afterwards, beside what
+//! exactly-once costs for the very same changes.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Result;
+use aws_lambda_events::event::dynamodb::{Event, EventRecord};
+use chrono::DateTime;
+use fastrand::Rng;
+use murmur_core::{AttributeValue, Item, Pipeline, ProcessorBuilder, Sum};
+use murmur_lambda_ddbstreams::Handler;
+use murmur_state::{Deadline, Random, Timestamp, Tokens};
+use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
+use serde::Serialize;
+
+use super::Effort;
+use super::pipeline::{self, Order};
+use super::server::recount;
+use super::virtual_time::{Simulation, Spent, in_virtual_time};
+use super::workload::{Keys, Workload};
+
+const SEED: u64 = 11;
+const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
+
+/// Changes a second.
+const RATE: f64 = 100.0;
+
+/// Items, which a process remembers once they have settled.
+const ITEMS: usize = 15_000;
+
+/// Changes of items that have settled, before the measurement and in it.
+const EVENTS: [usize; 2] = [10_000, 5_000];
+
+/// Changes of items whose state and process are the same but for this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(super) struct Load {
+    pub(super) keys: Keys,
+    pub(super) batch: usize,
+    /// Whether one process does all batches; else each is done by a process of its own, which
+    /// remembers nothing.
+    pub(super) remembers: bool,
+}
+
+/// Units a change, write units and a fifth of read units.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Run {
+    #[serde(flatten)]
+    pub(super) load: Load,
+    /// In exactly-once.
+    pub(super) exactly_once: Spent,
+    /// In a ledger that does not settle.
+    pub(super) ledger: Spent,
+    /// Of the first change of each item once items settle.
+    pub(super) first: Spent,
+    /// Of later ones.
+    pub(super) settled: Spent,
+}
+
+impl Run {
+    /// What a settled item's change costs more than in exactly-once.
+    pub(super) fn more(&self) -> f64 {
+        self.settled.units() - self.exactly_once.units()
+    }
+
+    /// What an item's first change costs more than later ones.
+    pub(super) fn first_more(&self) -> f64 {
+        self.first.units() - self.settled.units()
+    }
+}
+
+/// Units that a change of a settled item may cost more than in exactly-once, and the first one
+/// more than that.
+pub(super) const MOST: f64 = 0.2;
+pub(super) const MOST_AT_FIRST: f64 = 1.2;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ExactlyOnce,
+    Ledger,
+    Settling,
+}
+
+/// Items that change, the same ones in the same order for the same seed.
+struct Items {
+    dice: Rng,
+    /// Each one's key and amount; none before its insert.
+    now: Vec<Option<(usize, i64)>>,
+    keys: Workload,
+    of: Keys,
+    made: u64,
+}
+
+impl Items {
+    fn new(keys: Keys, count: usize) -> Self {
+        Self {
+            dice: Rng::with_seed(SEED),
+            now: vec![None; count],
+            keys: Workload::new(keys, SEED),
+            of: keys,
+            made: 0,
+        }
+    }
+
+    fn total(&self) -> i64 {
+        self.now.iter().flatten().map(|(_, amount)| amount).sum()
+    }
+
+    /// A change of each of `items`: the first is its insert, later ones change the amount.
+    fn event(&mut self, items: impl Iterator<Item = usize>, created: Timestamp) -> Event {
+        let mut event = Event::default();
+        event.records = items.map(|item| self.change(item, created)).collect();
+        event
+    }
+
+    fn any(&mut self, count: usize, created: Timestamp) -> Event {
+        let drawn: Vec<usize> = (0..count)
+            .map(|_| self.dice.usize(..self.now.len()))
+            .collect();
+        self.event(drawn.into_iter(), created)
+    }
+
+    fn change(&mut self, item: usize, created: Timestamp) -> EventRecord {
+        self.made += 1;
+        let before = self.now[item];
+        let key = before.map_or_else(|| self.keys.draw(), |(key, _)| key);
+        let after = (key, self.dice.i64(1..1_000));
+        self.now[item] = Some(after);
+        let id = AttributeValue::S(format!("order-{item}"));
+        let named = |attributes: &[(&str, AttributeValue)]| -> Item {
+            let named = attributes.iter().cloned();
+            let named = named.map(|(name, value)| (name.to_owned(), value));
+            named.collect::<HashMap<_, _>>().into()
+        };
+        let image = |(key, amount): (usize, i64)| {
+            named(&[
+                ("id", id.clone()),
+                ("customer", AttributeValue::S(self.of.name(key))),
+                ("amount", AttributeValue::N(amount.to_string())),
+            ])
+        };
+        let mut record = EventRecord::default();
+        record.event_id = format!("{:032x}", self.dice.u128(..));
+        record.event_name = if before.is_some() { "MODIFY" } else { "INSERT" }.to_owned();
+        record.event_source_arn = Some(super::workload::STREAM.to_owned());
+        record.change.sequence_number = Some(format!("1{:020}", self.made));
+        record.change.approximate_creation_date_time =
+            DateTime::from_timestamp(created.as_secs(), 0).unwrap_or_default();
+        record.change.keys = named(&[("id", id.clone())]);
+        record.change.old_image = before.map(image).unwrap_or_default();
+        record.change.new_image = image(after);
+        record
+    }
+}
+
+fn totals(simulation: &Simulation, way: Way, random: &Random) -> Result<Pipeline<Order>> {
+    let options = TableOptions::default()
+        .clock(simulation.time.clock(0))
+        .random(random.clone())
+        .tokens(Tokens::repeatable(random.clone()));
+    let client = simulation.cloud.process().client();
+    let (state, markers) = (
+        simulation.tables.state.as_str(),
+        simulation.tables.markers.as_str(),
+    );
+    let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
+    let markers = Deduper::with_options(client, markers, options)?;
+    let definition = Pipeline::builder(pipeline::PIPELINE)
+        .key(Order::customer)
+        .value(Order::amount)
+        .aggregate(Sum::new());
+    Ok(match way {
+        Way::ExactlyOnce => definition.retract().store(store).exactly_once(markers),
+        Way::Ledger => definition.store(store).ledger(markers),
+        Way::Settling => definition.settle().store(store).ledger(markers),
+    }?)
+}
+
+fn process(simulation: &Simulation, way: Way, number: u64) -> Result<Handler<Order>> {
+    let random = Random::seeded(number);
+    Ok(Handler::new([totals(simulation, way, &random)?])
+        .clock(simulation.time.clock(0))
+        .random(random.clone())
+        .tokens(Tokens::repeatable(random))
+        .build()?)
+}
+
+/// A pipeline and its items, as one way of counting has them.
+struct World {
+    simulation: Simulation,
+    way: Way,
+    load: Load,
+    items: Items,
+    handler: Handler<Order>,
+    processes: u64,
+}
+
+impl World {
+    /// With all items inserted.
+    async fn new(way: Way, load: Load, items: usize) -> Result<Self> {
+        let simulation = Simulation::new(SEED).await?;
+        let handler = process(&simulation, way, 1)?;
+        let mut world = Self {
+            items: Items::new(load.keys, items),
+            simulation,
+            way,
+            load,
+            handler,
+            processes: 1,
+        };
+        let all: Vec<usize> = (0..items).collect();
+        for part in all.chunks(1_000) {
+            world.of(part).await?;
+        }
+        Ok(world)
+    }
+
+    /// One change of each of `items`, in batches.
+    async fn of(&mut self, items: &[usize]) -> Result<()> {
+        for batch in items.chunks(self.load.batch) {
+            let now = self.next(batch.len()).await?;
+            let event = self.items.event(batch.iter().copied(), now);
+            pipeline::count(&self.handler, event).await?;
+        }
+        Ok(())
+    }
+
+    /// So many changes of any items.
+    async fn any(&mut self, events: usize) -> Result<()> {
+        for _ in 0..events.div_ceil(self.load.batch) {
+            let now = self.next(self.load.batch).await?;
+            let event = self.items.any(self.load.batch, now);
+            pipeline::count(&self.handler, event).await?;
+        }
+        Ok(())
+    }
+
+    /// The time of the next batch, and the process that does it.
+    async fn next(&mut self, events: usize) -> Result<Timestamp> {
+        let pause = Duration::from_secs_f64(events as f64 / RATE);
+        self.simulation.time.sleep(pause).await;
+        if !self.load.remembers {
+            self.processes += 1;
+            self.handler = process(&self.simulation, self.way, self.processes)?;
+        }
+        Ok(self.simulation.time.now())
+    }
+
+    async fn right(&self) -> Result<()> {
+        let total = self.items.total();
+        recount(
+            &self.simulation.cloud.admin(),
+            &self.simulation.tables,
+            total,
+        )
+        .await
+    }
+}
+
+/// What each change of settled items, or of items in the other ways, costs once it goes on as always.
+async fn later(world: &mut World, events: [usize; 2]) -> Result<Spent> {
+    world.any(events[0]).await?;
+    let before = world.simulation.books();
+    world.any(events[1]).await?;
+    let whole = events[1].div_ceil(world.load.batch) * world.load.batch;
+    Ok(Spent::between(&before, &world.simulation.books(), whole))
+}
+
+pub(super) async fn run(load: Load, items: usize, events: [usize; 2]) -> Result<Run> {
+    let of = |way| {
+        in_virtual_time(move || async move {
+            let mut world = World::new(way, load, items).await?;
+            let spent = later(&mut world, events).await?;
+            world.right().await?;
+            Ok(spent)
+        })
+    };
+    let (exactly_once, ledger) = (of(Way::ExactlyOnce).await?, of(Way::Ledger).await?);
+    let settling = move || async move {
+        let mut world = World::new(Way::Settling, load, items).await?;
+        let pipeline = totals(&world.simulation, world.way, &Random::seeded(0))?;
+        let says = ProcessorBuilder::new([pipeline])
+            .clock(world.simulation.time.clock(0))
+            .build()?;
+        says.settle(Deadline::NONE).await?;
+        // Others ask after a minute.
+        world.simulation.time.sleep(Duration::from_secs(61)).await;
+        let before = world.simulation.books();
+        let all: Vec<usize> = (0..items).collect();
+        world.of(&all).await?;
+        let first = Spent::between(&before, &world.simulation.books(), items);
+        let settled = later(&mut world, events).await?;
+        world.right().await?;
+        Ok((first, settled))
+    };
+    let (first, settled) = in_virtual_time(settling).await?;
+    Ok(Run {
+        load,
+        exactly_once,
+        ledger,
+        first,
+        settled,
+    })
+}
+
+pub(super) async fn measure(effort: Effort) -> Result<Vec<Run>> {
+    let mut runs = Vec::new();
+    for keys in Keys::ALL {
+        for batch in BATCHES {
+            for remembers in [true, false] {
+                let load = Load {
+                    keys,
+                    batch,
+                    remembers,
+                };
+                let run = run(
+                    load,
+                    effort.of(ITEMS),
+                    EVENTS.map(|events| effort.of(events)),
+                )
+                .await?;
+                eprintln!(
+                    "bench: settling, {load}: {:.3} more than exactly-once",
+                    run.more()
+                );
+                runs.push(run);
+            }
+        }
+    }
+    Ok(runs)
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            keys,
+            batch,
+            remembers,
+        } = self;
+        let remembers = if *remembers {
+            "one process"
+        } else {
+            "a process each"
+        };
+        write!(f, "{keys}, batches of {batch}, {remembers}")
+    }
+}
+
+/// The runs as a table.
+pub(super) struct Table<'a>(pub(super) &'a [Run]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "\nChanges of items in a ledger that settles, in virtual time; units a change (write units, \
+             read units)\n\n| changes | exactly-once | ledger | an item's first | later ones |\n|---|---|---|---|---|"
+        )?;
+        let cell = |spent: &Spent| {
+            format!(
+                "{:.2} ({:.2}, {:.2})",
+                spent.units(),
+                spent.write_units,
+                spent.read_units
+            )
+        };
+        for run in self.0 {
+            let Run {
+                load,
+                exactly_once,
+                ledger,
+                first,
+                settled,
+            } = run;
+            let [once, ledger, first, later] = [exactly_once, ledger, first, settled].map(cell);
+            writeln!(f, "| {load} | {once} | {ledger} | {first} | {later} |")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_settled_item_costs_what_exactly_once_costs_and_a_read() {
+        for (keys, batch, remembers) in [
+            (Keys::Zipf, 10, true),
+            (Keys::Uniform, 1, true),
+            (Keys::Uniform, 100, false),
+        ] {
+            let load = Load {
+                keys,
+                batch,
+                remembers,
+            };
+            let run = run(load, 400, [400, 800]).await.unwrap();
+            assert!(run.more() <= MOST, "{load}: {run:?}");
+            assert!(run.first_more() <= MOST_AT_FIRST, "{load}: {run:?}");
+            assert!(
+                run.ledger.units() > run.settled.units() + 1.0,
+                "{load}: {run:?}"
+            );
+        }
+    }
+}
