@@ -1,7 +1,8 @@
 //! Live totals and counts of orders, per customer and day.
 //!
 //! The pipelines are defined once, here; `bootstrap` fills them from the table of orders, and
-//! `lambda` keeps them live from its stream. `run` does both in one process.
+//! `lambda` keeps them live from its stream. `run` does both in one process. Orders leave the ledger by
+//! their first change after the bootstrap.
 
 pub mod cli;
 pub mod stop;
@@ -50,6 +51,7 @@ pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .value(|order| order.amount_cents)
         .aggregate(Sum::new())
         .window(WINDOW, Order::placed_at)
+        .settle()
         .store(store)
         .ledger(markers)
 }
@@ -64,6 +66,7 @@ pub fn order_counts(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .key(|order: &Order| order.customer.clone())
         .count()
         .window(WINDOW, Order::placed_at)
+        .settle()
         .store(store)
         .ledger(markers)
 }
