@@ -27,6 +27,9 @@ const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
 /// Changes a second.
 const RATE: f64 = 100.0;
 
+/// Changes that a process does that is not the only one.
+const LIFE: usize = 1_000;
+
 /// Items, which a process remembers once they have settled.
 const ITEMS: usize = 15_000;
 
@@ -38,8 +41,8 @@ const EVENTS: [usize; 2] = [10_000, 5_000];
 pub(super) struct Load {
     pub(super) keys: Keys,
     pub(super) batch: usize,
-    /// Whether one process does all batches; else each is done by a process of its own, which
-    /// remembers nothing.
+    /// Whether one process does all batches and remembers every item; else each process does 1,000
+    /// changes, of items that it mostly meets for the first time.
     pub(super) remembers: bool,
 }
 
@@ -194,6 +197,8 @@ struct World {
     items: Items,
     handler: Handler<Order>,
     processes: u64,
+    /// Changes that this process has done.
+    done: usize,
 }
 
 impl World {
@@ -208,6 +213,7 @@ impl World {
             load,
             handler,
             processes: 1,
+            done: 0,
         };
         let all: Vec<usize> = (0..items).collect();
         for part in all.chunks(1_000) {
@@ -240,7 +246,9 @@ impl World {
     async fn next(&mut self, events: usize) -> Result<Timestamp> {
         let pause = Duration::from_secs_f64(events as f64 / RATE);
         self.simulation.time.sleep(pause).await;
-        if !self.load.remembers {
+        self.done += events;
+        if !self.load.remembers && self.done >= LIFE {
+            self.done = 0;
             self.processes += 1;
             self.handler = process(&self.simulation, self.way, self.processes)?;
         }
