@@ -683,7 +683,9 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             };
             Ok(Replace {
                 item: record.item_id(),
-                at: record.position().ok_or_else(no_sequence_number)?,
+                at: record
+                    .position()
+                    .ok_or_else(|| no_sequence_number(self.settles))?,
                 created: record.created(),
                 now: all(&adds),
                 keep: all(&keep),
@@ -699,8 +701,12 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             // that one outdated, which keeps nothing then.
             |entry: &Replace<_>| {
                 let item = Lane::Item(entry.item.clone());
+                let before = entry
+                    .change
+                    .iter()
+                    .flat_map(|change| of_keys(&change.before));
                 let adds = of_keys(&entry.now).chain(of_keys(&entry.keep));
-                adds.chain([item]).collect()
+                adds.chain(before).chain([item]).collect()
             },
             |items: Vec<_>, until| async move {
                 let Owned { store, markers, .. } = &self.owned;
@@ -713,11 +719,23 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
     }
 }
 
-fn no_sequence_number() -> StoreError {
-    StoreError::InvalidValue {
-        place: the_record(),
-        reason: "it has no sequence number, and a ledger goes by it".into(),
-        source: None,
+/// A change that a ledger cannot place. Where items settle it must not be passed over: their next
+/// change would take back what it should have added.
+fn no_sequence_number(settles: bool) -> StoreError {
+    let (place, source) = (the_record(), None);
+    match settles {
+        true => StoreError::Setup {
+            place,
+            advice:
+                "it has no sequence number, and a ledger goes by it: use a source that gives one"
+                    .to_owned(),
+            source,
+        },
+        false => StoreError::InvalidValue {
+            place,
+            reason: "it has no sequence number, and a ledger goes by it".into(),
+            source,
+        },
     }
 }
 

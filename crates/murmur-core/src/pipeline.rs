@@ -379,7 +379,8 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
 
     /// Items leave the [ledger](Stored::ledger) one by one once the bootstrap is finished, and their
     /// changes cost what [`exactly_once`](Stored::exactly_once) costs from then on, instead of three to
-    /// four write units. An item leaves it by its first change after that.
+    /// four write units. An item leaves it by its first change that a process counts after it has heard,
+    /// which takes a minute at the most.
     ///
     /// The end of a bootstrap lets items settle. A pipeline that was bootstrapped without this option
     /// is first deployed with it, everywhere, and then told by `Settle` of `murmur-snapshot`. It cannot
@@ -387,21 +388,27 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     ///
     /// # What it asks for
     ///
-    /// - A stream of NEW_AND_OLD_IMAGES: every change must say what its item was before.
-    /// - Keys and values that are functions of the item alone, and the same ones as long as the
+    /// - A stream of NEW_AND_OLD_IMAGES: every change must say what its item was before. Old images are
+    ///   decoded, and one that cannot be is rejected like a new one.
+    /// - Decoder, keys and values that are functions of one image alone, and the same ones as long as the
     ///   [version](Definition::version) is: what an image contributed is taken back by what it says later.
+    ///   A decoder of whole records is refused.
     ///
     /// # What it gives up
     ///
-    /// - A change that is lost (a gap in the stream) is healed by its item's next change in a ledger, and
-    ///   never once the item has settled. A reconcile finds keys that differ by a recount, and cannot
-    ///   mend them: begin anew, as a new version.
-    /// - The ledger row of a settled item, some 150 bytes, stays for good, also after the item is gone.
+    /// - A change that is lost (a gap in the stream, a record that is too old when it is delivered) is
+    ///   healed by its item's next change in a ledger, and never once the item has settled. A reconcile
+    ///   finds keys that differ by a recount, and cannot mend them: begin anew, as a new version.
+    /// - An audit, which compares rows with the ledger alone, is refused once an item has settled.
+    /// - A change of a settled item that fits no sum, or that cannot be read at all, is always reported,
+    ///   and never passed over by a callback.
+    /// - The ledger row of a settled item, some 100 bytes and twice its name, stays for good, also after
+    ///   the item is gone.
     ///
     /// # Cost
     ///
-    /// An item's first change costs one write unit more than exactly-once, later ones half a read unit at
-    /// the most: the last 16,384 settled items and more are remembered.
+    /// An item's first change costs a write unit more than exactly-once (one for each KB of its ledger
+    /// row), later ones half a read unit at the most: the last 16,384 settled items and more are remembered.
     ///
     /// Default: items stay in the ledger. Refused at the end without a ledger.
     pub fn settle(mut self) -> Self {

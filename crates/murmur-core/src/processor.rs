@@ -108,7 +108,8 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
     /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of
     /// range. `Ok` passes the record over and counts it under `:dead_letter`; `Err` reports it as
     /// failed, so that it comes again. It may be called more than once for a record that is
-    /// redelivered.
+    /// redelivered. Of items that have [settled](crate::Definition::settle), a change that cannot be read
+    /// at all, or that fits no sum, is reported whatever the callback says.
     ///
     /// Default: none, so that such a record is reported, blocks its shard until the mapping's
     /// retry limit, and ends in its on-failure destination. Nothing is ever dropped silently.
@@ -169,6 +170,19 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                     ),
                 ));
             }
+        }
+        if self.decoder.sees_records()
+            && let Some(pipeline) = self.pipelines.iter().find(|pipeline| pipeline.settles())
+        {
+            let name = pipeline.name();
+            return Err(OptionError::new(
+                "settle",
+                format!(
+                    "`{name}` takes back what an image contributed by what it says later, and a decoder \
+                     of whole records may tell otherwise by then: decode by `Decoder::item` or \
+                     `Decoder::serde`, or leave `settle` out"
+                ),
+            ));
         }
         let mut retry = Retry::new(self.policy, self.clock, self.random);
         if let Some(tell) = self.on_outage {
@@ -508,6 +522,11 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 old: None,
             };
             if let Err(error) = check(record, self.decoder.sees_records()) {
+                if self.must_count(record, &error) {
+                    self.note(&error, record, None);
+                    outcomes[place] = RecordOutcome::Failed(error);
+                    continue;
+                }
                 let is_of_an_item = is_of_an_item(record, &error);
                 outcomes[place] = self.fail(record, None, error, deadline).await;
                 if outcomes[place].is_done() && is_of_an_item {
@@ -545,6 +564,14 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
         self.count_all(":impossible_time", impossible);
         (entries, repeated)
+    }
+
+    /// Whether a record that no pipeline can take must not be passed over all the same: it may be the
+    /// change of a settled item, whose next change takes back what this one should have added.
+    fn must_count(&self, record: &Record, error: &RecordError) -> bool {
+        matches!(record, Record::Changed(change) if !change.keys.is_empty())
+            && !is_of_an_item(record, error)
+            && self.pipelines.iter().any(Pipeline::settles)
     }
 
     /// The sides of `record` that some pipeline needs.

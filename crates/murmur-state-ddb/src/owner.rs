@@ -224,7 +224,7 @@ impl<'a> Pair<'a> {
             (Some(marker), Some(state)) if marker.get(LIFE) != state.get(LIFE) => {
                 Err(self.setup(&format!(
                     "it and the marker table `{}` do not belong together: one of them was made \
-                     anew; begin anew with both tables empty",
+                     anew; begin anew with two new, empty tables of other names",
                     self.markers.table.name
                 )))
             }

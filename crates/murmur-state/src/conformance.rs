@@ -708,6 +708,26 @@ where
         self.expect("ledger/wide-0", 0, []).await;
         self.expect(&format!("ledger/wide-{MAX_KEYS}"), 0, [1])
             .await;
+        // Neither to settle by nor once it has settled.
+        for (at, before, settles) in [(1, &[][..], true), (3, &[1], false)] {
+            let entry = Replace {
+                now: of(at, 0, MAX_KEYS + 1).now,
+                ..self.change("wide-settled", at, before, &[], settles)
+            };
+            let outcomes = self
+                .store
+                .replace(&pipeline(), markers, &[entry], Deadline::NONE)
+                .await;
+            assert!(
+                matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Record),
+                "{outcomes:?}"
+            );
+            if at == 1 {
+                let fits = self.change("wide-settled", 2, &[], &[1], true);
+                replace(&*self.store, markers, &[fits]).await;
+            }
+        }
+        self.expect("ledger/wide-settled", 0, [1]).await;
     }
 
     async fn known(&self, markers: &S::Markers, item: &str) -> Option<Known<M::Value>> {

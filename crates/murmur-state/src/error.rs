@@ -288,7 +288,9 @@ impl StoreError {
         Self::Setup {
             place,
             advice: format!(
-                "item {item} has settled, and the change does not say what it was before: run every                  process with `.settle()` in the definition, on a stream of NEW_AND_OLD_IMAGES; a                  record that cannot be read has to be read, or the totals begun anew as a new version"
+                "item {item} has settled, and the change does not say what it was before: run every \
+                 process with `.settle()` in the definition, on a stream of NEW_AND_OLD_IMAGES; where \
+                 it is the record itself that cannot be read, begin anew as a new version"
             ),
             source: None,
         }
@@ -296,8 +298,8 @@ impl StoreError {
 
     /// The same failure of a change of `item`, which has [settled](crate::Ledger#what-settles): what
     /// would be the record's fault must not be passed over, because the item's next change takes back
-    /// what this one should have added. What is [too old](StoreError::TooOld), or comes when its row
-    /// [ends](StoreError::RowEnds), stays so: it counts nowhere any more.
+    /// what this one should have added. Only what comes too late is left as it is
+    /// ([`TooOld`](StoreError::TooOld), [`RowEnds`](StoreError::RowEnds)): it can never be counted.
     #[must_use]
     pub fn of_settled(self, place: Place, item: &ItemId) -> Self {
         match (&self, self.fault()) {
@@ -305,7 +307,9 @@ impl StoreError {
             (_, Fault::Record) => Self::Setup {
                 place,
                 advice: format!(
-                    "a change of item {item}, which has settled, cannot be counted, and passed over it                      would make every later total of its keys wrong: mend what the cause says, or begin                      anew as a new version"
+                    "a change of item {item}, which has settled, cannot be counted, and is not passed \
+                     over, because every later total of its keys would be wrong: mend the item or the \
+                     keys' other items by what the cause says, or begin anew as a new version"
                 ),
                 source: Some(Arc::new(self)),
             },

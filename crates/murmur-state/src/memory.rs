@@ -325,16 +325,6 @@ impl<M: Group> MemoryStore<M> {
             change,
             ..
         } = entry;
-        let keys = now.len() + keep.len();
-        if keys > MAX_KEYS {
-            return Err(StoreError::InvalidValue {
-                place: self.place.clone(),
-                reason: format!(
-                    "item {item} has {keys} keys, and one of a ledger can have {MAX_KEYS}"
-                ),
-                source: None,
-            });
-        }
         let known = inner.ledger.get(item);
         let before = known.map_or(&[][..], |known| &known.now);
         let settles = change.as_ref().is_some_and(|change| change.settles);
@@ -375,6 +365,22 @@ impl<M: Group> MemoryStore<M> {
         inner.rows.extend(changed);
         inner.ledger.insert(item.clone(), known);
         Ok(())
+    }
+
+    /// Refuses an entry of more keys than an item may have.
+    fn check_keys(&self, entry: &Replace<M::Value>) -> Result<(), StoreError> {
+        let keys = entry.now.len() + entry.keep.len();
+        match keys > MAX_KEYS {
+            true => Err(StoreError::InvalidValue {
+                place: self.place.clone(),
+                reason: format!(
+                    "item {} has {keys} keys, and one of a ledger can have {MAX_KEYS}",
+                    entry.item
+                ),
+                source: None,
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Settles the item of `entry` just below it, if what it contributes is what it was before the
@@ -444,8 +450,10 @@ impl<M: Group> MemoryStore<M> {
             let value = self.monoid.invert(&one.value);
             add(one, value.map_err(|Overflow| self.overflow(&one.key))?)?;
         }
+        // What was taken away and put back.
         let identity = self.monoid.identity();
-        adds.retain(|add| add.value != identity);
+        let was_there = |key: &Key| change.before.iter().any(|add| add.key == *key);
+        adds.retain(|add| add.value != identity || !was_there(&add.key));
         Ok(Once {
             id: change.id.clone(),
             created: entry.created,
@@ -559,6 +567,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
             items,
             |entry| (&entry.item, &entry.now),
             |entry| {
+                self.check_keys(entry)?;
                 let known = inner.ledger.get(&entry.item);
                 if let Some(outcome) = Self::unchanged(known, &entry.at) {
                     return Ok(outcome);
@@ -662,6 +671,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                     keep: Vec::new(),
                     change: None,
                 };
+                self.check_keys(&entry)?;
                 self.turn(inner, &entry, &*markers.clock)?;
                 Ok(Outcome::Applied)
             },

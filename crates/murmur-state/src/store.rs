@@ -485,9 +485,11 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
 /// | G(p) | at `Scan` | unchanged |
 ///
 /// A settled item is never forgotten, and never mended. Its changes count each by itself, so that one
-/// which fails holds up nothing. What fails as the record's own fault on a settled item, other than
-/// by [`TooOld`](StoreError::TooOld) and [`RowEnds`](StoreError::RowEnds), is answered as a [`StoreError::Setup`]: it must not be passed over,
-/// because the item's next change takes back what this one should have added.
+/// which fails holds up nothing. Where a change of it fails by the record's own fault for a reason that
+/// lies not in the entry alone (a sum out of range), that is answered as a [`StoreError::Setup`]: it must
+/// not be passed over, because the item's next change takes back what this one should have added. What
+/// comes too late ([`TooOld`](StoreError::TooOld), [`RowEnds`](StoreError::RowEnds)) is answered as such,
+/// and is lost for good if it is passed over; so no item is marked by an entry that may soon be too old.
 ///
 /// # What is forgotten
 ///

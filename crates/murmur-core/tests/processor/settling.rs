@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use murmur_core::{
-    AttributeValue, BuildError, Change, EventName, Item, Pipeline, Processor, ProcessorBuilder,
-    Record, RecordError, RecordOutcome, Side, Sum,
+    AttributeValue, BuildError, Change, Decoded, Decoder, EventName, Item, Pipeline, Processor,
+    ProcessorBuilder, Record, RecordError, RecordOutcome, Side, Sum,
 };
 use murmur_state::{
     Deadline, ItemId, Known, Ledger, ManualClock, MemoryDeduper, MemoryStore, PipelineName,
@@ -186,7 +186,8 @@ async fn a_process_hears_of_it_within_a_minute_and_is_right_before() {
 async fn what_is_refused_contributes_nothing_on_either_side() {
     let world = World::new();
     let processor = world.settling().await;
-    let wide: String = (0..60).map(|n| format!("w{n},")).collect();
+    let wide: Vec<String> = (0..60).map(|n| format!("w{n}")).collect();
+    let wide = wide.join(",");
     outcomes(&processor, &[at(1, "1", None, Some(order("a", 5)))]).await;
     let mut before = order("a", 5);
     // Not decodable; a key that no row can have; more keys than an item may have.
@@ -281,6 +282,41 @@ async fn a_record_that_cannot_be_read_is_no_change_of_a_settled_item() {
     .await;
     assert_eq!(value(&world.store, "a").await, Some(5));
     assert!(!world.is_settled("2").await);
+}
+
+#[tokio::test]
+async fn a_change_that_no_pipeline_can_take_is_reported_where_items_settle() {
+    let world = World::new();
+    let processor = world.settling().await;
+    let Record::Changed(change) = at(1, "1", None, Some(order("a", 5))) else {
+        unreachable!("a change")
+    };
+    let bare = [
+        Change {
+            event_id: "".into(),
+            ..change.clone()
+        },
+        Change {
+            event: EventName::Other("TOUCH".into()),
+            ..change.clone()
+        },
+        Change {
+            sequence_number: None,
+            ..change
+        },
+    ];
+    for change in bare {
+        let outcome = outcomes(&processor, &[Record::Changed(change)])
+            .await
+            .remove(0);
+        assert!(!outcome.is_done(), "{outcome:?}");
+    }
+    assert_eq!(world.rejections(), 0);
+
+    let records = Decoder::record(|_| Ok(Decoded::Skip));
+    let built = ProcessorBuilder::with_decoder([world.pipeline(false)], records).build();
+    let refused = built.unwrap_err().to_string();
+    assert!(refused.contains("Decoder::item"), "{refused}");
 }
 
 #[tokio::test]

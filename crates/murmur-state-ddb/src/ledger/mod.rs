@@ -73,17 +73,15 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     async fn count_by_id(&self, batch: &mut Batch<'_>) {
         let place = self.table.place();
         let (mut entries, mut events) = (Vec::new(), Vec::new());
+        let mut failed = Vec::new();
         for entry in std::mem::take(&mut batch.by_id) {
             match entry.event(&place) {
                 Ok(event) => {
                     entries.push(entry);
                     events.push(event);
                 }
-                Err(error) => batch.outcomes[entry.index] = Outcome::Failed(error),
+                Err(error) => failed.push((entry, Outcome::Failed(error))),
             }
-        }
-        if events.is_empty() {
-            return;
         }
         let once = once::Batch {
             table: self.table,
@@ -92,8 +90,11 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             pipeline: self.pipeline,
             deadline: self.deadline,
         };
-        let outcomes = once::apply(&once, self.slots, &events).await;
-        for (entry, outcome) in entries.into_iter().zip(outcomes) {
+        let outcomes = match events.is_empty() {
+            true => Vec::new(),
+            false => once::apply(&once, self.slots, &events).await,
+        };
+        for (entry, outcome) in entries.into_iter().zip(outcomes).chain(failed) {
             batch.outcomes[entry.index] = match outcome {
                 Outcome::Failed(error) => {
                     Outcome::Failed(error.of_settled(place.clone(), entry.item))
@@ -120,8 +121,8 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             let turn = turn(&place, group.known.read(), entries, &times, gone);
             if turn.after.is_some() {
                 turns.push((group, turn));
-            } else if group.is_stale && turn.fates.iter().any(Fate::is_too_old) {
-                // A row that was made a moment ago would tell better.
+            } else if group.is_stale && turn.fates.iter().any(Fate::is_failure) {
+                // A row that was written a moment ago would tell better.
                 (group.known, group.is_stale) = (Look::Unread, false);
                 batch.keep(group);
             } else {
@@ -310,7 +311,7 @@ struct Group<'a> {
     entries: Vec<Entry<'a>>,
     known: Look,
     /// Whether a read as of a moment ago is enough: whatever is written is conditional on what it
-    /// says, and what has settled stays so.
+    /// says, and what has settled stays so. A failure is not told by such a read.
     is_stale: bool,
     /// Whether it is written in a transaction of its own, since it may be the one to blame.
     alone: bool,

@@ -14,6 +14,10 @@ use murmur_state::{
 /// not the row, which could never be written again.
 const MOST_KEPT: usize = 200 * 1024;
 
+/// How long before an entry is too old no item is marked by it any more: it counts by its id after that,
+/// perhaps by another process.
+const HASTE: Duration = Duration::from_secs(3600);
+
 /// One entry of a batch.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
@@ -85,18 +89,25 @@ impl<'a> Entry<'a> {
     }
 
     /// The number just below it, if what its item contributes is what it was before: it can settle
-    /// there, and no row changes.
-    fn settles_below(&self, contributes: &[Add<i64>], now: Timestamp) -> Option<SequenceNumber> {
+    /// there, and no row changes. Not by an entry that may be too old by the time it counts by its id.
+    fn settles_below(&self, contributes: &[Add<i64>], times: &Times) -> Option<SequenceNumber> {
         let Found::Seen {
             at: Position::Stream(at),
             change: Some(change),
+            created,
             ..
         } = self.found
         else {
             return None;
         };
-        let same = || difference(contributes, &change.before, |add| !is_over(add, now)).is_empty();
-        (change.settles && same()).then(|| at.predecessor())?
+        let young = created.is_none_or(|created| times.now.since(created) + HASTE < times.too_old);
+        if !change.settles || !young {
+            return None;
+        }
+        let remains = |add: &Add<i64>| !is_over(add, times.now);
+        let differs = difference(contributes, &change.before, remains);
+        let same = differs.values().all(|row| row.by == 0);
+        same.then(|| at.predecessor())?
     }
 
     /// The change of a settled item as an event by itself.
@@ -111,23 +122,24 @@ impl<'a> Entry<'a> {
             return Err(StoreError::unknown_before(place.clone(), self.item));
         };
         let after: Vec<Add<i64>> = self.now.iter().chain(keep).cloned().collect();
-        let adds = difference(&change.before, &after, |_| true).into_iter();
-        let add = |(key, (by, ttl)): (&Key, (i128, Option<i64>))| match i64::try_from(by) {
+        let rows = difference(&change.before, &after, |_| true).into_iter();
+        // What was taken away and put back is as it was.
+        let rows = rows.filter(|(_, row)| row.by != 0 || !row.was_there);
+        let add = |(key, row): (&Key, Difference)| match i64::try_from(row.by) {
             Ok(value) => Ok(Add {
                 key: key.clone(),
                 value,
-                ttl,
+                ttl: row.ttl,
             }),
             Err(_) => Err(StoreError::Overflow {
                 place: place.at(key),
-            }
-            .of_settled(place.clone(), self.item)),
+            }),
         };
         Ok(Once {
             id: change.id.clone(),
             created,
             handed_over: change.handed_over,
-            adds: adds.map(add).collect::<Result<_, _>>()?,
+            adds: rows.map(add).collect::<Result<_, _>>()?,
         })
     }
 
@@ -157,8 +169,8 @@ pub(crate) enum Fate {
 }
 
 impl Fate {
-    pub(crate) fn is_too_old(&self) -> bool {
-        matches!(self, Self::Is(Outcome::Failed(StoreError::TooOld { .. })))
+    pub(crate) fn is_failure(&self) -> bool {
+        matches!(self, Self::Is(Outcome::Failed(_)))
     }
 }
 
@@ -216,7 +228,7 @@ pub(crate) fn turn(
             Ok(next) => {
                 let contributes = before.map_or(&[][..], |before| &before.now);
                 let below = match after {
-                    None => entry.settles_below(contributes, times.now),
+                    None => entry.settles_below(contributes, times),
                     Some(_) => None,
                 };
                 match below {
@@ -391,19 +403,31 @@ fn shares(
         .collect()
 }
 
-/// By how much two contributions differ, row by row, with the `ttl` of each row; of those additions
-/// that `counts`. Sums of some 50 numbers of 64 bits fit 128 bits.
+/// By how much two contributions differ in a row.
+struct Difference {
+    by: i128,
+    ttl: Option<i64>,
+    /// Whether the first of them names it.
+    was_there: bool,
+}
+
+/// How two contributions differ, row by row, in additions that `count`. Sums of some 50 numbers of 64
+/// bits fit 128 bits.
 fn difference<'a>(
     before: &'a [Add<i64>],
     after: &'a [Add<i64>],
     counts: impl Fn(&Add<i64>) -> bool,
-) -> BTreeMap<&'a Key, (i128, Option<i64>)> {
-    let mut rows: BTreeMap<&Key, (i128, Option<i64>)> = BTreeMap::new();
-    let taken = before.iter().map(|add| (add, -i128::from(add.value)));
-    let added = after.iter().map(|add| (add, i128::from(add.value)));
-    for (add, by) in taken.chain(added).filter(|(add, _)| counts(add)) {
-        rows.entry(&add.key).or_insert((0, add.ttl)).0 += by;
+) -> BTreeMap<&'a Key, Difference> {
+    let mut rows: BTreeMap<&Key, Difference> = BTreeMap::new();
+    let taken = before.iter().map(|add| (add, -i128::from(add.value), true));
+    let added = after.iter().map(|add| (add, i128::from(add.value), false));
+    for (add, by, was_there) in taken.chain(added).filter(|(add, ..)| counts(add)) {
+        let row = rows.entry(&add.key).or_insert(Difference {
+            by: 0,
+            ttl: add.ttl,
+            was_there,
+        });
+        row.by += by;
     }
-    rows.retain(|_, (by, _)| *by != 0);
     rows
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::TransactWriteItem;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
-use aws_sdk_dynamodb::types::{TransactWriteItem, builders::PutBuilder};
-use murmur_state::{Fault, Key, Known, Outcome, Place, StoreError, Timestamp};
+use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
 
 use super::pack::{Parcel, pack};
 use super::turn::{Fate, Share, Turn};
@@ -129,8 +129,10 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         if self.now().since(composed) > self.markers.table.options.rules.recompose {
             return Answer::Stale;
         }
-        if let ([(group, turn)], true) = (&transaction.items[..], transaction.rows.is_empty()) {
-            return self.send_alone(group, turn, composed).await;
+        if let ([(group, turn)], true) = (&transaction.items[..], transaction.rows.is_empty())
+            && let Some(write) = self.row(group, turn, composed)
+        {
+            return self.send_alone(write).await;
         }
         let place = match transaction.rows.keys().next() {
             Some(key) if transaction.rows.len() == 1 => self.table.place().at(key),
@@ -153,17 +155,13 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 
     /// Sends a change that moves no row of state: a put of its own, at half the price of a transaction.
-    async fn send_alone(&self, group: &Group<'_>, turn: &Turn, composed: Timestamp) -> Answer {
-        let Some(after) = &turn.after else {
-            return Answer::Done;
-        };
-        let Over { condition, version } = group.over();
+    async fn send_alone(&self, write: LedgerRow<'_>) -> Answer {
         let put = self.markers.table.client.put_item();
         let put = put
-            .set_item(Some(self.row(group, after, composed)))
-            .condition_expression(condition)
-            .set_expression_attribute_values(version);
-        let place = self.place_of(&group.name);
+            .set_item(Some(write.row))
+            .condition_expression(write.condition)
+            .set_expression_attribute_values(write.version);
+        let place = self.place_of(write.name);
         match self.markers.table.put(&place, put, self.deadline).await {
             Ok(Written::Done(_)) => Answer::Done,
             Ok(Written::Refused(row)) => Answer::Cancelled(vec![Reason::Refused(row)]),
@@ -184,7 +182,15 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         };
         let mut actions = Vec::with_capacity(transaction.items.len() + transaction.rows.len());
         for (group, turn) in &transaction.items {
-            if let Some(put) = self.put(group, turn, composed) {
+            if let Some(write) = self.row(group, turn, composed) {
+                let put = Put::builder()
+                    .table_name(&*self.markers.table.name)
+                    .set_item(Some(write.row))
+                    .condition_expression(write.condition)
+                    .set_expression_attribute_values(write.version)
+                    .return_values_on_condition_check_failure(
+                        ReturnValuesOnConditionCheckFailure::AllOld,
+                    );
                 let put = put.build().map_err(unbuilt)?;
                 actions.push(TransactWriteItem::builder().put(put).build());
             }
@@ -214,22 +220,25 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         Ok(actions)
     }
 
-    /// The ledger row as it is to be, in place of the one that was read.
-    fn put(&self, group: &Group<'_>, turn: &Turn, composed: Timestamp) -> Option<PutBuilder> {
+    /// The ledger row as it is to be, over the one that was read.
+    fn row<'g>(
+        &self,
+        group: &'g Group<'_>,
+        turn: &Turn,
+        composed: Timestamp,
+    ) -> Option<LedgerRow<'g>> {
         let after = turn.after.as_ref()?;
-        let Over { condition, version } = group.over();
-        let put = Put::builder()
-            .table_name(&*self.markers.table.name)
-            .set_item(Some(self.row(group, after, composed)))
-            .condition_expression(condition)
-            .set_expression_attribute_values(version)
-            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
-        Some(put)
-    }
-
-    fn row(&self, group: &Group<'_>, after: &Known<i64>, composed: Timestamp) -> Item {
         let life = self.markers.table.options.rules.ledger_life;
-        entry::row(&group.name, after, composed, life)
+        let known = group.known.read();
+        Some(LedgerRow {
+            name: &group.name,
+            row: entry::row(&group.name, after, composed, life),
+            condition: match known {
+                None => "attribute_not_exists(pk)",
+                Some(_) => "ver = :ver",
+            },
+            version: known.map(|known| Item::from([(":ver".to_owned(), number(known.version))])),
+        })
     }
 
     /// What a refusal by the row at `key` means.
@@ -263,26 +272,13 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 }
 
-/// What a ledger row is written over.
-struct Over {
+/// A ledger row as it is written: over what was read, and nothing else.
+struct LedgerRow<'g> {
+    name: &'g str,
+    row: Item,
     condition: &'static str,
+    /// The values of the condition.
     version: Option<Item>,
-}
-
-impl Group<'_> {
-    /// Over what was read, and nothing else.
-    fn over(&self) -> Over {
-        match self.known.read() {
-            None => Over {
-                condition: "attribute_not_exists(pk)",
-                version: None,
-            },
-            Some(known) => Over {
-                condition: "ver = :ver",
-                version: Some(Item::from([(":ver".to_owned(), number(known.version))])),
-            },
-        }
-    }
 }
 
 /// What the refusal of a row means.

@@ -314,6 +314,24 @@ async fn an_unknown_item_is_too_old_only_by_a_read_that_is_not_behind() {
     assert_eq!(consistent, [false, true]);
 }
 
+/// It would be too old before it counts by its id, and what it should have added be lost.
+#[tokio::test]
+async fn no_item_is_marked_by_a_change_that_may_soon_be_too_old() {
+    let (clock, options) = virtual_time();
+    let wire = Wire::calm();
+    let books = Books::with(&wire, options).await;
+    books.settle(&[scanned("x", vec![add("a", 5)])]).await;
+    let created = clock.now();
+    clock.advance(Duration::from_secs(25 * 3600));
+    let old = changed_at(created, "x", 5, vec![add("a", 5)], vec![add("a", 7)]);
+    books.settle(&[old]).await;
+    assert_eq!(settled_at(&books, "x").await, Some(5), "by a transaction");
+    assert_eq!(
+        (wire.count("PutItem"), books.total("a").await),
+        (0, Some(7))
+    );
+}
+
 #[tokio::test]
 async fn a_row_that_has_ended_has_no_part_in_it() {
     let (clock, options) = virtual_time();
