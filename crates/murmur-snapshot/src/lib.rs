@@ -30,7 +30,7 @@ pub use jsonl::{JsonLines, JsonLinesBuilder, KeyType};
 pub use lookup::{Look, LookedUp, Lookup};
 pub use reconcile::{
     Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
-    ReconciledPipeline,
+    ReconciledPipeline, SettledFindings,
 };
 pub use report::{Counts, Earlier, Ended, FirstRejected, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
