@@ -741,7 +741,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         context: Context<'a>,
     ) -> RecountInspection<'a, T> {
         let (plan, state) = ((&self.name, &self.plan), self.delivery.state());
-        RecountInspection::new(plan, (state, D::LEDGER), options, context)
+        RecountInspection::new(plan, (state, self.delivery.ledger()), options, context)
     }
 
     fn ledger_status<'a>(

@@ -8,6 +8,7 @@ use hashbrown::DefaultHashBuilder;
 use murmur_state::{ItemId, Monoid, PipelineName, Read, StoreError};
 
 use super::keys::{Differing, State, Sums, list};
+use super::ledger::LedgerOf;
 use super::share::Share;
 use super::{Found, InspectionOptions, KeyDifference, contributes, rejected};
 use crate::delivery::Context;
@@ -55,7 +56,7 @@ pub struct RecountFindings {
 impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
     pub(crate) fn new<M: Monoid, S: Read<M::Value>>(
         (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
-        (state, ledger): (&'a S, bool),
+        (state, ledger): (&'a S, Option<&'a dyn LedgerOf<M>>),
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Self {
@@ -129,8 +130,8 @@ trait Recount<T>: Send + Sync {
 
 struct Counting<'a, T, M: Monoid, S> {
     state: State<'a, T, M, S>,
-    /// Whether the pipeline keeps a ledger.
-    ledger: bool,
+    /// The pipeline's ledger, if it keeps one.
+    ledger: Option<&'a dyn LedgerOf<M>>,
     hasher: DefaultHashBuilder,
     max_listed: usize,
     sums: Sums<M::Value>,
@@ -162,7 +163,10 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
         named.retain(|_, seen| !seen.agrees(monoid));
         let differing = named.len();
         named.retain(|key, seen| first.get(key) == Some(seen));
-        let invert = |value: &M::Value| plan.invert.map(|invert| invert(monoid, value));
+        let invert = |value: &M::Value| match self.ledger {
+            Some(ledger) => Some(ledger.invert(monoid, value)),
+            None => plan.invert.map(|invert| invert(monoid, value)),
+        };
         self.findings.unsettled += (differing - named.len()) as u64;
         self.findings.differing += named.len() as u64;
         list(
@@ -200,7 +204,7 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
         let now = context.retry.clock().now();
         let mut refused = Vec::new();
         for found in rows {
-            match contributes(plan, found, self.ledger, now) {
+            match contributes(plan, found, self.ledger.is_some(), now) {
                 Ok(adds) => {
                     for add in adds {
                         let counts = |first: &Differing<_>| first.contains_key(&add.key);

@@ -86,8 +86,9 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// The table is counted once more, in memory, and compared with the state; if anything differs,
 /// once more after the lag. Where there are more keys than [`max_keys`](Reconcile::max_keys), this is
 /// done for a part of them after the other. A key is named if its row, and what each item contributes to
-/// it, were the same both times, so a key that never rests is only ever counted as unsettled. Nothing can
-/// be repaired. Without
+/// it, were the same both times, so a key that never rests is only ever counted as unsettled. A key that
+/// is right in the first recount by chance, since what live has yet to do makes up for what was lost, is
+/// for the next run. Nothing can be repaired. Without
 /// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max,
 /// Set), a deletion or a change does not undo what was counted, so such a key differs from then
 /// on. Of First and Last only the times are compared.
