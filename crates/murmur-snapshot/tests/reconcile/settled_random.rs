@@ -83,15 +83,23 @@ async fn what_settled_items_lost_is_named_by_key_and_what_others_lost_is_mended(
         unsettled: u64,
         named: usize,
         clean: u64,
+        whole: u64,
         off: usize,
     }
     let mut met = Met::default();
     for seed in 0..SEEDS {
         let (world, lost) = with_gap(seed, true);
+        // Four keys hardly ever rest while somebody writes.
+        let quiet = seed % 3 == 0;
+        if quiet {
+            world.tables().busy = false;
+            let catch_up = |world: &World| world.deliver_all();
+            world.tables().on_wait.push_back(Box::new(catch_up));
+        }
         let reconcile = world.reconcile_of(world.by_ledger(settling()));
         let reconcile = reconcile.repair().concurrency(1);
         let reconciled = match seed % 2 {
-            0 => reconcile.max_suspects(2).remember(3).max_keys(2),
+            0 => reconcile.max_suspects(2).remember(3),
             _ => reconcile,
         };
         let reconciled = reconciled.run().await.unwrap();
@@ -103,6 +111,11 @@ async fn what_settled_items_lost_is_named_by_key_and_what_others_lost_is_mended(
             let off = off(&world);
             for (key, by) in named(keys) {
                 assert_eq!(off.get(&key), Some(&by), "seed {seed}: {key}: {keys:#?}");
+            }
+            if quiet && items.mended > 0 {
+                // Live is done before the keys are recounted after that.
+                assert_eq!(named(keys), off, "seed {seed}");
+                met.whole += 1;
             }
             met.clean += 1;
             met.off += off.len();
@@ -141,10 +154,12 @@ async fn what_settled_items_lost_is_named_by_key_and_what_others_lost_is_mended(
         "{met:?}"
     );
     assert!(
-        met.named > 100 && met.clean > 20 && met.off > 100,
+        met.clean > 100 && met.whole > 20 && met.settled_meanwhile > 0,
         "{met:?}"
     );
-    assert!(met.unsettled > 0, "{met:?}");
+    assert!(met.unsettled > 100 && met.named > 100, "{met:?}");
+    // What moves, or is made up for by what live has yet to do, is for the next run.
+    assert!(met.off > met.named, "{met:?}");
 }
 
 #[tokio::test]
