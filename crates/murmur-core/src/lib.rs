@@ -18,8 +18,8 @@ mod window;
 pub use audit::{
     AuditError, AuditOptions, AuditProgress, Audited, Compared, Contributing, Difference, Found,
     Inspection, InspectionError, InspectionOptions, ItemDifference, ItemSet, KeyDifference,
-    LedgerFindings, LedgerInspection, LookUp, Mending, Pacing, RecountFindings, RecountInspection,
-    Recounted,
+    LedgerFindings, LedgerInspection, LedgerStatus, LookUp, Mending, Pacing, RecountFindings,
+    RecountInspection, Recounted,
 };
 pub use decode::{BoxError, Decoded, Decoder, Side, View};
 pub use deserialize::from_item;

@@ -9,7 +9,10 @@ use murmur_state::{
 };
 use smallvec::SmallVec;
 
-use crate::audit::{self, AuditError, AuditOptions, Audited, Inspection, InspectionOptions};
+use crate::audit::{
+    self, AuditError, AuditOptions, Audited, Inspection, InspectionOptions, LedgerStatus,
+    RecountInspection,
+};
 use crate::batch::{Addition, Additions, Batch, Rows, Share};
 use crate::decode::Side;
 use crate::delivery::{Context, Delivery};
@@ -458,6 +461,19 @@ pub(crate) trait Run<T>: Send + Sync {
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Inspection<'a, T>;
+    /// What counts the table once more, with a ledger or without.
+    fn recount<'a>(
+        &'a self,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> RecountInspection<'a, T>;
+    /// How many items of its ledger have settled; `None` if it keeps none.
+    fn ledger_status<'a>(
+        &'a self,
+        settling: bool,
+        options: &'a AuditOptions,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<Option<LedgerStatus>, AuditError>>;
     /// Whether the state is what the ledger says.
     fn audit<'a>(
         &'a self,
@@ -715,8 +731,33 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
         let plan = (&self.name, &self.plan);
         match self.delivery.ledger() {
             Some(ledger) => Inspection::of_ledger(plan, ledger, options, context),
-            None => Inspection::of_state(plan, self.delivery.state(), options, context),
+            None => Inspection::Recount(self.recount(options, context)),
         }
+    }
+
+    fn recount<'a>(
+        &'a self,
+        options: InspectionOptions,
+        context: Context<'a>,
+    ) -> RecountInspection<'a, T> {
+        let (plan, state) = ((&self.name, &self.plan), self.delivery.state());
+        RecountInspection::new(plan, (state, self.delivery.ledger()), options, context)
+    }
+
+    fn ledger_status<'a>(
+        &'a self,
+        settling: bool,
+        options: &'a AuditOptions,
+        context: Context<'a>,
+    ) -> BoxFuture<'a, Result<Option<LedgerStatus>, AuditError>> {
+        Box::pin(async move {
+            let Some(ledger) = self.delivery.ledger() else {
+                return Ok(None);
+            };
+            let of = (&self.name, ledger);
+            let status = audit::status(of, settling, options, context).await;
+            status.map(Some)
+        })
     }
 
     fn audit<'a>(

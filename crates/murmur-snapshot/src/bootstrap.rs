@@ -61,6 +61,14 @@ const MAX_LISTED: usize = 100;
 ///
 /// When the run is finished, the checkpoints of its segments are removed.
 ///
+/// # Items that settle
+///
+/// Items of pipelines whose definition says [`settle`](murmur_core::Definition::settle) settle from the
+/// end of the run on, by their first change after that: this is said beside their state before the run
+/// is recorded as finished, once for all workers. A run that is found finished says so, too, before it
+/// is refused, which costs a write for each pipeline; for definitions that were given `settle` after
+/// their bootstrap, [`Settle`](crate::Settle) is the command. A stream without old images is refused.
+///
 /// # Rows
 ///
 /// A row that can never count (undecodable, with an unusable key, out of range) is counted,

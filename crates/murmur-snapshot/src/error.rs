@@ -250,6 +250,18 @@ pub enum BootstrapError {
         #[source]
         source: Box<RecordError>,
     },
+    /// All rows were counted, and it could not be said beside a pipeline's state that its items
+    /// [settle](murmur_core::Definition::settle).
+    #[error(
+        "all rows of `{source_name}` are counted, but its items could not be let settle; mend the cause and run it again: nothing is read twice"
+    )]
+    NotSettling {
+        /// The source.
+        source_name: String,
+        /// Which pipeline, and why.
+        #[source]
+        source: Box<RecordError>,
+    },
     /// Somebody else began a run at the same time.
     #[error(
         "another bootstrap of pipeline `{pipeline}` over `{source_name}` was begun meanwhile; let it finish"
@@ -394,7 +406,9 @@ impl BootstrapError {
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Source { source, .. } => source.is_retryable(),
-            Self::Row { source, .. } | Self::State { source, .. } => source.is_retryable(),
+            Self::Row { source, .. }
+            | Self::State { source, .. }
+            | Self::NotSettling { source, .. } => source.is_retryable(),
             Self::RecordNotSaved { source, .. } | Self::SegmentNotSaved { source, .. } => {
                 source.is_retryable()
             }

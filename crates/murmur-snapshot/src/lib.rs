@@ -18,6 +18,7 @@ mod run_record;
 mod scan;
 mod segment_row;
 mod segments;
+mod settle;
 #[cfg(feature = "progress")]
 mod show;
 mod source;
@@ -30,10 +31,11 @@ pub use jsonl::{JsonLines, JsonLinesBuilder, KeyType};
 pub use lookup::{Look, LookedUp, Lookup};
 pub use reconcile::{
     Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
-    ReconciledPipeline,
+    ReconciledPipeline, SettledFindings,
 };
 pub use report::{Counts, Earlier, Ended, FirstRejected, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
+pub use settle::{Settle, SettleError, SettleReport, SettlingPipeline};
 #[cfg(feature = "progress")]
 pub use show::ShowProgress;
 pub use source::{BadRow, Cursor, Description, Page, Source, StreamView};

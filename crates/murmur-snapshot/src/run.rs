@@ -28,6 +28,9 @@ use crate::segments::Segments;
 use crate::source::{Description, Source};
 use crate::watch::{Known, Watch};
 
+/// What a pipeline needs whose items settle.
+const SETTLING_NEEDS: &str = "old and new images, by which its items settle (`.settle()`)";
+
 /// Looks at the token of a run.
 pub(crate) type TokenFn =
     dyn Fn(HandoffToken) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
@@ -269,11 +272,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
     fn check(&self, description: &Description) -> Result<(), BootstrapError> {
         let source_name = || self.source.name().to_owned();
         for pipeline in self.processor.pipelines() {
-            let (pipeline, ledger, needs_old) = (
-                pipeline.name().clone(),
-                pipeline.keeps_ledger(),
-                pipeline.needs_old_images(),
-            );
+            let (pipeline, ledger) = (pipeline.name().clone(), pipeline.keeps_ledger());
             if ledger && !description.leaves_out_by.is_empty() {
                 return Err(BootstrapError::LedgerOfSome {
                     pipeline,
@@ -287,14 +286,23 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
                     source_name: source_name(),
                 });
             }
-            let Some(view) = &description.stream else {
-                continue;
-            };
+        }
+        self.check_images(description)
+    }
+
+    /// Whether the stream carries what each pipeline needs.
+    fn check_images(&self, description: &Description) -> Result<(), BootstrapError> {
+        let Some(view) = &description.stream else {
+            return Ok(());
+        };
+        for pipeline in self.processor.pipelines() {
+            let needs_old = pipeline.needs_old_images();
             if !view.new_images || (needs_old && !view.old_images) {
                 return Err(BootstrapError::MissingImages {
-                    pipeline,
+                    pipeline: pipeline.name().clone(),
                     stream: view.arn.clone(),
                     needed: match needs_old {
+                        true if pipeline.settles() => SETTLING_NEEDS,
                         true => "old and new images",
                         false => "new images",
                     },
@@ -323,6 +331,11 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         };
         register.refuse_other_definitions(&record)?;
         self.bind(record.token.as_ref(), description).await?;
+        if self.processor.pipelines().iter().any(Pipeline::settles) {
+            // Of a run that an earlier definition has finished nobody has looked.
+            self.check_images(description)?;
+        }
+        self.settle().await?;
         register.finish(&record, false).await?;
         // Of a run of other pipelines too, they may be the ones who look after the segments.
         if let Ok(rows) = self.segment_rows(register, &record) {
@@ -523,15 +536,29 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             register.reload_all().await?;
             let finished = register.finished(&self.wanted());
             return match (finished, taken) {
-                (Some((_, finished)), _) if finished.run == record.run => Ok(Ended::Finished),
+                (Some((_, finished)), _) if finished.run == record.run => {
+                    self.settle().await?;
+                    Ok(Ended::Finished)
+                }
                 (_, Some(segment)) => Err(rows.taken(segment)),
                 (_, None) => Ok(Ended::OwnPart),
             };
         }
+        // First, so that no run is finished without it. Items may settle at any time.
+        self.settle().await?;
         record.finished_at = Some(self.retry.clock().now());
         register.finish(record, true).await?;
         rows.remove_all(record).await;
         Ok(Ended::Finished)
+    }
+
+    /// Lets items settle where the definition says so.
+    async fn settle(&self) -> Result<(), BootstrapError> {
+        let settled = self.processor.settle(Deadline::NONE).await;
+        settled.map_err(|error| BootstrapError::NotSettling {
+            source_name: self.source.name().to_owned(),
+            source: Box::new(error),
+        })
     }
 
     /// Asks the source something that is not a page.

@@ -2,21 +2,17 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
-use std::num::NonZeroU32;
-use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::stream::{FuturesUnordered, StreamExt};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use murmur_state::{
-    Add, Clock, Key, Known, ListSegment, Listed, Monoid, Overflow, PipelineName, Place, Read,
-    StoreError, Timestamp,
+    Add, Key, Known, Monoid, Overflow, PipelineName, Place, Read, StoreError, Timestamp,
 };
 
 use super::ledger::LedgerOf;
-use super::options::ProgressFn;
+use super::listing::{Listing, Telling};
 use super::share::Share;
-use super::{AuditError, AuditOptions, AuditProgress, Audited, Difference, KeyDifference};
+use super::status::settled_of;
+use super::{AuditError, AuditOptions, Audited, Difference, KeyDifference};
 use crate::delivery::{Context, all_answered};
 use crate::plan::Plan;
 
@@ -381,13 +377,8 @@ pub(crate) async fn audit<T: Sync, M: Monoid, S: Read<M::Value>>(
     options: &AuditOptions,
     context: Context<'_>,
 ) -> Result<Audited, AuditError> {
-    let failed = |source| AuditError::Store {
-        pipeline: pipeline.clone(),
-        source,
-    };
     let pass = Pass {
-        ledger,
-        segments: NonZeroU32::new(options.concurrency).unwrap_or(NonZeroU32::MIN),
+        listing: Listing::new(pipeline, ledger, options, context),
         max_listed: options.max_listed,
         state: State {
             pipeline,
@@ -396,13 +387,7 @@ pub(crate) async fn audit<T: Sync, M: Monoid, S: Read<M::Value>>(
             context,
         },
     };
-    let clock = &**context.retry.clock();
-    let mut telling = Telling {
-        tell: &*options.progress,
-        clock,
-        begun: clock.monotonic(),
-        progress: AuditProgress::at(pipeline, 1),
-    };
+    let mut telling = Telling::begin(pipeline, options, &context);
     let mut audited = Audited {
         pipeline: pipeline.clone(),
         ledger_rows: 0,
@@ -418,36 +403,17 @@ pub(crate) async fn audit<T: Sync, M: Monoid, S: Read<M::Value>>(
         audited.parts += 1;
         telling.progress.part = audited.parts;
         let part = pass.part(of_keys, &mut audited, &mut telling);
-        share = part.await.map_err(failed)?.next();
+        share = part.await?.next();
     }
     audited.read_units = telling.progress.read_units;
     Ok(audited)
 }
 
-/// Tells how far an audit is.
-struct Telling<'a> {
-    tell: &'a ProgressFn,
-    clock: &'a dyn Clock,
-    begun: Duration,
-    progress: AuditProgress<'a>,
-}
-
-impl Telling<'_> {
-    fn part(&mut self, read_units: Option<f64>) {
-        self.progress.read_units += read_units.unwrap_or_default();
-        self.progress.elapsed = self.clock.monotonic().saturating_sub(self.begun);
-        (self.tell)(&self.progress);
-    }
-}
-
 struct Pass<'a, T, M: Monoid, S> {
-    ledger: &'a dyn LedgerOf<M>,
-    segments: NonZeroU32,
+    listing: Listing<'a, M>,
     max_listed: usize,
     state: State<'a, T, M, S>,
 }
-
-type Part<'a, V> = BoxFuture<'a, Result<(ListSegment, Listed<Known<V>>), StoreError>>;
 
 impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
     /// Audits the keys of `share`, or the first of them; which it were.
@@ -456,7 +422,8 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
         share: Share,
         audited: &mut Audited,
         telling: &mut Telling<'_>,
-    ) -> Result<Share, StoreError> {
+    ) -> Result<Share, AuditError> {
+        let failed = |source| self.listing.failed(source);
         let monoid = &self.state.plan.monoid;
         let mut sums = Sums::new(share);
         let hasher = DefaultHashBuilder::default();
@@ -472,7 +439,7 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             telling.progress.state_rows = rows;
             telling.part(units);
         });
-        let (mut open, state_rows, share) = compared.await?;
+        let (mut open, state_rows, share) = compared.await.map_err(failed)?;
         if audited.parts == 1 {
             (audited.ledger_rows, audited.state_rows) = (ledger_rows, state_rows);
         }
@@ -492,7 +459,8 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             })
             .await?;
             let mut moving = Differing::new();
-            for (key, seen) in self.state.again(&open, sums).await? {
+            let again = self.state.again(&open, sums).await;
+            for (key, seen) in again.map_err(failed)? {
                 let before = open.get(&key);
                 let steady = before.is_some_and(|before| before.state == seen.state);
                 if steady && seen.agrees(monoid) {
@@ -511,7 +479,7 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             }
             open = moving;
         }
-        let invert = |value: &M::Value| Some(self.ledger.invert(monoid, value));
+        let invert = |value: &M::Value| Some(self.listing.ledger.invert(monoid, value));
         audited.differing += named.len() as u64;
         audited.unsettled += open.len() as u64;
         list(&mut audited.keys, (monoid, &named), invert, self.max_listed);
@@ -523,34 +491,23 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
         &self,
         telling: &mut Telling<'_>,
         mut each: impl FnMut(&Known<M::Value>, &Add<M::Value>) + Send,
-    ) -> Result<u64, StoreError> {
-        telling.progress.ledger_rows = 0;
-        let segments = ListSegment::all(self.segments);
-        let mut parts: FuturesUnordered<_> =
-            segments.map(|segment| self.listed(segment, None)).collect();
-        while let Some(part) = parts.next().await {
-            let (segment, listed) = part?;
-            if let Some(next) = listed.next {
-                parts.push(self.listed(segment, Some(next)));
+    ) -> Result<u64, AuditError> {
+        let part = |part: &[Known<M::Value>]| {
+            // What they contribute is in no row of the ledger, so that their keys would all be named.
+            let items = settled_of(part);
+            if items > 0 {
+                return Err(AuditError::Settled {
+                    pipeline: self.listing.pipeline.clone(),
+                    items,
+                });
             }
-            for known in &listed.entries {
+            for known in part {
                 let adds = known.now.iter().chain(&known.kept);
                 adds.for_each(|add| each(known, add));
             }
-            telling.progress.ledger_rows += listed.entries.len() as u64;
-            telling.part(listed.read_units);
-        }
-        Ok(telling.progress.ledger_rows)
-    }
-
-    fn listed(&self, segment: ListSegment, after: Option<String>) -> Part<'_, M::Value> {
-        let State {
-            pipeline, context, ..
-        } = &self.state;
-        Box::pin(async move {
-            let read = || self.ledger.list_known(pipeline, segment, after.as_deref());
-            Ok((segment, context.list(pipeline, read).await?))
-        })
+            Ok(())
+        };
+        self.listing.over(telling, part).await
     }
 }
 

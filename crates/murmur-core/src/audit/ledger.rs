@@ -10,16 +10,18 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use murmur_state::{
-    Add, Causes, Deadline, Group, ItemId, Key, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend,
-    Monoid, Outcome, Overflow, PipelineName, Place, StoreError, Timestamp,
+    Add, Causes, Deadline, Group, ItemId, Key, Known, Ledger, ListSegment, Listed, Mend, Monoid,
+    Outcome, Overflow, PipelineName, Place, StoreError, Timestamp,
 };
 
+use super::status::settled_of;
 use super::{
-    Difference, Found, InspectionError, InspectionOptions, ItemSet, KeyDifference, LookUp, rejected,
+    Difference, Found, InspectionError, InspectionOptions, ItemSet, KeyDifference, LookUp,
+    contributes, rejected,
 };
 use crate::delivery::{Context, InLedger, Owned, all_answered, of_keys, settle};
 use crate::outcome::Rejected;
-use crate::plan::{Plan, the_record};
+use crate::plan::Plan;
 
 /// How many items one look is for.
 const BATCH: usize = 100;
@@ -108,7 +110,9 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
 /// Three steps find the items to look at closely: [`compare`](LedgerInspection::compare) every row
 /// of a scan, and list [what the ledger knows](LedgerInspection::contributing) that no scan has
 /// seen. [`settle`](LedgerInspection::settle) looks at them twice, names what differs both times,
-/// and repairs it where asked to. Contributions to windows whose retention is over do not count.
+/// and repairs it where asked to. Contributions to windows whose retention is over do not count. Items
+/// that have settled never differ here, in the table or gone from it: a
+/// [recount](crate::Processor::recount) tells what they contribute.
 pub struct LedgerInspection<'a, T>(Box<dyn OfLedger<T> + 'a>);
 
 /// What came of comparing scanned rows with the ledger.
@@ -141,6 +145,9 @@ pub struct Contributing {
 pub struct LedgerFindings {
     /// How many rows of the ledger were listed.
     pub ledger_rows: u64,
+    /// How many of them are of items that have settled. They do not differ here, since the ledger does
+    /// not know what they contribute.
+    pub settled: u64,
     /// How many items differed when they were first looked at closely.
     pub suspects: u64,
     /// How many items differ.
@@ -183,6 +190,8 @@ pub enum Mending {
     Mended,
     /// Live changed the item faster than it could be mended, again and again.
     Overtaken,
+    /// Live settled the item before it could be mended: only a recount tells what it contributes.
+    Settled,
     /// Another item of one of its keys could not be mended.
     Blocked,
     /// It could not be written.
@@ -196,6 +205,9 @@ impl fmt::Display for Mending {
             Self::Mended => f.write_str("mended"),
             Self::Overtaken => {
                 f.write_str("not mended: the stream changed it faster, again and again")
+            }
+            Self::Settled => {
+                f.write_str("not mended: it has settled meanwhile, and only a recount tells")
             }
             Self::Blocked => {
                 f.write_str("not mended: another item of one of its keys could not be mended")
@@ -220,6 +232,7 @@ impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
             context,
             findings: LedgerFindings::default(),
             ledger_rows: AtomicU64::new(0),
+            settled: AtomicU64::new(0),
             off: HashMap::new(),
             told: ItemSet::default(),
         }))
@@ -288,6 +301,16 @@ impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
         self.0.suspects()
     }
 
+    /// How many items that have settled were listed so far.
+    pub fn settled(&self) -> u64 {
+        self.0.settled()
+    }
+
+    /// How many items were mended so far.
+    pub fn mended(&self) -> u64 {
+        self.0.mended()
+    }
+
     /// What was found.
     pub fn findings(self) -> LedgerFindings {
         self.0.findings()
@@ -317,6 +340,8 @@ trait OfLedger<T>: Send + Sync {
         look_up: &'s LookUp<'_, T>,
     ) -> Answer<'s, (), InspectionError>;
     fn suspects(&self) -> u64;
+    fn settled(&self) -> u64;
+    fn mended(&self) -> u64;
     fn findings(self: Box<Self>) -> LedgerFindings;
 }
 
@@ -328,6 +353,8 @@ struct Comparing<'a, T, M: Monoid> {
     context: Context<'a>,
     findings: LedgerFindings,
     ledger_rows: AtomicU64,
+    /// How many of them have settled.
+    settled: AtomicU64,
     /// By how much each key is off; `None` where that leaves the range of its type.
     off: HashMap<Key, Option<M::Value>>,
     /// Items that the findings tell of, and that differ still.
@@ -344,10 +371,15 @@ struct Look<V> {
     /// What it contributes, in order of the keys.
     found: Vec<Add<V>>,
     is_gone: bool,
+    /// Whether the ledger does not know what it contributes.
+    has_settled: bool,
 }
 
 impl<V: PartialEq> Look<V> {
     fn differs(&self, identity: &V) -> bool {
+        if self.has_settled {
+            return false;
+        }
         let counts = |add: &&Add<V>| add.value != *identity;
         let known = self.known.iter().filter(counts);
         let found = self.found.iter().filter(counts);
@@ -380,16 +412,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
 
     /// What `found` contributes; nothing if it can never count.
     fn of(&self, found: &Found<T>, now: Timestamp) -> Result<Vec<Add<M::Value>>, Box<StoreError>> {
-        match &found.row {
-            Some((record, row)) => {
-                let adds = self.plan.of_row(record, row, now)?;
-                match adds.len() {
-                    ..=MAX_KEYS => Ok(adds),
-                    keys => Err(too_many(keys)),
-                }
-            }
-            None => Ok(Vec::new()),
-        }
+        contributes(self.plan, found, true, now)
     }
 
     /// Puts together what the ledger knew and what was found.
@@ -401,6 +424,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         now: Timestamp,
     ) -> Look<M::Value> {
         let over = known.as_ref().map(|known| known.version);
+        let has_settled = known.as_ref().is_some_and(|known| known.settled);
         let mut known = known.map_or_else(Vec::new, |known| known.now);
         known.retain(|add| !self.plan.is_past(&add.key, now));
         known.sort_unstable_by(|one, other| one.key.cmp(&other.key));
@@ -410,6 +434,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             known,
             found: contributes,
             is_gone: !found.is_there,
+            has_settled,
         }
     }
 
@@ -448,6 +473,8 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         } = self.context.list(pipeline, part).await?;
         let rows = entries.len() as u64;
         self.ledger_rows.fetch_add(rows, Ordering::Relaxed);
+        self.settled
+            .fetch_add(settled_of(&entries), Ordering::Relaxed);
         let now = self.now();
         let counts = |known: &Known<_>| {
             let mut keys = known.now.iter().map(|add| &add.key);
@@ -630,7 +657,9 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
                 let places: Vec<_> = open.into_iter().map(|(listed, _)| listed).collect();
                 open = Vec::new();
                 for (listed, look) in places.into_iter().zip(looks) {
-                    if !self.differs(&look) {
+                    if look.has_settled {
+                        self.ended(&look.item, listed, Mending::Settled);
+                    } else if !self.differs(&look) {
                         // Live did it, or a mending whose answer was lost.
                         self.ended(&look.item, listed, Mending::Mended);
                     } else if look.is_gone && self.plan.keeps_expired {
@@ -709,14 +738,6 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     }
 }
 
-fn too_many(keys: usize) -> Box<StoreError> {
-    Box::new(StoreError::InvalidValue {
-        place: the_record(),
-        reason: format!("it has {keys} keys, and an item of a ledger can have {MAX_KEYS}"),
-        source: None,
-    })
-}
-
 fn shown<V: fmt::Debug>(by: Option<&V>) -> Difference {
     match by {
         Some(by) => Difference::By(format!("{by:?}")),
@@ -753,16 +774,26 @@ impl<T: Send + Sync, M: Monoid> OfLedger<T> for Comparing<'_, T, M> {
         self.findings.suspects
     }
 
+    fn settled(&self) -> u64 {
+        self.settled.load(Ordering::Relaxed)
+    }
+
+    fn mended(&self) -> u64 {
+        self.findings.mended
+    }
+
     fn findings(self: Box<Self>) -> LedgerFindings {
         let Self {
             mut findings,
             ledger_rows,
+            settled,
             off,
             plan,
             options,
             ..
         } = *self;
         findings.ledger_rows = ledger_rows.into_inner();
+        findings.settled = settled.into_inner();
         let identity = plan.monoid.identity();
         let mut off: Vec<_> = off
             .into_iter()

@@ -3,22 +3,25 @@
 mod items;
 mod keys;
 mod ledger;
+mod listing;
 mod options;
 mod recount;
 mod share;
+mod status;
 
 use std::fmt;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Cause, Deadline, ItemId, Key, Monoid, OptionError, PipelineName, Read, StoreError,
+    Add, Cause, Deadline, ItemId, Key, MAX_KEYS, Monoid, OptionError, PipelineName, StoreError,
+    Timestamp,
 };
 
 use crate::decode::Side;
 use crate::delivery::Context;
 use crate::outcome::{RecordError, Rejected};
-use crate::plan::Plan;
+use crate::plan::{Plan, the_record};
 use crate::processor::Processor;
 use crate::record::{Record, Row};
 
@@ -30,6 +33,8 @@ pub use ledger::{
 };
 pub use options::{AuditOptions, AuditProgress, Pacing};
 pub use recount::{RecountFindings, RecountInspection, Recounted};
+pub use status::LedgerStatus;
+pub(crate) use status::status;
 
 /// An item as it was found in its table, decoded.
 pub struct Found<T> {
@@ -158,15 +163,6 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
     ) -> Self {
         Self::Ledger(LedgerInspection::new(plan, ledger, options, context))
     }
-
-    pub(crate) fn of_state<M: Monoid, S: Read<M::Value>>(
-        plan: (&'a PipelineName, &'a Plan<T, M>),
-        state: &'a S,
-        options: InspectionOptions,
-        context: Context<'a>,
-    ) -> Self {
-        Self::Recount(RecountInspection::new(plan, state, options, context))
-    }
 }
 
 /// Looks items up in their table, consistently, and answers each, in their order.
@@ -233,6 +229,16 @@ pub enum AuditError {
     /// The state belongs to something else or to none yet, or could not be asked whom it belongs to.
     #[error("the state cannot be audited")]
     Refused(#[source] Box<RecordError>),
+    /// What items contribute that have settled is in no ledger.
+    #[error(
+        "{items} items or more of the ledger of pipeline `{pipeline}` have settled, and it does not say what they contribute, so the state cannot be audited by it; reconcile the pipeline with its table instead, which recounts the keys of settled items"
+    )]
+    Settled {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// How many had been met when it gave up; there may be more.
+        items: u64,
+    },
     /// State or ledger could not be read.
     #[error("the audit of pipeline `{pipeline}` did not come to its end; run it again")]
     Store {
@@ -248,7 +254,7 @@ impl AuditError {
     /// Whether the same again can help without anything being changed first.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Option(_) | Self::NoLedger { .. } => false,
+            Self::Option(_) | Self::NoLedger { .. } | Self::Settled { .. } => false,
             Self::Refused(source) => source.is_retryable(),
             Self::Store { source, .. } => source.is_retryable(),
         }
@@ -296,6 +302,23 @@ impl<T: Send + Sync + 'static> Processor<T> {
             .collect()
     }
 
+    /// What counts the table once more for the pipeline at this place, whether or not it keeps a ledger:
+    /// of items that have settled, the ledger does not know what they contribute. `None` if there is no
+    /// such pipeline. Options and `pacing` as for [`inspections`](Self::inspections).
+    pub fn recount<'a>(
+        &'a self,
+        place: usize,
+        options: InspectionOptions,
+        pacing: Option<&'a dyn Pacing>,
+    ) -> Option<RecountInspection<'a, T>> {
+        let context = Context {
+            pacing,
+            ..self.context(Deadline::NONE)
+        };
+        let pipeline = self.pipelines().get(place)?;
+        Some(pipeline.run.recount(options, context))
+    }
+
     /// Compares every row of the state with what the items that the ledger knows contribute to
     /// it, one pipeline after the other. Live may go on meanwhile; the table is not read. Rows of
     /// windows whose retention is over by this process's clock are left out.
@@ -303,7 +326,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// A key is named when its row and each contribution to it were the same, and at odds, in three
     /// passes over the ledger in a row. What still differs otherwise after seven is counted as
     /// unsettled. Keys that agreed in the first are not looked at again. Nothing is written, and state
-    /// that was never bound, by a bootstrap or by live, is refused.
+    /// that was never bound, by a bootstrap or by live, is refused. So is a ledger of which any item has
+    /// [settled](crate::Definition::settle), as soon as one is met: a reconcile finds what differs there.
     ///
     /// # Cost
     ///
@@ -313,8 +337,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ///
     /// # Errors
     ///
-    /// [`AuditError`]: an option cannot be used, a pipeline keeps no ledger, or its state belongs to something else (no row is
-    /// read then), or a read failed after all retries.
+    /// [`AuditError`]: an option cannot be used, a pipeline keeps no ledger, or its state belongs to
+    /// something else (no row is read then), an item has settled, or a read failed after all retries.
     ///
     /// # Cancel safety
     ///
@@ -327,8 +351,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 pipeline: pipeline.name().clone(),
             });
         }
-        let checked = self.check_binding(Deadline::NONE).await;
-        checked.map_err(|error| AuditError::Refused(Box::new(error)))?;
+        self.check_audited().await?;
         let context = self.context(Deadline::NONE);
         let retry = context.retry.by(options.retry);
         let context = Context {
@@ -341,6 +364,35 @@ impl<T: Send + Sync + 'static> Processor<T> {
             audited.push(pipeline.run.audit(options, context).await?);
         }
         Ok(audited)
+    }
+
+    /// Sees that the state is that of the pipelines.
+    async fn check_audited(&self) -> Result<(), AuditError> {
+        let checked = self.check_binding(Deadline::NONE).await;
+        checked.map_err(|error| AuditError::Refused(Box::new(error)))?;
+        Ok(())
+    }
+}
+
+/// What an item contributes as it was found; nothing if it can never count. In a ledger an item has so
+/// many keys at most.
+fn contributes<T, M: Monoid>(
+    plan: &Plan<T, M>,
+    found: &Found<T>,
+    ledger: bool,
+    now: Timestamp,
+) -> Result<Vec<Add<M::Value>>, Box<StoreError>> {
+    let Some((record, row)) = &found.row else {
+        return Ok(Vec::new());
+    };
+    let adds = plan.of_row(record, row, now)?;
+    match adds.len() {
+        keys if ledger && keys > MAX_KEYS => Err(Box::new(StoreError::InvalidValue {
+            place: the_record(),
+            reason: format!("it has {keys} keys, and an item of a ledger can have {MAX_KEYS}"),
+            source: None,
+        })),
+        _ => Ok(adds),
     }
 }
 

@@ -1,13 +1,16 @@
-//! Without a ledger: the table is counted once more, in memory, and compared key by key.
+//! Without a ledger, or where items of it have settled: the table is counted once more, in memory, and compared key by key.
 
-use std::fmt;
+use std::fmt::{self, Write};
+use std::hash::{BuildHasher, Hash, Hasher};
 
 use futures::future::BoxFuture;
-use murmur_state::{Monoid, PipelineName, Read, StoreError};
+use hashbrown::DefaultHashBuilder;
+use murmur_state::{ItemId, Monoid, PipelineName, Read, StoreError};
 
 use super::keys::{Differing, State, Sums, list};
+use super::ledger::LedgerOf;
 use super::share::Share;
-use super::{Found, InspectionOptions, KeyDifference, rejected};
+use super::{Found, InspectionOptions, KeyDifference, contributes, rejected};
 use crate::delivery::Context;
 use crate::outcome::Rejected;
 use crate::plan::Plan;
@@ -51,9 +54,9 @@ pub struct RecountFindings {
 }
 
 impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
-    pub(super) fn new<M: Monoid, S: Read<M::Value>>(
+    pub(crate) fn new<M: Monoid, S: Read<M::Value>>(
         (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
-        state: &'a S,
+        (state, ledger): (&'a S, Option<&'a dyn LedgerOf<M>>),
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Self {
@@ -64,6 +67,8 @@ impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
                 state,
                 context,
             },
+            ledger,
+            hasher: DefaultHashBuilder::default(),
             max_listed: options.max_listed,
             sums: Sums::new(Share::first(options.max_keys)),
             share: Share::first(options.max_keys),
@@ -125,6 +130,9 @@ trait Recount<T>: Send + Sync {
 
 struct Counting<'a, T, M: Monoid, S> {
     state: State<'a, T, M, S>,
+    /// The pipeline's ledger, if it keeps one.
+    ledger: Option<&'a dyn LedgerOf<M>>,
+    hasher: DefaultHashBuilder,
     max_listed: usize,
     sums: Sums<M::Value>,
     /// The keys that are recounted in this part, once they were compared.
@@ -155,7 +163,10 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
         named.retain(|_, seen| !seen.agrees(monoid));
         let differing = named.len();
         named.retain(|key, seen| first.get(key) == Some(seen));
-        let invert = |value: &M::Value| plan.invert.map(|invert| invert(monoid, value));
+        let invert = |value: &M::Value| match self.ledger {
+            Some(ledger) => Some(ledger.invert(monoid, value)),
+            None => plan.invert.map(|invert| invert(monoid, value)),
+        };
         self.findings.unsettled += (differing - named.len()) as u64;
         self.findings.differing += named.len() as u64;
         list(
@@ -192,17 +203,21 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
         } = &self.state;
         let now = context.retry.clock().now();
         let mut refused = Vec::new();
-        for (record, row) in rows.iter().filter_map(|found| found.row.as_ref()) {
-            match plan.of_row(record, row, now) {
+        for found in rows {
+            match contributes(plan, found, self.ledger.is_some(), now) {
                 Ok(adds) => {
                     for add in adds {
                         let counts = |first: &Differing<_>| first.contains_key(&add.key);
                         if self.first.as_ref().is_none_or(counts) {
-                            self.sums.add(&plan.monoid, &add.key, &add.value, 0);
+                            let mark = mark(&self.hasher, &found.item, &add.value);
+                            self.sums.add(&plan.monoid, &add.key, &add.value, mark);
                         }
                     }
                 }
-                Err(error) => refused.push(rejected(pipeline, record, *error)),
+                Err(error) => {
+                    let record = found.row.as_ref().map(|(record, _)| record);
+                    refused.extend(record.map(|record| rejected(pipeline, record, *error)));
+                }
             }
         }
         refused
@@ -219,4 +234,23 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
     fn findings(self: Box<Self>) -> RecountFindings {
         self.findings
     }
+}
+
+/// Tells what an item contributes from another value, and from what other items do: sums alone would be
+/// the same again where the items of a key change places.
+fn mark<V: fmt::Debug>(hasher: &DefaultHashBuilder, item: &ItemId, value: &V) -> u64 {
+    struct Hashing<H>(H);
+
+    impl<H: Hasher> fmt::Write for Hashing<H> {
+        fn write_str(&mut self, text: &str) -> fmt::Result {
+            self.0.write(text.as_bytes());
+            Ok(())
+        }
+    }
+
+    let mut hashing = Hashing(hasher.build_hasher());
+    item.hash(&mut hashing.0);
+    // A value that cannot be shown counts by its item alone.
+    let _ = write!(hashing, "{value:?}");
+    hashing.0.finish()
 }

@@ -1,6 +1,7 @@
 //! Comparing the state with the table, and mending it, while live is running.
 
 mod error;
+mod inspections;
 mod report;
 mod run;
 
@@ -16,7 +17,9 @@ use crate::budget::{Pace, ReadBudget};
 use crate::lookup::Lookup;
 
 pub use error::ReconcileError;
-pub use report::{Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
+pub use report::{
+    Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline, SettledFindings,
+};
 use run::Run;
 
 /// How far live may be behind unless told otherwise.
@@ -66,12 +69,26 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// taken for a change. A wrong row of the state itself is found by
 /// [`Processor::audit`](murmur_core::Processor::audit), not here.
 ///
+/// # Where items settle
+///
+/// Of an item that has [settled](murmur_core::Definition::settle) the ledger does not say what it
+/// contributes, so it never differs there, in the table or gone from it. Where the items of a pipeline
+/// settle, or any is met that has, all its keys are recounted as well, as without a ledger: after the
+/// repair, if one is asked for. What that finds is [`settled`](ReconciledPipeline::settled)'s.
+///
+/// Keys that the recount names are not mended. After a repair they are those of settled items, whose
+/// lost changes no ledger can give back: raise the definition's version, and bootstrap into new tables.
+/// Where what has expired goes on counting no recount is possible, and the findings
+/// [say so](SettledFindings::KeepsExpired); the other items are compared, and mended, all the same.
+///
 /// # Without a ledger
 ///
 /// The table is counted once more, in memory, and compared with the state; if anything differs,
 /// once more after the lag. Where there are more keys than [`max_keys`](Reconcile::max_keys), this is
-/// done for a part of them after the other. A key is named if row and recount were the same both times, so a key
-/// that never rests is only ever counted as unsettled. Nothing can be repaired. Without
+/// done for a part of them after the other. A key is named if its row, and what each item contributes to
+/// it, were the same both times, so a key that never rests is only ever counted as unsettled. A key that
+/// is right in the first recount by chance, since what live has yet to do makes up for what was lost, is
+/// for the next run. Nothing can be repaired. Without
 /// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max,
 /// Set), a deletion or a change does not undo what was counted, so such a key differs from then
 /// on. Of First and Last only the times are compared.
@@ -86,7 +103,9 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// One scan, and with a ledger a read of each of its rows twice, by the scan's pages and as a list.
 /// An item that the ledger knows is looked up if it differed, or was not among the
 /// [remembered](Reconcile::remember) ones. Without a ledger one listing of the state and, if anything
-/// differs, a second scan, for each part of the keys.
+/// differs, a second scan, for each part of the keys. Where items settle the same on top of what a
+/// ledger takes; if items were mended the recount begins anew after that, so that the table is scanned
+/// twice, and a third time if anything differs.
 ///
 /// Memory is bounded, whatever the size of the table:
 ///
@@ -95,7 +114,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// | items of the scan | [`remember`](Reconcile::remember) | 20 to 40 bytes each, 140 MB by default |
 /// | items looked at closely | [`max_suspects`](Reconcile::max_suspects) | 500 bytes each, 50 MB |
 /// | items and keys that differ | [`max_differing`](Reconcile::max_differing) | 40 bytes an item until it is mended, 200 a key, 240 MB at most |
-/// | keys of a recount | [`max_keys`](Reconcile::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger |
+/// | keys of a recount | [`max_keys`](Reconcile::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
 /// | pages under way | [`concurrency`](Reconcile::concurrency) | 1 MB of the table each, decoded |
 #[must_use = "nothing is read before `run`"]
 pub struct Reconcile<T, S> {
@@ -180,8 +199,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         self
     }
 
-    /// Makes every item that differs contribute what it should. Refused before anything is read
-    /// unless every pipeline keeps a ledger. Default: differences are only told.
+    /// Makes every item that differs contribute what it should. Keys that differ by a recount because of
+    /// items that have settled are told, and not mended. Refused before anything is read unless every
+    /// pipeline keeps a ledger. Default: differences are only told.
     pub fn repair(mut self) -> Self {
         self.inspection.repair = true;
         self

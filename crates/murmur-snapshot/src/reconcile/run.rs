@@ -16,8 +16,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use murmur_core::{
-    Compared, Contributing, Found, Inspection, InspectionError, InspectionOptions, ItemSet,
-    LedgerInspection, Processor, RecountInspection, Recounted,
+    Compared, Contributing, Found, InspectionError, InspectionOptions, ItemSet, LedgerInspection,
+    Processor, Recounted,
 };
 use murmur_state::{
     Cause, Deadline, ItemId, ListSegment, OptionError, PipelineName, Retry, StoreError,
@@ -25,7 +25,8 @@ use murmur_state::{
 
 use super::ProgressFn;
 use super::error::ReconcileError;
-use super::report::{Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
+use super::inspections::{Inspections, OfKeys, OfLedger, Terms};
+use super::report::{ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
 use crate::budget::{Account, May, Pace, ReadBudget, Reserved};
 use crate::error::SourceError;
 use crate::lookup::{LookedUp, Lookup};
@@ -81,41 +82,6 @@ struct Examined<T> {
     compared: Vec<Compared>,
 }
 
-/// What compares each pipeline, with its place among all.
-struct Inspections<'a, T> {
-    ledgers: Vec<(usize, LedgerInspection<'a, T>)>,
-    recounts: Vec<(usize, RecountInspection<'a, T>)>,
-}
-
-impl<'a, T: Send + Sync + 'static> Inspections<'a, T> {
-    fn of(all: Vec<Inspection<'a, T>>) -> Self {
-        let (mut ledgers, mut recounts) = (Vec::new(), Vec::new());
-        for (place, inspection) in all.into_iter().enumerate() {
-            match inspection {
-                Inspection::Ledger(ledger) => ledgers.push((place, ledger)),
-                Inspection::Recount(recount) => recounts.push((place, recount)),
-            }
-        }
-        Self { ledgers, recounts }
-    }
-
-    fn suspects(&self) -> u64 {
-        let of_ledgers = self.ledgers.iter().map(|(_, ledger)| ledger.suspects());
-        let of_recounts = self.recounts.iter().map(|(_, recount)| recount.suspects());
-        of_ledgers.sum::<u64>() + of_recounts.sum::<u64>()
-    }
-
-    fn findings(self) -> impl Iterator<Item = Findings> {
-        let ledgers = self.ledgers.into_iter();
-        let ledgers = ledgers.map(|(place, of)| (place, Findings::Ledger(of.findings())));
-        let recounts = self.recounts.into_iter();
-        let recounts = recounts.map(|(place, of)| (place, Findings::Recount(of.findings())));
-        let mut all: Vec<_> = ledgers.chain(recounts).collect();
-        all.sort_by_key(|(place, _)| *place);
-        all.into_iter().map(|(_, findings)| findings)
-    }
-}
-
 /// What a reconcile knows while it runs.
 struct State {
     /// Items that the scan has seen, as far as they are remembered.
@@ -147,8 +113,13 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         let description = self.describe().await?;
         self.check_table(&streams, &description)?;
         let listings = self.begin_spending(&description)?;
+        let terms = self.terms().await?;
         let inspections = self.processor.inspections(self.inspection, Some(&listings));
-        let mut inspections = Inspections::of(inspections);
+        let recount = |place| {
+            self.processor
+                .recount(place, self.inspection, Some(&listings))
+        };
+        let mut inspections = Inspections::of(inspections, &terms, recount);
         let mut state = State {
             seen: ItemSet::default(),
             suspects: vec![Vec::new(); inspections.ledgers.len()],
@@ -168,12 +139,17 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
                 first,
             };
             self.scan(&mut inspections, &mut state, purpose).await?;
-            let (again, mut rest) = self.compare(&mut inspections, &recounts).await?;
+            let (mut again, mut rest) = self.compare(&mut inspections, &recounts).await?;
             if first {
                 rows = state.rows;
                 self.settle(&mut inspections, &mut state).await?;
                 self.list(&mut inspections, &mut state).await?;
                 first = false;
+                let anew = inspections.after_items(recount);
+                for of_before in [&mut again, &mut rest] {
+                    of_before.retain(|place| !anew.contains(place));
+                }
+                rest.extend(anew);
             }
             if !again.is_empty() {
                 self.tell(&inspections, &state, ReconcileStep::Wait);
@@ -192,9 +168,10 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         }
 
         let pipelines = inspections.findings().zip(self.processor.pipelines());
-        let pipelines = pipelines.map(|(findings, pipeline)| ReconciledPipeline {
+        let pipelines = pipelines.map(|((findings, settled), pipeline)| ReconciledPipeline {
             pipeline: pipeline.name().clone(),
             findings,
+            settled,
         });
         Ok(Reconciled {
             rows,
@@ -256,6 +233,18 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         Ok(())
     }
 
+    /// What is known of each pipeline.
+    async fn terms(&self) -> Result<Vec<Terms>, ReconcileError> {
+        let settling = self.processor.are_settling(Deadline::NONE).await;
+        let settling = settling.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
+        let pipelines = self.processor.pipelines().iter().zip(settling);
+        let terms = pipelines.map(|(pipeline, settling)| Terms {
+            settling,
+            keeps_expired: pipeline.keeps_expired_items(),
+        });
+        Ok(terms.collect())
+    }
+
     async fn describe(&self) -> Result<Description, ReconcileError> {
         let recorder = &**self.processor.recorder();
         let (retry, name) = (&self.retry, self.source.name());
@@ -309,8 +298,8 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     /// Reads `open` pages, and those after them, until all are compared or many items differ.
     async fn pages(
         &self,
-        ledgers: &[(usize, LedgerInspection<'_, T>)],
-        recounts: &mut [(usize, RecountInspection<'_, T>)],
+        ledgers: &[OfLedger<'_, T>],
+        recounts: &mut [OfKeys<'_, T>],
         open: &mut VecDeque<(u32, Option<Cursor>)>,
         state: &mut State,
         purpose: Purpose<'_>,
@@ -374,8 +363,8 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
                 Step::Examined(page) => {
                     pages -= 1;
                     self.take(recounts, state, page, purpose);
-                    let suspects = ledgers.iter().map(|(_, of)| of.suspects()).sum::<u64>()
-                        + recounts.iter().map(|(_, of)| of.suspects()).sum::<u64>();
+                    let suspects = ledgers.iter().map(|of| of.items.suspects()).sum::<u64>()
+                        + recounts.iter().map(|of| of.keys.suspects()).sum::<u64>();
                     self.tell_of(suspects, state, ReconcileStep::Scan);
                 }
             }
@@ -421,7 +410,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     /// Decodes a page's rows, and compares them with the ledgers if asked to.
     async fn examine(
         &self,
-        ledgers: &[(usize, LedgerInspection<'_, T>)],
+        ledgers: &[OfLedger<'_, T>],
         page: Page,
         compare: bool,
     ) -> Result<Step<T>, ReconcileError> {
@@ -429,9 +418,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         let found: Vec<Found<T>> = rows.map(|row| self.processor.find(row)).collect();
         let mut compared = Vec::new();
         if compare && !found.is_empty() {
-            for (_, ledger) in ledgers {
-                let looked = ledger.compare(&found).await;
-                compared.push(looked.map_err(|e| failed(ledger.pipeline(), e))?);
+            for OfLedger { items, .. } in ledgers {
+                let looked = items.compare(&found).await;
+                compared.push(looked.map_err(|e| failed(items.pipeline(), e))?);
             }
         }
         Ok(Step::Examined(Examined {
@@ -444,7 +433,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     /// Takes what a page gave.
     fn take(
         &self,
-        recounts: &mut [(usize, RecountInspection<'_, T>)],
+        recounts: &mut [OfKeys<'_, T>],
         state: &mut State,
         mut page: Examined<T>,
         purpose: Purpose<'_>,
@@ -452,8 +441,12 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         state.rows += (page.found.len() + page.bad.len()) as u64;
         let mut rejected = Vec::new();
         for &place in purpose.recounts {
-            if let Some((_, recount)) = recounts.get_mut(place) {
-                rejected.extend(recount.add(&page.found));
+            if let Some(of) = recounts.get_mut(place) {
+                let refused = of.keys.add(&page.found);
+                // The comparison with the ledger tells of the same.
+                if !of.beside_ledger {
+                    rejected.extend(refused);
+                }
             }
         }
         if !purpose.first {
@@ -488,9 +481,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     ) -> Result<(Vec<usize>, Vec<usize>), ReconcileError> {
         let (mut again, mut rest) = (Vec::new(), Vec::new());
         for &place in recounts {
-            if let Some((_, recount)) = inspections.recounts.get_mut(place) {
-                let compared = recount.compare().await;
-                match compared.map_err(|error| failed(recount.pipeline(), error))? {
+            if let Some(OfKeys { keys, .. }) = inspections.recounts.get_mut(place) {
+                let compared = keys.compare().await;
+                match compared.map_err(|error| failed(keys.pipeline(), error))? {
                     Recounted::Done => {}
                     Recounted::Again => again.push(place),
                     Recounted::Rest => rest.push(place),
@@ -532,7 +525,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         state: &mut State,
     ) -> Result<(), ReconcileError> {
         type Part = (ListSegment, Result<Contributing, StoreError>);
-        let Some((_, ledger)) = inspections.ledgers.get(place) else {
+        let Some(OfLedger { items: ledger, .. }) = inspections.ledgers.get(place) else {
             return Ok(());
         };
         let mut parts: FuturesUnordered<BoxFuture<'_, Part>> = FuturesUnordered::new();
@@ -580,8 +573,8 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
                 items: items.len() as u64,
             };
             self.tell(inspections, state, step);
-            if let Some((_, ledger)) = inspections.ledgers.get_mut(place) {
-                self.settle_in(ledger, items).await?;
+            if let Some(of) = inspections.ledgers.get_mut(place) {
+                self.settle_in(&mut of.items, items).await?;
             }
         }
         Ok(())

@@ -8,4 +8,6 @@ mod outage;
 mod random;
 mod recount;
 mod refused;
+mod settled;
+mod settled_random;
 mod world;

@@ -191,6 +191,17 @@ impl World {
         self.live.set(live.unwrap()).ok().unwrap();
     }
 
+    /// Lets items settle; live has heard of it.
+    pub(crate) fn let_settle(&self) {
+        let live = self.live.get().unwrap();
+        let settled = async {
+            live.bind(None, Deadline::NONE).await.unwrap();
+            live.settle(Deadline::NONE).await.unwrap();
+        };
+        settled.now_or_never().unwrap();
+        self.clock.advance(Duration::from_secs(61));
+    }
+
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
         self.tables.lock().unwrap()
     }

@@ -120,6 +120,18 @@ pub fn ledger(name: &str, store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> 
         .unwrap()
 }
 
+/// By a ledger that its items leave.
+pub fn settling(name: &str, store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> Pipeline<Order> {
+    Pipeline::builder(name)
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .settle()
+        .store(store.clone())
+        .ledger(markers.clone())
+        .unwrap()
+}
+
 pub fn at_least_once(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
     order_totals!(name, store.clone()).at_least_once().unwrap()
 }

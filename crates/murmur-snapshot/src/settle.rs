@@ -1,0 +1,315 @@
+//! Letting the items of a running system settle.
+
+mod error;
+
+use std::fmt;
+use std::sync::Arc;
+
+use murmur_core::{Decoded, Decoder, Pipeline, Processor, ProcessorBuilder};
+use murmur_state::{
+    Causes, Checkpoints, Clock, Deadline, OptionError, Outage, PipelineName, Random, Recorder,
+    Retry, RetryPolicy, Timestamp,
+};
+
+use crate::run_record::{RunRecord, RunRecordError};
+use crate::scan::retried;
+use crate::source::{Description, Source};
+
+pub use error::SettleError;
+
+/// Lets the items of pipelines settle whose bootstrap was finished before their definition said
+/// [`settle`](murmur_core::Definition::settle). A bootstrap by a definition that says it needs none of
+/// this: its end does the same.
+///
+/// First deploy the definition with `settle` in every process that runs the pipeline. One without it
+/// reports every change of a settled item, and does not count it.
+///
+/// It writes one attribute beside each pipeline's state, for good. Processes that run the pipeline look
+/// for it about once a minute; from then on an item leaves the ledger by its first change. Running it
+/// again, at any time, changes nothing.
+///
+/// # Refused
+///
+/// Before anything is written, of all pipelines together:
+///
+/// - a pipeline without a ledger, or whose definition does not say `settle`;
+/// - a bootstrap that was never begun, is not finished, or was of another definition or state table;
+/// - a source without a stream of new and old images;
+/// - state that belongs to something else, or to another stream than the one that the source has now.
+///
+/// # Cost
+///
+/// A few reads and one write for each pipeline. No item and no row of the table is read.
+#[must_use = "nothing is written before `run`"]
+pub struct Settle<T, S> {
+    processor: ProcessorBuilder<T>,
+    source: S,
+    place: Option<Arc<dyn Checkpoints>>,
+}
+
+impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
+    /// For `pipelines`, which were bootstrapped from `source`. Of the source only its name and what it
+    /// says of itself matter.
+    pub fn new(pipelines: impl IntoIterator<Item = Pipeline<T>>, source: S) -> Self {
+        // No item is decoded.
+        let decoder = Decoder::item(|_| Ok(Decoded::Skip));
+        let processor = ProcessorBuilder::with_decoder(pipelines, decoder);
+        Self {
+            processor: processor.retry(RetryPolicy::patient()),
+            source,
+            place: None,
+        }
+    }
+
+    /// Where the records of the bootstrap are kept, as in
+    /// [`Bootstrap::checkpoints`](crate::Bootstrap::checkpoints). Default: each pipeline's marker table.
+    pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
+        self.place = Some(Arc::new(place));
+        self
+    }
+
+    /// How often and how long a failed read or write is tried again. The budget is the time that one
+    /// operation may go without success. Default: [`RetryPolicy::patient`], 30 minutes.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.processor = self.processor.retry(policy);
+        self
+    }
+
+    /// Where counts and errors go: `<pipeline>:retry` and `<source>:retry` for what is tried again.
+    /// Default: nowhere.
+    pub fn recorder(mut self, recorder: impl Recorder) -> Self {
+        self.processor = self.processor.recorder(recorder);
+        self
+    }
+
+    /// Where time comes from. Default: the machine's clock.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.processor = self.processor.clock(clock);
+        self
+    }
+
+    /// Where jitter comes from. Default: seeded by the system.
+    pub fn random(mut self, random: Random) -> Self {
+        self.processor = self.processor.random(random);
+        self
+    }
+
+    /// Hears of an [outage](Outage) while it lasts, and when it is over; called between attempts, so
+    /// it should return soon. Default: it is traced only.
+    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
+        self.processor = self.processor.on_outage(tell);
+        self
+    }
+
+    /// Checks all pipelines, and lets their items settle.
+    ///
+    /// # Errors
+    ///
+    /// [`SettleError`]: it was refused, and nothing was written; or a read or write failed after all
+    /// retries, and items of some pipelines may settle already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: run it again.
+    pub async fn run(self) -> Result<SettleReport, SettleError> {
+        let Self {
+            processor,
+            source,
+            place,
+        } = self;
+        let processor = processor.build()?;
+        let settling = Settling {
+            retry: processor.retry().clone(),
+            processor,
+            source,
+            place,
+        };
+        let report = settling.to_end().await;
+        let source = &settling.source;
+        if let Err(error) = source.close().await {
+            tracing::warn!(source = source.name(), error = %Causes(&error), "not closed");
+        }
+        report
+    }
+}
+
+impl<T, S: Source> fmt::Debug for Settle<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settle")
+            .field("source", &self.source.name())
+            .field("processor", &self.processor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Settle`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettleReport {
+    /// The pipelines, in their order.
+    pub pipelines: Vec<SettlingPipeline>,
+}
+
+/// A pipeline whose items settle from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettlingPipeline {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// Whether its items were let settle before.
+    pub already: bool,
+    /// The run that has bootstrapped it.
+    pub run: String,
+    /// When that was finished.
+    pub finished_at: Timestamp,
+}
+
+struct Settling<T, S> {
+    processor: Processor<T>,
+    source: S,
+    retry: Retry,
+    place: Option<Arc<dyn Checkpoints>>,
+}
+
+impl<T: Send + Sync + 'static, S: Source> Settling<T, S> {
+    async fn to_end(&self) -> Result<SettleReport, SettleError> {
+        for pipeline in self.processor.pipelines() {
+            check_definition(pipeline)?;
+        }
+        let described = self.describe().await?;
+        let stream = self.check_images(&described)?;
+        let mut finished = Vec::new();
+        for pipeline in self.processor.pipelines() {
+            finished.push(self.finished(pipeline).await?);
+        }
+        let checked = self.processor.check_binding(Deadline::NONE).await;
+        let bound = checked.map_err(|error| SettleError::Refused(Box::new(error)))?;
+        for (pipeline, bound) in self.processor.pipelines().iter().zip(bound) {
+            if let Some(bound) = bound.filter(|bound| **bound != *stream) {
+                return Err(SettleError::OtherStream {
+                    pipeline: pipeline.name().clone(),
+                    theirs: bound.to_string(),
+                    ours: stream.to_owned(),
+                });
+            }
+        }
+        let failed = |error| SettleError::State(Box::new(error));
+        let before = self.processor.are_settling(Deadline::NONE).await;
+        let before = before.map_err(failed)?;
+        let settled = self.processor.settle(Deadline::NONE).await;
+        settled.map_err(failed)?;
+        let of_all = finished.into_iter().zip(before);
+        Ok(SettleReport {
+            pipelines: of_all
+                .map(|(pipeline, already)| SettlingPipeline {
+                    already,
+                    ..pipeline
+                })
+                .collect(),
+        })
+    }
+
+    async fn describe(&self) -> Result<Description, SettleError> {
+        let (name, recorder) = (self.source.name(), &**self.processor.recorder());
+        let described = retried(&self.retry, recorder, name, Deadline::NONE, || {
+            self.source.describe()
+        });
+        described.await.map_err(|source| SettleError::Source {
+            source_name: name.to_owned(),
+            source,
+        })
+    }
+
+    /// The stream, if it carries both images.
+    fn check_images<'d>(&self, described: &'d Description) -> Result<&'d str, SettleError> {
+        let source_name = || self.source.name().to_owned();
+        match &described.stream {
+            Some(view) if view.new_images && view.old_images => Ok(&view.arn),
+            Some(view) => Err(SettleError::MissingImages {
+                source_name: source_name(),
+                stream: view.arn.clone(),
+            }),
+            None => Err(SettleError::NoStream {
+                source_name: source_name(),
+            }),
+        }
+    }
+
+    /// What is to be told of `pipeline`, if its bootstrap is finished.
+    async fn finished(&self, pipeline: &Pipeline<T>) -> Result<SettlingPipeline, SettleError> {
+        let name = || pipeline.name().clone();
+        let source_name = || self.source.name().to_owned();
+        let Some(record) = self.record(pipeline).await? else {
+            return Err(SettleError::NeverBootstrapped {
+                pipeline: name(),
+                source_name: source_name(),
+            });
+        };
+        let (theirs, ours) = (
+            record.pipelines.get(pipeline.name().as_str()),
+            pipeline.fingerprint(),
+        );
+        if let Some(theirs) = theirs.filter(|theirs| **theirs != ours) {
+            return Err(SettleError::OtherDefinition {
+                pipeline: name(),
+                source_name: source_name(),
+                theirs: theirs.clone(),
+                ours,
+            });
+        }
+        match record.finished_at {
+            Some(finished_at) => Ok(SettlingPipeline {
+                pipeline: name(),
+                already: false,
+                run: record.run,
+                finished_at,
+            }),
+            None => Err(SettleError::NotFinished {
+                pipeline: name(),
+                source_name: source_name(),
+                run: record.run,
+            }),
+        }
+    }
+
+    async fn record(&self, pipeline: &Pipeline<T>) -> Result<Option<RunRecord>, SettleError> {
+        let place = self.place.as_ref().or(pipeline.checkpoints());
+        let place = place.ok_or_else(|| {
+            let reason = format!(
+                "pipeline `{}` has no marker table, so say where its bootstrap keeps its record",
+                pipeline.name()
+            );
+            OptionError::new("checkpoints", reason)
+        })?;
+        let source_name = self.source.name();
+        let name = RunRecord::name(pipeline.name(), source_name);
+        let again = |error: &_| {
+            tracing::debug!(source = source_name, %error, "a run's record is tried again");
+        };
+        let load = || place.load(&name);
+        let found = self.retry.run(Deadline::NONE, again, load).await;
+        let record = found
+            .map_err(RunRecordError::Store)
+            .and_then(|found| match found {
+                Some(found) => RunRecord::decode(&name, &found).map(Some),
+                None => Ok(None),
+            });
+        record.map_err(|source| SettleError::Record {
+            pipeline: pipeline.name().clone(),
+            source_name: source_name.to_owned(),
+            source: Box::new(source),
+        })
+    }
+}
+
+/// Refuses what cannot settle by its definition.
+fn check_definition<T>(pipeline: &Pipeline<T>) -> Result<(), SettleError> {
+    let name = || pipeline.name().clone();
+    if !pipeline.keeps_ledger() {
+        return Err(SettleError::NoLedger { pipeline: name() });
+    }
+    match pipeline.settles() {
+        true => Ok(()),
+        false => Err(SettleError::NotDefined { pipeline: name() }),
+    }
+}
