@@ -30,7 +30,8 @@ Exit status:
   3  it was stopped before its end; run it again
   5  there are differences: fill new state and marker tables, and say what wrote to these";
 
-/// Compares every total with its ledger. Needs pipelines that keep one.
+/// Compares every total with its ledger. Needs pipelines that keep one, and orders none of which has
+/// left it; `reconcile` compares totals with the table at any time.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {

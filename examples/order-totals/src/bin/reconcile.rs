@@ -1,13 +1,17 @@
 //! Compares the totals with the table of orders, and mends them where asked to.
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use murmur_snapshot::{Findings, Reconcile, Reconciled, ReconciledPipeline, ShowProgress};
-use murmur_state::TracingRecorder;
+use murmur_core::{KeyDifference, RecountFindings};
+use murmur_snapshot::{
+    Findings, Reconcile, Reconciled, ReconciledPipeline, SettledFindings, ShowProgress,
+};
+use murmur_state::{Key, PipelineName, TracingRecorder};
 use order_totals::Tables;
 use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, Orders, STOPPED, grouped};
 use order_totals::stop::{self, Stop};
@@ -38,7 +42,8 @@ Exit status:
 struct Arguments {
     #[command(flatten)]
     orders: Orders,
-    /// Mend what differs. Refused unless the pipelines keep a ledger.
+    /// Mend what differs. Refused unless the pipelines keep a ledger. Totals that are off because of
+    /// orders that have left the ledger are named, and not mended.
     #[arg(long)]
     repair: bool,
     /// How many seconds live may be behind: a difference counts only if it stands that long.
@@ -135,17 +140,21 @@ fn finish(reconciled: &Reconciled) -> ExitCode {
 
 fn tell_pipeline(reconciled: &ReconciledPipeline) {
     let ReconciledPipeline {
-        pipeline, findings, ..
+        pipeline,
+        findings,
+        settled,
+        ..
     } = reconciled;
     let keys = match findings {
         Findings::Ledger(found) => {
             eprintln!(
                 "{pipeline}: {} items differ, {} of them mended; {} unsettled, {} gone that may \
-                 have expired",
+                 have expired; {} have left the ledger",
                 grouped(found.differing),
                 grouped(found.mended),
                 grouped(found.unsettled),
-                grouped(found.untold)
+                grouped(found.untold),
+                grouped(found.settled)
             );
             for item in &found.items {
                 eprintln!("{pipeline}: item {}: {}", item.item, item.mending);
@@ -153,14 +162,28 @@ fn tell_pipeline(reconciled: &ReconciledPipeline) {
             found.differing_keys
         }
         Findings::Recount(found) => {
-            eprintln!(
-                "{pipeline}: {} keys differ, {} unsettled",
-                grouped(found.differing),
-                grouped(found.unsettled)
-            );
+            tell_recount(pipeline, found);
             found.differing
         }
         _ => 0,
     };
-    cli::print_keys(pipeline, reconciled.keys(), keys);
+    if let SettledFindings::Recount(found) = settled {
+        tell_recount(pipeline, found);
+    }
+    if let Some(advice) = settled.advice() {
+        eprintln!("{pipeline}: {advice}");
+    }
+    // A key that both name is as far off as the recount says, which sees all of its items.
+    let all = reconciled.keys().iter().chain(settled.keys());
+    let all: BTreeMap<&Key, &KeyDifference> = all.map(|key| (&key.key, key)).collect();
+    let all: Vec<KeyDifference> = all.into_values().cloned().collect();
+    cli::print_keys(pipeline, &all, keys.max(settled.differing()));
+}
+
+fn tell_recount(pipeline: &PipelineName, found: &RecountFindings) {
+    eprintln!(
+        "{pipeline}: {} keys differ, {} unsettled",
+        grouped(found.differing),
+        grouped(found.unsettled)
+    );
 }

@@ -14,6 +14,7 @@ mod live;
 mod manifest;
 mod reconcile;
 mod run;
+mod settle;
 mod signals;
 mod support;
 mod template;
