@@ -11,7 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use murmur_core::{Decoded, Decoder, Item, Pipeline, Sum, decimal};
+use murmur_core::{
+    AuditOptions, Decoded, Decoder, Item, LedgerStatus, Pipeline, ProcessorBuilder, Sum, decimal,
+};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{Bootstrap, Progress};
 use murmur_snapshot_ddb::ParallelScan;
@@ -34,7 +36,8 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(120);
 /// Makes a table, fills it with generated orders (or the rows of a file), and switches its stream
 /// on. Then all at once: the totals are bootstrapped by a parallel scan, the Lambda handler keeps
 /// them live, and somebody inserts, changes, moves and removes orders, before the scan reaches them
-/// and after. It ends with how many totals were compared with a recount of its own log of writes, and
+/// and after. Items leave the ledger by their first change after the scan; it says how many have, and
+/// ends with how many totals were compared with a recount of its own log of writes, and
 /// how many differ; if any does, or none was compared, it fails.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
@@ -109,12 +112,20 @@ async fn perform<F: Future<Output = Result<()>>>(
     let stream_arn = tables.enable_stream().await?;
     println!("stream on, with new and old images");
 
-    let definition = || totals(&server, &tables, &rows.measure);
+    // One for both, as in one process: live hears at once that items settle.
+    let definition = totals(&server, &tables, &rows.measure)?;
     let (scan, scanning) = watch::channel(Scan::Before);
     let (written, (), summary) = tokio::try_join!(
         live::write(&tables, &rows, scanning.clone(), &mut log),
-        bootstrap(&server, &tables, &rows, args.segments, definition()?, scan),
-        live(&server, &rows, &stream_arn, definition()?, scanning),
+        bootstrap(
+            &server,
+            &tables,
+            &rows,
+            args.segments,
+            definition.clone(),
+            scan
+        ),
+        live(&server, &rows, &stream_arn, definition.clone(), scanning),
     )?;
     println!("written while the table was scanned: {}", written.during);
     println!("written after that: {}", written.after);
@@ -124,6 +135,14 @@ async fn perform<F: Future<Output = Result<()>>>(
     );
     if written.during.total() == 0 {
         bail!("nothing was written while the table was scanned; take more orders with --orders");
+    }
+    let ledger = ledger(definition).await?;
+    println!(
+        "settled: {} of {} items have left the ledger, each by its first change after the bootstrap",
+        ledger.settled, ledger.items
+    );
+    if ledger.settled == 0 && written.after.total() > 0 {
+        bail!("no item has left the ledger, though some were changed after the bootstrap");
     }
     before_comparing(server.client.clone(), tables.state.clone()).await?;
     let comparison = Comparison::of(&log, &tables.read_state().await?);
@@ -155,6 +174,7 @@ fn totals(server: &Server, tables: &Tables, measure: &Measure) -> Result<Definit
         .key(|fact: &Fact| fact.key.clone())
         .value(|fact| fact.value)
         .aggregate(Sum::new())
+        .settle()
         .store(Int64SumStore::new(
             server.client.clone(),
             tables.state.as_str(),
@@ -177,9 +197,20 @@ fn totals(server: &Server, tables: &Tables, measure: &Measure) -> Result<Definit
     Ok(Definition { pipeline, decoder })
 }
 
+#[derive(Clone)]
 struct Definition {
     pipeline: Pipeline<Fact>,
     decoder: Decoder<Fact>,
+}
+
+/// What the ledger has in the end.
+async fn ledger(Definition { pipeline, decoder }: Definition) -> Result<LedgerStatus> {
+    let processor = ProcessorBuilder::with_decoder([pipeline], decoder).build()?;
+    let ledgers = processor.ledgers(&AuditOptions::default()).await?;
+    ledgers
+        .into_iter()
+        .next()
+        .context("the pipeline keeps no ledger")
 }
 
 async fn bootstrap(
