@@ -5,9 +5,10 @@ use std::fs;
 use std::path::Path;
 
 const RUNBOOK: &str = include_str!("../../../../docs/runbook.md");
-const SCENES: [&str; 3] = [
+const SCENES: [&str; 4] = [
     include_str!("steps.rs"),
     include_str!("broken.rs"),
+    include_str!("settled.rs"),
     include_str!("without_lambda.rs"),
 ];
 

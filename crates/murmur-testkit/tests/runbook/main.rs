@@ -6,6 +6,7 @@
 
 mod broken;
 mod document;
+mod settled;
 mod steps;
 mod without_lambda;
 mod world;

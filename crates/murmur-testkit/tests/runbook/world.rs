@@ -13,12 +13,13 @@ use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{LocalBoxFuture, join_all, join3};
 use murmur_core::{
-    AttributeValue, AuditOptions, BoxError, Difference, Item, Pipeline, ProcessorBuilder, Row, Sum,
+    AttributeValue, AuditError, AuditOptions, BoxError, Difference, Item, KeyDifference,
+    LedgerStatus, Pipeline, Processor, ProcessorBuilder, Row, Sum,
 };
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile,
-    Reconciled, Report, Source, SourceError,
+    Reconciled, ReconciledPipeline, Report, Settle, Source, SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
@@ -77,12 +78,21 @@ pub(crate) struct Tables {
     pub(crate) state: &'static str,
     pub(crate) markers: &'static str,
     pub(crate) version: u32,
+    /// Whether the definition lets orders settle.
+    pub(crate) settles: bool,
 }
 
 pub(crate) const TABLES: Tables = Tables {
     state: "totals",
     markers: "markers",
     version: 1,
+    settles: false,
+};
+
+/// The same tables, of a definition by which orders leave the ledger.
+pub(crate) const SETTLING: Tables = Tables {
+    settles: true,
+    ..TABLES
 };
 
 impl World {
@@ -218,7 +228,7 @@ impl World {
         let start = || {
             let process = self.process();
             Function {
-                handler: self.handler(&process, lambda.tables),
+                handler: self.handler(&process, lambda.tables_at(self.time.elapsed())),
                 process,
                 failing: lambda.failing.clone(),
                 time: self.time.clone(),
@@ -256,14 +266,16 @@ impl World {
 
     pub(crate) fn pipeline(&self, process: &Process, tables: Tables) -> Pipeline<Order> {
         let (store, markers) = self.stores(process.client(), tables);
-        Pipeline::builder("order_totals")
+        let totals = Pipeline::builder("order_totals")
             .key(|order: &Order| order.customer.clone())
             .value(|order| order.cents)
             .aggregate(Sum::new())
-            .version(tables.version)
-            .store(store)
-            .ledger(markers)
-            .unwrap()
+            .version(tables.version);
+        let totals = match tables.settles {
+            true => totals.settle(),
+            false => totals,
+        };
+        totals.store(store).ledger(markers).unwrap()
     }
 
     /// The same totals in a mode without a ledger.
@@ -342,10 +354,11 @@ impl World {
     /// A bootstrap that checks the mapping as it is described when it is asked.
     pub(crate) fn checking(&self, lambda: &Lambda, pace: Duration) -> Bootstrap<Order, Paced> {
         let (lambda, arn, time) = (lambda.clone(), self.arn.clone(), self.time.clone());
-        self.bootstrap(pace).on_token(move |token: HandoffToken| {
-            let mapping = lambda.described(&arn, time.elapsed());
-            ready(mapping.check(&token).map_err(BoxError::from))
-        })
+        self.bootstrap_into(lambda.tables, pace)
+            .on_token(move |token: HandoffToken| {
+                let mapping = lambda.described(&arn, time.elapsed());
+                ready(mapping.check(&token).map_err(BoxError::from))
+            })
     }
 
     /// Runs a bootstrap until it ends, or is killed after `life`: then `None`.
@@ -359,12 +372,40 @@ impl World {
 
     /// A reconcile by a process of its own.
     pub(crate) fn reconcile(&self) -> Reconcile<Order, Paced> {
+        self.reconcile_of(TABLES)
+    }
+
+    pub(crate) fn reconcile_of(&self, tables: Tables) -> Reconcile<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, Duration::from_secs(1));
-        Reconcile::new([self.pipeline(&process, TABLES)], source)
+        Reconcile::new([self.pipeline(&process, tables)], source)
             .clock(self.clock())
             .random(self.random())
             .lag(LAG)
+    }
+
+    /// The command that lets orders settle, of this definition.
+    pub(crate) fn settle(&self, tables: Tables) -> Settle<Order, Paced> {
+        let process = self.process();
+        let source = self.scan(&process, MINUTE);
+        Settle::new([self.pipeline(&process, tables)], source)
+            .clock(self.clock())
+            .random(self.random())
+    }
+
+    /// How many orders the ledger has, and how many have left it.
+    pub(crate) async fn ledger(&self, tables: Tables) -> LedgerStatus {
+        let processor = self.processor(tables);
+        let ledgers = processor.ledgers(&AuditOptions::default()).await.unwrap();
+        let [ledger] = <[_; 1]>::try_from(ledgers).unwrap();
+        ledger
+    }
+
+    fn processor(&self, tables: Tables) -> Processor<Order> {
+        ProcessorBuilder::new([self.pipeline(&self.process(), tables)])
+            .clock(self.clock())
+            .build()
+            .unwrap()
     }
 
     pub(crate) async fn totals(&self, tables: Tables) -> BTreeMap<String, i64> {
@@ -413,19 +454,19 @@ impl World {
         self.off_in(TABLES).await
     }
 
-    /// Sees that every total equals a recount, and the sum of what the ledger says, and that the
-    /// table was such that this says something.
+    /// Sees that every total equals a recount, and the sum of what the ledger says, unless orders have
+    /// left it, and that the table was such that this says something.
     pub(crate) async fn assert_right_in(&self, tables: Tables) {
         assert!(self.recount().len() > 5, "{:?}", self.recount());
         assert_eq!(self.off_in(tables).await, Off::new());
-        let processor = ProcessorBuilder::new([self.pipeline(&self.process(), tables)])
-            .clock(self.clock())
-            .build()
-            .unwrap();
-        let audited = processor
-            .audit(&AuditOptions::default().max_listed(100))
-            .await
-            .unwrap();
+        let options = AuditOptions::default().max_listed(100);
+        let audited = self.processor(tables).audit(&options).await;
+        if tables.settles {
+            let refused = matches!(audited, Err(AuditError::Settled { .. }));
+            assert!(refused, "{audited:?}");
+            return;
+        }
+        let audited = audited.unwrap();
         let differing: Vec<u64> = audited.iter().map(|of| of.differing).collect();
         assert_eq!(differing, [0], "the audit");
     }
@@ -437,10 +478,19 @@ impl World {
 
 /// By how much the keys are off that a reconcile names.
 pub(crate) fn named(reconciled: &Reconciled) -> Off {
+    off_by(only(reconciled).keys())
+}
+
+/// What was found of the one pipeline.
+pub(crate) fn only(reconciled: &Reconciled) -> &ReconciledPipeline {
     let [pipeline] = reconciled.pipelines.as_slice() else {
         panic!("{reconciled:?}");
     };
-    let keys = pipeline.keys().iter().map(|of| match &of.difference {
+    pipeline
+}
+
+pub(crate) fn off_by(keys: &[KeyDifference]) -> Off {
+    let keys = keys.iter().map(|of| match &of.difference {
         Difference::By(by) => (of.key.entity().to_owned(), by.parse().unwrap()),
         other => panic!("{other:?}"),
     });
@@ -464,6 +514,8 @@ pub(crate) struct Lambda {
     pub(crate) settings: esm::Mapping,
     pub(crate) trouble: Trouble,
     pub(crate) tables: Tables,
+    /// When the function is deployed anew, and by which definition.
+    pub(crate) redeployed: Option<(Duration, Tables)>,
 }
 
 impl Lambda {
@@ -486,7 +538,14 @@ impl Lambda {
             },
             trouble: Trouble::all(0.03),
             tables: TABLES,
+            redeployed: None,
         }
+    }
+
+    /// The tables as the function that starts at `now` knows them.
+    fn tables_at(&self, now: Duration) -> Tables {
+        let newer = self.redeployed.filter(|(at, _)| *at <= now);
+        newer.map_or(self.tables, |(_, tables)| tables)
     }
 
     /// When it sees the `nth` change, written at `at`, if ever.
