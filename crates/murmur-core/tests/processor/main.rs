@@ -16,6 +16,7 @@ mod modes;
 mod order;
 mod overdue;
 mod rejected;
+mod settled;
 mod spread;
 mod support;
 mod windows;
