@@ -1,5 +1,7 @@
 //! How many items of a ledger have settled.
 
+use std::ops::ControlFlow;
+
 use murmur_state::{Deadline, Known, Monoid, PipelineName};
 
 use super::ledger::LedgerOf;
@@ -36,7 +38,7 @@ pub(crate) async fn status<M: Monoid>(
     let mut settled = 0;
     let count = |part: &[Known<_>]| {
         settled += settled_of(part);
-        Ok(())
+        ControlFlow::Continue(())
     };
     let items = listing.over(&mut telling, count).await?;
     Ok(LedgerStatus {
