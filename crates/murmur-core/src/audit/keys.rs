@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
+use std::ops::ControlFlow;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
 use murmur_state::{
@@ -496,16 +497,13 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
             // What they contribute is in no row of the ledger, so that their keys would all be named.
             let items = settled_of(part);
             if items > 0 {
-                return Err(AuditError::Settled {
-                    pipeline: self.listing.pipeline.clone(),
-                    items,
-                });
+                return ControlFlow::Break(items);
             }
             for known in part {
                 let adds = known.now.iter().chain(&known.kept);
                 adds.for_each(|add| each(known, add));
             }
-            Ok(())
+            ControlFlow::Continue(())
         };
         self.listing.over(telling, part).await
     }

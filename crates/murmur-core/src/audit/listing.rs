@@ -1,6 +1,7 @@
 //! A ledger from its beginning to its end.
 
 use std::num::NonZeroU32;
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -68,11 +69,12 @@ impl<'a, M: Monoid> Listing<'a, M> {
         }
     }
 
-    /// Hands all that the ledger knows to `each`, part by part; says how many items that are.
+    /// Hands all that the ledger knows to `each`, part by part, until that breaks off because of so many
+    /// settled items; says how many items that are.
     pub(super) async fn over(
         &self,
         telling: &mut Telling<'_>,
-        mut each: impl FnMut(&[Known<M::Value>]) -> Result<(), AuditError> + Send,
+        mut each: impl FnMut(&[Known<M::Value>]) -> ControlFlow<u64> + Send,
     ) -> Result<u64, AuditError> {
         telling.progress.ledger_rows = 0;
         let segments = ListSegment::all(self.segments);
@@ -83,7 +85,12 @@ impl<'a, M: Monoid> Listing<'a, M> {
             if let Some(next) = listed.next {
                 parts.push(self.listed(segment, Some(next)));
             }
-            each(&listed.entries)?;
+            if let ControlFlow::Break(items) = each(&listed.entries) {
+                return Err(AuditError::Settled {
+                    pipeline: self.pipeline.clone(),
+                    items,
+                });
+            }
             telling.progress.ledger_rows += listed.entries.len() as u64;
             telling.part(listed.read_units);
         }

@@ -32,7 +32,7 @@ pub trait Pacing: Send + Sync {
 
 pub(crate) type ProgressFn = dyn Fn(&AuditProgress<'_>) + Send + Sync;
 
-/// How an [audit](crate::Processor::audit) goes.
+/// How an [audit](crate::Processor::audit), or a [status of the ledgers](crate::Processor::ledgers), goes.
 #[derive(Clone)]
 #[must_use]
 pub struct AuditOptions {
@@ -124,11 +124,11 @@ impl fmt::Debug for AuditOptions {
     }
 }
 
-/// How far an audit is.
+/// How far an audit, or a status of a ledger, is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct AuditProgress<'a> {
-    /// The pipeline that is audited.
+    /// The pipeline that is looked at.
     pub pipeline: &'a PipelineName,
     /// Which part of the keys, counted from 1. There is a second one only where the keys are more
     /// than are [held](AuditOptions::max_keys).

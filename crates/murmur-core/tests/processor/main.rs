@@ -16,6 +16,7 @@ mod modes;
 mod order;
 mod overdue;
 mod rejected;
+mod settled;
 mod settling;
 mod spread;
 mod support;

@@ -1,0 +1,272 @@
+//! Ledgers of which items have settled: their status, their audit, and what compares them.
+
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use murmur_core::{
+    AuditError, AuditOptions, Change, Found, Inspection, InspectionOptions, Pacing, Pipeline,
+    Processor, ProcessorBuilder, Record, Recounted, Sum,
+};
+use murmur_state::{Causes, Deadline, ListSegment, MemoryDeduper, MemoryStore, SequenceNumber};
+
+use crate::support::{Order, change, clock, order, scanned, value};
+
+fn settling(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
+    Pipeline::builder(name)
+        .keys(|o: &Order, out| {
+            out(&o.customer);
+            // Too many for an item of a ledger.
+            (0..o.cents / 1_000).for_each(|n| out(&format!("k{n}")));
+        })
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .settle()
+        .store(store.clone())
+        .ledger(MemoryDeduper::new())
+        .unwrap()
+}
+
+fn store() -> MemoryStore<Sum> {
+    MemoryStore::new(Sum::new())
+}
+
+/// Item `id`, of `old` cents, has `new` ones by the `n`th change.
+fn changed(id: &str, n: u32, old: Option<i64>, new: Option<i64>) -> Record {
+    let image = |cents: i64| order("ann", cents);
+    let digits = format!("1000000000000000000{n:02}");
+    Record::Changed(Change {
+        sequence_number: Some(SequenceNumber::new(digits).unwrap()),
+        ..change(&format!("{id}-{n}"), id, old.map(image), new.map(image))
+    })
+}
+
+async fn done(processor: &Processor<Order>, records: &[Record]) {
+    for outcome in processor.process(records, Deadline::NONE).await {
+        assert!(outcome.is_done(), "{outcome:?}");
+    }
+}
+
+/// A processor whose ledger has `staying` items that have not settled, and then `settled` ones that
+/// have: of 2 cents each.
+async fn partly(pipelines: Vec<Pipeline<Order>>, staying: u32, settled: u32) -> Processor<Order> {
+    let clock = clock();
+    let processor = ProcessorBuilder::new(pipelines)
+        .clock(Arc::new(clock.clone()))
+        .on_rejected(|_| async { Ok(()) })
+        .build()
+        .unwrap();
+    processor.bind(None, Deadline::NONE).await.unwrap();
+    let scan: Vec<_> = (0..staying + settled)
+        .map(|n| scanned(&format!("o{n}"), order("ann", 2)))
+        .collect();
+    done(&processor, &scan).await;
+    processor.settle(Deadline::NONE).await.unwrap();
+    // It has asked whether they settle, and asks again after a minute.
+    clock.advance(Duration::from_secs(61));
+    let changes: Vec<_> = (staying..staying + settled)
+        .flat_map(|n| {
+            let id = format!("o{n}");
+            [
+                changed(&id, 1, Some(2), Some(9)),
+                changed(&id, 2, Some(9), Some(2)),
+            ]
+        })
+        .collect();
+    done(&processor, &changes).await;
+    processor
+}
+
+/// Counts how often it is asked.
+#[derive(Default)]
+struct Asked(AtomicU32);
+
+impl Pacing for Asked {
+    fn before(&self) -> BoxFuture<'_, ()> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async {})
+    }
+
+    fn after(&self, _read_units: Option<f64>) {}
+}
+
+#[tokio::test]
+async fn a_status_tells_of_every_ledger() {
+    let without = Pipeline::builder("without")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .store(store());
+    let staying = Pipeline::builder("staying")
+        .key(|o: &Order| o.customer.clone())
+        .value(|o| o.cents)
+        .aggregate(Sum::new())
+        .store(store());
+    let pipelines = vec![
+        settling("settling", &store()),
+        without.exactly_once(MemoryDeduper::new()).unwrap(),
+        staying.ledger(MemoryDeduper::new()).unwrap(),
+    ];
+    let processor = partly(pipelines, 5, 3).await;
+    let (pacing, told) = (Arc::new(Asked::default()), Arc::new(Mutex::new(Vec::new())));
+    let heard = Arc::clone(&told);
+    let options = AuditOptions::default().concurrency(4);
+    let options = options
+        .pacing(Arc::clone(&pacing) as Arc<dyn Pacing>)
+        .on_progress(move |progress| {
+            let of = progress.pipeline.to_string();
+            heard
+                .lock()
+                .unwrap()
+                .push((of, progress.ledger_rows, progress.state_rows));
+        });
+    let statuses = processor.ledgers(&options).await.unwrap();
+    let statuses: Vec<_> = statuses
+        .iter()
+        .map(|of| (of.pipeline.as_str(), of.settling, of.items, of.settled))
+        .collect();
+    // What has settled stays known; a pipeline without a ledger has no status.
+    assert_eq!(
+        statuses,
+        [("settling", true, 8, 3), ("staying", false, 8, 0)]
+    );
+    let told = std::mem::take(&mut *told.lock().unwrap());
+    assert_eq!(told.len(), 8, "one for each segment of each");
+    assert_eq!(told[3], ("settling".into(), 8, 0));
+    assert_eq!(told[7], ("staying".into(), 8, 0));
+    assert_eq!(pacing.0.load(Ordering::Relaxed), 8);
+
+    // Gone from its table, it is still there.
+    done(&processor, &[changed("o7", 3, Some(2), None)]).await;
+    let status = processor.ledgers(&options).await.unwrap().remove(0);
+    assert_eq!((status.items, status.settled), (8, 3));
+}
+
+#[tokio::test]
+async fn a_status_is_refused_as_an_audit_is() {
+    let pipeline = settling("totals", &store());
+    let processor = ProcessorBuilder::new([pipeline]).build().unwrap();
+    let error = processor
+        .ledgers(&AuditOptions::default())
+        .await
+        .unwrap_err();
+    assert!(matches!(error, AuditError::Refused(_)), "{error}");
+    let told = Causes(&error).to_string();
+    assert!(told.contains("belongs to no pipeline yet"), "{told}");
+    let none = AuditOptions::default().concurrency(0);
+    let error = processor.ledgers(&none).await.unwrap_err();
+    assert!(matches!(error, AuditError::Option(_)), "{error}");
+}
+
+#[tokio::test]
+async fn an_audit_ends_at_the_first_settled_item_and_not_before() {
+    let processor = partly(vec![settling("totals", &store())], 5, 0).await;
+    let audited = processor.audit(&AuditOptions::default()).await.unwrap();
+    assert_eq!((audited[0].ledger_rows, audited[0].differing), (5, 0));
+
+    let processor = partly(vec![settling("totals", &store())], 5, 1).await;
+    for segments in [1, 8] {
+        let options = AuditOptions::default().concurrency(segments);
+        let error = processor.audit(&options).await.unwrap_err();
+        assert!(!error.is_retryable());
+        let told = error.to_string();
+        assert!(
+            told.contains("`totals`") && told.contains("reconcile"),
+            "{told}"
+        );
+        assert!(
+            matches!(error, AuditError::Settled { items: 1, .. }),
+            "{told}"
+        );
+    }
+}
+
+fn found(processor: &Processor<Order>, id: &str, cents: i64) -> Found<Order> {
+    match scanned(id, order("ann", cents)) {
+        Record::Scanned(row) => processor.find(row),
+        Record::Changed(_) => unreachable!("it is scanned"),
+    }
+}
+
+const OPTIONS: InspectionOptions = InspectionOptions {
+    lag: Duration::ZERO,
+    repair: true,
+    max_listed: 9,
+    max_keys: 1_000,
+    max_differing: 9,
+};
+
+#[tokio::test]
+async fn a_settled_item_never_differs_from_its_ledger() {
+    let state = store();
+    let processor = partly(vec![settling("totals", &state)], 1, 1).await;
+    let mut inspections = processor.inspections(OPTIONS, None);
+    let Inspection::Ledger(mut ledger) = inspections.remove(0) else {
+        panic!("it keeps a ledger");
+    };
+    let rows = [found(&processor, "o0", 3), found(&processor, "o1", 3)];
+    let compared = ledger.compare(&rows).await.unwrap();
+    assert_eq!(compared.differing, [rows[0].item().clone()]);
+    let all = ListSegment::all(NonZeroU32::MIN).next().unwrap();
+    let listed = ledger.contributing(all, None).await.unwrap();
+    assert_eq!((listed.rows, ledger.settled()), (2, 1));
+    assert_eq!(listed.items, [rows[0].item().clone()]);
+
+    // Looked at all the same, it is not mended either.
+    let items = rows.iter().map(|found| found.item().clone()).collect();
+    let there = |id: murmur_state::ItemId| {
+        let rows = [("o0", 3), ("o1", 3)];
+        let row = rows
+            .into_iter()
+            .map(|(id, cents)| found(&processor, id, cents));
+        row.into_iter().find(|found| *found.item() == id).unwrap()
+    };
+    let look_up = |items: Vec<_>| -> BoxFuture<'_, Result<Vec<_>, murmur_state::Cause>> {
+        let found = items.into_iter().map(there).collect();
+        Box::pin(async { Ok(found) })
+    };
+    ledger.settle(items, &look_up).await.unwrap();
+    assert_eq!(ledger.mended(), 1);
+    let findings = ledger.findings();
+    assert_eq!((findings.differing, findings.mended), (1, 1));
+    assert_eq!(value(&state, "ann").await, Some(2 + 3));
+}
+
+#[tokio::test]
+async fn a_recount_tells_by_how_much_keys_of_a_ledger_are_off() {
+    let state = store();
+    let processor = partly(vec![settling("totals", &state)], 1, 1).await;
+    assert!(processor.recount(1, OPTIONS, None).is_none());
+    let recount = async |rows: &[Found<Order>]| {
+        let mut recount = processor.recount(0, OPTIONS, None).unwrap();
+        let mut rejected = recount.add(rows).len();
+        if recount.compare().await.unwrap() == Recounted::Again {
+            rejected += recount.add(rows).len();
+            assert_eq!(recount.compare().await.unwrap(), Recounted::Done);
+        }
+        (recount.findings(), rejected)
+    };
+    let (right, _) = recount(&[found(&processor, "o0", 2), found(&processor, "o1", 2)]).await;
+    assert_eq!((right.suspects, right.differing), (0, 0));
+    let (wrong, _) = recount(&[found(&processor, "o0", 2), found(&processor, "o1", 7)]).await;
+    let off: Vec<_> = wrong.keys.iter().map(ToString::to_string).collect();
+    assert_eq!(off, ["(\"ann\", 0): off by -5"]);
+    // An item of more keys than a ledger takes counts nowhere, whether or not it has settled.
+    let rows = [found(&processor, "o0", 60_000), found(&processor, "o1", 4)];
+    let (refused, rejected) = recount(&rows).await;
+    assert_eq!((refused.differing, rejected), (0, 1));
+}
+
+#[tokio::test]
+async fn a_key_whose_items_change_places_between_recounts_is_not_named() {
+    let processor = partly(vec![settling("totals", &store())], 0, 2).await;
+    let mut recount = processor.recount(0, OPTIONS, None).unwrap();
+    recount.add(&[found(&processor, "o0", 2), found(&processor, "o1", 7)]);
+    assert_eq!(recount.compare().await.unwrap(), Recounted::Again);
+    recount.add(&[found(&processor, "o0", 7), found(&processor, "o1", 2)]);
+    assert_eq!(recount.compare().await.unwrap(), Recounted::Done);
+    let findings = recount.findings();
+    assert_eq!((findings.differing, findings.unsettled), (0, 1));
+}
