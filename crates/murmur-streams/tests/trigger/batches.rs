@@ -69,7 +69,7 @@ impl EventHandler<Event> for Slow {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         self.shards.lock().unwrap().push(shard.to_owned());
