@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use murmur_state::{ItemId, Position, SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::{AttributeValue, Item};
+use smallvec::SmallVec;
 
 use crate::decode::Side;
 
@@ -210,9 +211,9 @@ impl Record {
 /// The name of the item with this primary key: attributes in order of their names, each with its
 /// type, so that the same key gives the same name whichever way it was read.
 pub fn item_id(keys: &Item) -> ItemId {
-    let mut attributes: Vec<_> = keys.iter().collect();
+    let mut attributes: SmallVec<[_; 2]> = keys.iter().collect();
     attributes.sort_unstable_by_key(|(name, _)| *name);
-    let texts: Vec<(&str, &str, Cow<'_, str>)> = attributes
+    let texts: SmallVec<[(&str, &str, Cow<'_, str>); 2]> = attributes
         .into_iter()
         .map(|(name, value)| match value {
             AttributeValue::S(text) => (name.as_str(), "S", text.into()),

@@ -1,61 +1,82 @@
 //! From Lambda's form of a stream record to Murmur's.
 
+use std::mem;
+
 use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
 use murmur_core::{Change, EventName, Item, Side};
 use murmur_state::{ImageNote, ImageNotes, SequenceNumber, Timestamp};
 
-/// The change that a record tells of.
-pub(crate) fn change(record: EventRecord) -> Change {
-    let EventRecord {
-        change,
-        event_id,
-        event_name,
-        event_source_arn,
-        user_identity,
-        record_format,
-        ..
-    } = record;
+/// The change that a record tells of. What the change has of the record is taken out of it, until
+/// [`give_back`].
+pub(crate) fn take(record: &mut EventRecord) -> Change {
     let ImageNotes {
         event_name: noted,
         new,
         old,
-    } = ImageNotes::read(record_format.as_deref());
+    } = ImageNotes::read(record.record_format.as_deref());
+    let event = EventName::from(noted.as_deref().unwrap_or(&record.event_name));
+    let expired = record.user_identity.as_ref().is_some_and(is_time_to_live);
+    let event_id = mem::take(&mut record.event_id);
+    let stream_arn = record.event_source_arn.take();
+    let change = &mut record.change;
     let mut unreadable_images = Vec::new();
-    let mut image = |side, item: Item, note| match note {
+    let mut image = |side, item: &mut Item, note| match note {
         // An image has the item's key at least, so an empty one did not come.
-        ImageNote::AsShown => (!item.is_empty()).then_some(item),
-        ImageNote::Empty => Some(item),
+        ImageNote::AsShown => (!item.is_empty()).then(|| mem::take(item)),
+        ImageNote::Empty => Some(mem::take(item)),
         ImageNote::Unreadable(reason) => {
             unreadable_images.push((side, reason));
             None
         }
     };
-    let new_image = image(Side::New, change.new_image, new);
-    let old_image = image(Side::Old, change.old_image, old);
+    let new_image = image(Side::New, &mut change.new_image, new);
+    let old_image = image(Side::Old, &mut change.old_image, old);
     // An `Event` scales a fraction of a second wrongly, and a missing time is 1970: only whole
     // seconds other than zero say something.
     let created = match change.approximate_creation_date_time.timestamp() {
         0 => None,
         seconds => Some(Timestamp::from_secs(seconds)),
     };
-    let sequence_number = change.sequence_number.and_then(|digits| {
-        SequenceNumber::new(digits.as_str())
+    let sequence_number = change.sequence_number.as_deref().and_then(|digits| {
+        SequenceNumber::new(digits)
             .inspect_err(|error| {
                 tracing::warn!(event_id, %error, "the record is processed as having none");
             })
             .ok()
     });
     Change {
-        event: EventName::from(noted.unwrap_or(event_name).as_str()),
-        keys: change.keys,
+        event,
+        keys: mem::take(&mut change.keys),
         new_image,
         old_image,
         unreadable_images,
         sequence_number,
         created,
-        expired: user_identity.as_ref().is_some_and(is_time_to_live),
-        stream_arn: event_source_arn,
+        expired,
+        stream_arn,
         event_id,
+    }
+}
+
+/// Makes a record again what it was before its change was [taken](take).
+pub(crate) fn give_back(record: &mut EventRecord, change: Change) {
+    let Change {
+        event_id,
+        keys,
+        new_image,
+        old_image,
+        stream_arn,
+        ..
+    } = change;
+    record.event_id = event_id;
+    record.event_source_arn = stream_arn;
+    record.change.keys = keys;
+    // The others were not taken.
+    if let Some(image) = new_image {
+        record.change.new_image = image;
+    }
+    if let Some(image) = old_image {
+        record.change.old_image = image;
     }
 }
 
@@ -77,7 +98,7 @@ mod tests {
     fn only(json: &str) -> Change {
         let mut event: LenientEvent = serde_json::from_str(json).unwrap();
         assert_eq!(event.len(), 1);
-        change(event.records.remove(0))
+        take(&mut event.records[0])
     }
 
     fn customer(item: Option<&Item>) -> Option<&AttributeValue> {

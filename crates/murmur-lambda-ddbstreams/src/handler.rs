@@ -3,7 +3,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lambda_events::event::dynamodb::Event;
+use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 use murmur_core::{Decoder, Pipeline, Processor, Record, RecordError, RecordOutcome};
 use murmur_state::{Causes, Clock, Deadline, EventHandler, Repeats};
@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tracing::Instrument;
 use tracing::field::{Empty, display};
 
-use crate::convert::change;
+use crate::convert::{give_back, take};
 use crate::lenient::LenientEvent;
 use crate::options::HandlerBuilder;
 
@@ -122,15 +122,24 @@ impl<T: Send + Sync + 'static> Handler<T> {
     /// As [`handle`](Handler::handle).
     pub async fn handle_lenient(
         &self,
-        event: LenientEvent,
+        mut event: LenientEvent,
         deadline: Deadline,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
-        let mut records = event.records.iter();
+        self.handle_lent(&mut event.records, deadline).await
+    }
+
+    /// As [`handle`](Handler::handle), for records that are as they were when it has answered.
+    async fn handle_lent(
+        &self,
+        records: &mut [EventRecord],
+        deadline: Deadline,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
         let stream = records
+            .iter()
             .find_map(|record| record.event_source_arn.as_deref())
             .map(display);
-        let span = tracing::info_span!("murmur", records = event.len(), failed = Empty, stream);
-        self.process(event, deadline).instrument(span).await
+        let span = tracing::info_span!("murmur", records = records.len(), failed = Empty, stream);
+        self.process(records, deadline).instrument(span).await
     }
 
     /// Processes one event without a deadline, for a loop of one's own. The future is its own,
@@ -149,16 +158,11 @@ impl<T: Send + Sync + 'static> Handler<T> {
 
     async fn process(
         &self,
-        event: LenientEvent,
+        lent: &mut [EventRecord],
         deadline: Deadline,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
-        let mut numbers = Vec::with_capacity(event.len());
-        let mut records = Vec::with_capacity(event.len());
-        for record in event.records {
-            // As it came: Lambda compares texts, and knows its own even if it is no number.
-            numbers.push(record.change.sequence_number.clone());
-            records.push(Record::Changed(change(record)));
-        }
+        let taken = lent.iter_mut().map(|record| Record::Changed(take(record)));
+        let records: Vec<_> = taken.collect();
         let outcomes = if deadline.passed(&**self.clock()) {
             tracing::warn!("the deadline has passed, nothing is begun");
             vec![RecordOutcome::Blocked; records.len()]
@@ -166,7 +170,12 @@ impl<T: Send + Sync + 'static> Handler<T> {
             let work = self.leave_margin(deadline);
             self.inner.processor.process(&records, work).await
         };
-        let answer = report(&records, numbers, outcomes);
+        for (record, taken) in lent.iter_mut().zip(records) {
+            if let Record::Changed(change) = taken {
+                give_back(record, change);
+            }
+        }
+        let answer = report(lent, outcomes);
         match &answer {
             Ok(response) => {
                 tracing::Span::current().record("failed", response.batch_item_failures.len());
@@ -196,10 +205,11 @@ impl<T: Send + Sync + 'static> EventHandler<Event> for Handler<T> {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         _shard: &str,
     ) -> Result<DynamoDbEventResponse, murmur_state::HandlerError> {
-        Ok(self.call(event).await?)
+        let records = &mut event.records;
+        Ok(self.handle_lent(records, Deadline::NONE).await?)
     }
 
     /// The least of what its pipelines make of a record that comes again.
@@ -210,18 +220,19 @@ impl<T: Send + Sync + 'static> EventHandler<Event> for Handler<T> {
 
 /// The answer that names each record that is not done.
 fn report(
-    records: &[Record],
-    numbers: Vec<Option<String>>,
+    records: &[EventRecord],
     outcomes: Vec<RecordOutcome>,
 ) -> Result<DynamoDbEventResponse, HandlerError> {
     let mut response = DynamoDbEventResponse::default();
-    for ((record, number), outcome) in records.iter().zip(numbers).zip(outcomes) {
+    for (record, outcome) in records.iter().zip(outcomes) {
         if outcome.is_done() {
             continue;
         }
+        // As it came: Lambda compares texts, and knows its own even if it is no number.
+        let number = record.change.sequence_number.clone();
         let Some(number) = number.filter(|number| !number.is_empty()) else {
             return Err(HandlerError::NoSequenceNumber {
-                event_id: record.event_id().to_owned(),
+                event_id: record.event_id.clone(),
                 source: match outcome {
                     RecordOutcome::Failed(error) => Some(error),
                     _ => None,

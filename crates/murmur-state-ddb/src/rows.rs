@@ -1,6 +1,7 @@
 //! Rows of a state table: read in bulk, written one by one under the guard of the modes.
 
 use std::collections::{HashMap, HashSet};
+use std::iter;
 
 use aws_sdk_dynamodb::operation::put_item::PutItemOutput;
 use aws_sdk_dynamodb::operation::put_item::builders::PutItemFluentBuilder;
@@ -88,9 +89,13 @@ impl Table {
         deadline: Deadline,
     ) -> Result<Vec<Item>, StoreError> {
         let place = &self.place();
-        let chunks: Vec<_> = keys
-            .chunks(KEYS_PER_READ)
-            .map(|chunk| self.get_chunk(place, chunk.to_vec(), consistent, deadline))
+        let mut keys = keys.into_iter();
+        let chunks = iter::from_fn(|| {
+            let chunk: Vec<_> = keys.by_ref().take(KEYS_PER_READ).collect();
+            (!chunk.is_empty()).then_some(chunk)
+        });
+        let chunks: Vec<_> = chunks
+            .map(|chunk| self.get_chunk(place, chunk, consistent, deadline))
             .collect();
         let items: Vec<Vec<Item>> = stream::iter(chunks)
             .buffer_unordered(self.options.concurrency)

@@ -28,10 +28,14 @@ pub const UNREADABLE: &str = "UNREADABLE: ";
 /// says what became of them.
 ///
 /// Every `Fn(E) -> Future<Output = Result<Answer, Error>>` is one, so that the function a trigger
-/// in the cloud calls can be handed to a trigger of this process as it is. The trait is here so
-/// that whoever handles and whoever reads need not know each other.
+/// in the cloud calls can be handed to a trigger of this process as it is; it is given a copy of
+/// each event. The trait is here so that whoever handles and whoever reads need not know each other.
 ///
 /// # Contract
+///
+/// An event is lent: what is not done its caller hands over again, without having kept a copy. A
+/// handler may take parts out of the event while it works on them. When it answers that a record is
+/// not done, or fails, the event is as it was; when all is done it may have kept any of it.
 ///
 /// Records may come more than once, in whatever company, even after they were answered as done;
 /// [`repeats`](EventHandler::repeats) says what becomes of them then. A record whose event name
@@ -42,19 +46,20 @@ pub const UNREADABLE: &str = "UNREADABLE: ";
 ///
 /// # Cancel safety
 ///
-/// A call may be dropped halfway; its records come again.
+/// A call may be dropped halfway: nothing reads its event then, and its records come again.
 pub trait EventHandler<E>: Send + Sync {
     /// Says which records are done.
     type Answer;
 
-    /// Processes the records of one batch, which all are of one shard and in its order.
+    /// Processes the records of one batch, which all are of one shard and in its order, and leaves
+    /// `event` as it was unless all is done.
     ///
     /// # Errors
     ///
     /// Whatever keeps the whole batch from being done: all of it comes again.
     fn handle(
         &self,
-        event: E,
+        event: &mut E,
         shard: &str,
     ) -> impl Future<Output = Result<Self::Answer, HandlerError>> + Send;
 
@@ -67,14 +72,14 @@ pub trait EventHandler<E>: Send + Sync {
 
 impl<F, E, Handled, A, Failed> EventHandler<E> for F
 where
-    E: Send,
+    E: Clone + Send,
     F: Fn(E) -> Handled + Send + Sync,
     Handled: Future<Output = Result<A, Failed>> + Send,
     Failed: Into<HandlerError>,
 {
     type Answer = A;
 
-    async fn handle(&self, event: E, _shard: &str) -> Result<A, HandlerError> {
-        self(event).await.map_err(Into::into)
+    async fn handle(&self, event: &mut E, _shard: &str) -> Result<A, HandlerError> {
+        self(event.clone()).await.map_err(Into::into)
     }
 }

@@ -1,5 +1,5 @@
 use std::cmp::Ordering;
-use std::fmt;
+use std::fmt::{self, Write};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
@@ -149,7 +149,8 @@ pub struct ItemId(Arc<str>);
 impl ItemId {
     /// The id made of `parts` in order; injective, because each part carries its length.
     pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
-        let mut name = String::new();
+        // Most need no more.
+        let mut name = String::with_capacity(64);
         for part in parts {
             push_part(&mut name, part);
         }
@@ -345,15 +346,19 @@ impl PipelineName {
     /// Injective in (`kind`, `parts`): parts carry their lengths, and where the key would be
     /// longer than 512 bytes they are replaced by their SHA-256. `kind` is a word of Murmur's.
     pub fn marker(&self, kind: &str, parts: &[&str]) -> String {
-        let mut tail = String::new();
-        for part in parts {
-            push_part(&mut tail, part);
+        let room: usize = parts.iter().map(|part| part.len() + 4).sum();
+        let mut plain = String::with_capacity(self.0.len() + kind.len() + 2 + room);
+        for text in [&self.0, "/", kind, "/"] {
+            plain.push_str(text);
         }
-        let plain = format!("{}/{kind}/{tail}", self.0);
+        let head = plain.len();
+        for part in parts {
+            push_part(&mut plain, part);
+        }
         if plain.len() <= MAX_PLAIN_MARKER_BYTES {
             return plain;
         }
-        let digest: String = Sha256::digest(tail.as_bytes())
+        let digest: String = Sha256::digest(&plain.as_bytes()[head..])
             .iter()
             .map(|byte| format!("{byte:02x}"))
             .collect();
@@ -368,8 +373,8 @@ impl fmt::Display for PipelineName {
 }
 
 fn push_part(into: &mut String, part: &str) {
-    into.push_str(&part.len().to_string());
-    into.push(':');
+    // Writing to a String cannot fail.
+    let _ = write!(into, "{}:", part.len());
     into.push_str(part);
 }
 
@@ -476,7 +481,9 @@ mod tests {
         let name = PipelineName::new("likes").unwrap();
         let (long, other) = ("x".repeat(600), "y".repeat(600));
         let marker = name.marker("claim", &[&long]);
-        assert!(marker.starts_with("likes/claim#sha256/") && marker.len() < 128);
+        // Rows are found by it in later releases.
+        let digest = "700e83fb1f0c7b3525900e027142fde1aa58e5054f957aeb297fe7858bee653e";
+        assert_eq!(marker, format!("likes/claim#sha256/{digest}"));
         assert_ne!(marker, name.marker("claim", &[&other]));
         assert_eq!(name.marker("claim", &["e1"]), "likes/claim/2:e1");
     }

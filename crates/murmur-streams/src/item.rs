@@ -8,18 +8,19 @@ use serde_dynamo::{AttributeValue, Item};
 
 /// The hash of an item's primary key: the same for equal keys as long as the process lives.
 pub(crate) fn key_hash(keys: &Item) -> u64 {
-    let mut attributes: Vec<_> = keys.iter().collect();
-    attributes.sort_unstable_by_key(|(name, _)| *name);
+    // The sum depends on no order.
+    keys.iter().map(attribute_hash).fold(0, u64::wrapping_add)
+}
+
+fn attribute_hash((name, value): (&String, &AttributeValue)) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for (name, value) in attributes {
-        name.hash(&mut hasher);
-        mem::discriminant(value).hash(&mut hasher);
-        match value {
-            AttributeValue::S(text) | AttributeValue::N(text) => text.hash(&mut hasher),
-            AttributeValue::B(bytes) => bytes.hash(&mut hasher),
-            // DynamoDB has no keys of other types; equal ones still hash alike.
-            _ => {}
-        }
+    name.hash(&mut hasher);
+    mem::discriminant(value).hash(&mut hasher);
+    match value {
+        AttributeValue::S(text) | AttributeValue::N(text) => text.hash(&mut hasher),
+        AttributeValue::B(bytes) => bytes.hash(&mut hasher),
+        // DynamoDB has no keys of other types; equal ones still hash alike.
+        _ => {}
     }
     hasher.finish()
 }

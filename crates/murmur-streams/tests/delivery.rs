@@ -150,7 +150,7 @@ impl EventHandler<Event> for Handler {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         _shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         // A run may be dropped here: then nothing was answered.
@@ -285,7 +285,7 @@ fn the_world_is_hard_enough_to_notice_a_handler_that_lies() {
 
         async fn handle(
             &self,
-            event: Event,
+            event: &mut Event,
             shard: &str,
         ) -> Result<DynamoDbEventResponse, HandlerError> {
             let answer = self.0.handle(event, shard).await;

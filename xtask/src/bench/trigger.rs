@@ -239,7 +239,7 @@ async fn hand_over<S: StreamSource>(source: &S, handler: &Handling, batch: usize
             while records.len() > 0 {
                 let mut event = Event::default();
                 event.records = records.by_ref().take(batch).collect();
-                let answer = handler.handle(event, &shard.id).await;
+                let answer = handler.handle(&mut event, &shard.id).await;
                 let answer = answer.map_err(anyhow::Error::from_boxed)?;
                 let failed = answer.batch_item_failures.len();
                 ensure!(failed == 0, "{failed} records were not counted");
@@ -258,7 +258,7 @@ enum Handling {
 impl EventHandler<Event> for Handling {
     type Answer = DynamoDbEventResponse;
 
-    async fn handle(&self, event: Event, shard: &str) -> Result<Self::Answer, HandlerError> {
+    async fn handle(&self, event: &mut Event, shard: &str) -> Result<Self::Answer, HandlerError> {
         match self {
             Self::Nothing => Ok(DynamoDbEventResponse::default()),
             Self::Counting(handler) => EventHandler::handle(handler, event, shard).await,

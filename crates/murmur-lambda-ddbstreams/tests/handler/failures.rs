@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use murmur_core::{Decoded, Decoder, Record, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
-use murmur_state::{Clock, Random};
+use murmur_state::{Clock, EventHandler, ImageNote, ImageNotes, Random};
 
 use crate::support::{
     Scripted, Seen, Step, change, clock, event, id, insert, number, numbers, reported, totals,
@@ -48,6 +48,33 @@ async fn everything_that_is_not_done_is_reported_in_the_events_order() {
     let answer = handler.call(event(batch)).await.unwrap();
     assert_eq!(reported(&answer), numbers([1, 3, 4, 5]));
     assert_eq!(store.total("bob"), Some(1));
+}
+
+#[tokio::test]
+async fn what_it_is_lent_is_as_it_was_whatever_became_of_it() {
+    let store = Scripted::new(Sum::new()).script("bob", [Step::Refuse]);
+    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let mut lent = event([
+        insert(1, "alice", 10),
+        insert(2, "bob", 20),
+        undecodable(3),
+        change(4, 1, Some(("alice", 10)), Some(("alice", 15))),
+        change(5, 1, Some(("alice", 15)), None),
+        change(6, 6, Some(("carol", 1)), Some(("carol", 2))),
+        change(7, 7, Some(("dave", 1)), Some(("dave", 2))),
+    ]);
+    let unreadable = ImageNote::Unreadable("`n`: 5".to_owned());
+    let notes = [
+        ImageNotes::of("MODIFY", None, unreadable, ImageNote::AsShown),
+        ImageNotes::of("MODIFY", None, ImageNote::AsShown, ImageNote::Empty),
+    ];
+    for (record, notes) in lent.records[5..].iter_mut().zip(notes) {
+        record.record_format = notes.to_record_format();
+    }
+    let before = lent.clone();
+    let answer = EventHandler::handle(&handler, &mut lent, "s").await;
+    assert_eq!(reported(&answer.unwrap()), numbers([2, 3, 6]));
+    assert_eq!(lent, before);
 }
 
 #[tokio::test]

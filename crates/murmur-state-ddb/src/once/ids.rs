@@ -1,5 +1,3 @@
-use std::fmt::Write;
-
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{EventId, Place, StoreError, Timestamp};
@@ -119,15 +117,16 @@ pub(crate) fn unless_taken<'a>(
     elements: impl IntoIterator<Item = &'a Element>,
 ) -> Change {
     let mut condition = String::from("NOT (");
-    let mut first = true;
+    let mut or = "";
     for (n, element) in elements.into_iter().enumerate() {
+        let name = format!(":i{n}");
         for attribute in attributes {
-            let or = if first { "" } else { " OR " };
-            first = false;
-            // Writing to a String cannot fail.
-            let _ = write!(condition, "{or}contains({attribute}, :i{n})");
+            for text in [or, "contains(", attribute, ", ", &name, ")"] {
+                condition.push_str(text);
+            }
+            or = " OR ";
         }
-        change = change.value(format!(":i{n}"), AttributeValue::B(element.blob()));
+        change = change.value(name, AttributeValue::B(element.blob()));
     }
     condition.push(')');
     change.only_if(condition)

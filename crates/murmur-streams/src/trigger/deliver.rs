@@ -7,10 +7,11 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{Cause, Causes, EventHandler};
 
 use crate::handler::done_records;
+use crate::record::created_at;
 use crate::trigger::engine::Engine;
 use crate::trigger::error::TriggerError;
 use crate::trigger::failed::{FailedBatch, FailureCondition};
-use crate::trigger::lane::{Part, Pending};
+use crate::trigger::lane::{Part, Undone};
 use crate::trigger::monitor::Count;
 
 /// What a delivery leaves.
@@ -27,8 +28,8 @@ pub(crate) struct Delivered {
 }
 
 impl Delivered {
-    fn took(&mut self, records: impl IntoIterator<Item = Pending>) {
-        let ordinals = records.into_iter().map(|pending| pending.ordinal);
+    fn took(&mut self, records: Undone) {
+        let ordinals = records.marks.iter().map(|mark| mark.ordinal);
         self.done.extend(ordinals);
     }
 }
@@ -44,41 +45,53 @@ where
         let Some(part) = self.drop_old(arn, shard, part, &mut delivered).await else {
             return delivered;
         };
+        let Part {
+            mut undone,
+            failures,
+            again,
+        } = part;
         self.monitor.count(
-            match part.again {
+            match again {
                 true => Count::Retries,
                 false => Count::Batches,
             },
             1,
         );
-        let mut event = Event::default();
-        event.records = records(&part.records);
-        let answer = self.handler.handle(event, shard).await;
+        let answer = self.handler.handle(&mut undone.event, shard).await;
         let (done, error) = match answer {
             Ok(response) => {
                 let failures = response.batch_item_failures.len() as u64;
                 self.monitor.count(Count::Failures, failures);
-                let sent = part.records.iter().map(|pending| &pending.record);
-                (done_records(sent, &response), None)
+                let done = match failures {
+                    0 => undone.len(),
+                    _ => done_records(&undone.event.records, &response),
+                };
+                (done, None)
             }
             Err(error) => {
                 self.monitor.count(Count::Errors, 1);
                 (0, Some(Cause::from(error)))
             }
         };
-        self.monitor.count(Count::Records, done as u64);
-        let Part {
-            mut records,
-            failures,
-            ..
-        } = part;
-        let left = records.split_off(done);
-        delivered.took(records);
-        if !left.is_empty() {
-            let before = (done == 0).then_some(failures);
-            self.failed(arn, shard, left, before, error, &mut delivered)
-                .await;
+        if done < undone.len() && !undone.is_whole() {
+            delivered.error = Some(TriggerError::RecordsKept {
+                shard: shard.to_owned(),
+                lent: undone.len(),
+                left: undone.event.records.len(),
+                source: error,
+            });
+            return delivered;
         }
+        self.monitor.count(Count::Records, done as u64);
+        if done == undone.len() {
+            delivered.took(undone);
+            return delivered;
+        }
+        let left = undone.split_off(done);
+        delivered.took(undone);
+        let before = (done == 0).then_some(failures);
+        self.failed(arn, shard, left, before, error, &mut delivered)
+            .await;
         delivered
     }
 
@@ -88,16 +101,17 @@ where
         &self,
         arn: &str,
         shard: &str,
-        records: Vec<Pending>,
+        undone: Undone,
         before: Option<u32>,
         error: Option<Cause>,
         delivered: &mut Delivered,
     ) {
         let retries = before.unwrap_or(0);
         let failures = retries.saturating_add(1);
+        let records = &undone.event.records;
         tracing::warn!(
             shard,
-            sequence_number = first_number(&records),
+            sequence_number = number_of(records.first()),
             records = records.len(),
             failures,
             error = error.as_deref().map(|cause| Causes(cause).to_string()),
@@ -113,17 +127,17 @@ where
             // of them where it had none left.
             self.monitor.count(Count::Bisections, 1);
             let failures = if exhausted { 0 } else { retries };
-            delivered.left = halves(records, failures);
+            delivered.left = halves(undone, failures);
             return;
         }
         if exhausted {
             let condition = FailureCondition::RetryAttemptsExhausted { retries, error };
-            let batch = failed_batch(arn, shard, &records, condition);
+            let batch = failed_batch(arn, shard, records.clone(), condition);
             if self.give_up(batch, failures, delivered).await {
-                return delivered.took(records);
+                return delivered.took(undone);
             }
         }
-        delivered.left = vec![Part::again(records, failures)];
+        delivered.left = vec![Part::again(undone, failures)];
     }
 
     /// Passes the records that are too old to `on_failure`; answers the others, if there are any
@@ -139,33 +153,28 @@ where
             return Some(part);
         };
         let now = self.options.clock.now();
-        let age = |pending: &Pending| pending.created(now).map(|created| now.since(created));
-        let is_old = |pending: &Pending| age(pending).is_some_and(|age| age > limit);
-        if !part.records.iter().any(is_old) {
+        let age = |record: &EventRecord| created_at(record, now).map(|created| now.since(created));
+        let is_old = |record: &EventRecord| age(record).is_some_and(|age| age > limit);
+        let records = part.undone.event.records.iter();
+        let old: Vec<_> = records.filter(|record| is_old(record)).cloned().collect();
+        let Some(first) = old.first() else {
             return Some(part);
-        }
-        let Part {
-            records,
-            failures,
-            again,
-        } = part;
-        let (old, young): (Vec<_>, Vec<_>) = records.iter().cloned().partition(is_old);
-        let age = old.first().and_then(age).unwrap_or_default();
+        };
+        let age = age(first).unwrap_or_default();
         let condition = FailureCondition::RecordAgeExceeded { age, limit };
-        let batch = failed_batch(arn, shard, &old, condition);
-        if !self.give_up(batch, failures, delivered).await {
+        let batch = failed_batch(arn, shard, old, condition);
+        if !self.give_up(batch, part.failures, delivered).await {
             delivered.left = vec![Part {
-                records,
-                failures: failures.saturating_add(1),
-                again,
+                failures: part.failures.saturating_add(1),
+                ..part
             }];
             return None;
         }
+        let (old, young) = part.undone.partition(is_old);
         delivered.took(old);
-        (!young.is_empty()).then_some(Part {
-            records: young,
-            failures,
-            again,
+        (young.len() > 0).then_some(Part {
+            undone: young,
+            ..part
         })
     }
 
@@ -195,42 +204,28 @@ where
     }
 }
 
-fn halves(mut records: Vec<Pending>, failures: u32) -> Vec<Part> {
-    let second = records.split_off(records.len() / 2);
-    vec![
-        Part::again(records, failures),
-        Part::again(second, failures),
-    ]
+fn halves(mut undone: Undone, failures: u32) -> Vec<Part> {
+    let second = undone.split_off(undone.len() / 2);
+    vec![Part::again(undone, failures), Part::again(second, failures)]
 }
 
-fn records(pending: &[Pending]) -> Vec<EventRecord> {
-    pending
-        .iter()
-        .map(|pending| pending.record.clone())
-        .collect()
-}
-
-fn number_of(pending: Option<&Pending>) -> String {
-    let number = pending.and_then(|pending| pending.record.change.sequence_number.clone());
+fn number_of(record: Option<&EventRecord>) -> String {
+    let number = record.and_then(|record| record.change.sequence_number.clone());
     number.unwrap_or_default()
-}
-
-fn first_number(pending: &[Pending]) -> String {
-    number_of(pending.first())
 }
 
 fn failed_batch(
     arn: &str,
     shard: &str,
-    pending: &[Pending],
+    records: Vec<EventRecord>,
     condition: FailureCondition,
 ) -> FailedBatch {
     FailedBatch {
         stream_arn: arn.to_owned(),
         shard: shard.to_owned(),
-        start_sequence_number: first_number(pending),
-        end_sequence_number: number_of(pending.last()),
-        records: records(pending),
+        start_sequence_number: number_of(records.first()),
+        end_sequence_number: number_of(records.last()),
+        records,
         condition,
     }
 }

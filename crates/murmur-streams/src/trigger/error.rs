@@ -40,6 +40,22 @@ pub enum TriggerError {
         #[source]
         source: Option<Cause>,
     },
+    /// The handler kept records that were lent to it and are not done
+    /// ([`EventHandler`](murmur_state::EventHandler)).
+    #[error(
+        "shard `{shard}`: of {lent} records the handler left {left}, and not all are done, so that they cannot be delivered again; nothing is lost: mend the handler, which must leave the event as it was unless all is done, and run the trigger again"
+    )]
+    RecordsKept {
+        /// The shard.
+        shard: String,
+        /// How many records were lent.
+        lent: usize,
+        /// How many were left.
+        left: usize,
+        /// The handler's error, if it failed as a whole.
+        #[source]
+        source: Option<Cause>,
+    },
     /// A record is older than it may be, and nobody takes it.
     #[error(
         "shard `{shard}`: the record with sequence number {sequence_number} was created {} ago, more than the {} of `maximum_record_age`; it was not passed over: raise that, or give the trigger an `on_failure` to pass such records to", hours(.age), hours(.limit)

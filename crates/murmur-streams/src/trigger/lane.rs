@@ -1,37 +1,79 @@
 //! One of the concurrent batches of a shard: its records in order, and what comes again.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lambda_events::event::dynamodb::EventRecord;
-use murmur_state::Timestamp;
+use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 
-use crate::record::created_at;
 use crate::trigger::room::Taken;
 
-/// A record read and not yet done.
-#[derive(Debug, Clone)]
-pub(crate) struct Pending {
+/// What is known of a record that was read and is not done.
+#[derive(Debug)]
+pub(crate) struct Mark {
     /// Names it to the tracker.
     pub(crate) ordinal: u64,
-    pub(crate) record: EventRecord,
     /// When it was read, in monotonic time.
     pub(crate) read_at: Duration,
-    /// The room it takes; given back with the last copy.
-    pub(crate) _room: Option<Arc<Taken>>,
+    /// The room it takes; given back when it is done or dropped.
+    pub(crate) _room: Option<Taken>,
 }
 
-impl Pending {
-    pub(crate) fn created(&self, now: Timestamp) -> Option<Timestamp> {
-        created_at(&self.record, now)
+/// Records that were read and are not done, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Undone {
+    /// As the handler gets them.
+    pub(crate) event: Event,
+    /// One for each, even while the handler has them.
+    pub(crate) marks: Vec<Mark>,
+}
+
+impl Undone {
+    fn with_capacity(capacity: usize) -> Self {
+        let mut undone = Self::default();
+        undone.event.records.reserve_exact(capacity);
+        undone.marks.reserve_exact(capacity);
+        undone
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Whether every record is there: a handler may have kept some.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.event.records.len() == self.marks.len()
+    }
+
+    fn push(&mut self, (record, mark): (EventRecord, Mark)) {
+        self.event.records.push(record);
+        self.marks.push(mark);
+    }
+
+    /// Splits it in two at `at`, which is no more than it has; answers the second part.
+    pub(crate) fn split_off(&mut self, at: usize) -> Self {
+        let mut rest = Self::default();
+        rest.event.records = self.event.records.split_off(at);
+        rest.marks = self.marks.split_off(at);
+        rest
+    }
+
+    /// The records that are `wanted`, and the others.
+    pub(crate) fn partition(self, wanted: impl Fn(&EventRecord) -> bool) -> (Self, Self) {
+        let (mut one, mut other) = (Self::default(), Self::default());
+        for (record, mark) in self.event.records.into_iter().zip(self.marks) {
+            match wanted(&record) {
+                true => one.push((record, mark)),
+                false => other.push((record, mark)),
+            }
+        }
+        (one, other)
     }
 }
 
 /// Records that are delivered together.
 #[derive(Debug)]
 pub(crate) struct Part {
-    pub(crate) records: Vec<Pending>,
+    pub(crate) undone: Undone,
     /// How often in a row the first record was in a delivery and not done.
     pub(crate) failures: u32,
     /// Whether it was delivered before, alone or as part of another.
@@ -40,9 +82,9 @@ pub(crate) struct Part {
 
 impl Part {
     /// Records that were delivered, and come again.
-    pub(crate) fn again(records: Vec<Pending>, failures: u32) -> Self {
+    pub(crate) fn again(undone: Undone, failures: u32) -> Self {
         Self {
-            records,
+            undone,
             failures,
             again: true,
         }
@@ -62,7 +104,7 @@ pub(crate) struct Cut {
 
 #[derive(Debug, Default)]
 pub(crate) struct Lane {
-    queue: VecDeque<Pending>,
+    queue: VecDeque<(EventRecord, Mark)>,
     /// What comes before the queue: a batch to be tried again, perhaps in halves.
     again: VecDeque<Part>,
     busy: bool,
@@ -70,8 +112,8 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn push(&mut self, pending: Pending) {
-        self.queue.push_back(pending);
+    pub(crate) fn push(&mut self, record: EventRecord, mark: Mark) {
+        self.queue.push_back((record, mark));
     }
 
     /// The next batch to deliver now; the lane is busy until it is given back.
@@ -82,8 +124,10 @@ impl Lane {
         self.busy = true;
         Some(self.again.pop_front().unwrap_or_else(|| {
             let size = self.queue.len().min(cut.batch_size);
+            let mut undone = Undone::with_capacity(size);
+            self.queue.drain(..size).for_each(|read| undone.push(read));
             Part {
-                records: self.queue.drain(..size).collect(),
+                undone,
                 failures: 0,
                 again: false,
             }
@@ -98,7 +142,7 @@ impl Lane {
         if !self.again.is_empty() {
             return Some(self.not_before);
         }
-        let first = self.queue.front()?;
+        let (_, first) = self.queue.front()?;
         if self.queue.len() >= cut.batch_size || cut.ended {
             return Some(Duration::ZERO);
         }

@@ -163,7 +163,8 @@ where
     /// # Errors
     ///
     /// [`TriggerError::RetriesExhausted`] and [`TriggerError::RecordTooOld`] where nobody takes
-    /// such records; [`TriggerError::Gap`]; [`TriggerError::OtherStream`] and
+    /// such records; [`TriggerError::RecordsKept`] for a handler that does not leave the records that
+    /// are not done; [`TriggerError::Gap`]; [`TriggerError::OtherStream`] and
     /// [`TriggerError::OtherHandoff`] before anything is read; [`TriggerError::Stream`] for a
     /// stream that is missing, may not be read, or is disabled and read to its end;
     /// [`TriggerError::GaveUp`] for what failed for longer than

@@ -21,7 +21,7 @@ use crate::trigger::deliver::Delivered;
 use crate::trigger::engine::{Engine, Until, Watch, yield_now};
 use crate::trigger::error::TriggerError;
 use crate::trigger::gap::Gap;
-use crate::trigger::lane::{Cut, Lane, Pending};
+use crate::trigger::lane::{Cut, Lane, Mark};
 use crate::trigger::lineage::{Left, Task};
 use crate::trigger::monitor::{Behind, Count, Progress};
 use crate::trigger::positions::{At, Begin, Beginning, Held, Row};
@@ -486,13 +486,12 @@ where
             let ordinal = self.tracker.push(number, created_at(&record, wall_now));
             match self.lanes.get_mut(lane as usize) {
                 Some(lane) if wanted => {
-                    let room = room.part(&record);
-                    lane.push(Pending {
+                    let mark = Mark {
                         ordinal,
-                        record,
                         read_at: now,
-                        _room: room.map(Arc::new),
-                    });
+                        _room: room.part(&record),
+                    };
+                    lane.push(record, mark);
                 }
                 _ => {
                     filtered += 1;

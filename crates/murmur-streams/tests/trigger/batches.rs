@@ -8,7 +8,7 @@ use std::time::Duration;
 use murmur_state::{EventHandler, HandlerError, Random, Timestamp};
 use murmur_streams::{
     DynamoDbEventResponse, Event, OperationType, Status, StreamError, StreamRecord, Trigger,
-    report_failures,
+    TriggerError, report_failures,
 };
 use murmur_testkit::time::Time;
 use tokio::time::{Instant, sleep};
@@ -69,7 +69,7 @@ impl EventHandler<Event> for Slow {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         self.shards.lock().unwrap().push(shard.to_owned());
@@ -340,4 +340,50 @@ async fn no_lag_is_shown_while_nothing_comes_and_it_grows_while_nothing_can_be_r
         assert!((590..610).contains(&lag.as_secs()), "{lag:?}");
     };
     trigger.run(look).await.unwrap();
+}
+
+/// Keeps the records it is lent.
+struct Keeps(Scripted);
+
+impl EventHandler<Event> for Keeps {
+    type Answer = DynamoDbEventResponse;
+
+    async fn handle(
+        &self,
+        event: &mut Event,
+        shard: &str,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
+        let answer = self.0.handle(event, shard).await;
+        drop(event.records.drain(1..));
+        answer
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_keep_records_only_when_all_are_done() {
+    let store = store();
+    let numbers = put(&store, &["a", "b", "c"]);
+    let handler = Scripted::default();
+    handler.fail();
+    handler.answer(&[&numbers[1]]);
+    let keeps = Keeps(handler.clone());
+    let mut trigger = Trigger::builder(store.source(ARN), keeps).build().unwrap();
+    let shard_id = store.describe_stream(ARN).unwrap().shards.remove(0).id;
+    for failed in [true, false] {
+        let error = trigger.drain().await.unwrap_err();
+        let TriggerError::RecordsKept {
+            shard,
+            lent: 3,
+            left: 1,
+            source,
+        } = &error
+        else {
+            panic!("{error:?}")
+        };
+        assert_eq!((shard, source.is_some()), (&shard_id, failed));
+        assert!(error.to_string().contains("mend the handler"), "{error}");
+    }
+    // What it did not leave comes again from the stream.
+    assert_eq!(trigger.drain().await.unwrap().records, 3);
+    assert_eq!(handler.batches(), [["a", "b", "c"]; 3]);
 }

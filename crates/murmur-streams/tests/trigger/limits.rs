@@ -173,7 +173,7 @@ impl EventHandler<Event> for Recognises {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         self.0.handle(event, shard).await

@@ -113,7 +113,7 @@ impl EventHandler<Event> for World {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         self.unavailable()?;

@@ -86,10 +86,14 @@ struct Slow {
 impl EventHandler<Event> for Slow {
     type Answer = DynamoDbEventResponse;
 
-    async fn handle(&self, event: Event, _: &str) -> Result<DynamoDbEventResponse, HandlerError> {
+    async fn handle(
+        &self,
+        event: &mut Event,
+        _: &str,
+    ) -> Result<DynamoDbEventResponse, HandlerError> {
         tokio::time::sleep(Duration::from_millis(50)).await;
         self.held.fetch_sub(event.records.len(), Ordering::Relaxed);
-        let ids = event.records.into_iter().map(|record| record.event_id);
+        let ids = event.records.drain(..).map(|record| record.event_id);
         self.had.lock().unwrap().extend(ids);
         Ok(DynamoDbEventResponse::default())
     }
@@ -170,13 +174,13 @@ impl EventHandler<Event> for Fails {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         if self.failing.contains(shard) {
             return Err("it never works".into());
         }
-        let ids = event.records.into_iter().map(|record| record.event_id);
+        let ids = event.records.drain(..).map(|record| record.event_id);
         self.had.lock().unwrap().extend(ids);
         Ok(DynamoDbEventResponse::default())
     }

@@ -67,7 +67,7 @@ impl EventHandler<Event> for Scripted {
 
     async fn handle(
         &self,
-        event: Event,
+        event: &mut Event,
         _shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
         let ids = event
