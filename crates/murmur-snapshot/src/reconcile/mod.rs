@@ -67,7 +67,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// pipeline that keeps what has expired, may have been removed by Time to Live: it is counted as
 /// untold, and never repaired. One that is there again may have expired in between as well, and is
 /// taken for a change. A wrong row of the state itself is found by
-/// [`Processor::audit`](murmur_core::Processor::audit), not here.
+/// [`Processor::audit`](murmur_core::Processor::audit), not here, unless items settle.
 ///
 /// # Where items settle
 ///
@@ -88,10 +88,9 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// done for a part of them after the other. A key is named if its row, and what each item contributes to
 /// it, were the same both times, so a key that never rests is only ever counted as unsettled. A key that
 /// is right in the first recount by chance, since what live has yet to do makes up for what was lost, is
-/// for the next run. Nothing can be repaired. Without
-/// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max,
-/// Set), a deletion or a change does not undo what was counted, so such a key differs from then
-/// on. Of First and Last only the times are compared.
+/// for the next run. Nothing can be repaired. Without [`retract`](murmur_core::Definition::retract), and
+/// for monoids without an inverse (Min, Max, Set), a deletion or a change does not undo what was counted,
+/// so such a key differs from then on. Of First and Last only the times are compared.
 ///
 /// # Rows that can never count
 ///
@@ -103,9 +102,9 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// One scan, and with a ledger a read of each of its rows twice, by the scan's pages and as a list.
 /// An item that the ledger knows is looked up if it differed, or was not among the
 /// [remembered](Reconcile::remember) ones. Without a ledger one listing of the state and, if anything
-/// differs, a second scan, for each part of the keys. Where items settle the same on top of what a
-/// ledger takes; if items were mended the recount begins anew after that, so that the table is scanned
-/// twice, and a third time if anything differs.
+/// differs, a second scan, for each part of the keys. Where items settle it is both together, and the
+/// first scan serves both; if items were mended the recount begins anew after that, so that the table is
+/// scanned twice, and a third time if anything differs.
 ///
 /// Memory is bounded, whatever the size of the table:
 ///
