@@ -185,14 +185,13 @@ impl Deduper {
     /// moment ago, for half the read units.
     pub(crate) async fn get_many(
         &self,
-        names: &[String],
+        names: &[&str],
         consistent: bool,
         deadline: Deadline,
     ) -> Result<Vec<Item>, StoreError> {
-        let distinct: HashSet<&String> = names.iter().collect();
-        let keys = distinct.into_iter();
-        let keys =
-            keys.map(|name| HashMap::from([(PK.to_owned(), AttributeValue::S(name.clone()))]));
+        let distinct: HashSet<&str> = names.iter().copied().collect();
+        let key = |name: &str| HashMap::from([(PK.to_owned(), AttributeValue::S(name.to_owned()))]);
+        let keys = distinct.into_iter().map(key);
         self.table
             .get_items(keys.collect(), consistent, deadline)
             .await

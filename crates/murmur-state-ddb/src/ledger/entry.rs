@@ -130,11 +130,11 @@ pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration
         now: contributes,
         kept,
     } = known;
-    let mut row = HashMap::from([
-        (PK.to_owned(), AttributeValue::S(name.to_owned())),
-        (ITEM.to_owned(), AttributeValue::S(item.as_str().to_owned())),
-        (VER.to_owned(), number(version)),
-    ]);
+    // Of all attributes that a row can have.
+    let mut row = HashMap::with_capacity(7);
+    row.insert(PK.to_owned(), AttributeValue::S(name.to_owned()));
+    row.insert(ITEM.to_owned(), AttributeValue::S(item.as_str().to_owned()));
+    row.insert(VER.to_owned(), number(version));
     if let Position::Stream(at) = at {
         let settled = if *settled { SETTLED } else { "" };
         row.insert(AT.to_owned(), AttributeValue::S(format!("{settled}{at}")));
@@ -155,14 +155,13 @@ pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration
 }
 
 fn contribution(add: &Add<i64>) -> AttributeValue {
-    let mut part = HashMap::from([
-        (
-            PK.to_owned(),
-            AttributeValue::S(add.key.entity().to_owned()),
-        ),
-        (SK.to_owned(), number(add.key.bucket())),
-        (V.to_owned(), number(add.value)),
-    ]);
+    let mut part = HashMap::with_capacity(4);
+    part.insert(
+        PK.to_owned(),
+        AttributeValue::S(add.key.entity().to_owned()),
+    );
+    part.insert(SK.to_owned(), number(add.key.bucket()));
+    part.insert(V.to_owned(), number(add.value));
     if let Some(ttl) = add.ttl {
         part.insert(TTL.to_owned(), number(ttl));
     }

@@ -151,33 +151,33 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
 
     /// Reads the ledger rows of items of which it is not known what is known.
     async fn read(&self, batch: &mut Batch<'_>) {
-        let mut looks = HashMap::new();
+        let Batch {
+            groups, outcomes, ..
+        } = batch;
         for stale in [false, true] {
-            let unread = batch.groups.iter().filter(|group| group.known.is_unread());
-            let unread = unread.filter(|group| group.is_stale == stale);
-            let items: Vec<ItemId> = unread.map(|group| group.item.clone()).collect();
-            if items.is_empty() {
+            let is_open = |group: &&Group<'_>| group.known.is_unread() && group.is_stale == stale;
+            let open = groups.iter().filter(is_open);
+            let names: Vec<&str> = open.map(|group| &*group.name).collect();
+            if names.is_empty() {
                 continue;
             }
-            let found = match self.look(&items, !stale).await {
-                Ok(found) => found,
-                Err(error) => vec![Err(error); items.len()],
+            let looks = match self.look(&names, !stale).await {
+                Ok(looks) => looks,
+                Err(error) => vec![Err(error); names.len()],
             };
-            for known in found.iter().flatten().flatten() {
-                self.settled.note(known);
-            }
-            looks.extend(items.into_iter().zip(found));
-        }
-        for mut group in std::mem::take(&mut batch.groups) {
-            match looks.remove(group.item) {
-                None => {}
-                Some(Ok(known)) => group.known = Look::Read(known),
-                Some(Err(error)) => {
-                    group.fail(&error, &mut batch.outcomes);
-                    continue;
+            let open = groups.iter_mut().filter(|group| is_open(&&**group));
+            for (group, look) in open.zip(looks) {
+                match look {
+                    Ok(known) => {
+                        if let Some(known) = &known {
+                            self.settled.note(known);
+                        }
+                        group.known = Look::Read(known);
+                    }
+                    Err(error) => group.fail(&error, outcomes),
                 }
             }
-            batch.groups.push(group);
+            groups.retain(|group| !group.entries.is_empty());
         }
     }
 
@@ -186,26 +186,27 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         &self,
         items: &[ItemId],
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        self.look(items, true).await?.into_iter().collect()
-    }
-
-    /// What the row of each of `items` says, if there is one and it can be read.
-    async fn look(
-        &self,
-        items: &[ItemId],
-        consistent: bool,
-    ) -> Result<Vec<Result<Option<Known<i64>>, StoreError>>, StoreError> {
         let name = |item| entry::name(self.pipeline, &self.table.name, item);
         let names: Vec<String> = items.iter().map(name).collect();
-        let rows = self.markers.get_many(&names, consistent, self.deadline);
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        self.look(&names, true).await?.into_iter().collect()
+    }
+
+    /// What each of the rows called `names` says, if it is there and can be read.
+    async fn look(
+        &self,
+        names: &[&str],
+        consistent: bool,
+    ) -> Result<Vec<Result<Option<Known<i64>>, StoreError>>, StoreError> {
+        let rows = self.markers.get_many(names, consistent, self.deadline);
         let rows = rows.await?;
         let place = self.markers.table.place();
         let mut found = HashMap::with_capacity(rows.len());
         for row in &rows {
             found.insert(text(&place, row, PK, NAME)?, row);
         }
-        let known = |name: &String| {
-            let row = found.get(name.as_str());
+        let known = |name: &&str| {
+            let row = found.get(name);
             row.map(|row| entry::known(&self.place_of(name), row))
                 .transpose()
         };

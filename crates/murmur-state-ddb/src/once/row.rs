@@ -311,6 +311,8 @@ impl Slots {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use aws_sdk_dynamodb::primitives::Blob;
 
     use super::*;

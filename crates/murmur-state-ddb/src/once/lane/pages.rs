@@ -39,6 +39,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
         let pages = events.flat_map(|event| image.tops.pages(&event.element));
         let keys: Vec<String> = pages.map(|page| self.page_key(&page)).collect();
         if !keys.is_empty() {
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
             let markers = self.batch.markers;
             let mut taken = HashSet::new();
             for page in markers.get_many(&keys, true, self.batch.deadline).await? {
