@@ -189,6 +189,11 @@ impl History {
         expected
     }
 
+    /// The names of all items that there can be.
+    pub(super) fn names(&self, scenario: &Scenario) -> impl Iterator<Item = String> + use<> {
+        (0..scenario.items).map(name)
+    }
+
     /// The item as it was at `at`, by its name.
     pub(super) fn version_at(&self, item: &str, at: Duration) -> Option<&Version> {
         let older = self.older.iter().find(|(name, _)| name == item);
@@ -235,6 +240,12 @@ impl Expected {
 
 fn name(slot: usize) -> String {
     format!("item-{slot}")
+}
+
+/// The primary key of the item of this name.
+pub(super) fn keys_of(name: &str) -> Item {
+    let id = AttributeValue::S(name.to_owned());
+    HashMap::from([("id".to_owned(), id)]).into()
 }
 
 impl Writer<'_> {

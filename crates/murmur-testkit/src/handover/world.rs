@@ -1,12 +1,12 @@
 //! Table, stream, state and processes of a run, from its beginning to its judgement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join;
-use murmur_core::{AttributeValue, Item, LedgerFindings, item_id};
+use murmur_core::{Item, LedgerFindings, item_id};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Ended, Findings, Reconcile, ReconcileError, RunRecord, Source as _,
 };
@@ -18,11 +18,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::body::{Body, Doing, Shared};
-use super::history::{Change, History, decoder};
+use super::history::{Change, History, decoder, keys_of};
 use super::live::{self, Function};
 use super::pipeline::{self, Held, MARKERS, NAME, STATE, State};
 use super::report::Wrong;
 use super::scenario::{Life, Live, Mode, Scenario};
+use super::settling;
 use super::source::{self, Paced, ReadTo};
 use super::{Met, Rule};
 use crate::chaos::SKEW;
@@ -46,11 +47,11 @@ const SWEEP: Duration = Duration::from_secs(6 * 3600);
 const ENDLESS: usize = 200;
 
 pub(super) struct World {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     cloud: Cloud,
     streams: StreamStore,
     arn: String,
-    state: State,
+    pub(super) state: State,
     read_to: ReadTo,
     /// Processes so far.
     processes: AtomicU64,
@@ -86,8 +87,10 @@ impl World {
         for (item, version) in &history.older {
             put(&cloud, &version.item(item));
         }
+        let shared = Shared::new(scenario, time, history);
+        settling::watch(&cloud, &shared);
         Arc::new(Self {
-            shared: Shared::new(scenario, time, history),
+            shared,
             cloud,
             streams,
             arn,
@@ -97,16 +100,16 @@ impl World {
         })
     }
 
-    fn scenario(&self) -> &Scenario {
+    pub(super) fn scenario(&self) -> &Scenario {
         &self.shared.scenario
     }
 
-    fn time(&self) -> &Time {
+    pub(super) fn time(&self) -> &Time {
         &self.shared.time
     }
 
     /// A new process. Bootstraps have a number.
-    fn body(&self, bootstrap: u64, life: &Life) -> Arc<Body> {
+    pub(super) fn body(&self, bootstrap: u64, life: &Life) -> Arc<Body> {
         let number = self.processes.fetch_add(1, Ordering::Relaxed) + 1;
         Body::new(&self.shared, &self.cloud, (number, bootstrap), life)
     }
@@ -125,6 +128,10 @@ impl World {
         for life in &self.scenario().repairs {
             let (world, life) = (Arc::clone(&self), life.clone());
             processes.spawn(async move { world.repair(life).await });
+        }
+        if let Some(settling) = &self.scenario().settling {
+            let (world, told_at) = (Arc::clone(&self), settling.told_at);
+            processes.spawn(async move { world.tell(told_at).await });
         }
         let live = self.scenario().live;
         if live != Live::Mapping {
@@ -243,7 +250,7 @@ impl World {
                 (_, Some(_)) => OperationType::Modify,
                 (_, None) => OperationType::Remove,
             },
-            keys: keys(change),
+            keys: keys_of(&change.item),
             old_image: image(&change.before),
             new_image: image(&change.after),
             sequence_number: Some(change.number.clone()),
@@ -469,7 +476,10 @@ impl World {
                 .wrong(format!("the last repair does not end it: {found:?}"));
         }
         let lost = &self.shared.history.changes[self.scenario().lost.clone()];
-        let lost: Vec<ItemId> = lost.iter().map(|change| item_id(&keys(change))).collect();
+        let lost: Vec<ItemId> = lost
+            .iter()
+            .map(|change| item_id(&keys_of(&change.item)))
+            .collect();
         for differing in &found.items {
             if !lost.contains(&differing.item) {
                 self.shared
@@ -561,10 +571,14 @@ impl World {
 
     /// What is wrong in the end.
     async fn judge(&self) -> (Vec<Wrong>, Met) {
+        self.mend_settled().await;
         let held = self.state.held().await;
         let mut wrong = self.compare(&held);
         if self.scenario().mode == Mode::Ledger {
-            wrong.extend(self.audit(&held));
+            wrong.extend(self.look_up(&held));
+            if held.known.iter().all(|known| !known.settled) {
+                wrong.extend(self.audit(&held));
+            }
             let body = self.body(u64::MAX, &Life::EASY);
             if let Err(error) = self.bootstrapping(&body, true).await {
                 let error = Causes(&error).to_string();
@@ -601,7 +615,7 @@ impl World {
 
     /// Whether the window of a bucket may be over by some clock, so that what comes for it is
     /// dropped by some and taken by others.
-    fn is_over(&self, bucket: i64) -> bool {
+    pub(super) fn is_over(&self, bucket: i64) -> bool {
         let skew = Duration::from_secs(SKEW.unsigned_abs());
         let now = self.time().now().plus(skew);
         let window = pipeline::window(self.scenario());
@@ -689,12 +703,6 @@ impl World {
             known: known.cloned().collect(),
         }
     }
-}
-
-/// The primary key of what changes.
-fn keys(change: &Change) -> Item {
-    let id = AttributeValue::S(change.item.clone());
-    HashMap::from([("id".to_owned(), id)]).into()
 }
 
 fn put(cloud: &Cloud, item: &Item) {
