@@ -326,7 +326,7 @@ impl Scenario {
         // The table goes on being written to for so long that everyone who may hear of it has.
         let after = scanned.max(self.writes.last().copied().unwrap_or_default());
         let tail = 2 * span.max(2 * MINUTE);
-        let mut more: Vec<Duration> = (0..rng.usize(10..=30))
+        let mut more: Vec<Duration> = (0..rng.usize(8..=20))
             .map(|_| within(rng, after, after + tail))
             .collect();
         if self.forgets {
@@ -337,11 +337,11 @@ impl Scenario {
         more.sort_unstable();
         self.writes.extend(more);
         self.calm_at = self.calm_at.max(after + tail);
-        for _ in 0..rng.usize(1..=3) {
-            let begin = within(rng, scanned, after + tail);
+        for _ in 0..rng.usize(1..=2) {
+            let begin = within(rng, scanned, after + tail / 2);
             let mut life = Life {
                 skew: clock(rng, self.skew),
-                ..life(begin, begin + within(rng, tail / 8, tail))
+                ..life(begin, begin + within(rng, tail / 8, tail / 3))
             };
             if rng.u8(..3) == 0 {
                 life.killed_at = Some(rng.u64(1..=30));

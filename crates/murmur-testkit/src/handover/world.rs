@@ -88,7 +88,9 @@ impl World {
             put(&cloud, &version.item(item));
         }
         let shared = Shared::new(scenario, time, history);
-        settling::watch(&cloud, &shared);
+        if shared.scenario.settling.is_some() {
+            settling::watch(&cloud, &shared);
+        }
         Arc::new(Self {
             shared,
             cloud,
