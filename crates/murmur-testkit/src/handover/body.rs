@@ -11,7 +11,8 @@ use fastrand::Rng;
 use futures::future::BoxFuture;
 use murmur_core::{RecordError, Rejected};
 use murmur_state::{
-    Causes, Clock, HandoffToken, Outcome, Position, Random, Replace, SequenceNumber, Timestamp,
+    Causes, Clock, HandoffToken, Outcome, Position, Random, Replace, SequenceNumber, StoreError,
+    Timestamp,
 };
 
 use super::history::{Contribution, History};
@@ -110,9 +111,17 @@ impl Shared {
         lock(&self.log).met.add(kind, 1);
     }
 
-    /// What the decoder cannot read is to be rejected, and nothing for what failed around it.
+    /// What the decoder cannot read is to be rejected, and what has an unusable key, and nothing for
+    /// what failed around it.
     pub(super) fn rejected(&self, rejected: &Rejected) {
-        if !matches!(rejected.error, RecordError::Undecodable { .. }) {
+        let to_be = match &rejected.error {
+            RecordError::Undecodable { .. } => true,
+            RecordError::Store { source, .. } => {
+                self.scenario.settling.is_some() && matches!(source, StoreError::InvalidId(_))
+            }
+            _ => false,
+        };
+        if !to_be {
             let (id, error) = (rejected.record.event_id(), Causes(&rejected.error));
             self.wrong(format!("`{id}` was rejected: {error}"));
         }

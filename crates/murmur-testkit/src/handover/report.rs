@@ -6,7 +6,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 72] = [
+pub(super) const KINDS: [&str; 73] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -20,6 +20,7 @@ pub(super) const KINDS: [&str; 72] = [
     "removals by TTL taken back",
     "rows to be skipped",
     "rows to be rejected",
+    "rows with an unusable key",
     "shards split or rolled over",
     "bootstraps",
     "bootstraps beside another",
