@@ -281,7 +281,7 @@ impl Scenario {
         scenario
             .with_workers(rng)
             .with_repairs(rng, begin, span)
-            .with_settling(settling, begin, scanned)
+            .with_settling(settling, begin..scanned, span)
     }
 
     fn with_workers(mut self, rng: &mut Rng) -> Self {
@@ -317,12 +317,12 @@ impl Scenario {
     }
 
     /// Of settled items a repair only knows that they differ, and what is lost of them is not healed.
-    fn with_settling(mut self, rng: &mut Rng, begin: Duration, scanned: Duration) -> Self {
+    fn with_settling(mut self, rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
         if self.mode != Mode::Ledger || !self.repairs.is_empty() || rng.f64() >= 0.6 {
             return self;
         }
-        let span = scanned.saturating_sub(begin);
-        self.settling = Some(Settling::of(rng, begin, scanned, span));
+        let scanned = scan.end;
+        self.settling = Some(Settling::of(rng, scan, span));
         // The table goes on being written to for so long that everyone who may hear of it has.
         let after = scanned.max(self.writes.last().copied().unwrap_or_default());
         let tail = 2 * span.max(2 * MINUTE);

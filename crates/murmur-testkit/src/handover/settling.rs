@@ -1,6 +1,7 @@
 //! Items that settle: when a run lets them, what is met of it, and what must be known in the end.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,8 +31,12 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// One of a bootstrap that begins at `begin` and ends about at `scanned`.
-    pub(super) fn of(rng: &mut Rng, begin: Duration, scanned: Duration, span: Duration) -> Self {
+    /// Items settle before a bootstrap that takes about `scan`, during it or, mostly, within `span` after it.
+    pub(super) fn of(rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
+        let Range {
+            start: begin,
+            end: scanned,
+        } = scan;
         Self {
             told_at: match rng.u8(..8) {
                 0 => within(rng, Duration::ZERO, begin),
