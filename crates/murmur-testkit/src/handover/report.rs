@@ -6,7 +6,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 73] = [
+pub(super) const KINDS: [&str; 74] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -80,6 +80,7 @@ pub(super) const KINDS: [&str; 73] = [
     "deletes of settled items",
     "settled items kept after TTL",
     "settled items taken back after TTL",
+    "settled items that a repair met",
 ];
 
 /// Something that is not as it should be.

@@ -316,9 +316,9 @@ impl Scenario {
         self
     }
 
-    /// Of settled items a repair only knows that they differ, and what is lost of them is not healed.
+    /// What settled items lose is never healed, so nothing is lost there.
     fn with_settling(mut self, rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
-        if self.mode != Mode::Ledger || !self.repairs.is_empty() || rng.f64() >= 0.6 {
+        if self.mode != Mode::Ledger || !self.lost.is_empty() || rng.f64() >= 0.5 {
             return self;
         }
         let scanned = scan.end;

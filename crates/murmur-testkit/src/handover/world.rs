@@ -182,6 +182,9 @@ impl World {
         if !self.scenario().lost.is_empty() {
             self.mend().await;
         }
+        if self.scenario().settling.is_some() && !self.scenario().repairs.is_empty() {
+            self.mend_nothing().await;
+        }
         self.judge().await
     }
 
@@ -443,7 +446,7 @@ impl World {
             }
         };
         match body.live(&life, repairing).await {
-            Some(Ok(found)) => self.mended(&found),
+            Some(Ok((found, _))) => self.mended(&found),
             Some(Err(error)) => {
                 let error = Causes(&error).to_string();
                 self.shared.wrong(format!("a repair failed: {error}"));
@@ -452,7 +455,8 @@ impl World {
         }
     }
 
-    async fn repairing(&self, body: &Arc<Body>) -> Result<LedgerFindings, ReconcileError> {
+    /// What a repair finds of items, and how many of them, and of keys, it leaves as they are.
+    async fn repairing(&self, body: &Arc<Body>) -> Result<(LedgerFindings, u64), ReconcileError> {
         let table = source::scan(body, &self.streams);
         let reconcile = Reconcile::with_decoder([self.state.pipeline(body)], table, decoder())
             .clock(Arc::clone(&body.clock))
@@ -461,8 +465,10 @@ impl World {
             .lag(self.scenario().poll)
             .repair();
         let mut reconciled = reconcile.run().await?;
-        match reconciled.pipelines.pop().map(|one| one.findings) {
-            Some(Findings::Ledger(found)) => Ok(found),
+        let pipeline = reconciled.pipelines.pop();
+        let left = pipeline.as_ref().map_or(0, |one| one.left());
+        match pipeline.map(|one| one.findings) {
+            Some(Findings::Ledger(found)) => Ok((found, left)),
             other => panic!("no findings of a ledger, but {other:?}"),
         }
     }
@@ -474,7 +480,7 @@ impl World {
     /// Repairs what live was never told of, when all else has come: that alone, and all of it.
     async fn mend(&self) {
         let body = self.body(0, &Life::EASY);
-        let found = must("the last repair", self.repairing(&body).await);
+        let (found, _) = must("the last repair", self.repairing(&body).await);
         self.mended(&found);
         if found.mended < found.differing || found.unsettled > 0 {
             self.shared
@@ -491,6 +497,19 @@ impl World {
                     .wrong(format!("nothing of it was lost: {differing:?}"));
             }
         }
+    }
+
+    /// Repairs where nothing was lost and all has come: neither an item nor a key differs.
+    async fn mend_nothing(&self) {
+        let body = self.body(0, &Life::EASY);
+        let (found, left) = must("a repair in vain", self.repairing(&body).await);
+        if found.differing + found.unsettled + left > 0 {
+            self.shared
+                .wrong(format!("nothing was lost: {left} left of {found:?}"));
+        }
+        lock(&self.shared.log)
+            .met
+            .add("settled items that a repair met", found.settled);
     }
 
     /// One process of the trigger.
