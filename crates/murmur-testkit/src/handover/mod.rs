@@ -29,7 +29,8 @@
 //! processes and taken by others. Where removed items go on counting, one whose removal came before live
 //! is told of every change may count or not. A mapping's second poller that begins in the middle of
 //! what another has under way is left out there, since it brings a change before the removal it follows;
-//! and no change is lost there, since nobody could tell how an item went.
+//! and no change is lost there, since nobody could tell how an item went. Nor is one lost where items
+//! settle, since nothing mends what a settled item contributes.
 
 mod body;
 mod history;

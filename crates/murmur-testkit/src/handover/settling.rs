@@ -31,7 +31,7 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// Items settle before a bootstrap that takes about `scan`, during it or, mostly, within `span` after it.
+    /// Where a bootstrap takes about `scan`: before it, during it or, mostly, within `span` after it.
     pub(super) fn of(rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
         let Range {
             start: begin,
@@ -170,6 +170,19 @@ impl World {
         log.met.add("told so before the bootstrap's end", early);
     }
 
+    /// Repairs where nothing was lost and all has come: neither an item nor a key differs.
+    pub(super) async fn mend_nothing(&self) {
+        let body = self.body(0, &Life::EASY);
+        let (found, left) = must("a repair in vain", self.repairing(&body).await);
+        if found.differing + found.unsettled + left > 0 {
+            self.shared
+                .wrong(format!("nothing was lost: {left} left of {found:?}"));
+        }
+        lock(&self.shared.log)
+            .met
+            .add("settled items that a repair met", found.settled);
+    }
+
     /// Tries to mend every settled item by what the table holds, which must change nothing.
     pub(super) async fn mend_settled(&self) {
         let body = self.body(0, &Life::EASY);
@@ -193,8 +206,8 @@ impl World {
         }
     }
 
-    /// What the ledger says of an item that has not settled is what the table holds, and of one that
-    /// has nothing is said.
+    /// What the ledger says of an item that has not settled is what the table holds, and of what a
+    /// settled one contributes it says nothing.
     pub(super) fn look_up(&self, held: &Held) -> Vec<Wrong> {
         let mut wrong = Vec::new();
         for (name, id) in self.items() {
