@@ -10,12 +10,16 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::BoxFuture;
 use murmur_core::{RecordError, Rejected};
-use murmur_state::{Causes, Clock, HandoffToken, Outcome, Random, SequenceNumber, Timestamp};
+use murmur_state::{
+    Causes, Clock, HandoffToken, Outcome, Position, Random, Replace, SequenceNumber, StoreError,
+    Timestamp,
+};
 
 use super::history::{Contribution, History};
 use super::report::{KINDS, Wrong};
 use super::rule::{Forgotten, Rule};
 use super::scenario::{Keeping, Life, Scenario};
+use super::settling::Settled;
 use crate::cloud::{Cloud, Fault, Process, Weather};
 use crate::runs::{Met, lock, within};
 use crate::time::Time;
@@ -25,9 +29,18 @@ pub(super) struct Shared {
     pub(super) scenario: Scenario,
     pub(super) time: Time,
     pub(super) history: History,
-    /// What each record's old image contributed, by its number; and whether it has a new one.
-    pub(super) old_images: HashMap<SequenceNumber, (Contribution, bool)>,
+    /// What each record tells, by its number.
+    pub(super) told: HashMap<SequenceNumber, Told>,
     pub(super) log: Mutex<Log>,
+}
+
+/// What a record tells.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Told {
+    /// What its old image contributed.
+    pub(super) old: Contribution,
+    pub(super) has_new: bool,
+    pub(super) kind: &'static str,
 }
 
 #[derive(Debug)]
@@ -50,6 +63,7 @@ pub(super) struct Log {
     pub(super) captured: Duration,
     /// A token that was captured too late.
     pub(super) late_token: Option<Option<HandoffToken>>,
+    pub(super) settled: Settled,
     /// For the flaws that remember something.
     pub(super) forgotten: Forgotten,
     /// Whether things still go wrong.
@@ -62,12 +76,16 @@ impl Shared {
             version.map_or_else(Contribution::new, |version| version.contribution(&scenario))
         };
         let changes = history.changes.iter();
-        let old_images = changes.map(|change| {
-            let images = (old(change.before.as_ref()), change.after.is_some());
-            (change.number.clone(), images)
+        let told = changes.map(|change| {
+            let told = Told {
+                old: old(change.before.as_ref()),
+                has_new: change.after.is_some(),
+                kind: change.kind,
+            };
+            (change.number.clone(), told)
         });
         Arc::new(Self {
-            old_images: old_images.collect(),
+            told: told.collect(),
             log: Mutex::new(Log {
                 met: Met::of(&KINDS),
                 wrong: Vec::new(),
@@ -79,6 +97,7 @@ impl Shared {
                 last_error: None,
                 captured: Duration::ZERO,
                 late_token: None,
+                settled: Settled::new(),
                 forgotten: Forgotten::default(),
                 stormy: true,
             }),
@@ -92,9 +111,17 @@ impl Shared {
         lock(&self.log).met.add(kind, 1);
     }
 
-    /// What the decoder cannot read is to be rejected, and nothing for what failed around it.
+    /// What the decoder cannot read is to be rejected, and what has an unusable key, and nothing for
+    /// what failed around it.
     pub(super) fn rejected(&self, rejected: &Rejected) {
-        if !matches!(rejected.error, RecordError::Undecodable { .. }) {
+        let to_be = match &rejected.error {
+            RecordError::Undecodable { .. } => true,
+            RecordError::Store { source, .. } => {
+                self.scenario.settling.is_some() && matches!(source, StoreError::InvalidId(_))
+            }
+            _ => false,
+        };
+        if !to_be {
             let (id, error) = (rejected.record.event_id(), Causes(&rejected.error));
             self.wrong(format!("`{id}` was rejected: {error}"));
         }
@@ -144,6 +171,8 @@ pub(super) struct Body {
     pub(super) connection: Process,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Random,
+    /// Whether it never hears that items settle.
+    pub(super) is_deaf: bool,
     state: Mutex<State>,
 }
 
@@ -184,12 +213,14 @@ impl Body {
             _ => clock,
         };
         let seed = shared.scenario.seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let settling = shared.scenario.settling.as_ref();
         let body = Arc::new(Self {
             shared: Arc::clone(shared),
             bootstrap,
             connection: cloud.process(),
             clock,
             random: Random::seeded(seed),
+            is_deaf: settling.is_some_and(|settling| settling.is_deaf(seed)),
             state: Mutex::new(State {
                 dice: Rng::with_seed(seed ^ 0x424f_4459),
                 left: None,
@@ -229,8 +260,9 @@ impl Body {
     }
 
     /// An entry of a ledger has this outcome.
-    pub(super) fn settled(&self, scanned: bool, outcome: &Outcome) {
-        let kind = match (outcome, scanned) {
+    pub(super) fn entered(&self, entry: &Replace<i64>, outcome: &Outcome) {
+        self.met_settled(entry, outcome);
+        let kind = match (outcome, entry.at == Position::Scan) {
             (Outcome::Applied, true) => "scanned rows counted",
             (Outcome::Applied, false) => "records counted",
             (Outcome::Duplicate, true) => "scanned rows again",

@@ -53,6 +53,8 @@ enum Form {
     Draft,
     /// The decoder fails at it.
     Broken,
+    /// One of its keys cannot be used.
+    Keyless,
 }
 
 /// A version of an item of the source table.
@@ -66,7 +68,9 @@ impl Version {
     /// As it stands in the table.
     pub(super) fn item(&self, name: &str) -> Item {
         let text = |text: &str| AttributeValue::S(text.to_owned());
+        let unusable = (self.form == Form::Keyless).then(|| text(""));
         let entities = self.row.entities.iter().map(|entity| text(entity));
+        let entities = entities.chain(unusable);
         let amount = match self.form {
             Form::Broken => text("many"),
             _ => AttributeValue::N(self.row.amount.to_string()),
@@ -189,6 +193,11 @@ impl History {
         expected
     }
 
+    /// The names of all items that there can be.
+    pub(super) fn names(&self, scenario: &Scenario) -> impl Iterator<Item = String> + use<> {
+        (0..scenario.items).map(name)
+    }
+
     /// The item as it was at `at`, by its name.
     pub(super) fn version_at(&self, item: &str, at: Duration) -> Option<&Version> {
         let older = self.older.iter().find(|(name, _)| name == item);
@@ -237,6 +246,12 @@ fn name(slot: usize) -> String {
     format!("item-{slot}")
 }
 
+/// The primary key of the item of this name.
+pub(super) fn keys_of(name: &str) -> Item {
+    let id = AttributeValue::S(name.to_owned());
+    HashMap::from([("id".to_owned(), id)]).into()
+}
+
 impl Writer<'_> {
     fn change(&mut self, nth: usize, at: Duration) -> Change {
         let Scenario {
@@ -283,6 +298,9 @@ impl Writer<'_> {
             3..=4 if self.scenario.keeps_expired => (None, true, "removals by TTL kept"),
             3..=4 => (None, true, "removals by TTL taken back"),
             5 => (of(Form::Draft, row), false, "rows to be skipped"),
+            7 if self.scenario.settling.is_some() => {
+                (of(Form::Keyless, row), false, "rows with an unusable key")
+            }
             6 => (of(Form::Broken, row), false, "rows to be rejected"),
             7..=12 => {
                 row.amount = fresh.row.amount;
@@ -309,6 +327,7 @@ impl Writer<'_> {
         let form = match self.rng.u8(..20) {
             0 => Form::Draft,
             1 => Form::Broken,
+            2 if self.scenario.settling.is_some() => Form::Keyless,
             _ => Form::Plain,
         };
         Version {

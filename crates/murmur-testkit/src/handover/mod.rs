@@ -6,10 +6,12 @@
 //! divided among workers, are killed, suspended, run again and beside each other; and all the while
 //! its stream comes to the same pipeline, through the simulated mapping of a Lambda function or
 //! through triggers, with all that goes wrong around those. Repairs run beside all of it, and where
-//! changes never come, one more in the end, which must mend just those. The processes run what they
+//! changes never come, one more in the end, which must mend just those. In many worlds items settle from
+//! some moment on, of which some processes never hear. The processes run what they
 //! run in production: `Bootstrap`, `Reconcile` and `ParallelScan`, `Handler` or `Trigger`, and a
-//! pipeline with a ledger. In the end every total must equal a recount of the table, every state row
-//! the sum of what the ledger says its items contribute, and one more bootstrap must change nothing.
+//! pipeline with a ledger. In the end every total must equal a recount of the table, every item that
+//! has not settled be known as the table holds it, every state row, where none has, be the sum of what
+//! the ledger says its items contribute, and one more bootstrap must change nothing.
 //!
 //! The source table is one of a [`Cloud`](crate::cloud::Cloud), read through its weather. The state
 //! is [kept](Keeping) on tables of the same cloud, or in memory behind weather of the same kind, which
@@ -27,7 +29,8 @@
 //! processes and taken by others. Where removed items go on counting, one whose removal came before live
 //! is told of every change may count or not. A mapping's second poller that begins in the middle of
 //! what another has under way is left out there, since it brings a change before the removal it follows;
-//! and no change is lost there, since nobody could tell how an item went.
+//! and no change is lost there, since nobody could tell how an item went. Nor is one lost where items
+//! settle, since nothing mends what a settled item contributes.
 
 mod body;
 mod history;
@@ -36,6 +39,7 @@ mod pipeline;
 mod report;
 mod rule;
 mod scenario;
+mod settling;
 mod source;
 mod store;
 mod watched;
@@ -46,6 +50,7 @@ use std::sync::{Mutex, PoisonError};
 pub use report::{Report, Summary, Wrong, head, row};
 pub use rule::Rule;
 pub use scenario::{Aggregate, Keeping, Life, Live, Mode, Scenario};
+pub use settling::Settling;
 
 pub use crate::runs::Met;
 

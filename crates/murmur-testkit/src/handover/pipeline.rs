@@ -6,8 +6,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
 use murmur_state::{
-    Checkpoints, Group, Known, Ledger, ListSegment, MemoryDeduper, MemoryStore, PipelineName, Read,
-    StateRow, StoreError, Timestamp, Tokens,
+    Checkpoints, Deadline, Group, Known, Ledger, ListSegment, MemoryDeduper, MemoryStore, Mend,
+    Outcome, PipelineName, Read, StateRow, StoreError, Timestamp, Tokens,
 };
 
 use murmur_state_ddb::{
@@ -117,6 +117,25 @@ impl State {
         must("the pipeline", built)
     }
 
+    /// Has the ledger mend `items`, as one process would.
+    pub(super) async fn mend(&self, body: &Arc<Body>, items: &[Mend<i64>]) -> Vec<Outcome> {
+        let name = must("a name", PipelineName::new(NAME));
+        match self {
+            Self::Sums(store, markers) => {
+                let (store, markers) = (reached(store, body), reached(markers, body));
+                store.mend(&name, &markers, items, Deadline::NONE).await
+            }
+            Self::Counts(store, markers) => {
+                let (store, markers) = (reached(store, body), reached(markers, body));
+                store.mend(&name, &markers, items, Deadline::NONE).await
+            }
+            Self::Tables(..) => {
+                let (store, markers) = tables(body.connection.client(), Some(body));
+                Ledger::<Sum>::mend(&store, &name, &markers, items, Deadline::NONE).await
+            }
+        }
+    }
+
     pub(super) async fn held(&self) -> Held {
         let held = match self {
             Self::Sums(store, markers) => held(store, markers).await,
@@ -175,6 +194,9 @@ where
     }
     if scenario.keeps_expired {
         definition = definition.keep_expired_items();
+    }
+    if scenario.settling.is_some() {
+        definition = definition.settle();
     }
     let stored = definition.store(store);
     match scenario.mode {

@@ -6,7 +6,7 @@ use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
 /// Every kind of thing that is met, in the order of the table.
-pub(super) const KINDS: [&str; 58] = [
+pub(super) const KINDS: [&str; 74] = [
     "writes before the scan",
     "writes during the scan",
     "writes after the scan",
@@ -20,6 +20,7 @@ pub(super) const KINDS: [&str; 58] = [
     "removals by TTL taken back",
     "rows to be skipped",
     "rows to be rejected",
+    "rows with an unusable key",
     "shards split or rolled over",
     "bootstraps",
     "bootstraps beside another",
@@ -65,6 +66,21 @@ pub(super) const KINDS: [&str; 58] = [
     "repairs that came too early",
     "repairs killed",
     "items mended",
+    "told that items settle",
+    "told so before the bootstrap's end",
+    "items settled by a mark",
+    "items settled by a transaction",
+    "records seen by settled items",
+    "records seen by unsettled items",
+    "records counted by id",
+    "records by id again",
+    "scanned rows over settled items",
+    "settled items and who had not heard",
+    "re-inserts of settled items",
+    "deletes of settled items",
+    "settled items kept after TTL",
+    "settled items taken back after TTL",
+    "settled items that a repair met",
 ];
 
 /// Something that is not as it should be.

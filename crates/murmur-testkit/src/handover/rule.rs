@@ -6,16 +6,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use murmur_state::{
-    Add, Deadline, Group, ItemId, Key, Ledger, Outcome, PipelineName, Position, Replace,
+    Add, Deadline, Group, ItemId, Key, Ledger, Mend, Outcome, PipelineName, Position, Replace,
     SequenceNumber,
 };
 use serde_json::{Map, Value, json};
 
-use super::body::Body;
+use super::body::{Body, Told};
 use super::history::Contribution;
 use super::scenario::{Keeping, Live, Scenario};
+use super::settling::SETTLED;
 use crate::rewrite::{mentions, parts_mut, replace};
 use crate::runs::{lock, must};
 
@@ -50,11 +52,25 @@ pub enum Rule {
     NewerIsNotEnough,
     /// Ledger rows and sums are written in one transaction.
     OneTransaction,
+    /// An item settles alone only where it contributes what it was before the record.
+    MarkedAsBefore,
+    /// A mark is written only over what was read.
+    MarkedOverVersion,
+    /// A mark is just below the record, which has not counted yet.
+    MarkedBelow,
+    /// What settles in a transaction with a record has it counted: it settles at the record.
+    SettledWithRecord,
+    /// A record that a settled item has seen changes nothing.
+    SeenBySettled,
+    /// A settled item is never forgotten.
+    SettledForGood,
+    /// A settled item is not mended.
+    SettledNotMended,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 21] = [
         Self::ScannedOnce,
         Self::StreamOverScan,
         Self::NumbersRise,
@@ -69,6 +85,13 @@ impl Rule {
         Self::VersionAsRead,
         Self::NewerIsNotEnough,
         Self::OneTransaction,
+        Self::MarkedAsBefore,
+        Self::MarkedOverVersion,
+        Self::MarkedBelow,
+        Self::SettledWithRecord,
+        Self::SeenBySettled,
+        Self::SettledForGood,
+        Self::SettledNotMended,
     ];
 }
 
@@ -79,7 +102,10 @@ impl Rule {
             Self::WrittenInTime
             | Self::VersionAsRead
             | Self::NewerIsNotEnough
-            | Self::OneTransaction => Keeping::Tables,
+            | Self::OneTransaction
+            | Self::MarkedOverVersion
+            | Self::MarkedBelow
+            | Self::SettledForGood => Keeping::Tables,
             _ => Keeping::Memory,
         }
     }
@@ -95,6 +121,13 @@ impl Rule {
             Self::VersionAsRead | Self::NewerIsNotEnough => {
                 scenario.live == Live::Mapping && scenario.trouble.race > 0.1
             }
+            Self::SettledForGood => scenario.settling.is_some() && scenario.forgets,
+            Self::MarkedAsBefore
+            | Self::MarkedOverVersion
+            | Self::MarkedBelow
+            | Self::SettledWithRecord
+            | Self::SeenBySettled
+            | Self::SettledNotMended => scenario.settling.is_some(),
             _ => true,
         }
     }
@@ -131,9 +164,51 @@ impl Rule {
                     }
                 });
             }
+            Self::MarkedOverVersion => settling(body, |put, alone| {
+                if alone {
+                    put.remove(CONDITION);
+                    put.remove(VALUES);
+                }
+            }),
+            Self::MarkedBelow => settling(body, |put, alone| {
+                if alone && let Some(at) = put["Item"]["at"]["S"].as_str().map(str::to_owned) {
+                    let (settled, below) = at.split_at(at.len() - NUMBER);
+                    let below: u128 = must("a number", below.parse());
+                    put["Item"]["at"]["S"] = json!(format!("{settled}{}", below + 1));
+                }
+            }),
+            // As long as any other row of a ledger is kept.
+            Self::SettledForGood => {
+                let clock = Arc::clone(&body.clock);
+                settling(body, move |put, _| {
+                    let ttl = clock.now().plus(LIFE).as_secs();
+                    put["Item"]["ttl"] = json!({ "N": ttl.to_string() });
+                });
+            }
             _ => {}
         }
     }
+}
+
+/// How long a ledger row is kept that contributes nothing.
+const LIFE: Duration = Duration::from_secs(48 * 3600);
+
+/// Digits of a sequence number here.
+const NUMBER: usize = 21;
+
+const VALUES: &str = "ExpressionAttributeValues";
+
+/// Changes the rows that the process writes of items that settle, and is told whether it is alone.
+fn settling(body: &Body, change: impl Fn(&mut Map<String, Value>, bool) + Send + Sync + 'static) {
+    body.connection.rewrite(move |request| {
+        let alone = request.body.get("TransactItems").is_none();
+        for part in parts_mut(&mut request.body) {
+            let at = part.get("Item").and_then(|item| item["at"]["S"].as_str());
+            if at.is_some_and(|at| at.starts_with(SETTLED)) {
+                change(part, alone);
+            }
+        }
+    });
 }
 
 const CONDITION: &str = "ConditionExpression";
@@ -204,6 +279,9 @@ where
     let known = store.known(pipeline, markers, &items, Deadline::NONE);
     let known = must("what is known", known.await).pop().flatten();
     let known_at = known.as_ref().map(|known| known.at.clone());
+    let has_settled = known.as_ref().is_some_and(|known| known.settled);
+    let change = entry.change.as_ref();
+    let settles = !has_settled && change.is_some_and(|change| change.settles);
     match (rule, &entry.at, known_at) {
         (Rule::ScannedOnce, Position::Scan, Some(Position::Scan))
         | (Rule::StreamOverScan, Position::Scan, Some(Position::Stream(_))) => {
@@ -226,7 +304,7 @@ where
         }
         (Rule::LedgerNotOldImage, Position::Stream(at), known_at) => {
             let passed = matches!(known_at, Some(Position::Stream(known)) if *at <= known);
-            let (old, _) = shared.old_images.get(at).cloned().unwrap_or_default();
+            let Told { old, .. } = shared.told.get(at).cloned().unwrap_or_default();
             let before = known.map_or_else(Vec::new, |known| known.now);
             if !passed {
                 // What the ledger takes back, given again; what the old image says, taken back.
@@ -240,15 +318,70 @@ where
             }
         }
         (Rule::SkippedIsNothing, Position::Stream(at), _) => {
-            let (_, has_new) = shared.old_images.get(at).cloned().unwrap_or_default();
+            let Told { has_new, .. } = shared.told.get(at).cloned().unwrap_or_default();
             if has_new && entry.now.is_empty() {
                 return Outcome::Applied;
             }
         }
         (Rule::KeptIsKept, ..) => entry.keep.clear(),
+        (Rule::MarkedAsBefore, Position::Stream(at), known_at)
+            if settles && !matches!(&known_at, Some(Position::Stream(known)) if at <= known) =>
+        {
+            let now = known.map_or_else(Vec::new, |known| known.now);
+            let mut mark = entry.clone();
+            mark.keep.clear();
+            mark.now.clone_from(&now);
+            if let Some(change) = &mut mark.change {
+                change.before = now;
+            }
+            write(mark).await;
+        }
+        // Where it is marked, its id counts once all the same.
+        (Rule::SettledWithRecord, Position::Stream(at), _) if settles => {
+            let below = previous(at);
+            let below = Position::Stream(below);
+            write(Replace {
+                at: below,
+                ..entry.clone()
+            })
+            .await;
+        }
+        (Rule::SeenBySettled, Position::Stream(at), Some(Position::Stream(known)))
+            if has_settled && *at <= known =>
+        {
+            entry.at = Position::Stream(next(&known));
+        }
         _ => {}
     }
     write(entry).await
+}
+
+/// Has the ledger mend what `entry` says, as one without the scenario's missing rule would.
+pub(super) async fn mend<M, S>(
+    store: &S,
+    pipeline: &PipelineName,
+    markers: &S::Markers,
+    entry: Mend<i64>,
+    body: &Body,
+) -> Outcome
+where
+    M: Group<Value = i64>,
+    S: Ledger<M>,
+{
+    let shared = &body.shared;
+    let items = [entry.item.clone()];
+    let known = store.known(pipeline, markers, &items, Deadline::NONE);
+    let known = must("what is known", known.await).pop().flatten();
+    let has_settled = known.is_some_and(|known| known.settled);
+    let mut entry = [entry];
+    if shared.scenario.without == Some(Rule::SettledNotMended) && has_settled {
+        // Nothing is said of what it contributes, so nothing is taken back.
+        let [Mend { item, over, .. }] = &mut entry;
+        *item = lock(&shared.log).forgotten.fresh(item);
+        *over = None;
+    }
+    let outcomes = store.mend(pipeline, markers, &entry, Deadline::NONE).await;
+    outcomes.into_iter().next().unwrap_or(Outcome::Blocked)
 }
 
 /// A number above this one and below every other.
@@ -273,4 +406,9 @@ fn difference(before: &[Add<i64>], old: &Contribution) -> Vec<Add<i64>> {
         ttl: before.first().and_then(|add| add.ttl),
     })
     .collect()
+}
+
+/// The number just below this one.
+fn previous(number: &SequenceNumber) -> SequenceNumber {
+    number.predecessor().unwrap_or_else(|| number.clone())
 }

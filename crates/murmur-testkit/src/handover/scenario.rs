@@ -7,6 +7,7 @@ use std::time::Duration;
 use fastrand::Rng;
 
 use super::Rule;
+use super::settling::Settling;
 use crate::chaos::SKEW;
 use crate::cloud::Weather;
 use crate::esm::{Mapping, Trouble};
@@ -165,6 +166,8 @@ pub struct Scenario {
     pub calm_at: Duration,
     /// How far off the clocks of processes are at most, in seconds.
     pub skew: i64,
+    /// How items settle, if they do.
+    pub settling: Option<Settling>,
     /// The rule that is left out.
     pub without: Option<Rule>,
 }
@@ -267,12 +270,18 @@ impl Scenario {
             weather: spells(spelling, weather(rng, keeping), pace),
             calm_at: outage.max(scanned) + 2 * span,
             skew,
+            settling: None,
             without: None,
             workers: 1,
             repairs: Vec::new(),
             lost: 0..0,
         };
-        scenario.with_workers(rng).with_repairs(rng, begin, span)
+        // These have dice of their own, too.
+        let settling = &mut Rng::with_seed(rng.get_seed() ^ 0x5345_5454);
+        scenario
+            .with_workers(rng)
+            .with_repairs(rng, begin, span)
+            .with_settling(settling, begin..scanned, span)
     }
 
     fn with_workers(mut self, rng: &mut Rng) -> Self {
@@ -303,6 +312,44 @@ impl Scenario {
             let writes = self.writes.len();
             let first = rng.usize(writes / 2..writes);
             self.lost = first..writes.min(first + rng.usize(1..=12));
+        }
+        self
+    }
+
+    /// What settled items lose is never healed, so nothing is lost there.
+    fn with_settling(mut self, rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
+        if self.mode != Mode::Ledger || !self.lost.is_empty() || rng.f64() >= 0.5 {
+            return self;
+        }
+        let scanned = scan.end;
+        self.settling = Some(Settling::of(rng, scan, span));
+        // The table goes on being written to for so long that everyone who may hear of it has.
+        let after = scanned.max(self.writes.last().copied().unwrap_or_default());
+        let tail = 2 * span.max(2 * MINUTE);
+        let mut more: Vec<Duration> = (0..rng.usize(8..=20))
+            .map(|_| within(rng, after, after + tail))
+            .collect();
+        if self.forgets {
+            // And once more when the ledger may have forgotten.
+            let days = (0..rng.usize(5..=10)).map(|_| after + within(rng, 60 * HOUR, 99 * HOUR));
+            more.extend(days.collect::<Vec<_>>());
+        }
+        more.sort_unstable();
+        self.writes.extend(more);
+        self.calm_at = self.calm_at.max(after + tail);
+        for _ in 0..rng.usize(1..=2) {
+            let begin = within(rng, scanned, after + tail / 2);
+            let mut life = Life {
+                skew: clock(rng, self.skew),
+                ..life(begin, begin + within(rng, tail / 8, tail / 3))
+            };
+            if rng.u8(..3) == 0 {
+                life.killed_at = Some(rng.u64(1..=30));
+            }
+            self.readers.push(life);
+        }
+        if self.keeping == Keeping::Tables {
+            self.weather.stale = pick(rng, &[(1, 0.0), (2, 0.3)]);
         }
         self
     }

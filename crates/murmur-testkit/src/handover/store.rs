@@ -242,9 +242,24 @@ where
             let (pipeline, markers) = (pipeline.clone(), markers.inner.clone());
             let body = Arc::clone(&self.body);
             Box::pin(async move {
-                let scanned = entry.at == Position::Scan;
-                let outcome = rule::settle(&store, &pipeline, &markers, entry, &body).await;
-                body.settled(scanned, &outcome);
+                let done = rule::settle(&store, &pipeline, &markers, entry.clone(), &body);
+                let outcome = done.await;
+                let items = [entry.item.clone()];
+                let known = store.known(&pipeline, &markers, &items, Deadline::NONE);
+                if let Ok(
+                    [
+                        Some(Known {
+                            at: Position::Stream(at),
+                            settled: true,
+                            ..
+                        }),
+                    ],
+                ) = known.await.as_deref()
+                {
+                    let alone = entry.at != Position::Stream(at.clone());
+                    body.shared.has_settled(entry.item.as_str(), at, alone);
+                }
+                body.entered(&entry, &outcome);
                 outcome
             })
         };
@@ -292,6 +307,9 @@ where
         markers: &Self::Markers,
         _: Deadline,
     ) -> Result<bool, StoreError> {
+        if self.body.is_deaf {
+            return Ok(false);
+        }
         let (store, markers) = (self.inner.clone(), markers.inner.clone());
         let pipeline = pipeline.clone();
         let work = async move { store.is_settling(&pipeline, &markers, Deadline::NONE).await };
@@ -312,11 +330,8 @@ where
         };
         let write = |store: S, entry: Mend<i64>| -> BoxFuture<'static, Outcome> {
             let (pipeline, markers) = (pipeline.clone(), markers.inner.clone());
-            Box::pin(async move {
-                let entries = [entry];
-                let mended = store.mend(&pipeline, &markers, &entries, Deadline::NONE);
-                only(mended.await)
-            })
+            let body = Arc::clone(&self.body);
+            Box::pin(async move { rule::mend(&store, &pipeline, &markers, entry, &body).await })
         };
         self.each(items, touched, write).await
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Known,
-    Ledger, ListSegment, Listed, Mend, Monoid, Once, Outcome, PipelineName, Place, Position, Read,
-    Removed, Replace, Saved, StateRow, Store, StoreError,
+    Ledger, ListSegment, Listed, Mend, Monoid, Once, Outcome, PipelineName, Place, Read, Removed,
+    Replace, Saved, StateRow, Store, StoreError,
 };
 
 use super::body::{Body, Doing};
@@ -97,7 +97,7 @@ impl<M: Group<Value = i64>, S: Ledger<M>> Ledger<M> for Watched<S> {
         let work = self.inner.replace(pipeline, markers, items, deadline);
         let outcomes = self.doing(Doing::Writing, work).await;
         for (entry, outcome) in items.iter().zip(&outcomes) {
-            self.body.settled(entry.at == Position::Scan, outcome);
+            self.body.entered(entry, outcome);
         }
         outcomes
     }
@@ -139,6 +139,9 @@ impl<M: Group<Value = i64>, S: Ledger<M>> Ledger<M> for Watched<S> {
         markers: &Self::Markers,
         deadline: Deadline,
     ) -> Result<bool, StoreError> {
+        if self.body.is_deaf {
+            return Ok(false);
+        }
         self.inner.is_settling(pipeline, markers, deadline).await
     }
 

@@ -1,12 +1,12 @@
 //! Table, stream, state and processes of a run, from its beginning to its judgement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join;
-use murmur_core::{AttributeValue, Item, LedgerFindings, item_id};
+use murmur_core::{Item, LedgerFindings, item_id};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Ended, Findings, Reconcile, ReconcileError, RunRecord, Source as _,
 };
@@ -18,11 +18,12 @@ use serde_json::json;
 use tokio::task::JoinSet;
 
 use super::body::{Body, Doing, Shared};
-use super::history::{Change, History, decoder};
+use super::history::{Change, History, decoder, keys_of};
 use super::live::{self, Function};
 use super::pipeline::{self, Held, MARKERS, NAME, STATE, State};
 use super::report::Wrong;
 use super::scenario::{Life, Live, Mode, Scenario};
+use super::settling;
 use super::source::{self, Paced, ReadTo};
 use super::{Met, Rule};
 use crate::chaos::SKEW;
@@ -46,11 +47,11 @@ const SWEEP: Duration = Duration::from_secs(6 * 3600);
 const ENDLESS: usize = 200;
 
 pub(super) struct World {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     cloud: Cloud,
     streams: StreamStore,
     arn: String,
-    state: State,
+    pub(super) state: State,
     read_to: ReadTo,
     /// Processes so far.
     processes: AtomicU64,
@@ -86,8 +87,12 @@ impl World {
         for (item, version) in &history.older {
             put(&cloud, &version.item(item));
         }
+        let shared = Shared::new(scenario, time, history);
+        if shared.scenario.settling.is_some() {
+            settling::watch(&cloud, &shared);
+        }
         Arc::new(Self {
-            shared: Shared::new(scenario, time, history),
+            shared,
             cloud,
             streams,
             arn,
@@ -97,16 +102,16 @@ impl World {
         })
     }
 
-    fn scenario(&self) -> &Scenario {
+    pub(super) fn scenario(&self) -> &Scenario {
         &self.shared.scenario
     }
 
-    fn time(&self) -> &Time {
+    pub(super) fn time(&self) -> &Time {
         &self.shared.time
     }
 
     /// A new process. Bootstraps have a number.
-    fn body(&self, bootstrap: u64, life: &Life) -> Arc<Body> {
+    pub(super) fn body(&self, bootstrap: u64, life: &Life) -> Arc<Body> {
         let number = self.processes.fetch_add(1, Ordering::Relaxed) + 1;
         Body::new(&self.shared, &self.cloud, (number, bootstrap), life)
     }
@@ -125,6 +130,10 @@ impl World {
         for life in &self.scenario().repairs {
             let (world, life) = (Arc::clone(&self), life.clone());
             processes.spawn(async move { world.repair(life).await });
+        }
+        if let Some(settling) = &self.scenario().settling {
+            let (world, told_at) = (Arc::clone(&self), settling.told_at);
+            processes.spawn(async move { world.tell(told_at).await });
         }
         let live = self.scenario().live;
         if live != Live::Mapping {
@@ -172,6 +181,9 @@ impl World {
         }
         if !self.scenario().lost.is_empty() {
             self.mend().await;
+        }
+        if self.scenario().settling.is_some() && !self.scenario().repairs.is_empty() {
+            self.mend_nothing().await;
         }
         self.judge().await
     }
@@ -243,7 +255,7 @@ impl World {
                 (_, Some(_)) => OperationType::Modify,
                 (_, None) => OperationType::Remove,
             },
-            keys: keys(change),
+            keys: keys_of(&change.item),
             old_image: image(&change.before),
             new_image: image(&change.after),
             sequence_number: Some(change.number.clone()),
@@ -399,7 +411,10 @@ impl World {
         }
         let report = bootstrap.run().await?;
         // What no decoder reads is no pipeline's, and all else is to count: in earlier attempts, too.
-        if let Some(row) = report.rejected.iter().find(|row| row.pipeline.is_some()) {
+        // Unusable keys are where items settle.
+        let mut rejected = report.rejected.iter().filter(|row| row.pipeline.is_some());
+        let settles = self.scenario().settling.is_some();
+        if let Some(row) = rejected.next().filter(|_| !settles) {
             self.shared
                 .wrong(format!("a row counts as rejected: {row}"));
         }
@@ -431,7 +446,7 @@ impl World {
             }
         };
         match body.live(&life, repairing).await {
-            Some(Ok(found)) => self.mended(&found),
+            Some(Ok((found, _))) => self.mended(&found),
             Some(Err(error)) => {
                 let error = Causes(&error).to_string();
                 self.shared.wrong(format!("a repair failed: {error}"));
@@ -440,7 +455,11 @@ impl World {
         }
     }
 
-    async fn repairing(&self, body: &Arc<Body>) -> Result<LedgerFindings, ReconcileError> {
+    /// What a repair finds of items, and how many of them, and of keys, it leaves as they are.
+    pub(super) async fn repairing(
+        &self,
+        body: &Arc<Body>,
+    ) -> Result<(LedgerFindings, u64), ReconcileError> {
         let table = source::scan(body, &self.streams);
         let reconcile = Reconcile::with_decoder([self.state.pipeline(body)], table, decoder())
             .clock(Arc::clone(&body.clock))
@@ -449,8 +468,10 @@ impl World {
             .lag(self.scenario().poll)
             .repair();
         let mut reconciled = reconcile.run().await?;
-        match reconciled.pipelines.pop().map(|one| one.findings) {
-            Some(Findings::Ledger(found)) => Ok(found),
+        let pipeline = reconciled.pipelines.pop();
+        let left = pipeline.as_ref().map_or(0, |one| one.left());
+        match pipeline.map(|one| one.findings) {
+            Some(Findings::Ledger(found)) => Ok((found, left)),
             other => panic!("no findings of a ledger, but {other:?}"),
         }
     }
@@ -462,14 +483,17 @@ impl World {
     /// Repairs what live was never told of, when all else has come: that alone, and all of it.
     async fn mend(&self) {
         let body = self.body(0, &Life::EASY);
-        let found = must("the last repair", self.repairing(&body).await);
+        let (found, _) = must("the last repair", self.repairing(&body).await);
         self.mended(&found);
         if found.mended < found.differing || found.unsettled > 0 {
             self.shared
                 .wrong(format!("the last repair does not end it: {found:?}"));
         }
         let lost = &self.shared.history.changes[self.scenario().lost.clone()];
-        let lost: Vec<ItemId> = lost.iter().map(|change| item_id(&keys(change))).collect();
+        let lost: Vec<ItemId> = lost
+            .iter()
+            .map(|change| item_id(&keys_of(&change.item)))
+            .collect();
         for differing in &found.items {
             if !lost.contains(&differing.item) {
                 self.shared
@@ -561,10 +585,16 @@ impl World {
 
     /// What is wrong in the end.
     async fn judge(&self) -> (Vec<Wrong>, Met) {
+        if self.scenario().settling.is_some() {
+            self.mend_settled().await;
+        }
         let held = self.state.held().await;
         let mut wrong = self.compare(&held);
         if self.scenario().mode == Mode::Ledger {
-            wrong.extend(self.audit(&held));
+            wrong.extend(self.look_up(&held));
+            if held.known.iter().all(|known| !known.settled) {
+                wrong.extend(self.audit(&held));
+            }
             let body = self.body(u64::MAX, &Life::EASY);
             if let Err(error) = self.bootstrapping(&body, true).await {
                 let error = Causes(&error).to_string();
@@ -601,7 +631,7 @@ impl World {
 
     /// Whether the window of a bucket may be over by some clock, so that what comes for it is
     /// dropped by some and taken by others.
-    fn is_over(&self, bucket: i64) -> bool {
+    pub(super) fn is_over(&self, bucket: i64) -> bool {
         let skew = Duration::from_secs(SKEW.unsigned_abs());
         let now = self.time().now().plus(skew);
         let window = pipeline::window(self.scenario());
@@ -689,12 +719,6 @@ impl World {
             known: known.cloned().collect(),
         }
     }
-}
-
-/// The primary key of what changes.
-fn keys(change: &Change) -> Item {
-    let id = AttributeValue::S(change.item.clone());
-    HashMap::from([("id".to_owned(), id)]).into()
 }
 
 fn put(cloud: &Cloud, item: &Item) {
