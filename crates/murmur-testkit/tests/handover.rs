@@ -15,7 +15,7 @@ use murmur_testkit::handover::{self, Keeping, Mode, Scenario, Summary};
 const SEEDS: u64 = 2_000;
 
 /// The same where the state is on tables, and a run is a dozen times as long.
-const SEEDS_ON_TABLES: u64 = 135;
+const SEEDS_ON_TABLES: u64 = 150;
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
