@@ -347,9 +347,9 @@ impl fmt::Display for Load {
             remembers,
         } = self;
         let remembers = if *remembers {
-            "one process"
+            "remembered"
         } else {
-            "a process each"
+            "not remembered"
         };
         write!(f, "{keys}, batches of {batch}, {remembers}")
     }
