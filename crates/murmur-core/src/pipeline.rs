@@ -104,10 +104,11 @@ impl<T> Pipeline<T> {
         self.run.needs_old_image()
     }
 
-    /// Whether its stream must carry old images: to take them back, or to keep in a ledger what has
-    /// expired.
+    /// Whether its stream must carry old images: to take them back, to keep in a ledger what has
+    /// expired, or because items settle.
     pub fn needs_old_images(&self) -> bool {
-        self.run.needs_old_image()
+        self.run.settles()
+            || self.run.needs_old_image()
             || self.run.needs_old_image_of_expired()
             || self.run.needs_old_image_of_removed()
     }
@@ -388,8 +389,8 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     ///
     /// # What it asks for
     ///
-    /// - A stream of NEW_AND_OLD_IMAGES: every change must say what its item was before. Old images are
-    ///   decoded, and one that cannot be is rejected like a new one.
+    /// - A stream of NEW_AND_OLD_IMAGES: every change must say what its item was before. What cannot be
+    ///   decoded as an old image counts for nothing, as it did when it was rejected as a new one.
     /// - Decoder, keys and values that are functions of one image alone, and the same ones as long as the
     ///   [version](Definition::version) is: what an image contributed is taken back by what it says later.
     ///   A decoder of whole records is refused.

@@ -599,12 +599,12 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> Run<T> for Running<T, 
     }
 
     fn needs_old_image(&self) -> bool {
-        self.plan.invert.is_some() || self.plan.settles
+        self.plan.invert.is_some()
     }
 
     fn needs_old_image_of_expired(&self) -> bool {
         match D::LEDGER {
-            true => self.plan.keeps_expired || self.plan.settles,
+            true => self.plan.keeps_expired,
             false => self.needs_old_image() && !self.plan.keeps_expired,
         }
     }

@@ -201,6 +201,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
                 .pipelines
                 .iter()
                 .any(|pipeline| pipeline.run.needs_old_image_of_removed()),
+            settles: self.pipelines.iter().any(Pipeline::settles),
             pipelines: self.pipelines,
             decoder: self.decoder,
             retry,
@@ -230,6 +231,8 @@ pub struct Processor<T> {
     needs_old_of_expired: bool,
     /// Of an item that something else than Time to Live removed, by what the stream says.
     needs_old_of_removed: bool,
+    /// Whether items of any pipeline settle, by what changes say that they were before.
+    settles: bool,
     retry: Retry,
     recorder: Arc<dyn Recorder>,
     tokens: Tokens,
@@ -552,6 +555,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             for side in self.sides(record) {
                 match self.decode(record, *side) {
                     Ok(image) => *entry.image(*side) = image,
+                    Err(error) if self.counts_for_nothing(record, *side, &error) => {}
                     Err(error) => {
                         outcomes[place] = self.fail(record, None, error, deadline).await;
                         if !outcomes[place].is_done() {
@@ -571,20 +575,33 @@ impl<T: Send + Sync + 'static> Processor<T> {
     fn must_count(&self, record: &Record, error: &RecordError) -> bool {
         matches!(record, Record::Changed(change) if !change.keys.is_empty())
             && !is_of_an_item(record, error)
-            && self.pipelines.iter().any(Pipeline::settles)
+            && self.settles
     }
 
-    /// The sides of `record` that some pipeline needs.
-    fn sides(&self, record: &Record) -> &'static [Side] {
-        let needs_old = match record.is(&EventName::Remove) {
+    /// Whether some pipeline cannot do without the old image of `record`.
+    fn needs_old(&self, record: &Record) -> bool {
+        match record.is(&EventName::Remove) {
             true if record.is_removal_by_ttl() => self.needs_old_of_expired,
             true => self.needs_old || self.needs_old_of_removed,
             false => self.needs_old,
-        };
-        match needs_old {
+        }
+    }
+
+    /// The sides of `record` that some pipeline looks at.
+    fn sides(&self, record: &Record) -> &'static [Side] {
+        match self.settles || self.needs_old(record) {
             true => &[Side::New, Side::Old],
             false => &[Side::New],
         }
+    }
+
+    /// Whether an image is only looked at because items settle, so that one which cannot be decoded
+    /// counts for nothing: it was rejected when it was the new one.
+    fn counts_for_nothing(&self, record: &Record, side: Side, error: &RecordError) -> bool {
+        use RecordError::{Undecodable, UnreadableImage};
+        side == Side::Old
+            && !self.needs_old(record)
+            && matches!(error, Undecodable { .. } | UnreadableImage { .. })
     }
 
     pub(crate) fn decode(

@@ -51,7 +51,8 @@ pub(super) struct Load {
 pub(super) struct Run {
     #[serde(flatten)]
     pub(super) load: Load,
-    /// In exactly-once.
+    /// In exactly-once: of one change of each item, and of later ones.
+    pub(super) once_first: Spent,
     pub(super) exactly_once: Spent,
     /// In a ledger that does not settle.
     pub(super) ledger: Spent,
@@ -67,16 +68,17 @@ impl Run {
         self.settled.units() - self.exactly_once.units()
     }
 
-    /// What an item's first change costs more than later ones.
+    /// What an item's first change costs more than in exactly-once.
     pub(super) fn first_more(&self) -> f64 {
-        self.first.units() - self.settled.units()
+        self.first.units() - self.once_first.units()
     }
 }
 
-/// Units that a change of a settled item may cost more than in exactly-once, and the first one
-/// more than that.
+/// Units that a change of a settled item, and an item's first one, may cost more than in exactly-once. The
+/// first is a put, and half a read unit each of the ledger's row and of the state's, which no process knows
+/// that only ledgers have written; what a process asks once is in the hundredth.
 pub(super) const MOST: f64 = 0.2;
-pub(super) const MOST_AT_FIRST: f64 = 1.2;
+pub(super) const MOST_AT_FIRST: f64 = 1.21;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -275,36 +277,34 @@ async fn later(world: &mut World, events: [usize; 2]) -> Result<Spent> {
     Ok(Spent::between(&before, &world.simulation.books(), whole))
 }
 
-pub(super) async fn run(load: Load, items: usize, events: [usize; 2]) -> Result<Run> {
-    let of = |way| {
-        in_virtual_time(move || async move {
-            let mut world = World::new(way, load, items).await?;
-            let spent = later(&mut world, events).await?;
-            world.right().await?;
-            Ok(spent)
-        })
-    };
-    let (exactly_once, ledger) = (of(Way::ExactlyOnce).await?, of(Way::Ledger).await?);
-    let settling = move || async move {
-        let mut world = World::new(Way::Settling, load, items).await?;
-        let pipeline = totals(&world.simulation, world.way, &Random::seeded(0))?;
-        let says = ProcessorBuilder::new([pipeline])
-            .clock(world.simulation.time.clock(0))
-            .build()?;
+/// What one change of each item costs, and later ones.
+async fn both(way: Way, load: Load, items: usize, events: [usize; 2]) -> Result<(Spent, Spent)> {
+    let mut world = World::new(way, load, items).await?;
+    if way == Way::Settling {
+        let pipeline = totals(&world.simulation, way, &Random::seeded(0))?;
+        let clock = world.simulation.time.clock(0);
+        let says = ProcessorBuilder::new([pipeline]).clock(clock).build()?;
         says.settle(Deadline::NONE).await?;
         // Others ask after a minute.
         world.simulation.time.sleep(Duration::from_secs(61)).await;
-        let before = world.simulation.books();
-        let all: Vec<usize> = (0..items).collect();
-        world.of(&all).await?;
-        let first = Spent::between(&before, &world.simulation.books(), items);
-        let settled = later(&mut world, events).await?;
-        world.right().await?;
-        Ok((first, settled))
-    };
-    let (first, settled) = in_virtual_time(settling).await?;
+    }
+    let before = world.simulation.books();
+    let all: Vec<usize> = (0..items).collect();
+    world.of(&all).await?;
+    let first = Spent::between(&before, &world.simulation.books(), items);
+    let later = later(&mut world, events).await?;
+    world.right().await?;
+    Ok((first, later))
+}
+
+pub(super) async fn run(load: Load, items: usize, events: [usize; 2]) -> Result<Run> {
+    let of = |way| in_virtual_time(move || both(way, load, items, events));
+    let (once_first, exactly_once) = of(Way::ExactlyOnce).await?;
+    let (_, ledger) = of(Way::Ledger).await?;
+    let (first, settled) = of(Way::Settling).await?;
     Ok(Run {
         load,
+        once_first,
         exactly_once,
         ledger,
         first,
@@ -380,6 +380,7 @@ impl fmt::Display for Table<'_> {
                 ledger,
                 first,
                 settled,
+                ..
             } = run;
             let [once, ledger, first, later] = [exactly_once, ledger, first, settled].map(cell);
             writeln!(f, "| {load} | {once} | {ledger} | {first} | {later} |")?;

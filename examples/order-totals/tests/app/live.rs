@@ -240,12 +240,7 @@ type At = Option<(&'static str, Hold)>;
 /// Every kind of request on both sides, and some random moments, in random order.
 fn plan(random: &Random) -> Vec<At> {
     let mut rest: Vec<At> = vec![None; 4];
-    for operation in [
-        "BatchGetItem",
-        "TransactWriteItems",
-        "PutItem",
-        "GetRecords",
-    ] {
+    for operation in ["BatchGetItem", "UpdateItem", "PutItem", "GetRecords"] {
         rest.extend([Hold::Before, Hold::After].map(|side| Some((operation, side))));
     }
     let mut plan = Vec::new();
