@@ -18,7 +18,7 @@ const NEW: Tables = Tables {
     state: "totals-2",
     markers: "markers-2",
     version: 1,
-    settles: false,
+    ..TABLES
 };
 
 #[tokio::test(start_paused = true)]

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use murmur_core::AttributeValue;
 use murmur_snapshot::{SettleError, SettledFindings};
 
 use crate::steps::assert_nothing_given_up;
 use crate::world::{HOUR, Lambda, MINUTE, Off, SETTLING, TABLES, Tables, World, off_by, only};
-use crate::writes::Writes;
+use crate::writes::{Writes, order};
 
 /// A function by whose definition orders settle.
 fn enabled(at: Duration) -> Lambda {
@@ -149,4 +150,44 @@ async fn a_gap_of_settled_orders_is_named_and_takes_a_new_version() {
     assert!(off.len() > 3, "{off:?}");
     assert_ne!(world.off_in(SETTLING).await, Off::new());
     world.assert_right_in(new).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settled_order_that_can_never_count_takes_a_callback_and_the_day_read_again() {
+    let broken = |id: &str| Some(order(id, "poor", AttributeValue::S("a lot".to_owned())));
+    let whole =
+        |id: &str, cents: &str| Some(order(id, "poor", AttributeValue::N(cents.to_owned())));
+    let writes = Writes::seeded(35)
+        .between(Duration::ZERO, 4 * HOUR, 5 * MINUTE)
+        .change(4 * HOUR, "mended", whole("mended", "77"))
+        .change(4 * HOUR, "left", whole("left", "5"))
+        .between(4 * HOUR, 5 * HOUR, 5 * MINUTE)
+        .change(5 * HOUR, "mended", broken("mended"))
+        .change(5 * HOUR, "left", broken("left"))
+        .between(5 * HOUR, 9 * HOUR, 5 * MINUTE)
+        .change(10 * HOUR, "mended", whole("mended", "70"));
+    let world = World::new(35, writes).await;
+    let mut lambda = enabled(HOUR);
+    lambda.trouble = Default::default();
+    lambda.settings.maximum_retry_attempts = Some(3);
+    let mut again = Lambda {
+        tables: Tables {
+            passes_over: true,
+            ..SETTLING
+        },
+        ..enabled(14 * HOUR)
+    };
+    again.settings.maximum_record_age = None;
+    let (deliveries, off) = world
+        .play(&[&lambda, &again], async {
+            world.time.reached(2 * HOUR).await;
+            world.checking(&lambda, 5 * MINUTE).run().await.unwrap();
+            world.time.reached(12 * HOUR).await;
+            world.off_in(SETTLING).await
+        })
+        .await;
+    assert!(!deliveries[0].on_failure.is_empty());
+    assert_eq!(off["poor"], 77 + 5, "what they were stays: {off:?}");
+    assert_nothing_given_up(&deliveries[1..]);
+    world.assert_right_in(SETTLING).await;
 }

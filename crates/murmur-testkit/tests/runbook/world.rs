@@ -80,6 +80,8 @@ pub(crate) struct Tables {
     pub(crate) version: u32,
     /// Whether the definition lets orders settle.
     pub(crate) settles: bool,
+    /// Whether the function passes over what can never count.
+    pub(crate) passes_over: bool,
 }
 
 pub(crate) const TABLES: Tables = Tables {
@@ -87,6 +89,7 @@ pub(crate) const TABLES: Tables = Tables {
     markers: "markers",
     version: 1,
     settles: false,
+    passes_over: false,
 };
 
 /// The same tables, of a definition by which orders leave the ledger.
@@ -303,11 +306,14 @@ impl World {
 
     /// The function's, or the trigger's.
     fn handler(&self, process: &Process, tables: Tables) -> Handler<Order> {
-        Handler::new([self.pipeline(process, tables)])
+        let handler = Handler::new([self.pipeline(process, tables)])
             .clock(self.clock())
-            .random(self.random())
-            .build()
-            .unwrap()
+            .random(self.random());
+        let handler = match tables.passes_over {
+            true => handler.on_rejected(|_| async { Ok(()) }),
+            false => handler,
+        };
+        handler.build().unwrap()
     }
 
     /// A trigger over the stream as it stands.
