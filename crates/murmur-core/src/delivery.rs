@@ -1,5 +1,7 @@
 //! The delivery modes: how what a batch adds reaches the store.
 
+mod ledger;
+
 use std::collections::{HashMap, HashSet};
 use std::future::{Future, ready};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,15 +10,16 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemChange, ItemId,
-    Key, LEDGER_MODE, Ledger, Listed, Monoid, Once, Outcome, Owner, PipelineName, Place, Read,
-    Recorder, Repeats, Replace, Retry, Store, StoreError, Tokens,
+    Add, Binding, Claim, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Listed,
+    Monoid, Once, Outcome, Owner, PipelineName, Place, Read, Recorder, Repeats, Retry, Store,
+    StoreError, Tokens,
 };
 
 use crate::audit::{LedgerOf, Pacing};
-use crate::batch::{Additions, Batch, Share};
-use crate::plan::{Verdict, the_record};
+use crate::batch::{Batch, Share};
+use crate::plan::Verdict;
 use crate::record::Record;
+pub(crate) use ledger::InLedger;
 
 /// How long after a stop the release of a claim is still tried again: a claim that stays behind
 /// loses its event.
@@ -537,205 +540,6 @@ impl<S, K> OncePerKey<S, K> {
             },
         );
         answered.with(outcomes.await)
-    }
-}
-
-/// How long after it was told that items do not settle a process asks again.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
-
-pub(crate) struct InLedger<S, K> {
-    pub(crate) owned: Owned<S, K>,
-    /// Whether the definition lets items settle.
-    settles: bool,
-    /// Whether the store was heard to say so, and when it was asked last.
-    heard: AtomicBool,
-    asked: Mutex<Option<Duration>>,
-}
-
-impl<S, K> InLedger<S, K> {
-    pub(crate) fn new(owned: Owned<S, K>, settles: bool) -> Self {
-        Self {
-            owned,
-            settles,
-            heard: AtomicBool::new(false),
-            asked: Mutex::default(),
-        }
-    }
-
-    /// Whether items are to settle, as far as this process has heard. It is right either way.
-    async fn has_heard<M: Group>(&self, pipeline: &PipelineName, context: &Context<'_>) -> bool
-    where
-        S: Ledger<M, Markers = K>,
-    {
-        if !self.settles || self.heard.load(Ordering::Relaxed) {
-            return self.settles;
-        }
-        let now = context.retry.clock().monotonic();
-        {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.is_some_and(|asked| now.saturating_sub(asked) < ASK_AGAIN) {
-                return false;
-            }
-            *asked = Some(now);
-        }
-        let Owned { store, markers, .. } = &self.owned;
-        let until = context.operation_deadline();
-        let heard = match store.is_settling(pipeline, markers, until).await {
-            Ok(settling) => settling,
-            Err(error) => {
-                tracing::warn!(
-                    pipeline = pipeline.as_str(),
-                    error = %murmur_state::Causes(&error),
-                    "not told whether items settle; they stay in the ledger for now",
-                );
-                false
-            }
-        };
-        self.heard.fetch_or(heard, Ordering::Relaxed);
-        heard
-    }
-}
-
-impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
-    type State = S;
-    const MODE: &str = LEDGER_MODE;
-    const REPEATS: Repeats = Repeats::ItemOnce;
-    const LEDGER: bool = true;
-
-    fn state(&self) -> &S {
-        &self.owned.store
-    }
-
-    fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
-        Some(self)
-    }
-
-    async fn bind(
-        &self,
-        pipeline: &PipelineName,
-        stream: Option<&str>,
-        context: &Context<'_>,
-    ) -> Result<(), StoreError> {
-        self.owned.bind::<M>(pipeline, stream, context).await
-    }
-
-    async fn check_binding(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        self.owned.check_binding::<M>(pipeline, context).await
-    }
-
-    async fn settle(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<(), StoreError> {
-        let Owned { store, markers, .. } = &self.owned;
-        let binding = self.owned.binding(pipeline, None);
-        let settle = || store.settle(&binding, markers, context.operation_deadline());
-        let settled = context.read(pipeline, settle).await;
-        settled.map_err(|error| error.blameless(store.place()))?;
-        self.heard.store(self.settles, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<bool, StoreError> {
-        let Owned { store, markers, .. } = &self.owned;
-        let ask = || store.is_settling(pipeline, markers, context.operation_deadline());
-        let asked = context.read(pipeline, ask).await;
-        asked.map_err(|error| error.blameless(store.place()))
-    }
-
-    async fn deliver(
-        &self,
-        pipeline: &PipelineName,
-        _monoid: &M,
-        Batch { rows, shares }: Batch<'_, M::Value>,
-        context: &Context<'_>,
-    ) -> Vec<Verdict> {
-        let handed_over = context.retry.clock().now();
-        let settles = self.has_heard::<M>(pipeline, context).await;
-        let (foreign, shares) = self
-            .owned
-            .of_own_streams::<M>(pipeline, shares, context)
-            .await;
-        let (unplaced, items) = part(shares, |share| {
-            let Share {
-                record,
-                adds,
-                keep,
-                before,
-            } = share;
-            let all = |adds: &Additions<_>| adds.iter().map(|add| rows.add(add)).collect();
-            let change = |before: Additions<_>| {
-                Ok(ItemChange {
-                    id: EventId::new(record.event_id()).map_err(StoreError::InvalidId)?,
-                    handed_over,
-                    before: all(&before),
-                    settles,
-                })
-            };
-            Ok(Replace {
-                item: record.item_id(),
-                at: record
-                    .position()
-                    .ok_or_else(|| no_sequence_number(self.settles))?,
-                created: record.created(),
-                now: all(&adds),
-                keep: all(&keep),
-                change: before.map(change).transpose()?,
-            })
-        });
-        let outcomes = settle(
-            pipeline,
-            self.owned.store.place(),
-            context,
-            items,
-            // Of its item, too: done before an earlier one that keeps something, it would make
-            // that one outdated, which keeps nothing then.
-            |entry: &Replace<_>| {
-                let item = Lane::Item(entry.item.clone());
-                let before = entry
-                    .change
-                    .iter()
-                    .flat_map(|change| of_keys(&change.before));
-                let adds = of_keys(&entry.now).chain(of_keys(&entry.keep));
-                adds.chain(before).chain([item]).collect()
-            },
-            |items: Vec<_>, until| async move {
-                let Owned { store, markers, .. } = &self.owned;
-                let outcomes = store.replace(pipeline, markers, &items, until);
-                let outcomes = outcomes.await;
-                (items, outcomes)
-            },
-        );
-        foreign.with(unplaced.with(outcomes.await))
-    }
-}
-
-/// A change that a ledger cannot place. Where items settle it must not be passed over: their next
-/// change would take back what it should have added.
-fn no_sequence_number(settles: bool) -> StoreError {
-    let (place, source) = (the_record(), None);
-    match settles {
-        true => StoreError::Setup {
-            place,
-            advice:
-                "it has no sequence number, and a ledger goes by it: use a source that gives one"
-                    .to_owned(),
-            source,
-        },
-        false => StoreError::InvalidValue {
-            place,
-            reason: "it has no sequence number, and a ledger goes by it".into(),
-            source,
-        },
     }
 }
 
