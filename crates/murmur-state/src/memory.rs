@@ -383,19 +383,22 @@ impl<M: Group> MemoryStore<M> {
         }
     }
 
-    /// Settles the item of `entry` just below it, if what it contributes is what it was before the
-    /// entry: no row changes.
-    fn mark(&self, inner: &mut Inner<M::Value>, entry: &Replace<M::Value>, today: i64) {
+    /// Settles the item of `entry` just below it, if it has not yet and what it contributes is what it
+    /// was before the entry: no row changes. Whether it has settled now.
+    fn settles(&self, inner: &mut Inner<M::Value>, entry: &Replace<M::Value>, today: i64) -> bool {
         let known = inner.ledger.get(&entry.item);
+        if known.is_some_and(|known| known.settled) {
+            return true;
+        }
         let (Some(change), Position::Stream(at)) = (&entry.change, &entry.at) else {
-            return;
+            return false;
         };
         let contributes = known.map_or(&[][..], |known| &known.now);
         let (true, Some(below)) = (
             change.settles && self.is_same(contributes, &change.before, today),
             at.predecessor(),
         ) else {
-            return;
+            return false;
         };
         let settled = Known {
             item: entry.item.clone(),
@@ -406,6 +409,7 @@ impl<M: Group> MemoryStore<M> {
             kept: Vec::new(),
         };
         inner.ledger.insert(entry.item.clone(), settled);
+        true
     }
 
     /// Whether two contributions are the same in all rows that are still there.
@@ -526,26 +530,17 @@ impl<M: Group> MemoryStore<M> {
             .iter()
             .map(|entry| {
                 let (item, now) = parts(entry);
-                let done = match held.contains(item) || stopped.blocks(now) {
-                    true => None,
-                    false => Some(enter(entry)),
-                };
-                let waits = match &done {
-                    Some(Ok(_)) => false,
-                    Some(Err(error)) => error.fault() != Fault::Record,
-                    None => true,
-                };
-                if waits {
+                if held.contains(item) || stopped.blocks(now) {
                     held.insert(item.clone());
+                    return Outcome::Blocked;
                 }
-                match done {
-                    Some(Ok(outcome)) => outcome,
-                    Some(Err(error)) => {
-                        stopped.note(&error, now);
-                        Outcome::Failed(error)
+                enter(entry).unwrap_or_else(|error| {
+                    if error.fault() != Fault::Record {
+                        held.insert(item.clone());
                     }
-                    None => Outcome::Blocked,
-                }
+                    stopped.note(&error, now);
+                    Outcome::Failed(error)
+                })
             })
             .collect()
     }
@@ -572,14 +567,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                 if let Some(outcome) = Self::unchanged(known, &entry.at) {
                     return Ok(outcome);
                 }
-                if !known.is_some_and(|known| known.settled) {
-                    self.mark(inner, entry, clock.now().as_secs());
-                }
-                if inner
-                    .ledger
-                    .get(&entry.item)
-                    .is_some_and(|known| known.settled)
-                {
+                if self.settles(inner, entry, clock.now().as_secs()) {
                     // Each counts by itself, so one that fails holds up nothing.
                     let counted = self.by_id(inner, marked, pipeline, entry);
                     return Ok(counted.unwrap_or_else(Outcome::Failed));
