@@ -1,15 +1,13 @@
 //! What a change of an item costs in a ledger, by which it leaves it, and afterwards, beside what
 //! exactly-once costs for the very same changes.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
 use anyhow::Result;
 use aws_lambda_events::event::dynamodb::{Event, EventRecord};
-use chrono::DateTime;
 use fastrand::Rng;
-use murmur_core::{AttributeValue, Item, Pipeline, ProcessorBuilder, Sum};
+use murmur_core::{Pipeline, ProcessorBuilder, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Deadline, Random, Timestamp, Tokens};
 use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
@@ -19,7 +17,7 @@ use super::Effort;
 use super::pipeline::{self, Order};
 use super::server::recount;
 use super::virtual_time::{Simulation, Spent, in_virtual_time};
-use super::workload::{Keys, Workload};
+use super::workload::{Change, Keys, Workload, order};
 
 const SEED: u64 = 11;
 const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
@@ -132,30 +130,16 @@ impl Items {
         let key = before.map_or_else(|| self.keys.draw(), |(key, _)| key);
         let after = (key, self.dice.i64(1..1_000));
         self.now[item] = Some(after);
-        let id = AttributeValue::S(format!("order-{item}"));
-        let named = |attributes: &[(&str, AttributeValue)]| -> Item {
-            let named = attributes.iter().cloned();
-            let named = named.map(|(name, value)| (name.to_owned(), value));
-            named.collect::<HashMap<_, _>>().into()
+        let id = format!("order-{item}");
+        let image = |(key, amount): (usize, i64)| order(&id, &self.of.name(key), amount);
+        let change = Change {
+            event_id: format!("{:032x}", self.dice.u128(..)),
+            number: self.made,
+            created,
+            before: before.map(image),
+            after: image(after),
         };
-        let image = |(key, amount): (usize, i64)| {
-            named(&[
-                ("id", id.clone()),
-                ("customer", AttributeValue::S(self.of.name(key))),
-                ("amount", AttributeValue::N(amount.to_string())),
-            ])
-        };
-        let mut record = EventRecord::default();
-        record.event_id = format!("{:032x}", self.dice.u128(..));
-        record.event_name = if before.is_some() { "MODIFY" } else { "INSERT" }.to_owned();
-        record.event_source_arn = Some(super::workload::STREAM.to_owned());
-        record.change.sequence_number = Some(format!("1{:020}", self.made));
-        record.change.approximate_creation_date_time =
-            DateTime::from_timestamp(created.as_secs(), 0).unwrap_or_default();
-        record.change.keys = named(&[("id", id.clone())]);
-        record.change.old_image = before.map(image).unwrap_or_default();
-        record.change.new_image = image(after);
-        record
+        change.record(&id)
     }
 }
 

@@ -10,7 +10,7 @@ use murmur_core::{AttributeValue, Item};
 use murmur_state::Timestamp;
 use serde::Serialize;
 
-pub(super) const STREAM: &str =
+const STREAM: &str =
     "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
 
 /// How keys are drawn.
@@ -114,27 +114,63 @@ impl Workload {
         let amount = self.dice.i64(1..1_000);
         self.total += amount;
         self.made += 1;
-        let id = AttributeValue::S(format!("order-{}", self.made));
-        let item = |attributes: &[(&str, AttributeValue)]| -> Item {
-            let named = attributes.iter().cloned();
-            let named = named.map(|(name, value)| (name.to_owned(), value));
-            named.collect::<HashMap<_, _>>().into()
+        let id = format!("order-{}", self.made);
+        let change = Change {
+            event_id: format!("{:032x}", self.dice.u128(..)),
+            number: self.made,
+            created,
+            before: None,
+            after: order(&id, &self.keys.name(key), amount),
         };
+        change.record(&id)
+    }
+}
+
+/// A change of an order, as a stream tells it.
+pub(super) struct Change {
+    pub(super) event_id: String,
+    /// Its place in the stream.
+    pub(super) number: u64,
+    pub(super) created: Timestamp,
+    /// Nothing for an insert.
+    pub(super) before: Option<Item>,
+    pub(super) after: Item,
+}
+
+impl Change {
+    pub(super) fn record(self, id: &str) -> EventRecord {
         let mut record = EventRecord::default();
-        record.event_id = format!("{:032x}", self.dice.u128(..));
-        record.event_name = "INSERT".to_owned();
+        record.event_id = self.event_id;
+        let name = if self.before.is_some() {
+            "MODIFY"
+        } else {
+            "INSERT"
+        };
+        record.event_name = name.to_owned();
         record.event_source_arn = Some(STREAM.to_owned());
-        record.change.sequence_number = Some(format!("1{:020}", self.made));
+        record.change.sequence_number = Some(format!("1{:020}", self.number));
         record.change.approximate_creation_date_time =
-            DateTime::from_timestamp(created.as_secs(), 0).unwrap_or_default();
-        record.change.keys = item(&[("id", id.clone())]);
-        record.change.new_image = item(&[
-            ("id", id),
-            ("customer", AttributeValue::S(self.keys.name(key))),
-            ("amount", AttributeValue::N(amount.to_string())),
-        ]);
+            DateTime::from_timestamp(self.created.as_secs(), 0).unwrap_or_default();
+        record.change.keys = item(&[("id", AttributeValue::S(id.to_owned()))]);
+        record.change.old_image = self.before.unwrap_or_default();
+        record.change.new_image = self.after;
         record
     }
+}
+
+/// An order as it stands in its table.
+pub(super) fn order(id: &str, customer: &str, amount: i64) -> Item {
+    item(&[
+        ("id", AttributeValue::S(id.to_owned())),
+        ("customer", AttributeValue::S(customer.to_owned())),
+        ("amount", AttributeValue::N(amount.to_string())),
+    ])
+}
+
+fn item(attributes: &[(&str, AttributeValue)]) -> Item {
+    let named = attributes.iter().cloned();
+    let named = named.map(|(name, value)| (name.to_owned(), value));
+    named.collect::<HashMap<_, _>>().into()
 }
 
 #[cfg(test)]

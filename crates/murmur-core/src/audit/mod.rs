@@ -292,10 +292,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         options: InspectionOptions,
         pacing: Option<&'a dyn Pacing>,
     ) -> Vec<Inspection<'a, T>> {
-        let context = Context {
-            pacing,
-            ..self.context(Deadline::NONE)
-        };
+        let context = self.paced(pacing);
         let pipelines = self.pipelines().iter();
         pipelines
             .map(|pipeline| pipeline.run.inspection(options, context))
@@ -311,10 +308,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         options: InspectionOptions,
         pacing: Option<&'a dyn Pacing>,
     ) -> Option<RecountInspection<'a, T>> {
-        let context = Context {
-            pacing,
-            ..self.context(Deadline::NONE)
-        };
+        let context = self.paced(pacing);
         let pipeline = self.pipelines().get(place)?;
         Some(pipeline.run.recount(options, context))
     }
@@ -352,18 +346,24 @@ impl<T: Send + Sync + 'static> Processor<T> {
             });
         }
         self.check_audited().await?;
-        let context = self.context(Deadline::NONE);
-        let retry = context.retry.by(options.retry);
+        let retry = self.retry().by(options.retry);
         let context = Context {
             retry: &retry,
-            pacing: options.pacing.as_deref(),
-            ..context
+            ..self.paced(options.pacing.as_deref())
         };
         let mut audited = Vec::with_capacity(pipelines.len());
         for pipeline in pipelines {
             audited.push(pipeline.run.audit(options, context).await?);
         }
         Ok(audited)
+    }
+
+    /// Without a deadline; `pacing` holds listings back.
+    fn paced<'a>(&'a self, pacing: Option<&'a dyn Pacing>) -> Context<'a> {
+        Context {
+            pacing,
+            ..self.context(Deadline::NONE)
+        }
     }
 
     /// Sees that the state is that of the pipelines.

@@ -81,12 +81,10 @@ impl<T: Send + Sync + 'static> Processor<T> {
         self.check_audited().await?;
         let settling = self.are_settling(Deadline::NONE).await;
         let settling = settling.map_err(|error| AuditError::Refused(Box::new(error)))?;
-        let context = self.context(Deadline::NONE);
-        let retry = context.retry.by(options.retry);
+        let retry = self.retry().by(options.retry);
         let context = Context {
             retry: &retry,
-            pacing: options.pacing.as_deref(),
-            ..context
+            ..self.paced(options.pacing.as_deref())
         };
         let mut statuses = Vec::new();
         for (pipeline, settling) in self.pipelines().iter().zip(settling) {
