@@ -1,6 +1,7 @@
 //! `cargo xtask ci`: the checks of this project.
 
 mod boundaries;
+mod circles;
 mod deny;
 mod docs;
 mod package;
@@ -35,6 +36,8 @@ enum Check {
     Tidy,
     /// Every name and test in docs/from-go.md exists, and every test the README names
     Docs,
+    /// Modules of the library crates do not import each other in a circle
+    Circles,
     /// No crate depends on more than it may, with any of its features
     Boundaries,
     /// Licences, advisories and sources of the dependencies (cargo-deny)
@@ -72,6 +75,7 @@ impl Check {
             Self::Fmt => process::run(&mut process::cargo(["fmt", "--all", "--check"])).await,
             Self::Tidy => tidy::check(&workspace::members().await?),
             Self::Docs => docs::check(),
+            Self::Circles => circles::check(&workspace::members().await?),
             Self::Boundaries => boundaries::check(&workspace::members().await?).await,
             Self::Deny => deny::check().await,
             Self::Clippy => {
