@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_dynamo::Item;
 
 use crate::deserialize::from_item;
-use crate::record::{EventName, Record};
+use crate::record::{EventName, Record, Side};
 
 /// Any error, as user code returns it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -17,24 +17,6 @@ pub enum Decoded<T> {
     Record(T),
     /// Nothing to aggregate, and nothing wrong: counted as skipped.
     Skip,
-}
-
-/// Which state of the item is being decoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Side {
-    /// As it is now: a scanned row, or the state after a change.
-    New,
-    /// As it was before a change.
-    Old,
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::New => "new image",
-            Self::Old => "old image",
-        })
-    }
 }
 
 /// What a whole-record decoder sees.

@@ -1,11 +1,17 @@
 #![doc = include_str!("../README.md")]
 
+// Modules import in one direction: record, decode, window, monoids → batch → plan → verdict → delivery
+// → audit → erased → pipeline → processor → audits, inspection.
+mod answers;
 mod audit;
+mod audits;
 mod batch;
 pub mod decimal;
 mod decode;
 mod delivery;
 mod deserialize;
+mod erased;
+mod inspection;
 pub mod laws;
 mod monoids;
 mod outcome;
@@ -13,21 +19,23 @@ mod pipeline;
 mod plan;
 mod processor;
 mod record;
+mod verdict;
 mod window;
 
 pub use audit::{
-    AuditError, AuditOptions, AuditProgress, Audited, Compared, Contributing, Difference, Found,
-    Inspection, InspectionError, InspectionOptions, ItemDifference, ItemSet, KeyDifference,
-    LedgerFindings, LedgerInspection, LedgerStatus, LookUp, Mending, Pacing, RecountFindings,
-    RecountInspection, Recounted,
+    AuditError, AuditOptions, AuditProgress, Audited, Difference, Findings, Inspected,
+    InspectionError, InspectionOptions, ItemDifference, ItemNow, KeyDifference, LedgerFindings,
+    LedgerStatus, LookUp, Mending, RecountFindings, SettledFindings,
 };
-pub use decode::{BoxError, Decoded, Decoder, Side, View};
+pub use decode::{BoxError, Decoded, Decoder, View};
+pub use delivery::Pacing;
 pub use deserialize::from_item;
+pub use inspection::{Inspection, LedgerPart, Pass};
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
 pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::{BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Stored, Valued};
 pub use processor::{Processor, ProcessorBuilder};
-pub use record::{Change, EventName, Record, Row, item_id, item_key};
+pub use record::{Change, EventName, Record, Row, Side, item_id, item_key};
 /// The attribute types that records, decoders and sources speak of.
 pub use serde_dynamo::{AttributeValue, Item};
 pub use window::{Window, read_range};

@@ -2,8 +2,7 @@ use std::sync::Arc;
 
 use murmur_state::{Failure, Fault, IdError, PipelineName, StoreError};
 
-use crate::decode::Side;
-use crate::record::Record;
+use crate::record::{Record, Side};
 
 /// What became of a record: the worst of what became of it in each pipeline.
 #[derive(Debug, Clone)]

@@ -8,8 +8,9 @@ use murmur_state::{
 };
 
 use crate::delivery::{AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey, Owned};
+use crate::erased::{ErasedPipeline, TypedPipeline};
 use crate::monoids::Count;
-use crate::plan::{KeysFn, Plan, Run, Running, Time, ValueFn};
+use crate::plan::{KeysFn, Plan, Time, ValueFn};
 use crate::window::Window;
 
 /// One aggregate of a table: which keys a record counts for, what it adds, how values combine,
@@ -76,7 +77,7 @@ use crate::window::Window;
 ///     .aggregate(Sum::new());
 /// ```
 pub struct Pipeline<T> {
-    pub(crate) run: Arc<dyn Run<T>>,
+    pub(crate) run: Arc<dyn ErasedPipeline<T>>,
     markers: Option<Arc<dyn Checkpoints>>,
 }
 
@@ -624,7 +625,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
             pipeline: name,
             source,
         })?;
-        let run = Arc::new(Running {
+        let run = Arc::new(TypedPipeline {
             name: pipeline,
             version,
             plan,

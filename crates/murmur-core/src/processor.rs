@@ -10,12 +10,12 @@ use murmur_state::{
 use serde::de::DeserializeOwned;
 
 use crate::batch::Index;
-use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder, Side};
+use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder};
 use crate::delivery::Context;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::Pipeline;
-use crate::plan::{Entry, PassedOver, Tally, Verdict};
-use crate::record::{Change, EventName, Record};
+use crate::record::{Change, EventName, Record, Side};
+use crate::verdict::{Entry, PassedOver, Tally, Verdict};
 
 type OutageFn = dyn Fn(&Outage<'_>) + Send + Sync;
 

@@ -1,12 +1,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
 use murmur_state::{ItemId, Position, SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::{AttributeValue, Item};
 use smallvec::SmallVec;
-
-use crate::decode::Side;
 
 /// What a pipeline is fed with: a row found by a scan, or a change told by a stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -264,6 +263,24 @@ fn bytes(hex: &str) -> Option<Vec<u8>> {
         _ => None,
     };
     hex.as_bytes().chunks(2).map(byte).collect()
+}
+
+/// Which state of the item is being decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// As it is now: a scanned row, or the state after a change.
+    New,
+    /// As it was before a change.
+    Old,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::New => "new image",
+            Self::Old => "old image",
+        })
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use murmur_state::{
     Key, Monoid, OptionError, Overflow, Place, ROW_LIFE, Read, StoreError, Timestamp,
 };
 
-use crate::delivery::all_answered;
+use crate::answers::all_answered;
 
 /// How many rows one request for a range asks the store for at a time.
 const RANGE_CHUNK: usize = 1_000;

@@ -29,10 +29,9 @@ pub use budget::ReadBudget;
 pub use error::{BootstrapError, SourceError};
 pub use jsonl::{JsonLines, JsonLinesBuilder, KeyType};
 pub use lookup::{Look, LookedUp, Lookup};
-pub use reconcile::{
-    Findings, Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
-    ReconciledPipeline, SettledFindings,
-};
+/// What a reconcile finds of each pipeline.
+pub use murmur_core::{Findings, Inspected, SettledFindings};
+pub use reconcile::{Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled};
 pub use report::{Counts, Earlier, Ended, FirstRejected, Progress, RejectedRow, Report};
 pub use run_record::{RunRecord, RunRecordError};
 pub use settle::{Settle, SettleError, SettleReport, SettlingPipeline};

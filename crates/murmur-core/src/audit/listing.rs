@@ -8,10 +8,9 @@ use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
 use murmur_state::{Clock, Known, ListSegment, Listed, Monoid, PipelineName, StoreError};
 
-use super::ledger::LedgerOf;
-use super::options::ProgressFn;
-use super::{AuditError, AuditOptions, AuditProgress};
-use crate::delivery::Context;
+use super::error::AuditError;
+use super::options::{AuditOptions, AuditProgress, ProgressFn};
+use crate::delivery::{Context, LedgerOf};
 
 /// Tells how far an audit is.
 pub(super) struct Telling<'a> {

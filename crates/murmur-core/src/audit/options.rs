@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
 use murmur_state::{OptionError, PipelineName, RetryPolicy};
+
+use crate::delivery::Pacing;
 
 /// Keys held in memory unless told otherwise.
 const MAX_KEYS: usize = 2_000_000;
@@ -15,20 +16,6 @@ const CONCURRENCY: u32 = 8;
 
 /// Differing keys listed unless told otherwise.
 const MAX_LISTED: usize = 100;
-
-/// Holds back the listings of an audit or an inspection.
-///
-/// # Contract
-///
-/// [`before`](Pacing::before) is awaited before each part is read, [`after`](Pacing::after) is told
-/// what the part cost; several parts may be under way at once.
-pub trait Pacing: Send + Sync {
-    /// Completes when a part may be read. Cancel safe.
-    fn before(&self) -> BoxFuture<'_, ()>;
-
-    /// A part was read and cost so many read units; `None` where the store does not know.
-    fn after(&self, read_units: Option<f64>);
-}
 
 pub(crate) type ProgressFn = dyn Fn(&AuditProgress<'_>) + Send + Sync;
 

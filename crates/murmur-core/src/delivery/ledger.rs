@@ -4,14 +4,21 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use murmur_state::{
-    EventId, Group, ItemChange, LEDGER_MODE, Ledger, PipelineName, Repeats, Replace, StoreError,
+    Deadline, EventId, Group, ItemChange, ItemId, Known, LEDGER_MODE, Ledger, ListSegment, Listed,
+    Mend, Outcome, Overflow, PipelineName, Place, Repeats, Replace, StoreError,
 };
 
-use super::{Context, Delivery, Lane, Owned, of_keys, part, settle};
-use crate::audit::LedgerOf;
+use super::answered::part;
+use super::context::Context;
+use super::ledger_of::{Answer, LedgerOf};
+use super::mode::Delivery;
+use super::owned::Owned;
+use super::retrying::{Lane, of_keys, until_done};
 use crate::batch::{Additions, Batch, Share};
-use crate::plan::{Verdict, the_record};
+use crate::plan::the_record;
+use crate::verdict::Verdict;
 
 /// How long after it was told that items do not settle a process asks again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -165,7 +172,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 change: before.map(change).transpose()?,
             })
         });
-        let outcomes = settle(
+        let outcomes = until_done(
             pipeline,
             self.owned.store.place(),
             context,
@@ -189,6 +196,46 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
             },
         );
         foreign.with(unplaced.with(outcomes.await))
+    }
+}
+
+impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
+    fn place(&self) -> Place {
+        self.owned.store.place()
+    }
+
+    fn known<'a>(
+        &'a self,
+        pipeline: &'a PipelineName,
+        items: &'a [ItemId],
+        deadline: Deadline,
+    ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
+        let Owned { store, markers, .. } = &self.owned;
+        Box::pin(store.known(pipeline, markers, items, deadline))
+    }
+
+    fn list_known<'a>(
+        &'a self,
+        pipeline: &'a PipelineName,
+        segment: ListSegment,
+        after: Option<&'a str>,
+    ) -> Answer<'a, Listed<Known<M::Value>>> {
+        let Owned { store, markers, .. } = &self.owned;
+        Box::pin(store.list_known(pipeline, markers, segment, after))
+    }
+
+    fn mend<'a>(
+        &'a self,
+        pipeline: &'a PipelineName,
+        items: &'a [Mend<M::Value>],
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Vec<Outcome>> {
+        let Owned { store, markers, .. } = &self.owned;
+        Box::pin(store.mend(pipeline, markers, items, deadline))
+    }
+
+    fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow> {
+        monoid.invert(value)
     }
 }
 

@@ -63,14 +63,8 @@ pub enum ReconcileError {
         source: SourceError,
     },
     /// State, ledger or items could not be read.
-    #[error("pipeline `{pipeline}` was not reconciled to its end; mend the cause and run it again")]
-    Inspection {
-        /// The pipeline.
-        pipeline: PipelineName,
-        /// Why.
-        #[source]
-        source: Box<InspectionError>,
-    },
+    #[error("the reconcile did not come to its end; mend the cause and run it again")]
+    Inspection(#[source] Box<InspectionError>),
     /// Nothing succeeded for as long as the retry policy allows.
     #[error(
         "given up after {} without success; run it again once the cause has passed", Roughly(*.tried)
@@ -90,9 +84,9 @@ impl ReconcileError {
         match self {
             Self::Refused(source) => source.is_retryable(),
             Self::Source { source, .. } => source.is_retryable(),
-            Self::Inspection { source, .. } => match &**source {
-                InspectionError::Store(source) => source.is_retryable(),
-                InspectionError::LookUp(source) => source
+            Self::Inspection(source) => match &**source {
+                InspectionError::Store { source, .. } => source.is_retryable(),
+                InspectionError::LookUp { source, .. } => source
                     .downcast_ref::<SourceError>()
                     .is_some_and(SourceError::is_retryable),
                 _ => false,

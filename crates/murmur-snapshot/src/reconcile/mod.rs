@@ -1,7 +1,6 @@
 //! Comparing the state with the table, and mending it, while live is running.
 
 mod error;
-mod inspections;
 mod report;
 mod run;
 
@@ -17,9 +16,7 @@ use crate::budget::{Pace, ReadBudget};
 use crate::lookup::Lookup;
 
 pub use error::ReconcileError;
-pub use report::{
-    Findings, ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline, SettledFindings,
-};
+pub use report::{ReconcileProgress, ReconcileStep, Reconciled};
 use run::Run;
 
 /// How far live may be behind unless told otherwise.
@@ -74,12 +71,12 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// Of an item that has [settled](murmur_core::Definition::settle) the ledger does not say what it
 /// contributes, so it never differs there, in the table or gone from it. Where the items of a pipeline
 /// settle, or any is met that has, all its keys are recounted as well, as without a ledger: after the
-/// repair, if one is asked for. What that finds is [`settled`](ReconciledPipeline::settled)'s.
+/// repair, if one is asked for. What that finds is [`settled`](murmur_core::Inspected::settled)'s.
 ///
 /// Keys that the recount names are not mended. After a repair they are those of settled items, whose
 /// lost changes no ledger can give back: raise the definition's version, and bootstrap into new tables.
 /// Where what has expired goes on counting no recount is possible, and the findings
-/// [say so](SettledFindings::KeepsExpired); the other items are compared, and mended, all the same.
+/// [say so](murmur_core::SettledFindings::KeepsExpired); the other items are compared, and mended, all the same.
 ///
 /// # Without a ledger
 ///
@@ -122,7 +119,6 @@ pub struct Reconcile<T, S> {
     inspection: InspectionOptions,
     budget: ReadBudget,
     concurrency: usize,
-    remember: usize,
     max_suspects: usize,
     progress: Box<ProgressFn>,
 }
@@ -153,10 +149,10 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
                 max_listed: MAX_LISTED,
                 max_keys: MAX_KEYS,
                 max_differing: MAX_DIFFERING,
+                remember: REMEMBERED,
             },
             budget: ReadBudget::Unlimited,
             concurrency: CONCURRENCY,
-            remember: REMEMBERED,
             max_suspects: MAX_SUSPECTS,
             progress: Box::new(|_| ()),
         }
@@ -225,7 +221,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
     /// most), so that they need not be looked up when the ledger lists them. Further ones are, each
     /// for one consistent read. Default 7,000,000, which is 140 MB.
     pub fn remember(mut self, items: usize) -> Self {
-        self.remember = items;
+        self.inspection.remember = items;
         self
     }
 
@@ -293,7 +289,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             inspection,
             budget,
             concurrency,
-            remember,
             max_suspects,
             progress,
         } = self;
@@ -315,7 +310,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             inspection,
             budget,
             concurrency,
-            remember,
             max_suspects,
             progress,
             spending: Mutex::default(),

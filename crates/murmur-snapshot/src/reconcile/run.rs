@@ -16,17 +16,13 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
 use murmur_core::{
-    Compared, Contributing, Found, InspectionError, InspectionOptions, ItemSet, LedgerInspection,
-    Processor, Recounted,
+    Inspection, InspectionError, InspectionOptions, ItemNow, LedgerPart, Pass, Processor, Rejected,
 };
-use murmur_state::{
-    Cause, Deadline, ItemId, ListSegment, OptionError, PipelineName, Retry, StoreError,
-};
+use murmur_state::{Cause, Deadline, ItemId, OptionError, Retry};
 
 use super::ProgressFn;
 use super::error::ReconcileError;
-use super::inspections::{Inspections, OfKeys, OfLedger, Terms};
-use super::report::{ReconcileProgress, ReconcileStep, Reconciled, ReconciledPipeline};
+use super::report::{ReconcileProgress, ReconcileStep, Reconciled};
 use crate::budget::{Account, May, Pace, ReadBudget, Reserved};
 use crate::error::SourceError;
 use crate::lookup::{LookedUp, Lookup};
@@ -50,7 +46,6 @@ pub(super) struct Run<T, S> {
     pub(super) inspection: InspectionOptions,
     pub(super) budget: ReadBudget,
     pub(super) concurrency: usize,
-    pub(super) remember: usize,
     pub(super) max_suspects: usize,
     pub(super) progress: Box<ProgressFn>,
     pub(super) spending: Mutex<Spending>,
@@ -65,44 +60,32 @@ pub(super) struct Spending {
 }
 
 /// Something of a page that came to its end.
-enum Step<T> {
+enum Step {
     Read {
         segment: u32,
         reserved: Reserved,
         page: Page,
     },
-    Examined(Examined<T>),
-}
-
-/// A page, decoded and compared.
-struct Examined<T> {
-    bad: Vec<BadRow>,
-    found: Vec<Found<T>>,
-    /// One for each ledger, in their order.
-    compared: Vec<Compared>,
+    Examined {
+        rows: u64,
+        bad: Vec<BadRow>,
+        rejected: Vec<Rejected>,
+    },
 }
 
 /// What a reconcile knows while it runs.
 struct State {
-    /// Items that the scan has seen, as far as they are remembered.
-    seen: ItemSet,
-    /// For each ledger the items to be looked at closely.
-    suspects: Vec<Vec<ItemId>>,
+    /// How many times the table was begun to be read.
+    scans: u32,
     rows: u64,
+    /// How many rows the first scan gave.
+    first_rows: u64,
     rows_expected: Option<u64>,
     rejected_rows: u64,
     /// As many of them as the report lists.
     rejected: Vec<RejectedRow>,
     ledger_rows: u64,
     begun: Duration,
-}
-
-/// Which recounts a scan is for, by their place among the recounts.
-#[derive(Clone, Copy)]
-struct Purpose<'p> {
-    recounts: &'p [usize],
-    /// Whether rows are compared with the ledgers too, and what can never count is noted.
-    first: bool,
 }
 
 impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
@@ -113,72 +96,38 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         let description = self.describe().await?;
         self.check_table(&streams, &description)?;
         let listings = self.begin_spending(&description)?;
-        let terms = self.terms().await?;
-        let inspections = self.processor.inspections(self.inspection, Some(&listings));
-        let recount = |place| {
-            self.processor
-                .recount(place, self.inspection, Some(&listings))
-        };
-        let mut inspections = Inspections::of(inspections, &terms, recount);
+        let inspection = self.processor.inspect(self.inspection, Some(&listings));
+        let inspection = inspection.await;
+        let mut inspection =
+            inspection.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
         let mut state = State {
-            seen: ItemSet::default(),
-            suspects: vec![Vec::new(); inspections.ledgers.len()],
+            scans: 0,
             rows: 0,
+            first_rows: 0,
             rows_expected: description.rows,
             rejected_rows: 0,
             rejected: Vec::new(),
             ledger_rows: 0,
             begun: self.now(),
         };
-
-        let mut recounts: Vec<usize> = (0..inspections.recounts.len()).collect();
-        let (mut first, mut rows) = (true, 0);
         loop {
-            let purpose = Purpose {
-                recounts: &recounts,
-                first,
-            };
-            self.scan(&mut inspections, &mut state, purpose).await?;
-            let (mut again, mut rest) = self.compare(&mut inspections, &recounts).await?;
-            if first {
-                rows = state.rows;
-                self.settle(&mut inspections, &mut state).await?;
-                self.list(&mut inspections, &mut state).await?;
-                first = false;
-                let anew = inspections.after_items(recount);
-                for of_before in [&mut again, &mut rest] {
-                    of_before.retain(|place| !anew.contains(place));
+            match inspection.next().await.map_err(failed)? {
+                Pass::Table => self.scan(&mut inspection, &mut state).await?,
+                Pass::TableAgain => {
+                    self.tell(&inspection, &state, ReconcileStep::Wait);
+                    self.retry.clock().sleep(self.inspection.lag).await;
+                    self.scan(&mut inspection, &mut state).await?;
                 }
-                rest.extend(anew);
+                Pass::Ledgers => self.list(&mut inspection, &mut state).await?,
+                Pass::Done => break,
             }
-            if !again.is_empty() {
-                self.tell(&inspections, &state, ReconcileStep::Wait);
-                self.retry.clock().sleep(self.inspection.lag).await;
-                let purpose = Purpose {
-                    recounts: &again,
-                    first,
-                };
-                self.scan(&mut inspections, &mut state, purpose).await?;
-                rest.extend(self.compare(&mut inspections, &again).await?.1);
-            }
-            if rest.is_empty() {
-                break;
-            }
-            recounts = rest;
         }
-
-        let pipelines = inspections.findings().zip(self.processor.pipelines());
-        let pipelines = pipelines.map(|((findings, settled), pipeline)| ReconciledPipeline {
-            pipeline: pipeline.name().clone(),
-            findings,
-            settled,
-        });
         Ok(Reconciled {
-            rows,
+            rows: state.first_rows,
             rejected_rows: state.rejected_rows,
             rejected: state.rejected,
             read_units: self.spending().units,
-            pipelines: pipelines.collect(),
+            pipelines: inspection.findings(),
         })
     }
 
@@ -233,18 +182,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         Ok(())
     }
 
-    /// What is known of each pipeline.
-    async fn terms(&self) -> Result<Vec<Terms>, ReconcileError> {
-        let settling = self.processor.are_settling(Deadline::NONE).await;
-        let settling = settling.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
-        let pipelines = self.processor.pipelines().iter().zip(settling);
-        let terms = pipelines.map(|(pipeline, settling)| Terms {
-            settling,
-            keeps_expired: pipeline.keeps_expired_items(),
-        });
-        Ok(terms.collect())
-    }
-
     async fn describe(&self) -> Result<Description, ReconcileError> {
         let recorder = &**self.processor.recorder();
         let (retry, name) = (&self.retry, self.source.name());
@@ -273,43 +210,42 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     /// Reads all pages, and looks closely at what differs whenever that is much.
     async fn scan(
         &self,
-        inspections: &mut Inspections<'_, T>,
+        inspection: &mut Inspection<'_, T>,
         state: &mut State,
-        purpose: Purpose<'_>,
     ) -> Result<(), ReconcileError> {
+        state.scans += 1;
         let segments = 0..self.source.segments();
         let mut open: VecDeque<(u32, Option<Cursor>)> =
             segments.map(|segment| (segment, None)).collect();
         while !open.is_empty() {
-            let Inspections { ledgers, recounts } = &mut *inspections;
-            self.pages(ledgers, recounts, &mut open, state, purpose)
-                .await?;
-            if self.is_full(state) {
-                self.settle(inspections, state).await?;
+            self.pages(inspection, &mut open, state).await?;
+            if self.is_full(inspection) {
+                self.look(inspection, state).await?;
             }
+        }
+        if state.scans == 1 {
+            state.first_rows = state.rows;
         }
         Ok(())
     }
 
-    fn is_full(&self, state: &State) -> bool {
-        state.suspects.iter().map(Vec::len).sum::<usize>() >= self.max_suspects
+    fn is_full(&self, inspection: &Inspection<'_, T>) -> bool {
+        inspection.gathered() >= self.max_suspects
     }
 
     /// Reads `open` pages, and those after them, until all are compared or many items differ.
     async fn pages(
         &self,
-        ledgers: &[OfLedger<'_, T>],
-        recounts: &mut [OfKeys<'_, T>],
+        inspection: &Inspection<'_, T>,
         open: &mut VecDeque<(u32, Option<Cursor>)>,
         state: &mut State,
-        purpose: Purpose<'_>,
     ) -> Result<(), ReconcileError> {
-        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step<T>, ReconcileError>>> =
+        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, ReconcileError>>> =
             FuturesUnordered::new();
         let mut pages = 0;
         loop {
             let mut rest = None;
-            while pages < self.concurrency && !open.is_empty() && !self.is_full(state) {
+            while pages < self.concurrency && !open.is_empty() && !self.is_full(inspection) {
                 let mut spending = self.spending();
                 let Some(pace) = &mut spending.pace else {
                     break;
@@ -358,14 +294,19 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
                     if let Some(next) = &page.next {
                         open.push_back((segment, Some(next.clone())));
                     }
-                    steps.push(self.examine(ledgers, page, purpose.first).boxed());
+                    steps.push(examine(inspection, page).boxed());
                 }
-                Step::Examined(page) => {
+                Step::Examined {
+                    rows,
+                    bad,
+                    rejected,
+                } => {
                     pages -= 1;
-                    self.take(recounts, state, page, purpose);
-                    let suspects = ledgers.iter().map(|of| of.items.suspects()).sum::<u64>()
-                        + recounts.iter().map(|of| of.keys.suspects()).sum::<u64>();
-                    self.tell_of(suspects, state, ReconcileStep::Scan);
+                    state.rows += rows;
+                    if state.scans == 1 {
+                        self.note(state, bad, rejected);
+                    }
+                    self.tell(inspection, state, ReconcileStep::Scan);
                 }
             }
         }
@@ -376,7 +317,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         segment: u32,
         after: Option<Cursor>,
         reserved: Reserved,
-    ) -> Result<Step<T>, ReconcileError> {
+    ) -> Result<Step, ReconcileError> {
         let recorder = &**self.processor.recorder();
         let (retry, name) = (&self.retry, self.source.name());
         let page = retried(retry, recorder, name, Deadline::NONE, || {
@@ -407,193 +348,82 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         }
     }
 
-    /// Decodes a page's rows, and compares them with the ledgers if asked to.
-    async fn examine(
-        &self,
-        ledgers: &[OfLedger<'_, T>],
-        page: Page,
-        compare: bool,
-    ) -> Result<Step<T>, ReconcileError> {
-        let rows = page.rows.into_iter();
-        let found: Vec<Found<T>> = rows.map(|row| self.processor.find(row)).collect();
-        let mut compared = Vec::new();
-        if compare && !found.is_empty() {
-            for OfLedger { items, .. } in ledgers {
-                let looked = items.compare(&found).await;
-                compared.push(looked.map_err(|e| failed(items.pipeline(), e))?);
-            }
-        }
-        Ok(Step::Examined(Examined {
-            bad: page.bad,
-            found,
-            compared,
-        }))
-    }
-
-    /// Takes what a page gave.
-    fn take(
-        &self,
-        recounts: &mut [OfKeys<'_, T>],
-        state: &mut State,
-        mut page: Examined<T>,
-        purpose: Purpose<'_>,
-    ) {
-        state.rows += (page.found.len() + page.bad.len()) as u64;
-        let mut rejected = Vec::new();
-        for &place in purpose.recounts {
-            if let Some(of) = recounts.get_mut(place) {
-                let refused = of.keys.add(&page.found);
-                // The comparison with the ledger tells of the same.
-                if !of.beside_ledger {
-                    rejected.extend(refused);
-                }
-            }
-        }
-        if !purpose.first {
-            return;
-        }
-        rejected.extend(page.found.iter_mut().filter_map(Found::take_rejected));
-        for (compared, suspects) in page.compared.into_iter().zip(&mut state.suspects) {
-            rejected.extend(compared.rejected);
-            suspects.extend(compared.differing);
-        }
-        if !state.suspects.is_empty() {
-            let room = self.remember.saturating_sub(state.seen.len());
-            let items = page.found.iter().take(room);
-            items.for_each(|found| state.seen.insert(found.item()));
-        }
-        state.rejected_rows += (rejected.len() + page.bad.len()) as u64;
+    /// Notes rows that can never count.
+    fn note(&self, state: &mut State, bad: Vec<BadRow>, rejected: Vec<Rejected>) {
+        state.rejected_rows += (rejected.len() + bad.len()) as u64;
         let rejected = rejected.iter().map(RejectedRow::from);
-        let rows = page.bad.iter().map(RejectedRow::from).chain(rejected);
-        let room = self
-            .inspection
-            .max_listed
-            .saturating_sub(state.rejected.len());
+        let rows = bad.iter().map(RejectedRow::from).chain(rejected);
+        let most = self.inspection.max_listed;
+        let room = most.saturating_sub(state.rejected.len());
         state.rejected.extend(rows.take(room));
-    }
-
-    /// Compares the recounts at these places with the state: the places of those that need the same
-    /// keys again, and of those that have further keys.
-    async fn compare(
-        &self,
-        inspections: &mut Inspections<'_, T>,
-        recounts: &[usize],
-    ) -> Result<(Vec<usize>, Vec<usize>), ReconcileError> {
-        let (mut again, mut rest) = (Vec::new(), Vec::new());
-        for &place in recounts {
-            if let Some(OfKeys { keys, .. }) = inspections.recounts.get_mut(place) {
-                let compared = keys.compare().await;
-                match compared.map_err(|error| failed(keys.pipeline(), error))? {
-                    Recounted::Done => {}
-                    Recounted::Again => again.push(place),
-                    Recounted::Rest => rest.push(place),
-                }
-            }
-        }
-        Ok((again, rest))
     }
 
     /// Goes over what the ledgers know, for items that the scan has not seen.
     async fn list(
         &self,
-        inspections: &mut Inspections<'_, T>,
+        inspection: &mut Inspection<'_, T>,
         state: &mut State,
     ) -> Result<(), ReconcileError> {
-        let of = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
-        let of = NonZeroU32::new(of.min(MOST_SEGMENTS)).unwrap_or(NonZeroU32::MIN);
-        for place in 0..inspections.ledgers.len() {
-            let mut open: VecDeque<(ListSegment, Option<String>)> = ListSegment::all(of)
-                .map(|segment| (segment, None))
-                .collect();
-            while !open.is_empty() {
-                self.parts(inspections, place, &mut open, state).await?;
-                if self.is_full(state) {
-                    self.settle(inspections, state).await?;
-                }
-            }
-        }
-        self.settle(inspections, state).await
-    }
-
-    /// Reads `open` parts of a ledger's listing, and those after them, until there is none or many
-    /// items are to be looked at.
-    async fn parts(
-        &self,
-        inspections: &Inspections<'_, T>,
-        place: usize,
-        open: &mut VecDeque<(ListSegment, Option<String>)>,
-        state: &mut State,
-    ) -> Result<(), ReconcileError> {
-        type Part = (ListSegment, Result<Contributing, StoreError>);
-        let Some(OfLedger { items: ledger, .. }) = inspections.ledgers.get(place) else {
-            return Ok(());
-        };
-        let mut parts: FuturesUnordered<BoxFuture<'_, Part>> = FuturesUnordered::new();
-        loop {
-            while !self.is_full(state) {
-                let Some((segment, after)) = open.pop_front() else {
-                    break;
-                };
-                let part = async move {
-                    let listed = ledger.contributing(segment, after.as_deref()).await;
-                    (segment, listed)
-                };
-                parts.push(part.boxed());
-            }
-            let Some((segment, listed)) = parts.next().await else {
-                return Ok(());
-            };
-            let listed = listed.map_err(|error| failed(ledger.pipeline(), error))?;
-            if listed.next.is_some() {
-                open.push_back((segment, listed.next));
-            }
-            state.ledger_rows += listed.rows;
-            let unseen = listed.items.into_iter();
-            let unseen = unseen.filter(|item| !state.seen.contains(item));
-            if let Some(suspects) = state.suspects.get_mut(place) {
-                suspects.extend(unseen);
-            }
-            self.tell(inspections, state, ReconcileStep::Ledger);
-        }
-    }
-
-    /// Looks closely at all that is gathered.
-    async fn settle(
-        &self,
-        inspections: &mut Inspections<'_, T>,
-        state: &mut State,
-    ) -> Result<(), ReconcileError> {
-        for place in 0..inspections.ledgers.len() {
-            let items = state.suspects.get_mut(place).map(std::mem::take);
-            let items = items.unwrap_or_default();
-            if items.is_empty() {
-                continue;
-            }
-            let step = ReconcileStep::Settle {
-                items: items.len() as u64,
-            };
-            self.tell(inspections, state, step);
-            if let Some(of) = inspections.ledgers.get_mut(place) {
-                self.settle_in(&mut of.items, items).await?;
-            }
+        // What the scan gathered first, since a repair changes what the ledgers know.
+        self.look(inspection, state).await?;
+        let segments = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
+        let segments = NonZeroU32::new(segments.min(MOST_SEGMENTS)).unwrap_or(NonZeroU32::MIN);
+        let mut open = inspection.ledger_parts(segments);
+        while !open.is_empty() {
+            self.parts(inspection, &mut open, state).await?;
+            self.look(inspection, state).await?;
         }
         Ok(())
     }
 
-    async fn settle_in(
+    /// Reads `open` parts of the ledgers, and those after them, until there is none or many items are
+    /// to be looked at.
+    async fn parts(
         &self,
-        ledger: &mut LedgerInspection<'_, T>,
-        items: Vec<ItemId>,
+        inspection: &Inspection<'_, T>,
+        open: &mut VecDeque<LedgerPart>,
+        state: &mut State,
     ) -> Result<(), ReconcileError> {
-        let look_up = |items: Vec<ItemId>| -> BoxFuture<'_, Result<Vec<Found<T>>, Cause>> {
+        let mut parts = FuturesUnordered::new();
+        loop {
+            while parts.len() < self.concurrency && !self.is_full(inspection) {
+                let Some(part) = open.pop_front() else {
+                    break;
+                };
+                parts.push(inspection.ledger(part));
+            }
+            let Some(listed) = parts.next().await else {
+                return Ok(());
+            };
+            let (rows, next) = listed.map_err(failed)?;
+            // Before those of the next ledger.
+            if let Some(next) = next {
+                open.push_front(next);
+            }
+            state.ledger_rows += rows;
+            self.tell(inspection, state, ReconcileStep::Ledger);
+        }
+    }
+
+    /// Looks closely at all that is gathered.
+    async fn look(
+        &self,
+        inspection: &mut Inspection<'_, T>,
+        state: &State,
+    ) -> Result<(), ReconcileError> {
+        let items = inspection.gathered() as u64;
+        if items == 0 {
+            return Ok(());
+        }
+        self.tell(inspection, state, ReconcileStep::Settle { items });
+        let look_up = |items: Vec<ItemId>| -> BoxFuture<'_, Result<Vec<ItemNow>, Cause>> {
             Box::pin(self.look_up(items))
         };
-        let settled = ledger.settle(items, &look_up).await;
-        settled.map_err(|error| failed(ledger.pipeline(), error))
+        inspection.look(&look_up).await.map_err(failed)
     }
 
     /// The items as they are now, in this order.
-    async fn look_up(&self, items: Vec<ItemId>) -> Result<Vec<Found<T>>, Cause> {
+    async fn look_up(&self, items: Vec<ItemId>) -> Result<Vec<ItemNow>, Cause> {
         let recorder = &**self.processor.recorder();
         let found = stream::iter(items).map(|item| async move {
             let (retry, name) = (&self.retry, self.source.name());
@@ -604,9 +434,9 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             let looked = looked_up.await?;
             self.looked_up(looked.read_units);
             Ok(match looked.found {
-                LookedUp::Row(row) => self.processor.find(row),
-                LookedUp::Bad(_) => Found::unreadable(item),
-                LookedUp::Gone => Found::gone(item),
+                LookedUp::Row(row) => ItemNow::Row(row),
+                LookedUp::Bad(_) => ItemNow::Unreadable,
+                LookedUp::Gone => ItemNow::Gone,
             })
         });
         let found = found.buffered(LOOK_UPS).try_collect().await;
@@ -637,18 +467,14 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         }
     }
 
-    fn tell(&self, inspections: &Inspections<'_, T>, state: &State, step: ReconcileStep) {
-        self.tell_of(inspections.suspects(), state, step);
-    }
-
-    fn tell_of(&self, suspects: u64, state: &State, step: ReconcileStep) {
+    fn tell(&self, inspection: &Inspection<'_, T>, state: &State, step: ReconcileStep) {
         let read_units = self.spending().units;
         (self.progress)(&ReconcileProgress {
             step,
             rows: state.rows,
             rows_expected: state.rows_expected,
             ledger_rows: state.ledger_rows,
-            suspects,
+            suspects: inspection.suspects(),
             read_units,
             elapsed: self.now().saturating_sub(state.begun),
         });
@@ -662,9 +488,19 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     }
 }
 
-fn failed(pipeline: &PipelineName, source: impl Into<InspectionError>) -> ReconcileError {
-    ReconcileError::Inspection {
-        pipeline: pipeline.clone(),
-        source: Box::new(source.into()),
-    }
+/// Compares a page's rows.
+async fn examine<T: Send + Sync + 'static>(
+    inspection: &Inspection<'_, T>,
+    page: Page,
+) -> Result<Step, ReconcileError> {
+    let Page { rows, bad, .. } = page;
+    Ok(Step::Examined {
+        rows: (rows.len() + bad.len()) as u64,
+        rejected: inspection.rows(rows).await.map_err(failed)?,
+        bad,
+    })
+}
+
+fn failed(source: InspectionError) -> ReconcileError {
+    ReconcileError::Inspection(Box::new(source))
 }

@@ -18,8 +18,8 @@ use murmur_core::{
 };
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile,
-    Reconciled, ReconciledPipeline, Report, Settle, Source, SourceError,
+    Bootstrap, BootstrapError, Cursor, Description, Inspected, Look, LookedUp, Lookup, Page,
+    Reconcile, Reconciled, Report, Settle, Source, SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
@@ -488,7 +488,7 @@ pub(crate) fn named(reconciled: &Reconciled) -> Off {
 }
 
 /// What was found of the one pipeline.
-pub(crate) fn only(reconciled: &Reconciled) -> &ReconciledPipeline {
+pub(crate) fn only(reconciled: &Reconciled) -> &Inspected {
     let [pipeline] = reconciled.pipelines.as_slice() else {
         panic!("{reconciled:?}");
     };

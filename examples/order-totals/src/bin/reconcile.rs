@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use murmur_core::{KeyDifference, RecountFindings};
-use murmur_snapshot::{
-    Findings, Reconcile, Reconciled, ReconciledPipeline, SettledFindings, ShowProgress,
-};
+use murmur_snapshot::{Findings, Inspected, Reconcile, Reconciled, SettledFindings, ShowProgress};
 use murmur_state::{Key, PipelineName, TracingRecorder};
 use order_totals::Tables;
 use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, Orders, STOPPED, grouped};
@@ -138,8 +136,8 @@ fn finish(reconciled: &Reconciled) -> ExitCode {
     }
 }
 
-fn tell_pipeline(reconciled: &ReconciledPipeline) {
-    let ReconciledPipeline {
+fn tell_pipeline(reconciled: &Inspected) {
+    let Inspected {
         pipeline,
         findings,
         settled,

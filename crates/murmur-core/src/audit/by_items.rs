@@ -3,23 +3,24 @@
 //! Why a difference that is named is one, and why mending it is right: ARCHITECTURE.md,
 //! "Reconcile and repair".
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use murmur_state::{
-    Add, Causes, Deadline, Group, ItemId, Key, Known, Ledger, ListSegment, Listed, Mend, Monoid,
-    Outcome, Overflow, PipelineName, Place, StoreError, Timestamp,
+    Add, Cause, Deadline, ItemId, Key, Known, ListSegment, Listed, Mend, Monoid, Outcome,
+    PipelineName, StoreError, Timestamp,
 };
 
+use super::difference::{KeyDifference, shown};
+use super::findings::{ItemDifference, LedgerFindings, Mending};
+use super::found::{Find, Found, contributes, rejected};
+use super::inspecting::{InspectionError, InspectionOptions};
+use super::item_set::ItemSet;
 use super::status::settled_of;
-use super::{
-    Difference, Found, InspectionError, InspectionOptions, ItemSet, KeyDifference, LookUp,
-    contributes, rejected,
-};
-use crate::delivery::{Context, InLedger, Owned, all_answered, of_keys, settle};
+use crate::answers::all_answered;
+use crate::delivery::{Context, LedgerOf, of_keys, until_done};
 use crate::outcome::Rejected;
 use crate::plan::Plan;
 
@@ -35,314 +36,86 @@ const MENDINGS: usize = 5;
 /// How old a look may be when it is written, as a ledger that forgets asks for.
 const FRESH: Duration = Duration::from_secs(3600);
 
-type Answer<'a, A, E = StoreError> = BoxFuture<'a, Result<A, E>>;
-
-/// A ledger of a monoid, its store erased: one boxed future per batch.
-pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
-    fn place(&self) -> Place;
-
-    fn known<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        items: &'a [ItemId],
-        deadline: Deadline,
-    ) -> Answer<'a, Vec<Option<Known<M::Value>>>>;
-
-    fn list_known<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        segment: ListSegment,
-        after: Option<&'a str>,
-    ) -> Answer<'a, Listed<Known<M::Value>>>;
-
-    fn mend<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        items: &'a [Mend<M::Value>],
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Vec<Outcome>>;
-
-    fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow>;
-}
-
-impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
-    fn place(&self) -> Place {
-        self.owned.store.place()
-    }
-
-    fn known<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        items: &'a [ItemId],
-        deadline: Deadline,
-    ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.known(pipeline, markers, items, deadline))
-    }
-
-    fn list_known<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        segment: ListSegment,
-        after: Option<&'a str>,
-    ) -> Answer<'a, Listed<Known<M::Value>>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.list_known(pipeline, markers, segment, after))
-    }
-
-    fn mend<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        items: &'a [Mend<M::Value>],
-        deadline: Deadline,
-    ) -> BoxFuture<'a, Vec<Outcome>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.mend(pipeline, markers, items, deadline))
-    }
-
-    fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow> {
-        monoid.invert(value)
-    }
-}
-
-/// Compares what each item contributes with what the ledger says it does.
+/// Compares what each item contributes with what the ledger says it does, with monoid and store
+/// erased.
 ///
-/// Three steps find the items to look at closely: [`compare`](LedgerInspection::compare) every row
-/// of a scan, and list [what the ledger knows](LedgerInspection::contributing) that no scan has
-/// seen. [`settle`](LedgerInspection::settle) looks at them twice, names what differs both times,
-/// and repairs it where asked to. Contributions to windows whose retention is over do not count. Items
-/// that have settled never differ here, in the table or gone from it: a
-/// [recount](crate::Processor::recount) tells what they contribute.
-pub struct LedgerInspection<'a, T>(Box<dyn OfLedger<T> + 'a>);
-
-/// What came of comparing scanned rows with the ledger.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Compared {
-    /// The items to be looked at closely.
-    pub differing: Vec<ItemId>,
-    /// The rows that can never count in this pipeline.
-    pub rejected: Vec<Rejected>,
-}
-
-/// A part of what a ledger knows.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Contributing {
-    /// The items that contribute anything; there may be none although more follow.
-    pub items: Vec<ItemId>,
-    /// How many items were listed.
-    pub rows: u64,
-    /// What the next part is asked for with; `None` if this is the segment's last.
-    pub next: Option<String>,
-    /// What it cost in read units, where the store knows.
-    pub read_units: Option<f64>,
-}
-
-/// What a comparison with the ledger found.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct LedgerFindings {
-    /// How many rows of the ledger were listed.
-    pub ledger_rows: u64,
-    /// How many of them are of items that have settled. They do not differ here, since the ledger does
-    /// not know what they contribute.
-    pub settled: u64,
-    /// How many items differed when they were first looked at closely.
-    pub suspects: u64,
-    /// How many items differ.
-    pub differing: u64,
-    /// The first of them that were found, up to the limit.
-    pub items: Vec<ItemDifference>,
-    /// How many of them were made to contribute what they should.
-    pub mended: u64,
-    /// How many keys these items change.
-    pub differing_keys: u64,
-    /// The first of them, in order of the keys, up to the limit: how far they are off by what the
-    /// differing items contribute, before any repair.
-    pub keys: Vec<KeyDifference>,
-    /// How many items are gone of which nobody can tell whether Time to Live removed them, so that
-    /// they go on counting, or a user. They are not repaired.
-    pub untold: u64,
-    /// How many items differed, and changed whenever they were looked at.
-    pub unsettled: u64,
-}
-
-/// An item that contributes something else than it should.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct ItemDifference {
-    /// The item.
-    pub item: ItemId,
-    /// Its keys, with how far each is off because of it.
-    pub keys: Vec<KeyDifference>,
-    /// What became of its repair.
-    pub mending: Mending,
-}
-
-/// What became of the repair of an item.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Mending {
-    /// It was not asked for.
-    NotAsked,
-    /// The item contributes what it should.
-    Mended,
-    /// Live changed the item faster than it could be mended, again and again.
-    Overtaken,
-    /// Live settled the item before it could be mended: only a recount tells what it contributes.
-    Settled,
-    /// Another item of one of its keys could not be mended.
-    Blocked,
-    /// It could not be written.
-    Failed(StoreError),
-}
-
-impl fmt::Display for Mending {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotAsked => f.write_str("differs"),
-            Self::Mended => f.write_str("mended"),
-            Self::Overtaken => {
-                f.write_str("not mended: the stream changed it faster, again and again")
-            }
-            Self::Settled => {
-                f.write_str("not mended: it has settled meanwhile, and only a recount tells")
-            }
-            Self::Blocked => {
-                f.write_str("not mended: another item of one of its keys could not be mended")
-            }
-            Self::Failed(error) => write!(f, "not mended: {}", Causes(error)),
-        }
-    }
-}
-
-impl<'a, T: Send + Sync + 'static> LedgerInspection<'a, T> {
-    pub(super) fn new<M: Monoid>(
-        (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
-        ledger: &'a dyn LedgerOf<M>,
-        options: InspectionOptions,
-        context: Context<'a>,
-    ) -> Self {
-        Self(Box::new(Comparing {
-            pipeline,
-            plan,
-            ledger,
-            options,
-            context,
-            findings: LedgerFindings::default(),
-            ledger_rows: AtomicU64::new(0),
-            settled: AtomicU64::new(0),
-            off: HashMap::new(),
-            told: ItemSet::default(),
-        }))
-    }
-
-    /// The pipeline.
-    pub fn pipeline(&self) -> &PipelineName {
-        self.0.pipeline()
-    }
-
+/// Three steps find the items to look at closely: every row of a scan is [compared](Self::compare), and
+/// what the ledger knows is [listed](Self::contributing) for items that no scan has seen.
+/// [`look`](Self::look) looks at them twice, names what differs both times, and repairs it where asked
+/// to. Contributions to windows whose retention is over do not count. Items that have settled never
+/// differ here, in the table or gone from it: a recount tells what they contribute.
+pub(crate) trait ByItems<T>: Send + Sync {
     /// The items of these rows that seem to differ, as the ledger is now: a cheap look, since the
-    /// items may have changed since they were scanned. Rows that can never count are given back,
-    /// and contribute nothing.
-    ///
-    /// # Errors
-    ///
-    /// The store's, after all retries.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: it only reads.
-    pub async fn compare(&self, rows: &[Found<T>]) -> Result<Compared, StoreError> {
-        self.0.compare(rows).await
-    }
+    /// items may have changed since they were scanned. Rows that can never count contribute nothing.
+    fn compare<'s>(&'s self, rows: &'s [Found<T>]) -> Answer<'s, Compared>;
 
     /// A part of the items that contribute anything, as the ledger knows them in `segment`.
-    ///
-    /// # Errors
-    ///
-    /// The store's, after all retries.
-    ///
-    /// # Cancel safety
-    ///
-    /// Cancel safe: it only reads.
-    pub async fn contributing(
-        &self,
-        segment: ListSegment,
-        after: Option<&str>,
-    ) -> Result<Contributing, StoreError> {
-        self.0.contributing(segment, after).await
-    }
-
-    /// Looks at `items` closely: the ledger row, then the item by `look_up`; those that differ once
-    /// more after the lag. What is the same both times is named, and with
-    /// [`repair`](InspectionOptions::repair) mended at once. An item that changed in between is
-    /// looked at again, three times in all.
-    ///
-    /// # Errors
-    ///
-    /// [`InspectionError`], after all retries, or because more differs than is held in memory. What was named and mended before stays so. A repair
-    /// that fails is no error: it stands in the findings.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, each item is mended or is not; what was found is lost.
-    pub async fn settle(
-        &mut self,
-        items: Vec<ItemId>,
-        look_up: &LookUp<'_, T>,
-    ) -> Result<(), InspectionError> {
-        self.0.settle(items, look_up).await
-    }
-
-    /// How many items differed when they were first looked at closely, so far.
-    pub fn suspects(&self) -> u64 {
-        self.0.suspects()
-    }
-
-    /// How many items that have settled were listed so far.
-    pub fn settled(&self) -> u64 {
-        self.0.settled()
-    }
-
-    /// How many items were mended so far.
-    pub fn mended(&self) -> u64 {
-        self.0.mended()
-    }
-
-    /// What was found.
-    pub fn findings(self) -> LedgerFindings {
-        self.0.findings()
-    }
-}
-
-impl<T> fmt::Debug for LedgerInspection<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("LedgerInspection")
-            .field(&self.0.pipeline().as_str())
-            .finish()
-    }
-}
-
-/// A comparison with monoid and store erased.
-trait OfLedger<T>: Send + Sync {
-    fn pipeline(&self) -> &PipelineName;
-    fn compare<'s>(&'s self, rows: &'s [Found<T>]) -> Answer<'s, Compared>;
     fn contributing<'s>(
         &'s self,
         segment: ListSegment,
         after: Option<&'s str>,
     ) -> Answer<'s, Contributing>;
-    fn settle<'s>(
-        &'s mut self,
-        items: Vec<ItemId>,
-        look_up: &'s LookUp<'_, T>,
-    ) -> Answer<'s, (), InspectionError>;
+
+    /// Looks at `items` closely: the ledger row, then the item by `find`; those that differ once more
+    /// after the lag. What is the same both times is named, and with `repair` mended at once. An item
+    /// that changed in between is looked at again, three times in all.
+    ///
+    /// Dropped, each item is mended or is not.
+    fn look<'s>(&'s mut self, items: Vec<ItemId>, find: &'s Find<'_, T>) -> Answer<'s, ()>;
+
+    /// How many items differed when they were first looked at closely, so far.
     fn suspects(&self) -> u64;
+
+    /// How many items that have settled were listed so far.
     fn settled(&self) -> u64;
+
+    /// How many items were mended so far.
     fn mended(&self) -> u64;
+
+    /// What was found.
     fn findings(self: Box<Self>) -> LedgerFindings;
+}
+
+type Answer<'a, A> = BoxFuture<'a, Result<A, InspectionError>>;
+
+/// What came of comparing scanned rows with the ledger.
+#[derive(Default)]
+pub(crate) struct Compared {
+    /// The items to be looked at closely.
+    pub(crate) differing: Vec<ItemId>,
+    /// The rows that can never count in this pipeline.
+    pub(crate) rejected: Vec<Rejected>,
+}
+
+/// A part of what a ledger knows.
+pub(crate) struct Contributing {
+    /// The items that contribute anything; there may be none although more follow.
+    pub(crate) items: Vec<ItemId>,
+    /// How many items were listed.
+    pub(crate) rows: u64,
+    /// What the next part is asked for with; `None` if this is the segment's last.
+    pub(crate) next: Option<String>,
+}
+
+/// Begins a comparison of `plan`'s items with `ledger`.
+pub(crate) fn by_items<'a, T: Send + Sync, M: Monoid>(
+    (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
+    ledger: &'a dyn LedgerOf<M>,
+    options: InspectionOptions,
+    context: Context<'a>,
+) -> Box<dyn ByItems<T> + 'a> {
+    Box::new(Comparing {
+        pipeline,
+        plan,
+        ledger,
+        options,
+        context,
+        findings: LedgerFindings::default(),
+        ledger_rows: AtomicU64::new(0),
+        settled: AtomicU64::new(0),
+        off: HashMap::new(),
+        told: ItemSet::default(),
+    })
 }
 
 struct Comparing<'a, T, M: Monoid> {
@@ -416,7 +189,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     }
 
     /// Puts together what the ledger knew and what was found.
-    fn look(
+    fn seen(
         &self,
         known: Option<Known<M::Value>>,
         found: &Found<T>,
@@ -438,10 +211,24 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         }
     }
 
-    async fn compare(&self, rows: &[Found<T>]) -> Result<Compared, StoreError> {
+    fn failed(&self, source: StoreError) -> InspectionError {
+        InspectionError::Store {
+            pipeline: self.pipeline.clone(),
+            source,
+        }
+    }
+
+    fn not_found(&self, source: Cause) -> InspectionError {
+        InspectionError::LookUp {
+            pipeline: self.pipeline.clone(),
+            source,
+        }
+    }
+
+    async fn compare(&self, rows: &[Found<T>]) -> Result<Compared, InspectionError> {
         let items: Vec<ItemId> = rows.iter().map(|found| found.item.clone()).collect();
         let mut compared = Compared::default();
-        let known = self.known(&items).await?;
+        let known = self.known(&items).await.map_err(|e| self.failed(e))?;
         let now = self.now();
         for (found, known) in rows.iter().zip(known) {
             let contributes = self.of(found, now).unwrap_or_else(|error| {
@@ -451,7 +238,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
                     .extend(record.map(|record| rejected(self.pipeline, record, *error)));
                 Vec::new()
             });
-            let look = self.look(known, found, contributes, now);
+            let look = self.seen(known, found, contributes, now);
             if self.differs(&look) {
                 compared.differing.push(look.item);
             }
@@ -463,14 +250,11 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         &self,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Contributing, StoreError> {
+    ) -> Result<Contributing, InspectionError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
         let part = || ledger.list_known(pipeline, segment, after);
-        let Listed {
-            entries,
-            next,
-            read_units,
-        } = self.context.list(pipeline, part).await?;
+        let listed = self.context.list(pipeline, part).await;
+        let Listed { entries, next, .. } = listed.map_err(|e| self.failed(e))?;
         let rows = entries.len() as u64;
         self.ledger_rows.fetch_add(rows, Ordering::Relaxed);
         self.settled
@@ -485,7 +269,6 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             items: entries.map(|known| known.item).collect(),
             rows,
             next,
-            read_units,
         })
     }
 
@@ -495,28 +278,28 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     async fn look_at(
         &self,
         items: Vec<ItemId>,
-        look_up: &LookUp<'_, T>,
+        find: &Find<'_, T>,
     ) -> Result<Vec<Look<M::Value>>, InspectionError> {
-        let known = self.known(&items).await?;
-        let found = look_up(items).await.map_err(InspectionError::LookUp)?;
+        let known = self.known(&items).await.map_err(|e| self.failed(e))?;
+        let found = find(items).await.map_err(|source| self.not_found(source))?;
         let now = self.now();
         let looks = known.into_iter().zip(&found).map(|(known, found)| {
             // What can never count was given back when it was scanned.
             let contributes = self.of(found, now).unwrap_or_default();
-            self.look(known, found, contributes, now)
+            self.seen(known, found, contributes, now)
         });
         Ok(looks.collect())
     }
 
-    async fn settle(
+    async fn look(
         &mut self,
         items: Vec<ItemId>,
-        look_up: &LookUp<'_, T>,
+        find: &Find<'_, T>,
     ) -> Result<(), InspectionError> {
         let mut first = Vec::new();
         for batch in items.chunks(BATCH) {
             let open = batch.iter().filter(|item| !self.told.contains(item));
-            let looks = self.look_at(open.cloned().collect(), look_up).await?;
+            let looks = self.look_at(open.cloned().collect(), find).await?;
             first.extend(looks.into_iter().filter(|look| self.differs(look)));
         }
         self.findings.suspects += first.len() as u64;
@@ -529,7 +312,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             for batch in first.chunks(BATCH) {
                 let fresh = self.fresh();
                 let items = batch.iter().map(|look| look.item.clone()).collect();
-                let second = self.look_at(items, look_up).await?;
+                let second = self.look_at(items, find).await?;
                 let mut named = Vec::new();
                 for (first, second) in batch.iter().zip(second) {
                     // What does not differ any more was only late.
@@ -538,7 +321,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
                         if same { &mut named } else { &mut moved }.push(second);
                     }
                 }
-                self.name(named, fresh, look_up).await?;
+                self.name(named, fresh, find).await?;
             }
             first = moved;
         }
@@ -557,7 +340,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         &mut self,
         named: Vec<Look<M::Value>>,
         fresh: Deadline,
-        look_up: &LookUp<'_, T>,
+        find: &Find<'_, T>,
     ) -> Result<(), InspectionError> {
         let mut open = Vec::with_capacity(named.len());
         for look in named {
@@ -580,7 +363,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             open.push((listed, look));
         }
         if self.options.repair {
-            self.mend(open, fresh, look_up).await?;
+            self.mend(open, fresh, find).await?;
         }
         self.check_room()
     }
@@ -592,7 +375,10 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         let others = usize::try_from(others).unwrap_or(usize::MAX);
         let items = self.told.len().saturating_sub(others);
         match items.max(self.off.len()) > most {
-            true => Err(InspectionError::TooManyDiffer { most }),
+            true => Err(InspectionError::TooManyDiffer {
+                pipeline: self.pipeline.clone(),
+                most,
+            }),
             false => Ok(()),
         }
     }
@@ -647,13 +433,13 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         &mut self,
         mut open: Vec<(Option<usize>, Look<M::Value>)>,
         mut fresh: Deadline,
-        look_up: &LookUp<'_, T>,
+        find: &Find<'_, T>,
     ) -> Result<(), InspectionError> {
         for attempt in 0..MENDINGS {
             if attempt > 0 {
                 fresh = self.fresh();
                 let items = open.iter().map(|(_, look)| look.item.clone()).collect();
-                let looks = self.look_at(items, look_up).await?;
+                let looks = self.look_at(items, find).await?;
                 let places: Vec<_> = open.into_iter().map(|(listed, _)| listed).collect();
                 open = Vec::new();
                 for (listed, look) in places.into_iter().zip(looks) {
@@ -713,7 +499,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             now: look.found.clone(),
         });
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        settle(
+        until_done(
             pipeline,
             ledger.place(),
             &context,
@@ -738,18 +524,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     }
 }
 
-fn shown<V: fmt::Debug>(by: Option<&V>) -> Difference {
-    match by {
-        Some(by) => Difference::By(format!("{by:?}")),
-        None => Difference::Overflow,
-    }
-}
-
-impl<T: Send + Sync, M: Monoid> OfLedger<T> for Comparing<'_, T, M> {
-    fn pipeline(&self) -> &PipelineName {
-        self.pipeline
-    }
-
+impl<T: Send + Sync, M: Monoid> ByItems<T> for Comparing<'_, T, M> {
     fn compare<'s>(&'s self, rows: &'s [Found<T>]) -> Answer<'s, Compared> {
         Box::pin(Comparing::compare(self, rows))
     }
@@ -762,12 +537,8 @@ impl<T: Send + Sync, M: Monoid> OfLedger<T> for Comparing<'_, T, M> {
         Box::pin(Comparing::contributing(self, segment, after))
     }
 
-    fn settle<'s>(
-        &'s mut self,
-        items: Vec<ItemId>,
-        look_up: &'s LookUp<'_, T>,
-    ) -> Answer<'s, (), InspectionError> {
-        Box::pin(Comparing::settle(self, items, look_up))
+    fn look<'s>(&'s mut self, items: Vec<ItemId>, find: &'s Find<'_, T>) -> Answer<'s, ()> {
+        Box::pin(Comparing::look(self, items, find))
     }
 
     fn suspects(&self) -> u64 {

@@ -1,4 +1,5 @@
-//! Without a ledger, or where items of it have settled: the table is counted once more, in memory, and compared key by key.
+//! Without a ledger, or where items of it have settled: the table is counted once more, in memory, and
+//! compared key by key.
 
 use std::fmt::{self, Write};
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -7,28 +8,42 @@ use futures::future::BoxFuture;
 use hashbrown::DefaultHashBuilder;
 use murmur_state::{ItemId, Monoid, PipelineName, Read, StoreError};
 
-use super::keys::{Differing, State, Sums, list};
-use super::ledger::LedgerOf;
+use super::findings::RecountFindings;
+use super::found::{Found, contributes, rejected};
+use super::inspecting::{InspectionError, InspectionOptions};
 use super::share::Share;
-use super::{Found, InspectionOptions, KeyDifference, contributes, rejected};
-use crate::delivery::Context;
+use super::sums::{Differing, State, Sums, list};
+use crate::delivery::{Context, LedgerOf};
 use crate::outcome::Rejected;
 use crate::plan::Plan;
 
-/// Counts a table once more, and compares what comes out with a pipeline's state.
+/// Counts a table once more, and compares what comes out with a pipeline's state, with monoid and
+/// store erased.
 ///
-/// It takes two recounts: [`add`](RecountInspection::add) every row of the table, then
-/// [`compare`](RecountInspection::compare); where that finds anything, wait as long as live may be
-/// behind, and do both again. A key is named if its row and its recount were the same both times.
-/// What differs otherwise is counted as unsettled.
+/// It takes two recounts: [`add`](Self::add) every row of the table, then [`compare`](Self::compare);
+/// where that finds anything, do both again after the lag. A key is named if its row and its recount
+/// were the same both times. What differs otherwise is counted as unsettled.
 ///
 /// In memory are at most [`max_keys`](InspectionOptions::max_keys) keys. Where there are more, the
 /// keys that were left out are recounted in further parts, of at least half as many each.
-pub struct RecountInspection<'a, T>(Box<dyn Recount<T> + 'a>);
+pub(crate) trait ByKeys<T>: Send + Sync {
+    /// Counts these rows; those that can never count are given back, and contribute nothing.
+    fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected>;
+
+    /// Compares all that was added with the state; whether a further recount is needed. Dropped, it
+    /// has to be begun once more.
+    fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, InspectionError>>;
+
+    /// How many keys differed in the first recount.
+    fn suspects(&self) -> u64;
+
+    /// What was found.
+    fn findings(self: Box<Self>) -> RecountFindings;
+}
 
 /// What a comparison of a recount asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recounted {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recounted {
     /// Nothing: all keys were compared.
     Done,
     /// The same keys once more, after the lag.
@@ -37,95 +52,28 @@ pub enum Recounted {
     Rest,
 }
 
-/// What a recount found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RecountFindings {
-    /// How many rows the state has.
-    pub state_rows: u64,
-    /// How many keys differed in the first recount.
-    pub suspects: u64,
-    /// How many keys differ.
-    pub differing: u64,
-    /// The first of them, in order of the keys, up to the limit.
-    pub keys: Vec<KeyDifference>,
-    /// How many keys differed in both recounts, and changed in between.
-    pub unsettled: u64,
-}
-
-impl<'a, T: Send + Sync + 'static> RecountInspection<'a, T> {
-    pub(crate) fn new<M: Monoid, S: Read<M::Value>>(
-        (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
-        (state, ledger): (&'a S, Option<&'a dyn LedgerOf<M>>),
-        options: InspectionOptions,
-        context: Context<'a>,
-    ) -> Self {
-        Self(Box::new(Counting {
-            state: State {
-                pipeline,
-                plan,
-                state,
-                context,
-            },
-            ledger,
-            hasher: DefaultHashBuilder::default(),
-            max_listed: options.max_listed,
-            sums: Sums::new(Share::first(options.max_keys)),
-            share: Share::first(options.max_keys),
-            first: None,
-            findings: RecountFindings::default(),
-        }))
-    }
-
-    /// The pipeline.
-    pub fn pipeline(&self) -> &PipelineName {
-        self.0.pipeline()
-    }
-
-    /// Counts these rows; those that can never count are given back, and contribute nothing.
-    pub fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected> {
-        self.0.add(rows)
-    }
-
-    /// Compares all that was added with the state; whether a further recount is needed.
-    ///
-    /// # Errors
-    ///
-    /// The store's, after all retries.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped, it has to be begun anew.
-    pub async fn compare(&mut self) -> Result<Recounted, StoreError> {
-        self.0.compare().await
-    }
-
-    /// How many keys differed in the first recount.
-    pub fn suspects(&self) -> u64 {
-        self.0.suspects()
-    }
-
-    /// What was found.
-    pub fn findings(self) -> RecountFindings {
-        self.0.findings()
-    }
-}
-
-impl<T> fmt::Debug for RecountInspection<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RecountInspection")
-            .field(&self.0.pipeline().as_str())
-            .finish()
-    }
-}
-
-/// A recount with monoid and store erased.
-trait Recount<T>: Send + Sync {
-    fn pipeline(&self) -> &PipelineName;
-    fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected>;
-    fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, StoreError>>;
-    fn suspects(&self) -> u64;
-    fn findings(self: Box<Self>) -> RecountFindings;
+/// Begins a recount of `plan`'s keys.
+pub(crate) fn by_keys<'a, T: Send + Sync, M: Monoid, S: Read<M::Value>>(
+    (pipeline, plan): (&'a PipelineName, &'a Plan<T, M>),
+    (state, ledger): (&'a S, Option<&'a dyn LedgerOf<M>>),
+    options: InspectionOptions,
+    context: Context<'a>,
+) -> Box<dyn ByKeys<T> + 'a> {
+    Box::new(Counting {
+        state: State {
+            pipeline,
+            plan,
+            state,
+            context,
+        },
+        ledger,
+        hasher: DefaultHashBuilder::default(),
+        max_listed: options.max_listed,
+        sums: Sums::new(Share::first(options.max_keys)),
+        share: Share::first(options.max_keys),
+        first: None,
+        findings: RecountFindings::default(),
+    })
 }
 
 struct Counting<'a, T, M: Monoid, S> {
@@ -189,11 +137,7 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
     }
 }
 
-impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T, M, S> {
-    fn pipeline(&self) -> &PipelineName {
-        self.state.pipeline
-    }
-
+impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> ByKeys<T> for Counting<'_, T, M, S> {
     fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected> {
         let State {
             pipeline,
@@ -223,8 +167,14 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Recount<T> for Counting<'_, T
         refused
     }
 
-    fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, StoreError>> {
-        Box::pin(Counting::compare(self))
+    fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, InspectionError>> {
+        Box::pin(async move {
+            let compared = Counting::compare(self).await;
+            compared.map_err(|source| InspectionError::Store {
+                pipeline: self.state.pipeline.clone(),
+                source,
+            })
+        })
     }
 
     fn suspects(&self) -> u64 {

@@ -9,7 +9,7 @@ use murmur_state::ItemId;
 /// The bits come from two hashes that are seeded for every set, so two items of a table with a
 /// billion are taken for one with a probability of 10⁻²¹.
 #[derive(Debug, Default)]
-pub struct ItemSet {
+pub(crate) struct ItemSet {
     hashers: [DefaultHashBuilder; 2],
     items: HashSet<[u64; 2]>,
 }
@@ -20,28 +20,23 @@ impl ItemSet {
     }
 
     /// Adds `item`.
-    pub fn insert(&mut self, item: &ItemId) {
+    pub(crate) fn insert(&mut self, item: &ItemId) {
         self.items.insert(self.bits(item));
     }
 
     /// Takes `item` out.
-    pub fn remove(&mut self, item: &ItemId) {
+    pub(crate) fn remove(&mut self, item: &ItemId) {
         let bits = self.bits(item);
         self.items.remove(&bits);
     }
 
     /// Whether `item` is in it.
-    pub fn contains(&self, item: &ItemId) -> bool {
+    pub(crate) fn contains(&self, item: &ItemId) -> bool {
         self.items.contains(&self.bits(item))
     }
 
     /// How many items are in it.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.items.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.items.is_empty()
     }
 }

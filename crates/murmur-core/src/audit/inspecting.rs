@@ -1,0 +1,67 @@
+//! What a comparison of the state with the table is told, and what it needs from its caller.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use murmur_state::{Cause, ItemId, PipelineName, StoreError};
+
+use super::found::ItemNow;
+
+/// How the state is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InspectionOptions {
+    /// How far live may be behind: a difference is named only if it stands for so long.
+    pub lag: Duration,
+    /// Whether differing items are made to contribute what they should.
+    pub repair: bool,
+    /// How many keys and items of each pipeline are listed.
+    pub max_listed: usize,
+    /// How many keys a recount holds in memory at a time; at least 1. Each takes about 200 bytes.
+    /// More are recounted in several parts.
+    pub max_keys: usize,
+    /// How many items that differ, and how many keys that they change, are held in memory before the
+    /// inspection gives up. An item takes up to 40 bytes until it is mended; a key about 200 bytes to
+    /// the end, mended or not, since the findings name it.
+    pub max_differing: usize,
+    /// How many of the scanned items are remembered, 20 to 40 bytes each, so that they need not be
+    /// looked up when a ledger lists them.
+    pub remember: usize,
+}
+
+/// Looks items up in their table, consistently, and answers each, in their order.
+pub type LookUp<'a> =
+    dyn Fn(Vec<ItemId>) -> BoxFuture<'a, Result<Vec<ItemNow>, Cause>> + Send + Sync + 'a;
+
+/// Why an inspection did not come to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectionError {
+    /// The state or the ledger of a pipeline could not be read.
+    #[error("the state of pipeline `{pipeline}`, or its ledger, could not be read")]
+    Store {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// Why.
+        #[source]
+        source: StoreError,
+    },
+    /// An item could not be looked up in its table.
+    #[error("an item of pipeline `{pipeline}` could not be looked up in its table")]
+    LookUp {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// More differs than is held in memory.
+    #[error(
+        "more than {most} items of pipeline `{pipeline}` differ, or they change more than {most} keys, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
+    )]
+    TooManyDiffer {
+        /// The pipeline.
+        pipeline: PipelineName,
+        /// The limit.
+        most: usize,
+    },
+}

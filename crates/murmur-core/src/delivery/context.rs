@@ -1,0 +1,82 @@
+use std::future::Future;
+
+use futures::future::BoxFuture;
+use murmur_state::{Deadline, Listed, PipelineName, Recorder, Retry, StoreError, Tokens};
+
+/// What a batch is delivered with.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) retry: &'a Retry,
+    pub(crate) tokens: &'a Tokens,
+    pub(crate) recorder: &'a dyn Recorder,
+    pub(crate) deadline: Deadline,
+    /// What holds listings back.
+    pub(crate) pacing: Option<&'a dyn Pacing>,
+}
+
+impl Context<'_> {
+    pub(crate) fn count(&self, pipeline: &PipelineName, suffix: &str, by: u64) {
+        if by > 0 {
+            self.recorder.count(&format!("{pipeline}{suffix}"), by);
+        }
+    }
+
+    /// Calls again what may succeed, until the retries' time is up.
+    pub(crate) async fn read<A, Read, Reading>(
+        &self,
+        pipeline: &PipelineName,
+        read: Read,
+    ) -> Result<A, StoreError>
+    where
+        Read: FnMut() -> Reading,
+        Reading: Future<Output = Result<A, StoreError>>,
+    {
+        let again = |error: &StoreError| self.retried(pipeline, error);
+        self.retry.run(self.deadline, again, read).await
+    }
+
+    /// Until when an operation that begins now may take, its retries included.
+    pub(crate) fn operation_deadline(&self) -> Deadline {
+        self.retry.batch_deadline(self.deadline)
+    }
+
+    /// Reads a part of a listing, when it may be read.
+    pub(crate) async fn list<A, Read, Reading>(
+        &self,
+        pipeline: &PipelineName,
+        read: Read,
+    ) -> Result<Listed<A>, StoreError>
+    where
+        Read: FnMut() -> Reading,
+        Reading: Future<Output = Result<Listed<A>, StoreError>>,
+    {
+        if let Some(pacing) = self.pacing {
+            pacing.before().await;
+        }
+        let listed = self.read(pipeline, read).await?;
+        if let Some(pacing) = self.pacing {
+            pacing.after(listed.read_units);
+        }
+        Ok(listed)
+    }
+
+    pub(super) fn retried(&self, pipeline: &PipelineName, error: &StoreError) {
+        let name = format!("{pipeline}:retry");
+        self.recorder.count(&name, 1);
+        self.recorder.error(&name, error);
+    }
+}
+
+/// Holds back the listings of an audit or an inspection.
+///
+/// # Contract
+///
+/// [`before`](Pacing::before) is awaited before each part is read, [`after`](Pacing::after) is told
+/// what the part cost; several parts may be under way at once.
+pub trait Pacing: Send + Sync {
+    /// Completes when a part may be read. Cancel safe.
+    fn before(&self) -> BoxFuture<'_, ()>;
+
+    /// A part was read and cost so many read units; `None` where the store does not know.
+    fn after(&self, read_units: Option<f64>);
+}

@@ -1,0 +1,95 @@
+use std::sync::Arc;
+
+use murmur_state::{EventId, ExactlyOnce, Monoid, Once, PipelineName, Repeats, StoreError};
+
+use super::answered::part;
+use super::context::Context;
+use super::merge::merge;
+use super::mode::Delivery;
+use super::owned::Owned;
+use super::retrying::{of_keys, until_done};
+use crate::batch::Batch;
+use crate::verdict::Verdict;
+
+pub(crate) struct OncePerKey<S, K>(pub(crate) Owned<S, K>);
+
+impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
+    type State = S;
+    const MODE: &str = "exactly-once";
+    const REPEATS: Repeats = Repeats::EventOnce;
+
+    fn state(&self) -> &S {
+        &self.0.store
+    }
+
+    async fn bind(
+        &self,
+        pipeline: &PipelineName,
+        stream: Option<&str>,
+        context: &Context<'_>,
+    ) -> Result<(), StoreError> {
+        self.0.bind::<M>(pipeline, stream, context).await
+    }
+
+    async fn check_binding(
+        &self,
+        pipeline: &PipelineName,
+        context: &Context<'_>,
+    ) -> Result<Option<Arc<str>>, StoreError> {
+        self.0.check_binding::<M>(pipeline, context).await
+    }
+
+    async fn deliver(
+        &self,
+        pipeline: &PipelineName,
+        monoid: &M,
+        Batch { rows, shares }: Batch<'_, M::Value>,
+        context: &Context<'_>,
+    ) -> Vec<Verdict> {
+        let (answered, shares) = self.0.of_own_streams::<M>(pipeline, shares, context).await;
+        let batch = Batch { rows, shares };
+        let delivered = if M::IDEMPOTENT {
+            // The same value again changes nothing: no ids are needed.
+            merge(&self.0.store, pipeline, monoid, &batch, context).await
+        } else {
+            self.apply(pipeline, batch, context).await
+        };
+        answered.with(delivered)
+    }
+}
+
+impl<S, K> OncePerKey<S, K> {
+    async fn apply<M: Monoid>(
+        &self,
+        pipeline: &PipelineName,
+        Batch { rows, shares }: Batch<'_, M::Value>,
+        context: &Context<'_>,
+    ) -> Vec<Verdict>
+    where
+        S: ExactlyOnce<M, Markers = K>,
+    {
+        let handed_over = context.retry.clock().now();
+        let (answered, events) = part(shares, |share| {
+            Ok(Once {
+                id: EventId::new(share.record.event_id()).map_err(StoreError::InvalidId)?,
+                created: share.record.created(),
+                handed_over,
+                adds: share.adds.iter().map(|add| rows.add(add)).collect(),
+            })
+        });
+        let outcomes = until_done(
+            pipeline,
+            self.0.store.place(),
+            context,
+            events,
+            |event: &Once<_>| of_keys(&event.adds).collect(),
+            |events: Vec<_>, until| async move {
+                let Owned { store, markers, .. } = &self.0;
+                let outcomes = store.apply(pipeline, markers, &events, until);
+                let outcomes = outcomes.await;
+                (events, outcomes)
+            },
+        );
+        answered.with(outcomes.await)
+    }
+}
