@@ -9,23 +9,38 @@ use super::found::ItemNow;
 
 /// How the state is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct InspectionOptions {
-    /// How far live may be behind: a difference is named only if it stands for so long.
+    /// How far the stream's consumer may be behind: a difference is named only if it stands for so
+    /// long. Default 1 minute.
     pub lag: Duration,
-    /// Whether differing items are made to contribute what they should.
+    /// Whether differing items are made to contribute what they should. Default: no.
     pub repair: bool,
-    /// How many keys and items of each pipeline are listed.
+    /// How many keys and items of each pipeline are listed. Default 100.
     pub max_listed: usize,
     /// How many keys a recount holds in memory at a time; at least 1. Each takes about 200 bytes.
-    /// More are recounted in several parts.
+    /// More are recounted in several parts. Default 2,000,000.
     pub max_keys: usize,
     /// How many items that differ, and how many keys that they change, are held in memory before the
     /// inspection gives up. An item takes up to 40 bytes until it is mended; a key about 200 bytes to
-    /// the end, mended or not, since the findings name it.
+    /// the end, mended or not, since the findings name it. Default 1,000,000.
     pub max_differing: usize,
     /// How many of the scanned items are remembered, 20 to 40 bytes each, so that they need not be
-    /// looked up when a ledger lists them.
+    /// looked up when a ledger lists them. Default 7,000,000.
     pub remember: usize,
+}
+
+impl Default for InspectionOptions {
+    fn default() -> Self {
+        Self {
+            lag: Duration::from_secs(60),
+            repair: false,
+            max_listed: 100,
+            max_keys: 2_000_000,
+            max_differing: 1_000_000,
+            remember: 7_000_000,
+        }
+    }
 }
 
 /// Looks items up in their table, consistently, and answers each, in their order.
@@ -37,7 +52,9 @@ pub type LookUp<'a> =
 #[non_exhaustive]
 pub enum InspectionError {
     /// The state or the ledger of a pipeline could not be read.
-    #[error("the state of pipeline `{pipeline}`, or its ledger, could not be read")]
+    #[error(
+        "the state of pipeline `{pipeline}`, or its ledger, could not be read; mend the cause and run it again"
+    )]
     Store {
         /// The pipeline.
         pipeline: PipelineName,
@@ -46,7 +63,9 @@ pub enum InspectionError {
         source: StoreError,
     },
     /// An item could not be looked up in its table.
-    #[error("an item of pipeline `{pipeline}` could not be looked up in its table")]
+    #[error(
+        "an item of pipeline `{pipeline}` could not be looked up in its table; mend the cause and run it again"
+    )]
     LookUp {
         /// The pipeline.
         pipeline: PipelineName,

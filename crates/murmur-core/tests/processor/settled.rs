@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{
-    AuditError, AuditOptions, Change, Found, Inspection, InspectionOptions, Pacing, Pipeline,
-    Processor, ProcessorBuilder, Record, Recounted, Sum,
+    AuditError, AuditOptions, Change, Findings, InspectionOptions, ItemNow, Pacing, Pass, Pipeline,
+    Processor, ProcessorBuilder, Record, Row, SettledFindings, Sum,
 };
-use murmur_state::{Causes, Deadline, ListSegment, MemoryDeduper, MemoryStore, SequenceNumber};
+use murmur_state::{Cause, Causes, Deadline, ItemId, MemoryDeduper, MemoryStore, SequenceNumber};
 
-use crate::support::{Order, change, clock, order, scanned, value};
+use crate::support::{Order, change, clock, inspected, order, scanned, value};
 
 fn settling(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
     Pipeline::builder(name)
@@ -183,53 +183,48 @@ async fn an_audit_ends_at_the_first_settled_item_and_not_before() {
     }
 }
 
-fn found(processor: &Processor<Order>, id: &str, cents: i64) -> Found<Order> {
+/// Item `id` of the table, of so many cents.
+fn row(id: &str, cents: i64) -> Row {
     match scanned(id, order("ann", cents)) {
-        Record::Scanned(row) => processor.find(row),
+        Record::Scanned(row) => row,
         Record::Changed(_) => unreachable!("it is scanned"),
     }
 }
 
-const OPTIONS: InspectionOptions = InspectionOptions {
-    lag: Duration::ZERO,
-    repair: true,
-    max_listed: 9,
-    max_keys: 1_000,
-    max_differing: 9,
-};
+fn options() -> InspectionOptions {
+    let mut options = InspectionOptions::default();
+    (options.lag, options.repair) = (Duration::ZERO, true);
+    options
+}
 
 #[tokio::test]
 async fn a_settled_item_never_differs_from_its_ledger() {
     let state = store();
     let processor = partly(vec![settling("totals", &state)], 1, 1).await;
-    let mut inspections = processor.inspections(OPTIONS, None);
-    let Inspection::Ledger(mut ledger) = inspections.remove(0) else {
+    let mut inspection = processor.inspect(options(), None).await.unwrap();
+    assert_eq!(inspection.next().await.unwrap(), Pass::Table);
+    let rejected = inspection.rows(vec![row("o0", 3), row("o1", 3)]);
+    assert!(rejected.await.unwrap().is_empty());
+    assert_eq!(inspection.gathered(), 1);
+    assert_eq!(inspection.next().await.unwrap(), Pass::Ledgers);
+    let mut parts = inspection.ledger_parts(NonZeroU32::MIN);
+    let (rows, next) = inspection.ledger(parts.pop_front().unwrap()).await.unwrap();
+    assert_eq!((rows, next.is_none(), parts.len()), (2, true, 0));
+
+    let look_up = |items: Vec<ItemId>| -> BoxFuture<'_, Result<Vec<ItemNow>, Cause>> {
+        let now = items.iter().map(|item| {
+            let mut rows = [row("o0", 3), row("o1", 3)].into_iter();
+            ItemNow::Row(rows.find(|row| row.item_id == *item).unwrap())
+        });
+        let now = now.collect();
+        Box::pin(async { Ok(now) })
+    };
+    inspection.look(&look_up).await.unwrap();
+    let inspected = inspection.findings().remove(0);
+    let Findings::Ledger(findings) = inspected.findings else {
         panic!("it keeps a ledger");
     };
-    let rows = [found(&processor, "o0", 3), found(&processor, "o1", 3)];
-    let compared = ledger.compare(&rows).await.unwrap();
-    assert_eq!(compared.differing, [rows[0].item().clone()]);
-    let all = ListSegment::all(NonZeroU32::MIN).next().unwrap();
-    let listed = ledger.contributing(all, None).await.unwrap();
-    assert_eq!((listed.rows, ledger.settled()), (2, 1));
-    assert_eq!(listed.items, [rows[0].item().clone()]);
-
-    // Looked at all the same, it is not mended either.
-    let items = rows.iter().map(|found| found.item().clone()).collect();
-    let there = |id: murmur_state::ItemId| {
-        let rows = [("o0", 3), ("o1", 3)];
-        let row = rows
-            .into_iter()
-            .map(|(id, cents)| found(&processor, id, cents));
-        row.into_iter().find(|found| *found.item() == id).unwrap()
-    };
-    let look_up = |items: Vec<_>| -> BoxFuture<'_, Result<Vec<_>, murmur_state::Cause>> {
-        let found = items.into_iter().map(there).collect();
-        Box::pin(async { Ok(found) })
-    };
-    ledger.settle(items, &look_up).await.unwrap();
-    assert_eq!(ledger.mended(), 1);
-    let findings = ledger.findings();
+    assert_eq!((findings.ledger_rows, findings.settled), (2, 1));
     assert_eq!((findings.differing, findings.mended), (1, 1));
     assert_eq!(value(&state, "ann").await, Some(2 + 3));
 }
@@ -238,35 +233,34 @@ async fn a_settled_item_never_differs_from_its_ledger() {
 async fn a_recount_tells_by_how_much_keys_of_a_ledger_are_off() {
     let state = store();
     let processor = partly(vec![settling("totals", &state)], 1, 1).await;
-    assert!(processor.recount(1, OPTIONS, None).is_none());
-    let recount = async |rows: &[Found<Order>]| {
-        let mut recount = processor.recount(0, OPTIONS, None).unwrap();
-        let mut rejected = recount.add(rows).len();
-        if recount.compare().await.unwrap() == Recounted::Again {
-            rejected += recount.add(rows).len();
-            assert_eq!(recount.compare().await.unwrap(), Recounted::Done);
+    let recount = async |rows: &[Row]| {
+        let (mut inspected, rejected) = inspected(&processor, |_| rows.to_vec()).await;
+        match inspected.remove(0).settled {
+            SettledFindings::Recount(found) => (found, rejected),
+            other => panic!("{other:?}"),
         }
-        (recount.findings(), rejected)
     };
-    let (right, _) = recount(&[found(&processor, "o0", 2), found(&processor, "o1", 2)]).await;
+    let (right, _) = recount(&[row("o0", 2), row("o1", 2)]).await;
     assert_eq!((right.suspects, right.differing), (0, 0));
-    let (wrong, _) = recount(&[found(&processor, "o0", 2), found(&processor, "o1", 7)]).await;
+    let (wrong, _) = recount(&[row("o0", 2), row("o1", 7)]).await;
     let off: Vec<_> = wrong.keys.iter().map(ToString::to_string).collect();
     assert_eq!(off, ["(\"ann\", 0): off by -5"]);
     // An item of more keys than a ledger takes counts nowhere, whether or not it has settled.
-    let rows = [found(&processor, "o0", 60_000), found(&processor, "o1", 4)];
-    let (refused, rejected) = recount(&rows).await;
+    let (refused, rejected) = recount(&[row("o0", 60_000), row("o1", 4)]).await;
     assert_eq!((refused.differing, rejected), (0, 1));
 }
 
 #[tokio::test]
 async fn a_key_whose_items_change_places_between_recounts_is_not_named() {
     let processor = partly(vec![settling("totals", &store())], 0, 2).await;
-    let mut recount = processor.recount(0, OPTIONS, None).unwrap();
-    recount.add(&[found(&processor, "o0", 2), found(&processor, "o1", 7)]);
-    assert_eq!(recount.compare().await.unwrap(), Recounted::Again);
-    recount.add(&[found(&processor, "o0", 7), found(&processor, "o1", 2)]);
-    assert_eq!(recount.compare().await.unwrap(), Recounted::Done);
-    let findings = recount.findings();
+    let scans = [[2, 7], [7, 2]];
+    let table = |scan: usize| {
+        let [one, other] = scans[scan];
+        vec![row("o0", one), row("o1", other)]
+    };
+    let (mut inspected, _) = inspected(&processor, table).await;
+    let SettledFindings::Recount(findings) = inspected.remove(0).settled else {
+        panic!("its items settle");
+    };
     assert_eq!((findings.differing, findings.unsettled), (0, 1));
 }

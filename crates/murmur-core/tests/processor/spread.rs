@@ -5,15 +5,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use murmur_core::{
-    AuditOptions, Change, Found, Inspection, InspectionOptions, Pipeline, Processor, Record,
-    RecordError, RecordOutcome, Recounted, Row, Stored, Sum, Window, read_range,
+    AuditOptions, Change, Findings, Pipeline, Processor, Record, RecordError, RecordOutcome, Row,
+    Stored, Sum, Window, read_range,
 };
 use murmur_state::{
     Add, Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, Spread, Store, Timestamp,
 };
 
 use crate::support::{
-    Answer, NOW, Order, Scripted, change, insert, key, order, order_at, scanned, throttled, value,
+    Answer, NOW, Order, Scripted, change, insert, inspected, key, order, order_at, scanned,
+    throttled, value,
 };
 use crate::{error, outcomes, processor};
 
@@ -230,39 +231,24 @@ async fn a_recount_adds_the_rows_up() {
         for batch in inserts().chunks(20) {
             counted(&processor, batch).await;
         }
-        let found: Vec<Found<Order>> = (0..ORDERS)
+        let rows: Vec<Row> = (0..ORDERS)
             .map(|n| match scanned(&format!("o{n}"), order(customer(n), n)) {
                 Record::Scanned(row) => row,
                 Record::Changed(_) => unreachable!("it is scanned"),
             })
-            .map(|row: Row| processor.find(row))
             .collect();
-        let options = InspectionOptions {
-            lag: Duration::ZERO,
-            repair: false,
-            max_listed: 9,
-            max_keys: 1_000,
-            max_differing: 9,
-        };
-        let recount = || {
-            let mut inspections = processor.inspections(options, None);
-            match inspections.remove(0) {
-                Inspection::Recount(recount) => recount,
+        let recount = async |rows: &[Row]| {
+            let (mut inspected, rejected) = inspected(&processor, |_| rows.to_vec()).await;
+            assert_eq!(rejected, 0);
+            match inspected.remove(0).findings {
+                Findings::Recount(found) => found,
                 other => panic!("{other:?}"),
             }
         };
-        let mut same = recount();
-        assert!(same.add(&found).is_empty());
-        assert_eq!(same.compare().await.unwrap(), Recounted::Done);
-        assert_eq!(same.suspects(), 0);
+        assert_eq!(recount(&rows).await.suspects, 0);
 
         // One row of the table is not counted in state: both of its keys are off.
-        let mut less = recount();
-        less.add(&found[..ORDERS as usize - 1]);
-        assert_eq!(less.compare().await.unwrap(), Recounted::Again);
-        less.add(&found[..ORDERS as usize - 1]);
-        assert_eq!(less.compare().await.unwrap(), Recounted::Done);
-        let findings = less.findings();
+        let findings = recount(&rows[..ORDERS as usize - 1]).await;
         let keys: Vec<_> = findings.keys.iter().map(|key| key.key.clone()).collect();
         assert_eq!(keys, [key("all"), key(customer(ORDERS - 1))]);
     }

@@ -3,12 +3,18 @@
 #![allow(unreachable_pub, reason = "a module of the test that uses it")]
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use murmur_core::{AttributeValue, Change, EventName, Item, Record, Row, Sum, item_id};
+use futures::future::BoxFuture;
+use murmur_core::{
+    AttributeValue, Change, EventName, Inspected, InspectionOptions, Item, ItemNow, Pass,
+    Processor, Record, Row, Sum, item_id,
+};
 use murmur_state::{
-    Add, Binding, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Known, Ledger,
+    Add, Binding, Cause, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Known, Ledger,
     ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
     PipelineName, Place, Read, ReadExt, Recorder, Replace, SequenceNumber, StateRow, Store,
     StoreError, Timestamp,
@@ -471,4 +477,41 @@ impl Recorder for Counts {
     fn gauge(&self, _name: &str, _value: u64) {}
 
     fn error(&self, _name: &str, _error: &(dyn std::error::Error + 'static)) {}
+}
+
+/// What an inspection of the table finds that has these rows in its first scan, its second and so on,
+/// and no others to look up; and how many rows can never count.
+pub(crate) async fn inspected(
+    processor: &Processor<Order>,
+    table: impl Fn(usize) -> Vec<Row>,
+) -> (Vec<Inspected>, usize) {
+    let mut options = InspectionOptions::default();
+    options.lag = Duration::ZERO;
+    let mut inspection = processor.inspect(options, None).await.unwrap();
+    let (mut scans, mut rejected) = (0, 0);
+    loop {
+        match inspection.next().await.unwrap() {
+            Pass::Table | Pass::TableAgain => {
+                rejected += inspection.rows(table(scans)).await.unwrap().len();
+                scans += 1;
+            }
+            Pass::Ledgers => {
+                let mut parts = inspection.ledger_parts(NonZeroU32::MIN);
+                while let Some(part) = parts.pop_front() {
+                    parts.extend(inspection.ledger(part).await.unwrap().1);
+                }
+                let rows = table(scans);
+                let look_up = |items: Vec<ItemId>| -> BoxFuture<'_, Result<Vec<ItemNow>, Cause>> {
+                    let now = items.iter().map(|item| {
+                        let row = rows.iter().find(|row| row.item_id == *item).cloned();
+                        row.map_or(ItemNow::Gone, ItemNow::Row)
+                    });
+                    let now = now.collect();
+                    Box::pin(async { Ok(now) })
+                };
+                inspection.look(&look_up).await.unwrap();
+            }
+            Pass::Done => return (inspection.findings(), rejected),
+        }
+    }
 }

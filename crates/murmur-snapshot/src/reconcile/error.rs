@@ -63,8 +63,8 @@ pub enum ReconcileError {
         source: SourceError,
     },
     /// State, ledger or items could not be read.
-    #[error("the reconcile did not come to its end; mend the cause and run it again")]
-    Inspection(#[source] Box<InspectionError>),
+    #[error(transparent)]
+    Inspection(Box<InspectionError>),
     /// Nothing succeeded for as long as the retry policy allows.
     #[error(
         "given up after {} without success; run it again once the cause has passed", Roughly(*.tried)

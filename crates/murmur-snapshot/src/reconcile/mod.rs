@@ -19,26 +19,11 @@ pub use error::ReconcileError;
 pub use report::{ReconcileProgress, ReconcileStep, Reconciled};
 use run::Run;
 
-/// How far live may be behind unless told otherwise.
-const LAG: Duration = Duration::from_secs(60);
-
 /// Pages read and compared at a time unless told otherwise.
 const CONCURRENCY: usize = 8;
 
-/// Items of the scan remembered unless told otherwise.
-const REMEMBERED: usize = 7_000_000;
-
 /// Items looked at closely together unless told otherwise.
 const MAX_SUSPECTS: usize = 100_000;
-
-/// Keys of a recount held in memory unless told otherwise.
-const MAX_KEYS: usize = 2_000_000;
-
-/// Items and keys of a ledger that may differ unless told otherwise.
-const MAX_DIFFERING: usize = 1_000_000;
-
-/// Differences and rejected rows listed unless told otherwise.
-const MAX_LISTED: usize = 100;
 
 type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 
@@ -143,14 +128,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         Self {
             processor: processor.retry(RetryPolicy::patient()),
             source,
-            inspection: InspectionOptions {
-                lag: LAG,
-                repair: false,
-                max_listed: MAX_LISTED,
-                max_keys: MAX_KEYS,
-                max_differing: MAX_DIFFERING,
-                remember: REMEMBERED,
-            },
+            inspection: InspectionOptions::default(),
             budget: ReadBudget::Unlimited,
             concurrency: CONCURRENCY,
             max_suspects: MAX_SUSPECTS,

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::future::join_all;
 use murmur_core::{
-    AttributeValue, AuditOptions, Change, EventName, Inspection, InspectionOptions, Item, Pipeline,
-    Processor, ProcessorBuilder, Record, RecordOutcome, Recounted, Row, Stored, Sum, item_id,
+    AttributeValue, AuditOptions, Change, EventName, Findings, InspectionOptions, Item, Pass,
+    Pipeline, Processor, ProcessorBuilder, Record, RecordOutcome, Row, Stored, Sum, item_id,
 };
 use murmur_state::conformance::Subject;
 use murmur_state::{
@@ -296,30 +296,18 @@ async fn a_ledger_replaces_and_takes_back_and_its_audit_finds_nothing() {
     assert_eq!(audited.state_rows, 2 * u64::from(ROWS) + 1);
 
     // By the table, item by item.
+    let rows = (0..60).filter_map(|n| match n % 3 {
+        0 => None,
+        1 => Some(row(n, image("fr", 1))),
+        _ => Some(row(n, image("de", n))),
+    });
     let processor = open();
-    let Inspection::Ledger(inspection) = processor.inspections(options(), None).remove(0) else {
-        panic!("it keeps a ledger");
-    };
-    let found: Vec<_> = (0..60)
-        .filter_map(|n| match n % 3 {
-            0 => None,
-            1 => Some(row(n, image("fr", 1))),
-            _ => Some(row(n, image("de", n))),
-        })
-        .map(|row| processor.find(row))
-        .collect();
-    let compared = inspection.compare(&found).await.unwrap();
-    assert!(compared.differing.is_empty() && compared.rejected.is_empty());
-}
-
-fn options() -> InspectionOptions {
-    InspectionOptions {
-        lag: std::time::Duration::ZERO,
-        repair: false,
-        max_listed: 9,
-        max_keys: 1_000,
-        max_differing: 9,
-    }
+    let mut options = InspectionOptions::default();
+    options.lag = std::time::Duration::ZERO;
+    let mut inspection = processor.inspect(options, None).await.unwrap();
+    assert_eq!(inspection.next().await.unwrap(), Pass::Table);
+    assert!(inspection.rows(rows.collect()).await.unwrap().is_empty());
+    assert_eq!(inspection.gathered(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -338,15 +326,15 @@ async fn exactly_once_is_recounted_over_all_rows() {
     let store = tables.store(Sum::new(), ROWS);
     assert_eq!(store.get(&key("all")).await.unwrap(), Some(4_950));
     let processor = open();
-    let Inspection::Recount(mut recount) = processor.inspections(options(), None).remove(0) else {
+    let options = InspectionOptions::default();
+    let mut inspection = processor.inspect(options, None).await.unwrap();
+    assert_eq!(inspection.next().await.unwrap(), Pass::Table);
+    let rows = (0..100).map(|n| row(n, image("fr", n)));
+    assert!(inspection.rows(rows.collect()).await.unwrap().is_empty());
+    assert_eq!(inspection.next().await.unwrap(), Pass::Done);
+    let Findings::Recount(findings) = inspection.findings().remove(0).findings else {
         panic!("it keeps no ledger");
     };
-    let found: Vec<_> = (0..100)
-        .map(|n| processor.find(row(n, image("fr", n))))
-        .collect();
-    assert!(recount.add(&found).is_empty());
-    assert_eq!(recount.compare().await.unwrap(), Recounted::Done);
-    let findings = recount.findings();
     assert_eq!(
         (findings.suspects, findings.differing),
         (0, 0),
