@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
@@ -9,6 +9,7 @@ use murmur_state::{Clock, OptionError, SystemClock};
 
 use crate::filter::Filter;
 use crate::parallel_scan::{EventIdFn, ParallelScan};
+use crate::settings::ScanSettings;
 
 /// Most segments of a parallel scan (Amazon DynamoDB API Reference, "Scan").
 const MAX_SEGMENTS: u32 = 1_000_000;
@@ -29,11 +30,12 @@ pub struct ParallelScanBuilder {
     clock: Arc<dyn Clock>,
 }
 
-impl ParallelScanBuilder {
-    pub(crate) fn new(client: Client, table: String) -> Self {
-        Self {
+impl ParallelScan {
+    /// Begins a scan of `table`, named by name or ARN, through `client`.
+    pub fn builder(client: Client, table: impl Into<String>) -> ParallelScanBuilder {
+        ParallelScanBuilder {
             client,
-            table,
+            table: table.into(),
             streams: None,
             stream_arn: None,
             segments: 1,
@@ -45,7 +47,9 @@ impl ParallelScanBuilder {
             clock: SystemClock::shared(),
         }
     }
+}
 
+impl ParallelScanBuilder {
     /// Captures, before the first page, where live has to begin, through this client.
     ///
     /// Default: no token is captured, and whoever starts live has to know where. Costs one
@@ -199,7 +203,7 @@ impl ParallelScanBuilder {
                 }
             },
         };
-        Ok(ParallelScan {
+        let settings = ScanSettings {
             client: self.client,
             table: self.table,
             streams: self.streams,
@@ -208,11 +212,10 @@ impl ParallelScanBuilder {
             page_size,
             consistent: self.consistent,
             filter,
-            event_id: self.event_id,
             attempt_timeout: self.attempt_timeout,
             clock: self.clock,
-            described: OnceLock::new(),
-        })
+        };
+        Ok(ParallelScan::new(settings, self.event_id))
     }
 }
 

@@ -3,7 +3,7 @@ use murmur_snapshot::{Cursor, SourceError};
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::{self, Attributes, RowError};
-use crate::parallel_scan::ParallelScan;
+use crate::settings::ScanSettings;
 
 /// Where a page ended. A LastEvaluatedKey means something only in the same segment of the same
 /// number of segments, so both are part of it.
@@ -18,7 +18,7 @@ pub(crate) struct ScanCursor {
 
 impl ScanCursor {
     pub(crate) fn new(
-        scan: &ParallelScan,
+        scan: &ScanSettings,
         segment: u32,
         last_evaluated: Attributes,
     ) -> Result<Self, RowError> {
@@ -36,7 +36,7 @@ impl ScanCursor {
 
     /// The ExclusiveStartKey that continues at `cursor`.
     pub(crate) fn start_key(
-        scan: &ParallelScan,
+        scan: &ScanSettings,
         segment: u32,
         cursor: &Cursor,
     ) -> Result<Attributes, SourceError> {

@@ -5,10 +5,11 @@ use murmur_streams::StreamViewType;
 
 use crate::error;
 use crate::handoff;
-use crate::parallel_scan::ParallelScan;
+use crate::request;
+use crate::settings::ScanSettings;
 use crate::table::{self, Table};
 
-pub(crate) async fn describe(scan: &ParallelScan) -> Result<Description, SourceError> {
+pub(crate) async fn describe(scan: &ScanSettings) -> Result<Description, SourceError> {
     let table = table::describe(scan).await?;
     let mut description = Description::new(settings(scan, &table)?);
     description.rows = table.rows;
@@ -20,7 +21,7 @@ pub(crate) async fn describe(scan: &ParallelScan) -> Result<Description, SourceE
         attributes.retain(|name| !table.has_key(name));
         description.leaves_out_by = attributes.into_iter().collect();
         // One that the server refuses is to be found out before anything is written.
-        scan.scan(0, None, 1).await?;
+        request::scan(scan, 0, None, 1).await?;
     }
     description.stream = handoff::stream(scan, &table).await?.map(|stream| {
         use StreamViewType::{NewAndOldImages, NewImage, OldImage};
@@ -34,7 +35,7 @@ pub(crate) async fn describe(scan: &ParallelScan) -> Result<Description, SourceE
     Ok(description)
 }
 
-fn settings(scan: &ParallelScan, table: &Table) -> Result<String, SourceError> {
+fn settings(scan: &ScanSettings, table: &Table) -> Result<String, SourceError> {
     let (place, arn, segments) = (scan.place(), &table.arn, scan.segments);
     let mut settings = format!("{place} ({arn}), {segments} segments");
     if let Some(filter) = &scan.filter {

@@ -9,7 +9,7 @@ use murmur_snapshot::SourceError;
 use murmur_state::{CallFailure, Cause, Fault};
 use murmur_streams::{StreamError, call_failure};
 
-use crate::parallel_scan::ParallelScan;
+use crate::settings::ScanSettings;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -29,7 +29,7 @@ impl fmt::Display for Operation {
 }
 
 /// An error of the set-up that no answer said.
-pub(crate) fn setup(scan: &ParallelScan, advice: impl Into<String>) -> SourceError {
+pub(crate) fn setup(scan: &ScanSettings, advice: impl Into<String>) -> SourceError {
     SourceError::Setup {
         place: scan.place(),
         advice: advice.into(),
@@ -38,7 +38,7 @@ pub(crate) fn setup(scan: &ParallelScan, advice: impl Into<String>) -> SourceErr
 }
 
 /// What a failed request asks of the caller.
-pub(crate) fn of<E>(scan: &ParallelScan, operation: Operation, error: SdkError<E>) -> SourceError
+pub(crate) fn of<E>(scan: &ScanSettings, operation: Operation, error: SdkError<E>) -> SourceError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
 {
@@ -75,7 +75,7 @@ where
 }
 
 /// What a failed look at the stream asks of the caller.
-pub(crate) fn of_stream(scan: &ParallelScan, error: StreamError) -> SourceError {
+pub(crate) fn of_stream(scan: &ScanSettings, error: StreamError) -> SourceError {
     let place = scan.place();
     let advice = match &error {
         StreamError::Throttled { .. } => {

@@ -4,11 +4,11 @@ use murmur_state::{HandoffToken, Timestamp};
 use murmur_streams::{StreamDescription, StreamInfo, describe_stream, describe_stream_info};
 
 use crate::error;
-use crate::parallel_scan::ParallelScan;
+use crate::settings::ScanSettings;
 use crate::table::{self, Table};
 
 /// Where live begins; `None` without a streams client.
-pub(crate) async fn capture(scan: &ParallelScan) -> Result<Option<HandoffToken>, SourceError> {
+pub(crate) async fn capture(scan: &ScanSettings) -> Result<Option<HandoffToken>, SourceError> {
     if scan.streams.is_none() {
         return Ok(None);
     }
@@ -29,7 +29,7 @@ pub(crate) async fn capture(scan: &ParallelScan) -> Result<Option<HandoffToken>,
 /// The stream that will be read after the scan, without its shards, found to be one of `table` and
 /// enabled; `None` without a streams client.
 pub(crate) async fn stream(
-    scan: &ParallelScan,
+    scan: &ScanSettings,
     table: &Table,
 ) -> Result<Option<StreamInfo>, SourceError> {
     let Some((client, arn)) = stream_of(scan, table)? else {
@@ -45,7 +45,7 @@ pub(crate) async fn stream(
 /// The ARN of the stream that will be read after the scan, which is one of `table`, and a client to
 /// read it with, if there is one.
 fn stream_of<'a>(
-    scan: &'a ParallelScan,
+    scan: &'a ScanSettings,
     table: &'a Table,
 ) -> Result<Option<(&'a Client, &'a str)>, SourceError> {
     let Some(client) = &scan.streams else {

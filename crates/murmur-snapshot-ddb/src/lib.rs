@@ -9,6 +9,8 @@ mod filter;
 mod handoff;
 mod lookup;
 mod parallel_scan;
+mod request;
+mod settings;
 mod table;
 
 pub use builder::ParallelScanBuilder;

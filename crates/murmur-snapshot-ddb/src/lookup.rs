@@ -13,10 +13,10 @@ use crate::parallel_scan::ParallelScan;
 /// is not applied; a scan with one does not hold every item.
 impl Lookup for ParallelScan {
     fn holds_every_item(&self) -> Result<(), SourceError> {
-        match self.filter {
+        match self.settings().filter {
             None => Ok(()),
             Some(_) => Err(error::setup(
-                self,
+                self.settings(),
                 "its `filter` leaves items out, and nobody could tell them from items that are \
                  gone; leave it out here",
             )),
@@ -32,22 +32,23 @@ impl Lookup for ParallelScan {
         });
         let key = key.ok_or_else(|| {
             error::setup(
-                self,
+                self.settings(),
                 format!("`{item}` is no item of it; check that the state was counted from it"),
             )
         })?;
-        let answer = self
+        let settings = self.settings();
+        let answer = settings
             .client
             .get_item()
-            .table_name(&self.table)
+            .table_name(&settings.table)
             .set_key(Some(key))
             .consistent_read(true)
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .customize()
-            .config_override(self.settings())
+            .config_override(settings.of_requests())
             .send()
             .await
-            .map_err(|error| error::of(self, Operation::GetItem, error))?;
+            .map_err(|error| error::of(settings, Operation::GetItem, error))?;
         let found = match answer.item.filter(|item| !item.is_empty()) {
             None => LookedUp::Gone,
             Some(attributes) => match self.row(table, attributes) {

@@ -6,7 +6,7 @@ use murmur_snapshot::SourceError;
 
 use crate::attributes::{self, Attributes, RowError};
 use crate::error::{self, Operation};
-use crate::parallel_scan::ParallelScan;
+use crate::settings::ScanSettings;
 
 /// What a scan needs to know of its table.
 #[derive(Debug, Clone)]
@@ -38,13 +38,13 @@ impl Table {
     }
 }
 
-pub(crate) async fn describe(scan: &ParallelScan) -> Result<Table, SourceError> {
+pub(crate) async fn describe(scan: &ScanSettings) -> Result<Table, SourceError> {
     let answer = scan
         .client
         .describe_table()
         .table_name(&scan.table)
         .customize()
-        .config_override(scan.settings())
+        .config_override(scan.of_requests())
         .send()
         .await
         .map_err(|error| error::of(scan, Operation::DescribeTable, error))?;
@@ -77,7 +77,7 @@ pub(crate) async fn describe(scan: &ParallelScan) -> Result<Table, SourceError> 
     })
 }
 
-fn usable(scan: &ParallelScan, table: &TableDescription) -> Result<(), SourceError> {
+fn usable(scan: &ScanSettings, table: &TableDescription) -> Result<(), SourceError> {
     let advice = match &table.table_status {
         // Some servers do not say.
         None | Some(TableStatus::Active | TableStatus::Updating) => return Ok(()),
