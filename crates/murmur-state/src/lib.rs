@@ -39,7 +39,7 @@ pub use service::CallFailure;
 pub use shard_ids::ShardIds;
 pub use spread::Spread;
 pub use store::{
-    Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, ItemChange, Known, LEDGER_MODE, Ledger,
+    Add, Binding, Bound, EVENT_LIFE, ExactlyOnce, HORIZON, ItemChange, Known, LEDGER_MODE, Ledger,
     ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome, Position, ROW_LIFE, Read, ReadExt, Replace,
     SURE_LIFE, StateRow, Store,
 };
