@@ -19,7 +19,7 @@ use super::{
     Difference, Found, InspectionError, InspectionOptions, ItemSet, KeyDifference, LookUp,
     contributes, rejected,
 };
-use crate::delivery::{Context, InLedger, Owned, all_answered, of_keys, settle};
+use crate::delivery::{Context, InLedger, all_answered, of_keys, settle};
 use crate::outcome::Rejected;
 use crate::plan::Plan;
 
@@ -65,7 +65,7 @@ pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
     fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow>;
 }
 
-impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
+impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S> {
     fn place(&self) -> Place {
         self.owned.store.place()
     }
@@ -76,8 +76,10 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.known(pipeline, markers, items, deadline))
+        Box::pin(async move {
+            let bound = self.owned.bound::<M>(pipeline, deadline).await?;
+            self.owned.store.known(&bound, items, deadline).await
+        })
     }
 
     fn list_known<'a>(
@@ -86,8 +88,10 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<Known<M::Value>>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.list_known(pipeline, markers, segment, after))
+        Box::pin(async move {
+            let bound = self.owned.bound::<M>(pipeline, Deadline::NONE).await?;
+            self.owned.store.list_known(&bound, segment, after).await
+        })
     }
 
     fn mend<'a>(
@@ -96,8 +100,12 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.mend(pipeline, markers, items, deadline))
+        Box::pin(async move {
+            match self.owned.bound::<M>(pipeline, deadline).await {
+                Ok(bound) => self.owned.store.mend(&bound, items, deadline).await,
+                Err(error) => vec![Outcome::Failed(error); items.len()],
+            }
+        })
     }
 
     fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow> {
