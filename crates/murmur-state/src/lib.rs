@@ -9,6 +9,8 @@ mod handler;
 mod handoff;
 mod ids;
 mod images;
+#[cfg(feature = "conformance")]
+pub mod intercept;
 mod memory;
 mod metrics;
 mod monoid;

@@ -91,8 +91,9 @@ async fn a_hundred_thousand_listed_shards_are_handed_over() {
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.cents)
         .aggregate(Sum::new())
-        .store(Int64SumStore::new(client, &*state))
-        .exactly_once(deduper)
+        .every_change()
+        .store(Int64SumStore::new(client, &*state).markers(deduper))
+        .exactly_once()
         .unwrap();
     let name = pipeline.name().clone();
     let begun = Instant::now();

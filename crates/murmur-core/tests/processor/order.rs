@@ -8,8 +8,8 @@ use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
 
 use crate::outcomes;
 use crate::support::{
-    Answer, Counts, Order, Scripted, change, clock, insert, missing_table, order, place, throttled,
-    unavailable, value,
+    Answer, Counts, Order, Scripted, change, clock, insert, missing_table, order, place, scripted,
+    throttled, unavailable, value,
 };
 
 type Definition = Stored<Order, Sum, Scripted>;
@@ -23,14 +23,8 @@ const MODES: [(Mode, bool); 4] = [
         |definition| definition.claim_first(MemoryDeduper::new()).unwrap(),
         false,
     ),
-    (
-        |definition| definition.exactly_once(MemoryDeduper::new()).unwrap(),
-        false,
-    ),
-    (
-        |definition| definition.ledger(MemoryDeduper::new()).unwrap(),
-        true,
-    ),
+    (|definition| definition.exactly_once().unwrap(), false),
+    (|definition| definition.ledger().unwrap(), true),
 ];
 
 /// A record counts for each of the customers it names, parted by commas.
@@ -61,7 +55,7 @@ fn lenient(
 fn full_and_busy(fails: fn() -> StoreError) -> (Scripted, Arc<AtomicBool>) {
     let free = Arc::new(AtomicBool::new(true));
     let now = Arc::clone(&free);
-    let store = Scripted::new(move |add| match add.key.entity() {
+    let store = scripted(move |add| match add.key.entity() {
         "full" => Answer::Refuse(StoreError::Overflow { place: place() }),
         "busy" if !now.load(Ordering::Relaxed) => Answer::Refuse(fails()),
         _ => Answer::Apply,
@@ -196,7 +190,7 @@ async fn what_counted_already_is_recognised_when_the_failed_come_again() {
 async fn a_lost_answer_counts_once_where_the_mode_is_exact() {
     for (mode, _) in &MODES[2..] {
         let mut losses = 5;
-        let store = Scripted::new(move |_| {
+        let store = scripted(move |_| {
             losses -= 1;
             match losses {
                 0.. => Answer::Lose,
@@ -221,7 +215,7 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
     for (mode, _) in MODES {
         for fails in FAILURES {
             let mut calls = 0;
-            let store = Scripted::new(move |_| {
+            let store = scripted(move |_| {
                 calls += 1;
                 // The first fills the row, the second fails once.
                 if calls == 2 {
@@ -251,7 +245,7 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
 async fn a_removal_waits_for_the_change_of_its_item_that_failed() {
     let well = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&well);
-    let store = Scripted::new(move |_| match told.load(Ordering::Relaxed) {
+    let store = scripted(move |_| match told.load(Ordering::Relaxed) {
         true => Answer::Apply,
         false => Answer::Refuse(missing_table()),
     });
@@ -261,7 +255,7 @@ async fn a_removal_waits_for_the_change_of_its_item_that_failed() {
         .aggregate(Sum::new())
         .keep_expired_items()
         .store(store.clone());
-    let (processor, _) = lenient([definition.ledger(MemoryDeduper::new()).unwrap()]);
+    let (processor, _) = lenient([definition.ledger().unwrap()]);
     let later = SequenceNumber::new("100000000000000000002").unwrap();
     let batch = [
         insert("1", order("a", 5)),

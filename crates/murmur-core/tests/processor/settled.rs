@@ -10,7 +10,7 @@ use murmur_core::{
     AuditError, AuditOptions, Change, Found, Inspection, InspectionOptions, Pacing, Pipeline,
     Processor, ProcessorBuilder, Record, Recounted, Sum,
 };
-use murmur_state::{Causes, Deadline, ListSegment, MemoryDeduper, MemoryStore, SequenceNumber};
+use murmur_state::{Causes, Deadline, ListSegment, MemoryStore, SequenceNumber};
 
 use crate::support::{Order, change, clock, order, scanned, value};
 
@@ -25,7 +25,7 @@ fn settling(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
         .aggregate(Sum::new())
         .settle()
         .store(store.clone())
-        .ledger(MemoryDeduper::new())
+        .ledger()
         .unwrap()
 }
 
@@ -106,8 +106,8 @@ async fn a_status_tells_of_every_ledger() {
         .store(store());
     let pipelines = vec![
         settling("settling", &store()),
-        without.exactly_once(MemoryDeduper::new()).unwrap(),
-        staying.ledger(MemoryDeduper::new()).unwrap(),
+        without.exactly_once().unwrap(),
+        staying.ledger().unwrap(),
     ];
     let processor = partly(pipelines, 5, 3).await;
     let (pacing, told) = (Arc::new(Asked::default()), Arc::new(Mutex::new(Vec::new())));

@@ -114,8 +114,8 @@ async fn only_a_ledger_settles_and_it_asks_for_old_images() {
         .aggregate(Sum::new())
         .settle();
     let built = definition
-        .store(world.store.clone())
-        .exactly_once(world.markers.clone());
+        .store(world.store.clone().markers(world.markers.clone()))
+        .exactly_once();
     let Err(BuildError::Option { source, .. }) = built else {
         panic!("{built:?}")
     };

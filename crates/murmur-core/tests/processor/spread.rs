@@ -13,7 +13,8 @@ use murmur_state::{
 };
 
 use crate::support::{
-    Answer, NOW, Order, Scripted, change, insert, key, order, order_at, scanned, throttled, value,
+    Answer, NOW, Order, Scripted, change, insert, key, order, order_at, scanned, scripted,
+    throttled, value,
 };
 use crate::{error, outcomes, processor};
 
@@ -119,7 +120,7 @@ async fn exactly_once_counts_every_order_once_in_whatever_row() {
 #[tokio::test]
 async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
     let mut writes = 0;
-    let mut inner = Scripted::new(move |_| {
+    let mut inner = scripted(move |_| {
         writes += 1;
         match writes % 5 {
             1 => Answer::Lose,
@@ -132,8 +133,9 @@ async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
             .key(|_: &Order| "all")
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(Spread::new(Sum::new(), inner.clone(), 4).unwrap())
-            .exactly_once(MemoryDeduper::new())
+            .exactly_once()
             .unwrap()
     };
     let (processor, _) = processor(pipeline(&inner));
@@ -143,7 +145,7 @@ async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
     let store = Spread::new(Sum::new(), inner.clone(), 4).unwrap();
     assert_eq!(value(&store, "all").await, Some(ORDERS * (ORDERS - 1) / 2));
 
-    inner.miscounts = 1;
+    inner.0.miscounts = 1;
     let (processor, _) = crate::processor(pipeline(&inner));
     let answers = outcomes(&processor, &inserts()[..2]).await;
     for answer in &answers {
@@ -278,8 +280,9 @@ async fn a_range_of_windows_is_read_over_all_rows() {
         .value(|o| o.cents)
         .aggregate(Sum::new())
         .window(window, |o| Timestamp::from_secs(o.placed_at))
+        .every_change()
         .store(store.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let (processor, _) = processor(pipeline);
     let batch: Vec<_> = (0..100)

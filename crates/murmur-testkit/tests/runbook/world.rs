@@ -278,7 +278,7 @@ impl World {
             true => totals.settle(),
             false => totals,
         };
-        totals.store(store).ledger(markers).unwrap()
+        totals.store(store.markers(markers)).ledger().unwrap()
     }
 
     /// The same totals in a mode without a ledger.
@@ -289,8 +289,8 @@ impl World {
             .value(|order| order.cents)
             .aggregate(Sum::new())
             .retract()
-            .store(store)
-            .exactly_once(markers)
+            .store(store.markers(markers))
+            .exactly_once()
             .unwrap()
     }
 
