@@ -40,13 +40,7 @@ const MODES: [Mode; 4] = [
         let markers = MemoryDeduper::new();
         definition.retract().store(store).claim_first(markers)
     },
-    |definition, store| {
-        let markers = MemoryDeduper::new();
-        definition
-            .retract()
-            .store(store.markers(markers))
-            .exactly_once()
-    },
+    |definition, store| definition.retract().store(store).exactly_once(),
     |definition, store| definition.store(store).ledger(),
 ];
 

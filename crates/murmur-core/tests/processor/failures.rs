@@ -13,7 +13,7 @@ use crate::support::{
     Answer, FlakyDeduper, Order, clock, insert, missing_table, order, scripted, throttled,
     unavailable, value,
 };
-use crate::{builder, outcomes, processor, totals};
+use crate::{builder, following, outcomes, processor, totals};
 
 #[tokio::test]
 async fn throttles_spend_time_and_transient_failures_spend_attempts() {
@@ -250,8 +250,8 @@ async fn too_few_or_too_many_outcomes_count_as_not_done_and_name_the_store() {
         let pipelines = [
             totals(store()).at_least_once(),
             totals(store()).claim_first(markers()),
-            totals(store()).exactly_once(markers()),
-            totals(store()).ledger(markers()),
+            totals(store()).exactly_once(),
+            following(store()).ledger(),
         ];
         for pipeline in pipelines {
             let (processor, _) = processor(pipeline.unwrap());

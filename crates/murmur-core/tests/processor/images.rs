@@ -9,7 +9,7 @@ use murmur_core::{
 use murmur_state::{Deadline, Fault, MemoryStore, SequenceNumber};
 
 use crate::support::{Answer, Order, change, insert, item, order, scanned, scripted, value};
-use crate::{builder, error, outcomes, processor, totals};
+use crate::{builder, error, following, outcomes, processor, totals};
 
 #[tokio::test]
 async fn a_record_that_names_no_key_is_skipped_and_counted() {
@@ -131,7 +131,7 @@ async fn without_retraction_removals_count_for_nothing_and_need_no_image() {
 #[tokio::test]
 async fn a_ledger_follows_items_through_scan_and_stream() {
     let store = MemoryStore::new(Sum::new());
-    let (processor, _) = processor(totals(store.clone()).ledger().unwrap());
+    let (processor, _) = processor(following(store.clone()).ledger().unwrap());
     let at = |event: &str, sequence: &str, new: Option<Item>| {
         let mut change = change(event, "1", Some(order("?", 999)), new);
         change.sequence_number = Some(SequenceNumber::new(sequence).unwrap());
@@ -284,7 +284,10 @@ async fn the_new_side_of_a_removal_counts_for_nothing_where_old_images_are_taken
             .store(taken_back.clone())
             .at_least_once(),
         definition().store(remembered.clone()).ledger(),
-        definition().store(added.clone()).at_least_once(),
+        definition()
+            .every_change()
+            .store(added.clone())
+            .at_least_once(),
     ];
     for pipeline in pipelines {
         let processor = ProcessorBuilder::with_decoder([pipeline.unwrap()], decoder())

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::{
-    Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome,
-    Set, Sum, Window,
+    BuildError, Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError,
+    RecordOutcome, Set, Sum, Window,
 };
 use murmur_state::{
     Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Read, ReadExt, Repeats,
@@ -13,7 +13,7 @@ use murmur_state::{
 };
 
 use crate::support::{Answer, Order, change, insert, key, missing_table, order, scripted, value};
-use crate::{error, outcomes, processor, totals};
+use crate::{error, following, outcomes, processor, totals};
 
 #[tokio::test]
 async fn one_write_per_key_and_batch() {
@@ -63,7 +63,7 @@ async fn the_same_record_twice_in_a_batch_counts_once_in_every_mode() {
         |store| totals(store).at_least_once().unwrap(),
         |store| totals(store).claim_first(MemoryDeduper::new()).unwrap(),
         |store| totals(store).exactly_once().unwrap(),
-        |store| totals(store).ledger().unwrap(),
+        |store| following(store).ledger().unwrap(),
     ];
     for mode in modes {
         let store = MemoryStore::new(Sum::new());
@@ -97,7 +97,7 @@ async fn redelivery_counts_once_where_the_mode_says_so() {
             6,
         ),
         (|store| totals(store).exactly_once().unwrap(), 6),
-        (|store| totals(store).ledger().unwrap(), 6),
+        (|store| following(store).ledger().unwrap(), 6),
     ];
     for (mode, expected) in modes {
         let store = MemoryStore::new(Sum::new());
@@ -245,7 +245,7 @@ fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
     assert!(format!("{plain:?}").contains("totals"));
     let claims = totals(store()).claim_first(MemoryDeduper::new()).unwrap();
     let once = totals(store()).exactly_once().unwrap();
-    let ledger = totals(store()).ledger().unwrap();
+    let ledger = following(store()).ledger().unwrap();
     let modes = [claims, once, ledger];
     assert!(
         modes
@@ -258,7 +258,7 @@ fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
         [Repeats::EventOnce, Repeats::EventOnce, Repeats::ItemOnce]
     );
     let processor = ProcessorBuilder::new([
-        totals(store()).ledger().unwrap(),
+        following(store()).ledger().unwrap(),
         Pipeline::builder("other")
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
@@ -310,7 +310,7 @@ async fn two_claim_first_processes_restored_from_one_snapshot_count_an_event_onc
 
 #[tokio::test]
 async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
-    let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
+    let store = MemoryStore::new(Sum::new());
     let at = |_: &Order| Timestamp::from_secs(1_700_000_000);
     let definition = |window: Window| {
         Pipeline::builder("totals")
@@ -321,7 +321,8 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
     };
     let exact = |window| {
         definition(window)
-            .store(store.clone().markers(markers.clone()))
+            .every_change()
+            .store(store.clone())
             .exactly_once()
     };
     let batch = [insert("event", order("a", 5))];
@@ -333,7 +334,7 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
     let (retracting, _) = processor(
         definition(Window::daily())
             .retract()
-            .store(store.clone().markers(markers.clone()))
+            .store(store.clone())
             .exactly_once()
             .unwrap(),
     );
@@ -342,4 +343,64 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
     // The definition it was bound by goes on.
     let (again, _) = processor(exact(Window::daily()).unwrap());
     assert!(outcomes(&again, &batch).await[0].is_done());
+}
+
+#[test]
+fn what_a_change_means_is_said_and_said_once() {
+    let store = || MemoryStore::new(Sum::new());
+    let definition = || {
+        Pipeline::builder("totals")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+    };
+    let refused = |built: Result<Pipeline<Order>, BuildError>| match built {
+        Err(BuildError::Option { pipeline, source }) => {
+            assert_eq!(pipeline, "totals");
+            source
+        }
+        built => panic!("{built:?}"),
+    };
+    for unsaid in [
+        definition().store(store()).at_least_once(),
+        definition()
+            .store(store())
+            .claim_first(MemoryDeduper::new()),
+        definition().store(store()).exactly_once(),
+    ] {
+        let source = refused(unsaid);
+        assert_eq!(source.option, "retract");
+        let text = source.to_string();
+        assert!(
+            text.contains("`.retract()`") && text.contains("`.every_change()`"),
+            "{text}"
+        );
+    }
+    // In a ledger totals follow the table, whether or not it is said.
+    assert!(definition().store(store()).ledger().is_ok());
+    assert!(definition().retract().store(store()).ledger().is_ok());
+    let both = || definition().retract().every_change().store(store());
+    for contradicted in [
+        definition().every_change().store(store()).ledger(),
+        both().ledger(),
+        both().exactly_once(),
+    ] {
+        assert_eq!(refused(contradicted).option, "every_change");
+    }
+    // What is idempotent takes nothing back, so that nothing has to be said.
+    let largest = || {
+        Pipeline::builder("largest")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Max::new())
+    };
+    let store = || MemoryStore::new(Max::new());
+    assert!(largest().store(store()).exactly_once().is_ok());
+    assert!(
+        largest()
+            .every_change()
+            .store(store())
+            .at_least_once()
+            .is_ok()
+    );
 }

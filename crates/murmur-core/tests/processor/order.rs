@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use murmur_core::{Change, Pipeline, ProcessorBuilder, Record, RecordOutcome, Stored, Sum};
+use murmur_core::{
+    BuildError, Change, Definition, Pipeline, ProcessorBuilder, Record, RecordOutcome, Sum,
+};
 use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
 
 use crate::outcomes;
@@ -12,28 +14,34 @@ use crate::support::{
     throttled, unavailable, value,
 };
 
-type Definition = Stored<Order, Sum, Scripted>;
-
-type Mode = fn(Definition) -> Pipeline<Order>;
+type Mode = fn(Definition<Order, Sum>, Scripted) -> Result<Pipeline<Order>, BuildError>;
 
 /// Each mode, and whether it takes a record on all of its keys or on none.
 const MODES: [(Mode, bool); 4] = [
-    (|definition| definition.at_least_once().unwrap(), false),
     (
-        |definition| definition.claim_first(MemoryDeduper::new()).unwrap(),
+        |definition, store| definition.every_change().store(store).at_least_once(),
         false,
     ),
-    (|definition| definition.exactly_once().unwrap(), false),
-    (|definition| definition.ledger().unwrap(), true),
+    (
+        |definition, store| {
+            let definition = definition.every_change().store(store);
+            definition.claim_first(MemoryDeduper::new())
+        },
+        false,
+    ),
+    (
+        |definition, store| definition.every_change().store(store).exactly_once(),
+        false,
+    ),
+    (|definition, store| definition.store(store).ledger(), true),
 ];
 
 /// A record counts for each of the customers it names, parted by commas.
-fn definition(name: &str, store: &Scripted) -> Definition {
+fn definition(name: &str) -> Definition<Order, Sum> {
     Pipeline::builder(name)
         .keys(|o: &Order, out| o.customer.split(',').for_each(out))
         .value(|o| o.cents)
         .aggregate(Sum::new())
-        .store(store.clone())
 }
 
 /// Passes over what can never count.
@@ -71,7 +79,8 @@ async fn a_record_rejected_at_one_key_and_blocked_at_another_comes_again() {
         for (mode, whole) in MODES {
             for fails in FAILURES {
                 let (store, free) = full_and_busy(fails);
-                let (processor, counts) = lenient([mode(definition("totals", &store))]);
+                let (processor, counts) =
+                    lenient([mode(definition("totals"), store.clone()).unwrap()]);
                 // Too much for one write, so that the second waits for the first, and fits
                 // only because of what is there.
                 let before = insert("0", order("busy", -10));
@@ -109,7 +118,8 @@ async fn a_record_rejected_at_one_key_that_fails_for_now_at_another_comes_again(
         for (mode, whole) in MODES {
             for fails in FAILURES {
                 let (store, free) = full_and_busy(fails);
-                let (processor, counts) = lenient([mode(definition("totals", &store))]);
+                let (processor, counts) =
+                    lenient([mode(definition("totals"), store.clone()).unwrap()]);
                 let batch = [insert("1", order(keys, 5))];
                 free.store(false, Ordering::Relaxed);
                 assert_outcomes!(outcomes(&processor, &batch).await, RecordOutcome::Failed(_));
@@ -136,10 +146,12 @@ async fn a_record_one_pipeline_passes_over_and_another_cannot_take_now_comes_aga
                 let rejecting = Pipeline::builder("rejecting")
                     .key(|_: &Order| "full")
                     .value(|o| o.cents)
-                    .aggregate(Sum::new())
-                    .store(other);
-                let waiting = definition("waiting", &store);
-                let mut both = [mode(rejecting), mode(waiting)];
+                    .aggregate(Sum::new());
+                let waiting = definition("waiting");
+                let mut both = [
+                    mode(rejecting, other).unwrap(),
+                    mode(waiting, store.clone()).unwrap(),
+                ];
                 if !rejected_first {
                     both.reverse();
                 }
@@ -162,7 +174,7 @@ async fn a_record_one_pipeline_passes_over_and_another_cannot_take_now_comes_aga
 async fn what_counted_already_is_recognised_when_the_failed_come_again() {
     for (mode, _) in &MODES[2..] {
         let (store, free) = full_and_busy(missing_table);
-        let (processor, _) = lenient([mode(definition("totals", &store))]);
+        let (processor, _) = lenient([mode(definition("totals"), store.clone()).unwrap()]);
         free.store(false, Ordering::Relaxed);
         let batch: [Record; 4] = [
             insert("1", order("a", 1)),
@@ -197,7 +209,7 @@ async fn a_lost_answer_counts_once_where_the_mode_is_exact() {
                 _ => Answer::Apply,
             }
         });
-        let (processor, _) = lenient([mode(definition("totals", &store))]);
+        let (processor, _) = lenient([mode(definition("totals"), store.clone()).unwrap()]);
         let batch = [insert("1", order("a", 5)), insert("2", order("a,b", 7))];
         loop {
             let outcomes = outcomes(&processor, &batch).await;
@@ -224,7 +236,7 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
                     Answer::Apply
                 }
             });
-            let (processor, _) = lenient([mode(definition("totals", &store))]);
+            let (processor, _) = lenient([mode(definition("totals"), store.clone()).unwrap()]);
             outcomes(&processor, &[insert("0", order("a", -10))]).await;
             let batch = [
                 insert("1", order("a", i64::MAX)),

@@ -13,7 +13,7 @@ use murmur_state::{Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, 
 use crate::support::{
     Answer, Order, change, clock, insert, item, missing_table, order, place, scripted, value,
 };
-use crate::{builder, error, outcomes, processor, totals, undecodable};
+use crate::{builder, error, following, outcomes, processor, totals, undecodable};
 
 #[tokio::test]
 async fn an_undecodable_record_without_a_callback_is_reported_and_harms_nobody() {
@@ -49,7 +49,7 @@ async fn an_undecodable_record_without_a_callback_is_reported_and_harms_nobody()
 async fn in_a_ledger_a_change_that_can_never_count_leaves_nothing_of_its_item() {
     for take in [true, false] {
         let store = MemoryStore::new(Sum::new());
-        let pipeline = totals(store.clone()).ledger();
+        let pipeline = following(store.clone()).ledger();
         let (builder, _) = builder(pipeline.unwrap());
         let refuse = move |_: Rejected| async move {
             match take {
@@ -403,7 +403,7 @@ async fn after(
         1 => retracting().at_least_once(),
         2 => retracting().claim_first(MemoryDeduper::new()),
         3 => retracting().exactly_once(),
-        _ => plain().ledger(),
+        _ => following(store.clone()).ledger(),
     };
     let (builder, _) = builder(pipeline.unwrap());
     let rejected = Arc::new(Mutex::new(Vec::new()));

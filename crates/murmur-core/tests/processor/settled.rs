@@ -98,6 +98,7 @@ async fn a_status_tells_of_every_ledger() {
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(store());
     let staying = Pipeline::builder("staying")
         .key(|o: &Order| o.customer.clone())

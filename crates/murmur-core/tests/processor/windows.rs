@@ -19,6 +19,7 @@ fn daily(store: MemoryStore<Sum>) -> Stored<Order, Sum, MemoryStore<Sum>> {
         .window(Window::daily().retention_days(2), |o| {
             Timestamp::from_secs(o.placed_at)
         })
+        .every_change()
         .store(store)
 }
 
