@@ -35,6 +35,7 @@ fn processor(decoder: Decoder<Order>, exactly_once: bool) -> Processor<Order> {
         .keys(|order: &Order, out| out(&order.customer))
         .value(|order| order.amount)
         .aggregate(Sum::new())
+        .every_change()
         .store(MemoryStore::new(Sum::new()));
     let pipeline = if exactly_once {
         definition.exactly_once()

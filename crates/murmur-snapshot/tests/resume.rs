@@ -419,9 +419,10 @@ async fn a_page_that_was_not_written_within_its_hour_is_read_again_where_that_co
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(Intercepted(failing(&inner, &clock, 2 * HOUR + HOUR / 4)));
         let pipeline = match mode {
-            "exactly-once" => pipeline.exactly_once(markers.clone()),
+            "exactly-once" => pipeline.exactly_once(),
             "claim-first" => pipeline.claim_first(markers.clone()),
             _ => pipeline.at_least_once(),
         };
@@ -485,6 +486,7 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(Intercepted(failing(&inner, &clock, HOUR / 2)));
         let pipeline = match releases {
             true => pipeline.claim_first(markers),
@@ -517,7 +519,7 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
-    let (clock, inner, markers) = (Virtual::new(), store(), MemoryDeduper::new());
+    let (clock, inner) = (Virtual::new(), store());
     // The first page fails for longer than its hour; those after it are written, one row rejected.
     let mut rows: Vec<_> = (0..4)
         .map(|n| row(&format!("late{n}"), "late", "1"))
@@ -534,7 +536,9 @@ async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
         .value(|o| o.cents)
         .aggregate(Sum::new())
         .every_change()
-        .store(Intercepted(failing(&inner, &clock, HOUR + HOUR / 2).only("late")).markers(markers))
+        .store(Intercepted(
+            failing(&inner, &clock, HOUR + HOUR / 2).only("late"),
+        ))
         .exactly_once()
         .unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));

@@ -276,6 +276,7 @@ fn two_pipelines_on_one_state_table_are_refused() {
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
     };
     let one = || named("one").store(store.clone()).at_least_once().unwrap();
     let markers = MemoryDeduper::new();

@@ -162,7 +162,7 @@ async fn a_stream_without_the_needed_images_is_reported_whatever_the_callback_sa
         let definition = if retract {
             definition.retract()
         } else {
-            definition
+            definition.every_change()
         };
         definition
             .store(MemoryStore::new(Sum::new()))

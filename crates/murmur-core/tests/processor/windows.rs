@@ -143,7 +143,7 @@ fn what_cannot_be_built_is_named() {
         let definition = window(if retract {
             definition.retract()
         } else {
-            definition
+            definition.every_change()
         });
         definition.store(store()).at_least_once()
     };

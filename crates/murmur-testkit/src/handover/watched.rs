@@ -7,8 +7,8 @@ use futures::future::BoxFuture;
 use murmur_core::Sum;
 use murmur_state::intercept::Intercept;
 use murmur_state::{
-    Add, Binding, Bound, Checkpoint, Checkpoints, Deadline, Group, Ledger, Once,
-    Outcome, Removed, Replace, Saved, StoreError,
+    Add, Binding, Bound, Checkpoint, Checkpoints, Deadline, Group, Ledger, Once, Outcome, Removed,
+    Replace, Saved, StoreError,
 };
 
 use super::body::{Body, Doing};
