@@ -15,7 +15,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use murmur_core::{
     AttributeValue, Change, Decoded, Decoder, Pipeline, Processor, ProcessorBuilder, Record, Sum,
 };
-use murmur_state::{Deadline, MemoryDeduper, MemoryStore, SequenceNumber, Timestamp};
+use murmur_state::{Deadline, MemoryStore, SequenceNumber, Timestamp};
 use serde::Deserialize;
 
 /// Customers, drawn by Zipf's law with this exponent.
@@ -35,9 +35,10 @@ fn processor(decoder: Decoder<Order>, exactly_once: bool) -> Processor<Order> {
         .keys(|order: &Order, out| out(&order.customer))
         .value(|order| order.amount)
         .aggregate(Sum::new())
+        .every_change()
         .store(MemoryStore::new(Sum::new()));
     let pipeline = if exactly_once {
-        definition.exactly_once(MemoryDeduper::new())
+        definition.exactly_once()
     } else {
         definition.at_least_once()
     };

@@ -21,14 +21,11 @@ use crate::window::Window;
 ///
 /// ```
 /// use murmur_core::{BuildError, Pipeline, Sum, Window};
-/// use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
+/// use murmur_state::{MemoryStore, Timestamp};
 ///
 /// struct Order { customer: String, amount_cents: i64, placed_at: i64 }
 ///
-/// fn order_totals(
-///     store: MemoryStore<Sum>,
-///     markers: MemoryDeduper,
-/// ) -> Result<Pipeline<Order>, BuildError> {
+/// fn order_totals(store: MemoryStore<Sum>) -> Result<Pipeline<Order>, BuildError> {
 ///     Pipeline::builder("order_totals")
 ///         .key(|o: &Order| o.customer.clone())
 ///         .value(|o| o.amount_cents)
@@ -36,9 +33,9 @@ use crate::window::Window;
 ///         .window(Window::daily().retention_days(90), |o| Timestamp::from_secs(o.placed_at))
 ///         .retract()
 ///         .store(store)
-///         .exactly_once(markers)
+///         .exactly_once()
 /// }
-/// # order_totals(MemoryStore::new(Sum::new()), MemoryDeduper::new()).unwrap();
+/// # order_totals(MemoryStore::new(Sum::new())).unwrap();
 /// ```
 ///
 /// What cannot work does not compile. A maximum cannot be taken back:
@@ -260,6 +257,7 @@ impl<T: Send + Sync + 'static, I: 'static> Valued<T, I> {
                 monoid,
                 window: None,
                 invert: None,
+                every_change: false,
                 keeps_expired: false,
                 settles: false,
                 expires_at: None,
@@ -306,13 +304,29 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
 
     /// MODIFY and REMOVE take back what the old image had added, whoever removed the item
     /// ([`keep_expired_items`](Definition::keep_expired_items) makes an exception). Needs a monoid
-    /// with an inverse, and a stream of NEW_AND_OLD_IMAGES. Default: changes only add, which
-    /// counts a modified item twice.
+    /// with an inverse, and a stream of NEW_AND_OLD_IMAGES.
+    ///
+    /// Default: none. A [`ledger`](Stored::ledger) takes back by itself. In the other modes a definition
+    /// says either this or [`every_change`](Definition::every_change), and is refused at the end if it
+    /// says neither or both. Idempotent monoids (Max, Min, Set, First, Last) need neither: nothing is ever
+    /// taken back, so that a maximum is the maximum ever seen.
     pub fn retract(mut self) -> Self
     where
         M: Group,
     {
         self.plan.invert = Some(|monoid, value| monoid.invert(value));
+        self
+    }
+
+    /// Every change adds what the new image says, and nothing is taken back: a MODIFY of an item counts
+    /// again, and a REMOVE changes nothing. For tables whose items are events that never change, and for
+    /// counting changes. Any stream with new images will do.
+    ///
+    /// Default: none; see [`retract`](Definition::retract). Refused at the end together with `retract`, and
+    /// with a [`ledger`](Stored::ledger), where totals follow the table. For idempotent monoids it says
+    /// what is so anyway.
+    pub fn every_change(mut self) -> Self {
+        self.plan.every_change = true;
         self
     }
 
@@ -354,11 +368,11 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     ///
     /// ```
     /// # use murmur_core::{BuildError, Pipeline, Sum};
-    /// # use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
+    /// # use murmur_state::{MemoryStore, Timestamp};
     /// struct Session { page: String, seconds: i64, ttl: Option<i64> }
     ///
     /// # fn main() -> Result<(), BuildError> {
-    /// # let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
+    /// # let store = MemoryStore::new(Sum::new());
     /// let time_on_page = Pipeline::builder("time_on_page")
     ///     .key(|s: &Session| s.page.clone())
     ///     .value(|s| s.seconds)
@@ -367,7 +381,7 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     ///     .keep_expired_items()
     ///     .expires_at(|s| s.ttl.map(Timestamp::from_secs))
     ///     .store(store)
-    ///     .exactly_once(markers)?;
+    ///     .exactly_once()?;
     /// # Ok(())
     /// # }
     /// ```
@@ -532,18 +546,16 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     /// # Errors
     ///
     /// [`BuildError`] if the name or an option cannot be used.
-    pub fn exactly_once(self, markers: S::Markers) -> Result<Pipeline<T>, BuildError>
+    pub fn exactly_once(self) -> Result<Pipeline<T>, BuildError>
     where
         S: ExactlyOnce<M>,
-        S::Markers: Checkpoints,
     {
-        let markers = Arc::new(markers);
-        let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
+        let checkpoints = self.store.checkpoints();
         let version = self.definition.version;
         let definition = self.definition.plan.definition().into();
         let mode = "exactly-once";
         self.build(
-            |store| OncePerKey(Owned::new(store, markers, version, mode, definition)),
+            |store| OncePerKey(Owned::new(store, version, mode, definition)),
             Some(checkpoints),
         )
     }
@@ -557,14 +569,14 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// ```compile_fail
     /// # use murmur_core::{Max, Pipeline};
-    /// # use murmur_state::{MemoryDeduper, MemoryStore};
+    /// # use murmur_state::MemoryStore;
     /// # struct Order { customer: String, amount_cents: i64 }
     /// let pipeline = Pipeline::builder("largest")
     ///     .key(|o: &Order| o.customer.clone())
     ///     .value(|o| o.amount_cents)
     ///     .aggregate(Max::new())
     ///     .store(MemoryStore::new(Max::new()))
-    ///     .ledger(MemoryDeduper::new());
+    ///     .ledger();
     /// ```
     ///
     /// # What to expect
@@ -587,22 +599,20 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     /// # Errors
     ///
     /// [`BuildError`] if the name or an option cannot be used.
-    pub fn ledger(self, markers: S::Markers) -> Result<Pipeline<T>, BuildError>
+    pub fn ledger(self) -> Result<Pipeline<T>, BuildError>
     where
         M: Group,
         S: Ledger<M>,
-        S::Markers: Checkpoints,
     {
         let mut stored = self;
         stored.definition.plan.invert = None;
-        let markers = Arc::new(markers);
-        let checkpoints = Arc::clone(&markers) as Arc<dyn Checkpoints>;
+        let checkpoints = stored.store.checkpoints();
         let version = stored.definition.version;
         let settles = stored.definition.plan.settles;
         let definition = stored.definition.plan.definition().into();
         stored.build(
             |store| {
-                let owned = Owned::new(store, markers, version, LEDGER_MODE, definition);
+                let owned = Owned::new(store, version, LEDGER_MODE, definition);
                 InLedger::new(owned, settles)
             },
             Some(checkpoints),

@@ -29,6 +29,8 @@ pub(crate) struct Plan<T, M: Monoid> {
     pub(crate) window: Option<(Window, Time<T>)>,
     /// How to take an old image back; `None` without retraction.
     pub(crate) invert: Option<InvertFn<M>>,
+    /// Whether it was said that every change adds and nothing is taken back.
+    pub(crate) every_change: bool,
     /// Whether removals by Time to Live change nothing.
     pub(crate) keeps_expired: bool,
     /// Whether items of its ledger may settle.
@@ -47,6 +49,21 @@ pub(crate) struct Contribution<V> {
 
 impl<T, M: Monoid> Plan<T, M> {
     pub(crate) fn validate(&self, ledger: bool) -> Result<(), OptionError> {
+        if self.every_change && (self.invert.is_some() || ledger) {
+            return Err(OptionError::new(
+                "every_change",
+                match ledger {
+                    true => {
+                        "in a ledger totals follow the table, so that an item counts with what it is \
+                         now; leave it out, or end the definition by another mode"
+                    }
+                    false => {
+                        "old images are taken back by `retract`, or every change counts; say one of \
+                         the two"
+                    }
+                },
+            ));
+        }
         if self.keeps_expired && self.invert.is_none() && !ledger {
             return Err(OptionError::new(
                 "keep_expired_items",
@@ -66,6 +83,14 @@ impl<T, M: Monoid> Plan<T, M> {
                 "settle",
                 "only items of a ledger settle, and this pipeline keeps none; leave it out, or end \
                  the definition by `ledger`",
+            ));
+        }
+        if !(ledger || M::IDEMPOTENT || self.every_change || self.invert.is_some()) {
+            return Err(OptionError::new(
+                "retract",
+                "what a modified item counts for has to be said: `.retract()` takes back what its old \
+                 image had added (of a stream with old images), `.every_change()` counts it again with \
+                 every change",
             ));
         }
         let Some((window, time)) = &self.window else {

@@ -45,6 +45,7 @@ async fn each_invocation_has_a_span_and_an_impossible_deadline_is_warned_of_once
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.amount_cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(MemoryStore::new(Sum::new()))
         .at_least_once()
         .unwrap();

@@ -170,8 +170,8 @@ fn totals(store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> Pipeline<Line> {
         .key(|line: &Line| line.customer.clone())
         .value(|line| line.cents)
         .aggregate(Sum::new())
-        .store(store.clone())
-        .ledger(markers.clone())
+        .store(store.clone().markers(markers.clone()))
+        .ledger()
         .unwrap()
 }
 

@@ -176,8 +176,8 @@ async fn what_was_missed_is_mended_by_the_table() {
             .key(|line: &Line| line.customer.clone())
             .value(|line| line.cents)
             .aggregate(Sum::new())
-            .store(store.clone())
-            .ledger(markers.clone())
+            .store(store.clone().markers(markers.clone()))
+            .ledger()
             .unwrap()
     };
     Bootstrap::new([pipeline()], scan(&dynamo, &table))
@@ -219,6 +219,7 @@ async fn a_filtered_scan_is_refused() {
     let pipeline = Pipeline::builder("totals")
         .key(|line: &Line| line.customer.clone())
         .count()
+        .every_change()
         .store(MemoryStore::new(murmur_core::Count::new()))
         .at_least_once();
     let refused = Reconcile::new([pipeline.unwrap()], filtered).run().await;

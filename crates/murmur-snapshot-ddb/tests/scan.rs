@@ -56,6 +56,7 @@ fn totals(store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> Pipeline<Line> {
         .key(|line: &Line| line.customer.clone())
         .value(|line| line.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(store.clone())
         .claim_first(markers.clone())
         .unwrap()

@@ -14,10 +14,10 @@ use murmur_core::{Pipeline, Row, Sum};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Ended, ReadBudget, Report, RunRecord, SourceError,
 };
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Key, Listed, MemoryDeduper,
-    MemoryStore, Once, Outcome, PipelineName, Place, Random, Read, Removed, Saved, StateRow, Store,
-    StoreError, Tokens,
+    Add, Bound, Checkpoint, Checkpoints, Deadline, ExactlyOnce, MemoryDeduper, MemoryStore, Once,
+    Outcome, Place, Random, Removed, Saved, StoreError, Tokens,
 };
 use support::*;
 
@@ -158,54 +158,19 @@ impl Checkpoints for Marks {
 /// The world as its store.
 struct Totals(Arc<World>);
 
-impl Read<i64> for Totals {
-    fn place(&self) -> Place {
-        self.0.store.place()
+impl Intercept for Totals {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.0.store
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.0.store.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.0.store.list(after).await
-    }
-}
-
-impl Store<Sum> for Totals {
     async fn merge(&self, _: &[Add<i64>], _: Deadline) -> Vec<Outcome> {
         panic!("it is not asked to merge")
     }
-}
 
-impl ExactlyOnce<Sum> for Totals {
-    type Markers = MemoryDeduper;
-
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        self.0.store.bind(binding, markers, deadline).await
-    }
-
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        self.0.store.check_binding(binding, markers, deadline).await
-    }
-
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
+    async fn apply(&self, bound: &Bound, events: &[Once<i64>], deadline: Deadline) -> Vec<Outcome> {
         let world = &self.0;
         world.take_time().await;
         if world.wrong(2, "writes that failed for good") {
@@ -219,7 +184,7 @@ impl ExactlyOnce<Sum> for Totals {
                 .map(|_| Outcome::Failed(setup.clone()))
                 .collect();
         }
-        let outcomes = world.store.apply(pipeline, markers, events, deadline).await;
+        let outcomes = world.store.apply(bound, events, deadline).await;
         for (event, outcome) in events.iter().zip(&outcomes) {
             if matches!(outcome, Outcome::Applied | Outcome::Duplicate) {
                 world
@@ -242,8 +207,9 @@ fn pipeline(world: &Arc<World>) -> Pipeline<Order> {
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
-        .store(Totals(Arc::clone(world)))
-        .exactly_once(world.markers.clone())
+        .every_change()
+        .store(Intercepted(Totals(Arc::clone(world))))
+        .exactly_once()
         .unwrap()
 }
 

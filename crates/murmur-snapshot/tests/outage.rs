@@ -12,10 +12,10 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use murmur_core::{Pipeline, Row, Sum};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, SourceError};
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Key, Listed, MemoryDeduper,
-    MemoryStore, Once, Outcome, PipelineName, Place, Random, Read, Removed, RetryPolicy, Saved,
-    StateRow, Store, StoreError,
+    Add, Binding, Bound, Checkpoint, Checkpoints, Deadline, ExactlyOnce, MemoryDeduper,
+    MemoryStore, Once, Outcome, Random, Removed, RetryPolicy, Saved, StoreError,
 };
 use support::*;
 
@@ -30,7 +30,6 @@ struct Weather {
     begun: Mutex<Option<Duration>>,
     failed: Mutex<Vec<&'static str>>,
     store: MemoryStore<Sum>,
-    markers: MemoryDeduper,
     rows: Vec<Row>,
 }
 
@@ -70,7 +69,6 @@ impl World {
             begun: Mutex::default(),
             failed: Mutex::default(),
             store: store(),
-            markers: MemoryDeduper::new(),
             rows: rows(40, 5),
         }))
     }
@@ -81,8 +79,9 @@ impl World {
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
-            .store(self.clone())
-            .exactly_once(self.0.markers.clone())
+            .every_change()
+            .store(Intercepted(self.clone()))
+            .exactly_once()
             .unwrap();
         let (pages, captures, checks) = (self.clone(), self.clone(), self.clone());
         let passing = |failed: Result<(), StoreError>| failed.map_err(|_| unavailable());
@@ -121,7 +120,7 @@ impl Checkpoints for World {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
         Box::pin(async move {
             self.0.request("load").await?;
-            self.0.markers.load(name).await
+            self.0.store.checkpoints().load(name).await
         })
     }
 
@@ -133,7 +132,7 @@ impl Checkpoints for World {
     ) -> BoxFuture<'a, Result<Saved, StoreError>> {
         Box::pin(async move {
             self.0.request("save").await?;
-            self.0.markers.save(name, data, over).await
+            self.0.store.checkpoints().save(name, data, over).await
         })
     }
 
@@ -144,64 +143,33 @@ impl Checkpoints for World {
     ) -> BoxFuture<'a, Result<Removed, StoreError>> {
         Box::pin(async move {
             self.0.request("remove").await?;
-            self.0.markers.remove(name, over).await
+            self.0.store.checkpoints().remove(name, over).await
         })
     }
 }
 
-impl Read<i64> for World {
-    fn place(&self) -> Place {
-        self.0.store.place()
+impl Intercept for World {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.0.store
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.0.store.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.0.store.list(after).await
-    }
-}
-
-impl Store<Sum> for World {
     async fn merge(&self, _: &[Add<i64>], _: Deadline) -> Vec<Outcome> {
         panic!("it is not asked to merge")
     }
-}
 
-impl ExactlyOnce<Sum> for World {
-    type Markers = MemoryDeduper;
-
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    async fn bind(&self, binding: &Binding, deadline: Deadline) -> Result<Bound, StoreError> {
         self.0.request("bind").await?;
-        self.0.store.bind(binding, markers, deadline).await
+        self.0.store.bind(binding, deadline).await
     }
 
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        self.0.store.check_binding(binding, markers, deadline).await
-    }
-
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
+    async fn apply(&self, bound: &Bound, events: &[Once<i64>], deadline: Deadline) -> Vec<Outcome> {
         match self.0.request("write").await {
             Ok(()) => {
                 let store = &self.0.store;
-                store.apply(pipeline, markers, events, deadline).await
+                store.apply(bound, events, deadline).await
             }
             Err(error) => events
                 .iter()

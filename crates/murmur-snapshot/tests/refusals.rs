@@ -104,8 +104,8 @@ async fn a_stream_carries_the_images_that_are_needed() {
             .value(|o| o.cents)
             .aggregate(Sum::new())
             .retract()
-            .store(store.clone())
-            .exactly_once(markers.clone())
+            .store(store.clone().markers(markers.clone()))
+            .exactly_once()
             .unwrap()
     };
     let view = |new: bool, old: bool| {

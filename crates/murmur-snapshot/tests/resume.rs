@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use murmur_core::{Pipeline, Row, Sum};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, RunRecord, SourceError};
+use murmur_state::intercept::Intercepted;
 use murmur_state::{
     Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, ManualClock, MemoryDeduper,
     MemoryStore, Owner, Place, Removed, RetryPolicy, Saved, StoreError,
@@ -160,8 +161,8 @@ async fn another_source_or_definition_is_refused_by_both_texts_and_nothing_is_re
             .value(|o| o.cents)
             .aggregate(Sum::new())
             .version(2)
-            .store(store.clone())
-            .ledger(markers.clone())
+            .store(store.clone().markers(markers.clone()))
+            .ledger()
             .unwrap();
         let same = table(&rows);
         let pages = Arc::clone(&same.pages);
@@ -407,11 +408,7 @@ fn very_patient() -> RetryPolicy {
 }
 
 fn failing(inner: &MemoryStore<Sum>, clock: &Virtual, until: Duration) -> Failing {
-    Failing::until(
-        clock.clone(),
-        until,
-        Slow::new(inner, Duration::ZERO, clock),
-    )
+    Failing::until(clock.clone(), until, inner.clone())
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,9 +419,10 @@ async fn a_page_that_was_not_written_within_its_hour_is_read_again_where_that_co
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
-            .store(failing(&inner, &clock, 2 * HOUR + HOUR / 4));
+            .every_change()
+            .store(Intercepted(failing(&inner, &clock, 2 * HOUR + HOUR / 4)));
         let pipeline = match mode {
-            "exactly-once" => pipeline.exactly_once(markers.clone()),
+            "exactly-once" => pipeline.exactly_once(),
             "claim-first" => pipeline.claim_first(markers.clone()),
             _ => pipeline.at_least_once(),
         };
@@ -488,7 +486,8 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
-            .store(failing(&inner, &clock, HOUR / 2));
+            .every_change()
+            .store(Intercepted(failing(&inner, &clock, HOUR / 2)));
         let pipeline = match releases {
             true => pipeline.claim_first(markers),
             false => pipeline.claim_first(Greedy(markers)),
@@ -520,7 +519,7 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
 
 #[tokio::test(start_paused = true)]
 async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
-    let (clock, inner, markers) = (Virtual::new(), store(), MemoryDeduper::new());
+    let (clock, inner) = (Virtual::new(), store());
     // The first page fails for longer than its hour; those after it are written, one row rejected.
     let mut rows: Vec<_> = (0..4)
         .map(|n| row(&format!("late{n}"), "late", "1"))
@@ -536,8 +535,11 @@ async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
-        .store(failing(&inner, &clock, HOUR + HOUR / 2).only("late"))
-        .exactly_once(markers)
+        .every_change()
+        .store(Intercepted(
+            failing(&inner, &clock, HOUR + HOUR / 2).only("late"),
+        ))
+        .exactly_once()
         .unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);

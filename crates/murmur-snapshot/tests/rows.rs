@@ -181,8 +181,9 @@ async fn skipped_and_expired_rows_are_counted_as_such() {
         .window(Window::daily().retention_days(7), |at| {
             Timestamp::from_secs(*at)
         })
+        .every_change()
         .store(MemoryStore::new(murmur_core::Count::new()))
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let rows = [
         row("1", "skip", "0"),
@@ -242,6 +243,7 @@ async fn writes_are_retried_by_the_policy() {
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(Shaky { calls, inner })
             .claim_first(MemoryDeduper::new())
             .unwrap();
@@ -298,6 +300,7 @@ async fn run_against(answer: Outcome) -> (BootstrapError, MemoryStore<Sum>) {
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(Answers {
             customer: "bob",
             answer,
@@ -403,6 +406,7 @@ async fn pages_under_way_are_finished_when_another_segment_fails() {
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(slow)
         .claim_first(markers.clone())
         .unwrap();

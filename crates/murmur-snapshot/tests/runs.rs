@@ -386,8 +386,9 @@ async fn windows_by_arrival_are_refused() {
         .key(|o: &Order| o.customer.clone())
         .count()
         .window_by_arrival(Window::daily())
+        .every_change()
         .store(MemoryStore::new(murmur_core::Count::new()))
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let error = Bootstrap::new([pipeline], Table::new(&rows(3, 1), 1, 2))
         .run()

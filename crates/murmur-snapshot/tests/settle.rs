@@ -15,10 +15,10 @@ use murmur_core::{
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, Ended, RunRecord, Settle, SettleError, SourceError,
 };
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Binding, Causes, Deadline, ExactlyOnce, ItemId, Key, Known, Ledger, ListSegment, Listed,
-    ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Place, Read,
-    Replace, SequenceNumber, StateRow, Store, StoreError,
+    Bound, Causes, Deadline, Ledger, ManualClock, MemoryDeduper, MemoryStore, Read, SequenceNumber,
+    StoreError,
 };
 use support::*;
 
@@ -195,8 +195,11 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
             .value(|o| o.cents)
             .aggregate(Sum::new())
             .settle()
-            .store(Unsaid(setup.store.clone(), Arc::clone(&fails)))
-            .ledger(setup.markers.clone())
+            .store(Intercepted(Unsaid(
+                setup.store.clone().markers(setup.markers.clone()),
+                Arc::clone(&fails),
+            )))
+            .ledger()
             .unwrap()
     };
     let error = Bootstrap::new([pipeline()], setup.table()).run().await;
@@ -425,7 +428,7 @@ async fn state_of_something_else_is_refused() {
             .version(version)
             .settle()
             .store(store.clone())
-            .ledger(MemoryDeduper::new())
+            .ledger()
             .unwrap()
     };
     let state = store();
@@ -463,121 +466,22 @@ async fn state_of_something_else_is_refused() {
 /// A store beside which nothing can be said while it is told to fail.
 struct Unsaid(MemoryStore<Sum>, Arc<AtomicBool>);
 
-impl Read<i64> for Unsaid {
-    fn place(&self) -> Place {
-        self.0.place()
+impl Intercept for Unsaid {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.0
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.0.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.0.list(after).await
-    }
-}
-
-impl Store<Sum> for Unsaid {
-    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
-        self.0.merge(adds, deadline).await
-    }
-}
-
-impl ExactlyOnce<Sum> for Unsaid {
-    type Markers = MemoryDeduper;
-
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        self.0.bind(binding, markers, deadline).await
-    }
-
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        self.0.check_binding(binding, markers, deadline).await
-    }
-
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
-        self.0.apply(pipeline, markers, events, deadline).await
-    }
-}
-
-impl Ledger<Sum> for Unsaid {
-    async fn replace(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Replace<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
-        self.0.replace(pipeline, markers, items, deadline).await
-    }
-
-    async fn known(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[ItemId],
-        deadline: Deadline,
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        self.0.known(pipeline, markers, items, deadline).await
-    }
-
-    async fn list_known(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        segment: ListSegment,
-        after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
-        self.0.list_known(pipeline, markers, segment, after).await
-    }
-
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    async fn settle(&self, bound: &Bound, deadline: Deadline) -> Result<(), StoreError> {
         if self.1.load(Ordering::SeqCst) {
             return Err(StoreError::Setup {
-                place: self.place(),
+                place: self.0.place(),
                 advice: "allow it".into(),
                 source: None,
             });
         }
-        Ledger::<Sum>::settle(&self.0, binding, markers, deadline).await
-    }
-
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        Ledger::<Sum>::is_settling(&self.0, pipeline, markers, deadline).await
-    }
-
-    async fn mend(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Mend<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
-        self.0.mend(pipeline, markers, items, deadline).await
+        self.0.settle(bound, deadline).await
     }
 }

@@ -6,8 +6,8 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, Binding, Codec, Deadline, ExactlyOnce, Key, Listed, Once, OptionError, Outcome, Overflow,
-    PipelineName, Place, Read, RetryPolicy, StateRow, Store, StoreError,
+    Add, Codec, Deadline, Key, Listed, Once, OptionError, Outcome, Overflow, PipelineName, Place,
+    Read, RetryPolicy, StateRow, Store, StoreError,
 };
 
 use crate::attribute::{
@@ -17,9 +17,9 @@ use crate::change::Change;
 use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
+use crate::marked::{Markable, Marked, MarkerTable};
 use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
-use crate::owner;
 use crate::table::Table;
 
 const STORE: &str = "BytesStore";
@@ -95,6 +95,14 @@ impl<M: Codec> BytesStore<M> {
     pub fn max_retries(mut self, max_retries: u32) -> Self {
         self.max_retries = max_retries;
         self
+    }
+
+    /// The store together with its marker table: what the exact modes need, and no other. Give its
+    /// name, or a [`Deduper`] that is shared. The state table is not it.
+    #[must_use]
+    pub fn markers(self, markers: impl Into<MarkerTable>) -> Marked<Self> {
+        let table = self.table.clone();
+        Marked::new(self, &table, markers.into())
     }
 
     fn value(&self, place: &Place, row: &Item) -> Result<M::Value, StoreError> {
@@ -281,15 +289,6 @@ enum Verdict {
     Unknown,
 }
 
-impl<M: Codec> BytesStore<M> {
-    fn layout(markers: &Deduper) -> String {
-        markers.layout(match M::IDEMPOTENT {
-            true => "idempotent bytes",
-            false => "bytes",
-        })
-    }
-}
-
 impl<M: Codec> Write<M::Value> for BytesStore<M> {
     fn concurrency(&self) -> usize {
         self.table.options.concurrency
@@ -398,27 +397,15 @@ impl<M: Codec> Store<M> for BytesStore<M> {
 
 /// By ids in the row as [`Int64SumStore`](crate::Int64SumStore) keeps them, beside the
 /// compare-and-swap; a monoid that is idempotent needs none, and is merged.
-impl<M: Codec> ExactlyOnce<M> for BytesStore<M> {
-    type Markers = Deduper;
+impl<M: Codec> Markable<M> for BytesStore<M> {
+    const LAYOUT: &'static str = if M::IDEMPOTENT {
+        "idempotent bytes"
+    } else {
+        "bytes"
+    };
 
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        let layout = Self::layout(markers);
-        owner::bind(&self.table, markers, &layout, binding, deadline).await
-    }
-
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let layout = Self::layout(markers);
-        owner::check(&self.table, markers, &layout, binding, deadline).await
+    fn table(&self) -> &Table {
+        &self.table
     }
 
     async fn apply(

@@ -14,6 +14,8 @@ use crate::once::Rules;
 use crate::options::TableOptions;
 use crate::table::Table;
 
+const STORE: &str = "Deduper";
+
 /// DynamoDB's limit on a partition key value, in bytes (Amazon DynamoDB Developer Guide, quotas).
 const MAX_ID_BYTES: usize = 2048;
 
@@ -23,7 +25,7 @@ const LONGEST_HORIZON: Duration = Duration::from_secs(400 * 24 * 3600);
 /// The marker table: what exactly-once pipelines remember outside their rows, claims of ids that
 /// expire, and checkpoints that do not.
 ///
-/// For `exactly_once` it holds pages of about 40 event ids that state rows have no room for, and a
+/// Stores get it by their `markers`, by name or as a `Deduper` that is shared. For `exactly_once` it holds pages of about 40 event ids that state rows have no room for, and a
 /// control row per state table; see the crate's documentation.
 ///
 /// A claim is one conditional put of (id, owner, expiry). A put whose answer was lost is
@@ -60,7 +62,7 @@ impl Deduper {
     /// nothing is sent until the deduper is used.
     pub fn new(client: Client, table: impl Into<Arc<str>>) -> Self {
         Self {
-            table: Table::new("Deduper", client, table),
+            table: Table::new(STORE, client, table),
             ttl: Self::DEFAULT_TTL,
         }
     }
@@ -149,6 +151,20 @@ impl Deduper {
         }
         self.table.options.rules = Rules::of(horizon);
         Ok(self)
+    }
+
+    /// The one called `name`, by the client and options of `table`.
+    pub(crate) fn beside(table: &Table, name: Arc<str>) -> Self {
+        Self {
+            table: table.beside(STORE, name),
+            ttl: Self::DEFAULT_TTL,
+        }
+    }
+
+    /// The same by `client`.
+    pub(crate) fn by(mut self, client: &Client) -> Self {
+        self.table.client = client.clone();
+        self
     }
 
     /// How rows are kept whose ids these markers belong to: what all processes must agree on.

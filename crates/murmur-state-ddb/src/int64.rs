@@ -3,9 +3,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use murmur_state::{
-    Add, Additive, Binding, Deadline, ExactlyOnce, ItemId, KeepsGreatest, KeepsLeast, Key, Known,
-    Ledger, ListSegment, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place,
-    Read, Replace, StateRow, Store, StoreError,
+    Add, Additive, Bound, Deadline, ItemId, KeepsGreatest, KeepsLeast, Key, Known, Ledger,
+    ListSegment, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place, Read,
+    Replace, StateRow, Store, StoreError,
 };
 
 use crate::attribute::{Item, V, integer, number};
@@ -14,6 +14,7 @@ use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
 use crate::ledger::{Books, Entry, Settled};
+use crate::marked::{Markable, Marked, MarkerTable};
 use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
 use crate::owner;
@@ -47,6 +48,14 @@ macro_rules! int64_store {
             ) -> Result<Self, OptionError> {
                 let table = Table::new(stringify!($store), client, table).with_options(options)?;
                 Ok(Self { rows: Int64Rows::new(table, $rule) })
+            }
+
+            /// The store together with its marker table: what the exact modes need, and no other. Give
+            /// its name, or a [`Deduper`] that is shared. The state table is not it.
+            #[must_use]
+            pub fn markers(self, markers: impl Into<MarkerTable>) -> Marked<Self> {
+                let table = self.rows.table.clone();
+                Marked::new(self, &table, markers.into())
             }
         }
 
@@ -83,7 +92,7 @@ int64_store! {
     ///
     /// # Exactly once
     ///
-    /// A row keeps the ids of the last events it has taken, and one conditional update takes ids and
+    /// With [`markers`](Int64SumStore::markers). A row keeps the ids of the last events it has taken, and one conditional update takes ids and
     /// total together. When they take more than half of the
     /// [budget](TableOptions::row_budget), the older ones are written to *pages*, rows of the marker
     /// table, and then forgotten. An event older than the [horizon](crate::Deduper::horizon) allows is
@@ -140,26 +149,11 @@ int64_store! {
     Int64MinStore, Rule::Least, KeepsLeast
 }
 
-impl<M: Additive> ExactlyOnce<M> for Int64SumStore {
-    type Markers = Deduper;
+impl<M: Additive> Markable<M> for Int64SumStore {
+    const LAYOUT: &'static str = "sum";
 
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        self.rows.bind("sum", binding, markers, deadline).await
-    }
-
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let checked = self.rows.check_binding("sum", binding, markers, deadline);
-        checked.await
+    fn table(&self) -> &Table {
+        &self.rows.table
     }
 
     async fn apply(
@@ -180,86 +174,64 @@ impl<M: Additive> ExactlyOnce<M> for Int64SumStore {
     }
 }
 
-impl<M: Additive> Ledger<M> for Int64SumStore {
+impl<M: Additive> Ledger<M> for Marked<Int64SumStore> {
     async fn replace(
         &self,
-        pipeline: &PipelineName,
-        markers: &Deduper,
+        bound: &Bound,
         items: &[Replace<i64>],
         deadline: Deadline,
     ) -> Vec<Outcome> {
         let entries = items.iter().enumerate();
         let entries = entries.map(|(index, entry)| Entry::seen(index, entry));
-        self.books(pipeline, markers, deadline).enter(entries).await
+        self.books(bound, deadline).enter(entries).await
     }
 
     async fn known(
         &self,
-        pipeline: &PipelineName,
-        markers: &Deduper,
+        bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        self.books(pipeline, markers, deadline).known(items).await
+        self.books(bound, deadline).known(items).await
     }
 
     async fn list_known(
         &self,
-        pipeline: &PipelineName,
-        markers: &Deduper,
+        bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
-        let books = self.books(pipeline, markers, Deadline::NONE);
+        let books = self.books(bound, Deadline::NONE);
         books.list(segment, after).await
     }
 
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        let layout = markers.layout("sum");
-        owner::settle(&self.rows.table, markers, &layout, binding, deadline).await
+    async fn settle(&self, bound: &Bound, deadline: Deadline) -> Result<(), StoreError> {
+        let (table, layout) = (&self.store.rows.table, self.deduper.layout("sum"));
+        owner::settle(table, &self.deduper, &layout, bound.binding(), deadline).await
     }
 
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        owner::is_settling(&self.rows.table, markers, pipeline, deadline).await
+    async fn is_settling(&self, bound: &Bound, deadline: Deadline) -> Result<bool, StoreError> {
+        let table = &self.store.rows.table;
+        owner::is_settling(table, &self.deduper, bound.pipeline(), deadline).await
     }
 
-    async fn mend(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Deduper,
-        items: &[Mend<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
+    async fn mend(&self, bound: &Bound, items: &[Mend<i64>], deadline: Deadline) -> Vec<Outcome> {
         let entries = items.iter().enumerate();
         let entries = entries.map(|(index, entry)| Entry::looked_up(index, entry));
-        self.books(pipeline, markers, deadline).enter(entries).await
+        self.books(bound, deadline).enter(entries).await
     }
 }
 
-impl Int64SumStore {
-    fn books<'a>(
-        &'a self,
-        pipeline: &'a PipelineName,
-        markers: &'a Deduper,
-        deadline: Deadline,
-    ) -> Books<'a, Int64Rows> {
+impl Marked<Int64SumStore> {
+    fn books<'a>(&'a self, bound: &'a Bound, deadline: Deadline) -> Books<'a, Int64Rows> {
+        let rows = &self.store.rows;
         Books {
-            table: &self.rows.table,
-            markers,
-            cell: &self.rows,
-            slots: &self.rows.slots,
-            settled: &self.rows.settled,
-            pipeline,
+            table: &rows.table,
+            markers: &self.deduper,
+            cell: rows,
+            slots: &rows.slots,
+            settled: &rows.settled,
+            pipeline: bound.pipeline(),
             deadline,
         }
     }
@@ -267,28 +239,11 @@ impl Int64SumStore {
 
 macro_rules! exactly_once_without_ids {
     ($($store:ident: $monoid:ident, $layout:literal;)*) => {$(
-        /// By plain conditional writes: the same value again changes nothing, so that no ids are
-        /// needed. Every event is answered `Applied`.
-        impl<M: $monoid> ExactlyOnce<M> for $store {
-            type Markers = Deduper;
+        impl<M: $monoid> Markable<M> for $store {
+            const LAYOUT: &'static str = $layout;
 
-            async fn bind(
-                &self,
-                binding: &Binding,
-                markers: &Deduper,
-                deadline: Deadline,
-            ) -> Result<(), StoreError> {
-                self.rows.bind($layout, binding, markers, deadline).await
-            }
-
-            async fn check_binding(
-                &self,
-                binding: &Binding,
-                markers: &Deduper,
-                deadline: Deadline,
-            ) -> Result<Option<Arc<str>>, StoreError> {
-                let checked = self.rows.check_binding($layout, binding, markers, deadline);
-                checked.await
+            fn table(&self) -> &Table {
+                &self.rows.table
             }
 
             async fn apply(
@@ -357,28 +312,6 @@ impl Int64Rows {
             slots: Arc::default(),
             settled: Arc::default(),
         }
-    }
-
-    async fn bind(
-        &self,
-        kind: &str,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        let layout = markers.layout(kind);
-        owner::bind(&self.table, markers, &layout, binding, deadline).await
-    }
-
-    async fn check_binding(
-        &self,
-        kind: &str,
-        binding: &Binding,
-        markers: &Deduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let layout = markers.layout(kind);
-        owner::check(&self.table, markers, &layout, binding, deadline).await
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {

@@ -12,6 +12,7 @@ mod error;
 mod int64;
 mod lanes;
 mod ledger;
+mod marked;
 mod once;
 mod options;
 mod owner;
@@ -24,6 +25,7 @@ pub use bytes::BytesStore;
 pub use create::{create_bytes_table, create_dedup_table, create_int64_table};
 pub use deduper::Deduper;
 pub use int64::{Int64MaxStore, Int64MinStore, Int64SumStore};
+pub use marked::{Marked, MarkerTable};
 #[cfg(feature = "flaws")]
 #[doc(hidden)]
 pub use once::{Past, Rules};

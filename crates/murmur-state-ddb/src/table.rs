@@ -40,6 +40,16 @@ impl Table {
         Ok(self)
     }
 
+    /// The table called `name`, by the same client and options.
+    pub(crate) fn beside(&self, store: &'static str, name: Arc<str>) -> Self {
+        Self {
+            name,
+            pace: Pace::of(self.options.concurrency),
+            store,
+            ..self.clone()
+        }
+    }
+
     pub(crate) fn place(&self) -> Place {
         Place::table(self.store, Arc::clone(&self.name))
     }

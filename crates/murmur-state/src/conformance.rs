@@ -24,10 +24,10 @@ use std::sync::Arc;
 use futures::future::join_all;
 
 use crate::{
-    Add, Binding, Checkpoints, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group,
-    ItemChange, ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once, Outcome,
-    Owner, PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber, Store,
-    StoreError, SystemClock, Tokens,
+    Add, Binding, Bound, Checkpoints, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault,
+    Group, ItemChange, ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once,
+    Outcome, Owner, PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber,
+    Store, StoreError, SystemClock, Tokens,
 };
 
 const TASKS: u64 = 8;
@@ -190,20 +190,28 @@ where
 {
     /// Every promise of [`ExactlyOnce`]. For an idempotent monoid, whose store need not remember
     /// ids, only what the state must be is checked.
-    pub async fn exactly_once(&self, markers: S::Markers) {
-        let markers = Arc::new(markers);
-        self.redelivery_changes_nothing(&markers).await;
-        self.repeats_within_a_batch_count_once(&markers).await;
-        self.an_event_is_finished_key_by_key(&markers).await;
-        self.concurrent_deliveries_count_once(&markers).await;
+    pub async fn exactly_once(&self) {
+        self.redelivery_changes_nothing().await;
+        self.repeats_within_a_batch_count_once().await;
+        self.an_event_is_finished_key_by_key().await;
+        self.concurrent_deliveries_count_once().await;
         if !M::IDEMPOTENT {
-            self.pipelines_have_markers_of_their_own(&markers).await;
-            self.modes_do_not_mix(&markers).await;
+            self.pipelines_have_markers_of_their_own().await;
+            self.modes_do_not_mix().await;
         }
-        self.rows_belong_to_one_pipeline(&markers).await;
+        self.rows_belong_to_one_pipeline().await;
+        self.the_marker_table_keeps_checkpoints().await;
     }
 
-    async fn rows_belong_to_one_pipeline(&self, markers: &S::Markers) {
+    async fn the_marker_table_keeps_checkpoints(&self) {
+        let name = "conformance/the-stores-own";
+        let saved = self.store.checkpoints().save(name, "here", None).await;
+        assert_eq!(saved.unwrap(), Saved::Version(1));
+        let loaded = self.store.checkpoints().load(name).await.unwrap();
+        assert_eq!(loaded.unwrap().data, "here", "what was saved is found");
+    }
+
+    async fn rows_belong_to_one_pipeline(&self) {
         let bind_as =
             async |pipeline: &str, version, mode: &str, stream: Option<&str>, definition: &str| {
                 let binding = Binding {
@@ -213,20 +221,23 @@ where
                     definition: definition.into(),
                     stream: stream.map(Into::into),
                 };
-                let bound = self.store.bind(&binding, markers, Deadline::NONE).await;
-                let checked = self
-                    .store
-                    .check_binding(&binding, markers, Deadline::NONE)
-                    .await;
+                let bound = self.store.bind(&binding, Deadline::NONE).await;
+                let checked = self.store.check_binding(&binding, Deadline::NONE).await;
                 assert_eq!(
                     checked.is_ok(),
                     bound.is_ok(),
                     "what was bound must be found so, and what was refused refused: {checked:?}"
                 );
-                if let Ok(found) = checked
-                    && binding.stream.is_some()
-                {
-                    assert_eq!(found, binding.stream, "the stream that was named is told");
+                for proof in [&bound, &checked].into_iter().flatten() {
+                    assert_eq!(
+                        proof.pipeline(),
+                        &binding.pipeline,
+                        "the proof is the pipeline's"
+                    );
+                    if binding.stream.is_some() {
+                        let (told, named) = (proof.stream(), binding.stream.as_ref());
+                        assert_eq!(told, named, "the stream that was named is told");
+                    }
                 }
                 bound
             };
@@ -238,7 +249,7 @@ where
             stream: None,
         };
         for _ in 0..2 {
-            let checked = self.store.check_binding(&owner, markers, Deadline::NONE);
+            let checked = self.store.check_binding(&owner, Deadline::NONE);
             let checked = checked.await;
             assert!(
                 matches!(checked, Err(StoreError::Setup { .. })),
@@ -277,7 +288,7 @@ where
         );
     }
 
-    async fn redelivery_changes_nothing(&self, markers: &S::Markers) {
+    async fn redelivery_changes_nothing(&self) {
         let events: Vec<_> = (0..20)
             .map(|n| {
                 self.once(
@@ -286,9 +297,9 @@ where
                 )
             })
             .collect();
-        apply(&*self.store, markers, &events).await;
+        apply(&*self.store, &events).await;
         // The same batch, a part of it, and regrouped with something new.
-        let repeated = apply(&*self.store, markers, &events).await;
+        let repeated = apply(&*self.store, &events).await;
         if !M::IDEMPOTENT {
             assert!(
                 repeated
@@ -296,40 +307,39 @@ where
                     .all(|outcome| matches!(outcome, Outcome::Duplicate))
             );
         }
-        apply(&*self.store, markers, &events[7..]).await;
+        apply(&*self.store, &events[7..]).await;
         let mut regrouped = events[15..].to_vec();
         regrouped.push(self.once("again-20", vec![self.add("once/again", 2, 20)]));
-        apply(&*self.store, markers, &regrouped).await;
+        apply(&*self.store, &regrouped).await;
         for bucket in 0..3 {
             self.expect("once/again", bucket, (bucket as u64..=20).step_by(3))
                 .await;
         }
     }
 
-    async fn repeats_within_a_batch_count_once(&self, markers: &S::Markers) {
+    async fn repeats_within_a_batch_count_once(&self) {
         let event = self.once("twice", vec![self.add("once/twice", 0, 3)]);
-        apply(&*self.store, markers, &[event.clone(), event]).await;
+        apply(&*self.store, &[event.clone(), event]).await;
         self.expect("once/twice", 0, [3]).await;
         let entry = self.add("once/key-twice", 0, 5);
         apply(
             &*self.store,
-            markers,
             &[self.once("key-twice", vec![entry.clone(), entry])],
         )
         .await;
         self.expect("once/key-twice", 0, [5]).await;
     }
 
-    async fn an_event_is_finished_key_by_key(&self, markers: &S::Markers) {
+    async fn an_event_is_finished_key_by_key(&self) {
         let (a, b) = (self.add("once/part", 1, 1), self.add("once/part", 2, 2));
-        apply(&*self.store, markers, &[self.once("part", vec![a.clone()])]).await;
-        let outcomes = apply(&*self.store, markers, &[self.once("part", vec![a, b])]).await;
+        apply(&*self.store, &[self.once("part", vec![a.clone()])]).await;
+        let outcomes = apply(&*self.store, &[self.once("part", vec![a, b])]).await;
         assert!(matches!(outcomes[0], Outcome::Applied), "{outcomes:?}");
         self.expect("once/part", 1, [1]).await;
         self.expect("once/part", 2, [2]).await;
     }
 
-    async fn concurrent_deliveries_count_once(&self, markers: &Arc<S::Markers>) {
+    async fn concurrent_deliveries_count_once(&self) {
         let events: Vec<_> = (0..ROUNDS * 3)
             .map(|n| {
                 let adds = vec![self.add("once/race", 0, n), self.add("once/race", 1, n)];
@@ -337,7 +347,7 @@ where
             })
             .collect();
         let task = |task: u64| {
-            let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
+            let store = Arc::clone(&self.store);
             // Every task sends all events, each in batches cut at other places.
             let batches: Vec<Vec<_>> = events
                 .chunks(task as usize + 1)
@@ -345,7 +355,7 @@ where
                 .collect();
             tokio::spawn(async move {
                 for batch in &batches {
-                    apply(&*store, &markers, batch).await;
+                    apply(&*store, batch).await;
                 }
             })
         };
@@ -358,27 +368,25 @@ where
         }
     }
 
-    async fn pipelines_have_markers_of_their_own(&self, markers: &S::Markers) {
+    async fn pipelines_have_markers_of_their_own(&self) {
         let event = self.once("shared", vec![self.add("once/shared-a", 0, 1)]);
-        apply(&*self.store, markers, std::slice::from_ref(&event)).await;
-        let other = PipelineName::new("another").unwrap();
+        apply(&*self.store, std::slice::from_ref(&event)).await;
+        let other = bound("another");
         let event = Once {
             adds: vec![self.add("once/shared-b", 0, 1)],
             ..event
         };
-        self.store
-            .apply(&other, markers, &[event], Deadline::NONE)
-            .await;
+        self.store.apply(&other, &[event], Deadline::NONE).await;
         self.expect("once/shared-b", 0, [1]).await;
     }
 
-    async fn modes_do_not_mix(&self, markers: &S::Markers) {
+    async fn modes_do_not_mix(&self) {
         // Many events, so that a store that keeps a key in several rows has all of them.
         let add = |n| self.add("once/mode", 0, n);
         let events: Vec<_> = (0..MODE_EVENTS)
             .map(|n| self.once(&format!("mode-{n}"), vec![add(n)]))
             .collect();
-        apply(&*self.store, markers, &events).await;
+        apply(&*self.store, &events).await;
         let outcomes = self.store.merge(&[add(1)], Deadline::NONE).await;
         assert!(
             matches!(&outcomes[0], Outcome::Failed(error @ StoreError::OtherMode { .. }) if error.fault() == Fault::Setup),
@@ -395,19 +403,17 @@ where
     F: Fn(u64) -> M::Value + Send + Sync,
 {
     /// Every promise of [`Ledger`].
-    pub async fn ledger(&self, markers: S::Markers) {
-        let markers = Arc::new(markers);
-        self.every_cell_of_the_rule_table(&markers).await;
-        self.items_move_between_keys(&markers).await;
-        self.rows_that_may_be_gone_are_left_alone(&markers).await;
-        self.what_is_kept_goes_on_contributing(&markers).await;
-        self.an_item_has_so_many_keys_at_most(&markers).await;
-        self.what_is_known_is_told_and_listed(&markers).await;
-        self.items_are_mended_as_they_were_known(&markers).await;
-        self.items_settle_and_count_by_their_events(&markers).await;
-        self.any_interleaving_converges(&markers, "race", |_| false)
-            .await;
-        self.any_interleaving_converges(&markers, "race-settled", |task| task % 2 == 0)
+    pub async fn ledger(&self) {
+        self.every_cell_of_the_rule_table().await;
+        self.items_move_between_keys().await;
+        self.rows_that_may_be_gone_are_left_alone().await;
+        self.what_is_kept_goes_on_contributing().await;
+        self.an_item_has_so_many_keys_at_most().await;
+        self.what_is_known_is_told_and_listed().await;
+        self.items_are_mended_as_they_were_known().await;
+        self.items_settle_and_count_by_their_events().await;
+        self.any_interleaving_converges("race", |_| false).await;
+        self.any_interleaving_converges("race-settled", |task| task % 2 == 0)
             .await;
     }
 
@@ -451,15 +457,12 @@ where
         }
     }
 
-    async fn items_settle_and_count_by_their_events(&self, markers: &S::Markers) {
+    async fn items_settle_and_count_by_their_events(&self) {
         let change = |item: &str, at, before: &[u64], now: &[u64], settles| {
             self.change(item, at, before, now, settles)
         };
         let settled_at = async |item: &str| {
-            let known = self
-                .known(markers, item)
-                .await
-                .filter(|known| known.settled);
+            let known = self.known(item).await.filter(|known| known.settled);
             known.map(|known| {
                 assert!(
                     known.now.is_empty() && known.kept.is_empty(),
@@ -473,8 +476,7 @@ where
                 SequenceNumber::new(n.to_string()).unwrap(),
             ))
         };
-        let sent =
-            async |entries: &[Replace<M::Value>]| replace(&*self.store, markers, entries).await;
+        let sent = async |entries: &[Replace<M::Value>]| replace(&*self.store, entries).await;
 
         // A change of what the ledger has: marked just below it, and counted by its id.
         for (item, known) in [
@@ -548,7 +550,7 @@ where
         let bare = self.replace("settled-new", Some(9), Vec::new());
         let outcomes = self
             .store
-            .replace(&pipeline(), markers, &[bare], Deadline::NONE)
+            .replace(&bound("conformance"), &[bare], Deadline::NONE)
             .await;
         assert!(
             matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Setup),
@@ -557,15 +559,12 @@ where
         // Nor is a settled item mended.
         let mend = Mend {
             item: ItemId::from_parts(["settled-new"]),
-            over: self
-                .known(markers, "settled-new")
-                .await
-                .map(|known| known.version),
+            over: self.known("settled-new").await.map(|known| known.version),
             now: Vec::new(),
         };
         let outcomes = self
             .store
-            .mend(&pipeline(), markers, &[mend], Deadline::NONE)
+            .mend(&bound("conformance"), &[mend], Deadline::NONE)
             .await;
         assert!(
             matches!(&outcomes[..], [Outcome::Superseded]),
@@ -574,7 +573,7 @@ where
         self.expect("ledger/settled-new", 0, [3]).await;
     }
 
-    async fn every_cell_of_the_rule_table(&self, markers: &S::Markers) {
+    async fn every_cell_of_the_rule_table(&self) {
         // (known, then, what counts in the end)
         type Seen = (Option<u64>, u64);
         let cells: [(&[Seen], Seen, u64); 7] = [
@@ -590,12 +589,12 @@ where
             let (item, entity) = (format!("cell-{n}"), format!("ledger/cell-{n}"));
             for (at, value) in known.iter().chain([then]) {
                 let entry = self.replace(&item, *at, vec![self.add(&entity, 0, *value)]);
-                replace(&*self.store, markers, &[entry]).await;
+                replace(&*self.store, &[entry]).await;
             }
             self.expect(&entity, 0, [*wanted]).await;
         }
         let entry = |at| self.replace("older", Some(at), vec![self.add("ledger/older", 0, at)]);
-        let outcomes = replace(&*self.store, markers, &[entry(9), entry(8), entry(9)]).await;
+        let outcomes = replace(&*self.store, &[entry(9), entry(8), entry(9)]).await;
         assert!(
             matches!(
                 outcomes[..],
@@ -606,39 +605,39 @@ where
         self.expect("ledger/older", 0, [9]).await;
     }
 
-    async fn items_move_between_keys(&self, markers: &S::Markers) {
+    async fn items_move_between_keys(&self) {
         let at = |at, entity: &[&str]| {
             let now = entity.iter().map(|entity| self.add(entity, 0, 4)).collect();
             self.replace("mover", Some(at), now)
         };
         let (a, b) = ("ledger/from", "ledger/to");
-        replace(&*self.store, markers, &[at(1, &[a])]).await;
-        replace(&*self.store, markers, &[at(2, &[b])]).await;
+        replace(&*self.store, &[at(1, &[a])]).await;
+        replace(&*self.store, &[at(2, &[b])]).await;
         self.expect(a, 0, []).await;
         self.expect(b, 0, [4]).await;
-        replace(&*self.store, markers, &[at(3, &[])]).await;
+        replace(&*self.store, &[at(3, &[])]).await;
         self.expect(b, 0, []).await;
         // A scanned row that was read before the removal must not bring the item back.
         let stale = self.replace("mover", None, vec![self.add(a, 0, 4)]);
-        replace(&*self.store, markers, &[stale]).await;
+        replace(&*self.store, &[stale]).await;
         self.expect(a, 0, []).await;
     }
 
-    async fn rows_that_may_be_gone_are_left_alone(&self, markers: &S::Markers) {
+    async fn rows_that_may_be_gone_are_left_alone(&self) {
         let (over, live) = ("ledger/over", "ledger/live");
         let at = |at, entity: &str, ttl| {
             let add = self.add(entity, 0, 4);
             self.replace("late", Some(at), vec![Add { ttl, ..add }])
         };
         // A ttl of 1970 has passed on every clock.
-        replace(&*self.store, markers, &[at(1, over, Some(1))]).await;
-        replace(&*self.store, markers, &[at(2, live, None)]).await;
-        replace(&*self.store, markers, &[at(3, over, Some(1))]).await;
+        replace(&*self.store, &[at(1, over, Some(1))]).await;
+        replace(&*self.store, &[at(2, live, None)]).await;
+        replace(&*self.store, &[at(3, over, Some(1))]).await;
         self.expect(over, 0, [4, 4]).await;
         self.expect(live, 0, []).await;
     }
 
-    async fn what_is_kept_goes_on_contributing(&self, markers: &S::Markers) {
+    async fn what_is_kept_goes_on_contributing(&self) {
         let at = |at, n: &[u64]| {
             let now = n.iter().map(|n| self.add("ledger/kept", 0, *n)).collect();
             self.replace("expiring", Some(at), now)
@@ -660,10 +659,10 @@ where
             at(7, &[]),
         ];
         for entry in entries {
-            replace(&*self.store, markers, &[entry]).await;
+            replace(&*self.store, &[entry]).await;
         }
         self.expect("ledger/kept", 0, [1, 3]).await;
-        let known = self.known(markers, "expiring").await.unwrap();
+        let known = self.known("expiring").await.unwrap();
         let kept: Vec<_> = known.kept.into_iter().map(|add| add.value).collect();
         assert_eq!((kept, known.now), (vec![self.fold([1, 3])], Vec::new()));
 
@@ -681,25 +680,25 @@ where
         };
         let put = self.replace("", Some(9), now(5));
         for (entry, wanted) in [(scanned, &[5][..]), (removed, &[2]), (put, &[2, 5])] {
-            replace(&*self.store, markers, &[of(entry)]).await;
+            replace(&*self.store, &[of(entry)]).await;
             self.expect(entity, 0, wanted.iter().copied()).await;
         }
     }
 
-    async fn an_item_has_so_many_keys_at_most(&self, markers: &S::Markers) {
+    async fn an_item_has_so_many_keys_at_most(&self) {
         let of = |at, from: usize, keys: usize| {
             let add = |n| self.add(&format!("ledger/wide-{n}"), 0, 1);
             self.replace("wide", Some(at), (from..from + keys).map(add).collect())
         };
         // From as many to as many others.
         for entry in [of(1, 0, MAX_KEYS), of(2, MAX_KEYS, MAX_KEYS)] {
-            let outcomes = replace(&*self.store, markers, &[entry]).await;
+            let outcomes = replace(&*self.store, &[entry]).await;
             assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
         }
         let entry = of(3, 0, MAX_KEYS + 1);
         let outcomes = self
             .store
-            .replace(&pipeline(), markers, &[entry], Deadline::NONE)
+            .replace(&bound("conformance"), &[entry], Deadline::NONE)
             .await;
         assert!(
             matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Record),
@@ -716,7 +715,7 @@ where
             };
             let outcomes = self
                 .store
-                .replace(&pipeline(), markers, &[entry], Deadline::NONE)
+                .replace(&bound("conformance"), &[entry], Deadline::NONE)
                 .await;
             assert!(
                 matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Record),
@@ -724,23 +723,23 @@ where
             );
             if at == 1 {
                 let fits = self.change("wide-settled", 2, &[], &[1], true);
-                replace(&*self.store, markers, &[fits]).await;
+                replace(&*self.store, &[fits]).await;
             }
         }
         self.expect("ledger/wide-settled", 0, [1]).await;
     }
 
-    async fn known(&self, markers: &S::Markers, item: &str) -> Option<Known<M::Value>> {
+    async fn known(&self, item: &str) -> Option<Known<M::Value>> {
         let items = [ItemId::from_parts([item])];
         let known = self
             .store
-            .known(&pipeline(), markers, &items, Deadline::NONE)
+            .known(&bound("conformance"), &items, Deadline::NONE)
             .await;
         let [known] = <[_; 1]>::try_from(known.unwrap()).unwrap();
         known
     }
 
-    async fn what_is_known_is_told_and_listed(&self, markers: &S::Markers) {
+    async fn what_is_known_is_told_and_listed(&self) {
         let names: Vec<String> = (0..230).map(|n| format!("listed-{n}")).collect();
         let entry = |(n, name): (usize, &String)| {
             let at = n.is_multiple_of(2).then_some(n as u64);
@@ -751,7 +750,7 @@ where
             )
         };
         let entries: Vec<_> = names.iter().enumerate().map(entry).collect();
-        replace(&*self.store, markers, &entries).await;
+        replace(&*self.store, &entries).await;
 
         // Over one service request's worth, unknown and repeated ones among them.
         let mut asked: Vec<ItemId> = entries.iter().rev().map(|e| e.item.clone()).collect();
@@ -759,7 +758,7 @@ where
         asked.extend_from_within(..3);
         let known = self
             .store
-            .known(&pipeline(), markers, &asked, Deadline::NONE)
+            .known(&bound("conformance"), &asked, Deadline::NONE)
             .await
             .unwrap();
         assert_eq!(known.len(), asked.len(), "one answer per item");
@@ -770,7 +769,7 @@ where
         }
 
         for segments in [1, 3] {
-            let listed = self.listed_in(markers, segments).await;
+            let listed = self.listed_in(segments).await;
             for (item, known) in asked.iter().zip(&known).take(entries.len()) {
                 let found: Vec<_> = listed.iter().filter(|known| known.item == *item).collect();
                 assert_eq!(
@@ -804,7 +803,7 @@ where
     }
 
     /// All items that are known, listed segment by segment.
-    async fn listed_in(&self, markers: &S::Markers, segments: u32) -> Vec<Known<M::Value>> {
+    async fn listed_in(&self, segments: u32) -> Vec<Known<M::Value>> {
         let of = NonZeroU32::new(segments).unwrap();
         let mut listed = Vec::new();
         for segment in ListSegment::all(of) {
@@ -812,7 +811,7 @@ where
             loop {
                 let part = self
                     .store
-                    .list_known(&pipeline(), markers, segment, after.as_deref())
+                    .list_known(&bound("conformance"), segment, after.as_deref())
                     .await
                     .unwrap();
                 listed.extend(part.entries);
@@ -825,7 +824,7 @@ where
         listed
     }
 
-    async fn items_are_mended_as_they_were_known(&self, markers: &S::Markers) {
+    async fn items_are_mended_as_they_were_known(&self) {
         let entity = "ledger/mended";
         let mend = |item: &str, over, values: &[u64]| Mend {
             item: ItemId::from_parts([item]),
@@ -837,7 +836,7 @@ where
             loop {
                 let outcomes = self
                     .store
-                    .mend(&pipeline(), markers, &entries, Deadline::NONE)
+                    .mend(&bound("conformance"), &entries, Deadline::NONE)
                     .await;
                 if unfinished(entries.to_vec(), &outcomes).is_empty() {
                     break outcomes;
@@ -845,12 +844,12 @@ where
             }
         };
         let version = async |item: &str| {
-            let known = self.known(markers, item).await;
+            let known = self.known(item).await;
             known.map(|known| known.version)
         };
         let at = |at, n| self.replace("mended", at, vec![self.add(entity, 0, n)]);
 
-        replace(&*self.store, markers, &[at(Some(5), 1)]).await;
+        replace(&*self.store, &[at(Some(5), 1)]).await;
         let first = version("mended").await;
         assert!(first.is_some());
         let outcomes = mended(mend("mended", None, &[7])).await;
@@ -870,34 +869,29 @@ where
         self.expect(entity, 0, [2]).await;
 
         // It stays where it was seen.
-        replace(&*self.store, markers, &[at(Some(5), 7), at(None, 7)]).await;
+        replace(&*self.store, &[at(Some(5), 7), at(None, 7)]).await;
         self.expect(entity, 0, [2]).await;
-        replace(&*self.store, markers, &[at(Some(6), 3)]).await;
+        replace(&*self.store, &[at(Some(6), 3)]).await;
         self.expect(entity, 0, [3]).await;
 
         // Deleted unseen, and unseen from the start.
         mended(mend("mended", version("mended").await, &[])).await;
         self.expect(entity, 0, []).await;
-        replace(&*self.store, markers, &[at(None, 7)]).await;
+        replace(&*self.store, &[at(None, 7)]).await;
         self.expect(entity, 0, []).await;
         mended(mend("mended-new", None, &[4])).await;
         let scanned = Replace {
             item: ItemId::from_parts(["mended-new"]),
             ..at(None, 7)
         };
-        replace(&*self.store, markers, &[scanned]).await;
+        replace(&*self.store, &[scanned]).await;
         self.expect(entity, 0, [4]).await;
     }
 
     /// Each item has versions 1..=ROUNDS; the last one is what must count in the end. Tasks deliver
     /// all of them in stream order, those of which `settles` says so settling items, and scan rows of
     /// arbitrary age in between.
-    async fn any_interleaving_converges(
-        &self,
-        markers: &Arc<S::Markers>,
-        name: &str,
-        settles: impl Fn(u64) -> bool,
-    ) {
+    async fn any_interleaving_converges(&self, name: &str, settles: impl Fn(u64) -> bool) {
         let items = 5;
         let entity = format!("ledger/{name}");
         let contribution = |item: u64, version: u64| -> Vec<Add<M::Value>> {
@@ -905,7 +899,7 @@ where
             (version > 0).then_some(add).into_iter().collect()
         };
         let task = |task: u64| {
-            let (store, markers) = (Arc::clone(&self.store), Arc::clone(markers));
+            let store = Arc::clone(&self.store);
             let mut random = fastrand::Rng::with_seed(task);
             let mut entries = Vec::new();
             for version in 1..=ROUNDS {
@@ -929,7 +923,7 @@ where
             }
             tokio::spawn(async move {
                 for batch in entries.chunks(3 + task as usize) {
-                    replace(&*store, &markers, batch).await;
+                    replace(&*store, batch).await;
                 }
             })
         };
@@ -1248,8 +1242,16 @@ fn key(entity: &str, bucket: i64) -> Key {
     Key::new(entity, bucket).unwrap()
 }
 
-fn pipeline() -> PipelineName {
-    PipelineName::new("conformance").unwrap()
+/// A proof for tests that work with rows of `pipeline` without binding them: a store's own rows are then
+/// bound to nothing.
+pub fn bound(pipeline: &str) -> Bound {
+    Bound::new(Binding {
+        pipeline: PipelineName::new(pipeline).unwrap(),
+        version: 1,
+        mode: "exactly-once".into(),
+        definition: "no window".into(),
+        stream: None,
+    })
 }
 
 /// Merges, sending again what lost to contention: that was not applied.
@@ -1261,36 +1263,28 @@ async fn merge<M: Monoid, S: Store<M>>(store: &S, adds: &[Add<M::Value>]) {
     }
 }
 
-async fn apply<M: Monoid, S: ExactlyOnce<M>>(
-    store: &S,
-    markers: &S::Markers,
-    events: &[Once<M::Value>],
-) -> Vec<Outcome> {
+async fn apply<M: Monoid, S: ExactlyOnce<M>>(store: &S, events: &[Once<M::Value>]) -> Vec<Outcome> {
     let first = store
-        .apply(&pipeline(), markers, events, Deadline::NONE)
+        .apply(&bound("conformance"), events, Deadline::NONE)
         .await;
     let mut pending = unfinished(events.to_vec(), &first);
     while !pending.is_empty() {
         let outcomes = store
-            .apply(&pipeline(), markers, &pending, Deadline::NONE)
+            .apply(&bound("conformance"), &pending, Deadline::NONE)
             .await;
         pending = unfinished(pending, &outcomes);
     }
     first
 }
 
-async fn replace<M: Group, S: Ledger<M>>(
-    store: &S,
-    markers: &S::Markers,
-    items: &[Replace<M::Value>],
-) -> Vec<Outcome> {
+async fn replace<M: Group, S: Ledger<M>>(store: &S, items: &[Replace<M::Value>]) -> Vec<Outcome> {
     let first = store
-        .replace(&pipeline(), markers, items, Deadline::NONE)
+        .replace(&bound("conformance"), items, Deadline::NONE)
         .await;
     let mut pending = unfinished(items.to_vec(), &first);
     while !pending.is_empty() {
         let outcomes = store
-            .replace(&pipeline(), markers, &pending, Deadline::NONE)
+            .replace(&bound("conformance"), &pending, Deadline::NONE)
             .await;
         pending = unfinished(pending, &outcomes);
     }

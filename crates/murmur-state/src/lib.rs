@@ -9,6 +9,8 @@ mod handler;
 mod handoff;
 mod ids;
 mod images;
+#[cfg(feature = "conformance")]
+pub mod intercept;
 mod memory;
 mod metrics;
 mod monoid;
@@ -39,7 +41,7 @@ pub use service::CallFailure;
 pub use shard_ids::ShardIds;
 pub use spread::Spread;
 pub use store::{
-    Add, Binding, EVENT_LIFE, ExactlyOnce, HORIZON, ItemChange, Known, LEDGER_MODE, Ledger,
+    Add, Binding, Bound, EVENT_LIFE, ExactlyOnce, HORIZON, ItemChange, Known, LEDGER_MODE, Ledger,
     ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome, Position, ROW_LIFE, Read, ReadExt, Replace,
     SURE_LIFE, StateRow, Store,
 };

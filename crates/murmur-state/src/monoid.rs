@@ -81,6 +81,12 @@ pub trait Monoid: Clone + Send + Sync + 'static {
 /// # Contract
 ///
 /// `a` combined with `invert(a)` is the identity, wherever `invert` does not overflow.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be taken back, so `.retract()` and `.ledger()` are not for it",
+    label = "no `Group`: its values have no inverse",
+    note = "use `.at_least_once()` or `.exactly_once()`: what deletions leave behind stays (a maximum is the \
+            maximum ever seen)"
+)]
 pub trait Group: Monoid {
     /// The value that undoes `value`.
     ///

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use sha2::{Digest, Sha256};
 
+use crate::checkpoint::Checkpoints;
 use crate::error::{OptionError, Place, StoreError};
-use crate::ids::{ItemId, Key, MAX_PARTITION_KEY_BYTES, PipelineName};
+use crate::ids::{ItemId, Key, MAX_PARTITION_KEY_BYTES};
 use crate::monoid::{Group, Monoid, Overflow};
 use crate::store::{
-    Add, Binding, ExactlyOnce, ItemChange, Known, Ledger, ListSegment, Listed, Mend, Once, Outcome,
-    Read, Replace, StateRow, Store,
+    Add, Binding, Bound, ExactlyOnce, ItemChange, Known, Ledger, ListSegment, Listed, Mend, Once,
+    Outcome, Read, Replace, StateRow, Store,
 };
 use crate::time::{Deadline, Random};
 
@@ -250,7 +251,7 @@ impl<M, S> Spread<M, S> {
         words
     }
 
-    fn bound(&self, binding: &Binding) -> Binding {
+    fn spread(&self, binding: &Binding) -> Binding {
         Binding {
             definition: format!("{}, {}", binding.definition, self.words()).into(),
             ..binding.clone()
@@ -540,32 +541,26 @@ impl<M: Monoid, S: Store<M>> Store<M> for Spread<M, S> {
 
 #[deny(clippy::missing_trait_methods)]
 impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Spread<M, S> {
-    type Markers = S::Markers;
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        self.store.checkpoints()
+    }
 
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &Self::Markers,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        let bound = self.bound(binding);
-        self.store.bind(&bound, markers, deadline).await
+    async fn bind(&self, binding: &Binding, deadline: Deadline) -> Result<Bound, StoreError> {
+        self.store.bind(&self.spread(binding), deadline).await
     }
 
     async fn check_binding(
         &self,
         binding: &Binding,
-        markers: &Self::Markers,
         deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let bound = self.bound(binding);
-        self.store.check_binding(&bound, markers, deadline).await
+    ) -> Result<Bound, StoreError> {
+        let binding = self.spread(binding);
+        self.store.check_binding(&binding, deadline).await
     }
 
     async fn apply(
         &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
+        bound: &Bound,
         events: &[Once<M::Value>],
         deadline: Deadline,
     ) -> Vec<Outcome> {
@@ -577,10 +572,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Spread<M, S> {
                 adds: self.to_rows(&event.adds, event.id.as_str())?,
             })
         });
-        let applied = self
-            .store
-            .apply(pipeline, markers, &taken.entries, deadline)
-            .await;
+        let applied = self.store.apply(bound, &taken.entries, deadline).await;
         taken.with(applied)
     }
 }
@@ -589,8 +581,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> ExactlyOnce<M> for Spread<M, S> {
 impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
     async fn replace(
         &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
+        bound: &Bound,
         items: &[Replace<M::Value>],
         deadline: Deadline,
     ) -> Vec<Outcome> {
@@ -610,29 +601,24 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
                 }),
             })
         });
-        let replaced = self
-            .store
-            .replace(pipeline, markers, &taken.entries, deadline)
-            .await;
+        let replaced = self.store.replace(bound, &taken.entries, deadline).await;
         taken.with(replaced)
     }
 
     async fn known(
         &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
+        bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
     ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
-        let known = self.store.known(pipeline, markers, items, deadline).await?;
+        let known = self.store.known(bound, items, deadline).await?;
         let of_keys = |known: Option<_>| known.map(|known| self.known(known)).transpose();
         known.into_iter().map(of_keys).collect()
     }
 
     async fn list_known(
         &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
+        bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<M::Value>>, StoreError> {
@@ -640,10 +626,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
             entries,
             next,
             read_units,
-        } = self
-            .store
-            .list_known(pipeline, markers, segment, after)
-            .await?;
+        } = self.store.list_known(bound, segment, after).await?;
         let of_keys = |known| self.known(known);
         Ok(Listed {
             entries: entries.into_iter().map(of_keys).collect::<Result<_, _>>()?,
@@ -652,29 +635,17 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
         })
     }
 
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &Self::Markers,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        let bound = self.bound(binding);
-        self.store.settle(&bound, markers, deadline).await
+    async fn settle(&self, bound: &Bound, deadline: Deadline) -> Result<(), StoreError> {
+        self.store.settle(bound, deadline).await
     }
 
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        self.store.is_settling(pipeline, markers, deadline).await
+    async fn is_settling(&self, bound: &Bound, deadline: Deadline) -> Result<bool, StoreError> {
+        self.store.is_settling(bound, deadline).await
     }
 
     async fn mend(
         &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
+        bound: &Bound,
         items: &[Mend<M::Value>],
         deadline: Deadline,
     ) -> Vec<Outcome> {
@@ -685,10 +656,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
                 now: self.to_rows(&entry.now, entry.item.as_str())?,
             })
         });
-        let mended = self
-            .store
-            .mend(pipeline, markers, &taken.entries, deadline)
-            .await;
+        let mended = self.store.mend(bound, &taken.entries, deadline).await;
         taken.with(mended)
     }
 }

@@ -10,8 +10,8 @@ use std::time::Duration;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger,
-    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, PipelineName, Position, ReadExt,
-    Replace, Spread, Store, StoreError, Timestamp, Tokens,
+    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, Position, ReadExt, Replace,
+    Spread, Store, StoreError, Timestamp, Tokens,
 };
 use total::Total;
 
@@ -29,18 +29,18 @@ async fn an_arc_of_a_store_is_a_store() {
     let store = Arc::new(MemoryStore::new(Total));
     let subject = Subject::new(store, Total, |n| n as i64);
     subject.store().await;
-    subject.exactly_once(MemoryDeduper::new()).await;
-    subject.ledger(MemoryDeduper::new()).await;
+    subject.exactly_once().await;
+    subject.ledger().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_store_is_exactly_once() {
-    subject().exactly_once(MemoryDeduper::new()).await;
+    subject().exactly_once().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_store_is_a_ledger() {
-    subject().ledger(MemoryDeduper::new()).await;
+    subject().ledger().await;
 }
 
 type SpreadSubject = Subject<Total, Spread<Total, MemoryStore<Total>>, fn(u64) -> i64>;
@@ -63,14 +63,14 @@ async fn a_spread_store_is_a_store() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spread_store_is_exactly_once() {
     for subject in spread() {
-        subject.exactly_once(MemoryDeduper::new()).await;
+        subject.exactly_once().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spread_store_is_a_ledger() {
     for subject in spread() {
-        subject.ledger(MemoryDeduper::new()).await;
+        subject.ledger().await;
     }
 }
 
@@ -130,8 +130,7 @@ async fn an_overflow_blames_its_own_entry_and_leaves_the_total_alone() {
 
 #[tokio::test]
 async fn a_failure_that_is_not_the_records_own_blocks_its_key_only() {
-    let (store, markers) = (MemoryStore::new(Total), MemoryDeduper::new());
-    let name = PipelineName::new("p").unwrap();
+    let (store, bound) = (MemoryStore::new(Total), conformance::bound("p"));
     store.merge(&[add("plain", 1)], Deadline::NONE).await;
     let event = |id: &str, entity: &str| Once {
         id: EventId::new(id).unwrap(),
@@ -144,7 +143,7 @@ async fn a_failure_that_is_not_the_records_own_blocks_its_key_only() {
         event("2", "plain"),
         event("3", "fresh"),
     ];
-    let outcomes = store.apply(&name, &markers, &events, Deadline::NONE).await;
+    let outcomes = store.apply(&bound, &events, Deadline::NONE).await;
     assert!(matches!(
         &outcomes[0],
         Outcome::Failed(StoreError::OtherMode { .. })
@@ -157,8 +156,7 @@ async fn a_failure_that_is_not_the_records_own_blocks_its_key_only() {
 
 #[tokio::test]
 async fn a_replacement_that_cannot_be_done_changes_nothing() {
-    let (store, markers) = (MemoryStore::new(Total), MemoryDeduper::new());
-    let name = PipelineName::new("p").unwrap();
+    let (store, bound) = (MemoryStore::new(Total), conformance::bound("p"));
     let item = |item: &str, at: Position, now| Replace {
         item: ItemId::from_parts([item]),
         at,
@@ -171,10 +169,10 @@ async fn a_replacement_that_cannot_be_done_changes_nothing() {
         item("x", Position::Scan, vec![add("a", 5)]),
         item("y", Position::Scan, vec![add("b", i64::MAX)]),
     ];
-    store.replace(&name, &markers, &first, Deadline::NONE).await;
+    store.replace(&bound, &first, Deadline::NONE).await;
     let at = Position::Stream(murmur_state::SequenceNumber::new("1").unwrap());
     let moved = [item("x", at, vec![add("b", 5)])];
-    let outcomes = store.replace(&name, &markers, &moved, Deadline::NONE).await;
+    let outcomes = store.replace(&bound, &moved, Deadline::NONE).await;
     assert!(matches!(
         &outcomes[0],
         Outcome::Failed(StoreError::Overflow { .. })

@@ -11,10 +11,10 @@ use std::sync::Mutex;
 use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce,
+    Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce,
     ItemChange, ItemId, Key, Known, Ledger, ListSegment, Listed, MAX_KEYS, MemoryDeduper,
-    MemoryStore, Mend, Once, Outcome, Owner, PipelineName, Place, Position, Random, Read, ReadExt,
-    Removed, Replace, Saved, StateRow, Store, StoreError, Timestamp, Tokens,
+    MemoryStore, Mend, Once, Outcome, Owner, Place, Position, Random, Read, ReadExt, Removed,
+    Replace, Saved, StateRow, Store, StoreError, Timestamp, Tokens,
 };
 use total::Total;
 
@@ -144,16 +144,15 @@ impl Store<Total> for Flawed {
 }
 
 impl ExactlyOnce<Total> for Flawed {
-    type Markers = MemoryDeduper;
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        self.inner.checkpoints()
+    }
 
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        match self.inner.bind(binding, markers, deadline).await {
-            Err(StoreError::OtherOwner { .. }) if self.flaw == Flaw::BelongsToAnybody => Ok(()),
+    async fn bind(&self, binding: &Binding, deadline: Deadline) -> Result<Bound, StoreError> {
+        match self.inner.bind(binding, deadline).await {
+            Err(StoreError::OtherOwner { .. }) if self.flaw == Flaw::BelongsToAnybody => {
+                Ok(Bound::new(binding.clone()))
+            }
             bound => bound,
         }
     }
@@ -161,47 +160,42 @@ impl ExactlyOnce<Total> for Flawed {
     async fn check_binding(
         &self,
         binding: &Binding,
-        markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let checked = self.inner.check_binding(binding, markers, deadline).await;
+    ) -> Result<Bound, StoreError> {
+        let checked = self.inner.check_binding(binding, deadline).await;
         match (self.flaw, checked) {
             (Flaw::BelongsToAnybody | Flaw::ChecksNoOwner, Err(StoreError::OtherOwner { .. }))
-            | (Flaw::ChecksWhatWasNeverBound, Err(StoreError::Setup { .. })) => Ok(None),
+            | (Flaw::ChecksWhatWasNeverBound, Err(StoreError::Setup { .. })) => {
+                Ok(Bound::new(binding.clone()))
+            }
             (_, checked) => checked,
         }
     }
 
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
-        let shared = PipelineName::new("shared").unwrap();
+    async fn apply(&self, bound: &Bound, events: &[Once<i64>], deadline: Deadline) -> Vec<Outcome> {
+        let shared = conformance::bound("shared");
         let mut outcomes = Vec::new();
         for event in events {
-            let pipeline = match self.flaw {
+            let bound = match self.flaw {
                 // Every delivery is a new event.
                 Flaw::ForgetsEvents => &{
                     let mut n = 0;
                     while !self.first_time(format!("{}-{n}", event.id)) {
                         n += 1;
                     }
-                    PipelineName::new(format!("p{n}")).unwrap()
+                    conformance::bound(&format!("p{n}"))
                 },
                 Flaw::SharesMarkers => &shared,
-                _ => pipeline,
+                _ => bound,
             };
-            let name = format!("{pipeline}/{}", event.id);
+            let name = format!("{}/{}", bound.pipeline(), event.id);
             let whole = matches!(self.flaw, Flaw::TakesEventsWhole | Flaw::SharesMarkers);
             if whole && !self.first_time(name) {
                 outcomes.push(Outcome::Duplicate);
                 continue;
             }
             let one = std::slice::from_ref(event);
-            outcomes.extend(self.inner.apply(pipeline, markers, one, deadline).await);
+            outcomes.extend(self.inner.apply(bound, one, deadline).await);
         }
         outcomes
     }
@@ -210,8 +204,7 @@ impl ExactlyOnce<Total> for Flawed {
 impl Ledger<Total> for Flawed {
     async fn replace(
         &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
+        bound: &Bound,
         items: &[Replace<i64>],
         deadline: Deadline,
     ) -> Vec<Outcome> {
@@ -255,19 +248,16 @@ impl Ledger<Total> for Flawed {
                 _ => {}
             }
         }
-        self.inner
-            .replace(pipeline, markers, &items, deadline)
-            .await
+        self.inner.replace(bound, &items, deadline).await
     }
 
     async fn known(
         &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
+        bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        let known = self.inner.known(pipeline, markers, items, deadline);
+        let known = self.inner.known(bound, items, deadline);
         let mut known = known.await?;
         if self.flaw == Flaw::TellsOfOtherItems {
             known.reverse();
@@ -277,12 +267,11 @@ impl Ledger<Total> for Flawed {
 
     async fn list_known(
         &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
+        bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
-        let listed = self.inner.list_known(pipeline, markers, segment, after);
+        let listed = self.inner.list_known(bound, segment, after);
         let mut listed = listed.await?;
         if self.flaw == Flaw::ListsNotAllItems {
             listed.entries.pop();
@@ -290,40 +279,24 @@ impl Ledger<Total> for Flawed {
         Ok(listed)
     }
 
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        Ledger::<Total>::settle(&self.inner, binding, markers, deadline).await
+    async fn settle(&self, bound: &Bound, deadline: Deadline) -> Result<(), StoreError> {
+        Ledger::<Total>::settle(&self.inner, bound, deadline).await
     }
 
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        Ledger::<Total>::is_settling(&self.inner, pipeline, markers, deadline).await
+    async fn is_settling(&self, bound: &Bound, deadline: Deadline) -> Result<bool, StoreError> {
+        Ledger::<Total>::is_settling(&self.inner, bound, deadline).await
     }
 
-    async fn mend(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Mend<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
+    async fn mend(&self, bound: &Bound, items: &[Mend<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut items = items.to_vec();
         for item in &mut items {
             if self.flaw == Flaw::MendsWhateverIsKnown {
                 let one = std::slice::from_ref(&item.item);
-                let known = self.inner.known(pipeline, markers, one, deadline).await;
+                let known = self.inner.known(bound, one, deadline).await;
                 item.over = known.unwrap().pop().flatten().map(|known| known.version);
             }
         }
-        self.inner.mend(pipeline, markers, &items, deadline).await
+        self.inner.mend(bound, &items, deadline).await
     }
 }
 
@@ -336,8 +309,8 @@ async fn notices(suite: impl Future<Output = ()> + Send + 'static) -> bool {
 async fn a_store_without_a_flaw_passes() {
     let subject = Flawed::subject(Flaw::None);
     subject.store().await;
-    subject.exactly_once(MemoryDeduper::new()).await;
-    subject.ledger(MemoryDeduper::new()).await;
+    subject.exactly_once().await;
+    subject.ledger().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -370,7 +343,7 @@ async fn every_flaw_of_exactly_once_is_noticed() {
         Flaw::ChecksWhatWasNeverBound,
     ] {
         let subject = Flawed::subject(flaw);
-        let suite = async move { subject.exactly_once(MemoryDeduper::new()).await };
+        let suite = async move { subject.exactly_once().await };
         assert!(notices(suite).await, "{flaw:?}");
     }
 }
@@ -395,7 +368,7 @@ async fn every_flaw_of_a_ledger_is_noticed() {
         Flaw::GuessesWhatWasBefore,
     ] {
         let subject = Flawed::subject(flaw);
-        let suite = async move { subject.ledger(MemoryDeduper::new()).await };
+        let suite = async move { subject.ledger().await };
         assert!(notices(suite).await, "{flaw:?}");
     }
 }

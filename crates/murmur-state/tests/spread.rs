@@ -6,10 +6,11 @@ mod total;
 
 use std::collections::BTreeSet;
 
+use murmur_state::conformance::bound;
 use murmur_state::{
     Add, Binding, Deadline, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger, ListSegment,
-    MemoryDeduper, MemoryStore, Mend, Once, Outcome, PipelineName, Position, Read, ReadExt,
-    Replace, SequenceNumber, Spread, Store, StoreError, Timestamp,
+    MemoryStore, Mend, Once, Outcome, PipelineName, Position, Read, ReadExt, Replace,
+    SequenceNumber, Spread, Store, StoreError, Timestamp,
 };
 use total::Total;
 
@@ -55,10 +56,6 @@ fn item(id: &str, at: u64, now: Vec<Add<i64>>) -> Replace<i64> {
         keep: Vec::new(),
         change: None,
     }
-}
-
-fn pipeline() -> PipelineName {
-    PipelineName::new("p").unwrap()
 }
 
 fn rows(table: &Table) -> Vec<(String, i64)> {
@@ -140,7 +137,7 @@ async fn more_keys_than_one_request_asks_for_are_read() {
 
 #[tokio::test]
 async fn only_named_entities_are_spread_and_never_mixed_up() {
-    let (table, markers) = (Table::new(Total), MemoryDeduper::new());
+    let table = Table::new(Total);
     let store = only(&table, &["all"]);
     let events: Vec<_> = (0..50)
         .map(|n| {
@@ -150,9 +147,7 @@ async fn only_named_entities_are_spread_and_never_mixed_up() {
             )
         })
         .collect();
-    let applied = store
-        .apply(&pipeline(), &markers, &events, Deadline::NONE)
-        .await;
+    let applied = store.apply(&bound("p"), &events, Deadline::NONE).await;
     assert!(
         applied
             .iter()
@@ -181,32 +176,20 @@ async fn only_named_entities_are_spread_and_never_mixed_up() {
     let events: Vec<_> = mixed
         .map(|entity| event(entity, vec![add(entity, 1)]))
         .into();
-    refused(
-        store
-            .apply(&pipeline(), &markers, &events, Deadline::NONE)
-            .await,
-    );
+    refused(store.apply(&bound("p"), &events, Deadline::NONE).await);
     let fresh = Table::new(Total);
     let adds = mixed.map(|entity| add(entity, 1));
     refused(only(&fresh, &["all"]).merge(&adds, Deadline::NONE).await);
     let fresh = Table::new(Total);
     let items = mixed.map(|entity| item(entity, 1, vec![add(entity, 1)]));
     let ledger = only(&fresh, &["all"]);
-    refused(
-        ledger
-            .replace(&pipeline(), &markers, &items, Deadline::NONE)
-            .await,
-    );
+    refused(ledger.replace(&bound("p"), &items, Deadline::NONE).await);
     let mends = mixed.map(|entity| Mend {
         item: ItemId::from_parts([entity, "mended"]),
         over: None,
         now: vec![add(entity, 1)],
     });
-    refused(
-        ledger
-            .mend(&pipeline(), &markers, &mends, Deadline::NONE)
-            .await,
-    );
+    refused(ledger.mend(&bound("p"), &mends, Deadline::NONE).await);
 
     // Nor are they read.
     let asked = mixed.map(key);
@@ -254,7 +237,7 @@ async fn an_entity_without_room_for_a_number_is_refused() {
 
 #[tokio::test]
 async fn a_repeated_event_meets_its_own_id() {
-    let (table, markers) = (Table::new(Total), MemoryDeduper::new());
+    let table = Table::new(Total);
     let events: Vec<_> = (0..100)
         .map(|n| event(&format!("e{n}"), vec![add("all", n), add("all", n)]))
         .collect();
@@ -262,7 +245,7 @@ async fn a_repeated_event_meets_its_own_id() {
         // As another process would.
         let store = spread(&table);
         let outcomes = store
-            .apply(&pipeline(), &markers, &events[round..], Deadline::NONE)
+            .apply(&bound("p"), &events[round..], Deadline::NONE)
             .await;
         for outcome in &outcomes {
             match round {
@@ -274,28 +257,24 @@ async fn a_repeated_event_meets_its_own_id() {
     }
     assert_eq!(table.rows().len() as u32, ROWS);
     // In the row that the documentation says: the SHA-256 of `e1` begins with 8b5cc4df7eec7d32.
-    let (table, markers) = (Table::new(Total), MemoryDeduper::new());
+    let table = Table::new(Total);
     let one = [event("e1", vec![add("all", 7)])];
     let store = spread(&table);
-    store
-        .apply(&pipeline(), &markers, &one, Deadline::NONE)
-        .await;
+    store.apply(&bound("p"), &one, Deadline::NONE).await;
     assert_eq!(rows(&table), [("all#2".to_owned(), 7)]);
 }
 
 #[tokio::test]
 async fn what_an_item_contributed_is_taken_back_from_the_row_that_has_it() {
-    let (table, markers) = (Table::new(Total), MemoryDeduper::new());
-    let name = pipeline();
+    let table = Table::new(Total);
+    let name = bound("p");
     let names: Vec<String> = (0..40).map(|n| format!("o{n}")).collect();
     let store = only(&table, &["all", "de"]);
     let replace = async |at, now: &dyn Fn(i64) -> Vec<Add<i64>>| {
         let entries: Vec<_> = (0..40)
             .map(|n| item(&names[n as usize], at, now(n)))
             .collect();
-        let outcomes = store
-            .replace(&name, &markers, &entries, Deadline::NONE)
-            .await;
+        let outcomes = store.replace(&name, &entries, Deadline::NONE).await;
         assert!(
             outcomes
                 .iter()
@@ -322,14 +301,12 @@ async fn what_an_item_contributed_is_taken_back_from_the_row_that_has_it() {
         .iter()
         .map(|name| ItemId::from_parts([&**name]))
         .collect();
-    let known = store.known(&name, &markers, &items, Deadline::NONE).await;
+    let known = store.known(&name, &items, Deadline::NONE).await;
     for (n, known) in known.unwrap().into_iter().enumerate() {
         let n = n as i64;
         assert_eq!(known.unwrap().now, [add("all", 2 * n), add("fr", n)]);
     }
-    let listed = store
-        .list_known(&name, &markers, ListSegment::WHOLE, None)
-        .await;
+    let listed = store.list_known(&name, ListSegment::WHOLE, None).await;
     let keys: BTreeSet<_> = listed
         .unwrap()
         .entries
@@ -344,13 +321,9 @@ async fn what_an_item_contributed_is_taken_back_from_the_row_that_has_it() {
         keep: vec![add("all", 6)],
         ..item("o3", 3, Vec::new())
     };
-    store
-        .replace(&name, &markers, &[kept], Deadline::NONE)
-        .await;
+    store.replace(&name, &[kept], Deadline::NONE).await;
     assert_eq!(values().await[0], Some(1_560));
-    let known = store
-        .known(&name, &markers, &items[3..4], Deadline::NONE)
-        .await;
+    let known = store.known(&name, &items[3..4], Deadline::NONE).await;
     assert_eq!(known.unwrap()[0].as_ref().unwrap().kept, [add("all", 6)]);
     replace(4, &|_| Vec::new()).await;
     assert_eq!(values().await, [Some(6), Some(0), Some(0)]);
@@ -375,7 +348,7 @@ async fn a_sum_beyond_its_type_is_refused_by_its_key() {
 
 fn binding(definition: &str) -> Binding {
     Binding {
-        pipeline: pipeline(),
+        pipeline: PipelineName::new("p").unwrap(),
         version: 1,
         mode: "exactly-once".into(),
         definition: definition.into(),
@@ -385,7 +358,7 @@ fn binding(definition: &str) -> Binding {
 
 #[tokio::test]
 async fn another_number_of_rows_needs_another_version() {
-    let (table, markers) = (Table::new(Total), MemoryDeduper::new());
+    let table = Table::new(Total);
     let binding = binding("no window");
     let of = |rows, names: &[&str]| {
         let store = Spread::new(Total, table.clone(), rows).unwrap();
@@ -395,10 +368,8 @@ async fn another_number_of_rows_needs_another_version() {
         }
     };
     let bind = async |store: Spread<Total, Table>| {
-        let bound = store.bind(&binding, &markers, Deadline::NONE).await;
-        let checked = store
-            .check_binding(&binding, &markers, Deadline::NONE)
-            .await;
+        let bound = store.bind(&binding, Deadline::NONE).await;
+        let checked = store.check_binding(&binding, Deadline::NONE).await;
         assert_eq!(bound.is_ok(), checked.is_ok());
         bound
     };
@@ -420,7 +391,7 @@ async fn another_number_of_rows_needs_another_version() {
             assert!(error.contains(named), "{error}");
         }
     }
-    let plain = table.bind(&binding, &markers, Deadline::NONE).await;
+    let plain = table.bind(&binding, Deadline::NONE).await;
     assert!(
         matches!(plain, Err(StoreError::OtherOwner { .. })),
         "{plain:?}"

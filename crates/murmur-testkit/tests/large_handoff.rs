@@ -86,13 +86,13 @@ async fn a_hundred_thousand_listed_shards_are_handed_over() {
         (0..100_000).map(id).collect(),
     );
 
-    let deduper = Deduper::new(client.clone(), &*markers);
     let pipeline = Pipeline::builder("totals")
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.cents)
         .aggregate(Sum::new())
-        .store(Int64SumStore::new(client, &*state))
-        .exactly_once(deduper)
+        .every_change()
+        .store(Int64SumStore::new(client, &*state).markers(&*markers))
+        .exactly_once()
         .unwrap();
     let name = pipeline.name().clone();
     let begun = Instant::now();

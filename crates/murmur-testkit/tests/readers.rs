@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use murmur_core::{Change, Decoded, Decoder, EventName, Pipeline, Record, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent};
-use murmur_state::{Deadline, MemoryDeduper, MemoryStore};
+use murmur_state::{Deadline, MemoryStore};
 use murmur_streams::{Start, StreamSource, StreamsApi};
 use murmur_testkit::wire::{Action, Wire};
 use serde_json::{Value, json};
@@ -109,6 +109,7 @@ async fn seen(event: LenientEvent) -> Seen {
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.amount)
         .aggregate(Sum::new())
+        .every_change()
         .store(MemoryStore::new(Sum::new()))
         .at_least_once();
     let decoder = Decoder::record(move |view| {
@@ -136,7 +137,7 @@ async fn seen(event: LenientEvent) -> Seen {
             .aggregate(Sum::new())
             .retract()
             .store(rows.clone())
-            .exactly_once(MemoryDeduper::new());
+            .exactly_once();
         let mut builder = Handler::new([totals.unwrap()]);
         if taking {
             let log = Arc::clone(&rejected);

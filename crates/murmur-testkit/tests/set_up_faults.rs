@@ -53,16 +53,19 @@ impl Tables {
     }
 
     fn pipeline(&self, mode: &str) -> Pipeline<Order> {
-        let stored = Pipeline::builder("totals")
+        let store = Int64SumStore::new(self.client.clone(), &*self.state).markers(&*self.markers);
+        let totals = Pipeline::builder("totals")
             .key(|order: &Order| order.customer.clone())
             .value(|order| order.cents)
-            .aggregate(Sum::new())
-            .store(Int64SumStore::new(self.client.clone(), &*self.state));
+            .aggregate(Sum::new());
         let built: Result<_, BuildError> = match mode {
-            "at least once" => stored.at_least_once(),
-            "claim first" => stored.claim_first(self.deduper()),
-            "exactly once" => stored.exactly_once(self.deduper()),
-            _ => stored.ledger(self.deduper()),
+            "at least once" => totals.every_change().store(store).at_least_once(),
+            "claim first" => totals
+                .every_change()
+                .store(store)
+                .claim_first(self.deduper()),
+            "exactly once" => totals.every_change().store(store).exactly_once(),
+            _ => totals.store(store).ledger(),
         };
         built.unwrap()
     }

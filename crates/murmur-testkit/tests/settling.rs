@@ -14,12 +14,13 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use fastrand::Rng;
 use futures::future::join3;
 use murmur_core::Sum;
+use murmur_state::conformance::bound;
 use murmur_state::{
     Add, Deadline, EventId, Fault, ItemChange, ItemId, Key, Known, Ledger, ListSegment, Outcome,
-    PipelineName, Position, ReadExt as _, Replace, SequenceNumber,
+    Position, ReadExt as _, Replace, SequenceNumber,
 };
 use murmur_state_ddb::{
-    Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
+    Int64SumStore, Marked, TableOptions, create_dedup_table, create_int64_table,
 };
 use murmur_testkit::Dynamo;
 use murmur_testkit::cloud::{Cloud, START, Weather};
@@ -130,8 +131,7 @@ fn name(item: usize) -> ItemId {
 
 /// One process.
 struct Process {
-    store: Int64SumStore,
-    markers: Deduper,
+    store: Marked<Int64SumStore>,
     time: Time,
 }
 
@@ -142,9 +142,9 @@ impl Process {
         let config = cloud.process().client_config();
         let config = config.retry_config(RetryConfig::disabled());
         let client = Client::from_conf(config.build());
+        let store = Int64SumStore::with_options(client, &**totals, options);
         Self {
-            store: Int64SumStore::with_options(client.clone(), &**totals, options.clone()).unwrap(),
-            markers: Deduper::with_options(client, &**markers, options).unwrap(),
+            store: store.unwrap().markers(&**markers),
             time: time.clone(),
         }
     }
@@ -177,16 +177,10 @@ impl Process {
 
     /// Sends entries again and again until all are done.
     async fn send(&self, entries: &[Replace<i64>]) {
-        let pipeline = PipelineName::new("settling").unwrap();
+        let bound = bound("settling");
         let mut last = None;
         for _ in 0..ENDLESS {
-            let replaced = Ledger::<Sum>::replace(
-                &self.store,
-                &pipeline,
-                &self.markers,
-                entries,
-                Deadline::NONE,
-            );
+            let replaced = Ledger::<Sum>::replace(&self.store, &bound, entries, Deadline::NONE);
             let outcomes = replaced.await;
             last = outcomes.into_iter().find(|outcome| match outcome {
                 Outcome::Failed(error) => {
@@ -230,9 +224,8 @@ impl Process {
     }
 
     async fn known(&self) -> Vec<Known<i64>> {
-        let pipeline = PipelineName::new("settling").unwrap();
-        let (markers, segment) = (&self.markers, ListSegment::WHOLE);
-        let known = Ledger::<Sum>::list_known(&self.store, &pipeline, markers, segment, None);
+        let (bound, segment) = (bound("settling"), ListSegment::WHOLE);
+        let known = Ledger::<Sum>::list_known(&self.store, &bound, segment, None);
         known.await.unwrap().entries
     }
 }

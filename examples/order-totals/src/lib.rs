@@ -15,7 +15,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Pipeline, Sum, Window};
 use murmur_state::Timestamp;
-use murmur_state_ddb::{Deduper, Int64SumStore};
+use murmur_state_ddb::{Int64SumStore, Marked};
 
 /// Days, kept for 90 of them.
 pub const WINDOW: Window = Window::daily().retention_days(90);
@@ -45,7 +45,7 @@ impl Order {
 /// # Errors
 ///
 /// If the definition cannot be used.
-pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<Order>, BuildError> {
+pub fn order_totals(store: Marked<Int64SumStore>) -> Result<Pipeline<Order>, BuildError> {
     Pipeline::builder("order_totals")
         .key(|order: &Order| order.customer.clone())
         .value(|order| order.amount_cents)
@@ -53,7 +53,7 @@ pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
         .window(WINDOW, Order::placed_at)
         .settle()
         .store(store)
-        .ledger(markers)
+        .ledger()
 }
 
 /// How many orders each customer made, per day.
@@ -61,14 +61,14 @@ pub fn order_totals(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<O
 /// # Errors
 ///
 /// If the definition cannot be used.
-pub fn order_counts(store: Int64SumStore, markers: Deduper) -> Result<Pipeline<Order>, BuildError> {
+pub fn order_counts(store: Marked<Int64SumStore>) -> Result<Pipeline<Order>, BuildError> {
     Pipeline::builder("order_counts")
         .key(|order: &Order| order.customer.clone())
         .count()
         .window(WINDOW, Order::placed_at)
         .settle()
         .store(store)
-        .ledger(markers)
+        .ledger()
 }
 
 /// The tables of this application. A state table belongs to one pipeline; the marker table can
@@ -127,11 +127,11 @@ impl Tables {
     ///
     /// If a definition cannot be used.
     pub fn pipelines(&self, client: &Client) -> Result<[Pipeline<Order>; 2], BuildError> {
-        let store = |table: &str| Int64SumStore::new(client.clone(), table);
-        let markers = Deduper::new(client.clone(), self.markers.as_str());
+        let markers = self.markers.as_str();
+        let store = |table: &str| Int64SumStore::new(client.clone(), table).markers(markers);
         Ok([
-            order_totals(store(&self.totals), markers.clone())?,
-            order_counts(store(&self.counts), markers)?,
+            order_totals(store(&self.totals))?,
+            order_counts(store(&self.counts))?,
         ])
     }
 }

@@ -6,12 +6,10 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Definition, Pipeline, Sum};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Clock, Deadline, MemoryDeduper, MemoryStore, Random, SystemClock, Tokens};
-use murmur_state_ddb::{
-    Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
-};
+use murmur_state::{Clock, Deadline, MemoryStore, Random, SystemClock, Tokens};
+use murmur_state_ddb::{Int64SumStore, TableOptions, create_dedup_table, create_int64_table};
 use serde::{Deserialize, Serialize};
 
 /// The pipeline's name, which is in the keys of its marker rows.
@@ -136,18 +134,17 @@ pub(super) fn totals(
         .tokens(Tokens::repeatable(means.random.clone()))
         .concurrency(means.concurrency);
     let (state, markers) = (tables.state.as_str(), tables.markers.as_str());
-    let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
-    let markers = Deduper::with_options(client.clone(), markers, options)?;
+    let store = Int64SumStore::with_options(client.clone(), state, options)?.markers(markers);
     let totals = Pipeline::builder(PIPELINE)
         .key(Order::customer)
         .value(Order::amount)
-        .aggregate(Sum::new())
-        .store(store);
+        .aggregate(Sum::new());
+    let adding = |totals: Definition<Order, Sum>| totals.every_change().store(store.clone());
     Ok(match mode {
-        Mode::AtLeastOnce => totals.at_least_once(),
-        Mode::ClaimFirst => totals.claim_first(markers),
-        Mode::ExactlyOnce => totals.exactly_once(markers),
-        Mode::Ledger => totals.ledger(markers),
+        Mode::AtLeastOnce => adding(totals).at_least_once(),
+        Mode::ClaimFirst => adding(totals).claim_first(store.deduper().clone()),
+        Mode::ExactlyOnce => adding(totals).exactly_once(),
+        Mode::Ledger => totals.store(store).ledger(),
     }?)
 }
 
@@ -157,8 +154,9 @@ pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
         .key(Order::customer)
         .value(Order::amount)
         .aggregate(Sum::new())
+        .every_change()
         .store(store.clone())
-        .exactly_once(MemoryDeduper::new())?;
+        .exactly_once()?;
     Ok(Handler::new([totals]).build()?)
 }
 

@@ -10,7 +10,7 @@ use fastrand::Rng;
 use murmur_core::{Pipeline, ProcessorBuilder, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Deadline, Random, Timestamp, Tokens};
-use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
+use murmur_state_ddb::{Int64SumStore, TableOptions};
 use serde::Serialize;
 
 use super::Effort;
@@ -153,16 +153,15 @@ fn totals(simulation: &Simulation, way: Way, random: &Random) -> Result<Pipeline
         simulation.tables.state.as_str(),
         simulation.tables.markers.as_str(),
     );
-    let store = Int64SumStore::with_options(client.clone(), state, options.clone())?;
-    let markers = Deduper::with_options(client, markers, options)?;
+    let store = Int64SumStore::with_options(client, state, options)?.markers(markers);
     let definition = Pipeline::builder(pipeline::PIPELINE)
         .key(Order::customer)
         .value(Order::amount)
         .aggregate(Sum::new());
     Ok(match way {
-        Way::ExactlyOnce => definition.retract().store(store).exactly_once(markers),
-        Way::Ledger => definition.store(store).ledger(markers),
-        Way::Settling => definition.settle().store(store).ledger(markers),
+        Way::ExactlyOnce => definition.retract().store(store).exactly_once(),
+        Way::Ledger => definition.store(store).ledger(),
+        Way::Settling => definition.settle().store(store).ledger(),
     }?)
 }
 

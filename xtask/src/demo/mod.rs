@@ -18,7 +18,7 @@ use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{Bootstrap, Progress};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::HandoffToken;
-use murmur_state_ddb::{Deduper, Int64SumStore};
+use murmur_state_ddb::Int64SumStore;
 use murmur_streams::{StreamsApi, Summary, Trigger};
 use tokio::sync::watch;
 
@@ -175,11 +175,11 @@ fn totals(server: &Server, tables: &Tables, measure: &Measure) -> Result<Definit
         .value(|fact| fact.value)
         .aggregate(Sum::new())
         .settle()
-        .store(Int64SumStore::new(
-            server.client.clone(),
-            tables.state.as_str(),
-        ))
-        .ledger(Deduper::new(server.client.clone(), tables.markers.as_str()))?;
+        .store(
+            Int64SumStore::new(server.client.clone(), tables.state.as_str())
+                .markers(tables.markers.as_str()),
+        )
+        .ledger()?;
     let measure = measure.clone();
     let decoder = Decoder::item(move |item: &Item| {
         let Some(key) = measure.text(item, &measure.key)? else {

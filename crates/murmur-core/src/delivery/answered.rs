@@ -4,7 +4,7 @@ use crate::verdict::Verdict;
 
 /// The shares of a batch whose verdict is known before delivery, and the places of the others.
 pub(super) struct Answered {
-    verdicts: Vec<Verdict>,
+    pub(super) verdicts: Vec<Verdict>,
     open: Vec<usize>,
 }
 

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use murmur_state::{EventId, ExactlyOnce, Monoid, Once, PipelineName, Repeats, StoreError};
+use murmur_state::{Bound, EventId, ExactlyOnce, Monoid, Once, PipelineName, Repeats, StoreError};
 
 use super::answered::part;
 use super::context::Context;
@@ -11,9 +11,9 @@ use super::retrying::{of_keys, until_done};
 use crate::batch::Batch;
 use crate::verdict::Verdict;
 
-pub(crate) struct OncePerKey<S, K>(pub(crate) Owned<S, K>);
+pub(crate) struct OncePerKey<S>(pub(crate) Owned<S>);
 
-impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
+impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
     type State = S;
     const MODE: &str = "exactly-once";
     const REPEATS: Repeats = Repeats::EventOnce;
@@ -28,7 +28,8 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         stream: Option<&str>,
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
-        self.0.bind::<M>(pipeline, stream, context).await
+        self.0.bind::<M>(pipeline, stream, context).await?;
+        Ok(())
     }
 
     async fn check_binding(
@@ -36,7 +37,8 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         pipeline: &PipelineName,
         context: &Context<'_>,
     ) -> Result<Option<Arc<str>>, StoreError> {
-        self.0.check_binding::<M>(pipeline, context).await
+        let bound = self.0.check_binding::<M>(pipeline, context).await?;
+        Ok(bound.stream().cloned())
     }
 
     async fn deliver(
@@ -46,27 +48,31 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S, S::Markers> {
         Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
-        let (answered, shares) = self.0.of_own_streams::<M>(pipeline, shares, context).await;
+        let own = self.0.of_own_streams::<M>(pipeline, shares, context);
+        let (answered, bound, shares) = own.await;
+        let Some(bound) = bound else {
+            return answered.verdicts;
+        };
         let batch = Batch { rows, shares };
         let delivered = if M::IDEMPOTENT {
             // The same value again changes nothing: no ids are needed.
             merge(&self.0.store, pipeline, monoid, &batch, context).await
         } else {
-            self.apply(pipeline, batch, context).await
+            self.apply(&bound, batch, context).await
         };
         answered.with(delivered)
     }
 }
 
-impl<S, K> OncePerKey<S, K> {
+impl<S> OncePerKey<S> {
     async fn apply<M: Monoid>(
         &self,
-        pipeline: &PipelineName,
+        bound: &Bound,
         Batch { rows, shares }: Batch<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict>
     where
-        S: ExactlyOnce<M, Markers = K>,
+        S: ExactlyOnce<M>,
     {
         let handed_over = context.retry.clock().now();
         let (answered, events) = part(shares, |share| {
@@ -78,15 +84,13 @@ impl<S, K> OncePerKey<S, K> {
             })
         });
         let outcomes = until_done(
-            pipeline,
+            bound.pipeline(),
             self.0.store.place(),
             context,
             events,
             |event: &Once<_>| of_keys(&event.adds).collect(),
             |events: Vec<_>, until| async move {
-                let Owned { store, markers, .. } = &self.0;
-                let outcomes = store.apply(pipeline, markers, &events, until);
-                let outcomes = outcomes.await;
+                let outcomes = self.0.store.apply(bound, &events, until).await;
                 (events, outcomes)
             },
         );

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Deadline, EventId, Group, ItemChange, ItemId, Known, LEDGER_MODE, Ledger, ListSegment, Listed,
-    Mend, Outcome, Overflow, PipelineName, Place, Repeats, Replace, StoreError,
+    Bound, Deadline, EventId, Group, ItemChange, ItemId, Known, LEDGER_MODE, Ledger, ListSegment,
+    Listed, Mend, Outcome, Overflow, PipelineName, Place, Repeats, Replace, StoreError,
 };
 
 use super::answered::part;
@@ -23,8 +23,8 @@ use crate::verdict::Verdict;
 /// How long after it was told that items do not settle a process asks again.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-pub(crate) struct InLedger<S, K> {
-    pub(crate) owned: Owned<S, K>,
+pub(crate) struct InLedger<S> {
+    pub(crate) owned: Owned<S>,
     /// Whether the definition lets items settle.
     settles: bool,
     /// Whether the store was heard to say so, and when it was asked last.
@@ -32,8 +32,8 @@ pub(crate) struct InLedger<S, K> {
     asked: Mutex<Option<Duration>>,
 }
 
-impl<S, K> InLedger<S, K> {
-    pub(crate) fn new(owned: Owned<S, K>, settles: bool) -> Self {
+impl<S> InLedger<S> {
+    pub(crate) fn new(owned: Owned<S>, settles: bool) -> Self {
         Self {
             owned,
             settles,
@@ -43,9 +43,9 @@ impl<S, K> InLedger<S, K> {
     }
 
     /// Whether items are to settle, as far as this process has heard. It is right either way.
-    async fn has_heard<M: Group>(&self, pipeline: &PipelineName, context: &Context<'_>) -> bool
+    async fn has_heard<M: Group>(&self, bound: &Bound, context: &Context<'_>) -> bool
     where
-        S: Ledger<M, Markers = K>,
+        S: Ledger<M>,
     {
         if !self.settles || self.heard.load(Ordering::Relaxed) {
             return self.settles;
@@ -58,13 +58,12 @@ impl<S, K> InLedger<S, K> {
             }
             *asked = Some(now);
         }
-        let Owned { store, markers, .. } = &self.owned;
         let until = context.operation_deadline();
-        let heard = match store.is_settling(pipeline, markers, until).await {
+        let heard = match self.owned.store.is_settling(bound, until).await {
             Ok(settling) => settling,
             Err(error) => {
                 tracing::warn!(
-                    pipeline = pipeline.as_str(),
+                    pipeline = bound.pipeline().as_str(),
                     error = %murmur_state::Causes(&error),
                     "not told whether items settle; they stay in the ledger for now",
                 );
@@ -76,7 +75,7 @@ impl<S, K> InLedger<S, K> {
     }
 }
 
-impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
+impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
     type State = S;
     const MODE: &str = LEDGER_MODE;
     const REPEATS: Repeats = Repeats::ItemOnce;
@@ -96,7 +95,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         stream: Option<&str>,
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
-        self.owned.bind::<M>(pipeline, stream, context).await
+        self.owned.bind::<M>(pipeline, stream, context).await?;
+        Ok(())
     }
 
     async fn check_binding(
@@ -104,7 +104,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         pipeline: &PipelineName,
         context: &Context<'_>,
     ) -> Result<Option<Arc<str>>, StoreError> {
-        self.owned.check_binding::<M>(pipeline, context).await
+        let bound = self.owned.check_binding::<M>(pipeline, context).await?;
+        Ok(bound.stream().cloned())
     }
 
     async fn settle(
@@ -112,11 +113,13 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         pipeline: &PipelineName,
         context: &Context<'_>,
     ) -> Result<(), StoreError> {
-        let Owned { store, markers, .. } = &self.owned;
-        let binding = self.owned.binding(pipeline, None);
-        let settle = || store.settle(&binding, markers, context.operation_deadline());
+        let settle = async || {
+            let until = context.operation_deadline();
+            let bound = self.owned.bound::<M>(pipeline, until).await?;
+            self.owned.store.settle(&bound, until).await
+        };
         let settled = context.read(pipeline, settle).await;
-        settled.map_err(|error| error.blameless(store.place()))?;
+        settled.map_err(|error| error.blameless(self.owned.store.place()))?;
         self.heard.store(self.settles, Ordering::Relaxed);
         Ok(())
     }
@@ -126,10 +129,13 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         pipeline: &PipelineName,
         context: &Context<'_>,
     ) -> Result<bool, StoreError> {
-        let Owned { store, markers, .. } = &self.owned;
-        let ask = || store.is_settling(pipeline, markers, context.operation_deadline());
+        let ask = async || {
+            let until = context.operation_deadline();
+            let bound = self.owned.bound::<M>(pipeline, until).await?;
+            self.owned.store.is_settling(&bound, until).await
+        };
         let asked = context.read(pipeline, ask).await;
-        asked.map_err(|error| error.blameless(store.place()))
+        asked.map_err(|error| error.blameless(self.owned.store.place()))
     }
 
     async fn deliver(
@@ -140,11 +146,12 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
         context: &Context<'_>,
     ) -> Vec<Verdict> {
         let handed_over = context.retry.clock().now();
-        let settles = self.has_heard::<M>(pipeline, context).await;
-        let (foreign, shares) = self
-            .owned
-            .of_own_streams::<M>(pipeline, shares, context)
-            .await;
+        let own = self.owned.of_own_streams::<M>(pipeline, shares, context);
+        let (foreign, bound, shares) = own.await;
+        let Some(bound) = &bound else {
+            return foreign.verdicts;
+        };
+        let settles = self.has_heard::<M>(bound, context).await;
         let (unplaced, items) = part(shares, |share| {
             let Share {
                 record,
@@ -189,9 +196,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
                 adds.chain(before).chain([item]).collect()
             },
             |items: Vec<_>, until| async move {
-                let Owned { store, markers, .. } = &self.owned;
-                let outcomes = store.replace(pipeline, markers, &items, until);
-                let outcomes = outcomes.await;
+                let outcomes = self.owned.store.replace(bound, &items, until).await;
                 (items, outcomes)
             },
         );
@@ -199,7 +204,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S, S::Markers> {
     }
 }
 
-impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
+impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S> {
     fn place(&self) -> Place {
         self.owned.store.place()
     }
@@ -210,8 +215,10 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.known(pipeline, markers, items, deadline))
+        Box::pin(async move {
+            let bound = self.owned.bound::<M>(pipeline, deadline).await?;
+            self.owned.store.known(&bound, items, deadline).await
+        })
     }
 
     fn list_known<'a>(
@@ -220,8 +227,10 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<Known<M::Value>>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.list_known(pipeline, markers, segment, after))
+        Box::pin(async move {
+            let bound = self.owned.bound::<M>(pipeline, Deadline::NONE).await?;
+            self.owned.store.list_known(&bound, segment, after).await
+        })
     }
 
     fn mend<'a>(
@@ -230,8 +239,12 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S, S::Markers> {
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>> {
-        let Owned { store, markers, .. } = &self.owned;
-        Box::pin(store.mend(pipeline, markers, items, deadline))
+        Box::pin(async move {
+            match self.owned.bound::<M>(pipeline, deadline).await {
+                Ok(bound) => self.owned.store.mend(&bound, items, deadline).await,
+                Err(error) => vec![Outcome::Failed(error); items.len()],
+            }
+        })
     }
 
     fn invert(&self, monoid: &M, value: &M::Value) -> Result<M::Value, Overflow> {

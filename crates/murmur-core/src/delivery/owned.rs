@@ -1,34 +1,33 @@
-use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use murmur_state::{Binding, ExactlyOnce, Monoid, PipelineName, StoreError};
+use murmur_state::{Binding, Bound, Deadline, ExactlyOnce, Monoid, PipelineName, StoreError};
 
 use super::answered::{Answered, part};
 use super::context::Context;
 use crate::batch::Share;
 
 /// A store that belongs to one pipeline in an exact mode, and to streams one by one.
-pub(crate) struct Owned<S, K> {
+pub(crate) struct Owned<S> {
     pub(crate) store: S,
-    pub(crate) markers: Arc<K>,
     version: u32,
     mode: &'static str,
     definition: Arc<str>,
-    /// Streams for which the store has agreed in this process.
-    agreed: Mutex<HashSet<Option<Arc<str>>>>,
+    agreed: Mutex<Agreed>,
 }
 
-impl<S, K> Owned<S, K> {
-    pub(crate) fn new(
-        store: S,
-        markers: Arc<K>,
-        version: u32,
-        mode: &'static str,
-        definition: Arc<str>,
-    ) -> Self {
+/// What the store has agreed to in this process.
+#[derive(Default)]
+struct Agreed {
+    streams: HashMap<Option<Arc<str>>, Bound>,
+    /// What it answered last, be it that it was bound or only looked at.
+    last: Option<Bound>,
+}
+
+impl<S> Owned<S> {
+    pub(crate) fn new(store: S, version: u32, mode: &'static str, definition: Arc<str>) -> Self {
         Self {
             store,
-            markers,
             version,
             mode,
             definition,
@@ -36,36 +35,42 @@ impl<S, K> Owned<S, K> {
         }
     }
 
+    fn agreed(&self) -> MutexGuard<'_, Agreed> {
+        self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Parts the shares of streams to which the store belongs from those of streams to which it
-    /// does not, whose outcome is the store's refusal.
+    /// does not, whose outcome is the store's refusal. `None` if it belongs to none of the streams.
     pub(super) async fn of_own_streams<'a, M: Monoid>(
         &self,
         pipeline: &PipelineName,
         shares: Vec<Share<'a, M::Value>>,
         context: &Context<'_>,
-    ) -> (Answered, Vec<Share<'a, M::Value>>)
+    ) -> (Answered, Option<Bound>, Vec<Share<'a, M::Value>>)
     where
-        S: ExactlyOnce<M, Markers = K>,
+        S: ExactlyOnce<M>,
     {
         let mut refused: HashMap<Option<&str>, StoreError> = HashMap::new();
-        let mut last = None;
+        let (mut last, mut proof) = (None, None);
         for share in &shares {
             let stream = share.record.stream_arn();
             if last != Some(stream) {
                 last = Some(stream);
-                if !refused.contains_key(&stream)
-                    && let Err(error) = self.bind::<M>(pipeline, stream, context).await
-                {
-                    refused.insert(stream, error);
+                if !refused.contains_key(&stream) {
+                    match self.bind::<M>(pipeline, stream, context).await {
+                        Ok(bound) => proof = Some(bound),
+                        Err(error) => _ = refused.insert(stream, error),
+                    }
                 }
             }
         }
-        part(shares, |share| {
+        let (answered, shares) = part(shares, |share| {
             match refused.get(&share.record.stream_arn()) {
                 Some(error) => Err(error.clone()),
                 None => Ok(share),
             }
-        })
+        });
+        (answered, proof, shares)
     }
 
     pub(super) async fn bind<M: Monoid>(
@@ -73,45 +78,70 @@ impl<S, K> Owned<S, K> {
         pipeline: &PipelineName,
         stream: Option<&str>,
         context: &Context<'_>,
-    ) -> Result<(), StoreError>
+    ) -> Result<Bound, StoreError>
     where
-        S: ExactlyOnce<M, Markers = K>,
+        S: ExactlyOnce<M>,
     {
         let stream: Option<Arc<str>> = stream.map(Into::into);
-        let agreed = || self.agreed.lock().unwrap_or_else(PoisonError::into_inner);
-        if agreed().contains(&stream) {
-            return Ok(());
+        if let Some(bound) = self.agreed().streams.get(&stream) {
+            return Ok(bound.clone());
         }
         let binding = self.binding(pipeline, stream.clone());
-        let bind = || {
-            let until = context.operation_deadline();
-            self.store.bind(&binding, &self.markers, until)
-        };
+        let bind = || self.store.bind(&binding, context.operation_deadline());
         let bound = context.read(pipeline, bind).await;
         // It carries no record.
-        bound.map_err(|error| error.blameless(self.store.place()))?;
-        agreed().insert(stream);
-        Ok(())
+        let bound = bound.map_err(|error| error.blameless(self.store.place()))?;
+        let mut agreed = self.agreed();
+        agreed.streams.insert(stream, bound.clone());
+        agreed.last = Some(bound.clone());
+        Ok(bound)
     }
 
     pub(super) async fn check_binding<M: Monoid>(
         &self,
         pipeline: &PipelineName,
         context: &Context<'_>,
-    ) -> Result<Option<Arc<str>>, StoreError>
+    ) -> Result<Bound, StoreError>
     where
-        S: ExactlyOnce<M, Markers = K>,
+        S: ExactlyOnce<M>,
     {
-        let binding = self.binding(pipeline, None);
-        let check = || {
-            let until = context.operation_deadline();
-            self.store.check_binding(&binding, &self.markers, until)
-        };
+        let check = || self.look::<M>(pipeline, context.operation_deadline());
         let checked = context.read(pipeline, check).await;
         checked.map_err(|error| error.blameless(self.store.place()))
     }
 
-    pub(super) fn binding(&self, pipeline: &PipelineName, stream: Option<Arc<str>>) -> Binding {
+    /// The proof that the store belongs to the pipeline, as it was given before; asked for once if it
+    /// was not.
+    pub(crate) async fn bound<M: Monoid>(
+        &self,
+        pipeline: &PipelineName,
+        deadline: Deadline,
+    ) -> Result<Bound, StoreError>
+    where
+        S: ExactlyOnce<M>,
+    {
+        let last = self.agreed().last.clone();
+        match last {
+            Some(bound) => Ok(bound),
+            None => self.look::<M>(pipeline, deadline).await,
+        }
+    }
+
+    async fn look<M: Monoid>(
+        &self,
+        pipeline: &PipelineName,
+        deadline: Deadline,
+    ) -> Result<Bound, StoreError>
+    where
+        S: ExactlyOnce<M>,
+    {
+        let binding = self.binding(pipeline, None);
+        let bound = self.store.check_binding(&binding, deadline).await?;
+        self.agreed().last = Some(bound.clone());
+        Ok(bound)
+    }
+
+    fn binding(&self, pipeline: &PipelineName, stream: Option<Arc<str>>) -> Binding {
         Binding {
             pipeline: pipeline.clone(),
             version: self.version,

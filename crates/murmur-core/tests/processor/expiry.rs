@@ -40,11 +40,8 @@ const MODES: [Mode; 4] = [
         let markers = MemoryDeduper::new();
         definition.retract().store(store).claim_first(markers)
     },
-    |definition, store| {
-        let markers = MemoryDeduper::new();
-        definition.retract().store(store).exactly_once(markers)
-    },
-    |definition, store| definition.store(store).ledger(MemoryDeduper::new()),
+    |definition, store| definition.retract().store(store).exactly_once(),
+    |definition, store| definition.store(store).ledger(),
 ];
 
 #[tokio::test]
@@ -93,7 +90,7 @@ async fn an_item_put_anew_counts_beside_what_is_kept() {
 async fn what_nobody_takes_back_need_not_be_decodable_or_there() {
     let store = MemoryStore::new(Sum::new());
     let definition = definition().keep_expired_items().retract();
-    let pipeline = definition.store(store).exactly_once(MemoryDeduper::new());
+    let pipeline = definition.store(store).exactly_once();
     let (processor, counts) = processor(pipeline.unwrap());
     let broken = item(&[("customer", AttributeValue::Bool(true))]);
     let mut without_image = change("2", "1", Some(broken.clone()), None);
@@ -119,12 +116,12 @@ async fn each_pipeline_keeps_or_takes_back_by_itself() {
         .retract()
         .keep_expired_items()
         .store(kept.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let taking = definition()
         .retract()
         .store(gone.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let processor = ProcessorBuilder::new([keeping, taking]).build().unwrap();
     let batch = [insert("1", order("a", 5)), removal(2, order("a", 5), true)];
@@ -145,7 +142,7 @@ async fn a_kept_removal_adds_nothing_whatever_its_new_side_decodes_to() {
         .count()
         .keep_expired_items()
         .store(store.clone())
-        .ledger(MemoryDeduper::new())
+        .ledger()
         .unwrap();
     let decoder = Decoder::record(|_| Ok(Decoded::Record("all".to_owned())));
     let processor = ProcessorBuilder::with_decoder([items], decoder)
@@ -160,7 +157,7 @@ async fn a_kept_removal_adds_nothing_whatever_its_new_side_decodes_to() {
 async fn a_ledger_keeps_what_was_removed_and_not_what_a_scan_found_later_under_its_name() {
     let store = MemoryStore::new(Sum::new());
     let pipeline = definition().keep_expired_items().store(store.clone());
-    let pipeline = pipeline.ledger(MemoryDeduper::new()).unwrap();
+    let pipeline = pipeline.ledger().unwrap();
     assert!(pipeline.needs_old_images() && !pipeline.retracts());
     let (processor, _) = processor(pipeline);
     // The removal and the new item are in the stream still when the scan finds the latter.
@@ -220,7 +217,7 @@ async fn a_ledger_that_knows_expiry_by_the_item_says_that_it_needs_the_old_image
     let store = MemoryStore::new(Sum::new());
     let expiring = definition().keep_expired_items();
     let expiring = expiring.expires_at(|o| Some(Timestamp::from_secs(o.placed_at)));
-    let pipeline = expiring.store(store).ledger(MemoryDeduper::new());
+    let pipeline = expiring.store(store).ledger();
     let (processor, _) = processor(pipeline.unwrap());
     let Record::Changed(gone) = removal(2, order("a", 5), false) else {
         panic!("a change")
@@ -253,7 +250,7 @@ fn keeping_is_refused_where_removals_change_nothing() {
     let built = [
         keeping().at_least_once(),
         keeping().claim_first(MemoryDeduper::new()),
-        keeping().exactly_once(MemoryDeduper::new()),
+        keeping().exactly_once(),
     ];
     for pipeline in built {
         let Err(BuildError::Option { source, .. }) = pipeline else {
@@ -262,5 +259,5 @@ fn keeping_is_refused_where_removals_change_nothing() {
         assert_eq!(source.option, "keep_expired_items");
         assert!(source.to_string().contains("retract"), "{source}");
     }
-    assert!(keeping().ledger(MemoryDeduper::new()).is_ok());
+    assert!(keeping().ledger().is_ok());
 }

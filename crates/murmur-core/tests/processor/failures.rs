@@ -10,15 +10,15 @@ use murmur_state::{
 };
 
 use crate::support::{
-    Answer, FlakyDeduper, Order, Scripted, clock, insert, missing_table, order, throttled,
+    Answer, FlakyDeduper, Order, clock, insert, missing_table, order, scripted, throttled,
     unavailable, value,
 };
-use crate::{builder, outcomes, processor, totals};
+use crate::{builder, following, outcomes, processor, totals};
 
 #[tokio::test]
 async fn throttles_spend_time_and_transient_failures_spend_attempts() {
     let mut left = 40;
-    let store = Scripted::new(move |_| {
+    let store = scripted(move |_| {
         left -= 1;
         if left > 0 {
             Answer::Refuse(throttled())
@@ -37,7 +37,7 @@ async fn throttles_spend_time_and_transient_failures_spend_attempts() {
     assert!(counts.of("totals:retry") > 3);
 
     for (attempts, expected) in [(None, 3), (Some(1), 1), (Some(5), 5)] {
-        let store = Scripted::new(|_| Answer::Refuse(unavailable(false)));
+        let store = scripted(|_| Answer::Refuse(unavailable(false)));
         let (mut builder, _) = self::builder(totals(store.clone()).at_least_once().unwrap());
         if let Some(attempts) = attempts {
             builder = builder.retry_with(|policy| policy.max_attempts(attempts));
@@ -54,7 +54,7 @@ async fn throttles_spend_time_and_transient_failures_spend_attempts() {
 
 #[tokio::test]
 async fn a_failing_lane_does_not_stop_its_neighbours() {
-    let store = Scripted::new(|add| match add.key.entity() {
+    let store = scripted(|add| match add.key.entity() {
         "bad" => Answer::Refuse(missing_table()),
         _ => Answer::Apply,
     });
@@ -79,7 +79,7 @@ async fn a_failing_lane_does_not_stop_its_neighbours() {
 #[tokio::test]
 async fn after_a_failure_later_writes_of_the_lane_are_blocked() {
     // Two writes on one key, because together they would overflow.
-    let store = Scripted::new(|_| Answer::Refuse(missing_table()));
+    let store = scripted(|_| Answer::Refuse(missing_table()));
     let (processor, counts) = processor(totals(store.clone()).at_least_once().unwrap());
     let batch = [
         insert("1", order("a", i64::MAX)),
@@ -96,7 +96,7 @@ async fn after_a_failure_later_writes_of_the_lane_are_blocked() {
 #[tokio::test]
 async fn a_claim_is_released_when_its_merge_fails() {
     let mut broken = true;
-    let store = Scripted::new(move |_| {
+    let store = scripted(move |_| {
         if std::mem::take(&mut broken) {
             Answer::Refuse(missing_table())
         } else {
@@ -161,7 +161,7 @@ async fn a_claim_that_fails_for_good_is_given_back_too() {
 async fn claim_first_counts_a_write_twice_whose_answer_was_lost() {
     // The risk its documentation names: shown here, not hidden.
     let mut losses = 3;
-    let store = Scripted::new(move |_| {
+    let store = scripted(move |_| {
         losses -= 1;
         if losses >= 0 {
             Answer::Lose
@@ -182,7 +182,7 @@ async fn claim_first_counts_a_write_twice_whose_answer_was_lost() {
 async fn what_the_deadline_leaves_no_time_for_is_reported_and_its_claim_given_back() {
     let clock = clock();
     let ticking = clock.clone();
-    let store = Scripted::new(move |_| {
+    let store = scripted(move |_| {
         ticking.advance(Duration::from_secs(1));
         Answer::Refuse(throttled())
     });
@@ -225,7 +225,7 @@ async fn a_claim_that_cannot_be_given_back_is_told_by_name_and_what_can_never_co
     };
     for (refused, fault) in [(throttled(), Fault::Setup), (never, Fault::Record)] {
         let deduper = FlakyDeduper::default();
-        let store = Scripted::new(move |_| Answer::Refuse(refused.clone()));
+        let store = scripted(move |_| Answer::Refuse(refused.clone()));
         let (processor, _) = processor(totals(store).claim_first(deduper.clone()).unwrap());
         deduper.refuse_releases.store(usize::MAX, Ordering::Relaxed);
         let batch = [insert("1", order("a", 5))];
@@ -242,16 +242,16 @@ async fn a_claim_that_cannot_be_given_back_is_told_by_name_and_what_can_never_co
 async fn too_few_or_too_many_outcomes_count_as_not_done_and_name_the_store() {
     for by in [-1, 1] {
         let store = || {
-            let mut store = Scripted::new(|_| Answer::Apply);
-            store.miscounts = by;
+            let mut store = scripted(|_| Answer::Apply);
+            store.0.miscounts = by;
             store
         };
         let markers = MemoryDeduper::new;
         let pipelines = [
             totals(store()).at_least_once(),
             totals(store()).claim_first(markers()),
-            totals(store()).exactly_once(markers()),
-            totals(store()).ledger(markers()),
+            totals(store()).exactly_once(),
+            following(store()).ledger(),
         ];
         for pipeline in pipelines {
             let (processor, _) = processor(pipeline.unwrap());
@@ -276,6 +276,7 @@ fn two_pipelines_on_one_state_table_are_refused() {
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
     };
     let one = || named("one").store(store.clone()).at_least_once().unwrap();
     let markers = MemoryDeduper::new();

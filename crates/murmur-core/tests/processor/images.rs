@@ -6,10 +6,10 @@ use murmur_core::{
     AttributeValue, Change, Count, Decoded, Decoder, EventName, Item, Pipeline, ProcessorBuilder,
     Record, RecordError, RecordOutcome, Side, Sum,
 };
-use murmur_state::{Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber};
+use murmur_state::{Deadline, Fault, MemoryStore, SequenceNumber};
 
-use crate::support::{Answer, Order, Scripted, change, insert, item, order, scanned, value};
-use crate::{builder, error, outcomes, processor, totals};
+use crate::support::{Answer, Order, change, insert, item, order, scanned, scripted, value};
+use crate::{builder, error, following, outcomes, processor, totals};
 
 #[tokio::test]
 async fn a_record_that_names_no_key_is_skipped_and_counted() {
@@ -22,6 +22,7 @@ async fn a_record_that_names_no_key_is_skipped_and_counted() {
         })
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(store.clone())
         .at_least_once()
         .unwrap();
@@ -44,7 +45,7 @@ async fn old_images_are_taken_back() {
         .aggregate(Sum::new())
         .retract()
         .store(store.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let (processor, _) = processor(pipeline);
     let record = |event: &str, old: Option<(&str, i64)>, new: Option<(&str, i64)>| {
@@ -66,7 +67,7 @@ async fn old_images_are_taken_back() {
 
 #[tokio::test]
 async fn a_change_that_alters_nothing_writes_nothing() {
-    let store = Scripted::new(|_| Answer::Apply);
+    let store = scripted(|_| Answer::Apply);
     let pipeline = Pipeline::builder("totals")
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
@@ -130,7 +131,7 @@ async fn without_retraction_removals_count_for_nothing_and_need_no_image() {
 #[tokio::test]
 async fn a_ledger_follows_items_through_scan_and_stream() {
     let store = MemoryStore::new(Sum::new());
-    let (processor, _) = processor(totals(store.clone()).ledger(MemoryDeduper::new()).unwrap());
+    let (processor, _) = processor(following(store.clone()).ledger().unwrap());
     let at = |event: &str, sequence: &str, new: Option<Item>| {
         let mut change = change(event, "1", Some(order("?", 999)), new);
         change.sequence_number = Some(SequenceNumber::new(sequence).unwrap());
@@ -161,7 +162,7 @@ async fn a_stream_without_the_needed_images_is_reported_whatever_the_callback_sa
         let definition = if retract {
             definition.retract()
         } else {
-            definition
+            definition.every_change()
         };
         definition
             .store(MemoryStore::new(Sum::new()))
@@ -193,6 +194,7 @@ async fn a_whole_record_decoder_sees_removals_keys_and_both_images() {
     let removals = Pipeline::builder("removals")
         .key(|id: &String| id.clone())
         .count()
+        .every_change()
         .store(store.clone())
         .at_least_once()
         .unwrap();
@@ -281,10 +283,11 @@ async fn the_new_side_of_a_removal_counts_for_nothing_where_old_images_are_taken
             .retract()
             .store(taken_back.clone())
             .at_least_once(),
+        definition().store(remembered.clone()).ledger(),
         definition()
-            .store(remembered.clone())
-            .ledger(MemoryDeduper::new()),
-        definition().store(added.clone()).at_least_once(),
+            .every_change()
+            .store(added.clone())
+            .at_least_once(),
     ];
     for pipeline in pipelines {
         let processor = ProcessorBuilder::with_decoder([pipeline.unwrap()], decoder())

@@ -25,19 +25,27 @@ mod windows;
 use std::sync::Arc;
 
 use murmur_core::{
-    AttributeValue, Pipeline, Processor, ProcessorBuilder, Record, RecordError, RecordOutcome,
-    Stored, Sum,
+    AttributeValue, Definition, Pipeline, Processor, ProcessorBuilder, Record, RecordError,
+    RecordOutcome, Stored, Sum,
 };
 use murmur_state::{Deadline, Random, Store};
 
 use support::{Counts, Order, clock, insert, item};
 
-pub(crate) fn totals<S: Store<Sum>>(store: S) -> Stored<Order, Sum, S> {
+fn orders() -> Definition<Order, Sum> {
     Pipeline::builder("totals")
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
-        .store(store)
+}
+
+pub(crate) fn totals<S: Store<Sum>>(store: S) -> Stored<Order, Sum, S> {
+    orders().every_change().store(store)
+}
+
+/// The same for a ledger, which follows the table.
+pub(crate) fn following<S: Store<Sum>>(store: S) -> Stored<Order, Sum, S> {
+    orders().store(store)
 }
 
 pub(crate) fn builder(pipeline: Pipeline<Order>) -> (ProcessorBuilder<Order>, Counts) {

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::{
-    Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError, RecordOutcome,
-    Set, Sum, Window,
+    BuildError, Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError,
+    RecordOutcome, Set, Sum, Window,
 };
 use murmur_state::{
     Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Read, ReadExt, Repeats,
     SequenceNumber, Timestamp, Tokens,
 };
 
-use crate::support::{Answer, Order, Scripted, change, insert, key, missing_table, order, value};
-use crate::{error, outcomes, processor, totals};
+use crate::support::{Answer, Order, change, insert, key, missing_table, order, scripted, value};
+use crate::{error, following, outcomes, processor, totals};
 
 #[tokio::test]
 async fn one_write_per_key_and_batch() {
-    let store = Scripted::new(|_| Answer::Apply);
+    let store = scripted(|_| Answer::Apply);
     let (processor, counts) = processor(totals(store.clone()).at_least_once().unwrap());
     let batch: Vec<_> = (0..100)
         .map(|n| insert(&format!("e{n}"), order(["a", "b"][n % 2], 1)))
@@ -43,8 +43,9 @@ async fn several_keys_per_record_and_a_key_put_out_twice_counts_once() {
         })
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(store.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let (processor, _) = processor(pipeline);
     let batch = [insert("1", order("ann", 5)), insert("2", order("all", 7))];
@@ -61,8 +62,8 @@ async fn the_same_record_twice_in_a_batch_counts_once_in_every_mode() {
     let modes: [fn(MemoryStore<Sum>) -> Pipeline<Order>; 4] = [
         |store| totals(store).at_least_once().unwrap(),
         |store| totals(store).claim_first(MemoryDeduper::new()).unwrap(),
-        |store| totals(store).exactly_once(MemoryDeduper::new()).unwrap(),
-        |store| totals(store).ledger(MemoryDeduper::new()).unwrap(),
+        |store| totals(store).exactly_once().unwrap(),
+        |store| following(store).ledger().unwrap(),
     ];
     for mode in modes {
         let store = MemoryStore::new(Sum::new());
@@ -95,14 +96,8 @@ async fn redelivery_counts_once_where_the_mode_says_so() {
             },
             6,
         ),
-        (
-            |store| totals(store).exactly_once(MemoryDeduper::new()).unwrap(),
-            6,
-        ),
-        (
-            |store| totals(store).ledger(MemoryDeduper::new()).unwrap(),
-            6,
-        ),
+        (|store| totals(store).exactly_once().unwrap(), 6),
+        (|store| following(store).ledger().unwrap(), 6),
     ];
     for (mode, expected) in modes {
         let store = MemoryStore::new(Sum::new());
@@ -147,6 +142,7 @@ async fn pipelines_that_share_a_marker_table_do_not_see_each_others_claims() {
         .key(|o: &Order| o.customer.clone())
         .value(|_| 1)
         .aggregate(Sum::new())
+        .every_change()
         .store(b.clone())
         .claim_first(markers.clone())
         .unwrap();
@@ -168,11 +164,12 @@ async fn several_pipelines_share_one_decode_and_the_worst_outcome_counts() {
         Ok(Decoded::Record(serde_dynamo::from_item(item.clone())?))
     });
     let good = MemoryStore::new(Sum::new());
-    let bad = Scripted::new(|_| Answer::Refuse(missing_table()));
+    let bad = scripted(|_| Answer::Refuse(missing_table()));
     let failing = Pipeline::builder("failing")
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(bad)
         .at_least_once()
         .unwrap();
@@ -247,8 +244,8 @@ fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
     assert_eq!(plain.repeats(), Repeats::Counted);
     assert!(format!("{plain:?}").contains("totals"));
     let claims = totals(store()).claim_first(MemoryDeduper::new()).unwrap();
-    let once = totals(store()).exactly_once(MemoryDeduper::new()).unwrap();
-    let ledger = totals(store()).ledger(MemoryDeduper::new()).unwrap();
+    let once = totals(store()).exactly_once().unwrap();
+    let ledger = following(store()).ledger().unwrap();
     let modes = [claims, once, ledger];
     assert!(
         modes
@@ -261,13 +258,14 @@ fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
         [Repeats::EventOnce, Repeats::EventOnce, Repeats::ItemOnce]
     );
     let processor = ProcessorBuilder::new([
-        totals(store()).ledger(MemoryDeduper::new()).unwrap(),
+        following(store()).ledger().unwrap(),
         Pipeline::builder("other")
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(store())
-            .exactly_once(MemoryDeduper::new())
+            .exactly_once()
             .unwrap(),
     ]);
     assert_eq!(processor.build().unwrap().repeats(), Repeats::EventOnce);
@@ -312,7 +310,7 @@ async fn two_claim_first_processes_restored_from_one_snapshot_count_an_event_onc
 
 #[tokio::test]
 async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
-    let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
+    let store = MemoryStore::new(Sum::new());
     let at = |_: &Order| Timestamp::from_secs(1_700_000_000);
     let definition = |window: Window| {
         Pipeline::builder("totals")
@@ -323,8 +321,9 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
     };
     let exact = |window| {
         definition(window)
+            .every_change()
             .store(store.clone())
-            .exactly_once(markers.clone())
+            .exactly_once()
     };
     let batch = [insert("event", order("a", 5))];
     let (daily, _) = processor(exact(Window::daily()).unwrap());
@@ -336,7 +335,7 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
         definition(Window::daily())
             .retract()
             .store(store.clone())
-            .exactly_once(markers.clone())
+            .exactly_once()
             .unwrap(),
     );
     let outcome = outcomes(&retracting, &batch).await.remove(0);
@@ -344,4 +343,64 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
     // The definition it was bound by goes on.
     let (again, _) = processor(exact(Window::daily()).unwrap());
     assert!(outcomes(&again, &batch).await[0].is_done());
+}
+
+#[test]
+fn what_a_change_means_is_said_and_said_once() {
+    let store = || MemoryStore::new(Sum::new());
+    let definition = || {
+        Pipeline::builder("totals")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+    };
+    let refused = |built: Result<Pipeline<Order>, BuildError>| match built {
+        Err(BuildError::Option { pipeline, source }) => {
+            assert_eq!(pipeline, "totals");
+            source
+        }
+        built => panic!("{built:?}"),
+    };
+    for unsaid in [
+        definition().store(store()).at_least_once(),
+        definition()
+            .store(store())
+            .claim_first(MemoryDeduper::new()),
+        definition().store(store()).exactly_once(),
+    ] {
+        let source = refused(unsaid);
+        assert_eq!(source.option, "retract");
+        let text = source.to_string();
+        assert!(
+            text.contains("`.retract()`") && text.contains("`.every_change()`"),
+            "{text}"
+        );
+    }
+    // In a ledger totals follow the table, whether or not it is said.
+    assert!(definition().store(store()).ledger().is_ok());
+    assert!(definition().retract().store(store()).ledger().is_ok());
+    let both = || definition().retract().every_change().store(store());
+    for contradicted in [
+        definition().every_change().store(store()).ledger(),
+        both().ledger(),
+        both().exactly_once(),
+    ] {
+        assert_eq!(refused(contradicted).option, "every_change");
+    }
+    // What is idempotent takes nothing back, so that nothing has to be said.
+    let largest = || {
+        Pipeline::builder("largest")
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Max::new())
+    };
+    let store = || MemoryStore::new(Max::new());
+    assert!(largest().store(store()).exactly_once().is_ok());
+    assert!(
+        largest()
+            .every_change()
+            .store(store())
+            .at_least_once()
+            .is_ok()
+    );
 }

@@ -3,43 +3,45 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use murmur_core::{Change, Pipeline, ProcessorBuilder, Record, RecordOutcome, Stored, Sum};
+use murmur_core::{
+    BuildError, Change, Definition, Pipeline, ProcessorBuilder, Record, RecordOutcome, Sum,
+};
 use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
 
 use crate::outcomes;
 use crate::support::{
-    Answer, Counts, Order, Scripted, change, clock, insert, missing_table, order, place, throttled,
-    unavailable, value,
+    Answer, Counts, Order, Scripted, change, clock, insert, missing_table, order, place, scripted,
+    throttled, unavailable, value,
 };
 
-type Definition = Stored<Order, Sum, Scripted>;
-
-type Mode = fn(Definition) -> Pipeline<Order>;
+type Mode = fn(Definition<Order, Sum>, Scripted) -> Result<Pipeline<Order>, BuildError>;
 
 /// Each mode, and whether it takes a record on all of its keys or on none.
 const MODES: [(Mode, bool); 4] = [
-    (|definition| definition.at_least_once().unwrap(), false),
     (
-        |definition| definition.claim_first(MemoryDeduper::new()).unwrap(),
+        |definition, store| definition.every_change().store(store).at_least_once(),
         false,
     ),
     (
-        |definition| definition.exactly_once(MemoryDeduper::new()).unwrap(),
+        |definition, store| {
+            let definition = definition.every_change().store(store);
+            definition.claim_first(MemoryDeduper::new())
+        },
         false,
     ),
     (
-        |definition| definition.ledger(MemoryDeduper::new()).unwrap(),
-        true,
+        |definition, store| definition.every_change().store(store).exactly_once(),
+        false,
     ),
+    (|definition, store| definition.store(store).ledger(), true),
 ];
 
 /// A record counts for each of the customers it names, parted by commas.
-fn definition(name: &str, store: &Scripted) -> Definition {
+fn definition(name: &str) -> Definition<Order, Sum> {
     Pipeline::builder(name)
         .keys(|o: &Order, out| o.customer.split(',').for_each(out))
         .value(|o| o.cents)
         .aggregate(Sum::new())
-        .store(store.clone())
 }
 
 /// Passes over what can never count.
@@ -61,7 +63,7 @@ fn lenient(
 fn full_and_busy(fails: fn() -> StoreError) -> (Scripted, Arc<AtomicBool>) {
     let free = Arc::new(AtomicBool::new(true));
     let now = Arc::clone(&free);
-    let store = Scripted::new(move |add| match add.key.entity() {
+    let store = scripted(move |add| match add.key.entity() {
         "full" => Answer::Refuse(StoreError::Overflow { place: place() }),
         "busy" if !now.load(Ordering::Relaxed) => Answer::Refuse(fails()),
         _ => Answer::Apply,
@@ -77,7 +79,8 @@ async fn a_record_rejected_at_one_key_and_blocked_at_another_comes_again() {
         for (mode, whole) in MODES {
             for fails in FAILURES {
                 let (store, free) = full_and_busy(fails);
-                let (processor, counts) = lenient([mode(definition("totals", &store))]);
+                let (processor, counts) =
+                    lenient([mode(definition("totals"), store.clone()).unwrap()]);
                 // Too much for one write, so that the second waits for the first, and fits
                 // only because of what is there.
                 let before = insert("0", order("busy", -10));
@@ -115,7 +118,8 @@ async fn a_record_rejected_at_one_key_that_fails_for_now_at_another_comes_again(
         for (mode, whole) in MODES {
             for fails in FAILURES {
                 let (store, free) = full_and_busy(fails);
-                let (processor, counts) = lenient([mode(definition("totals", &store))]);
+                let (processor, counts) =
+                    lenient([mode(definition("totals"), store.clone()).unwrap()]);
                 let batch = [insert("1", order(keys, 5))];
                 free.store(false, Ordering::Relaxed);
                 assert_outcomes!(outcomes(&processor, &batch).await, RecordOutcome::Failed(_));
@@ -142,10 +146,12 @@ async fn a_record_one_pipeline_passes_over_and_another_cannot_take_now_comes_aga
                 let rejecting = Pipeline::builder("rejecting")
                     .key(|_: &Order| "full")
                     .value(|o| o.cents)
-                    .aggregate(Sum::new())
-                    .store(other);
-                let waiting = definition("waiting", &store);
-                let mut both = [mode(rejecting), mode(waiting)];
+                    .aggregate(Sum::new());
+                let waiting = definition("waiting");
+                let mut both = [
+                    mode(rejecting, other).unwrap(),
+                    mode(waiting, store.clone()).unwrap(),
+                ];
                 if !rejected_first {
                     both.reverse();
                 }
@@ -168,7 +174,7 @@ async fn a_record_one_pipeline_passes_over_and_another_cannot_take_now_comes_aga
 async fn what_counted_already_is_recognised_when_the_failed_come_again() {
     for (mode, _) in &MODES[2..] {
         let (store, free) = full_and_busy(missing_table);
-        let (processor, _) = lenient([mode(definition("totals", &store))]);
+        let (processor, _) = lenient([mode(definition("totals"), store.clone()).unwrap()]);
         free.store(false, Ordering::Relaxed);
         let batch: [Record; 4] = [
             insert("1", order("a", 1)),
@@ -196,14 +202,14 @@ async fn what_counted_already_is_recognised_when_the_failed_come_again() {
 async fn a_lost_answer_counts_once_where_the_mode_is_exact() {
     for (mode, _) in &MODES[2..] {
         let mut losses = 5;
-        let store = Scripted::new(move |_| {
+        let store = scripted(move |_| {
             losses -= 1;
             match losses {
                 0.. => Answer::Lose,
                 _ => Answer::Apply,
             }
         });
-        let (processor, _) = lenient([mode(definition("totals", &store))]);
+        let (processor, _) = lenient([mode(definition("totals"), store.clone()).unwrap()]);
         let batch = [insert("1", order("a", 5)), insert("2", order("a,b", 7))];
         loop {
             let outcomes = outcomes(&processor, &batch).await;
@@ -221,7 +227,7 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
     for (mode, _) in MODES {
         for fails in FAILURES {
             let mut calls = 0;
-            let store = Scripted::new(move |_| {
+            let store = scripted(move |_| {
                 calls += 1;
                 // The first fills the row, the second fails once.
                 if calls == 2 {
@@ -230,7 +236,7 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
                     Answer::Apply
                 }
             });
-            let (processor, _) = lenient([mode(definition("totals", &store))]);
+            let (processor, _) = lenient([mode(definition("totals"), store.clone()).unwrap()]);
             outcomes(&processor, &[insert("0", order("a", -10))]).await;
             let batch = [
                 insert("1", order("a", i64::MAX)),
@@ -251,7 +257,7 @@ async fn what_waited_for_a_failure_that_passed_is_done_in_the_same_batch() {
 async fn a_removal_waits_for_the_change_of_its_item_that_failed() {
     let well = Arc::new(AtomicBool::new(false));
     let told = Arc::clone(&well);
-    let store = Scripted::new(move |_| match told.load(Ordering::Relaxed) {
+    let store = scripted(move |_| match told.load(Ordering::Relaxed) {
         true => Answer::Apply,
         false => Answer::Refuse(missing_table()),
     });
@@ -261,7 +267,7 @@ async fn a_removal_waits_for_the_change_of_its_item_that_failed() {
         .aggregate(Sum::new())
         .keep_expired_items()
         .store(store.clone());
-    let (processor, _) = lenient([definition.ledger(MemoryDeduper::new()).unwrap()]);
+    let (processor, _) = lenient([definition.ledger().unwrap()]);
     let later = SequenceNumber::new("100000000000000000002").unwrap();
     let batch = [
         insert("1", order("a", 5)),

@@ -50,12 +50,12 @@ impl Daily {
             .aggregate(Sum::new())
             .window(WINDOW, |o| Timestamp::from_secs(o.placed_at))
             .retract()
-            .store(store.clone());
+            .store(store.clone().markers(markers.clone()));
         let pipeline = match mode {
             AtLeastOnce => definition.at_least_once(),
             ClaimFirst => definition.claim_first(markers),
-            ExactlyOnce => definition.exactly_once(markers),
-            Ledger => definition.ledger(markers),
+            ExactlyOnce => definition.exactly_once(),
+            Ledger => definition.ledger(),
         };
         let counts = Counts::default();
         let processor = ProcessorBuilder::new([pipeline.unwrap()])

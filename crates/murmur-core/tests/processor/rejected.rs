@@ -11,9 +11,9 @@ use murmur_core::{
 use murmur_state::{Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, StoreError};
 
 use crate::support::{
-    Answer, Order, Scripted, change, clock, insert, item, missing_table, order, place, value,
+    Answer, Order, change, clock, insert, item, missing_table, order, place, scripted, value,
 };
-use crate::{builder, error, outcomes, processor, totals, undecodable};
+use crate::{builder, error, following, outcomes, processor, totals, undecodable};
 
 #[tokio::test]
 async fn an_undecodable_record_without_a_callback_is_reported_and_harms_nobody() {
@@ -49,7 +49,7 @@ async fn an_undecodable_record_without_a_callback_is_reported_and_harms_nobody()
 async fn in_a_ledger_a_change_that_can_never_count_leaves_nothing_of_its_item() {
     for take in [true, false] {
         let store = MemoryStore::new(Sum::new());
-        let pipeline = totals(store.clone()).ledger(MemoryDeduper::new());
+        let pipeline = following(store.clone()).ledger();
         let (builder, _) = builder(pipeline.unwrap());
         let refuse = move |_: Rejected| async move {
             match take {
@@ -293,7 +293,7 @@ fn processors_that_cannot_work_are_refused_by_option() {
 async fn a_record_whose_other_key_cannot_be_written_now_is_reported_not_passed_over() {
     // The keys in both orders: the graver failure counts, whichever comes first.
     for keys in [["full", "broken"], ["broken", "full"]] {
-        let store = Scripted::new(|add| match add.key.entity() {
+        let store = scripted(|add| match add.key.entity() {
             "full" => Answer::Refuse(StoreError::Overflow { place: place() }),
             _ => Answer::Refuse(missing_table()),
         });
@@ -301,6 +301,7 @@ async fn a_record_whose_other_key_cannot_be_written_now_is_reported_not_passed_o
             .keys(move |_: &Order, out| keys.iter().for_each(|key| out(key)))
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(store)
             .at_least_once()
             .unwrap();
@@ -401,8 +402,8 @@ async fn after(
         0 => plain().at_least_once(),
         1 => retracting().at_least_once(),
         2 => retracting().claim_first(MemoryDeduper::new()),
-        3 => retracting().exactly_once(MemoryDeduper::new()),
-        _ => plain().ledger(MemoryDeduper::new()),
+        3 => retracting().exactly_once(),
+        _ => following(store.clone()).ledger(),
     };
     let (builder, _) = builder(pipeline.unwrap());
     let rejected = Arc::new(Mutex::new(Vec::new()));
@@ -478,6 +479,7 @@ async fn a_decoder_of_whole_records_is_not_asked_about_one_with_an_unreadable_im
         .key(|(): &()| "all".to_owned())
         .value(|()| 1)
         .aggregate(Sum::new())
+        .every_change()
         .store(store.clone())
         .at_least_once()
         .unwrap();

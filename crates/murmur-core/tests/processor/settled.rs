@@ -10,7 +10,7 @@ use murmur_core::{
     AuditError, AuditOptions, Change, Findings, InspectionOptions, ItemNow, Pacing, Pass, Pipeline,
     Processor, ProcessorBuilder, Record, Row, SettledFindings, Sum,
 };
-use murmur_state::{Cause, Causes, Deadline, ItemId, MemoryDeduper, MemoryStore, SequenceNumber};
+use murmur_state::{Cause, Causes, Deadline, ItemId, MemoryStore, SequenceNumber};
 
 use crate::support::{Order, change, clock, inspected, order, scanned, value};
 
@@ -25,7 +25,7 @@ fn settling(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
         .aggregate(Sum::new())
         .settle()
         .store(store.clone())
-        .ledger(MemoryDeduper::new())
+        .ledger()
         .unwrap()
 }
 
@@ -98,6 +98,7 @@ async fn a_status_tells_of_every_ledger() {
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(store());
     let staying = Pipeline::builder("staying")
         .key(|o: &Order| o.customer.clone())
@@ -106,8 +107,8 @@ async fn a_status_tells_of_every_ledger() {
         .store(store());
     let pipelines = vec![
         settling("settling", &store()),
-        without.exactly_once(MemoryDeduper::new()).unwrap(),
-        staying.ledger(MemoryDeduper::new()).unwrap(),
+        without.exactly_once().unwrap(),
+        staying.ledger().unwrap(),
     ];
     let processor = partly(pipelines, 5, 3).await;
     let (pacing, told) = (Arc::new(Asked::default()), Arc::new(Mutex::new(Vec::new())));

@@ -8,10 +8,8 @@ use murmur_core::{
     AttributeValue, BuildError, Change, Decoded, Decoder, EventName, Item, Pipeline, Processor,
     ProcessorBuilder, Record, RecordError, RecordOutcome, Side, Sum,
 };
-use murmur_state::{
-    Deadline, ItemId, Known, Ledger, ManualClock, MemoryDeduper, MemoryStore, PipelineName,
-    SequenceNumber,
-};
+use murmur_state::conformance::bound;
+use murmur_state::{Deadline, ItemId, Known, Ledger, ManualClock, MemoryStore, SequenceNumber};
 
 use crate::support::{Order, change, clock, item, order, scanned, value};
 use crate::{error, outcomes};
@@ -19,7 +17,6 @@ use crate::{error, outcomes};
 /// A pipeline that settles, and what its processes share.
 struct World {
     store: MemoryStore<Sum>,
-    markers: MemoryDeduper,
     clock: ManualClock,
     rejected: Arc<AtomicUsize>,
 }
@@ -28,7 +25,6 @@ impl World {
     fn new() -> Self {
         Self {
             store: MemoryStore::new(Sum::new()),
-            markers: MemoryDeduper::new(),
             clock: clock(),
             rejected: Arc::default(),
         }
@@ -46,7 +42,7 @@ impl World {
             false => definition,
         };
         let stored = definition.store(self.store.clone());
-        stored.ledger(self.markers.clone()).unwrap()
+        stored.ledger().unwrap()
     }
 
     fn builder(&self) -> ProcessorBuilder<Order> {
@@ -76,10 +72,8 @@ impl World {
     }
 
     async fn known(&self, id: &str) -> Option<Known<i64>> {
-        let (name, items) = (PipelineName::new("totals").unwrap(), [item_id(id)]);
-        let known = self
-            .store
-            .known(&name, &self.markers, &items, Deadline::NONE);
+        let (bound, items) = (bound("totals"), [item_id(id)]);
+        let known = self.store.known(&bound, &items, Deadline::NONE);
         known.await.unwrap().remove(0)
     }
 
@@ -113,9 +107,7 @@ async fn only_a_ledger_settles_and_it_asks_for_old_images() {
         .value(|o| o.cents)
         .aggregate(Sum::new())
         .settle();
-    let built = definition
-        .store(world.store.clone())
-        .exactly_once(world.markers.clone());
+    let built = definition.store(world.store.clone()).exactly_once();
     let Err(BuildError::Option { source, .. }) = built else {
         panic!("{built:?}")
     };
@@ -160,7 +152,6 @@ async fn a_process_hears_of_it_within_a_minute_and_is_right_before() {
     let deaf = World {
         clock: world.clock.clone(),
         store: world.store.clone(),
-        markers: world.markers.clone(),
         rejected: Arc::default(),
     };
     let change = at(4, "1", Some(order("a", 3)), Some(order("b", 9)));

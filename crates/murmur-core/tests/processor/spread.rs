@@ -5,16 +5,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use murmur_core::{
-    AuditOptions, Change, Findings, Pipeline, Processor, Record, RecordError, RecordOutcome, Row,
-    Stored, Sum, Window, read_range,
+    AuditOptions, Change, Definition, Findings, Pipeline, Processor, Record, RecordError,
+    RecordOutcome, Row, Sum, Window, read_range,
 };
-use murmur_state::{
-    Add, Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, Spread, Store, Timestamp,
-};
+use murmur_state::{Add, Deadline, Fault, MemoryStore, SequenceNumber, Spread, Store, Timestamp};
 
 use crate::support::{
     Answer, NOW, Order, Scripted, change, insert, inspected, key, order, order_at, scanned,
-    throttled, value,
+    scripted, throttled, value,
 };
 use crate::{error, outcomes, processor};
 
@@ -29,7 +27,7 @@ fn spread(table: &Table, rows: u32) -> Spread<Sum, Table> {
 }
 
 /// What each customer spends, and all of them.
-fn totals(table: &Table, rows: u32) -> Stored<Order, Sum, Spread<Sum, Table>> {
+fn totals() -> Definition<Order, Sum> {
     Pipeline::builder("totals")
         .keys(|o: &Order, out| {
             out(&o.customer);
@@ -37,7 +35,11 @@ fn totals(table: &Table, rows: u32) -> Stored<Order, Sum, Spread<Sum, Table>> {
         })
         .value(|o| o.cents)
         .aggregate(Sum::new())
-        .store(spread(table, rows))
+}
+
+fn exactly_once(table: &Table, rows: u32) -> Pipeline<Order> {
+    let adding = totals().every_change().store(spread(table, rows));
+    adding.exactly_once().unwrap()
 }
 
 fn customer(n: i64) -> &'static str {
@@ -77,8 +79,8 @@ fn rows_of_all(table: &Table) -> usize {
 
 #[tokio::test]
 async fn exactly_once_counts_every_order_once_in_whatever_row() {
-    let (table, markers) = (Table::new(Sum::new()), MemoryDeduper::new());
-    let pipeline = || totals(&table, 8).exactly_once(markers.clone()).unwrap();
+    let table = Table::new(Sum::new());
+    let pipeline = || exactly_once(&table, 8);
     let records = inserts();
     for batch in [13, 50, 200] {
         // Another process each time, and other batches.
@@ -107,7 +109,7 @@ async fn exactly_once_counts_every_order_once_in_whatever_row() {
 
     // With another number of rows nothing counts, and nothing is written.
     let rows = table.rows();
-    let (nine, _) = processor(totals(&table, 9).exactly_once(markers.clone()).unwrap());
+    let (nine, _) = processor(exactly_once(&table, 9));
     let answers = outcomes(&nine, &records[..1]).await;
     let RecordError::Store { source, .. } = error(&answers[0]) else {
         panic!("{answers:?}");
@@ -120,7 +122,7 @@ async fn exactly_once_counts_every_order_once_in_whatever_row() {
 #[tokio::test]
 async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
     let mut writes = 0;
-    let mut inner = Scripted::new(move |_| {
+    let mut inner = scripted(move |_| {
         writes += 1;
         match writes % 5 {
             1 => Answer::Lose,
@@ -133,8 +135,9 @@ async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
             .key(|_: &Order| "all")
             .value(|o| o.cents)
             .aggregate(Sum::new())
+            .every_change()
             .store(Spread::new(Sum::new(), inner.clone(), 4).unwrap())
-            .exactly_once(MemoryDeduper::new())
+            .exactly_once()
             .unwrap()
     };
     let (processor, _) = processor(pipeline(&inner));
@@ -144,7 +147,7 @@ async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
     let store = Spread::new(Sum::new(), inner.clone(), 4).unwrap();
     assert_eq!(value(&store, "all").await, Some(ORDERS * (ORDERS - 1) / 2));
 
-    inner.miscounts = 1;
+    inner.0.miscounts = 1;
     let (processor, _) = crate::processor(pipeline(&inner));
     let answers = outcomes(&processor, &inserts()[..2]).await;
     for answer in &answers {
@@ -155,8 +158,8 @@ async fn answers_that_are_lost_or_too_many_are_what_they_are_in_one_row() {
 
 #[tokio::test]
 async fn a_ledger_takes_back_from_the_rows_and_its_audit_adds_them_up() {
-    let (table, markers) = (Table::new(Sum::new()), MemoryDeduper::new());
-    let pipeline = totals(&table, ROWS).ledger(markers.clone()).unwrap();
+    let table = Table::new(Sum::new());
+    let pipeline = totals().store(spread(&table, ROWS)).ledger().unwrap();
     let (processor, _) = processor(pipeline);
     let scan: Vec<_> = (0..ORDERS)
         .map(|n| scanned(&format!("o{n}"), order(customer(n), n)))
@@ -219,10 +222,12 @@ async fn a_ledger_takes_back_from_the_rows_and_its_audit_adds_them_up() {
 
 #[tokio::test]
 async fn a_recount_adds_the_rows_up() {
-    let (table, markers) = (Table::new(Sum::new()), MemoryDeduper::new());
+    let table = Table::new(Sum::new());
     let modes = [
-        totals(&table, ROWS).exactly_once(markers).unwrap(),
-        totals(&Table::new(Sum::new()), ROWS)
+        exactly_once(&table, ROWS),
+        totals()
+            .every_change()
+            .store(spread(&Table::new(Sum::new()), ROWS))
             .at_least_once()
             .unwrap(),
     ];
@@ -264,8 +269,9 @@ async fn a_range_of_windows_is_read_over_all_rows() {
         .value(|o| o.cents)
         .aggregate(Sum::new())
         .window(window, |o| Timestamp::from_secs(o.placed_at))
+        .every_change()
         .store(store.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let (processor, _) = processor(pipeline);
     let batch: Vec<_> = (0..100)

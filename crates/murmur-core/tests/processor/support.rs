@@ -13,11 +13,11 @@ use murmur_core::{
     AttributeValue, Change, EventName, Inspected, InspectionOptions, Item, ItemNow, Pass,
     Processor, Record, Row, Sum, item_id,
 };
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Binding, Cause, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Known, Ledger,
-    ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner,
-    PipelineName, Place, Read, ReadExt, Recorder, Replace, SequenceNumber, StateRow, Store,
-    StoreError, Timestamp,
+    Add, Bound, Cause, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Ledger,
+    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, Place, Read, ReadExt, Recorder,
+    Replace, SequenceNumber, Store, StoreError, Timestamp,
 };
 
 /// An order as the tests' tables hold it.
@@ -110,8 +110,11 @@ pub enum Answer {
 type Script = dyn FnMut(&Add<i64>) -> Answer + Send;
 
 /// A store of sums that answers each write as a script says.
+pub type Scripted = Intercepted<Scripting>;
+
+/// The script of a store.
 #[derive(Clone)]
-pub struct Scripted {
+pub struct Scripting {
     pub inner: MemoryStore<Sum>,
     script: Arc<Mutex<Box<Script>>>,
     pub writes: Arc<AtomicUsize>,
@@ -119,16 +122,17 @@ pub struct Scripted {
     pub miscounts: isize,
 }
 
-impl Scripted {
-    pub fn new(script: impl FnMut(&Add<i64>) -> Answer + Send + 'static) -> Self {
-        Self {
-            inner: MemoryStore::new(Sum::new()),
-            script: Arc::new(Mutex::new(Box::new(script))),
-            writes: Arc::default(),
-            miscounts: 0,
-        }
-    }
+/// A store that answers as `script` says.
+pub fn scripted(script: impl FnMut(&Add<i64>) -> Answer + Send + 'static) -> Scripted {
+    Intercepted(Scripting {
+        inner: MemoryStore::new(Sum::new()),
+        script: Arc::new(Mutex::new(Box::new(script))),
+        writes: Arc::default(),
+        miscounts: 0,
+    })
+}
 
+impl Scripting {
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::Relaxed)
     }
@@ -184,21 +188,14 @@ pub fn missing_table() -> StoreError {
     }
 }
 
-impl Read<i64> for Scripted {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for Scripting {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl Store<Sum> for Scripted {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let mut stopped = Stopped::default();
@@ -224,37 +221,9 @@ impl Store<Sum> for Scripted {
         }
         self.counted(outcomes)
     }
-}
-
-impl ExactlyOnce<Sum> for Scripted {
-    type Markers = MemoryDeduper;
-
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        by: Deadline,
-    ) -> Result<(), StoreError> {
-        self.inner.bind(binding, markers, by).await
-    }
-
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        self.inner.check_binding(binding, markers, deadline).await
-    }
 
     /// Each key by itself, as the script answers for it.
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        by: Deadline,
-    ) -> Vec<Outcome> {
+    async fn apply(&self, bound: &Bound, events: &[Once<i64>], by: Deadline) -> Vec<Outcome> {
         let mut stopped = Stopped::default();
         let mut outcomes = Vec::new();
         for event in events {
@@ -270,13 +239,9 @@ impl ExactlyOnce<Sum> for Scripted {
                 };
                 let outcome = match self.answer(add) {
                     Answer::Refuse(error) => Outcome::Failed(error),
-                    Answer::Apply => self
-                        .inner
-                        .apply(pipeline, markers, &[part], by)
-                        .await
-                        .remove(0),
+                    Answer::Apply => self.inner.apply(bound, &[part], by).await.remove(0),
                     Answer::Lose => {
-                        self.inner.apply(pipeline, markers, &[part], by).await;
+                        self.inner.apply(bound, &[part], by).await;
                         Outcome::Failed(unavailable(true))
                     }
                 };
@@ -287,18 +252,10 @@ impl ExactlyOnce<Sum> for Scripted {
         }
         self.counted(outcomes)
     }
-}
 
-impl Ledger<Sum> for Scripted {
     /// All keys of an item or none, as the script answers for the worst of them. What is not done
     /// holds up what comes after it of the same item.
-    async fn replace(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Replace<i64>],
-        by: Deadline,
-    ) -> Vec<Outcome> {
+    async fn replace(&self, bound: &Bound, items: &[Replace<i64>], by: Deadline) -> Vec<Outcome> {
         let mut stopped = Stopped::default();
         let mut outcomes = Vec::new();
         let mut held = Vec::new();
@@ -325,7 +282,7 @@ impl Ledger<Sum> for Scripted {
             }
             if matches!(worst, Outcome::Applied) {
                 let one = std::slice::from_ref(item);
-                let applied = self.inner.replace(pipeline, markers, one, by).await;
+                let applied = self.inner.replace(bound, one, by).await;
                 worst = match lost {
                     false => applied[0].clone(),
                     true => Outcome::Failed(unavailable(true)),
@@ -337,56 +294,6 @@ impl Ledger<Sum> for Scripted {
             outcomes.push(worst);
         }
         self.counted(outcomes)
-    }
-
-    async fn known(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[ItemId],
-        by: Deadline,
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        self.inner.known(pipeline, markers, items, by).await
-    }
-
-    async fn list_known(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        segment: ListSegment,
-        after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
-        self.inner
-            .list_known(pipeline, markers, segment, after)
-            .await
-    }
-
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        Ledger::<Sum>::settle(&self.inner, binding, markers, deadline).await
-    }
-
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        Ledger::<Sum>::is_settling(&self.inner, pipeline, markers, deadline).await
-    }
-
-    async fn mend(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Mend<i64>],
-        by: Deadline,
-    ) -> Vec<Outcome> {
-        self.inner.mend(pipeline, markers, items, by).await
     }
 }
 

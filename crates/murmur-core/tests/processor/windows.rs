@@ -6,7 +6,7 @@ use std::time::Duration;
 use murmur_core::{
     BuildError, Change, Count, Definition, Pipeline, Record, RecordOutcome, Stored, Sum, Window,
 };
-use murmur_state::{Causes, Fault, Key, MemoryDeduper, MemoryStore, StateRow, Timestamp};
+use murmur_state::{Causes, Fault, Key, MemoryStore, StateRow, Timestamp};
 
 use crate::support::{NOW, Order, change, clock, insert, order, order_at, scanned};
 use crate::{builder, error, outcomes, processor};
@@ -19,6 +19,7 @@ fn daily(store: MemoryStore<Sum>) -> Stored<Order, Sum, MemoryStore<Sum>> {
         .window(Window::daily().retention_days(2), |o| {
             Timestamp::from_secs(o.placed_at)
         })
+        .every_change()
         .store(store)
 }
 
@@ -64,6 +65,7 @@ async fn an_arrival_that_cannot_be_is_rejected_and_one_ahead_of_the_clock_waits_
         .key(|o: &Order| o.customer.clone())
         .count()
         .window_by_arrival(Window::hourly())
+        .every_change()
         .store(store.clone())
         .at_least_once();
     let (builder, counts) = builder(arrivals.unwrap());
@@ -97,8 +99,9 @@ async fn arrival_windows_go_by_the_changes_own_time_on_every_delivery() {
         .key(|o: &Order| o.customer.clone())
         .count()
         .window_by_arrival(Window::hourly())
+        .every_change()
         .store(store.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     assert!(pipeline.windows_by_arrival());
     let (builder, _) = builder(pipeline);
@@ -128,6 +131,7 @@ fn what_cannot_be_built_is_named() {
     let bad_name = Pipeline::builder("a/b")
         .key(|o: &Order| o.customer.clone())
         .count()
+        .every_change()
         .store(MemoryStore::new(Count::new()))
         .at_least_once();
     assert!(matches!(bad_name, Err(BuildError::Name(_))));
@@ -139,7 +143,7 @@ fn what_cannot_be_built_is_named() {
         let definition = window(if retract {
             definition.retract()
         } else {
-            definition
+            definition.every_change()
         });
         definition.store(store()).at_least_once()
     };
@@ -162,6 +166,6 @@ fn what_cannot_be_built_is_named() {
         .count()
         .window_by_arrival(Window::hourly())
         .store(MemoryStore::new(Count::new()))
-        .ledger(MemoryDeduper::new());
+        .ledger();
     assert_eq!(option(ledger), "window_by_arrival");
 }

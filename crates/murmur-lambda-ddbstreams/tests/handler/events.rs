@@ -92,6 +92,7 @@ async fn keys_are_enough_for_a_decoder_that_sees_the_whole_record() {
         .key(|id: &String| id.clone())
         .value(|_| 1)
         .aggregate(Sum::new())
+        .every_change()
         .store(rows.clone())
         .at_least_once()
         .unwrap();
@@ -175,6 +176,7 @@ async fn a_fraction_of_a_second_does_not_move_a_record_to_another_window() {
         .value(|order| order.amount_cents)
         .aggregate(Sum::new())
         .window_by_arrival(Window::of(std::time::Duration::from_secs(1)))
+        .every_change()
         .store(rows.clone())
         .at_least_once()
         .unwrap();

@@ -82,6 +82,7 @@ async fn a_key_put_out_twice_by_one_record_counts_once() {
         })
         .value(|order| order.amount_cents)
         .aggregate(Sum::new())
+        .every_change()
         .store(store.clone())
         .at_least_once()
         .unwrap();

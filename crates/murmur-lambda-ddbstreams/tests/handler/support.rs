@@ -285,6 +285,7 @@ pub(crate) fn claimed_counts(store: &Scripted<Count>, claims: &Claims) -> Pipeli
     Pipeline::builder("order_counts")
         .key(|order: &Order| order.customer.clone())
         .count()
+        .every_change()
         .store(store.clone())
         .claim_first(claims.clone())
         .unwrap()

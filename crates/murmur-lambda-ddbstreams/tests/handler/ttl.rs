@@ -22,9 +22,12 @@ const MODES: [Mode; 4] = [
     },
     |definition, rows| {
         let markers = MemoryDeduper::new();
-        definition.retract().store(rows).exactly_once(markers)
+        definition
+            .retract()
+            .store(rows.markers(markers))
+            .exactly_once()
     },
-    |definition, rows| definition.store(rows).ledger(MemoryDeduper::new()),
+    |definition, rows| definition.store(rows).ledger(),
 ];
 
 fn handler(mode: Mode, keeps: bool) -> (Handler<Order>, MemoryStore<Sum>, Seen) {
@@ -97,7 +100,7 @@ async fn a_removal_that_was_replicated_is_known_by_the_items_own_time() {
         .keep_expired_items()
         .expires_at(|order| order.ttl.map(Timestamp::from_secs))
         .store(rows.clone())
-        .exactly_once(MemoryDeduper::new());
+        .exactly_once();
     let handler = Handler::new([totals.unwrap()]).metrics(seen.clone());
     let handler = handler.build().unwrap();
     let removal = |n: u32, ttl: Option<i64>| {
@@ -175,7 +178,7 @@ async fn what_expired_with_its_window_is_dropped_and_its_row_left_as_it_is() {
         })
         .retract()
         .store(rows.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap();
     let handler = Handler::new([daily])
         .metrics(seen.clone())

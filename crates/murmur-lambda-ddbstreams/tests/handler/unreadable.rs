@@ -8,7 +8,7 @@ use murmur_core::{Definition, EventName, Pipeline, Record, RecordError, Rejected
 use murmur_lambda_ddbstreams::{
     DynamoDbEventResponse, Handler, HandlerBuilder, HandlerError, LenientEvent,
 };
-use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
+use murmur_state::{MemoryStore, Timestamp};
 use serde_json::{Value, json};
 
 use crate::support::{Order, Scripted, Seen, clock, insert, number, reported, totals};
@@ -125,7 +125,7 @@ async fn in_a_ledger_an_item_whose_change_cannot_be_read_contributes_nothing() {
         .value(|order| order.amount_cents)
         .aggregate(Sum::new())
         .store(rows.clone())
-        .ledger(MemoryDeduper::new())
+        .ledger()
         .unwrap();
     let (handler, _) = taking(Handler::new([totals]));
     let mut later = insert(2, "alice", 9);
@@ -147,7 +147,7 @@ fn retracting(rows: &MemoryStore<Sum>) -> Pipeline<Order> {
         .aggregate(Sum::new())
         .retract()
         .store(rows.clone())
-        .exactly_once(MemoryDeduper::new())
+        .exactly_once()
         .unwrap()
 }
 
@@ -226,9 +226,7 @@ async fn a_creation_time_in_milliseconds_drops_nothing() {
         json!(1_767_225_600.838),
     ] {
         let (rows, seen) = (MemoryStore::new(Sum::new()), Seen::default());
-        let pipeline = daily()
-            .store(rows.clone())
-            .exactly_once(MemoryDeduper::new());
+        let pipeline = daily().store(rows.clone()).exactly_once();
         let handler = Handler::new([pipeline.unwrap()])
             .clock(Arc::new(clock.clone()))
             .metrics(seen.clone())

@@ -36,7 +36,7 @@ async fn repair_needs_a_ledger_in_every_pipeline() {
     for pipeline in [
         without().at_least_once(),
         without().claim_first(MemoryDeduper::new()),
-        without().exactly_once(MemoryDeduper::new()),
+        without().exactly_once(),
     ] {
         let error = refused(&world, pipeline.unwrap(), true).await;
         assert!(
@@ -97,9 +97,7 @@ async fn state_of_somebody_else_is_refused() {
 
 #[tokio::test]
 async fn an_audit_needs_a_ledger() {
-    let pipeline = definition()
-        .store(store())
-        .exactly_once(MemoryDeduper::new());
+    let pipeline = definition().store(store()).exactly_once();
     let processor = ProcessorBuilder::new([pipeline.unwrap()]).build().unwrap();
     let error = processor
         .audit(&AuditOptions::default().max_listed(1))
@@ -225,7 +223,7 @@ async fn state_that_nothing_was_counted_into_is_refused_and_stays_what_it_was() 
         .value(|_| 1)
         .aggregate(Sum::new())
         .store(world.store.clone())
-        .ledger(world.markers.clone());
+        .ledger();
     let other = ProcessorBuilder::new([other.unwrap()]).build().unwrap();
     other.bind(None, Deadline::NONE).await.unwrap();
 }

@@ -15,11 +15,11 @@ use murmur_core::{
 use murmur_snapshot::{
     Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
 };
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Binding, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger,
-    ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Once, Outcome,
-    PipelineName, Place, Random, Read, Replace, SequenceNumber, StateRow, Store, StoreError,
-    Timestamp,
+    Binding, Bound, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger,
+    ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Outcome, Random, Read,
+    SequenceNumber, StateRow, StoreError, Timestamp,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -70,7 +70,6 @@ pub(crate) enum Flaw {
 pub(crate) struct World {
     pub(crate) clock: ManualClock,
     pub(crate) store: MemoryStore<Sum>,
-    pub(crate) markers: MemoryDeduper,
     pub(crate) flaw: Option<Flaw>,
     live: OnceLock<Processor<Order>>,
     tables: Mutex<Tables>,
@@ -148,9 +147,11 @@ impl World {
     ) -> Arc<Self> {
         let clock = ManualClock::new(NOW);
         let world = Arc::new(Self {
-            markers: MemoryDeduper::with_ttl(Duration::from_secs(3600), Arc::new(clock.clone())),
+            store: MemoryStore::new(Sum::new()).markers(MemoryDeduper::with_ttl(
+                Duration::from_secs(3600),
+                Arc::new(clock.clone()),
+            )),
             clock,
-            store: MemoryStore::new(Sum::new()),
             flaw,
             live: OnceLock::new(),
             tables: Mutex::new(Tables {
@@ -177,7 +178,7 @@ impl World {
             }),
         });
         let stored = definition.store(world.store.clone());
-        world.lives_by(stored.ledger(world.markers.clone()).unwrap());
+        world.lives_by(stored.ledger().unwrap());
         world
     }
 
@@ -416,8 +417,8 @@ impl World {
         self: &Arc<Self>,
         definition: Definition<Order, Sum>,
     ) -> Pipeline<Order> {
-        let stored = definition.store(Watched(Arc::clone(self)));
-        stored.ledger(self.markers.clone()).unwrap()
+        let stored = definition.store(Intercepted(Watched(Arc::clone(self))));
+        stored.ledger().unwrap()
     }
 
     pub(crate) fn reconcile(self: &Arc<Self>) -> Reconcile<Order, Table> {
@@ -642,9 +643,12 @@ impl Watched {
     }
 }
 
-impl Read<i64> for Watched {
-    fn place(&self) -> Place {
-        self.0.store.place()
+impl Intercept for Watched {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.0.store
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
@@ -660,69 +664,24 @@ impl Read<i64> for Watched {
         self.0.step();
         Ok(part(self.rows(), after, 2))
     }
-}
 
-impl Store<Sum> for Watched {
-    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
-        self.0.store.merge(adds, deadline).await
-    }
-}
-
-impl ExactlyOnce<Sum> for Watched {
-    type Markers = MemoryDeduper;
-
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
+    async fn bind(&self, binding: &Binding, deadline: Deadline) -> Result<Bound, StoreError> {
         self.0.request()?;
-        self.0.store.bind(binding, markers, deadline).await
+        self.0.store.bind(binding, deadline).await
     }
 
     async fn check_binding(
         &self,
         binding: &Binding,
-        markers: &MemoryDeduper,
         deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
+    ) -> Result<Bound, StoreError> {
         self.0.request()?;
-        self.0.store.check_binding(binding, markers, deadline).await
-    }
-
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
-        self.0
-            .store
-            .apply(pipeline, markers, events, deadline)
-            .await
-    }
-}
-
-impl Ledger<Sum> for Watched {
-    async fn replace(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Replace<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
-        self.0
-            .store
-            .replace(pipeline, markers, items, deadline)
-            .await
+        self.0.store.check_binding(binding, deadline).await
     }
 
     async fn known(
         &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
+        bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
     ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
@@ -734,51 +693,22 @@ impl Ledger<Sum> for Watched {
             tables.looks_had.push(deadline.remaining(&self.0.clock));
         }
         self.0.step();
-        self.0.store.known(pipeline, markers, items, deadline).await
+        self.0.store.known(bound, items, deadline).await
     }
 
     async fn list_known(
         &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
+        bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
     ) -> Result<Listed<Known<i64>>, StoreError> {
         self.0.request()?;
         self.0.step();
-        let all = self
-            .0
-            .store
-            .list_known(pipeline, markers, segment, None)
-            .await?;
+        let all = self.0.store.list_known(bound, segment, None).await?;
         Ok(part(all.entries, after, 2))
     }
 
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        Ledger::<Sum>::settle(&self.0.store, binding, markers, deadline).await
-    }
-
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<bool, StoreError> {
-        Ledger::<Sum>::is_settling(&self.0.store, pipeline, markers, deadline).await
-    }
-
-    async fn mend(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        items: &[Mend<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
+    async fn mend(&self, bound: &Bound, items: &[Mend<i64>], deadline: Deadline) -> Vec<Outcome> {
         self.0.step();
         let planned = self.0.tables().fail_mends.clone();
         if let Some(error) = self.0.request().err().or(planned) {
@@ -790,16 +720,12 @@ impl Ledger<Sum> for Watched {
         let mut items = items.to_vec();
         if self.0.flaw == Some(Flaw::MendOverAnything) {
             let names: Vec<ItemId> = items.iter().map(|mend| mend.item.clone()).collect();
-            let known = self
-                .0
-                .store
-                .known(pipeline, markers, &names, deadline)
-                .await;
+            let known = self.0.store.known(bound, &names, deadline).await;
             for (mend, known) in items.iter_mut().zip(known.unwrap()) {
                 mend.over = known.map(|known| known.version);
             }
         }
-        let outcomes = self.0.store.mend(pipeline, markers, &items, deadline).await;
+        let outcomes = self.0.store.mend(bound, &items, deadline).await;
         let superseded = outcomes
             .iter()
             .filter(|outcome| matches!(outcome, Outcome::Superseded));

@@ -16,10 +16,11 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
 use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, StreamView};
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Clock, Deadline, ExactlyOnce, HandoffToken, Key, Listed,
-    MemoryDeduper, MemoryStore, Once, Outcome, PipelineName, Place, Read, ReadExt, Removed, Saved,
-    StateRow, Store, StoreError, Timestamp,
+    Add, Bound, Checkpoint, Checkpoints, Clock, Deadline, ExactlyOnce, HandoffToken, Key,
+    MemoryDeduper, MemoryStore, Once, Outcome, Place, ReadExt, Removed, Saved, Store, StoreError,
+    Timestamp,
 };
 
 #[derive(serde::Deserialize)]
@@ -85,12 +86,11 @@ pub async fn total(store: &MemoryStore<Sum>, customer: &str) -> Option<i64> {
 }
 
 macro_rules! order_totals {
-    ($name:expr, $store:expr) => {
+    ($name:expr) => {
         Pipeline::builder($name)
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
             .aggregate(Sum::new())
-            .store($store)
     };
 }
 
@@ -99,7 +99,9 @@ pub fn claim_first(
     store: &MemoryStore<Sum>,
     markers: &MemoryDeduper,
 ) -> Pipeline<Order> {
-    order_totals!(name, store.clone())
+    order_totals!(name)
+        .every_change()
+        .store(store.clone())
         .claim_first(markers.clone())
         .unwrap()
 }
@@ -109,14 +111,17 @@ pub fn exactly_once(
     store: &MemoryStore<Sum>,
     markers: &MemoryDeduper,
 ) -> Pipeline<Order> {
-    order_totals!(name, store.clone())
-        .exactly_once(markers.clone())
+    order_totals!(name)
+        .every_change()
+        .store(store.clone().markers(markers.clone()))
+        .exactly_once()
         .unwrap()
 }
 
 pub fn ledger(name: &str, store: &MemoryStore<Sum>, markers: &MemoryDeduper) -> Pipeline<Order> {
-    order_totals!(name, store.clone())
-        .ledger(markers.clone())
+    order_totals!(name)
+        .store(store.clone().markers(markers.clone()))
+        .ledger()
         .unwrap()
 }
 
@@ -127,13 +132,17 @@ pub fn settling(name: &str, store: &MemoryStore<Sum>, markers: &MemoryDeduper) -
         .value(|o| o.cents)
         .aggregate(Sum::new())
         .settle()
-        .store(store.clone())
-        .ledger(markers.clone())
+        .store(store.clone().markers(markers.clone()))
+        .ledger()
         .unwrap()
 }
 
 pub fn at_least_once(name: &str, store: &MemoryStore<Sum>) -> Pipeline<Order> {
-    order_totals!(name, store.clone()).at_least_once().unwrap()
+    order_totals!(name)
+        .every_change()
+        .store(store.clone())
+        .at_least_once()
+        .unwrap()
 }
 
 pub fn store() -> MemoryStore<Sum> {
@@ -379,21 +388,14 @@ impl Slow {
     }
 }
 
-impl Read<i64> for Slow {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for Slow {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl Store<Sum> for Slow {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         let left = deadline.remaining(&self.clock);
         self.left.lock().unwrap().push(left);
@@ -408,11 +410,11 @@ pub struct Failing {
     clock: Virtual,
     until: Duration,
     only: Option<&'static str>,
-    inner: Slow,
+    inner: MemoryStore<Sum>,
 }
 
 impl Failing {
-    pub fn until(clock: Virtual, until: Duration, inner: Slow) -> Self {
+    pub fn until(clock: Virtual, until: Duration, inner: MemoryStore<Sum>) -> Self {
         Self {
             clock,
             until,
@@ -432,67 +434,21 @@ impl Failing {
     }
 }
 
-impl Read<i64> for Failing {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for Failing {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl Store<Sum> for Failing {
-    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
-        if self.clock.elapsed() < self.until {
-            return adds.iter().map(|_| Outcome::Failed(lost())).collect();
-        }
-        self.inner.merge(adds, deadline).await
-    }
-}
-
-impl ExactlyOnce<Sum> for Failing {
-    type Markers = MemoryDeduper;
-
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        self.inner.inner.bind(binding, markers, deadline).await
-    }
-
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &MemoryDeduper,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let checked = self.inner.inner.check_binding(binding, markers, deadline);
-        checked.await
-    }
-
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &MemoryDeduper,
-        events: &[Once<i64>],
-        deadline: Deadline,
-    ) -> Vec<Outcome> {
+    async fn apply(&self, bound: &Bound, events: &[Once<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for event in events {
             let event = std::slice::from_ref(event);
             outcomes.extend(match event[0].adds.iter().any(|add| self.fails(add)) {
                 true => vec![Outcome::Failed(lost())],
-                false => {
-                    let store = &self.inner.inner;
-                    store.apply(pipeline, markers, event, deadline).await
-                }
+                false => self.inner.apply(bound, event, deadline).await,
             });
         }
         outcomes
@@ -508,7 +464,9 @@ pub fn lost() -> StoreError {
 }
 
 pub fn slowly(name: &str, store: &Slow, markers: &MemoryDeduper) -> Pipeline<Order> {
-    order_totals!(name, store.clone())
+    order_totals!(name)
+        .every_change()
+        .store(Intercepted(store.clone()))
         .claim_first(markers.clone())
         .unwrap()
 }

@@ -59,6 +59,7 @@ impl Likes {
             .key(|like: &Like| like.page.clone())
             .value(|_| 1)
             .aggregate(Sum::new())
+            .every_change()
             .store(Int64SumStore::new(client.clone(), &*state))
             .claim_first(Deduper::new(client, &*markers))
             .unwrap();

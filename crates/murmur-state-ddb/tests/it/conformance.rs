@@ -80,9 +80,9 @@ async fn int64_sum_store_takes_events_exactly_once() {
         let options = TableOptions::default().row_budget(bytes);
         let table = state_table(&dynamo).await;
         let store = Int64SumStore::with_options(dynamo.client(), table, options).unwrap();
-        let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
+        let store = store.markers(marker_table(&dynamo).await);
         Subject::new(store, Total, |n| n as i64 * 7 - 100)
-            .exactly_once(markers)
+            .exactly_once()
             .await;
     }
 }
@@ -94,9 +94,9 @@ async fn bytes_store_takes_events_exactly_once() {
         let options = TableOptions::default().row_budget(bytes);
         let table = state_table(&dynamo).await;
         let store = BytesStore::with_options(dynamo.client(), table, Total, options).unwrap();
-        let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
-        Subject::new(store.max_retries(100), Total, |n| n as i64)
-            .exactly_once(markers)
+        let store = store.max_retries(100).markers(marker_table(&dynamo).await);
+        Subject::new(store, Total, |n| n as i64)
+            .exactly_once()
             .await;
     }
 }
@@ -107,16 +107,16 @@ async fn stores_of_idempotent_monoids_take_events_exactly_once() {
     let state = || state_table(&dynamo);
     let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
     let store = Int64MaxStore::new(dynamo.client(), state().await);
-    Subject::new(store, Highest, |n| n as i64 - 5)
-        .exactly_once(markers.clone())
+    Subject::new(store.markers(&markers), Highest, |n| n as i64 - 5)
+        .exactly_once()
         .await;
     let store = Int64MinStore::new(dynamo.client(), state().await);
-    Subject::new(store, Lowest, |n| n as i64 - 5)
-        .exactly_once(markers.clone())
+    Subject::new(store.markers(&markers), Lowest, |n| n as i64 - 5)
+        .exactly_once()
         .await;
     let store = BytesStore::new(dynamo.client(), state().await, Words).max_retries(100);
-    Subject::new(store, Words, |n| [format!("w{n}")].into())
-        .exactly_once(markers)
+    Subject::new(store.markers(markers), Words, |n| [format!("w{n}")].into())
+        .exactly_once()
         .await;
 }
 
@@ -124,8 +124,8 @@ async fn stores_of_idempotent_monoids_take_events_exactly_once() {
 async fn int64_sum_store_keeps_a_ledger() {
     let dynamo = Dynamo::connect().await;
     let store = Int64SumStore::new(dynamo.client(), state_table(&dynamo).await);
-    let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
+    let store = store.markers(marker_table(&dynamo).await);
     Subject::new(store, Total, |n| n as i64 * 7 - 100)
-        .ledger(markers)
+        .ledger()
         .await;
 }

@@ -6,13 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use murmur_state::conformance::bound;
 use murmur_state::{
-    Add, Binding, Clock, Deadline, EVENT_LIFE, EventId, ExactlyOnce, Fault, ItemChange, ItemId,
-    Key, Known, LEDGER_MODE, Ledger, ListSegment, MemoryDeduper, MemoryStore, Mend, Outcome,
-    PipelineName, Position, Read, ReadExt, Replace, SequenceNumber, StateRow, Store, StoreError,
-    SystemClock,
+    Add, Binding, Bound, Clock, Deadline, EVENT_LIFE, EventId, ExactlyOnce, Fault, ItemChange,
+    ItemId, Key, Known, LEDGER_MODE, Ledger, ListSegment, MemoryStore, Mend, Outcome, PipelineName,
+    Position, Read, ReadExt, Replace, SequenceNumber, StateRow, Store, StoreError, SystemClock,
 };
-use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
+use murmur_state_ddb::{Int64SumStore, Marked, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Request, Wire};
 use serde_json::{Value, json};
@@ -45,11 +45,10 @@ pub(crate) fn streamed(item: &str, at: u64, now: Vec<Add<i64>>) -> Replace<i64> 
     }
 }
 
-/// A store and its markers, with the tables they are on.
+/// A store with its markers, and the tables they are on.
 pub(crate) struct Books {
     pub(crate) dynamo: Dynamo,
-    pub(crate) store: Int64SumStore,
-    pub(crate) markers: Deduper,
+    pub(crate) store: Marked<Int64SumStore>,
     pub(crate) state: String,
     pub(crate) marker_table: String,
 }
@@ -63,11 +62,9 @@ impl Books {
         let dynamo = Dynamo::connect().await;
         let (state, marker_table) = (state_table(&dynamo).await, marker_table(&dynamo).await);
         let client = wire.client(&dynamo);
-        let store = Int64SumStore::with_options(client.clone(), &*state, options.clone());
-        let markers = Deduper::with_options(client, &*marker_table, options);
+        let store = Int64SumStore::with_options(client, &*state, options);
         Self {
-            store: store.unwrap(),
-            markers: markers.unwrap(),
+            store: store.unwrap().markers(&*marker_table),
             dynamo,
             state,
             marker_table,
@@ -79,8 +76,7 @@ impl Books {
         let dynamo = Dynamo::at(self.dynamo.endpoint());
         let client = wire.client(&dynamo);
         Self {
-            store: Int64SumStore::new(client.clone(), &*self.state),
-            markers: Deduper::new(client, &*self.marker_table),
+            store: Int64SumStore::new(client, &*self.state).markers(&*self.marker_table),
             state: self.state.clone(),
             marker_table: self.marker_table.clone(),
             dynamo,
@@ -88,8 +84,8 @@ impl Books {
     }
 
     pub(crate) async fn replace(&self, items: &[Replace<i64>]) -> Vec<Outcome> {
-        let (name, markers) = (pipeline(), &self.markers);
-        Ledger::<Total>::replace(&self.store, &name, markers, items, Deadline::NONE).await
+        let bound = bound("totals");
+        Ledger::<Total>::replace(&self.store, &bound, items, Deadline::NONE).await
     }
 
     /// Sends what failed and may succeed again, until all is settled.
@@ -112,8 +108,8 @@ impl Books {
 
     pub(crate) async fn known(&self, item: &str) -> Option<Known<i64>> {
         let items = [ItemId::from_parts([item])];
-        let (name, markers) = (pipeline(), &self.markers);
-        let known = Ledger::<Total>::known(&self.store, &name, markers, &items, Deadline::NONE);
+        let bound = bound("totals");
+        let known = Ledger::<Total>::known(&self.store, &bound, &items, Deadline::NONE);
         known.await.unwrap().remove(0)
     }
 
@@ -134,11 +130,10 @@ impl Books {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
         loop {
-            let (name, markers) = (pipeline(), &self.markers);
+            let bound = bound("totals");
             let part = Ledger::<Total>::list_known(
                 &self.store,
-                &name,
-                markers,
+                &bound,
                 ListSegment::WHOLE,
                 after.as_deref(),
             );
@@ -225,8 +220,8 @@ async fn it_does_what_the_reference_does() {
     for seed in 0..20 {
         let settles = seed % 2 == 1;
         let books = Books::over(&Wire::calm()).await;
-        let (memory, marks) = (MemoryStore::new(Total), MemoryDeduper::new());
-        let (name, markers) = (pipeline(), &books.markers);
+        let memory = MemoryStore::new(Total);
+        let bound = bound("totals");
         let dice = &mut Rng::with_seed(seed);
         for _ in 0..25 {
             let adds = |dice: &mut Rng| {
@@ -249,7 +244,7 @@ async fn it_does_what_the_reference_does() {
                     .map(|_| (item(dice), dice.i64(-1..3), adds(dice)))
                     .collect();
                 let theirs = memory
-                    .list_known(&name, &marks, ListSegment::WHOLE, None)
+                    .list_known(&bound, ListSegment::WHOLE, None)
                     .await
                     .unwrap();
                 let mends = |known: &[Known<i64>]| {
@@ -267,8 +262,8 @@ async fn it_does_what_the_reference_does() {
                 };
                 let (ours, theirs) = (mends(&books.list().await), mends(&theirs.entries));
                 let store = &books.store;
-                let ours = Ledger::<Total>::mend(store, &name, markers, &ours, Deadline::NONE);
-                let theirs = memory.mend(&name, &marks, &theirs, Deadline::NONE);
+                let ours = Ledger::<Total>::mend(store, &bound, &ours, Deadline::NONE);
+                let theirs = memory.mend(&bound, &theirs, Deadline::NONE);
                 (ours.await, theirs.await)
             } else {
                 let entries = dice.usize(1..12);
@@ -297,7 +292,7 @@ async fn it_does_what_the_reference_does() {
                 let mut items = BTreeSet::new();
                 batch.retain(|entry| !settles || items.insert(entry.item.clone()));
                 let ours = books.replace(&batch);
-                let theirs = memory.replace(&name, &marks, &batch, Deadline::NONE);
+                let theirs = memory.replace(&bound, &batch, Deadline::NONE);
                 (ours.await, theirs.await)
             };
             let kinds = |outcomes: Vec<Outcome>| outcomes.iter().map(kind).collect::<Vec<_>>();
@@ -318,7 +313,7 @@ async fn it_does_what_the_reference_does() {
             known.map(|known| (known.item.clone(), known)).collect()
         };
         let theirs = memory
-            .list_known(&name, &marks, ListSegment::WHOLE, None)
+            .list_known(&bound, ListSegment::WHOLE, None)
             .await
             .unwrap();
         assert_eq!(by_item(books.list().await), by_item(theirs.entries));
@@ -577,9 +572,8 @@ async fn a_row_of_the_ledger_that_is_broken_is_named_and_fails_nobody_else() {
         );
     }
     assert_eq!(books.total("a").await, Some(10));
-    let (name, markers) = (pipeline(), &books.markers);
-    let listed =
-        Ledger::<Total>::list_known(&books.store, &name, markers, ListSegment::WHOLE, None).await;
+    let bound = bound("totals");
+    let listed = Ledger::<Total>::list_known(&books.store, &bound, ListSegment::WHOLE, None).await;
     let error = listed.unwrap_err().to_string();
     assert!(error.contains(&books.name("broken")), "{error}");
 }
@@ -834,9 +828,8 @@ pub(crate) fn binding(stream: Option<&str>) -> Binding {
     }
 }
 
-pub(crate) async fn bind(books: &Books, binding: &Binding) -> Result<(), StoreError> {
-    let (store, markers) = (&books.store, &books.markers);
-    ExactlyOnce::<Total>::bind(store, binding, markers, Deadline::NONE).await
+pub(crate) async fn bind(books: &Books, binding: &Binding) -> Result<Bound, StoreError> {
+    ExactlyOnce::<Total>::bind(&books.store, binding, Deadline::NONE).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1030,13 +1023,13 @@ async fn after_the_deadline_nothing_is_sent() {
     let books = Books::with(&wire, options).await;
     let deadline = Deadline::within(&clock, Duration::from_secs(3600));
     clock.advance(Duration::from_secs(3601));
-    let (name, markers) = (pipeline(), &books.markers);
+    let bound = bound("totals");
     for item in [
         scanned("x", vec![add("a", 1)]),
         streamed("x", 1, vec![add("a", 1)]),
     ] {
         let items = [item];
-        let outcomes = Ledger::<Total>::replace(&books.store, &name, markers, &items, deadline);
+        let outcomes = Ledger::<Total>::replace(&books.store, &bound, &items, deadline);
         let outcomes = outcomes.await;
         assert!(
             matches!(
@@ -1061,9 +1054,10 @@ async fn items_of_long_names_are_listed_under_them_and_other_ledgers_are_not() {
         .await;
     // The ledger of another state table of the same pipeline, in the same marker table.
     let other = Int64SumStore::new(books.dynamo.client(), state_table(&books.dynamo).await);
+    let other = other.markers(&*books.marker_table);
     let items = [scanned("elsewhere", vec![add("a", 1)])];
-    let name = pipeline();
-    Ledger::<Total>::replace(&other, &name, &books.markers, &items, Deadline::NONE).await;
+    let bound = bound("totals");
+    Ledger::<Total>::replace(&other, &bound, &items, Deadline::NONE).await;
     let listed: BTreeSet<_> = books
         .list()
         .await
@@ -1079,10 +1073,8 @@ async fn the_wait_for_a_row_of_another_batch_ends_at_the_deadline() {
     let (clock, options) = virtual_time();
     let wire = wire_on("TransactWriteItems", |_| Action::Hang);
     let books = Books::with(&wire, options).await;
-    let name = pipeline();
-    let replace = |items, deadline| {
-        Ledger::<Total>::replace(&books.store, &name, &books.markers, items, deadline)
-    };
+    let bound = bound("totals");
+    let replace = |items, deadline| Ledger::<Total>::replace(&books.store, &bound, items, deadline);
     let one = [scanned("x", vec![add("a", 1)])];
     let other = [scanned("y", vec![add("a", 1)])];
     let mut holds = Box::pin(replace(&one[..], Deadline::NONE));
@@ -1112,9 +1104,9 @@ async fn conflicts_are_waited_for_until_the_deadline_and_no_longer() {
         body: body.to_owned(),
     });
     let books = Books::with(&wire, options.random(murmur_state::Random::seeded(4))).await;
-    let (name, item) = (pipeline(), [scanned("x", vec![add("a", 1)])]);
+    let (bound, item) = (bound("totals"), [scanned("x", vec![add("a", 1)])]);
     let deadline = Deadline::within(&clock, Duration::from_millis(30));
-    let replaced = Ledger::<Total>::replace(&books.store, &name, &books.markers, &item, deadline);
+    let replaced = Ledger::<Total>::replace(&books.store, &bound, &item, deadline);
     let outcomes = replaced.await;
     assert!(
         matches!(
@@ -1131,9 +1123,10 @@ async fn a_page_as_late_as_may_be_finds_the_item_s_end_remembered_however_short_
     let (clock, options) = virtual_time();
     let books = Books::with(&Wire::calm(), options).await;
     let horizon = Duration::from_secs(1);
-    let markers = books.markers.clone().horizon_below_a_streams(horizon);
+    let markers = books.store.deduper().clone();
+    let markers = markers.horizon_below_a_streams(horizon).unwrap();
     let books = Books {
-        markers: markers.unwrap(),
+        store: books.store.store().clone().markers(markers),
         ..books
     };
     books.settle(&[streamed("x", 1, Vec::new())]).await;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::conformance::bound;
 use murmur_state::{
     Add, Clock, Deadline, EventId, ExactlyOnce, Fault, ItemId, Ledger, ManualClock, Once, Outcome,
-    PipelineName, Position, ReadExt, Replace, SequenceNumber, Store, StoreError, Timestamp,
+    Position, ReadExt, Replace, SequenceNumber, Store, StoreError, Timestamp,
 };
-use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore, Rules, TableOptions};
+use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore, Marked, Rules, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Request, Wire};
 use serde_json::Value;
@@ -64,10 +65,9 @@ impl Totals {
     /// Another process: it knows nothing of any row.
     fn process(&self, wire: &Wire) -> Process {
         let (client, options) = (wire.client(&self.dynamo), self.options());
+        let store = Int64SumStore::with_options(client, &*self.state, options);
         Process {
-            store: Int64SumStore::with_options(client.clone(), &*self.state, options.clone())
-                .unwrap(),
-            markers: Deduper::with_options(client, &*self.markers, options).unwrap(),
+            store: store.unwrap().markers(&*self.markers),
         }
     }
 
@@ -123,13 +123,12 @@ fn writes_values(request: &Request) -> bool {
 }
 
 struct Process {
-    store: Int64SumStore,
-    markers: Deduper,
+    store: Marked<Int64SumStore>,
 }
 
 impl Process {
     async fn send(&self, events: &[Once<i64>]) -> Vec<Outcome> {
-        apply(&self.store, &self.markers, events).await
+        apply(&self.store, events).await
     }
 
     /// Sends events that must all be applied or duplicates; how many were applied.
@@ -144,9 +143,8 @@ impl Process {
     }
 }
 
-async fn apply(store: &Int64SumStore, markers: &Deduper, events: &[Once<i64>]) -> Vec<Outcome> {
-    let name = PipelineName::new("totals").unwrap();
-    ExactlyOnce::<Total>::apply(store, &name, markers, events, Deadline::NONE).await
+async fn apply(store: &Marked<Int64SumStore>, events: &[Once<i64>]) -> Vec<Outcome> {
+    ExactlyOnce::<Total>::apply(store, &bound("totals"), events, Deadline::NONE).await
 }
 
 #[tokio::test]
@@ -719,7 +717,7 @@ async fn rows_of_other_modes_and_layouts_are_refused_and_left_as_they_are() {
 async fn a_ledgers_transactions_and_these_writes_take_one_row() {
     let totals = Totals::with(150).await;
     let process = totals.process(&Wire::calm());
-    let name = PipelineName::new("totals").unwrap();
+    let bound = bound("totals");
     let mut wanted = 0;
     for round in 0..30_i64 {
         let number = round.unsigned_abs();
@@ -732,13 +730,7 @@ async fn a_ledgers_transactions_and_these_writes_take_one_row() {
             change: None,
         };
         let items = [item];
-        let replaced = Ledger::<Total>::replace(
-            &process.store,
-            &name,
-            &process.markers,
-            &items,
-            Deadline::NONE,
-        );
+        let replaced = Ledger::<Total>::replace(&process.store, &bound, &items, Deadline::NONE);
         let events = totals.events("a", number * 2..number * 2 + 2);
         // Which of the two makes the row, and which comes first, differs.
         let (replaced, outcomes) = match round % 2 {
@@ -929,16 +921,15 @@ async fn a_row_at_the_item_limit_stops_its_lane_and_no_other() {
     let dynamo = Dynamo::connect().await;
     let state = state_table(&dynamo).await;
     let store = BytesStore::new(dynamo.client(), &*state, Bag);
-    let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
-    let name = PipelineName::new("bags").unwrap();
+    let store = store.markers(marker_table(&dynamo).await);
+    let bound = bound("bags");
     let event = |number: u64, entity: &str, bytes: usize| Once {
         id: EventId::new(format!("{number:032x}")).unwrap(),
         created: None,
         handed_over: now(),
         adds: vec![add(entity, vec![b'x'; bytes])],
     };
-    let send =
-        async |events: &[Once<Vec<u8>>]| store.apply(&name, &markers, events, Deadline::NONE).await;
+    let send = async |events: &[Once<Vec<u8>>]| store.apply(&bound, events, Deadline::NONE).await;
     send(&[event(0, "full", 250_000)]).await;
     let outcomes = send(&[
         event(1, "full", 200_000),
@@ -1004,15 +995,15 @@ async fn an_idempotent_monoid_writes_no_ids() {
     let dynamo = Dynamo::connect().await;
     let state = state_table(&dynamo).await;
     let store = BytesStore::new(dynamo.client(), &*state, Words);
-    let markers = Deduper::new(dynamo.client(), marker_table(&dynamo).await);
-    let name = PipelineName::new("words").unwrap();
+    let store = store.markers(marker_table(&dynamo).await);
+    let bound = bound("words");
     let event = Once {
         id: EventId::new("1").unwrap(),
         created: None,
         handed_over: now(),
         adds: vec![add("a", ["x".to_owned()].into())],
     };
-    store.apply(&name, &markers, &[event], Deadline::NONE).await;
+    store.apply(&bound, &[event], Deadline::NONE).await;
     let row = row(&dynamo.client(), &state, "a").await.unwrap();
     assert!(
         !row.contains_key("cur") && !row.contains_key("per"),
@@ -1046,11 +1037,9 @@ async fn after_the_deadline_nothing_is_sent() {
     let wire = Wire::calm();
     let process = totals.process(&wire);
     let deadline = Deadline::within(&totals.clock, Duration::ZERO);
-    let name = PipelineName::new("totals").unwrap();
+    let bound = bound("totals");
     let events = totals.events("a", 0..2);
-    let outcomes =
-        ExactlyOnce::<Total>::apply(&process.store, &name, &process.markers, &events, deadline)
-            .await;
+    let outcomes = ExactlyOnce::<Total>::apply(&process.store, &bound, &events, deadline).await;
     assert!(
         matches!(
             &outcomes[0],
@@ -1095,13 +1084,11 @@ async fn the_wait_for_a_row_ends_at_the_deadline() {
     });
     let process = totals.process(&wire);
     process.done(&totals.events("a", 0..1)).await;
-    let Process { store, markers } = process;
-    let pipeline = PipelineName::new("totals").unwrap();
+    let Process { store } = process;
+    let bound = bound("totals");
     let event = |number| [totals.event(number, &[("a", 1)])];
     let (events, more) = (event(1), event(2));
-    let apply = |events, deadline| {
-        ExactlyOnce::<Total>::apply(&store, &pipeline, &markers, events, deadline)
-    };
+    let apply = |events, deadline| ExactlyOnce::<Total>::apply(&store, &bound, events, deadline);
     let mut holds = Box::pin(apply(&events[..], Deadline::NONE));
     assert!(futures::poll!(holds.as_mut()).is_pending());
     let deadline = Deadline::within(&totals.clock, HOUR);

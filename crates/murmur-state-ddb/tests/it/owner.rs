@@ -4,9 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::conformance::bound;
 use murmur_state::{
-    Binding, Deadline, EventId, ExactlyOnce, Fault, LEDGER_MODE, Once, Outcome, PipelineName,
-    StoreError,
+    Binding, Bound, Deadline, EventId, ExactlyOnce, Fault, LEDGER_MODE, Once, Outcome,
+    PipelineName, StoreError,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
@@ -40,24 +41,20 @@ impl Tables {
         }
     }
 
-    async fn bind(&self, binding: &Binding) -> Result<(), StoreError> {
+    async fn bind(&self, binding: &Binding) -> Result<Bound, StoreError> {
         self.bind_over(&Wire::calm(), binding).await
     }
 
-    async fn bind_over(&self, wire: &Wire, binding: &Binding) -> Result<(), StoreError> {
+    async fn bind_over(&self, wire: &Wire, binding: &Binding) -> Result<Bound, StoreError> {
         let client = wire.client(&self.dynamo);
-        let store = Int64SumStore::new(client.clone(), &*self.state);
-        let markers = Deduper::new(client, &*self.markers);
-        ExactlyOnce::<Total>::bind(&store, binding, &markers, Deadline::NONE).await
+        let store = Int64SumStore::new(client, &*self.state).markers(&*self.markers);
+        ExactlyOnce::<Total>::bind(&store, binding, Deadline::NONE).await
     }
 
-    async fn check_over(&self, wire: &Wire, binding: &Binding) -> Result<(), StoreError> {
+    async fn check_over(&self, wire: &Wire, binding: &Binding) -> Result<Bound, StoreError> {
         let client = wire.client(&self.dynamo);
-        let store = Int64SumStore::new(client.clone(), &*self.state);
-        let markers = Deduper::new(client, &*self.markers);
-        let checked =
-            ExactlyOnce::<Total>::check_binding(&store, binding, &markers, Deadline::NONE);
-        checked.await.map(|_| ())
+        let store = Int64SumStore::new(client, &*self.state).markers(&*self.markers);
+        ExactlyOnce::<Total>::check_binding(&store, binding, Deadline::NONE).await
     }
 
     async fn rows(&self, table: &str) -> usize {
@@ -67,7 +64,7 @@ impl Tables {
 }
 
 /// The error, which is a person's to mend, as it is shown.
-fn shown(bound: Result<(), StoreError>) -> String {
+fn shown(bound: Result<Bound, StoreError>) -> String {
     let error = bound.unwrap_err();
     assert_eq!(error.fault(), Fault::Setup, "{error:?}");
     error.to_string()
@@ -102,14 +99,14 @@ async fn another_way_of_keeping_values_or_ids_is_refused() {
     tables.bind(&binding("likes", 1)).await.unwrap();
     let client = tables.dynamo.client();
     let markers = Deduper::new(client.clone(), &*tables.markers);
-    let bytes = BytesStore::new(client.clone(), &*tables.state, Total);
+    let bytes = BytesStore::new(client.clone(), &*tables.state, Total).markers(&markers);
     let likes = binding("likes", 1);
-    let text = shown(bytes.bind(&likes, &markers, Deadline::NONE).await);
+    let text = shown(bytes.bind(&likes, Deadline::NONE).await);
     assert!(text.contains("kept as bytes"), "{text}");
     let hours = std::time::Duration::from_secs(3600);
     let markers = markers.horizon(hours * 50).unwrap();
-    let sums = Int64SumStore::new(client, &*tables.state);
-    let bound = ExactlyOnce::<Total>::bind(&sums, &likes, &markers, Deadline::NONE);
+    let sums = Int64SumStore::new(client, &*tables.state).markers(markers);
+    let bound = ExactlyOnce::<Total>::bind(&sums, &likes, Deadline::NONE);
     let text = shown(bound.await);
     assert!(text.contains("horizon 180000s"), "{text}");
 }
@@ -216,10 +213,9 @@ async fn rows_that_no_ledger_knows_of_are_not_looked_for_after_the_deadline() {
         Action::Pass
     });
     let client = wire.client(&tables.dynamo);
-    let store = Int64SumStore::with_options(client.clone(), &*tables.state, options.clone());
-    let markers = Deduper::with_options(client, &*tables.markers, options);
-    let (store, markers) = (store.unwrap(), markers.unwrap());
-    let bound = ExactlyOnce::<Total>::bind(&store, &ledger, &markers, deadline).await;
+    let store = Int64SumStore::with_options(client, &*tables.state, options);
+    let store = store.unwrap().markers(&*tables.markers);
+    let bound = ExactlyOnce::<Total>::bind(&store, &ledger, deadline).await;
     let error = bound.unwrap_err();
     assert!(
         matches!(error, StoreError::DeadlinePassed { .. }),
@@ -286,17 +282,16 @@ async fn pipelines_can_share_a_marker_table() {
     other.bind(&binding("likes", 2)).await.unwrap();
     let client = tables.dynamo.client();
     let markers = Deduper::new(client.clone(), &*tables.markers);
-    let name = PipelineName::new("likes").unwrap();
     for table in [&tables.state, &other.state] {
-        let store = Int64SumStore::new(client.clone(), &**table);
+        let store = Int64SumStore::new(client.clone(), &**table).markers(&markers);
         let events = [Once {
             id: EventId::new("1").unwrap(),
             created: None,
             handed_over: crate::support::now(),
             adds: vec![add("a", 1)],
         }];
-        let outcomes =
-            ExactlyOnce::<Total>::apply(&store, &name, &markers, &events, Deadline::NONE);
+        let bound = bound("likes");
+        let outcomes = ExactlyOnce::<Total>::apply(&store, &bound, &events, Deadline::NONE);
         assert!(matches!(outcomes.await[..], [Outcome::Applied]));
     }
 }

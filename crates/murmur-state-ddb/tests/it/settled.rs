@@ -6,16 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use murmur_state::conformance::bound;
 use murmur_state::{
-    Add, Clock, Deadline, EventId, Fault, ItemChange, Ledger, Outcome, Position, Replace,
-    SequenceNumber, StoreError, SystemClock, Timestamp,
+    Add, Bound, Clock, Deadline, EventId, ExactlyOnce, Fault, ItemChange, Ledger, Outcome,
+    Position, Replace, SequenceNumber, StoreError, SystemClock, Timestamp,
 };
 use murmur_testkit::wire::{Action, Wire};
 use serde_json::Value;
 
-use crate::ledger::{
-    Books, TRANSACT, bind, binding, kind, meanwhile, pipeline, scanned, sizes, streamed,
-};
+use crate::ledger::{Books, TRANSACT, bind, binding, kind, meanwhile, scanned, sizes, streamed};
 use crate::support::{Total, add, virtual_time};
 
 /// The change of `item` at `at` between two contributions, by which it is to settle.
@@ -361,12 +360,12 @@ async fn that_items_settle_is_said_beside_the_rows_of_their_pipeline() {
     let books = Books::over(&Wire::calm()).await;
     let binding = binding(None);
     let say = async || {
-        let said = Ledger::<Total>::settle(&books.store, &binding, &books.markers, Deadline::NONE);
-        said.await
+        let bound = ExactlyOnce::<Total>::check_binding(&books.store, &binding, Deadline::NONE);
+        Ledger::<Total>::settle(&books.store, &bound.await?, Deadline::NONE).await
     };
     let heard = async || {
-        let (name, markers) = (pipeline(), &books.markers);
-        let heard = Ledger::<Total>::is_settling(&books.store, &name, markers, Deadline::NONE);
+        let bound = bound("totals");
+        let heard = Ledger::<Total>::is_settling(&books.store, &bound, Deadline::NONE);
         heard.await.unwrap()
     };
     assert!(!heard().await);
@@ -383,8 +382,9 @@ async fn that_items_settle_is_said_beside_the_rows_of_their_pipeline() {
         version: 9,
         ..binding.clone()
     };
-    let refused =
-        Ledger::<Total>::settle(&books.store, &other, &books.markers, Deadline::NONE).await;
+    // The tables were made anew since, and belong to another.
+    let other = Bound::new(other);
+    let refused = Ledger::<Total>::settle(&books.store, &other, Deadline::NONE).await;
     assert!(
         matches!(refused, Err(StoreError::OtherOwner { .. })),
         "{refused:?}"

@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::future::join_all;
 use murmur_core::{
-    AttributeValue, AuditOptions, Change, EventName, Findings, InspectionOptions, Item, Pass,
-    Pipeline, Processor, ProcessorBuilder, Record, RecordOutcome, Row, Stored, Sum, item_id,
+    AttributeValue, AuditOptions, Change, Definition, EventName, Findings, InspectionOptions, Item,
+    Pass, Pipeline, Processor, ProcessorBuilder, Record, RecordOutcome, Row, Sum, item_id,
 };
 use murmur_state::conformance::Subject;
+use murmur_state::conformance::bound;
 use murmur_state::{
     Add, Binding, Deadline, EventId, ExactlyOnce, Fault, Key, Once, Outcome, PipelineName, Read,
     ReadExt, SequenceNumber, Spread, Store, StoreError,
 };
-use murmur_state_ddb::{Deduper, Int64SumStore, TableOptions};
+use murmur_state_ddb::{Int64SumStore, Marked, TableOptions};
 use murmur_testkit::Dynamo;
 
 use crate::support::{Total, add, key, marker_table, now, state_table};
@@ -37,14 +38,11 @@ impl Tables {
     }
 
     /// The store as a process of its own has it.
-    fn store<M>(&self, monoid: M, rows: u32) -> Spread<M, Int64SumStore> {
+    fn store<M>(&self, monoid: M, rows: u32) -> Spread<M, Marked<Int64SumStore>> {
         let store = Int64SumStore::new(self.dynamo.client(), &*self.state);
+        let store = store.markers(&*self.markers);
         let spread = Spread::new(monoid, store, rows).unwrap();
         spread.only(["all", "de"]).unwrap()
-    }
-
-    fn markers(&self) -> Deduper {
-        Deduper::new(self.dynamo.client(), &*self.markers)
     }
 
     /// The rows of the state table, as they are named there.
@@ -63,10 +61,6 @@ impl Tables {
     }
 }
 
-fn pipeline() -> PipelineName {
-    PipelineName::new("totals").unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spread_sum_store_keeps_every_promise() {
     let tables = async |row_budget| {
@@ -74,24 +68,24 @@ async fn a_spread_sum_store_keeps_every_promise() {
         let options = TableOptions::default().row_budget(row_budget);
         let client = tables.dynamo.client();
         let store = Int64SumStore::with_options(client, &*tables.state, options).unwrap();
-        let store = Spread::new(Total, store, 3).unwrap();
+        let store = Spread::new(Total, store.markers(&*tables.markers), 3).unwrap();
         let subject = Subject::new(store, Total, |n| n as i64 * 7 - 100);
         (subject, tables)
     };
     let (subject, _tables) = tables(1024).await;
     subject.store().await;
     for row_budget in [1024, 150] {
-        let (subject, tables) = tables(row_budget).await;
-        subject.exactly_once(tables.markers()).await;
+        let (subject, _tables) = tables(row_budget).await;
+        subject.exactly_once().await;
     }
-    let (subject, tables) = tables(1024).await;
-    subject.ledger(tables.markers()).await;
+    let (subject, _tables) = tables(1024).await;
+    subject.ledger().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_race_with_the_same_events_count_each_once() {
     let tables = Tables::new().await;
-    let name = pipeline();
+    let bound = bound("totals");
     let events: Vec<Once<i64>> = (0..120)
         .map(|n| Once {
             id: EventId::new(format!("e{n}")).unwrap(),
@@ -101,11 +95,11 @@ async fn processes_that_race_with_the_same_events_count_each_once() {
         })
         .collect();
     let process = async |batch: usize| {
-        let (store, markers) = (tables.store(Total, ROWS), tables.markers());
+        let store = tables.store(Total, ROWS);
         for batch in events.chunks(batch) {
             let mut pending = batch.to_vec();
             while !pending.is_empty() {
-                let outcomes = store.apply(&name, &markers, &pending, Deadline::NONE).await;
+                let outcomes = store.apply(&bound, &pending, Deadline::NONE).await;
                 let outcomes = pending.into_iter().zip(outcomes);
                 let undone = outcomes.filter(|(_, outcome)| match outcome {
                     Outcome::Applied | Outcome::Duplicate => false,
@@ -136,9 +130,8 @@ async fn processes_that_race_with_the_same_events_count_each_once() {
 #[tokio::test]
 async fn a_changed_number_of_rows_is_refused_before_anything_is_written() {
     let tables = Tables::new().await;
-    let markers = tables.markers();
     let binding = Binding {
-        pipeline: pipeline(),
+        pipeline: PipelineName::new("totals").unwrap(),
         version: 1,
         mode: "exactly-once".into(),
         definition: "no window".into(),
@@ -146,22 +139,14 @@ async fn a_changed_number_of_rows_is_refused_before_anything_is_written() {
     };
     for _ in 0..2 {
         let store = tables.store(Total, ROWS);
-        store
-            .bind(&binding, &markers, Deadline::NONE)
-            .await
-            .unwrap();
-        let checked = store
-            .check_binding(&binding, &markers, Deadline::NONE)
-            .await;
+        store.bind(&binding, Deadline::NONE).await.unwrap();
+        let checked = store.check_binding(&binding, Deadline::NONE).await;
         checked.unwrap();
     }
     let other = tables.store(Total, 9);
     for refused in [
-        other.bind(&binding, &markers, Deadline::NONE).await,
-        other
-            .check_binding(&binding, &markers, Deadline::NONE)
-            .await
-            .map(|_| ()),
+        other.bind(&binding, Deadline::NONE).await,
+        other.check_binding(&binding, Deadline::NONE).await,
     ] {
         let error = refused.unwrap_err();
         assert!(matches!(error, StoreError::OtherOwner { .. }), "{error:?}");
@@ -179,7 +164,7 @@ struct Order {
     cents: i64,
 }
 
-fn totals(store: Spread<Sum, Int64SumStore>) -> Stored<Order, Sum, Spread<Sum, Int64SumStore>> {
+fn totals() -> Definition<Order, Sum> {
     Pipeline::builder("totals")
         .keys(|order: &Order, out| {
             out(&order.country);
@@ -187,7 +172,6 @@ fn totals(store: Spread<Sum, Int64SumStore>) -> Stored<Order, Sum, Spread<Sum, I
         })
         .value(|order| order.cents)
         .aggregate(Sum::new())
-        .store(store)
 }
 
 fn processor(pipeline: Pipeline<Order>) -> Processor<Order> {
@@ -248,8 +232,9 @@ async fn a_ledger_replaces_and_takes_back_and_its_audit_finds_nothing() {
     let tables = Tables::new().await;
     let open = || {
         processor(
-            totals(tables.store(Sum::new(), ROWS))
-                .ledger(tables.markers())
+            totals()
+                .store(tables.store(Sum::new(), ROWS))
+                .ledger()
                 .unwrap(),
         )
     };
@@ -314,8 +299,10 @@ async fn a_ledger_replaces_and_takes_back_and_its_audit_finds_nothing() {
 async fn exactly_once_is_recounted_over_all_rows() {
     let tables = Tables::new().await;
     let open = || {
-        let totals = totals(tables.store(Sum::new(), ROWS));
-        processor(totals.exactly_once(tables.markers()).unwrap())
+        let totals = totals()
+            .every_change()
+            .store(tables.store(Sum::new(), ROWS));
+        processor(totals.exactly_once().unwrap())
     };
     let inserts: Vec<_> = (0..100)
         .map(|n| change(n, 1, Some(image("fr", n))))

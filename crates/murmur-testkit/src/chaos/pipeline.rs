@@ -103,31 +103,34 @@ pub(super) fn pipeline(scenario: &Scenario, means: &Means) -> Result<Pipeline<Ro
     let keyed = Pipeline::builder(NAME)
         .keys(|row: &Row, out| row.entities.iter().for_each(|entity| out(entity)));
     let amount = |row: &Row| row.amount;
+    let claims = markers.clone();
     Ok(match scenario.aggregate {
         Aggregate::Sum => {
             let definition = keyed.value(amount).aggregate(Sum::new());
-            let store = Int64SumStore::with_options(client, state, options)?;
-            in_mode(scenario, taking_back(scenario, definition), store, markers)?
+            let store = Int64SumStore::with_options(client, state, options)?.markers(markers);
+            in_mode(scenario, taking_back(scenario, definition), store, claims)?
         }
         Aggregate::Count => {
             let definition = keyed.count();
-            let store = Int64SumStore::with_options(client, state, options)?;
-            in_mode(scenario, taking_back(scenario, definition), store, markers)?
+            let store = Int64SumStore::with_options(client, state, options)?.markers(markers);
+            in_mode(scenario, taking_back(scenario, definition), store, claims)?
         }
         Aggregate::Bytes => {
             let definition = keyed.value(amount).aggregate(SumAsBytes);
-            let store = BytesStore::with_options(client, state, SumAsBytes, options)?;
-            in_mode(scenario, taking_back(scenario, definition), store, markers)?
+            let store =
+                BytesStore::with_options(client, state, SumAsBytes, options)?.markers(markers);
+            in_mode(scenario, taking_back(scenario, definition), store, claims)?
         }
         Aggregate::Max => {
             let definition = keyed.value(amount).aggregate(Max::new());
-            let store = Int64MaxStore::with_options(client, state, options)?;
-            in_mode(scenario, definition, store, markers)?
+            let store = Int64MaxStore::with_options(client, state, options)?.markers(markers);
+            in_mode(scenario, definition, store, claims)?
         }
         Aggregate::Set => {
             let definition = keyed.value(amount).aggregate(Set::new());
-            let store = BytesStore::with_options(client, state, Set::<i64>::new(), options)?;
-            in_mode(scenario, definition, store, markers)?
+            let store = BytesStore::with_options(client, state, Set::<i64>::new(), options)?
+                .markers(markers);
+            in_mode(scenario, definition, store, claims)?
         }
     })
 }
@@ -138,15 +141,15 @@ fn taking_back<M: Group>(
 ) -> Definition<Row, M> {
     match scenario.retract {
         true => definition.retract(),
-        false => definition,
+        false => definition.every_change(),
     }
 }
 
-fn in_mode<M: Monoid, S: ExactlyOnce<M, Markers = Deduper>>(
+fn in_mode<M: Monoid, S: ExactlyOnce<M>>(
     scenario: &Scenario,
     definition: Definition<Row, M>,
     store: S,
-    markers: Deduper,
+    claims: Deduper,
 ) -> Result<Pipeline<Row>, BuildError> {
     let definition = match scenario.window {
         Some(length) => {
@@ -157,8 +160,8 @@ fn in_mode<M: Monoid, S: ExactlyOnce<M, Markers = Deduper>>(
     };
     let stored = definition.store(store);
     match scenario.mode {
-        Mode::ExactlyOnce => stored.exactly_once(markers),
-        Mode::ClaimFirst => stored.claim_first(markers),
+        Mode::ExactlyOnce => stored.exactly_once(),
+        Mode::ClaimFirst => stored.claim_first(claims),
         Mode::AtLeastOnce => stored.at_least_once(),
     }
 }

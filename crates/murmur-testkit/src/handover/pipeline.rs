@@ -1,17 +1,20 @@
 //! The pipeline under test, as a user would write it, over the store of a run.
 
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
+use murmur_state::conformance::bound;
+use murmur_state::intercept::Intercepted;
 use murmur_state::{
     Checkpoints, Deadline, Group, Known, Ledger, ListSegment, MemoryDeduper, MemoryStore, Mend,
-    Outcome, PipelineName, Read, StateRow, StoreError, Timestamp, Tokens,
+    Outcome, Read, StateRow, StoreError, Timestamp, Tokens,
 };
 
 use murmur_state_ddb::{
-    Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
+    Int64SumStore, Marked, TableOptions, create_dedup_table, create_int64_table,
 };
 
 use super::body::Body;
@@ -62,8 +65,14 @@ impl State {
             (Keeping::Memory, aggregate) => {
                 let markers = MemoryDeduper::with_ttl(REMEMBERED, time.clock(0));
                 match aggregate {
-                    Aggregate::Sum => Self::Sums(MemoryStore::new(Sum::new()), markers),
-                    Aggregate::Count => Self::Counts(MemoryStore::new(Count::new()), markers),
+                    Aggregate::Sum => Self::Sums(
+                        MemoryStore::new(Sum::new()).markers(markers.clone()),
+                        markers,
+                    ),
+                    Aggregate::Count => Self::Counts(
+                        MemoryStore::new(Count::new()).markers(markers.clone()),
+                        markers,
+                    ),
                 }
             }
             (Keeping::Tables, aggregate) => {
@@ -80,8 +89,8 @@ impl State {
         match self {
             Self::Sums(_, markers) | Self::Counts(_, markers) => Arc::new(reached(markers, body)),
             Self::Tables(..) => {
-                let (_, markers) = tables(body.connection.client(), Some(body));
-                Arc::new(watched(markers, body))
+                let store = tables(body.connection.client(), Some(body));
+                Arc::new(watched::<_, Sum>(store.deduper().clone(), body))
             }
         }
     }
@@ -95,22 +104,26 @@ impl State {
         let built = match self {
             Self::Sums(store, markers) => {
                 let definition = keyed.value(sums).aggregate(Sum::new());
-                let (store, markers) = (reached(store, body), reached(markers, body));
-                in_mode(scenario, definition, store, markers)
+                let (store, claims) = (Intercepted(reached(store, body)), reached(markers, body));
+                in_mode(scenario, definition, store, claims)
             }
             Self::Counts(store, markers) => {
-                let (store, markers) = (reached(store, body), reached(markers, body));
-                in_mode(scenario, keyed.count(), store, markers)
+                let (store, claims) = (Intercepted(reached(store, body)), reached(markers, body));
+                in_mode(scenario, keyed.count(), store, claims)
             }
             Self::Tables(_, aggregate) => {
-                let (store, markers) = tables(body.connection.client(), Some(body));
-                let store = watched(store, body);
+                let store = tables(body.connection.client(), Some(body));
+                let claims = store.deduper().clone();
                 match aggregate {
                     Aggregate::Sum => {
                         let definition = keyed.value(sums).aggregate(Sum::new());
-                        in_mode(scenario, definition, store, markers)
+                        let store = Intercepted(watched::<_, Sum>(store, body));
+                        in_mode(scenario, definition, store, claims)
                     }
-                    Aggregate::Count => in_mode(scenario, keyed.count(), store, markers),
+                    Aggregate::Count => {
+                        let store = Intercepted(watched::<_, Count>(store, body));
+                        in_mode(scenario, keyed.count(), store, claims)
+                    }
                 }
             }
         };
@@ -119,37 +132,34 @@ impl State {
 
     /// Has the ledger mend `items`, as one process would.
     pub(super) async fn mend(&self, body: &Arc<Body>, items: &[Mend<i64>]) -> Vec<Outcome> {
-        let name = must("a name", PipelineName::new(NAME));
+        let bound = bound(NAME);
         match self {
-            Self::Sums(store, markers) => {
-                let (store, markers) = (reached(store, body), reached(markers, body));
-                store.mend(&name, &markers, items, Deadline::NONE).await
+            Self::Sums(store, _) => {
+                let store = Intercepted(reached(store, body));
+                store.mend(&bound, items, Deadline::NONE).await
             }
-            Self::Counts(store, markers) => {
-                let (store, markers) = (reached(store, body), reached(markers, body));
-                store.mend(&name, &markers, items, Deadline::NONE).await
+            Self::Counts(store, _) => {
+                let store = Intercepted(reached(store, body));
+                store.mend(&bound, items, Deadline::NONE).await
             }
             Self::Tables(..) => {
-                let (store, markers) = tables(body.connection.client(), Some(body));
-                Ledger::<Sum>::mend(&store, &name, &markers, items, Deadline::NONE).await
+                let store = tables(body.connection.client(), Some(body));
+                Ledger::<Sum>::mend(&store, &bound, items, Deadline::NONE).await
             }
         }
     }
 
     pub(super) async fn held(&self) -> Held {
         let held = match self {
-            Self::Sums(store, markers) => held(store, markers).await,
-            Self::Counts(store, markers) => held(store, markers).await,
-            Self::Tables(cloud, _) => {
-                let (store, markers) = tables(cloud.admin(), None);
-                held::<Sum, _>(&store, &markers).await
-            }
+            Self::Sums(store, _) => held(store).await,
+            Self::Counts(store, _) => held(store).await,
+            Self::Tables(cloud, _) => held::<Sum, _>(&tables(cloud.admin(), None)).await,
         };
         must("the state", held)
     }
 }
 
-fn tables(client: Client, body: Option<&Arc<Body>>) -> (Int64SumStore, Deduper) {
+fn tables(client: Client, body: Option<&Arc<Body>>) -> Marked<Int64SumStore> {
     let mut options = TableOptions::default();
     if let Some(body) = body {
         let clock = Arc::clone(&body.clock);
@@ -158,9 +168,8 @@ fn tables(client: Client, body: Option<&Arc<Body>>) -> (Int64SumStore, Deduper) 
             .random(body.random.clone())
             .tokens(Tokens::repeatable(body.random.clone()));
     }
-    let store = Int64SumStore::with_options(client.clone(), STATE, options.clone());
-    let markers = Deduper::with_options(client, MARKERS, options);
-    (must("a store", store), must("markers", markers))
+    let store = Int64SumStore::with_options(client, STATE, options);
+    must("a store", store).markers(MARKERS)
 }
 
 fn reached<S: Clone>(inner: &S, body: &Arc<Body>) -> Reached<S> {
@@ -170,21 +179,21 @@ fn reached<S: Clone>(inner: &S, body: &Arc<Body>) -> Reached<S> {
     }
 }
 
-fn watched<S>(inner: S, body: &Arc<Body>) -> Watched<S> {
-    let body = Arc::clone(body);
-    Watched { inner, body }
+fn watched<S, M>(inner: S, body: &Arc<Body>) -> Watched<S, M> {
+    let (body, of) = (Arc::clone(body), PhantomData);
+    Watched { inner, body, of }
 }
 
-fn in_mode<M, S>(
+fn in_mode<M, S, D>(
     scenario: &Scenario,
     mut definition: Definition<Row, M>,
     store: S,
-    markers: S::Markers,
+    claims: D,
 ) -> Result<Pipeline<Row>, BuildError>
 where
     M: Group<Value = i64>,
     S: Ledger<M>,
-    S::Markers: Checkpoints + murmur_state::Deduper,
+    D: Checkpoints + murmur_state::Deduper,
 {
     if let Some(window) = window(scenario) {
         definition = definition.window(window, |row: &Row| Timestamp::from_millis(row.at));
@@ -200,18 +209,18 @@ where
     }
     let stored = definition.store(store);
     match scenario.mode {
-        Mode::Ledger => stored.ledger(markers),
-        Mode::ExactlyOnce => stored.exactly_once(markers),
-        Mode::ClaimFirst => stored.claim_first(markers),
+        Mode::Ledger => stored.ledger(),
+        Mode::ExactlyOnce => stored.exactly_once(),
+        Mode::ClaimFirst => stored.claim_first(claims),
     }
 }
 
-async fn held<M, S>(store: &S, markers: &S::Markers) -> Result<Held, StoreError>
+async fn held<M, S>(store: &S) -> Result<Held, StoreError>
 where
     M: Group<Value = i64>,
     S: Ledger<M>,
 {
-    let name = must("a name", PipelineName::new(NAME));
+    let bound = bound(NAME);
     let mut rows = Vec::new();
     let mut after = None;
     loop {
@@ -225,7 +234,7 @@ where
     let mut known = Vec::new();
     loop {
         let listed = store
-            .list_known(&name, markers, ListSegment::WHOLE, after.as_deref())
+            .list_known(&bound, ListSegment::WHOLE, after.as_deref())
             .await?;
         known.extend(listed.entries);
         after = listed.next;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::{
-    Add, Deadline, Group, ItemId, Key, Ledger, Mend, Outcome, PipelineName, Position, Replace,
+    Add, Bound, Deadline, Group, ItemId, Key, Ledger, Mend, Outcome, Position, Replace,
     SequenceNumber,
 };
 use serde_json::{Map, Value, json};
@@ -256,8 +256,7 @@ fn under(item: &ItemId, why: &str, number: u64) -> ItemId {
 /// Has the ledger replace what `entry` says, as one without the scenario's missing rule would.
 pub(super) async fn settle<M, S>(
     store: &S,
-    pipeline: &PipelineName,
-    markers: &S::Markers,
+    bound: &Bound,
     mut entry: Replace<i64>,
     body: &Body,
 ) -> Outcome
@@ -267,7 +266,7 @@ where
 {
     let write = async |entry: Replace<i64>| {
         let entries = [entry];
-        let outcomes = store.replace(pipeline, markers, &entries, Deadline::NONE);
+        let outcomes = store.replace(bound, &entries, Deadline::NONE);
         let outcome = outcomes.await.into_iter().next();
         outcome.unwrap_or(Outcome::Blocked)
     };
@@ -276,7 +275,7 @@ where
         return write(entry).await;
     };
     let items = [entry.item.clone()];
-    let known = store.known(pipeline, markers, &items, Deadline::NONE);
+    let known = store.known(bound, &items, Deadline::NONE);
     let known = must("what is known", known.await).pop().flatten();
     let known_at = known.as_ref().map(|known| known.at.clone());
     let has_settled = known.as_ref().is_some_and(|known| known.settled);
@@ -357,20 +356,14 @@ where
 }
 
 /// Has the ledger mend what `entry` says, as one without the scenario's missing rule would.
-pub(super) async fn mend<M, S>(
-    store: &S,
-    pipeline: &PipelineName,
-    markers: &S::Markers,
-    entry: Mend<i64>,
-    body: &Body,
-) -> Outcome
+pub(super) async fn mend<M, S>(store: &S, bound: &Bound, entry: Mend<i64>, body: &Body) -> Outcome
 where
     M: Group<Value = i64>,
     S: Ledger<M>,
 {
     let shared = &body.shared;
     let items = [entry.item.clone()];
-    let known = store.known(pipeline, markers, &items, Deadline::NONE);
+    let known = store.known(bound, &items, Deadline::NONE);
     let known = must("what is known", known.await).pop().flatten();
     let has_settled = known.is_some_and(|known| known.settled);
     let mut entry = [entry];
@@ -380,7 +373,7 @@ where
         *item = lock(&shared.log).forgotten.fresh(item);
         *over = None;
     }
-    let outcomes = store.mend(pipeline, markers, &entry, Deadline::NONE).await;
+    let outcomes = store.mend(bound, &entry, Deadline::NONE).await;
     outcomes.into_iter().next().unwrap_or(Outcome::Blocked)
 }
 

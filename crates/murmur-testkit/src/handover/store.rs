@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use futures::future::BoxFuture;
+use murmur_state::intercept::Intercept;
 use murmur_state::{
-    Add, Binding, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group, ItemId,
-    Key, Known, Ledger, ListSegment, Listed, MemoryDeduper, Mend, Monoid, Once, Outcome, Owner,
-    PipelineName, Place, Position, Read, Removed, Replace, Saved, StateRow, Store, StoreError,
+    Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group,
+    Known, Ledger, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner, Place, Position,
+    Removed, Replace, Saved, Store, StoreError,
 };
 
 use super::body::{Body, Doing, Fate};
@@ -146,106 +147,59 @@ fn only(outcomes: Vec<Outcome>) -> Outcome {
     outcomes.into_iter().next().unwrap_or_else(nothing)
 }
 
-impl<S: Read<i64>> Read<i64> for Reached<S> {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl<M: Group<Value = i64>> Intercept for Reached<MemoryStore<M>> {
+    type Monoid = M;
+    type Inner = MemoryStore<M>;
+
+    fn inner(&self) -> &MemoryStore<M> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl<M, S> Store<M> for Reached<S>
-where
-    M: Monoid<Value = i64>,
-    S: Store<M> + Clone,
-{
     async fn merge(&self, adds: &[Add<i64>], _: Deadline) -> Vec<Outcome> {
-        let write = |store: S, add: Add<i64>| -> BoxFuture<'static, Outcome> {
+        let write = |store: MemoryStore<M>, add: Add<i64>| -> BoxFuture<'static, Outcome> {
             Box::pin(async move { only(store.merge(&[add], Deadline::NONE).await) })
         };
         self.each(adds, |add| keys(std::slice::from_ref(add)), write)
             .await
     }
-}
 
-impl<M, S> ExactlyOnce<M> for Reached<S>
-where
-    M: Monoid<Value = i64>,
-    S: ExactlyOnce<M, Markers = MemoryDeduper> + Clone,
-{
-    type Markers = Reached<MemoryDeduper>;
+    fn checkpoints(&self) -> Arc<dyn Checkpoints> {
+        let (inner, body) = (self.inner.checkpoints(), Arc::clone(&self.body));
+        Arc::new(Reached { inner, body })
+    }
 
-    async fn bind(
-        &self,
-        binding: &Binding,
-        markers: &Self::Markers,
-        deadline: Deadline,
-    ) -> Result<(), StoreError> {
-        let bound = self.inner.bind(binding, &markers.inner, deadline).await;
+    async fn bind(&self, binding: &Binding, deadline: Deadline) -> Result<Bound, StoreError> {
+        let bound = self.inner.bind(binding, deadline).await;
         lock(&self.body.shared.log).bound |= bound.is_ok();
         bound
     }
 
-    async fn check_binding(
-        &self,
-        binding: &Binding,
-        markers: &Self::Markers,
-        deadline: Deadline,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let checked = self.inner.check_binding(binding, &markers.inner, deadline);
-        checked.await
-    }
-
-    async fn apply(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        events: &[Once<i64>],
-        _: Deadline,
-    ) -> Vec<Outcome> {
-        let write = |store: S, event: Once<i64>| -> BoxFuture<'static, Outcome> {
-            let (pipeline, markers) = (pipeline.clone(), markers.inner.clone());
+    async fn apply(&self, bound: &Bound, events: &[Once<i64>], _: Deadline) -> Vec<Outcome> {
+        let write = |store: MemoryStore<M>, event: Once<i64>| -> BoxFuture<'static, Outcome> {
+            let bound = bound.clone();
             Box::pin(async move {
                 let events = [event];
-                let applied = store.apply(&pipeline, &markers, &events, Deadline::NONE);
+                let applied = store.apply(&bound, &events, Deadline::NONE);
                 only(applied.await)
             })
         };
         self.each(events, |event| keys(&event.adds), write).await
     }
-}
 
-impl<M, S> Ledger<M> for Reached<S>
-where
-    M: Group<Value = i64>,
-    S: Ledger<M, Markers = MemoryDeduper> + Clone,
-{
-    async fn replace(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        items: &[Replace<i64>],
-        _: Deadline,
-    ) -> Vec<Outcome> {
+    async fn replace(&self, bound: &Bound, items: &[Replace<i64>], _: Deadline) -> Vec<Outcome> {
         let touched = |entry: &Replace<i64>| {
             let mut touched = keys(&entry.now);
             touched.push(entry.item.to_string());
             touched
         };
-        let write = |store: S, entry: Replace<i64>| -> BoxFuture<'static, Outcome> {
-            let (pipeline, markers) = (pipeline.clone(), markers.inner.clone());
+        let write = |store: MemoryStore<M>, entry: Replace<i64>| -> BoxFuture<'static, Outcome> {
+            let bound = bound.clone();
             let body = Arc::clone(&self.body);
             Box::pin(async move {
-                let done = rule::settle(&store, &pipeline, &markers, entry.clone(), &body);
+                let done = rule::settle(&store, &bound, entry.clone(), &body);
                 let outcome = done.await;
                 let items = [entry.item.clone()];
-                let known = store.known(&pipeline, &markers, &items, Deadline::NONE);
+                let known = store.known(&bound, &items, Deadline::NONE);
                 if let Ok(
                     [
                         Some(Known {
@@ -266,72 +220,31 @@ where
         self.each(items, touched, write).await
     }
 
-    async fn known(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        items: &[ItemId],
-        deadline: Deadline,
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
-        let markers = &markers.inner;
-        self.inner.known(pipeline, markers, items, deadline).await
-    }
-
-    async fn list_known(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        segment: ListSegment,
-        after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
-        self.inner
-            .list_known(pipeline, &markers.inner, segment, after)
-            .await
-    }
-
-    async fn settle(
-        &self,
-        binding: &Binding,
-        markers: &Self::Markers,
-        _: Deadline,
-    ) -> Result<(), StoreError> {
-        let (store, markers) = (self.inner.clone(), markers.inner.clone());
-        let binding = binding.clone();
-        let work = async move { store.settle(&binding, &markers, Deadline::NONE).await };
+    async fn settle(&self, bound: &Bound, _: Deadline) -> Result<(), StoreError> {
+        let (store, bound) = (self.inner.clone(), bound.clone());
+        let work = async move { store.settle(&bound, Deadline::NONE).await };
         self.request(Doing::Other, Box::pin(work)).await?
     }
 
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        _: Deadline,
-    ) -> Result<bool, StoreError> {
+    async fn is_settling(&self, bound: &Bound, _: Deadline) -> Result<bool, StoreError> {
         if self.body.is_deaf {
             return Ok(false);
         }
-        let (store, markers) = (self.inner.clone(), markers.inner.clone());
-        let pipeline = pipeline.clone();
-        let work = async move { store.is_settling(&pipeline, &markers, Deadline::NONE).await };
+        let (store, bound) = (self.inner.clone(), bound.clone());
+        let work = async move { store.is_settling(&bound, Deadline::NONE).await };
         self.request(Doing::Other, Box::pin(work)).await?
     }
 
-    async fn mend(
-        &self,
-        pipeline: &PipelineName,
-        markers: &Self::Markers,
-        items: &[Mend<i64>],
-        _: Deadline,
-    ) -> Vec<Outcome> {
+    async fn mend(&self, bound: &Bound, items: &[Mend<i64>], _: Deadline) -> Vec<Outcome> {
         let touched = |entry: &Mend<i64>| {
             let mut touched = keys(&entry.now);
             touched.push(entry.item.to_string());
             touched
         };
-        let write = |store: S, entry: Mend<i64>| -> BoxFuture<'static, Outcome> {
-            let (pipeline, markers) = (pipeline.clone(), markers.inner.clone());
+        let write = |store: MemoryStore<M>, entry: Mend<i64>| -> BoxFuture<'static, Outcome> {
+            let bound = bound.clone();
             let body = Arc::clone(&self.body);
-            Box::pin(async move { rule::mend(&store, &pipeline, &markers, entry, &body).await })
+            Box::pin(async move { rule::mend(&store, &bound, entry, &body).await })
         };
         self.each(items, touched, write).await
     }
@@ -359,7 +272,7 @@ impl Deduper for Reached<MemoryDeduper> {
     }
 }
 
-impl Checkpoints for Reached<MemoryDeduper> {
+impl<C: Checkpoints + Clone> Checkpoints for Reached<C> {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
         let name = name.to_owned();
         Box::pin(async move {

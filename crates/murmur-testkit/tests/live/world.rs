@@ -184,15 +184,15 @@ impl World {
             .value(|row: &Row| row.amount)
             .aggregate(Sum::new())
             .retract()
-            .store(self.sums.clone())
-            .exactly_once(self.markers.clone())
+            .store(self.sums.clone().markers(self.markers.clone()))
+            .exactly_once()
             .unwrap();
         let counts: Pipeline<Row> = Pipeline::builder("counts")
             .key(|row: &Row| row.customer.clone())
             .count()
             .retract()
-            .store(self.counts.clone())
-            .exactly_once(self.markers.clone())
+            .store(self.counts.clone().markers(self.markers.clone()))
+            .exactly_once()
             .unwrap();
         Handler::new([sums, counts]).clock(clock).build().unwrap()
     }

@@ -26,7 +26,7 @@ use murmur_state::{
     Clock, Deadline, HandoffToken, ItemId, Random, Read, SequenceNumber, Timestamp, Tokens,
 };
 use murmur_state_ddb::{
-    Deduper, Int64SumStore, TableOptions, create_dedup_table, create_int64_table,
+    Int64SumStore, Marked, TableOptions, create_dedup_table, create_int64_table,
 };
 use murmur_streams::{
     OperationType, StoreSource, StreamInfo, StreamRecord, StreamStore, StreamViewType, Trigger,
@@ -257,18 +257,16 @@ impl World {
         Tokens::repeatable(self.random())
     }
 
-    fn stores(&self, client: aws_sdk_dynamodb::Client, tables: Tables) -> (Int64SumStore, Deduper) {
+    fn store(&self, client: aws_sdk_dynamodb::Client, tables: Tables) -> Marked<Int64SumStore> {
         let options = TableOptions::default()
             .clock(self.clock())
             .random(self.random())
             .tokens(self.tokens());
-        let store = Int64SumStore::with_options(client.clone(), tables.state, options.clone());
-        let markers = Deduper::with_options(client, tables.markers, options);
-        (store.unwrap(), markers.unwrap())
+        let store = Int64SumStore::with_options(client, tables.state, options);
+        store.unwrap().markers(tables.markers)
     }
 
     pub(crate) fn pipeline(&self, process: &Process, tables: Tables) -> Pipeline<Order> {
-        let (store, markers) = self.stores(process.client(), tables);
         let totals = Pipeline::builder("order_totals")
             .key(|order: &Order| order.customer.clone())
             .value(|order| order.cents)
@@ -278,19 +276,19 @@ impl World {
             true => totals.settle(),
             false => totals,
         };
-        totals.store(store).ledger(markers).unwrap()
+        let store = self.store(process.client(), tables);
+        totals.store(store).ledger().unwrap()
     }
 
     /// The same totals in a mode without a ledger.
     pub(crate) fn exactly_once(&self, process: &Process) -> Pipeline<Order> {
-        let (store, markers) = self.stores(process.client(), TABLES);
         Pipeline::builder("order_totals")
             .key(|order: &Order| order.customer.clone())
             .value(|order| order.cents)
             .aggregate(Sum::new())
             .retract()
-            .store(store)
-            .exactly_once(markers)
+            .store(self.store(process.client(), TABLES))
+            .exactly_once()
             .unwrap()
     }
 
@@ -319,7 +317,7 @@ impl World {
     /// A trigger over the stream as it stands.
     pub(crate) fn trigger(&self) -> TriggerBuilder<StoreSource, Handler<Order>> {
         let process = self.process();
-        let (_, markers) = self.stores(process.client(), TABLES);
+        let markers = self.store(process.client(), TABLES).deduper().clone();
         let source = self.streams.source(self.arn.as_str());
         Trigger::builder(source, self.handler(&process, TABLES))
             .positions(markers, "orders_live")
@@ -415,7 +413,7 @@ impl World {
     }
 
     pub(crate) async fn totals(&self, tables: Tables) -> BTreeMap<String, i64> {
-        let (store, _) = self.stores(self.cloud.admin(), tables);
+        let store = self.store(self.cloud.admin(), tables);
         let mut totals = BTreeMap::new();
         let mut after = None;
         loop {
