@@ -47,7 +47,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         };
         let mut audited = Vec::with_capacity(pipelines.len());
         for pipeline in pipelines {
-            audited.push(pipeline.run.audit(options, context).await?);
+            audited.push(pipeline.erased.audit(options, context).await?);
         }
         Ok(audited)
     }
@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         };
         let mut statuses = Vec::new();
         for (pipeline, settling) in self.pipelines().iter().zip(settling) {
-            let status = pipeline.run.ledger_status(settling, options, context);
+            let status = pipeline.erased.ledger_status(settling, options, context);
             statuses.extend(status.await?);
         }
         Ok(statuses)

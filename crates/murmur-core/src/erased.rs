@@ -16,20 +16,8 @@ use crate::verdict::{Entry, PassedOver, Verdict};
 
 /// A pipeline with its monoid and store erased: one boxed future per batch.
 pub(crate) trait ErasedPipeline<T>: Send + Sync {
-    fn name(&self) -> &PipelineName;
-    fn needs_old_image(&self) -> bool;
-    /// Whether it needs the old image of an item that Time to Live removed.
-    fn needs_old_image_of_expired(&self) -> bool;
-    /// Whether it needs the old image of an item that is removed, whatever else it needs.
-    fn needs_old_image_of_removed(&self) -> bool;
-    fn windows_by_arrival(&self) -> bool;
-    fn repeats(&self) -> Repeats;
-    fn keeps_ledger(&self) -> bool;
-    fn keeps_expired(&self) -> bool;
-    /// What of the definition can be put into words.
-    fn fingerprint(&self) -> String;
-    /// Where its values are.
-    fn place(&self) -> Place;
+    /// What is known of it without asking anything.
+    fn facts(&self) -> &Facts;
     fn bind<'a>(
         &'a self,
         stream: Option<&'a str>,
@@ -52,8 +40,6 @@ pub(crate) trait ErasedPipeline<T>: Send + Sync {
         entries: &'a [PassedOver<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
-    /// Whether the definition lets items of a ledger settle.
-    fn settles(&self) -> bool;
     /// Lets items settle from now on.
     fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
     /// Whether items settle.
@@ -85,14 +71,63 @@ pub(crate) trait ErasedPipeline<T>: Send + Sync {
     ) -> BoxFuture<'a, Result<Audited, AuditError>>;
 }
 
-pub(crate) struct TypedPipeline<T, M: Monoid, D> {
+/// What a pipeline says of itself.
+pub(crate) struct Facts {
     pub(crate) name: PipelineName,
-    pub(crate) version: u32,
-    pub(crate) plan: Plan<T, M>,
-    pub(crate) delivery: D,
+    /// Whether it takes old images back.
+    pub(crate) retracts: bool,
+    /// Whether it needs the old image of an item that Time to Live removed.
+    pub(crate) needs_old_of_expired: bool,
+    /// Whether it needs the old image of an item that is removed, whatever else it needs.
+    pub(crate) needs_old_of_removed: bool,
+    pub(crate) windows_by_arrival: bool,
+    pub(crate) repeats: Repeats,
+    pub(crate) keeps_ledger: bool,
+    pub(crate) keeps_expired: bool,
+    /// Whether the definition lets items of a ledger settle.
+    pub(crate) settles: bool,
+    /// What of the definition can be put into words.
+    pub(crate) fingerprint: String,
+    /// Where its values are.
+    pub(crate) place: Place,
+}
+
+pub(crate) struct TypedPipeline<T, M: Monoid, D> {
+    facts: Facts,
+    plan: Plan<T, M>,
+    delivery: D,
 }
 
 impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D> {
+    pub(crate) fn new(name: PipelineName, version: u32, plan: Plan<T, M>, delivery: D) -> Self {
+        let (mode, terms, place) = (D::MODE, plan.terms(), delivery.state().place());
+        let retracts = plan.invert.is_some();
+        let facts = Facts {
+            fingerprint: format!("{name}, version {version}, {mode}, {terms}, in {place}"),
+            name,
+            retracts,
+            needs_old_of_expired: match D::LEDGER {
+                true => plan.keeps_expired,
+                false => retracts && !plan.keeps_expired,
+            },
+            needs_old_of_removed: plan.expires_at.is_some(),
+            windows_by_arrival: matches!(plan.window, Some((_, Time::Arrival))),
+            repeats: match M::IDEMPOTENT {
+                true => Repeats::ItemOnce,
+                false => D::REPEATS,
+            },
+            keeps_ledger: D::LEDGER,
+            keeps_expired: plan.keeps_expired,
+            settles: plan.settles,
+            place,
+        };
+        Self {
+            facts,
+            plan,
+            delivery,
+        }
+    }
+
     /// What is known without asking the store, and what must be delivered, each share with its
     /// place in the batch.
     fn prepare<'a>(
@@ -112,7 +147,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
             } = entry;
             if self.plan.keeps(record, old.as_ref(), now) {
                 tracing::debug!(
-                    pipeline = self.name.as_str(),
+                    pipeline = self.facts.name.as_str(),
                     event_id = record.event_id(),
                     "removed by Time to Live: the item goes on counting",
                 );
@@ -140,7 +175,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                 continue;
             }
             // The new side of a removal counts for nothing where old images are taken back.
-            let gone = record.is(&EventName::Remove) && (self.needs_old_image() || D::LEDGER);
+            let gone = record.is(&EventName::Remove) && (self.facts.retracts || D::LEDGER);
             let images = (old.as_ref(), new.as_ref().filter(|_| !gone));
             let contribution = self.plan.contribution(record, images, now, &mut rows);
             verdicts.push(match contribution {
@@ -168,7 +203,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                 }
             });
         }
-        context.count(&self.name, ":expired", expired);
+        context.count(&self.facts.name, ":expired", expired);
         (verdicts, places, Batch { rows, shares })
     }
 
@@ -199,58 +234,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
 impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
     for TypedPipeline<T, M, D>
 {
-    fn name(&self) -> &PipelineName {
-        &self.name
-    }
-
-    fn needs_old_image(&self) -> bool {
-        self.plan.invert.is_some()
-    }
-
-    fn needs_old_image_of_expired(&self) -> bool {
-        match D::LEDGER {
-            true => self.plan.keeps_expired,
-            false => self.needs_old_image() && !self.plan.keeps_expired,
-        }
-    }
-
-    fn needs_old_image_of_removed(&self) -> bool {
-        self.plan.expires_at.is_some()
-    }
-
-    fn windows_by_arrival(&self) -> bool {
-        matches!(self.plan.window, Some((_, Time::Arrival)))
-    }
-
-    fn repeats(&self) -> Repeats {
-        if M::IDEMPOTENT {
-            Repeats::ItemOnce
-        } else {
-            D::REPEATS
-        }
-    }
-
-    fn keeps_ledger(&self) -> bool {
-        D::LEDGER
-    }
-
-    fn keeps_expired(&self) -> bool {
-        self.plan.keeps_expired
-    }
-
-    fn fingerprint(&self) -> String {
-        let Self {
-            name,
-            version,
-            plan,
-            ..
-        } = self;
-        let (mode, terms, place) = (D::MODE, plan.terms(), self.place());
-        format!("{name}, version {version}, {mode}, {terms}, in {place}")
-    }
-
-    fn place(&self) -> Place {
-        self.delivery.state().place()
+    fn facts(&self) -> &Facts {
+        &self.facts
     }
 
     fn bind<'a>(
@@ -258,14 +243,18 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         stream: Option<&'a str>,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.delivery.bind(&self.name, stream, &context).await })
+        Box::pin(async move { self.delivery.bind(&self.facts.name, stream, &context).await })
     }
 
     fn check_binding<'a>(
         &'a self,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>> {
-        Box::pin(async move { self.delivery.check_binding(&self.name, &context).await })
+        Box::pin(async move {
+            self.delivery
+                .check_binding(&self.facts.name, &context)
+                .await
+        })
     }
 
     fn pass_over<'a>(
@@ -288,21 +277,17 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
             let shares = entries.iter().map(nothing).collect();
             let batch = Batch { rows, shares };
             self.delivery
-                .deliver(&self.name, &self.plan.monoid, batch, &context)
+                .deliver(&self.facts.name, &self.plan.monoid, batch, &context)
                 .await
         })
     }
 
-    fn settles(&self) -> bool {
-        self.plan.settles
-    }
-
     fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.delivery.settle(&self.name, &context).await })
+        Box::pin(async move { self.delivery.settle(&self.facts.name, &context).await })
     }
 
     fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move { self.delivery.is_settling(&self.name, &context).await })
+        Box::pin(async move { self.delivery.is_settling(&self.facts.name, &context).await })
     }
 
     fn run<'a>(
@@ -317,7 +302,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
             }
             let delivered = self
                 .delivery
-                .deliver(&self.name, &self.plan.monoid, batch, &context)
+                .deliver(&self.facts.name, &self.plan.monoid, batch, &context)
                 .await;
             for (place, verdict) in places.into_iter().zip(delivered) {
                 // Skipped stays skipped where a ledger has only noted it.
@@ -334,7 +319,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Option<Box<dyn ByItems<T> + 'a>> {
-        let plan = (&self.name, &self.plan);
+        let plan = (&self.facts.name, &self.plan);
         let ledger = self.delivery.ledger()?;
         Some(audit::by_items(plan, ledger, options, context))
     }
@@ -344,7 +329,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Box<dyn ByKeys<T> + 'a> {
-        let (plan, state) = ((&self.name, &self.plan), self.delivery.state());
+        let (plan, state) = ((&self.facts.name, &self.plan), self.delivery.state());
         audit::by_keys(plan, (state, self.delivery.ledger()), options, context)
     }
 
@@ -358,7 +343,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
             let Some(ledger) = self.delivery.ledger() else {
                 return Ok(None);
             };
-            let of = (&self.name, ledger);
+            let of = (&self.facts.name, ledger);
             let status = audit::status(of, settling, options, context).await;
             status.map(Some)
         })
@@ -372,10 +357,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         Box::pin(async move {
             let Some(ledger) = self.delivery.ledger() else {
                 return Err(AuditError::NoLedger {
-                    pipeline: self.name.clone(),
+                    pipeline: self.facts.name.clone(),
                 });
             };
-            let plan = (&self.name, &self.plan);
+            let plan = (&self.facts.name, &self.plan);
             audit::audit(plan, (ledger, self.delivery.state()), options, context).await
         })
     }

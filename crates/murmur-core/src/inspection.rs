@@ -151,7 +151,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         };
         let (mut ledgers, mut recounts) = (Vec::new(), Vec::new());
         for ((place, pipeline), settling) in self.pipelines().iter().enumerate().zip(settling) {
-            let items = pipeline.run.by_items(options, context);
+            let items = pipeline.erased.by_items(options, context);
             let beside_ledger = items.is_some();
             let can_be_recounted = !pipeline.keeps_expired_items();
             if let Some(items) = items {
@@ -165,7 +165,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 recounts.push(OfKeys {
                     place,
                     beside_ledger,
-                    keys: pipeline.run.by_keys(options, context),
+                    keys: pipeline.erased.by_keys(options, context),
                 });
             }
         }
@@ -496,7 +496,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             let recount = OfKeys {
                 place: of.place,
                 beside_ledger: true,
-                keys: pipeline.run.by_keys(options, context),
+                keys: pipeline.erased.by_keys(options, context),
             };
             match before.and_then(|before| Some((before, recounts.get_mut(before)?))) {
                 Some((before, of_before)) => {

@@ -1,13 +1,14 @@
 #![doc = include_str!("../README.md")]
 
 // Modules import in one direction: record, decode, window, monoids → batch → plan → verdict → delivery
-// → audit → erased → pipeline → processor → audits, inspection.
+// → audit → erased → pipeline → definition, processor → audits, inspection.
 mod answers;
 mod audit;
 mod audits;
 mod batch;
 pub mod decimal;
 mod decode;
+mod definition;
 mod delivery;
 mod deserialize;
 mod erased;
@@ -28,12 +29,13 @@ pub use audit::{
     LedgerStatus, LookUp, Mending, RecountFindings, SettledFindings,
 };
 pub use decode::{BoxError, Decoded, Decoder, View};
+pub use definition::{BuildError, Definition, Keyed, PipelineBuilder, Stored, Valued};
 pub use delivery::Pacing;
 pub use deserialize::from_item;
 pub use inspection::{Inspection, LedgerPart, Pass};
 pub use monoids::{ByTime, Count, Dated, Element, First, Last, Max, Min, Set, Sum};
 pub use outcome::{RecordError, RecordOutcome, Rejected};
-pub use pipeline::{BuildError, Definition, Keyed, Pipeline, PipelineBuilder, Stored, Valued};
+pub use pipeline::Pipeline;
 pub use processor::{Processor, ProcessorBuilder};
 pub use record::{Change, EventName, Record, Row, Side, item_id, item_key};
 /// The attribute types that records, decoders and sources speak of.

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use crate::batch::Index;
 use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder};
 use crate::delivery::Context;
+use crate::erased::Facts;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::Pipeline;
 use crate::record::{Change, EventName, Record, Side};
@@ -158,9 +159,9 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             }
             // Each would take the other's values for its own, and those of modes without a control row
             // without a sign of it.
-            let table = pipeline.run.place().table;
+            let table = &pipeline.erased.facts().place.table;
             let mut others = self.pipelines[..n].iter();
-            if let Some(other) = others.find(|other| other.run.place().table == table) {
+            if let Some(other) = others.find(|other| other.erased.facts().place.table == *table) {
                 let (name, other) = (pipeline.name(), other.name());
                 return Err(OptionError::new(
                     "pipelines",
@@ -188,20 +189,15 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         if let Some(tell) = self.on_outage {
             retry = retry.on_outage(tell);
         }
+        let any = |is: fn(&Facts) -> bool| {
+            let mut pipelines = self.pipelines.iter();
+            pipelines.any(|pipeline| is(pipeline.erased.facts()))
+        };
         Ok(Processor {
-            needs_old: self
-                .pipelines
-                .iter()
-                .any(|pipeline| pipeline.run.needs_old_image()),
-            needs_old_of_expired: self
-                .pipelines
-                .iter()
-                .any(|pipeline| pipeline.run.needs_old_image_of_expired()),
-            needs_old_of_removed: self
-                .pipelines
-                .iter()
-                .any(|pipeline| pipeline.run.needs_old_image_of_removed()),
-            settles: self.pipelines.iter().any(Pipeline::settles),
+            needs_old: any(|facts| facts.retracts),
+            needs_old_of_expired: any(|facts| facts.needs_old_of_expired),
+            needs_old_of_removed: any(|facts| facts.needs_old_of_removed),
+            settles: any(|facts| facts.settles),
             pipelines: self.pipelines,
             decoder: self.decoder,
             retry,
@@ -333,7 +329,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
         for pipeline in &self.pipelines {
-            let bound = pipeline.run.bind(stream, context).await;
+            let bound = pipeline.erased.bind(stream, context).await;
             bound.map_err(|source| not_its_state(pipeline, source))?;
         }
         Ok(())
@@ -358,7 +354,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         let mut streams = Vec::with_capacity(self.pipelines.len());
         for pipeline in &self.pipelines {
-            let checked = pipeline.run.check_binding(context).await;
+            let checked = pipeline.erased.check_binding(context).await;
             streams.push(checked.map_err(|source| not_its_state(pipeline, source))?);
         }
         Ok(streams)
@@ -379,7 +375,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub async fn settle(&self, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
         for pipeline in self.pipelines.iter().filter(|pipeline| pipeline.settles()) {
-            let settled = pipeline.run.settle(context).await;
+            let settled = pipeline.erased.settle(context).await;
             settled.map_err(|source| not_its_state(pipeline, source))?;
         }
         Ok(())
@@ -398,7 +394,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         let mut settling = Vec::with_capacity(self.pipelines.len());
         for pipeline in &self.pipelines {
-            let asked = pipeline.run.is_settling(context).await;
+            let asked = pipeline.erased.is_settling(context).await;
             settling.push(asked.map_err(|source| not_its_state(pipeline, source))?);
         }
         Ok(settling)
@@ -432,7 +428,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let runs = self
             .pipelines
             .iter()
-            .map(|pipeline| pipeline.run.run(&entries, context));
+            .map(|pipeline| pipeline.erased.run(&entries, context));
         let verdicts = join_all(runs).await;
         for (pipeline, verdicts) in self.pipelines.iter().zip(verdicts) {
             let name = pipeline.name();
@@ -479,7 +475,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             if passed_over.is_empty() {
                 continue;
             }
-            let verdicts = pipeline.run.pass_over(&passed_over, context).await;
+            let verdicts = pipeline.erased.pass_over(&passed_over, context).await;
             for (PassedOver { entry, .. }, verdict) in passed_over.into_iter().zip(verdicts) {
                 let outcome = match verdict {
                     Verdict::Blocked => RecordOutcome::Blocked,
