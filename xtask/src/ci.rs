@@ -4,6 +4,7 @@ mod boundaries;
 mod deny;
 mod docs;
 mod package;
+mod pages;
 mod tidy;
 
 use std::time::{Duration, Instant};
@@ -33,7 +34,7 @@ enum Check {
     Fmt,
     /// Manifests, crate docs and README agree with each other
     Tidy,
-    /// Every name and test in docs/from-go.md exists, and every test the README names
+    /// The pages' links lead somewhere, and names, files, tests and messages in them exist
     Docs,
     /// No crate depends on more than it may, with any of its features
     Boundaries,
@@ -71,7 +72,10 @@ impl Check {
         match self {
             Self::Fmt => process::run(&mut process::cargo(["fmt", "--all", "--check"])).await,
             Self::Tidy => tidy::check(&workspace::members().await?),
-            Self::Docs => docs::check(),
+            Self::Docs => {
+                docs::check()?;
+                pages::check()
+            }
             Self::Boundaries => boundaries::check(&workspace::members().await?).await,
             Self::Deny => deny::check().await,
             Self::Clippy => {
