@@ -24,6 +24,9 @@ const PROMISES: &str = "docs/promises.md";
 /// The page whose headings in backticks are messages of the code; `…` stands for what varies.
 const MESSAGES: &str = "docs/troubleshooting.md";
 
+/// The page that lists the others, for the book.
+const SUMMARY: &str = "docs/SUMMARY.md";
+
 /// Where a name in backticks is a path of the repository.
 const FOLDERS: [&str; 4] = ["crates/", "docs/", "examples/", "xtask/"];
 
@@ -37,7 +40,9 @@ pub(super) fn check() -> Result<()> {
             pages.push(Path::new("docs").join(name));
         }
     }
-    let (mut wrong, mut links, mut tests) = (Vec::new(), 0, 0);
+    let summary = fs::read_to_string(root.join(SUMMARY)).context(SUMMARY)?;
+    let mut wrong = unlisted(&pages, &summary);
+    let (mut links, mut tests) = (0, 0);
     for page in &pages {
         let text = fs::read_to_string(root.join(page)).context(page.display().to_string())?;
         let prose = prose(&text);
@@ -72,6 +77,16 @@ pub(super) fn check() -> Result<()> {
         pages.len()
     );
     Ok(())
+}
+
+/// Complaints about pages of `docs/` that the book would leave out.
+fn unlisted(pages: &[PathBuf], summary: &str) -> Vec<String> {
+    let pages = pages.iter().filter(|page| page.starts_with("docs"));
+    let names = pages.filter_map(|page| page.file_name()?.to_str());
+    names
+        .filter(|name| !SUMMARY.ends_with(name) && !summary.contains(&format!("({name})")))
+        .map(|name| format!("{SUMMARY}: it does not list {name}"))
+        .collect()
 }
 
 /// The lines outside code blocks.
@@ -198,6 +213,13 @@ mod tests {
                 "{target}"
             );
         }
+    }
+
+    #[test]
+    fn a_page_that_the_book_would_leave_out_is_named() {
+        let pages = ["README.md", "docs/SUMMARY.md", "docs/a.md", "docs/b.md"].map(PathBuf::from);
+        let complaints = unlisted(&pages, "- [A](a.md)\n");
+        assert_eq!(complaints, ["docs/SUMMARY.md: it does not list b.md"]);
     }
 
     #[test]
