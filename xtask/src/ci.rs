@@ -5,6 +5,7 @@ mod circles;
 mod deny;
 mod docs;
 mod package;
+mod pages;
 mod tidy;
 
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ enum Check {
     Fmt,
     /// Manifests, crate docs and README agree with each other
     Tidy,
-    /// Every name and test in docs/from-go.md exists, and every test the README names
+    /// The pages' links lead somewhere, and names, files, tests and messages in them exist
     Docs,
     /// Modules of the library crates do not import each other in a circle
     Circles,
@@ -74,7 +75,10 @@ impl Check {
         match self {
             Self::Fmt => process::run(&mut process::cargo(["fmt", "--all", "--check"])).await,
             Self::Tidy => tidy::check(&workspace::members().await?),
-            Self::Docs => docs::check(),
+            Self::Docs => {
+                docs::check()?;
+                pages::check()
+            }
             Self::Circles => circles::check(&workspace::members().await?),
             Self::Boundaries => boundaries::check(&workspace::members().await?).await,
             Self::Deny => deny::check().await,

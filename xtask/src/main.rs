@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod bench;
+mod book;
 mod chaos;
 mod ci;
 mod demo;
@@ -37,6 +38,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Task {
     Bench(bench::Args),
+    Book(book::Args),
     Demo(demo::Args),
     Itest(itest::Args),
     Chaos(chaos::Args),
@@ -48,6 +50,7 @@ impl Task {
     async fn run(self) -> Result<bool> {
         match self {
             Self::Bench(args) => bench::run(args).await,
+            Self::Book(args) => book::run(args).await,
             Self::Demo(args) => demo::run(args).await,
             Self::Itest(args) => itest::run(args).await,
             Self::Chaos(args) => chaos::run(args).await,

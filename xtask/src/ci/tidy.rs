@@ -49,6 +49,15 @@ pub(super) fn check(members: &[Member]) -> Result<()> {
             member.name
         ));
     }
+    let rust = format!("Rust {}", rust_version()?);
+    for file in ["README.md", "CONTRIBUTING.md", "docs/getting-started.md"] {
+        let text = fs::read_to_string(workspace::root().join(file)).unwrap_or_default();
+        if !text.contains(&rust) {
+            wrong.push(format!(
+                "{file}: it does not say {rust:?}, as the manifest does"
+            ));
+        }
+    }
     for file in ["LICENSE-APACHE", "LICENSE-MIT"] {
         if !workspace::root().join(file).exists() {
             wrong.push(format!("{file} is missing"));
@@ -58,6 +67,17 @@ pub(super) fn check(members: &[Member]) -> Result<()> {
         bail!("{}", wrong.join("\n"));
     }
     Ok(())
+}
+
+/// The oldest Rust that compiles the workspace.
+fn rust_version() -> Result<String> {
+    let manifest = fs::read_to_string(workspace::root().join("Cargo.toml"))?;
+    let manifest: toml::Table = manifest.parse().context("Cargo.toml")?;
+    let package = manifest.get("workspace").and_then(|all| all.get("package"));
+    let version = package.and_then(|package| package.get("rust-version")?.as_str());
+    Ok(version
+        .context("the workspace has no rust-version")?
+        .to_owned())
 }
 
 fn manifest_complaints(manifest: &toml::Table, published: bool) -> Vec<String> {

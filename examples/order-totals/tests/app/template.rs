@@ -67,10 +67,10 @@ fn the_mappings_settings_are_those_of_the_readme() {
 }
 
 #[test]
-fn the_projects_readme_has_the_same_tables() {
-    let projects = include_str!("../../../../README.md");
+fn the_projects_docs_have_the_same_tables() {
+    let page = include_str!("../../../../docs/deploying.md");
     for name in ["mapping-settings", "permissions"] {
-        assert!(projects.contains(section(name)), "{name}");
+        assert!(page.contains(section(name)), "{name}");
     }
 }
 

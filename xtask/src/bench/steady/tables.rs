@@ -1,4 +1,4 @@
-//! The steady state's figures: all of them, and the tables of the README.
+//! The steady state's figures: all of them, and the tables of `docs/costs.md`.
 
 use std::fmt;
 

@@ -1,0 +1,27 @@
+//! `cargo xtask book`: the pages of `docs/` as a book.
+
+use anyhow::{Context, Result};
+use tokio::process::Command;
+
+use crate::{process, workspace};
+
+/// Make a book of the pages in docs/, in target/book.
+///
+/// That is `mdbook build`, which needs mdBook: `cargo install mdbook`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Open it in a browser
+    #[arg(long)]
+    open: bool,
+}
+
+/// Whether the book was made. Cancel safe: mdBook ends.
+pub(crate) async fn run(Args { open }: Args) -> Result<bool> {
+    let mut mdbook = Command::new("mdbook");
+    mdbook.arg("build").current_dir(workspace::root());
+    if open {
+        mdbook.arg("--open");
+    }
+    let made = process::succeeds(&mut mdbook).await;
+    made.context("mdBook is needed; `cargo install mdbook` installs it")
+}
