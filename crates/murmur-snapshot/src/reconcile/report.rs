@@ -3,7 +3,7 @@ use std::time::Duration;
 use murmur_core::{KeyDifference, LedgerFindings, RecountFindings};
 use murmur_state::PipelineName;
 
-use crate::report::RejectedRow;
+use crate::rejected_row::RejectedRow;
 
 /// What a reconcile found.
 #[derive(Debug, Clone)]
