@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, ReadBudget, RunRecord, Source, StreamView,
 };
@@ -185,7 +185,10 @@ async fn refused(
     let (wire, store) = (Wire::calm(), MemoryStore::new(Sum::new()));
     let pipeline = totals(&store, &MemoryDeduper::new());
     let scan = ParallelScan::builder(wire.client(dynamo), table).streams(dynamo.streams());
-    let run = Bootstrap::new([pipeline.clone()], change(scan).build().unwrap());
+    let run = Bootstrap::builder(
+        Processor::new([pipeline.clone()]).unwrap(),
+        change(scan).build().unwrap(),
+    );
     let error = run.read_budget(budget).run().await.unwrap_err();
     assert!(store.rows().is_empty());
     let place = pipeline.checkpoints().unwrap();
@@ -300,7 +303,10 @@ async fn a_budget_is_kept_to_by_a_real_scan() {
         .segments(3)
         .build()
         .unwrap();
-    let run = Bootstrap::new([totals(&store, &MemoryDeduper::new())], scan);
+    let run = Bootstrap::builder(
+        Processor::new([totals(&store, &MemoryDeduper::new())]).unwrap(),
+        scan,
+    );
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
     let run = run.clock(Arc::new(clock.clone()));
     let report = run

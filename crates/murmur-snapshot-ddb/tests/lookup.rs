@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Sum, item_id};
+use murmur_core::{Pipeline, Processor, Sum, item_id};
 use murmur_snapshot::{Bootstrap, LookedUp, Lookup, Reconcile, SourceError, conformance};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{ItemId, MemoryDeduper, MemoryStore};
@@ -180,14 +180,19 @@ async fn what_was_missed_is_mended_by_the_table() {
             .ledger(markers.clone())
             .unwrap()
     };
-    Bootstrap::new([pipeline()], scan(&dynamo, &table))
+    Bootstrap::builder(Processor::new([pipeline()]).unwrap(), scan(&dynamo, &table))
+        .build()
+        .unwrap()
         .run()
         .await
         .unwrap();
     // Nobody is live: inserted and gone unseen.
     fill(&dynamo.client(), &table, 20..25).await;
     remove(&dynamo, &table, "o0", 1).await;
-    let reconcile = || Reconcile::new([pipeline()], scan(&dynamo, &table)).lag(Duration::ZERO);
+    let reconcile = || {
+        Reconcile::builder(Processor::new([pipeline()]).unwrap(), scan(&dynamo, &table))
+            .lag(Duration::ZERO)
+    };
     let told = reconcile().run().await.unwrap();
     assert_eq!((told.rows, told.pipelines[0].left()), (24, 6));
     let mended = reconcile().repair().run().await.unwrap();
@@ -221,7 +226,11 @@ async fn a_filtered_scan_is_refused() {
         .count()
         .store(MemoryStore::new(murmur_core::Count::new()))
         .at_least_once();
-    let refused = Reconcile::new([pipeline.unwrap()], filtered).run().await;
+    let refused = Reconcile::builder(Processor::new([pipeline.unwrap()]).unwrap(), filtered)
+        .build()
+        .unwrap()
+        .run()
+        .await;
     assert!(refused.is_err());
     assert!(wire.requests().is_empty());
 }

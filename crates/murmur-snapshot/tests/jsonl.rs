@@ -13,7 +13,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use murmur_core::AttributeValue;
+use murmur_core::{AttributeValue, Processor};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Cursor, JsonLines, KeyType, Source, SourceError, conformance,
 };
@@ -131,7 +131,12 @@ async fn bad_lines_are_counted_and_listed_by_their_number() {
             .build()
             .unwrap()
     };
-    let run = || Bootstrap::new([exactly_once("totals", &store, &markers)], source());
+    let run = || {
+        Bootstrap::builder(
+            Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+            source(),
+        )
+    };
 
     let refused = run().on_rejected(|rejected| async move {
         match rejected.record.event_id() {
@@ -392,8 +397,8 @@ async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
             true => source.dynamodb_json(),
             false => source,
         };
-        let run = Bootstrap::new(
-            [exactly_once("totals", &store, &markers)],
+        let run = Bootstrap::builder(
+            Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
             source.build().unwrap(),
         );
         let error = run.accept_all_rejected().run().await.unwrap_err();

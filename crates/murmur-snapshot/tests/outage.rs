@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::{Pipeline, Row, Sum};
+use murmur_core::{Pipeline, Processor, Row, Sum};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, SourceError};
 use murmur_state::{
     Add, Binding, Checkpoint, Checkpoints, Deadline, ExactlyOnce, Key, Listed, MemoryDeduper,
@@ -97,22 +97,27 @@ impl World {
             });
         let told = Arc::new(Mutex::new(Vec::new()));
         let to = Arc::clone(&told);
-        let run = Bootstrap::new([pipeline], table)
-            .clock(Arc::new(self.0.clock.clone()))
-            .random(Random::seeded(self.0.begin as u64))
-            .checkpoints(self.clone())
-            .on_token(move |_| {
-                let world = checks.clone();
-                async move {
-                    let asked = world.0.request("token").await;
-                    asked.map_err(Into::into)
-                }
-            })
-            .on_progress(move |progress| {
-                if let Progress::Outage { outage } = progress {
-                    to.lock().unwrap().push(outage.to_string());
-                }
-            });
+        let run = Bootstrap::builder(
+            Processor::builder([pipeline])
+                .clock(Arc::new(self.0.clock.clone()))
+                .random(Random::seeded(self.0.begin as u64))
+                .build()
+                .unwrap(),
+            table,
+        )
+        .checkpoints(self.clone())
+        .on_token(move |_| {
+            let world = checks.clone();
+            async move {
+                let asked = world.0.request("token").await;
+                asked.map_err(Into::into)
+            }
+        })
+        .on_progress(move |progress| {
+            if let Progress::Outage { outage } = progress {
+                to.lock().unwrap().push(outage.to_string());
+            }
+        });
         (run, told)
     }
 }
@@ -293,7 +298,13 @@ async fn what_has_to_be_mended_ends_it_at_once() {
     let table = Table::new(&rows(40, 5), 3, 4)
         .before_page(move |n| ready(if n == 5 { Err(broken.clone()) } else { Ok(()) }));
     let pipeline = exactly_once("totals", &store(), &MemoryDeduper::new());
-    let run = Bootstrap::new([pipeline], table).clock(Arc::new(clock.clone()));
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+        table,
+    );
     let error = run.run().await.unwrap_err();
     assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
     assert_eq!(clock.elapsed(), Duration::ZERO);

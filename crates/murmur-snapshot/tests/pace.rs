@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{Row, Sum};
+use murmur_core::{Processor, Row, Sum};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Cursor, Description, Ended, JsonLines, Page, Progress, ReadBudget,
     Source, SourceError,
@@ -47,8 +47,8 @@ fn table(rows: &[Row], segments: usize, page_size: usize, cost: f64) -> (Table, 
 async fn within(budget: ReadBudget, table: Table) -> (Vec<(Duration, f64)>, Duration) {
     let (clock, pages) = (Virtual::new(), Arc::new(Mutex::new(Vec::new())));
     let (log, at) = (Arc::clone(&pages), clock.clone());
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store(), &MemoryDeduper::new())]).unwrap(),
         table,
     );
     let run = run.clock(Arc::new(clock.clone())).read_budget(budget);
@@ -119,8 +119,8 @@ async fn items_that_grow_are_paid_for_all_the_same() {
     let table = Grows(table);
     let (clock, pages) = (Virtual::new(), Arc::new(Mutex::new(Vec::new())));
     let (log, at) = (Arc::clone(&pages), clock.clone());
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store(), &MemoryDeduper::new())]).unwrap(),
         table,
     );
     let run = run
@@ -179,7 +179,7 @@ async fn a_source_that_does_not_say_what_it_costs_cannot_be_kept_to_a_budget() {
     let source = JsonLines::reader("orders", rows.as_bytes()).key(["id"]);
     let store = store();
     let pipeline = exactly_once("totals", &store, &MemoryDeduper::new());
-    let run = Bootstrap::new([pipeline], source.build().unwrap());
+    let run = Bootstrap::builder(Processor::new([pipeline]).unwrap(), source.build().unwrap());
     let error = run
         .read_budget(ReadBudget::UnitsPerSecond(5.0))
         .run()
@@ -196,8 +196,8 @@ async fn a_source_that_does_not_say_what_it_costs_cannot_be_kept_to_a_budget() {
 async fn a_stop_does_not_wait_for_what_is_to_be_paid_for() {
     let (table, _) = table(&rows(100, 5), 1, 100, 1000.0);
     let clock = Virtual::new();
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store(), &MemoryDeduper::new())]).unwrap(),
         table,
     );
     let run = run
@@ -239,7 +239,11 @@ async fn all_workers_are_busy_to_the_end_of_uneven_segments() {
         }
     });
     let done = Arc::clone(&under_way);
-    let run = Bootstrap::new([slowly("totals", &store, &markers)], table).concurrency(8);
+    let run = Bootstrap::builder(
+        Processor::new([slowly("totals", &store, &markers)]).unwrap(),
+        table,
+    )
+    .concurrency(8);
     let run = run
         .clock(Arc::new(clock.clone()))
         .on_progress(move |progress| {
@@ -276,8 +280,8 @@ async fn progress_and_gauges_tell_how_far_it_is() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
     let gauges = Gauges::default();
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store, &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &MemoryDeduper::new())]).unwrap(),
         table,
     );
     let run = run

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use murmur_core::{
-    AuditOptions, Change, EventName, Pipeline, Processor, ProcessorBuilder, Record, Row, Sum,
-    item_key,
+    AuditOptions, Change, EventName, Pipeline, Processor, Record, Row, Sum, item_key,
 };
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, Ended, RunRecord, Settle, SettleError, SourceError,
@@ -52,7 +51,7 @@ impl Setup {
     }
 
     fn processor(&self) -> Processor<Order> {
-        let processor = ProcessorBuilder::new([self.settling()]);
+        let processor = Processor::builder([self.settling()]);
         processor
             .clock(Arc::new(ManualClock::new(NOW)))
             .build()
@@ -78,7 +77,7 @@ impl Setup {
 
     /// Bootstraps by a definition that lets nothing settle.
     async fn bootstrapped(self) -> Self {
-        let run = Bootstrap::new([self.staying()], self.table());
+        let run = Bootstrap::builder(Processor::new([self.staying()]).unwrap(), self.table());
         assert_eq!(run.run().await.unwrap().ended, Ended::Finished);
         assert!(!self.is_settling().await);
         self
@@ -110,7 +109,7 @@ fn broken() -> SourceError {
 #[tokio::test]
 async fn from_the_end_of_a_bootstrap_on_items_settle_by_their_first_change() {
     let setup = Setup::new();
-    let run = Bootstrap::new([setup.settling()], setup.table());
+    let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
     assert_eq!(run.run().await.unwrap().ended, Ended::Finished);
     assert!(setup.is_settling().await);
 
@@ -156,7 +155,7 @@ async fn a_run_that_is_not_finished_lets_nothing_settle() {
     let setup = Setup::new();
     let table = setup.table();
     let table = table.before_page(|n| ready(if n == 2 { Err(broken()) } else { Ok(()) }));
-    let run = Bootstrap::new([setup.settling()], table).concurrency(1);
+    let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table).concurrency(1);
     run.run().await.unwrap_err();
     assert!(!setup.is_settling().await);
 }
@@ -168,7 +167,8 @@ async fn no_run_is_finished_before_its_items_settle() {
     let said_last = loop {
         let fresh = Setup::new();
         let place = FailingSave::new(&fresh.markers, cut);
-        let run = Bootstrap::new([fresh.settling()], fresh.table()).concurrency(1);
+        let run = Bootstrap::builder(Processor::new([fresh.settling()]).unwrap(), fresh.table())
+            .concurrency(1);
         let ended = run.checkpoints(place).run().await;
         if fresh.is_finished().await {
             assert!(fresh.is_settling().await && ended.is_ok());
@@ -177,7 +177,7 @@ async fn no_run_is_finished_before_its_items_settle() {
         said = fresh.is_settling().await;
         cut += 1;
         // Run again, it goes on to the same end.
-        let run = Bootstrap::new([fresh.settling()], fresh.table());
+        let run = Bootstrap::builder(Processor::new([fresh.settling()]).unwrap(), fresh.table());
         let ended = run.checkpoints(fresh.markers.clone()).run().await;
         assert_eq!(ended.unwrap().ended, Ended::Finished);
         assert!(fresh.is_settling().await && fresh.is_finished().await);
@@ -199,7 +199,9 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
             .ledger(setup.markers.clone())
             .unwrap()
     };
-    let error = Bootstrap::new([pipeline()], setup.table()).run().await;
+    let error = Bootstrap::builder(Processor::new([pipeline()]).unwrap(), setup.table())
+        .run()
+        .await;
     let error = error.unwrap_err();
     assert!(
         matches!(error, BootstrapError::NotSettling { .. }),
@@ -212,7 +214,10 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
     fails.store(false, Ordering::SeqCst);
     let again = setup.table();
     let pages = Arc::clone(&again.pages);
-    let report = Bootstrap::new([pipeline()], again).run().await.unwrap();
+    let report = Bootstrap::builder(Processor::new([pipeline()]).unwrap(), again)
+        .run()
+        .await
+        .unwrap();
     assert_eq!(report.ended, Ended::Finished);
     assert_eq!(pages.load(Ordering::SeqCst), 0);
     assert!(setup.is_settling().await && setup.is_finished().await);
@@ -222,7 +227,7 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
 async fn the_last_worker_lets_items_settle() {
     let setup = Setup::new();
     let worker = |segments| {
-        let run = Bootstrap::new([setup.settling()], setup.table());
+        let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
         run.worker("nightly", segments).run()
     };
     assert_eq!(worker(0..1).await.unwrap().ended, Ended::OwnPart);
@@ -239,7 +244,7 @@ async fn only_definitions_that_say_so_settle() {
         settling("leaving", &leaving.store, &leaving.markers),
         exactly_once("counts", &store(), &MemoryDeduper::new()),
     ];
-    let run = Bootstrap::new(pipelines, staying.table());
+    let run = Bootstrap::builder(Processor::new(pipelines).unwrap(), staying.table());
     let place = MemoryDeduper::new();
     run.checkpoints(place).run().await.unwrap();
     assert!(!staying.is_settling().await && leaving.is_settling().await);
@@ -251,7 +256,9 @@ async fn a_bootstrap_that_is_finished_already_lets_items_settle_too() {
     // A stream that does not carry what they settle by is worse than being done already.
     let mut table = setup.table();
     views(true, false)(&mut table.described);
-    let error = Bootstrap::new([setup.settling()], table).run().await;
+    let error = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table)
+        .run()
+        .await;
     let error = error.unwrap_err();
     assert!(
         matches!(error, BootstrapError::MissingImages { .. }),
@@ -259,7 +266,7 @@ async fn a_bootstrap_that_is_finished_already_lets_items_settle_too() {
     );
     assert!(!setup.is_settling().await);
     for _ in 0..2 {
-        let run = Bootstrap::new([setup.settling()], setup.table());
+        let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
         let error = run.run().await.unwrap_err();
         assert!(
             matches!(error, BootstrapError::AlreadyFinished { .. }),
@@ -275,7 +282,9 @@ async fn a_bootstrap_of_what_settles_needs_old_images() {
     for (new, old) in [(true, false), (false, true), (false, false)] {
         let mut table = setup.table();
         views(new, old)(&mut table.described);
-        let error = Bootstrap::new([setup.settling()], table).run().await;
+        let error = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table)
+            .run()
+            .await;
         let error = error.unwrap_err();
         says(
             &error,
@@ -290,7 +299,7 @@ async fn the_command_lets_items_settle_once_and_again() {
     let setup = Setup::new().bootstrapped().await;
     let run = setup.record().await.unwrap().run;
     for already in [false, true] {
-        let settle = Settle::new([setup.settling()], setup.table());
+        let settle = Settle::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
         let report = settle.run().await.unwrap();
         let [of] = &report.pipelines[..] else {
             panic!("{report:?}");
@@ -304,9 +313,9 @@ async fn the_command_lets_items_settle_once_and_again() {
 #[tokio::test]
 async fn the_command_looks_where_the_bootstrap_keeps_its_record() {
     let (setup, place) = (Setup::new(), MemoryDeduper::new());
-    let run = Bootstrap::new([setup.staying()], setup.table());
+    let run = Bootstrap::builder(Processor::new([setup.staying()]).unwrap(), setup.table());
     run.checkpoints(place.clone()).run().await.unwrap();
-    let settle = || Settle::new([setup.settling()], setup.table());
+    let settle = || Settle::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
     let error = settle().run().await.unwrap_err();
     assert!(
         matches!(error, SettleError::NeverBootstrapped { .. }),
@@ -325,7 +334,10 @@ async fn refused(
     table: Table,
 ) -> SettleError {
     let closed = Arc::clone(&table.closed);
-    let error = Settle::new(pipelines, table).run().await.unwrap_err();
+    let error = Settle::builder(Processor::new(pipelines).unwrap(), table)
+        .run()
+        .await
+        .unwrap_err();
     assert!(!setup.is_settling().await, "{error}");
     assert!(!error.is_retryable(), "{error}");
     assert!(closed.load(Ordering::SeqCst), "{error}");
@@ -345,7 +357,9 @@ async fn what_cannot_settle_by_its_definition_is_refused() {
     let error = refused(&setup, [setup.staying()], setup.table()).await;
     assert!(matches!(error, SettleError::NotDefined { .. }), "{error}");
     says(&error, &["`totals`", "`.settle()`", "every process"]);
-    let error = Settle::<Order, Table>::new([], setup.table()).run().await;
+    let error = Settle::<Order, Table>::builder(Processor::new([]).unwrap(), setup.table())
+        .run()
+        .await;
     let error = error.unwrap_err();
     assert!(matches!(error, SettleError::Option(_)), "{error}");
 }
@@ -354,7 +368,7 @@ async fn what_cannot_settle_by_its_definition_is_refused() {
 async fn a_bootstrap_that_is_not_finished_or_was_of_something_else_is_refused() {
     let setup = Setup::new();
     let table = setup.table().before_page(|_| ready(Err(broken())));
-    Bootstrap::new([setup.settling()], table)
+    Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table)
         .run()
         .await
         .unwrap_err();
@@ -429,9 +443,15 @@ async fn state_of_something_else_is_refused() {
             .unwrap()
     };
     let state = store();
-    let run = Bootstrap::new([pipeline(&state, 1)], setup.table());
+    let run = Bootstrap::builder(
+        Processor::new([pipeline(&state, 1)]).unwrap(),
+        setup.table(),
+    );
     run.checkpoints(place.clone()).run().await.unwrap();
-    let settle = Settle::new([pipeline(&state, 2)], setup.table());
+    let settle = Settle::builder(
+        Processor::new([pipeline(&state, 2)]).unwrap(),
+        setup.table(),
+    );
     let error = settle.checkpoints(place).run().await.unwrap_err();
     says(&error, &["version 1", "version 2"]);
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::Sum;
-use murmur_core::{Decoded, Decoder, Row};
+use murmur_core::{Decoded, Decoder, Processor, Row};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
 use murmur_state::{MemoryDeduper, MemoryStore};
 use support::*;
@@ -36,7 +36,7 @@ impl Setup {
 
     fn over(&self, table: Table) -> Bootstrap<Order, Table> {
         let pipeline = exactly_once("totals", &self.store, &self.markers);
-        Bootstrap::new([pipeline], table)
+        Bootstrap::builder(Processor::new([pipeline]).unwrap(), table)
     }
 }
 
@@ -70,7 +70,10 @@ async fn a_table_of_another_type_fails_the_run_by_what_was_found() {
             Ok(Decoded::Record(Order { customer, cents: 1 }))
         });
         let table = Table::new(&others(0, many), segments, 100);
-        let run = Bootstrap::with_decoder([pipeline], table, right);
+        let run = Bootstrap::builder(
+            Processor::with_decoder([pipeline], right).build().unwrap(),
+            table,
+        );
         let report = run.run().await.unwrap();
         assert_eq!((report.rerun, report.counts.applied), (true, many));
         assert_eq!(report.earlier.counts.rows, 0);
@@ -105,10 +108,13 @@ async fn rows_that_are_skipped_and_tables_that_are_empty_are_no_wrong_source() {
     let pipeline = exactly_once("totals", &setup.store, &setup.markers);
     let skips = Decoder::item(|_| Ok(Decoded::Skip));
     let table = Table::new(&others(0, 3000), 2, 100);
-    let report = Bootstrap::with_decoder([pipeline], table, skips)
-        .run()
-        .await
-        .unwrap();
+    let report = Bootstrap::builder(
+        Processor::with_decoder([pipeline], skips).build().unwrap(),
+        table,
+    )
+    .run()
+    .await
+    .unwrap();
     assert_eq!(
         (report.ended, report.counts.skipped),
         (Ended::Finished, 3000)
@@ -149,7 +155,8 @@ async fn a_worker_whose_part_is_all_rejected_goes_by_what_others_have_met() {
     let table = Arc::new(table);
     let worker = |part| {
         let pipeline = exactly_once("totals", &setup.store, &setup.markers);
-        Bootstrap::new([pipeline], Arc::clone(&table)).worker("nightly", part)
+        Bootstrap::builder(Processor::new([pipeline]).unwrap(), Arc::clone(&table))
+            .worker("nightly", part)
     };
     let error = worker(0..1).run().await.unwrap_err();
     assert!(

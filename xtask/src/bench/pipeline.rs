@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Clock, Deadline, MemoryDeduper, MemoryStore, Random, SystemClock, Tokens};
 use murmur_state_ddb::{
@@ -116,11 +116,13 @@ pub(super) fn handler(
     tables: &Tables,
     means: Means,
 ) -> Result<Handler<Order>> {
-    Ok(Handler::new([totals(mode, client, tables, &means)?])
-        .clock(means.clock)
-        .random(means.random.clone())
-        .tokens(Tokens::repeatable(means.random))
-        .build()?)
+    Ok(Handler::new(
+        Processor::builder([totals(mode, client, tables, &means)?])
+            .clock(means.clock)
+            .random(means.random.clone())
+            .tokens(Tokens::repeatable(means.random))
+            .build()?,
+    ))
 }
 
 /// The pipeline, with stores of its own.
@@ -159,7 +161,7 @@ pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
         .aggregate(Sum::new())
         .store(store.clone())
         .exactly_once(MemoryDeduper::new())?;
-    Ok(Handler::new([totals]).build()?)
+    Ok(Handler::new(Processor::new([totals])?))
 }
 
 /// Has the handler count an event, all of it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use murmur_core::{Pipeline, ProcessorBuilder, RecordOutcome, Sum};
+use murmur_core::{Pipeline, Processor, RecordOutcome, Sum};
 use murmur_state::{
     Causes, Deadline, Fault, MemoryDeduper, MemoryStore, Place, RetryPolicy, StoreError,
 };
@@ -286,7 +286,7 @@ fn two_pipelines_on_one_state_table_are_refused() {
             .claim_first(markers)
             .unwrap(),
     ] {
-        let built = ProcessorBuilder::new([one(), other]).build();
+        let built = Processor::new([one(), other]);
         let error = built.map(|_| ()).unwrap_err();
         assert_eq!(error.option, "pipelines");
         for word in ["`one`", "`other`", "one state table"] {
@@ -295,5 +295,5 @@ fn two_pipelines_on_one_state_table_are_refused() {
     }
     let apart = named("other").store(MemoryStore::new(Sum::new()));
     let apart = apart.at_least_once().unwrap();
-    assert!(ProcessorBuilder::new([one(), apart]).build().is_ok());
+    assert!(Processor::new([one(), apart]).is_ok());
 }

@@ -42,7 +42,7 @@ pub(crate) fn totals<S: Store<Sum>>(store: S) -> Stored<Order, Sum, S> {
 
 pub(crate) fn builder(pipeline: Pipeline<Order>) -> (ProcessorBuilder<Order>, Counts) {
     let counts = Counts::default();
-    let builder = ProcessorBuilder::new([pipeline])
+    let builder = Processor::builder([pipeline])
         .recorder(counts.clone())
         .clock(Arc::new(clock()))
         .random(Random::seeded(3));

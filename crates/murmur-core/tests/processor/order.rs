@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use murmur_core::{Change, Pipeline, ProcessorBuilder, Record, RecordOutcome, Stored, Sum};
+use murmur_core::{Change, Pipeline, Processor, Record, RecordOutcome, Stored, Sum};
 use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
 
 use crate::outcomes;
@@ -47,7 +47,7 @@ fn lenient(
     pipelines: impl IntoIterator<Item = Pipeline<Order>>,
 ) -> (murmur_core::Processor<Order>, Counts) {
     let counts = Counts::default();
-    let processor = ProcessorBuilder::new(pipelines)
+    let processor = Processor::builder(pipelines)
         .recorder(counts.clone())
         .clock(Arc::new(clock()))
         .random(Random::seeded(3))

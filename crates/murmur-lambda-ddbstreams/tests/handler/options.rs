@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::{Handler, HandlerBuilder};
 use murmur_state::Deadline;
 
 use crate::support::{Order, Scripted, event, totals};
 
 fn builder() -> HandlerBuilder<Order> {
-    Handler::new([totals(&Scripted::new(Sum::new()))])
+    Processor::builder([totals(&Scripted::new(Sum::new()))])
 }
 
 #[test]
@@ -20,8 +20,8 @@ fn options_that_cannot_be_used_are_refused_by_name() {
     for (builder, option) in [
         (builder().max_attempts(0), "max_attempts"),
         (builder().retry_backoff(second * 2, second), "retry_backoff"),
-        (Handler::new(none), "pipelines"),
-        (Handler::new([twice.clone(), twice]), "pipelines"),
+        (Processor::builder(none), "pipelines"),
+        (Processor::builder([twice.clone(), twice]), "pipelines"),
     ] {
         assert_eq!(builder.build().unwrap_err().option, option);
     }

@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{
-    AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, ProcessorBuilder, Sum,
-    Window,
+    AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, Processor, Sum, Window,
 };
 use murmur_snapshot::{Findings, ReconcileError, ReconcileStep, Reconciled};
 use murmur_state::{Clock, Key, Place, RetryPolicy, StoreError, Timestamp};
@@ -340,7 +339,7 @@ async fn windows_whose_retention_is_over_do_not_differ() {
         "in its new window alone"
     );
     assert_eq!(found(&reconciled).mended, 1);
-    let processor = ProcessorBuilder::new([world.by_ledger(daily())])
+    let processor = Processor::builder([world.by_ledger(daily())])
         .clock(Arc::new(world.clock.clone()))
         .build()
         .unwrap();

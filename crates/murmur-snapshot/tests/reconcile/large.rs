@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use murmur_core::{AuditOptions, KeyDifference, LedgerFindings, ProcessorBuilder};
+use murmur_core::{AuditOptions, KeyDifference, LedgerFindings, Processor};
 use murmur_snapshot::{
     Cursor, Description, Findings, Look, Lookup, Page, ReadBudget, Reconcile, ReconcileError,
     ReconcileProgress, Reconciled, Source, SourceError,
@@ -83,7 +83,7 @@ async fn an_audit_of_more_keys_than_it_may_hold_finds_the_same_in_parts() {
     let world = counted();
     let key = murmur_state::Key::new(customer(3), 0).unwrap();
     world.tables().forged = Some((key, 5));
-    let processor = ProcessorBuilder::new([world.pipeline()])
+    let processor = Processor::builder([world.pipeline()])
         .clock(Arc::new(world.clock.clone()))
         .build()
         .unwrap();
@@ -273,7 +273,7 @@ async fn one_slow_page_does_not_hold_up_the_other_segments() {
         table: Table(Arc::clone(&world)),
         other_is_read: Notify::new(),
     };
-    let reconcile = Reconcile::new([world.pipeline()], source).run();
+    let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), source).run();
     let reconciled = tokio::time::timeout(Duration::from_secs(3600), reconcile).await;
     let reconciled = reconciled.expect("it waits for the slow page").unwrap();
     assert_eq!(reconciled.rows, ITEMS as u64);

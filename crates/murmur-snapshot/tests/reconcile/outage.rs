@@ -1,9 +1,10 @@
 //! Everything fails for a while, in virtual time: it ends nothing, and is told.
 
+use murmur_state::RetryPolicy;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{AuditOptions, Mending, ProcessorBuilder};
+use murmur_core::{AuditOptions, Mending, Processor};
 use murmur_snapshot::{Findings, ReconcileError};
 
 use crate::world::{World, put};
@@ -84,7 +85,7 @@ async fn twenty_minutes_of_failures_end_no_audit_whenever_they_begin() {
     loop {
         let world = world(from, 20 * MINUTE);
         let (told, tell) = listener();
-        let processor = ProcessorBuilder::new([world.pipeline()])
+        let processor = Processor::builder([world.pipeline()])
             .clock(Arc::new(world.clock.clone()))
             .retry(murmur_state::RetryPolicy::patient())
             .on_outage(tell)

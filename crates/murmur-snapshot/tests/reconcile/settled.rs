@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use murmur_core::{
     AuditError, AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, Processor,
-    ProcessorBuilder, RecountFindings, Sum,
+    RecountFindings, Sum,
 };
 use murmur_snapshot::{Findings, Reconciled, SettledFindings};
 use murmur_state::{Key, Place, StoreError};
@@ -62,7 +62,7 @@ fn pipeline(world: &Arc<World>) -> Pipeline<Order> {
 }
 
 fn processor(world: &World, pipeline: Pipeline<Order>) -> Processor<Order> {
-    let processor = ProcessorBuilder::new([pipeline]).clock(Arc::new(world.clock.clone()));
+    let processor = Processor::builder([pipeline]).clock(Arc::new(world.clock.clone()));
     processor.build().unwrap()
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use murmur_core::{
-    AttributeValue, AuditOptions, Change, Definition, EventName, Item, Pipeline, Processor,
-    ProcessorBuilder, Record, Row, Sum, item_id, item_key,
+    AttributeValue, AuditOptions, Change, Definition, EventName, Item, Pipeline, Processor, Record,
+    Row, Sum, item_id, item_key,
 };
 use murmur_snapshot::{
     Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
@@ -183,7 +183,7 @@ impl World {
 
     /// Makes `pipeline` the one that live counts by.
     pub(crate) fn lives_by(&self, pipeline: Pipeline<Order>) {
-        let live = ProcessorBuilder::new([pipeline])
+        let live = Processor::builder([pipeline])
             .clock(Arc::new(self.clock.clone()))
             .random(Random::seeded(1))
             .on_rejected(|_| async { Ok(()) })
@@ -428,10 +428,15 @@ impl World {
         self: &Arc<Self>,
         pipeline: Pipeline<Order>,
     ) -> Reconcile<Order, Table> {
-        Reconcile::new([pipeline], Table(Arc::clone(self)))
-            .clock(Arc::new(Ticking(Arc::clone(self))))
-            .random(Random::seeded(2))
-            .lag(LAG)
+        Reconcile::builder(
+            Processor::builder([pipeline])
+                .clock(Arc::new(Ticking(Arc::clone(self))))
+                .random(Random::seeded(2))
+                .build()
+                .unwrap(),
+            Table(Arc::clone(self)),
+        )
+        .lag(LAG)
     }
 
     /// What an audit finds.
@@ -440,7 +445,7 @@ impl World {
     }
 
     pub(crate) async fn audit_of(&self, pipeline: Pipeline<Order>) -> murmur_core::Audited {
-        let processor = ProcessorBuilder::new([pipeline])
+        let processor = Processor::builder([pipeline])
             .clock(Arc::new(self.clock.clone()))
             .build()
             .unwrap();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use futures::future::join_all;
 use murmur_core::{
     AttributeValue, AuditOptions, Change, EventName, Inspection, InspectionOptions, Item, Pipeline,
-    Processor, ProcessorBuilder, Record, RecordOutcome, Recounted, Row, Stored, Sum, item_id,
+    Processor, Record, RecordOutcome, Recounted, Row, Stored, Sum, item_id,
 };
 use murmur_state::conformance::Subject;
 use murmur_state::{
@@ -191,7 +191,7 @@ fn totals(store: Spread<Sum, Int64SumStore>) -> Stored<Order, Sum, Spread<Sum, I
 }
 
 fn processor(pipeline: Pipeline<Order>) -> Processor<Order> {
-    ProcessorBuilder::new([pipeline]).build().unwrap()
+    Processor::new([pipeline]).unwrap()
 }
 
 fn text(name: &str, value: String) -> (String, AttributeValue) {

@@ -14,7 +14,7 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{LocalBoxFuture, join_all, join3};
 use murmur_core::{
     AttributeValue, AuditError, AuditOptions, BoxError, Difference, Item, KeyDifference,
-    LedgerStatus, Pipeline, Processor, ProcessorBuilder, Row, Sum,
+    LedgerStatus, Pipeline, Processor, Row, Sum,
 };
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::{
@@ -298,15 +298,20 @@ impl World {
     pub(crate) fn bootstrap_exactly_once(&self) -> Bootstrap<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, MINUTE);
-        Bootstrap::new([self.exactly_once(&process)], source)
-            .clock(self.clock())
-            .random(self.random())
-            .tokens(self.tokens())
+        Bootstrap::builder(
+            Processor::builder([self.exactly_once(&process)])
+                .clock(self.clock())
+                .random(self.random())
+                .tokens(self.tokens())
+                .build()
+                .unwrap(),
+            source,
+        )
     }
 
     /// The function's, or the trigger's.
     fn handler(&self, process: &Process, tables: Tables) -> Handler<Order> {
-        let handler = Handler::new([self.pipeline(process, tables)])
+        let handler = Processor::builder([self.pipeline(process, tables)])
             .clock(self.clock())
             .random(self.random());
         let handler = match tables.passes_over {
@@ -350,11 +355,16 @@ impl World {
     pub(crate) fn bootstrap_into(&self, to: Tables, pace: Duration) -> Bootstrap<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, pace);
-        Bootstrap::new([self.pipeline(&process, to)], source)
-            .clock(self.clock())
-            .random(self.random())
-            .tokens(self.tokens())
-            .concurrency(4)
+        Bootstrap::builder(
+            Processor::builder([self.pipeline(&process, to)])
+                .clock(self.clock())
+                .random(self.random())
+                .tokens(self.tokens())
+                .build()
+                .unwrap(),
+            source,
+        )
+        .concurrency(4)
     }
 
     /// A bootstrap that checks the mapping as it is described when it is asked.
@@ -384,19 +394,29 @@ impl World {
     pub(crate) fn reconcile_of(&self, tables: Tables) -> Reconcile<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, Duration::from_secs(1));
-        Reconcile::new([self.pipeline(&process, tables)], source)
-            .clock(self.clock())
-            .random(self.random())
-            .lag(LAG)
+        Reconcile::builder(
+            Processor::builder([self.pipeline(&process, tables)])
+                .clock(self.clock())
+                .random(self.random())
+                .build()
+                .unwrap(),
+            source,
+        )
+        .lag(LAG)
     }
 
     /// The command that lets orders settle, of this definition.
     pub(crate) fn settle(&self, tables: Tables) -> Settle<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, MINUTE);
-        Settle::new([self.pipeline(&process, tables)], source)
-            .clock(self.clock())
-            .random(self.random())
+        Settle::builder(
+            Processor::builder([self.pipeline(&process, tables)])
+                .clock(self.clock())
+                .random(self.random())
+                .build()
+                .unwrap(),
+            source,
+        )
     }
 
     /// How many orders the ledger has, and how many have left it.
@@ -408,7 +428,7 @@ impl World {
     }
 
     fn processor(&self, tables: Tables) -> Processor<Order> {
-        ProcessorBuilder::new([self.pipeline(&self.process(), tables)])
+        Processor::builder([self.pipeline(&self.process(), tables)])
             .clock(self.clock())
             .build()
             .unwrap()
