@@ -76,7 +76,7 @@ impl World {
     }
 
     /// A bootstrap in it, and what it told of the outage.
-    fn bootstrap(&self) -> (Bootstrap<Order, Table>, Arc<Mutex<Vec<String>>>) {
+    fn bootstrap(&self) -> (BootstrapBuilder<Order, Table>, Arc<Mutex<Vec<String>>>) {
         let pipeline = Pipeline::builder("totals")
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)

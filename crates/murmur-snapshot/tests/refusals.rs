@@ -22,7 +22,7 @@ async fn refused(
     markers: &MemoryDeduper,
     store: &MemoryStore<Sum>,
     table: Table,
-    options: impl FnOnce(Bootstrap<Order, Table>) -> Bootstrap<Order, Table>,
+    options: impl FnOnce(BootstrapBuilder<Order, Table>) -> BootstrapBuilder<Order, Table>,
 ) -> BootstrapError {
     let pipelines: Vec<_> = pipelines.into_iter().collect();
     let (pages, before) = (Arc::clone(&table.pages), totals(store));
@@ -249,7 +249,7 @@ async fn a_source_that_cannot_be_described_is_not_read() {
 
 #[tokio::test]
 async fn options_that_do_not_fit_the_source_or_the_pipelines_are_named() {
-    type Change = fn(Bootstrap<Order, Table>) -> Bootstrap<Order, Table>;
+    type Change = fn(BootstrapBuilder<Order, Table>) -> BootstrapBuilder<Order, Table>;
     let changes: [(&str, &str, Change); 8] = [
         ("read_budget", "above 0", |run| {
             run.read_budget(ReadBudget::UnitsPerSecond(0.0))
@@ -347,11 +347,14 @@ async fn a_run_that_will_come_too_late_says_so_unless_live_is_running() {
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = Arc::clone(&told);
         let run = Bootstrap::builder(
-            Processor::new([mode("totals", &store, &markers)]).unwrap(),
+            Processor::builder([mode("totals", &store, &markers)])
+                .clock(Arc::new(clock))
+                .build()
+                .unwrap(),
             table,
         )
         .concurrency(1);
-        let run = run.clock(Arc::new(clock)).on_progress(move |progress| {
+        let run = run.on_progress(move |progress| {
             if let Progress::Late {
                 advice, age, life, ..
             } = progress

@@ -287,13 +287,15 @@ async fn a_save_whose_answer_is_lost_is_recognised() {
     let (rows, store, markers) = (rows(60, 5), store(), MemoryDeduper::new());
     let pipeline = ledger("totals", &store, &markers);
     let lossy = Lossy(markers.clone(), Arc::default());
-    let run = Bootstrap::builder(Processor::new([pipeline]).unwrap(), table(&rows))
-        .checkpoints(lossy.clone());
-    let report = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap();
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
+        table(&rows),
+    )
+    .checkpoints(lossy.clone());
+    let report = run.run().await.unwrap();
     assert_eq!(report.ended, Ended::Finished);
     assert!(lossy.1.load(Ordering::SeqCst) > 10);
     assert_eq!(totals(&store), recount(&rows));
@@ -416,8 +418,15 @@ async fn a_page_that_took_an_hour_to_read_is_read_again() {
             ready(Ok(()))
         });
         let pages = Arc::clone(&table.pages);
-        let run = Bootstrap::builder(Processor::new([pipeline]).unwrap(), table).concurrency(1);
-        let report = run.clock(Arc::new(clock)).run().await.unwrap();
+        let run = Bootstrap::builder(
+            Processor::builder([pipeline])
+                .clock(Arc::new(clock))
+                .build()
+                .unwrap(),
+            table,
+        )
+        .concurrency(1);
+        let report = run.run().await.unwrap();
         assert_eq!((report.counts.rows, report.counts.applied), (60, 60));
         assert_eq!(pages.load(Ordering::SeqCst), 15 + 1);
         assert_eq!(totals(&store), recount(&rows(60, 5)));
@@ -456,11 +465,12 @@ async fn a_page_that_was_not_written_within_its_hour_is_read_again_where_that_co
         let run = Bootstrap::builder(
             Processor::builder([pipeline.unwrap()])
                 .retry(very_patient())
+                .clock(Arc::new(clock.clone()))
                 .build()
                 .unwrap(),
             table(&rows(12, 5)),
         );
-        let run = run.clock(Arc::new(clock.clone())).checkpoints(markers);
+        let run = run.checkpoints(markers);
         let error = match run.run().await {
             Ok(report) => {
                 assert_ne!(mode, "at-least-once");
@@ -528,11 +538,11 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
         let run = Bootstrap::builder(
             Processor::builder([pipeline.clone()])
                 .clock(Arc::new(clock.clone()))
+                .retry(RetryPolicy::patient().budget(HOUR / 4))
                 .build()
                 .unwrap(),
             table(&rows),
         );
-        let run = run.retry(RetryPolicy::patient().budget(HOUR / 4));
         let shutdown = tokio::time::sleep(match stop {
             true => HOUR / 60,
             false => HOUR,
@@ -584,9 +594,15 @@ async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
         .unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
-    let run = Bootstrap::builder(Processor::new([pipeline]).unwrap(), Table::new(&rows, 1, 4))
-        .concurrency(3);
-    let run = run.retry(very_patient()).clock(Arc::new(clock));
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .retry(very_patient())
+            .clock(Arc::new(clock))
+            .build()
+            .unwrap(),
+        Table::new(&rows, 1, 4),
+    )
+    .concurrency(3);
     let run = run.on_progress(move |progress| {
         if let Progress::Page { total, .. } = progress {
             heard.lock().unwrap().push(total.rows);
@@ -620,11 +636,12 @@ async fn a_page_is_written_within_an_hour_of_being_asked_for() {
     let run = Bootstrap::builder(
         Processor::builder([slowly("totals", &store, &markers)])
             .retry(patient)
+            .clock(Arc::new(clock.clone()))
             .build()
             .unwrap(),
         table,
     );
-    run.clock(Arc::new(clock.clone())).run().await.unwrap();
+    run.run().await.unwrap();
     let left = store.left.lock().unwrap();
     // Claim-first keeps a fifth of it for releasing.
     let most = Duration::from_secs(40 * 60);

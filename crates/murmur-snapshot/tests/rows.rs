@@ -86,10 +86,13 @@ async fn rejected_rows_are_counted_listed_and_passed_over() {
     let (store, markers, recorder) = (store(), MemoryDeduper::new(), Counting::default());
     let table = Table::new(&bad_rows(), 1, 2);
     let run = Bootstrap::builder(
-        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+        Processor::builder([exactly_once("totals", &store, &markers)])
+            .recorder(recorder.clone())
+            .build()
+            .unwrap(),
         table,
     );
-    let report = run.recorder(recorder.clone()).run().await.unwrap();
+    let report = run.run().await.unwrap();
     let Counts {
         rows,
         applied,
@@ -204,11 +207,12 @@ async fn skipped_and_expired_rows_are_counted_as_such() {
     ];
     let run = Bootstrap::builder(
         Processor::with_decoder([pipeline], decoder)
+            .clock(Arc::new(clock))
             .build()
             .unwrap(),
         Table::new(&rows, 1, 10),
     );
-    let counts = run.clock(Arc::new(clock)).run().await.unwrap().counts;
+    let counts = run.run().await.unwrap().counts;
     assert_eq!(
         (counts.skipped, counts.expired, counts.applied, counts.rows),
         (1, 1, 2, 4)
@@ -331,25 +335,23 @@ async fn run_against(answer: Outcome) -> (BootstrapError, MemoryStore<Sum>) {
         row("3", "alice", "3"),
     ];
     let run = Bootstrap::builder(
-        Processor::new([pipeline]).unwrap(),
+        Processor::builder([pipeline])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
         Table::new(&rows, 1, 10),
     );
-    let error = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap_err();
+    let error = run.run().await.unwrap_err();
 
     // Mended, the run is run again: what counted is recognised, what failed counts.
     let run = Bootstrap::builder(
-        Processor::new([claim_first("totals", &store, &markers)]).unwrap(),
+        Processor::builder([claim_first("totals", &store, &markers)])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
         Table::new(&rows, 1, 10),
     );
-    let report = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap();
+    let report = run.run().await.unwrap();
     assert_eq!(
         (
             report.rerun,
@@ -519,16 +521,18 @@ async fn a_source_that_fails_for_a_moment_is_asked_again() {
         let (store, markers, recorder) = (store(), MemoryDeduper::new(), Counting::default());
         let table = faulty(faults, error);
         let run = Bootstrap::builder(
-            Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+            Processor::builder([exactly_once("totals", &store, &markers)])
+                .clock(Arc::new(clock.clone()))
+                .retry(policy)
+                .random(Random::seeded(3))
+                .recorder(recorder.clone())
+                .build()
+                .unwrap(),
             table,
         );
         let clock = ManualClock::new(NOW);
         let policy = RetryPolicy::default().budget(Duration::from_secs(600));
-        let run = run
-            .clock(Arc::new(clock.clone()))
-            .retry(policy)
-            .random(Random::seeded(3));
-        let report = run.recorder(recorder.clone()).run().await.unwrap();
+        let report = run.run().await.unwrap();
         assert_eq!(report.counts.applied, 6);
         assert_eq!(recorder.get("orders:retry"), faults as u64);
         assert!(clock.now() > NOW, "it waited in between");
@@ -543,15 +547,14 @@ async fn a_source_that_keeps_failing_fails_the_run() {
         let table = faulty(1000, unavailable);
         let pages = Arc::clone(&table.pages);
         let run = Bootstrap::builder(
-            Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+            Processor::builder([exactly_once("totals", &store, &markers)])
+                .clock(Arc::new(ManualClock::new(NOW)))
+                .retry(policy)
+                .build()
+                .unwrap(),
             table,
         );
-        let error = run
-            .clock(Arc::new(ManualClock::new(NOW)))
-            .retry(policy)
-            .run()
-            .await
-            .unwrap_err();
+        let error = run.run().await.unwrap_err();
         assert!(error.is_retryable(), "{error}");
         pages.load(Ordering::SeqCst)
     };
@@ -565,14 +568,13 @@ async fn a_token_that_cannot_be_captured_for_a_moment_is_asked_for_again() {
     let table = Table::new(&rows(6, 2), 1, 2)
         .before_capture(|n| ready(if n < 2 { Err(unavailable()) } else { Ok(()) }));
     let run = Bootstrap::builder(
-        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+        Processor::builder([exactly_once("totals", &store, &markers)])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
         table,
     );
-    let report = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap();
+    let report = run.run().await.unwrap();
     assert_eq!(report.token, Some(token(2)));
 }
 
@@ -580,13 +582,14 @@ async fn a_token_that_cannot_be_captured_for_a_moment_is_asked_for_again() {
 async fn throttling_spends_the_budget_and_no_more() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let run = Bootstrap::builder(
-        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+        Processor::builder([exactly_once("totals", &store, &markers)])
+            .clock(Arc::new(clock.clone()))
+            .retry(RetryPolicy::default().budget(Duration::from_secs(30)))
+            .build()
+            .unwrap(),
         faulty(usize::MAX, throttled),
     );
     let clock = ManualClock::new(NOW);
-    let run = run
-        .clock(Arc::new(clock.clone()))
-        .retry(RetryPolicy::default().budget(Duration::from_secs(30)));
     assert!(run.run().await.unwrap_err().is_retryable());
     assert!(clock.now() < NOW.plus(Duration::from_secs(30)));
 }

@@ -311,10 +311,13 @@ async fn an_unfinished_run_is_refused_when_its_token_may_be_void() {
         clock.advance(age);
         let run = || {
             let run = Bootstrap::builder(
-                Processor::new([pipeline.clone()]).unwrap(),
+                Processor::builder([pipeline.clone()])
+                    .clock(Arc::new(clock.clone()))
+                    .build()
+                    .unwrap(),
                 Table::new(&rows, 2, 3),
             );
-            run.clock(Arc::new(clock.clone()))
+            run
         };
         let result = run().run().await;
         if allowed {

@@ -51,11 +51,11 @@ impl Setup {
         self.table().before_capture(first_fails)
     }
 
-    fn worker(&self, part: Range<u32>) -> Bootstrap<Order, Table> {
+    fn worker(&self, part: Range<u32>) -> BootstrapBuilder<Order, Table> {
         self.worker_over(self.table(), part)
     }
 
-    fn worker_over(&self, table: Table, part: Range<u32>) -> Bootstrap<Order, Table> {
+    fn worker_over(&self, table: Table, part: Range<u32>) -> BootstrapBuilder<Order, Table> {
         Bootstrap::builder(Processor::new(self.pipelines()).unwrap(), table).worker("nightly", part)
     }
 

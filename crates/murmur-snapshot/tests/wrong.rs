@@ -34,7 +34,7 @@ impl Setup {
         }
     }
 
-    fn over(&self, table: Table) -> Bootstrap<Order, Table> {
+    fn over(&self, table: Table) -> BootstrapBuilder<Order, Table> {
         let pipeline = exactly_once("totals", &self.store, &self.markers);
         Bootstrap::builder(Processor::new([pipeline]).unwrap(), table)
     }

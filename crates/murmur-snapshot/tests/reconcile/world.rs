@@ -420,14 +420,14 @@ impl World {
         stored.ledger(self.markers.clone()).unwrap()
     }
 
-    pub(crate) fn reconcile(self: &Arc<Self>) -> Reconcile<Order, Table> {
+    pub(crate) fn reconcile(self: &Arc<Self>) -> ReconcileBuilder<Order, Table> {
         self.reconcile_of(self.pipeline())
     }
 
     pub(crate) fn reconcile_of(
         self: &Arc<Self>,
         pipeline: Pipeline<Order>,
-    ) -> Reconcile<Order, Table> {
+    ) -> ReconcileBuilder<Order, Table> {
         Reconcile::builder(
             Processor::builder([pipeline])
                 .clock(Arc::new(Ticking(Arc::clone(self))))

@@ -295,7 +295,7 @@ impl World {
     }
 
     /// A bootstrap in that mode.
-    pub(crate) fn bootstrap_exactly_once(&self) -> Bootstrap<Order, Paced> {
+    pub(crate) fn bootstrap_exactly_once(&self) -> BootstrapBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, MINUTE);
         Bootstrap::builder(
@@ -348,11 +348,15 @@ impl World {
     }
 
     /// A bootstrap by a process of its own, which takes `pace` for a page.
-    pub(crate) fn bootstrap(&self, pace: Duration) -> Bootstrap<Order, Paced> {
+    pub(crate) fn bootstrap(&self, pace: Duration) -> BootstrapBuilder<Order, Paced> {
         self.bootstrap_into(TABLES, pace)
     }
 
-    pub(crate) fn bootstrap_into(&self, to: Tables, pace: Duration) -> Bootstrap<Order, Paced> {
+    pub(crate) fn bootstrap_into(
+        &self,
+        to: Tables,
+        pace: Duration,
+    ) -> BootstrapBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, pace);
         Bootstrap::builder(
@@ -368,7 +372,11 @@ impl World {
     }
 
     /// A bootstrap that checks the mapping as it is described when it is asked.
-    pub(crate) fn checking(&self, lambda: &Lambda, pace: Duration) -> Bootstrap<Order, Paced> {
+    pub(crate) fn checking(
+        &self,
+        lambda: &Lambda,
+        pace: Duration,
+    ) -> BootstrapBuilder<Order, Paced> {
         let (lambda, arn, time) = (lambda.clone(), self.arn.clone(), self.time.clone());
         self.bootstrap_into(lambda.tables, pace)
             .on_token(move |token: HandoffToken| {
@@ -381,17 +389,17 @@ impl World {
     pub(crate) async fn killed_after(
         &self,
         life: Duration,
-        bootstrap: Bootstrap<Order, Paced>,
+        bootstrap: BootstrapBuilder<Order, Paced>,
     ) -> Option<Result<Report, BootstrapError>> {
         self.time.within(life, bootstrap.run()).await
     }
 
     /// A reconcile by a process of its own.
-    pub(crate) fn reconcile(&self) -> Reconcile<Order, Paced> {
+    pub(crate) fn reconcile(&self) -> ReconcileBuilder<Order, Paced> {
         self.reconcile_of(TABLES)
     }
 
-    pub(crate) fn reconcile_of(&self, tables: Tables) -> Reconcile<Order, Paced> {
+    pub(crate) fn reconcile_of(&self, tables: Tables) -> ReconcileBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, Duration::from_secs(1));
         Reconcile::builder(
@@ -406,7 +414,7 @@ impl World {
     }
 
     /// The command that lets orders settle, of this definition.
-    pub(crate) fn settle(&self, tables: Tables) -> Settle<Order, Paced> {
+    pub(crate) fn settle(&self, tables: Tables) -> SettleBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, MINUTE);
         Settle::builder(
