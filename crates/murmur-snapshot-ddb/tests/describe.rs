@@ -189,7 +189,13 @@ async fn refused(
         Processor::new([pipeline.clone()]).unwrap(),
         change(scan).build().unwrap(),
     );
-    let error = run.read_budget(budget).run().await.unwrap_err();
+    let error = run
+        .read_budget(budget)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap_err();
     assert!(store.rows().is_empty());
     let place = pipeline.checkpoints().unwrap();
     let record = RunRecord::load(place, pipeline.name(), table).await;

@@ -193,9 +193,9 @@ async fn what_was_missed_is_mended_by_the_table() {
         Reconcile::builder(Processor::new([pipeline()]).unwrap(), scan(&dynamo, &table))
             .lag(Duration::ZERO)
     };
-    let told = reconcile().run().await.unwrap();
+    let told = reconcile().build().unwrap().run().await.unwrap();
     assert_eq!((told.rows, told.pipelines[0].left()), (24, 6));
-    let mended = reconcile().repair().run().await.unwrap();
+    let mended = reconcile().repair().build().unwrap().run().await.unwrap();
     assert!(mended.is_clean(), "{mended:?}");
     let mut totals = std::collections::BTreeMap::new();
     for (n, (customer, cents)) in (0..25).map(line).enumerate() {
@@ -207,7 +207,10 @@ async fn what_was_missed_is_mended_by_the_table() {
         counted.collect::<std::collections::BTreeMap<_, _>>(),
         totals
     );
-    assert_eq!(reconcile().run().await.unwrap().pipelines[0].left(), 0);
+    assert_eq!(
+        reconcile().build().unwrap().run().await.unwrap().pipelines[0].left(),
+        0
+    );
 }
 
 #[tokio::test]

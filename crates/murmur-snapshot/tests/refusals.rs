@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use murmur_core::{Pipeline, Processor, Sum};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Description, Ended, Progress, ReadBudget, RunRecord, SourceError,
+    Bootstrap, BootstrapBuilder, BootstrapError, Description, Ended, Progress, ReadBudget,
+    RunRecord, SourceError,
 };
 use murmur_state::{Causes, ManualClock, MemoryDeduper, MemoryStore, SURE_LIFE};
 use support::*;
@@ -264,7 +265,11 @@ async fn options_that_do_not_fit_the_source_or_the_pipelines_are_named() {
         ("worker", "0..2", |run| run.worker("nightly", 1..1)),
         ("worker", "0..2", |run| run.worker("nightly", 0..3)),
         ("worker", "0..2", |run| run.worker("nightly", 2..3)),
-        ("live_is_running", "`counts`", Bootstrap::live_is_running),
+        (
+            "live_is_running",
+            "`counts`",
+            BootstrapBuilder::live_is_running,
+        ),
     ];
     for (option, word, change) in changes {
         let (store, markers) = (store(), MemoryDeduper::new());

@@ -249,7 +249,7 @@ async fn a_token_that_is_to_be_looked_at_has_to_be_there() {
 }
 
 #[tokio::test]
-async fn a_finished_run_is_refused_unless_asked_for_again() {
+async fn a_finished_run_is_an_answer_unless_it_is_asked_for_again() {
     let (rows, store, markers) = (rows(10, 3), store(), MemoryDeduper::new());
     let run =
         |pipeline| Bootstrap::builder(Processor::new([pipeline]).unwrap(), Table::new(&rows, 1, 4));
@@ -259,22 +259,27 @@ async fn a_finished_run_is_refused_unless_asked_for_again() {
         .unwrap();
     let table = Table::new(&rows, 1, 4);
     let pages = Arc::clone(&table.pages);
-    let refused = Bootstrap::builder(
-        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
-        table,
-    )
-    .run()
-    .await;
-    match refused.unwrap_err() {
-        BootstrapError::AlreadyFinished {
-            pipeline, record, ..
-        } => {
-            assert_eq!(pipeline.as_str(), "totals");
-            assert_eq!((record.run, record.token), (first.run.clone(), first.token));
-        }
-        error => panic!("{error}"),
-    }
+    let pipeline = exactly_once("totals", &store, &markers);
+    let kept = record(&markers, &pipeline).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let again = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table)
+        .on_progress(move |progress| {
+            if let Progress::Finished { report } = progress {
+                heard.lock().unwrap().push((*report).clone());
+            }
+        })
+        .run()
+        .await
+        .unwrap();
+    let finished_at = kept.finished_at.unwrap();
+    assert_eq!(again.ended, Ended::FinishedBefore { finished_at });
+    assert_eq!((&again.run, &again.token), (&first.run, &first.token));
+    assert_eq!(again.handoff_token().unwrap(), token(0));
+    assert_eq!((again.rerun, again.counts), (true, Counts::default()));
+    assert_eq!(*told.lock().unwrap(), [again]);
     assert_eq!(pages.load(Ordering::SeqCst), 0);
+    assert_eq!(record(&markers, &pipeline).await, kept);
 
     // Another source is another run.
     let (new_store, new_markers) = (support::store(), MemoryDeduper::new());
@@ -342,17 +347,13 @@ async fn a_run_that_would_count_twice_is_refused() {
     let (store, place, clock) = (store(), MemoryDeduper::new(), ManualClock::new(NOW));
     let pipeline = at_least_once("totals", &store);
     let run = |table| {
-        Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table)
-            .checkpoints(place.clone())
+        let processor = Processor::builder([pipeline.clone()]).clock(Arc::new(clock.clone()));
+        Bootstrap::builder(processor.build().unwrap(), table).checkpoints(place.clone())
     };
     let table = failing_at(&rows(20, 3), 3);
-    run(table).clock(Arc::new(clock)).run().await.unwrap_err();
+    run(table).run().await.unwrap_err();
     let table = || Table::new(&rows(20, 3), 2, 3);
-    let error = run(table())
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap_err();
+    let error = run(table()).run().await.unwrap_err();
     assert!(
         matches!(error, BootstrapError::WouldCountTwice { .. }),
         "{error}"
@@ -485,10 +486,8 @@ async fn of_two_attempts_at_one_run_the_one_that_comes_late_counts_nothing_twice
         )
         .run();
         async move {
-            match run.await {
-                Ok(_) | Err(BootstrapError::AlreadyFinished { .. }) => Ok(()),
-                Err(error) => panic!("{error}"),
-            }
+            run.await.unwrap();
+            Ok(())
         }
     });
     let report = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table).run();
@@ -600,15 +599,12 @@ async fn an_end_interrupted_between_two_records_is_completed_without_a_scan() {
 
     let table = Table::new(&rows, 2, 3);
     let pages = Arc::clone(&table.pages);
-    let error = Bootstrap::builder(Processor::new(pipelines()).unwrap(), table)
+    let report = Bootstrap::builder(Processor::new(pipelines()).unwrap(), table)
         .checkpoints(place.clone())
         .run()
         .await
-        .unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::AlreadyFinished { .. }),
-        "{error}"
-    );
+        .unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
     assert_eq!(pages.load(Ordering::SeqCst), 0);
     assert!(record(&place, &pipelines()[1]).await.finished_at.is_some());
 }
@@ -645,12 +641,16 @@ async fn an_unfinished_run_is_run_again_with_the_same_pipelines_only() {
         assert!(error.to_string().contains("again: a, b;"), "{error}");
     }
     assert!(run(vec![named("b"), named("a")]).await.unwrap().rerun);
-    // One finished among new ones: refused by its name.
+    // One finished among new ones: refused by its name, and nothing is kept of the new one.
     let error = run(vec![named("c"), named("b")]).await.unwrap_err();
     assert!(
-        matches!(&error, BootstrapError::AlreadyFinished { pipeline, .. } if pipeline.as_str() == "b"),
+        matches!(&error, BootstrapError::SomeFinished { pipeline, missing, .. }
+            if pipeline.as_str() == "b" && *missing == ["`c`"]),
         "{error}"
     );
+    // One of those that were finished together.
+    let report = run(vec![named("b")]).await.unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
     assert!(!run(vec![named("c")]).await.unwrap().rerun);
 }
 

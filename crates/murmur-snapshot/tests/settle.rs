@@ -267,11 +267,8 @@ async fn a_bootstrap_that_is_finished_already_lets_items_settle_too() {
     assert!(!setup.is_settling().await);
     for _ in 0..2 {
         let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
-        let error = run.run().await.unwrap_err();
-        assert!(
-            matches!(error, BootstrapError::AlreadyFinished { .. }),
-            "{error}"
-        );
+        let report = run.run().await.unwrap();
+        assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
         assert!(setup.is_settling().await);
     }
 }
@@ -300,7 +297,7 @@ async fn the_command_lets_items_settle_once_and_again() {
     let run = setup.record().await.unwrap().run;
     for already in [false, true] {
         let settle = Settle::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
-        let report = settle.run().await.unwrap();
+        let report = settle.build().unwrap().run().await.unwrap();
         let [of] = &report.pipelines[..] else {
             panic!("{report:?}");
         };
@@ -316,14 +313,15 @@ async fn the_command_looks_where_the_bootstrap_keeps_its_record() {
     let run = Bootstrap::builder(Processor::new([setup.staying()]).unwrap(), setup.table());
     run.checkpoints(place.clone()).run().await.unwrap();
     let settle = || Settle::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
-    let error = settle().run().await.unwrap_err();
+    let error = settle().build().unwrap().run().await.unwrap_err();
     assert!(
         matches!(error, SettleError::NeverBootstrapped { .. }),
         "{error}"
     );
     says(&error, &["`totals`", "`orders`", "`checkpoints`"]);
     assert!(!setup.is_settling().await);
-    settle().checkpoints(place).run().await.unwrap();
+    let settle = settle().checkpoints(place).build().unwrap();
+    settle.run().await.unwrap();
     assert!(setup.is_settling().await);
 }
 
@@ -334,10 +332,8 @@ async fn refused(
     table: Table,
 ) -> SettleError {
     let closed = Arc::clone(&table.closed);
-    let error = Settle::builder(Processor::new(pipelines).unwrap(), table)
-        .run()
-        .await
-        .unwrap_err();
+    let settle = Settle::builder(Processor::new(pipelines).unwrap(), table);
+    let error = settle.build().unwrap().run().await.unwrap_err();
     assert!(!setup.is_settling().await, "{error}");
     assert!(!error.is_retryable(), "{error}");
     assert!(closed.load(Ordering::SeqCst), "{error}");
@@ -347,21 +343,24 @@ async fn refused(
 #[tokio::test]
 async fn what_cannot_settle_by_its_definition_is_refused() {
     let setup = Setup::new().bootstrapped().await;
+    let refused = |pipelines: Vec<Pipeline<Order>>| {
+        let processor = Processor::new(pipelines).unwrap();
+        let error = Settle::builder(processor, setup.table())
+            .build()
+            .unwrap_err();
+        assert!(!error.is_retryable(), "{error}");
+        error
+    };
     let other = (store(), MemoryDeduper::new());
     for mode in [exactly_once, claim_first] {
         let without = mode("counts", &other.0, &other.1);
-        let error = refused(&setup, [setup.settling(), without], setup.table()).await;
+        let error = refused(vec![setup.settling(), without]);
         assert!(matches!(error, SettleError::NoLedger { .. }), "{error}");
         says(&error, &["`counts`", "leave it out"]);
     }
-    let error = refused(&setup, [setup.staying()], setup.table()).await;
+    let error = refused(vec![setup.staying()]);
     assert!(matches!(error, SettleError::NotDefined { .. }), "{error}");
     says(&error, &["`totals`", "`.settle()`", "every process"]);
-    let error = Settle::<Order, Table>::builder(Processor::new([]).unwrap(), setup.table())
-        .run()
-        .await;
-    let error = error.unwrap_err();
-    assert!(matches!(error, SettleError::Option(_)), "{error}");
 }
 
 #[tokio::test]
@@ -452,7 +451,8 @@ async fn state_of_something_else_is_refused() {
         Processor::new([pipeline(&state, 2)]).unwrap(),
         setup.table(),
     );
-    let error = settle.checkpoints(place).run().await.unwrap_err();
+    let settle = settle.checkpoints(place).build().unwrap();
+    let error = settle.run().await.unwrap_err();
     says(&error, &["version 1", "version 2"]);
 
     // Of none.

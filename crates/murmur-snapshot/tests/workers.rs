@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::{BoxFuture, join_all};
 use murmur_core::{Pipeline, Processor, Row, Sum};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended, RunRecord, SourceError};
+use murmur_snapshot::{Bootstrap, BootstrapBuilder, BootstrapError, Ended, RunRecord, SourceError};
 use murmur_state::{
     Checkpoint, Checkpoints, MemoryDeduper, MemoryStore, Removed, Saved, StoreError,
 };
@@ -99,11 +99,9 @@ async fn the_last_to_finish_finishes_the_run_in_whatever_order() {
             "one token for all"
         );
         setup.is_whole().await;
-        let error = setup.worker(0..2).run().await.unwrap_err();
-        assert!(
-            matches!(error, BootstrapError::AlreadyFinished { .. }),
-            "{error}"
-        );
+        let report = setup.worker(0..2).run().await.unwrap();
+        assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
+        assert_eq!(report.token, Some(token(0)));
     }
 }
 
@@ -285,11 +283,9 @@ async fn another_unfinished_run_is_refused_by_both_ids_and_restart_begins_anew_o
         let report = other(part).restart().run().await.unwrap();
         assert_eq!((report.run.as_str(), report.ended), ("weekly", ended));
     }
-    let error = other(3..6).restart().run().await.unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::AlreadyFinished { .. }),
-        "{error}"
-    );
+    let report = other(3..6).restart().run().await.unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
+    assert_eq!(report.run, "weekly");
 }
 
 #[tokio::test]

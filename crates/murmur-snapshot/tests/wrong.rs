@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::Sum;
-use murmur_core::{Decoded, Decoder, Processor, Row};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
+use murmur_core::{Decoded, Decoder, Processor, ProcessorBuilder, Row};
+use murmur_snapshot::{Bootstrap, BootstrapBuilder, BootstrapError, Ended};
 use murmur_state::{MemoryDeduper, MemoryStore};
 use support::*;
 
@@ -35,8 +35,11 @@ impl Setup {
     }
 
     fn over(&self, table: Table) -> BootstrapBuilder<Order, Table> {
-        let pipeline = exactly_once("totals", &self.store, &self.markers);
-        Bootstrap::builder(Processor::new([pipeline]).unwrap(), table)
+        Bootstrap::builder(self.processor().build().unwrap(), table)
+    }
+
+    fn processor(&self) -> ProcessorBuilder<Order> {
+        Processor::builder([exactly_once("totals", &self.store, &self.markers)])
     }
 }
 
@@ -173,10 +176,11 @@ async fn the_callback_still_gets_each_row() {
     let (setup, taken) = (Setup::new(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&taken);
     let table = Table::new(&others(0, 30), 1, 10);
-    let run = setup.over(table).on_rejected(move |_| {
+    let processor = setup.processor().on_rejected(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
         ready(Ok(()))
     });
+    let run = Bootstrap::builder(processor.build().unwrap(), table);
     run.run().await.unwrap_err();
     assert_eq!(taken.load(Ordering::SeqCst), 30);
 }

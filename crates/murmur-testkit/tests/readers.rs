@@ -149,7 +149,7 @@ async fn seen(event: LenientEvent) -> Seen {
                 async { Ok(()) }
             });
         }
-        let handler = builder.build().unwrap();
+        let handler = Handler::new(builder.build().unwrap());
         let answer = handler.handle_lenient(event.clone(), Deadline::NONE).await;
         *reported = answer.unwrap().batch_item_failures.len();
         total = rows.rows().first().map(|row| row.value);

@@ -206,20 +206,20 @@ async fn a_bootstrap_into_a_badly_named_table_stops_and_stays_unfinished() {
             };
             let source = ParallelScan::builder(dynamo.client(), &orders);
             let source = source.build().unwrap();
-            let mut run =
-                Bootstrap::builder(Processor::new([tables.pipeline(mode)]).unwrap(), source);
-            if mode == "at least once" {
-                run = run.checkpoints(records.clone());
-            }
+            let mut processor = Processor::builder([tables.pipeline(mode)]);
             let taken = Arc::new(Mutex::new(Vec::new()));
             if callback {
                 let list = Arc::clone(&taken);
-                run = run.on_rejected(move |rejected: Rejected| {
+                processor = processor.on_rejected(move |rejected: Rejected| {
                     list.lock().unwrap().push(rejected);
                     std::future::ready(Ok::<(), BoxError>(()))
                 });
             }
-            let error = run.run().await.unwrap_err();
+            let mut run = Bootstrap::builder(processor.build().unwrap(), source);
+            if mode == "at least once" {
+                run = run.checkpoints(records.clone());
+            }
+            let error = run.build().unwrap().run().await.unwrap_err();
             let said = Causes(&error).to_string();
             assert!(said.contains(BAD_NAME), "{mode}: {said}");
             assert!(!error.is_retryable(), "{mode}: {said}");

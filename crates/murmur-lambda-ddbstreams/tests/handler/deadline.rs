@@ -24,7 +24,8 @@ fn twenty() -> Event {
 async fn done_in(time: Duration, margin: Option<Duration>) -> usize {
     let clock = clock();
     let store = Scripted::taking(MILLIS_100, &clock, Sum::new());
-    let mut builder = Processor::builder([totals(&store)]).clock(Arc::new(clock.clone()));
+    let processor = Processor::builder([totals(&store)]).clock(Arc::new(clock.clone()));
+    let mut builder = Handler::builder(processor.build().unwrap());
     if let Some(margin) = margin {
         builder = builder.deadline_margin(margin);
     }

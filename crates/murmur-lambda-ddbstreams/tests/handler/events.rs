@@ -45,8 +45,8 @@ async fn insert_modify_and_remove_leave_what_the_table_holds() {
 
 #[tokio::test]
 async fn an_event_without_records_is_done() {
-    let handler = FIXME_Processor::builder([totals(&Scripted::new(Sum::new()))]).build();
-    let answer = handler.unwrap().call(event([])).await.unwrap();
+    let handler = Handler::new(Processor::new([totals(&Scripted::new(Sum::new()))]).unwrap());
+    let answer = handler.call(event([])).await.unwrap();
     let json = serde_json::to_string(&answer).unwrap();
     assert_eq!(json, r#"{"batchItemFailures":[]}"#);
 }
@@ -75,10 +75,11 @@ async fn a_missing_image_is_reported_and_says_how_to_set_the_stream() {
 #[tokio::test]
 async fn a_stream_of_old_images_lacking_is_named_where_retraction_needs_them() {
     let seen = Seen::default();
-    let handler = Processor::builder([totals(&Scripted::new(Sum::new()))]).recorder(seen.clone());
+    let processor = Processor::builder([totals(&Scripted::new(Sum::new()))]).recorder(seen.clone());
+    let handler = Handler::new(processor.build().unwrap());
     let mut event = parse(MODIFY);
     event.records[0].change.old_image = Default::default();
-    let answer = handler.build().unwrap().call(event).await.unwrap();
+    let answer = handler.call(event).await.unwrap();
     assert_eq!(reported(&answer).len(), 1);
     assert!(
         seen.errors()[0].contains("retraction needs"),

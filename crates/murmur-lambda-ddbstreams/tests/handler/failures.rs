@@ -92,9 +92,9 @@ async fn a_write_is_tried_three_times_unless_told_otherwise() {
             .script("alice", vec![Step::Fail; failures]);
         let mut builder = Processor::builder([totals(&store)]).clock(Arc::new(time));
         if let Some(attempts) = told {
-            builder = builder.max_attempts(attempts);
+            builder = builder.retry(RetryPolicy::default().max_attempts(attempts));
         }
-        let handler = builder.build().unwrap();
+        let handler = Handler::new(builder.build().unwrap());
         let answer = handler.call(event([insert(1, "alice", 10)])).await.unwrap();
         assert_eq!(reported(&answer).is_empty(), done, "{told:?} {failures}");
         assert_eq!(store.writes().len(), writes, "{told:?} {failures}");
@@ -106,10 +106,11 @@ async fn throttles_spend_the_budget_and_no_attempts() {
     let time = clock();
     let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
         .script("alice", vec![Step::Throttle; 12]);
-    let handler = Processor::builder([totals(&store)])
+    let processor = Processor::builder([totals(&store)])
         .retry(RetryPolicy::default().max_attempts(1))
         .clock(Arc::new(time));
-    let answer = handler.build().unwrap().call(three()).await.unwrap();
+    let handler = Handler::new(processor.build().unwrap());
+    let answer = handler.call(three()).await.unwrap();
     assert_eq!(reported(&answer), [""; 0]);
     assert_eq!(store.total("alice"), Some(10));
 }
@@ -122,14 +123,16 @@ async fn the_budget_ends_what_would_go_on_for_ever() {
         let one = Duration::from_millis(1);
         let store =
             Scripted::taking(one, &time, Sum::new()).script("bob", vec![Step::Throttle; 100_000]);
-        let mut builder = Processor::builder([totals(&store)])
-            .retry(RetryPolicy::default().waits(Duration::from_millis(5), Duration::from_millis(5)))
+        let mut policy = RetryPolicy::default().waits(5 * one, 5 * one);
+        if let Some(seconds) = told {
+            policy = policy.budget(Duration::from_secs(seconds));
+        }
+        let processor = Processor::builder([totals(&store)])
+            .retry(policy)
             .random(Random::seeded(7))
             .clock(Arc::new(time.clone()));
-        if let Some(seconds) = told {
-            builder = builder.retry_budget(Duration::from_secs(seconds));
-        }
-        let answer = builder.build().unwrap().call(three()).await.unwrap();
+        let handler = Handler::new(processor.build().unwrap());
+        let answer = handler.call(three()).await.unwrap();
         assert_eq!(reported(&answer), [number(2)]);
         let taken = time.monotonic() - begun;
         let budget = Duration::from_secs(budget);
@@ -149,14 +152,16 @@ async fn longest_waits(told: Option<(Duration, Duration)>) -> Vec<Duration> {
         let time = clock();
         let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
             .script("alice", vec![Step::Throttle; longest.len()]);
-        let mut builder = Processor::builder([totals(&store)])
-            .retry(RetryPolicy::default().budget(Duration::from_secs(3600)))
+        let mut policy = RetryPolicy::default().budget(Duration::from_secs(3600));
+        if let Some((base, max)) = told {
+            policy = policy.waits(base, max);
+        }
+        let processor = Processor::builder([totals(&store)])
+            .retry(policy)
             .random(Random::seeded(seed))
             .clock(Arc::new(time));
-        if let Some((base, max)) = told {
-            builder = builder.retry_backoff(base, max);
-        }
-        let answer = builder.build().unwrap().call(three()).await.unwrap();
+        let handler = Handler::new(processor.build().unwrap());
+        let answer = handler.call(three()).await.unwrap();
         assert_eq!(reported(&answer), [""; 0]);
         let mut tries = store.writes();
         // The other two were written beside the first try.
@@ -192,10 +197,11 @@ async fn one_seed_draws_the_same_waits_every_time() {
         let time = clock();
         let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
             .script("alice", vec![Step::Throttle; 5]);
-        let handler = Processor::builder([totals(&store)])
+        let processor = Processor::builder([totals(&store)])
             .random(Random::seeded(seed))
             .clock(Arc::new(time));
-        handler.build().unwrap().call(three()).await.unwrap();
+        let handler = Handler::new(processor.build().unwrap());
+        handler.call(three()).await.unwrap();
         store.writes()
     };
     assert_eq!(tries(1).await, tries(1).await);
@@ -274,7 +280,7 @@ async fn a_record_that_can_never_count_blocks_nobody_whatever_the_callback_says(
                 }
             });
         }
-        let handler = builder.build().unwrap();
+        let handler = Handler::new(builder.build().unwrap());
         let batch = [
             insert(1, "alice", 10),
             undecodable(2),

@@ -100,8 +100,8 @@ async fn a_removal_that_was_replicated_is_known_by_the_items_own_time() {
         .expires_at(|order| order.ttl.map(Timestamp::from_secs))
         .store(rows.clone())
         .exactly_once(MemoryDeduper::new());
-    let handler = Processor::builder([totals.unwrap()]).recorder(seen.clone());
-    let handler = handler.build().unwrap();
+    let processor = Processor::builder([totals.unwrap()]).recorder(seen.clone());
+    let handler = Handler::new(processor.build().unwrap());
     let removal = |n: u32, ttl: Option<i64>| {
         let mut gone = change(n, n, Some(("bob", 1000)), None);
         gone["dynamodb"]["ApproximateCreationDateTime"] = 1_767_225_600.into();

@@ -5,11 +5,10 @@ use std::time::Duration;
 
 use lambda_runtime::{Context, LambdaEvent};
 use murmur_core::{
-    Definition, EventName, Pipeline, Processor, Record, RecordError, Rejected, Sum, Window,
+    Definition, EventName, Pipeline, Processor, ProcessorBuilder, Record, RecordError, Rejected,
+    Sum, Window,
 };
-use murmur_lambda_ddbstreams::{
-    DynamoDbEventResponse, Handler, HandlerBuilder, HandlerError, LenientEvent,
-};
+use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Handler, HandlerError, LenientEvent};
 use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
 use serde_json::{Value, json};
 
@@ -28,14 +27,14 @@ async fn invoke(
 }
 
 /// Takes what is rejected.
-fn taking(builder: HandlerBuilder<Order>) -> (Handler<Order>, Arc<Mutex<Vec<Rejected>>>) {
+fn taking(builder: ProcessorBuilder<Order>) -> (Handler<Order>, Arc<Mutex<Vec<Rejected>>>) {
     let taken = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&taken);
-    let handler = builder.on_rejected(move |rejected| {
+    let builder = builder.on_rejected(move |rejected| {
         kept.lock().unwrap().push(rejected);
         async { Ok(()) }
     });
-    (handler.build().unwrap(), taken)
+    (Handler::new(builder.build().unwrap()), taken)
 }
 
 /// Three records, the second of which becomes what `odd` makes of it.
@@ -72,7 +71,8 @@ async fn a_record_that_cannot_be_read_is_rejected_alone() {
     for (name, odd) in ODD {
         let (store, seen) = (Scripted::new(Sum::new()), Seen::default());
         let builder = Processor::builder([totals(&store)]).recorder(seen.clone());
-        let answer = invoke(&builder.build().unwrap(), batch(odd)).await;
+        let handler = Handler::new(builder.build().unwrap());
+        let answer = invoke(&handler, batch(odd)).await;
         assert_eq!(reported(&answer.unwrap()), [number(2)], "{name}");
         let said = seen.errors().join("\n");
         assert!(said.contains(name), "{name}: {said}");

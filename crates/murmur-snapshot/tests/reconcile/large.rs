@@ -59,7 +59,13 @@ async fn a_recount_of_more_keys_than_it_may_hold_finds_the_same_in_parts() {
         let pipeline = pipeline.at_least_once().unwrap();
         let reconcile = world.reconcile_of(pipeline).max_keys(max_keys);
         let before = world.tables().pages;
-        let reconciled = reconcile.max_listed(7).run().await.unwrap();
+        let reconciled = reconcile
+            .max_listed(7)
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap();
         let pages = world.tables().pages - before;
         (reconciled, pages)
     };
@@ -114,7 +120,7 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
     let world = counted();
     gap(&world);
     let limited = || world.reconcile().max_differing(15);
-    let error = limited().run().await.unwrap_err();
+    let error = limited().build().unwrap().run().await.unwrap_err();
     assert!(
         matches!(error, ReconcileError::Inspection { .. }),
         "{error:?}"
@@ -126,7 +132,14 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
     let mut runs = 0;
     let last = loop {
         runs += 1;
-        match limited().max_suspects(5).repair().run().await {
+        match limited()
+            .max_suspects(5)
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await
+        {
             Ok(reconciled) => break reconciled,
             Err(error) => assert!(runs < 10, "{error:?}"),
         }
@@ -149,9 +162,22 @@ async fn mended_items_do_not_count_against_the_limit_and_their_keys_do() {
         world.lose_all();
         // The keys are `alice` and `all`.
         let reconcile = world.reconcile().max_differing(limit);
-        let told = reconcile.run().await.unwrap_err().to_string();
+        let told = reconcile
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(told.contains("totals"), "{told}");
-        let repaired = world.reconcile().max_differing(limit).repair().run().await;
+        let repaired = world
+            .reconcile()
+            .max_differing(limit)
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await;
         assert_eq!(repaired.is_ok(), keys_fit, "{repaired:?}");
         // Either way what was mended stays so.
         assert_eq!(world.totals(), world.recount());
@@ -166,7 +192,7 @@ async fn what_is_not_remembered_is_looked_up_and_named_once() {
     world.lose_all();
     for remember in [0, 10, 1_000] {
         let reconciled = world.reconcile().remember(remember).max_suspects(4);
-        let reconciled = reconciled.run().await.unwrap();
+        let reconciled = reconciled.build().unwrap().run().await.unwrap();
         let found = by_ledger(&reconciled);
         assert_eq!(found.differing, ITEMS as u64 / 2 + 1, "{remember}");
         assert_eq!(found.ledger_rows, ITEMS as u64);
@@ -183,7 +209,7 @@ async fn pages_look_ups_and_listings_keep_to_the_budget() {
         let heard = Arc::clone(&last);
         let reconcile = world.reconcile().lag(Duration::ZERO).read_budget(budget);
         let reconcile = reconcile.on_progress(move |told| *heard.lock().unwrap() = Some(*told));
-        let reconciled = reconcile.run().await.unwrap();
+        let reconciled = reconcile.build().unwrap().run().await.unwrap();
         let told = last.lock().unwrap().unwrap();
         assert_eq!(told.ledger_rows, ITEMS as u64);
         let took = world.clock.monotonic() - begun;

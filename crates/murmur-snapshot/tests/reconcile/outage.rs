@@ -109,7 +109,7 @@ async fn twenty_minutes_of_failures_end_no_audit_whenever_they_begin() {
 #[tokio::test]
 async fn an_outage_beyond_the_budget_says_how_long_it_was_tried() {
     let world = world(3, 40 * MINUTE);
-    let error = world.reconcile().run().await.unwrap_err();
+    let error = world.reconcile().build().unwrap().run().await.unwrap_err();
     assert!(matches!(error, ReconcileError::GaveUp { .. }), "{error:?}");
     assert!(error.is_retryable());
     assert!(

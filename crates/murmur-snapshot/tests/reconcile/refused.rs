@@ -19,7 +19,7 @@ async fn refused(world: &Arc<World>, pipeline: Pipeline<Order>, repair: bool) ->
     } else {
         reconcile
     };
-    let error = reconcile.run().await.unwrap_err();
+    let error = reconcile.build().unwrap().run().await.unwrap_err();
     assert_eq!(world.tables().pages, 0, "{error}");
     assert!(!error.is_retryable(), "{error}");
     error
@@ -120,7 +120,7 @@ async fn options_are_checked_and_named() {
         ("concurrency", world.reconcile().concurrency(0)),
         ("max_suspects", world.reconcile().max_suspects(0)),
     ] {
-        match reconcile.run().await.unwrap_err() {
+        match reconcile.build().unwrap().run().await.unwrap_err() {
             ReconcileError::Option(error) => assert_eq!(error.option, option),
             other => panic!("{other}"),
         }
@@ -198,7 +198,7 @@ async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
             table_arn: None,
         };
         let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), odd);
-        let error = reconcile.run().await.unwrap_err();
+        let error = reconcile.build().unwrap().run().await.unwrap_err();
         assert!(matches!(&error, ReconcileError::Source { .. }), "{error}");
         assert!(
             Causes(&error).to_string().contains(said),
@@ -248,7 +248,7 @@ async fn another_table_than_the_one_that_was_counted_is_refused_before_it_is_rea
         };
         let reconcile =
             Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), odd).repair();
-        let error = reconcile.run().await.unwrap_err();
+        let error = reconcile.build().unwrap().run().await.unwrap_err();
         let text = error.to_string();
         match error {
             ReconcileError::OtherTable { .. } => {

@@ -13,7 +13,8 @@ use murmur_core::{
     Row, Sum, item_id, item_key,
 };
 use murmur_snapshot::{
-    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
+    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileBuilder, Source,
+    SourceError,
 };
 use murmur_state::{
     Add, Binding, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger,

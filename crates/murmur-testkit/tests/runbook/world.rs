@@ -18,8 +18,9 @@ use murmur_core::{
 };
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile,
-    Reconciled, ReconciledPipeline, Report, Settle, Source, SourceError,
+    Bootstrap, BootstrapBuilder, BootstrapError, Cursor, Description, Look, LookedUp, Lookup, Page,
+    Reconcile, ReconcileBuilder, Reconciled, ReconciledPipeline, Report, Settle, SettleBuilder,
+    Source, SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
@@ -311,14 +312,14 @@ impl World {
 
     /// The function's, or the trigger's.
     fn handler(&self, process: &Process, tables: Tables) -> Handler<Order> {
-        let handler = Processor::builder([self.pipeline(process, tables)])
+        let processor = Processor::builder([self.pipeline(process, tables)])
             .clock(self.clock())
             .random(self.random());
-        let handler = match tables.passes_over {
-            true => handler.on_rejected(|_| async { Ok(()) }),
-            false => handler,
+        let processor = match tables.passes_over {
+            true => processor.on_rejected(|_| async { Ok(()) }),
+            false => processor,
         };
-        handler.build().unwrap()
+        Handler::new(processor.build().unwrap())
     }
 
     /// A trigger over the stream as it stands.
@@ -391,6 +392,7 @@ impl World {
         life: Duration,
         bootstrap: BootstrapBuilder<Order, Paced>,
     ) -> Option<Result<Report, BootstrapError>> {
+        let bootstrap = bootstrap.build().unwrap();
         self.time.within(life, bootstrap.run()).await
     }
 

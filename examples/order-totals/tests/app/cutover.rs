@@ -127,8 +127,8 @@ async fn play(seed: u64, mode: &Mode) -> Report {
     let redelivered = Arc::new(AtomicU64::new(0));
 
     let client = weather.wire.client(&app.dynamo);
-    let handler = Processor::builder((mode.pipelines)(&app.tables, &client));
-    let handler = handler.build().unwrap();
+    let processor = Processor::new((mode.pipelines)(&app.tables, &client)).unwrap();
+    let handler = Handler::new(processor);
     let (again, calls) = (Arc::clone(&redelivered), AtomicU64::new(0));
     let live = move |event: Event| {
         // One batch in seven is done, and nobody hears of it.
@@ -277,5 +277,11 @@ async fn claim_first_bootstrap() {
         .segments(4)
         .page_size(60);
     let bootstrap = Bootstrap::builder(Processor::new(pipelines).unwrap(), source.build().unwrap());
-    bootstrap.concurrency(3).run().await.unwrap();
+    bootstrap
+        .concurrency(3)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
 }

@@ -259,7 +259,16 @@ async fn the_policy_for_repairs_grants_exactly_what_they_do() {
         orders.build().unwrap(),
     )
     .lag(Duration::ZERO);
-    assert!(reconcile.repair().run().await.unwrap().is_clean());
+    assert!(
+        reconcile
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap()
+            .is_clean()
+    );
     assert_eq!(app.state("alice").await, (Some(1007), Some(2)));
     let processor = Processor::new(pipelines()).unwrap();
     let audited = processor
