@@ -309,17 +309,16 @@ async fn a_budget_is_kept_to_by_a_real_scan() {
         .segments(3)
         .build()
         .unwrap();
-    let run = Bootstrap::builder(
-        Processor::new([totals(&store, &MemoryDeduper::new())]).unwrap(),
-        scan,
-    );
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
-    let run = run.clock(Arc::new(clock.clone()));
-    let report = run
-        .read_budget(ReadBudget::UnitsPerSecond(0.5))
-        .run()
-        .await
+    let processor = Processor::builder([totals(&store, &MemoryDeduper::new())])
+        .clock(Arc::new(clock.clone()))
+        .build()
         .unwrap();
+    let run = Bootstrap::builder(processor, scan)
+        .read_budget(ReadBudget::UnitsPerSecond(0.5))
+        .build()
+        .unwrap();
+    let report = run.run().await.unwrap();
     let spent = report.counts.read_units;
     assert!(spent >= 1.5, "{spent}");
     // All but the last page is paid for.

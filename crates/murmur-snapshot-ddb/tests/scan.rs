@@ -93,6 +93,8 @@ async fn a_bootstrap_that_was_stopped_and_run_again_counts_every_row_once() {
             _ => {}
         });
         let first = first
+            .build()
+            .unwrap()
             .run_until(async move { stop.notified().await })
             .await
             .unwrap();

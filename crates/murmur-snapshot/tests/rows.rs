@@ -510,6 +510,8 @@ async fn a_source_that_fails_for_a_moment_is_asked_again() {
     for (faults, error) in [(2, unavailable as fn() -> SourceError), (15, throttled)] {
         let (store, markers, recorder) = (store(), MemoryDeduper::new(), Counting::default());
         let table = faulty(faults, error);
+        let clock = ManualClock::new(NOW);
+        let policy = RetryPolicy::default().budget(Duration::from_secs(600));
         let run = Bootstrap::builder(
             Processor::builder([exactly_once("totals", &store, &markers)])
                 .clock(Arc::new(clock.clone()))
@@ -520,8 +522,6 @@ async fn a_source_that_fails_for_a_moment_is_asked_again() {
                 .unwrap(),
             table,
         );
-        let clock = ManualClock::new(NOW);
-        let policy = RetryPolicy::default().budget(Duration::from_secs(600));
         let report = run.run().await.unwrap();
         assert_eq!(report.counts.applied, 6);
         assert_eq!(recorder.get("orders:retry"), faults as u64);
@@ -570,7 +570,7 @@ async fn a_token_that_cannot_be_captured_for_a_moment_is_asked_for_again() {
 
 #[tokio::test]
 async fn throttling_spends_the_budget_and_no_more() {
-    let (store, markers) = (store(), MemoryDeduper::new());
+    let (store, markers, clock) = (store(), MemoryDeduper::new(), ManualClock::new(NOW));
     let run = Bootstrap::builder(
         Processor::builder([exactly_once("totals", &store, &markers)])
             .clock(Arc::new(clock.clone()))
@@ -579,7 +579,6 @@ async fn throttling_spends_the_budget_and_no_more() {
             .unwrap(),
         faulty(usize::MAX, throttled),
     );
-    let clock = ManualClock::new(NOW);
     assert!(run.run().await.unwrap_err().is_retryable());
     assert!(clock.now() < NOW.plus(Duration::from_secs(30)));
 }

@@ -9,12 +9,14 @@
 mod support;
 
 use std::future::ready;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{Max, Pipeline, Processor, Window};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, RunRecord, SourceError};
+use murmur_snapshot::{
+    Bootstrap, BootstrapError, Counts, Ended, Progress, Report, RunRecord, SourceError,
+};
 use murmur_state::{
     Checkpoints, Clock, ManualClock, MemoryDeduper, MemoryStore, Random, SURE_LIFE, Timestamp,
     Tokens,

@@ -40,7 +40,7 @@ async fn throttles_spend_time_and_transient_failures_spend_attempts() {
         let store = Scripted::new(|_| Answer::Refuse(unavailable(false)));
         let (mut builder, _) = self::builder(totals(store.clone()).at_least_once().unwrap());
         if let Some(attempts) = attempts {
-            builder = builder.retry_with(|policy| policy.max_attempts(attempts));
+            builder = builder.retry(murmur_state::RetryPolicy::default().max_attempts(attempts));
         }
         let processor = builder.build().unwrap();
         let outcome = outcomes(&processor, &batch).await.remove(0);

@@ -582,7 +582,8 @@ async fn look_ups_are_tried_again_and_their_failure_is_told() {
     assert!(took > Duration::from_secs(600), "{took:?}");
 
     world.tables().fail_look_ups = 3;
-    let impatient = world.reconcile().retry(RetryPolicy::default());
+    let impatient = world.processor_of(world.pipeline());
+    let impatient = world.reconcile_by(impatient.retry(RetryPolicy::default()));
     let error = impatient.build().unwrap().run().await.unwrap_err();
     assert!(
         matches!(&error, ReconcileError::Inspection { .. }),

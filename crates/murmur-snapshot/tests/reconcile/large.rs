@@ -233,6 +233,8 @@ async fn pages_look_ups_and_listings_keep_to_the_budget() {
     let error = world
         .reconcile()
         .read_budget(ReadBudget::PercentOfProvisioned(50.0))
+        .build()
+        .unwrap()
         .run()
         .await;
     assert!(matches!(error, Err(ReconcileError::Option(_))), "{error:?}");
@@ -299,8 +301,9 @@ async fn one_slow_page_does_not_hold_up_the_other_segments() {
         table: Table(Arc::clone(&world)),
         other_is_read: Notify::new(),
     };
-    let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), source).run();
-    let reconciled = tokio::time::timeout(Duration::from_secs(3600), reconcile).await;
+    let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), source);
+    let run = reconcile.build().unwrap().run();
+    let reconciled = tokio::time::timeout(Duration::from_secs(3600), run).await;
     let reconciled = reconciled.expect("it waits for the slow page").unwrap();
     assert_eq!(reconciled.rows, ITEMS as u64);
     assert!(reconciled.is_clean());

@@ -1,6 +1,5 @@
 //! Everything fails for a while, in virtual time: it ends nothing, and is told.
 
-use murmur_state::RetryPolicy;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -54,13 +53,9 @@ async fn twenty_minutes_of_failures_end_no_reconcile_whenever_they_begin() {
     loop {
         let world = world(from, 20 * MINUTE);
         let (told, tell) = listener();
-        let reconciled = world
-            .reconcile()
-            .repair()
-            .on_outage(tell)
-            .run()
-            .await
-            .unwrap();
+        let processor = world.processor_of(world.pipeline()).on_outage(tell);
+        let reconcile = world.reconcile_by(processor).repair();
+        let reconciled = reconcile.build().unwrap().run().await.unwrap();
         if world.tables().requests <= from {
             break;
         }

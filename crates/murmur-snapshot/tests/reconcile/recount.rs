@@ -210,7 +210,7 @@ async fn idempotent_monoids_compare_and_a_deletion_does_not_undo() {
         .value(|order| order.cents)
         .aggregate(Max::new());
     let pipeline = pipeline.store(largest).at_least_once().unwrap();
-    let run = || world.reconcile_of(pipeline.clone()).run();
+    let run = || world.reconcile_of(pipeline.clone()).build().unwrap().run();
     assert_eq!(found(&run().await.unwrap()).differing, 0);
     world.write("o3", None);
     let (state, should_be) = ("300".to_owned(), "200".to_owned());
@@ -249,7 +249,7 @@ async fn of_first_and_last_the_times_are_compared() {
         .value(|order| (Timestamp::from_secs(order.placed_at), order.cents))
         .aggregate(last);
     let pipeline = pipeline.store(store.clone()).at_least_once().unwrap();
-    let run = || world.reconcile_of(pipeline.clone()).run();
+    let run = || world.reconcile_of(pipeline.clone()).build().unwrap().run();
     // Live knows sequence numbers, a scan does not.
     assert_eq!(found(&run().await.unwrap()).differing, 0);
     add(&store, "bob", last.lift(at(NOW.as_secs() + 1))).await;

@@ -9,8 +9,8 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use murmur_core::{
-    AttributeValue, AuditOptions, Change, Definition, EventName, Item, Pipeline, Processor, Record,
-    Row, Sum, item_id, item_key,
+    AttributeValue, AuditOptions, Change, Definition, EventName, Item, Pipeline, Processor,
+    ProcessorBuilder, Record, Row, Sum, item_id, item_key,
 };
 use murmur_snapshot::{
     Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileBuilder, Source,
@@ -429,15 +429,24 @@ impl World {
         self: &Arc<Self>,
         pipeline: Pipeline<Order>,
     ) -> ReconcileBuilder<Order, Table> {
-        Reconcile::builder(
-            Processor::builder([pipeline])
-                .clock(Arc::new(Ticking(Arc::clone(self))))
-                .random(Random::seeded(2))
-                .build()
-                .unwrap(),
-            Table(Arc::clone(self)),
-        )
-        .lag(LAG)
+        self.reconcile_by(self.processor_of(pipeline))
+    }
+
+    /// What reconciles go by, where more is to be said of it.
+    pub(crate) fn processor_of(
+        self: &Arc<Self>,
+        pipeline: Pipeline<Order>,
+    ) -> ProcessorBuilder<Order> {
+        Processor::builder([pipeline])
+            .clock(Arc::new(Ticking(Arc::clone(self))))
+            .random(Random::seeded(2))
+    }
+
+    pub(crate) fn reconcile_by(
+        self: &Arc<Self>,
+        processor: ProcessorBuilder<Order>,
+    ) -> ReconcileBuilder<Order, Table> {
+        Reconcile::builder(processor.build().unwrap(), Table(Arc::clone(self))).lag(LAG)
     }
 
     /// What an audit finds.
