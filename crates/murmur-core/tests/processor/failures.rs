@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Processor, RecordOutcome, Sum};
+use murmur_core::{Pipeline, Processor, RecordError, RecordOutcome, Sum};
 use murmur_state::{
     Causes, Deadline, Fault, MemoryDeduper, MemoryStore, Place, RetryPolicy, StoreError,
 };
@@ -296,4 +296,31 @@ fn two_pipelines_on_one_state_table_are_refused() {
     let apart = named("other").store(MemoryStore::new(Sum::new()));
     let apart = apart.at_least_once().unwrap();
     assert!(Processor::new([one(), apart]).is_ok());
+}
+
+#[tokio::test]
+async fn no_new_table_is_claimed_where_another_belongs_to_something_else() {
+    let (fresh, taken) = (MemoryStore::new(Sum::new()), MemoryStore::new(Sum::new()));
+    let markers = MemoryDeduper::new();
+    let on = |name: &str, store: &MemoryStore<Sum>| {
+        Pipeline::builder(name)
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .store(store.clone())
+            .exactly_once(markers.clone())
+            .unwrap()
+    };
+    let bind = async |pipelines: Vec<Pipeline<Order>>| {
+        let processor = Processor::new(pipelines).unwrap();
+        processor.bind(None, Deadline::NONE).await
+    };
+    bind(vec![on("owner", &taken)]).await.unwrap();
+    let error = bind(vec![on("first", &fresh), on("second", &taken)]).await;
+    match error.unwrap_err() {
+        RecordError::State { pipeline, .. } => assert_eq!(pipeline.as_str(), "second"),
+        error => panic!("{error}"),
+    }
+    // It is still free to be another pipeline's.
+    bind(vec![on("third", &fresh)]).await.unwrap();
 }

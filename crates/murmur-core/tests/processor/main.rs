@@ -15,6 +15,7 @@ mod images;
 mod modes;
 mod order;
 mod overdue;
+mod own;
 mod rejected;
 mod settled;
 mod settling;

@@ -3,7 +3,9 @@
 mod builder;
 mod counts;
 mod error;
+mod fit;
 mod progress;
+mod proof;
 mod register;
 mod rejections;
 mod report;

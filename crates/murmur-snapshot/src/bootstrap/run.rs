@@ -14,11 +14,13 @@ use murmur_state::{Causes, Checkpoints, Deadline, HandoffToken, OptionError, Rep
 
 use super::counts::Counts;
 use super::error::BootstrapError;
+use super::fit::{check_images, check_source};
 use super::progress::{Progress, ProgressFn};
+use super::proof::Proof;
 use super::register::{Register, Terms, Wanted};
 use super::rejections::Rejections;
 use super::report::{Earlier, Ended, Report};
-use super::scan::{Parts, Proof, State, Stop, scan};
+use super::scan::{Parts, State, Stop, scan};
 use super::segment_row::{At, SegmentRows};
 use super::segments::Segments;
 use super::token_check::{TokenFn, check_token};
@@ -28,9 +30,6 @@ use crate::error::SourceError;
 use crate::retried::retried;
 use crate::run_record::RunRecord;
 use crate::source::{Description, Source};
-
-/// What a pipeline needs whose items settle.
-const SETTLING_NEEDS: &str = "old and new images, by which its items settle (`.settle()`)";
 
 /// The part of a run that is this process's.
 #[derive(Debug)]
@@ -207,7 +206,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         if let Some(report) = self.finished_before(&mut register, &description).await? {
             return Ok(report);
         }
-        self.check(&description)?;
+        check_source(pipelines, name, &description)?;
         let pace = ReadPacer::new(self.budget, name, &description)?;
         let (mut record, rerun) = match self.enter(&mut register, &description, &stop).await? {
             Entered::Run { record, rerun } => (record, rerun),
@@ -300,50 +299,6 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self.processor.retry()
     }
 
-    /// Whether the source gives each pipeline what it needs.
-    fn check(&self, description: &Description) -> Result<(), BootstrapError> {
-        let source_name = || self.source.name().to_owned();
-        for pipeline in self.processor.pipelines() {
-            let (pipeline, ledger) = (pipeline.name().clone(), pipeline.keeps_ledger());
-            if ledger && !description.leaves_out_by.is_empty() {
-                return Err(BootstrapError::LedgerOfSome {
-                    pipeline,
-                    source_name: source_name(),
-                    attributes: description.leaves_out_by.clone(),
-                });
-            }
-            if ledger && !description.consistent {
-                return Err(BootstrapError::LedgerOfThePast {
-                    pipeline,
-                    source_name: source_name(),
-                });
-            }
-        }
-        self.check_images(description)
-    }
-
-    /// Whether the stream carries what each pipeline needs.
-    fn check_images(&self, description: &Description) -> Result<(), BootstrapError> {
-        let Some(view) = &description.stream else {
-            return Ok(());
-        };
-        for pipeline in self.processor.pipelines() {
-            let needs_old = pipeline.needs_old_images();
-            if !view.new_images || (needs_old && !view.old_images) {
-                return Err(BootstrapError::MissingImages {
-                    pipeline: pipeline.name().clone(),
-                    stream: view.arn.clone(),
-                    needed: match needs_old {
-                        true if pipeline.settles() => SETTLING_NEEDS,
-                        true => "old and new images",
-                        false => "new images",
-                    },
-                });
-            }
-        }
-        Ok(())
-    }
-
     fn wanted(&self) -> Wanted<'_> {
         Wanted {
             run: self.worker.as_ref().map(|worker| worker.run.as_str()),
@@ -366,7 +321,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self.bind(record.token.as_ref(), description).await?;
         if self.processor.pipelines().iter().any(Pipeline::settles) {
             // Of a run that an earlier definition has finished nobody has looked.
-            self.check_images(description)?;
+            check_images(self.processor.pipelines(), description)?;
         }
         self.settle().await?;
         register.finish(&record).await?;

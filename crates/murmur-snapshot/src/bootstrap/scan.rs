@@ -21,6 +21,7 @@ use murmur_state::{Causes, Clock, Deadline, Fault, ItemId, OptionError, Retry};
 use super::counts::{Counts, Tally};
 use super::error::BootstrapError;
 use super::progress::{Progress, ProgressFn};
+use super::proof::{ENOUGH, Proof};
 use super::rejections::{FirstRejected, Rejections};
 use super::segment_row::SegmentRows;
 use super::segments::{Ask, Next, Save, Segments, Took};
@@ -78,31 +79,9 @@ impl State {
 
     /// Whether so many rows were read, and all rejected, that it is to be judged.
     fn has_enough(&self) -> bool {
-        matches!(&self.proof, Proof::Waiting(saves) if !saves.is_empty())
-            && self.watch.total().rows >= ENOUGH
+        self.proof.waits() && self.watch.total().rows >= ENOUGH
     }
 }
-
-/// Whether the source is what the pipelines read, so that what it has may be passed over.
-///
-/// As long as every row was rejected nobody knows, and no checkpoint is saved: what the right
-/// decoder would count must not be done with.
-pub(crate) enum Proof {
-    /// It is, or is to be taken as it is.
-    Given,
-    /// No row was accepted yet; the checkpoints that wait for one.
-    Waiting(Vec<Save>),
-}
-
-impl Proof {
-    /// Whether a row that is among these was accepted.
-    pub(crate) fn is_in(counts: &Counts) -> bool {
-        counts.rows > counts.rejected
-    }
-}
-
-/// From how many rows on a source of which none was accepted is the wrong one.
-const ENOUGH: u64 = 1000;
 
 pub(crate) type Stop<'a> = Shared<BoxFuture<'a, ()>>;
 
@@ -517,9 +496,8 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         &'a self,
         state: &mut State,
     ) -> Result<Vec<BoxFuture<'a, Step>>, BootstrapError> {
-        match &state.proof {
-            Proof::Waiting(saves) if !saves.is_empty() => {}
-            _ => return Ok(Vec::new()),
+        if !state.proof.waits() {
+            return Ok(Vec::new());
         }
         let others = self.rows.counts(0..self.segments).await?;
         match std::mem::replace(&mut state.proof, Proof::Given) {
