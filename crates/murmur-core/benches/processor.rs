@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use murmur_core::{
-    AttributeValue, Change, Decoded, Decoder, Pipeline, Processor, ProcessorBuilder, Record, Sum,
-};
+use murmur_core::{AttributeValue, Change, Decoded, Decoder, Pipeline, Processor, Record, Sum};
 use murmur_state::{Deadline, MemoryStore, SequenceNumber, Timestamp};
 use serde::Deserialize;
 
@@ -42,7 +40,7 @@ fn processor(decoder: Decoder<Order>, exactly_once: bool) -> Processor<Order> {
     } else {
         definition.at_least_once()
     };
-    ProcessorBuilder::with_decoder([pipeline.unwrap()], decoder)
+    Processor::with_decoder([pipeline.unwrap()], decoder)
         .build()
         .unwrap()
 }

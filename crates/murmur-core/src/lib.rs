@@ -1,10 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 // Modules import in one direction: record, decode, window, monoids → batch → plan → verdict → delivery
-// → audit → erased → pipeline → definition, processor → audits, inspection.
+// → audit → erased → pipeline → definition, processor → inspection.
 mod answers;
 mod audit;
-mod audits;
 mod batch;
 pub mod decimal;
 mod decode;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use murmur_state::{Checkpoints, PipelineName, Repeats};
 
-use crate::erased::ErasedPipeline;
+use crate::erased::{ErasedPipeline, Facts};
 
 /// One aggregate of a table: which keys a record counts for, what it adds, how values combine,
 /// over which window, in which store, with which delivery guarantee.
@@ -71,47 +71,51 @@ pub struct Pipeline<T> {
 }
 
 impl<T> Pipeline<T> {
+    pub(crate) fn facts(&self) -> &Facts {
+        self.erased.facts()
+    }
+
     /// The pipeline's name.
     pub fn name(&self) -> &PipelineName {
-        &self.erased.facts().name
+        &self.facts().name
     }
 
     /// Whether it takes old images back.
     pub fn retracts(&self) -> bool {
-        self.erased.facts().retracts
+        self.facts().retracts
     }
 
     /// Whether its stream must carry old images: to take them back, to keep in a ledger what has
     /// expired, or because items settle.
     pub fn needs_old_images(&self) -> bool {
-        let facts = self.erased.facts();
+        let facts = self.facts();
         facts.settles || facts.retracts || facts.needs_old_of_expired || facts.needs_old_of_removed
     }
 
     /// Whether its windows go by the time of arrival, which a scan does not know.
     pub fn windows_by_arrival(&self) -> bool {
-        self.erased.facts().windows_by_arrival
+        self.facts().windows_by_arrival
     }
 
     /// What its mode makes of a record that comes again.
     pub fn repeats(&self) -> Repeats {
-        self.erased.facts().repeats
+        self.facts().repeats
     }
 
     /// Whether it keeps a ledger: its mode is [`ledger`](crate::Stored::ledger).
     pub fn keeps_ledger(&self) -> bool {
-        self.erased.facts().keeps_ledger
+        self.facts().keeps_ledger
     }
 
     /// Whether items may leave its ledger ([`settle`](crate::Definition::settle)).
     pub fn settles(&self) -> bool {
-        self.erased.facts().settles
+        self.facts().settles
     }
 
     /// Whether items that Time to Live removed go on counting
     /// ([`keep_expired_items`](crate::Definition::keep_expired_items)).
     pub fn keeps_expired_items(&self) -> bool {
-        self.erased.facts().keeps_expired
+        self.facts().keeps_expired
     }
 
     /// What of its definition can be put into words: name, version, mode, window, and where its state
@@ -119,7 +123,7 @@ impl<T> Pipeline<T> {
     /// gives keys or values from another: that is what the
     /// [version](crate::Definition::version) is for.
     pub fn fingerprint(&self) -> String {
-        self.erased.facts().fingerprint.clone()
+        self.facts().fingerprint.clone()
     }
 
     /// Its marker table as a place for checkpoints; `None` in the at-least-once mode, which has
@@ -141,8 +145,8 @@ impl<T> Clone for Pipeline<T> {
 impl<T> fmt::Debug for Pipeline<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pipeline")
-            .field("name", &&self.erased.facts().name.as_str())
-            .field("repeats", &self.erased.facts().repeats)
+            .field("name", &&self.facts().name.as_str())
+            .field("repeats", &self.facts().repeats)
             .finish_non_exhaustive()
     }
 }

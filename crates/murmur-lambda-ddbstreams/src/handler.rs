@@ -5,15 +5,16 @@ use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
-use murmur_core::{Decoder, Pipeline, Processor, Record, RecordError, RecordOutcome};
-use murmur_state::{Causes, Clock, Deadline, EventHandler, Repeats};
-use serde::de::DeserializeOwned;
+use murmur_core::{Pipeline, Processor, Record, RecordError, RecordOutcome};
+use murmur_state::{Causes, Clock, Deadline, EventHandler, OptionError, Repeats};
 use tracing::Instrument;
 use tracing::field::{Empty, display};
 
 use crate::convert::{give_back, take};
 use crate::lenient::LenientEvent;
-use crate::options::HandlerBuilder;
+
+/// What is kept of an invocation's time for its answer, unless told otherwise.
+const MARGIN: Duration = Duration::from_secs(1);
 
 /// Feeds pipelines with the change records that Lambda hands over, and answers which failed.
 ///
@@ -53,24 +54,22 @@ pub enum HandlerError {
 }
 
 impl<T: Send + Sync + 'static> Handler<T> {
-    /// A handler for `pipelines` over one record type, decoded by serde once for all of them.
-    #[expect(clippy::new_ret_no_self, reason = "a handler is built with options")]
-    pub fn new(pipelines: impl IntoIterator<Item = Pipeline<T>>) -> HandlerBuilder<T>
-    where
-        T: DeserializeOwned,
-    {
-        Self::with_decoder(pipelines, Decoder::serde())
+    /// A handler that takes events through `processor`, with every option of its own at its default.
+    ///
+    /// Retries, recorder, clock and the callback for records that can never count are the processor's.
+    pub fn new(processor: Processor<T>) -> Self {
+        Self::made(processor, MARGIN)
     }
 
-    /// A handler for `pipelines` over one record type, decoded by `decoder` once for all of them.
-    pub fn with_decoder(
-        pipelines: impl IntoIterator<Item = Pipeline<T>>,
-        decoder: Decoder<T>,
-    ) -> HandlerBuilder<T> {
-        HandlerBuilder::new(pipelines, decoder)
+    /// Begins a handler that takes events through `processor`.
+    pub fn builder(processor: Processor<T>) -> HandlerBuilder<T> {
+        HandlerBuilder {
+            processor,
+            margin: MARGIN,
+        }
     }
 
-    pub(crate) fn assembled(processor: Processor<T>, margin: Duration) -> Self {
+    fn made(processor: Processor<T>, margin: Duration) -> Self {
         Self {
             inner: Arc::new(Inner { processor, margin }),
         }
@@ -259,6 +258,45 @@ impl<T> fmt::Debug for Handler<T> {
         f.debug_struct("Handler")
             .field("processor", &self.inner.processor)
             .field("deadline_margin", &self.inner.margin)
+            .finish()
+    }
+}
+
+/// The options of a [`Handler`] that are not its processor's. Made by [`Handler::builder`].
+#[must_use = "a handler is made by `build`"]
+pub struct HandlerBuilder<T> {
+    processor: Processor<T>,
+    margin: Duration,
+}
+
+impl<T: Send + Sync + 'static> HandlerBuilder<T> {
+    /// How long before the invocation's deadline work ends, so that the answer gets out and
+    /// Lambda does not cut the invocation off. At most half of the time there is when the
+    /// invocation begins, so that a short timeout still leaves time to work.
+    ///
+    /// Default 1 s. Less works longer, and risks that a slow answer of DynamoDB, which is
+    /// waited for, is overtaken by the deadline: then the whole batch comes again, and in the
+    /// claim-first mode what was claimed and not yet counted is lost.
+    pub fn deadline_margin(mut self, margin: Duration) -> Self {
+        self.margin = margin;
+        self
+    }
+
+    /// Checks the options.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionError`] naming the option. None can be wrong yet: any margin can be kept.
+    pub fn build(self) -> Result<Handler<T>, OptionError> {
+        Ok(Handler::made(self.processor, self.margin))
+    }
+}
+
+impl<T> fmt::Debug for HandlerBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HandlerBuilder")
+            .field("processor", &self.processor)
+            .field("deadline_margin", &self.margin)
             .finish()
     }
 }

@@ -4,16 +4,14 @@ mod convert;
 mod handler;
 mod lenient;
 mod mapping;
-mod options;
 #[cfg(feature = "runtime")]
 mod runtime;
 
 /// The types of Lambda's own that a handler takes and gives.
 pub use aws_lambda_events::event::dynamodb::Event;
 pub use aws_lambda_events::streams::DynamoDbEventResponse;
-pub use handler::{Handler, HandlerError};
+pub use handler::{Handler, HandlerBuilder, HandlerError};
 pub use lenient::LenientEvent;
 pub use mapping::{Mapping, MappingUnfit};
-pub use options::HandlerBuilder;
 #[cfg(feature = "runtime")]
 pub use runtime::{NotInLambda, run};

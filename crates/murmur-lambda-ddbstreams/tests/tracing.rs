@@ -6,7 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use lambda_runtime::{Context, LambdaEvent};
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::{Handler, LenientEvent};
 use murmur_state::MemoryStore;
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -49,7 +49,7 @@ async fn each_invocation_has_a_span_and_an_impossible_deadline_is_warned_of_once
         .store(MemoryStore::new(Sum::new()))
         .at_least_once()
         .unwrap();
-    let handler = Handler::new([totals]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals]).unwrap());
     let events = [
         include_str!("events/insert.json"),
         include_str!("events/modify.json"),

@@ -68,7 +68,7 @@ impl ParallelScanBuilder {
     }
 
     /// How many parts the table is scanned in, 1 to 1,000,000. How many pages are under way at a
-    /// time is [`Bootstrap::concurrency`](murmur_snapshot::Bootstrap::concurrency). A run that was
+    /// time is [`BootstrapBuilder::concurrency`](murmur_snapshot::BootstrapBuilder::concurrency). A run that was
     /// begun goes on with the same number only.
     ///
     /// Default 1. More are faster while the table's read capacity lasts; 4 to 32 suit most

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, ReadBudget, RunRecord, Source, StreamView,
 };
@@ -185,8 +185,17 @@ async fn refused(
     let (wire, store) = (Wire::calm(), MemoryStore::new(Sum::new()));
     let pipeline = totals(&store, &MemoryDeduper::new());
     let scan = ParallelScan::builder(wire.client(dynamo), table).streams(dynamo.streams());
-    let run = Bootstrap::new([pipeline.clone()], change(scan).build().unwrap());
-    let error = run.read_budget(budget).run().await.unwrap_err();
+    let run = Bootstrap::builder(
+        Processor::new([pipeline.clone()]).unwrap(),
+        change(scan).build().unwrap(),
+    );
+    let error = run
+        .read_budget(budget)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap_err();
     assert!(store.rows().is_empty());
     let place = pipeline.checkpoints().unwrap();
     let record = RunRecord::load(place, pipeline.name(), table).await;
@@ -300,14 +309,16 @@ async fn a_budget_is_kept_to_by_a_real_scan() {
         .segments(3)
         .build()
         .unwrap();
-    let run = Bootstrap::new([totals(&store, &MemoryDeduper::new())], scan);
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
-    let run = run.clock(Arc::new(clock.clone()));
-    let report = run
-        .read_budget(ReadBudget::UnitsPerSecond(0.5))
-        .run()
-        .await
+    let processor = Processor::builder([totals(&store, &MemoryDeduper::new())])
+        .clock(Arc::new(clock.clone()))
+        .build()
         .unwrap();
+    let run = Bootstrap::builder(processor, scan)
+        .read_budget(ReadBudget::UnitsPerSecond(0.5))
+        .build()
+        .unwrap();
+    let report = run.run().await.unwrap();
     let spent = report.counts.read_units;
     assert!(spent >= 1.5, "{spent}");
     // All but the last page is paid for.

@@ -6,7 +6,7 @@ mod support;
 
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Sum, item_id};
+use murmur_core::{Pipeline, Processor, Sum, item_id};
 use murmur_snapshot::{Bootstrap, LookedUp, Lookup, Reconcile, SourceError, conformance};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{ItemId, MemoryDeduper, MemoryStore};
@@ -180,17 +180,22 @@ async fn what_was_missed_is_mended_by_the_table() {
             .ledger()
             .unwrap()
     };
-    Bootstrap::new([pipeline()], scan(&dynamo, &table))
+    Bootstrap::builder(Processor::new([pipeline()]).unwrap(), scan(&dynamo, &table))
+        .build()
+        .unwrap()
         .run()
         .await
         .unwrap();
     // Nobody is live: inserted and gone unseen.
     fill(&dynamo.client(), &table, 20..25).await;
     remove(&dynamo, &table, "o0", 1).await;
-    let reconcile = || Reconcile::new([pipeline()], scan(&dynamo, &table)).lag(Duration::ZERO);
-    let told = reconcile().run().await.unwrap();
+    let reconcile = || {
+        Reconcile::builder(Processor::new([pipeline()]).unwrap(), scan(&dynamo, &table))
+            .lag(Duration::ZERO)
+    };
+    let told = reconcile().build().unwrap().run().await.unwrap();
     assert_eq!((told.rows, told.pipelines[0].left()), (24, 6));
-    let mended = reconcile().repair().run().await.unwrap();
+    let mended = reconcile().repair().build().unwrap().run().await.unwrap();
     assert!(mended.is_clean(), "{mended:?}");
     let mut totals = std::collections::BTreeMap::new();
     for (n, (customer, cents)) in (0..25).map(line).enumerate() {
@@ -202,7 +207,10 @@ async fn what_was_missed_is_mended_by_the_table() {
         counted.collect::<std::collections::BTreeMap<_, _>>(),
         totals
     );
-    assert_eq!(reconcile().run().await.unwrap().pipelines[0].left(), 0);
+    assert_eq!(
+        reconcile().build().unwrap().run().await.unwrap().pipelines[0].left(),
+        0
+    );
 }
 
 #[tokio::test]
@@ -222,7 +230,11 @@ async fn a_filtered_scan_is_refused() {
         .every_change()
         .store(MemoryStore::new(murmur_core::Count::new()))
         .at_least_once();
-    let refused = Reconcile::new([pipeline.unwrap()], filtered).run().await;
+    let refused = Reconcile::builder(Processor::new([pipeline.unwrap()]).unwrap(), filtered)
+        .build()
+        .unwrap()
+        .run()
+        .await;
     assert!(refused.is_err());
     assert!(wire.requests().is_empty());
 }

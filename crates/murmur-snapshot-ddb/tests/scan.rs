@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::future::ready;
 use std::sync::Arc;
 
-use murmur_core::{Pipeline, Sum, item_id};
+use murmur_core::{Pipeline, Processor, Sum, item_id};
 use murmur_snapshot::{Bootstrap, Cursor, Ended, Page, Progress, Source, SourceError, conformance};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
 use murmur_state::{MemoryDeduper, MemoryStore};
@@ -87,12 +87,15 @@ async fn a_bootstrap_that_was_stopped_and_run_again_counts_every_row_once() {
         };
         let stop = Arc::new(Notify::new());
         let reached = Arc::clone(&stop);
-        let first = Bootstrap::new([totals(&store, &markers)], scan()).concurrency(2);
+        let first = Bootstrap::builder(Processor::new([totals(&store, &markers)]).unwrap(), scan())
+            .concurrency(2);
         let first = first.on_progress(move |progress| match progress {
             Progress::Page { total, .. } if total.rows >= 10 => reached.notify_one(),
             _ => {}
         });
         let first = first
+            .build()
+            .unwrap()
             .run_until(async move { stop.notified().await })
             .await
             .unwrap();
@@ -103,10 +106,13 @@ async fn a_bootstrap_that_was_stopped_and_run_again_counts_every_row_once() {
             first.counts
         );
 
-        let second = Bootstrap::new([totals(&store, &markers)], scan())
-            .run()
-            .await
-            .unwrap();
+        let second =
+            Bootstrap::builder(Processor::new([totals(&store, &markers)]).unwrap(), scan())
+                .build()
+                .unwrap()
+                .run()
+                .await
+                .unwrap();
         assert!(second.rerun && second.ended == Ended::Finished);
         assert_eq!(second.token, first.token);
         assert_eq!(second.earlier.counts.applied, first.counts.applied);

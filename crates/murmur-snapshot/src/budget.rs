@@ -61,7 +61,7 @@ pub(crate) struct Reserved {
 /// Keeps a budget: whatever was read, or set aside for a page that is being read, has to be paid
 /// for by time before the next page begins.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct ReadPacer {
     /// `None` without a limit.
     per_second: Option<f64>,
     /// The moment of the clock's monotonic time, in seconds, at which all is paid for.
@@ -73,7 +73,7 @@ pub(crate) struct Pace {
     longest: f64,
 }
 
-impl Pace {
+impl ReadPacer {
     /// Checks the budget itself.
     pub(crate) fn check(budget: ReadBudget) -> Result<(), OptionError> {
         let (value, most, unit) = match budget {
@@ -305,7 +305,7 @@ impl ReadBudget {
     ///
     /// [`OptionError`] for a budget that cannot be kept, or is a percentage: there are two tables.
     pub fn pacing(self, clock: Arc<dyn Clock>) -> Result<Arc<dyn Pacing>, OptionError> {
-        Pace::check(self)?;
+        ReadPacer::check(self)?;
         match self {
             Self::Unlimited => Ok(Arc::new(Account::new(None, clock))),
             Self::UnitsPerSecond(units) => Ok(Arc::new(Account::new(Some(units), clock))),
@@ -329,9 +329,9 @@ mod tests {
         }
     }
 
-    fn pace(units: f64) -> Pace {
+    fn pace(units: f64) -> ReadPacer {
         let budget = ReadBudget::UnitsPerSecond(units);
-        Pace::new(budget, "orders", &Description::default()).unwrap()
+        ReadPacer::new(budget, "orders", &Description::default()).unwrap()
     }
 
     #[test]
@@ -347,11 +347,11 @@ mod tests {
             percent(100.1),
             percent(f64::NAN),
         ] {
-            let error = Pace::check(budget).unwrap_err();
+            let error = ReadPacer::check(budget).unwrap_err();
             assert_eq!(error.option, OPTION, "{budget:?}");
         }
         for budget in [units(0.5), percent(100.0), ReadBudget::Unlimited] {
-            Pace::check(budget).unwrap();
+            ReadPacer::check(budget).unwrap();
         }
     }
 
@@ -359,10 +359,10 @@ mod tests {
     fn a_percentage_is_of_what_is_provisioned() {
         let mut described = Description::default();
         let budget = ReadBudget::PercentOfProvisioned(25.0);
-        let error = Pace::new(budget, "orders", &described).unwrap_err();
+        let error = ReadPacer::new(budget, "orders", &described).unwrap_err();
         assert!(error.reason.contains("UnitsPerSecond"), "{error}");
         described.provisioned_read_units = Some(400.0);
-        let pace = Pace::new(budget, "orders", &described).unwrap();
+        let pace = ReadPacer::new(budget, "orders", &described).unwrap();
         assert_eq!(pace.per_second, Some(100.0));
     }
 

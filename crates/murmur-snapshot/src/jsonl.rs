@@ -14,7 +14,8 @@ use murmur_state::{HandoffToken, OptionError};
 use tokio::fs::File;
 use tokio::io::{AsyncBufRead, BufReader};
 
-use self::gzip::Inflating;
+use self::gzip::{Inflating, Reader};
+pub use self::line::KeyType;
 use self::line::{Format, KeyPart, MAX_LINE};
 use crate::error::SourceError;
 use crate::source::{BadRow, Cursor, Description, Page, Source};
@@ -193,29 +194,6 @@ impl JsonLinesBuilder {
         })
     }
 }
-
-/// The type of a key attribute in its table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeyType {
-    /// S.
-    String,
-    /// N.
-    Number,
-    /// B.
-    Binary,
-}
-
-impl fmt::Display for KeyType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::String => "a string",
-            Self::Number => "a number",
-            Self::Binary => "binary",
-        })
-    }
-}
-
-type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
 
 enum Input {
     Path(PathBuf),

@@ -10,31 +10,30 @@ mod lookup;
 #[cfg(test)]
 mod mutations;
 mod reconcile;
-mod register;
-mod rejections;
-mod report;
-mod run;
+mod rejected_row;
+mod retried;
 mod run_record;
-mod scan;
-mod segment_row;
-mod segments;
 mod settle;
 #[cfg(feature = "progress")]
 mod show;
 mod source;
-mod watch;
 
-pub use bootstrap::Bootstrap;
+pub use bootstrap::{
+    Bootstrap, BootstrapBuilder, BootstrapError, Counts, Earlier, Ended, FirstRejected, NoToken,
+    Progress, Report,
+};
 pub use budget::ReadBudget;
-pub use error::{BootstrapError, SourceError};
+pub use error::SourceError;
 pub use jsonl::{JsonLines, JsonLinesBuilder, KeyType};
 pub use lookup::{Look, LookedUp, Lookup};
 /// What a reconcile finds of each pipeline.
 pub use murmur_core::{Findings, Inspected, SettledFindings};
-pub use reconcile::{Reconcile, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled};
-pub use report::{Counts, Earlier, Ended, FirstRejected, Progress, RejectedRow, Report};
+pub use reconcile::{
+    Reconcile, ReconcileBuilder, ReconcileError, ReconcileProgress, ReconcileStep, Reconciled,
+};
+pub use rejected_row::RejectedRow;
 pub use run_record::{RunRecord, RunRecordError};
-pub use settle::{Settle, SettleError, SettleReport, SettlingPipeline};
+pub use settle::{Settle, SettleBuilder, SettleError, SettleReport, SettlingPipeline};
 #[cfg(feature = "progress")]
 pub use show::ShowProgress;
 pub use source::{BadRow, Cursor, Description, Page, Source, StreamView};

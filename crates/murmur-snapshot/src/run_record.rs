@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use murmur_core::Pipeline;
 use murmur_state::{
-    Checkpoint, Checkpoints, HandoffError, HandoffToken, PipelineName, StoreError, Timestamp,
+    Checkpoint, Checkpoints, HandoffError, HandoffToken, OptionError, PipelineName, StoreError,
+    Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +15,7 @@ const VERSION: u32 = 2;
 /// what it reads and feeds, the handoff token, and whether the run is finished.
 ///
 /// It is a checkpoint in the pipeline's marker table (or where
-/// [`Bootstrap::checkpoints`](crate::Bootstrap::checkpoints) says) and does not expire.
+/// [`Bootstrap::checkpoints`](crate::BootstrapBuilder::checkpoints) says) and does not expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunRecord {
@@ -120,6 +123,21 @@ impl RunRecord {
         let name = Self::name(pipeline, source);
         let found = place.load(&name).await.map_err(RunRecordError::Store)?;
         found.map(|found| Self::decode(&name, &found)).transpose()
+    }
+
+    /// Where the record of the run of `pipeline` is kept: in the place that was `chosen`, or in the
+    /// pipeline's own marker table.
+    pub(crate) fn place<'p, T>(
+        chosen: Option<&'p Arc<dyn Checkpoints>>,
+        pipeline: &'p Pipeline<T>,
+    ) -> Result<&'p Arc<dyn Checkpoints>, OptionError> {
+        chosen.or(pipeline.checkpoints()).ok_or_else(|| {
+            let reason = format!(
+                "pipeline `{}` has no marker table to keep the run's record in; say where it is kept",
+                pipeline.name()
+            );
+            OptionError::new("checkpoints", reason)
+        })
     }
 
     /// The name of the checkpoint.

@@ -9,7 +9,7 @@ use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
 use murmur_state::Outage;
 use serde_json::{Value, json};
 
-use crate::report::{Counts, Ended, Progress, Report};
+use crate::bootstrap::{Counts, Ended, Progress, Report};
 
 /// How often a line tells of pages unless told otherwise.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -24,7 +24,7 @@ const LENGTH: u64 = 1000;
 /// estimates, since a table's number of rows is one (DynamoDB renews it every six hours or so).
 ///
 /// ```
-/// # use murmur_core::{Pipeline, Sum};
+/// # use murmur_core::{Pipeline, Processor, Sum};
 /// # use murmur_snapshot::{Bootstrap, JsonLines, ShowProgress};
 /// # use murmur_state::{MemoryStore};
 /// # #[derive(serde::Deserialize)]
@@ -35,8 +35,10 @@ const LENGTH: u64 = 1000;
 /// # let orders = orders.store(MemoryStore::new(murmur_core::Count::new())).exactly_once()?;
 /// # let source = JsonLines::reader("orders", "".as_bytes()).key(["id"]).build()?;
 /// let shown = ShowProgress::on_stderr();
-/// let bootstrap = Bootstrap::new([orders], source);
-/// let report = bootstrap.on_progress(move |progress| shown.show(progress)).run().await?;
+/// let bootstrap = Bootstrap::builder(Processor::new([orders])?, source)
+///     .on_progress(move |progress| shown.show(progress))
+///     .build()?;
+/// let report = bootstrap.run().await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -52,7 +54,7 @@ const LENGTH: u64 = 1000;
 /// | `late` | when the stream may be too short | `advice`, `seconds_since_capture`, `seconds_left` |
 /// | `outage` | while what fails in passing is tried again | `message`, `error`, `seconds` without success |
 /// | `outage_over` | when it succeeds again | `message` |
-/// | `finished`, `part_finished`, `stopped` | at the end | every count of the report |
+/// | `finished`, `finished_before`, `part_finished`, `stopped` | at the end | every count of the report |
 pub struct ShowProgress {
     to: To,
     interval: Duration,
@@ -103,8 +105,8 @@ impl ShowProgress {
         self
     }
 
-    /// Shows an outage that a [reconcile](crate::Reconcile::on_outage) or an
-    /// [audit](murmur_core::ProcessorBuilder::on_outage) meets. A bootstrap tells it with the rest.
+    /// Shows an outage that a reconcile or an audit
+    /// [meets](murmur_core::ProcessorBuilder::on_outage). A bootstrap tells it with the rest.
     pub fn show_outage(&self, outage: &Outage<'_>) {
         match &self.to {
             To::Bar(bar) => bar.println(outage.to_string()),
@@ -112,7 +114,7 @@ impl ShowProgress {
         }
     }
 
-    /// Shows what a bootstrap [tells](crate::Bootstrap::on_progress).
+    /// Shows what a bootstrap [tells](crate::BootstrapBuilder::on_progress).
     pub fn show(&self, progress: &Progress<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Progress::Started { run, earlier, .. } = progress {
@@ -128,7 +130,11 @@ impl ShowProgress {
                 let Some(mut line) = line(&mut state, self.interval, progress) else {
                     return;
                 };
-                line["run"] = json!(state.run);
+                // Of a run that was finished before nothing else was told.
+                line["run"] = match progress {
+                    Progress::Finished { report } => json!(report.run),
+                    _ => json!(state.run),
+                };
                 write_line(out, &line);
             }
         }
@@ -284,6 +290,7 @@ fn end(report: &Report) -> Value {
     json!({
         "event": match report.ended {
             Ended::Finished => "finished",
+            Ended::FinishedBefore { .. } => "finished_before",
             Ended::OwnPart => "part_finished",
             Ended::Stopped => "stopped",
         },
@@ -318,7 +325,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::report::Earlier;
+    use crate::bootstrap::Earlier;
 
     #[derive(Clone, Default)]
     pub(super) struct Shared(Arc<Mutex<Vec<u8>>>);

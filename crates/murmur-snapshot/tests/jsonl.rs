@@ -13,7 +13,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use murmur_core::AttributeValue;
+use murmur_core::{AttributeValue, Processor, ProcessorBuilder};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Cursor, JsonLines, KeyType, Source, SourceError, conformance,
 };
@@ -131,21 +131,24 @@ async fn bad_lines_are_counted_and_listed_by_their_number() {
             .build()
             .unwrap()
     };
-    let run = || Bootstrap::new([exactly_once("totals", &store, &markers)], source());
+    let processor = || Processor::builder([exactly_once("totals", &store, &markers)]);
+    let run = |processor: ProcessorBuilder<Order>| {
+        Bootstrap::builder(processor.build().unwrap(), source())
+    };
 
-    let refused = run().on_rejected(|rejected| async move {
+    let refusing = processor().on_rejected(|rejected| async move {
         match rejected.record.event_id() {
             "line 5" => Err("no".into()),
             _ => Ok(()),
         }
     });
-    let error = refused.run().await.unwrap_err();
+    let error = run(refusing).run().await.unwrap_err();
     assert!(
         matches!(&error, BootstrapError::Row { row, .. } if row == "line 5"),
         "{error}"
     );
 
-    let report = run().run().await.unwrap();
+    let report = run(processor()).run().await.unwrap();
     let (earlier, counts) = (report.earlier.counts, report.counts);
     assert_eq!((earlier.rows, earlier.rejected), (2, 1));
     assert_eq!((counts.rows, counts.rejected, counts.examined), (3, 2, 3));
@@ -392,8 +395,8 @@ async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
             true => source.dynamodb_json(),
             false => source,
         };
-        let run = Bootstrap::new(
-            [exactly_once("totals", &store, &markers)],
+        let run = Bootstrap::builder(
+            Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
             source.build().unwrap(),
         );
         let error = run.accept_all_rejected().run().await.unwrap_err();

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::{Pipeline, Row, Sum};
+use murmur_core::{Pipeline, Processor, Row, Sum};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Ended, ReadBudget, Report, RunRecord, SourceError,
 };
@@ -244,24 +244,29 @@ fn process(
     table.row_cost = Some(0.5);
     let takes = Arc::clone(world);
     let random = Random::seeded(world.random.bits() as u64);
-    let mut run = Bootstrap::new([pipeline(world)], table)
-        .clock(Arc::new(world.clock.clone()))
-        .random(random.clone())
-        .tokens(Tokens::repeatable(random))
-        .checkpoints(Marks(Arc::clone(world)))
-        .concurrency(1 + world.below(5))
-        .on_rejected(move |rejected| {
-            let world = Arc::clone(&takes);
-            async move {
-                world.take_time().await;
-                if world.wrong(2, "callbacks that failed") {
-                    return Err("queue full".into());
+    let mut run = Bootstrap::builder(
+        Processor::builder([pipeline(world)])
+            .clock(Arc::new(world.clock.clone()))
+            .random(random.clone())
+            .tokens(Tokens::repeatable(random))
+            .on_rejected(move |rejected| {
+                let world = Arc::clone(&takes);
+                async move {
+                    world.take_time().await;
+                    if world.wrong(2, "callbacks that failed") {
+                        return Err("queue full".into());
+                    }
+                    let id = rejected.record.event_id().to_owned();
+                    world.done.lock().unwrap().insert(id);
+                    Ok(())
                 }
-                let id = rejected.record.event_id().to_owned();
-                world.done.lock().unwrap().insert(id);
-                Ok(())
-            }
-        });
+            })
+            .build()
+            .unwrap(),
+        table,
+    )
+    .checkpoints(Marks(Arc::clone(world)))
+    .concurrency(1 + world.below(5));
     if !world.rows().any(is_good) {
         run = run.accept_all_rejected();
     }
@@ -360,12 +365,11 @@ async fn run(seed: u64) -> Met {
                         world.meet("attempts that went on");
                     }
                     match report.ended {
-                        Ended::Finished => finished = true,
+                        Ended::Finished | Ended::FinishedBefore { .. } => finished = true,
                         Ended::OwnPart => world.meet("parts done before others"),
                         Ended::Stopped => world.meet("stops"),
                     }
                 }
-                Err(BootstrapError::AlreadyFinished { .. }) => finished = true,
                 Err(BootstrapError::SegmentTaken { .. }) => world.meet("segments taken"),
                 // Of a worker no row of whose part, nor of those done before, is good.
                 Err(BootstrapError::AllRejected { .. }) if workers => {
@@ -404,10 +408,10 @@ async fn run(seed: u64) -> Met {
     assert!(record.finished_at.is_some(), "seed {seed}");
     assert_eq!(record.token, Some(token(0)), "seed {seed}");
     *world.calm.lock().unwrap() = true;
-    let error = process(&world, None).await.unwrap_err();
+    let report = process(&world, None).await.unwrap();
     assert!(
-        matches!(error, BootstrapError::AlreadyFinished { .. }),
-        "seed {seed}: {error}"
+        matches!(report.ended, Ended::FinishedBefore { .. }),
+        "seed {seed}: {report:?}"
     );
     let left = world
         .markers

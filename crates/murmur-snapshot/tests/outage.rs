@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::{Pipeline, Row, Sum};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, SourceError};
+use murmur_core::{Pipeline, Processor, Row, Sum};
+use murmur_snapshot::{
+    Bootstrap, BootstrapBuilder, BootstrapError, Ended, Progress, Report, SourceError,
+};
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
     Add, Binding, Bound, Checkpoint, Checkpoints, Deadline, ExactlyOnce, MemoryDeduper,
@@ -74,7 +76,10 @@ impl World {
     }
 
     /// A bootstrap in it, and what it told of the outage.
-    fn bootstrap(&self) -> (Bootstrap<Order, Table>, Arc<Mutex<Vec<String>>>) {
+    fn bootstrap(
+        &self,
+        policy: Option<RetryPolicy>,
+    ) -> (BootstrapBuilder<Order, Table>, Arc<Mutex<Vec<String>>>) {
         let pipeline = Pipeline::builder("totals")
             .key(|o: &Order| o.customer.clone())
             .value(|o| o.cents)
@@ -96,9 +101,13 @@ impl World {
             });
         let told = Arc::new(Mutex::new(Vec::new()));
         let to = Arc::clone(&told);
-        let run = Bootstrap::new([pipeline], table)
+        let mut processor = Processor::builder([pipeline])
             .clock(Arc::new(self.0.clock.clone()))
-            .random(Random::seeded(self.0.begin as u64))
+            .random(Random::seeded(self.0.begin as u64));
+        if let Some(policy) = policy {
+            processor = processor.retry(policy);
+        }
+        let run = Bootstrap::builder(processor.build().unwrap(), table)
             .checkpoints(self.clone())
             .on_token(move |_| {
                 let world = checks.clone();
@@ -188,14 +197,14 @@ fn ended_well(world: &World, report: &Report) {
 #[tokio::test(start_paused = true)]
 async fn twenty_minutes_in_which_all_fails_end_nothing_whenever_they_begin() {
     let calm = World::new(usize::MAX, Duration::ZERO);
-    ended_well(&calm, &calm.bootstrap().0.run().await.unwrap());
+    ended_well(&calm, &calm.bootstrap(None).0.run().await.unwrap());
     let requests = calm.0.requests.load(Ordering::SeqCst);
     assert!(requests > 40, "{requests}");
 
     let mut met = std::collections::BTreeSet::new();
     for begin in 0..requests {
         let world = World::new(begin, 20 * MINUTE);
-        let (run, told) = world.bootstrap();
+        let (run, told) = world.bootstrap(None);
         ended_well(&world, &run.run().await.unwrap());
         met.extend(world.0.failed.lock().unwrap().iter().copied());
         let told = told.lock().unwrap();
@@ -216,7 +225,7 @@ async fn twenty_minutes_in_which_all_fails_end_nothing_whenever_they_begin() {
 async fn an_outage_longer_than_the_budget_ends_it_and_it_says_after_how_long() {
     for begin in (0..40).step_by(5) {
         let world = World::new(begin, 45 * MINUTE);
-        let error = world.bootstrap().0.run().await.unwrap_err();
+        let error = world.bootstrap(None).0.run().await.unwrap_err();
         let BootstrapError::GaveUp { tried, .. } = &error else {
             panic!("{begin}: {error}");
         };
@@ -226,7 +235,7 @@ async fn an_outage_longer_than_the_budget_ends_it_and_it_says_after_how_long() {
         assert!(world.0.clock.elapsed() < 32 * MINUTE, "{begin}");
 
         tokio::time::sleep(20 * MINUTE).await;
-        let report = world.bootstrap().0.run().await.unwrap();
+        let report = world.bootstrap(None).0.run().await.unwrap();
         assert_eq!(report.ended, Ended::Finished);
         assert_eq!(totals(&world.0.store), recount(&world.0.rows));
     }
@@ -237,7 +246,7 @@ async fn a_stop_in_an_outage_is_obeyed_within_seconds() {
     for begin in [0, 2, 4, 8, 20, 30] {
         let world = World::new(begin, 20 * MINUTE);
         let stop = tokio::time::sleep(5 * MINUTE);
-        let ended = world.bootstrap().0.run_until(stop).await;
+        let ended = world.bootstrap(None).0.run_until(stop).await;
         match ended {
             Ok(report) => assert_eq!(report.ended, Ended::Stopped, "{begin}"),
             Err(error) => assert!(
@@ -261,7 +270,13 @@ async fn what_has_to_be_mended_ends_it_at_once() {
     let table = Table::new(&rows(40, 5), 3, 4)
         .before_page(move |n| ready(if n == 5 { Err(broken.clone()) } else { Ok(()) }));
     let pipeline = exactly_once("totals", &store(), &MemoryDeduper::new());
-    let run = Bootstrap::new([pipeline], table).clock(Arc::new(clock.clone()));
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+        table,
+    );
     let error = run.run().await.unwrap_err();
     assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
     assert_eq!(clock.elapsed(), Duration::ZERO);
@@ -270,7 +285,7 @@ async fn what_has_to_be_mended_ends_it_at_once() {
 #[tokio::test(start_paused = true)]
 async fn attempts_that_are_limited_end_it_without_reading_again() {
     let world = World::new(20, 20 * MINUTE);
-    let run = world.bootstrap().0.retry(RetryPolicy::default());
+    let run = world.bootstrap(Some(RetryPolicy::default())).0;
     let error = run.run().await.unwrap_err();
     assert!(error.is_retryable(), "{error}");
     assert!(!matches!(error, BootstrapError::GaveUp { .. }), "{error}");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{Row, Sum};
+use murmur_core::{Processor, Row, Sum};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Cursor, Description, Ended, JsonLines, Page, Progress, ReadBudget,
     Source, SourceError,
@@ -47,11 +47,14 @@ fn table(rows: &[Row], segments: usize, page_size: usize, cost: f64) -> (Table, 
 async fn within(budget: ReadBudget, table: Table) -> (Vec<(Duration, f64)>, Duration) {
     let (clock, pages) = (Virtual::new(), Arc::new(Mutex::new(Vec::new())));
     let (log, at) = (Arc::clone(&pages), clock.clone());
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store(), &MemoryDeduper::new())])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
         table,
     );
-    let run = run.clock(Arc::new(clock.clone())).read_budget(budget);
+    let run = run.read_budget(budget);
     let run = run.on_progress(move |progress| {
         if let Progress::Page { page, .. } = progress {
             log.lock().unwrap().push((at.elapsed(), page.read_units));
@@ -119,8 +122,11 @@ async fn items_that_grow_are_paid_for_all_the_same() {
     let table = Grows(table);
     let (clock, pages) = (Virtual::new(), Arc::new(Mutex::new(Vec::new())));
     let (log, at) = (Arc::clone(&pages), clock.clone());
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store(), &MemoryDeduper::new())])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
         table,
     );
     let run = run
@@ -130,7 +136,7 @@ async fn items_that_grow_are_paid_for_all_the_same() {
                 log.lock().unwrap().push((at.elapsed(), page.read_units));
             }
         });
-    run.clock(Arc::new(clock.clone())).run().await.unwrap();
+    run.run().await.unwrap();
     let units: f64 = pages.lock().unwrap().iter().map(|(_, units)| units).sum();
     let least = units / 20.0;
     let secs = clock.elapsed().as_secs_f64();
@@ -179,7 +185,7 @@ async fn a_source_that_does_not_say_what_it_costs_cannot_be_kept_to_a_budget() {
     let source = JsonLines::reader("orders", rows.as_bytes()).key(["id"]);
     let store = store();
     let pipeline = exactly_once("totals", &store, &MemoryDeduper::new());
-    let run = Bootstrap::new([pipeline], source.build().unwrap());
+    let run = Bootstrap::builder(Processor::new([pipeline]).unwrap(), source.build().unwrap());
     let error = run
         .read_budget(ReadBudget::UnitsPerSecond(5.0))
         .run()
@@ -196,13 +202,14 @@ async fn a_source_that_does_not_say_what_it_costs_cannot_be_kept_to_a_budget() {
 async fn a_stop_does_not_wait_for_what_is_to_be_paid_for() {
     let (table, _) = table(&rows(100, 5), 1, 100, 1000.0);
     let clock = Virtual::new();
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store(), &MemoryDeduper::new())])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
         table,
     );
-    let run = run
-        .clock(Arc::new(clock.clone()))
-        .read_budget(ReadBudget::UnitsPerSecond(1.0));
+    let run = run.read_budget(ReadBudget::UnitsPerSecond(1.0));
     let report = run.run_until(tokio::time::sleep(MINUTE)).await.unwrap();
     assert_eq!((report.ended, report.counts.rows), (Ended::Stopped, 16));
     assert!(
@@ -239,14 +246,19 @@ async fn all_workers_are_busy_to_the_end_of_uneven_segments() {
         }
     });
     let done = Arc::clone(&under_way);
-    let run = Bootstrap::new([slowly("totals", &store, &markers)], table).concurrency(8);
-    let run = run
-        .clock(Arc::new(clock.clone()))
-        .on_progress(move |progress| {
-            if let Progress::Page { .. } = progress {
-                done.fetch_sub(1, Ordering::SeqCst);
-            }
-        });
+    let run = Bootstrap::builder(
+        Processor::builder([slowly("totals", &store, &markers)])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+        table,
+    )
+    .concurrency(8);
+    let run = run.on_progress(move |progress| {
+        if let Progress::Page { .. } = progress {
+            done.fetch_sub(1, Ordering::SeqCst);
+        }
+    });
     run.run().await.unwrap();
     // 400 pages of 44 ms among 8 workers are 2.2 s; the long segment alone, page after page,
     // would be 16.3 s.
@@ -276,14 +288,15 @@ async fn progress_and_gauges_tell_how_far_it_is() {
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
     let gauges = Gauges::default();
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store, &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store, &MemoryDeduper::new())])
+            .clock(Arc::new(clock.clone()))
+            .recorder(gauges.clone())
+            .build()
+            .unwrap(),
         table,
     );
-    let run = run
-        .clock(Arc::new(clock.clone()))
-        .recorder(gauges.clone())
-        .concurrency(1);
+    let run = run.concurrency(1);
     let run = run.on_progress(move |progress| {
         if let Progress::Page {
             total,

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Description, Ended, Progress, ReadBudget, RunRecord, SourceError,
+    Bootstrap, BootstrapBuilder, BootstrapError, Description, Ended, Progress, ReadBudget,
+    RunRecord, SourceError,
 };
 use murmur_state::{Causes, ManualClock, MemoryDeduper, MemoryStore, SURE_LIFE};
 use support::*;
@@ -22,11 +23,14 @@ async fn refused(
     markers: &MemoryDeduper,
     store: &MemoryStore<Sum>,
     table: Table,
-    options: impl FnOnce(Bootstrap<Order, Table>) -> Bootstrap<Order, Table>,
+    options: impl FnOnce(BootstrapBuilder<Order, Table>) -> BootstrapBuilder<Order, Table>,
 ) -> BootstrapError {
     let pipelines: Vec<_> = pipelines.into_iter().collect();
     let (pages, before) = (Arc::clone(&table.pages), totals(store));
-    let run = options(Bootstrap::new(pipelines.clone(), table));
+    let run = options(Bootstrap::builder(
+        Processor::new(pipelines.clone()).unwrap(),
+        table,
+    ));
     let error = run.run().await.unwrap_err();
     assert_eq!(pages.load(Ordering::SeqCst), 0, "{error}");
     assert_eq!(totals(store), before);
@@ -70,8 +74,8 @@ async fn a_ledger_takes_no_rows_left_out_by_what_can_change() {
         &["`totals`", "`orders`", "color, status", "`Decoded::Skip`"],
     );
     // Nobody else minds.
-    let run = Bootstrap::new(
-        [exactly_once("counts", &store, &markers)],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("counts", &store, &markers)]).unwrap(),
         table(leaves_out),
     );
     assert_eq!(run.run().await.unwrap().counts.applied, 6);
@@ -88,8 +92,8 @@ async fn a_ledger_reads_consistently() {
         "{error}"
     );
     says(&error, &["`totals`", "`orders`", "`eventually_consistent`"]);
-    let run = Bootstrap::new(
-        [exactly_once("counts", &store, &markers)],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("counts", &store, &markers)]).unwrap(),
         table(eventually),
     );
     assert_eq!(run.run().await.unwrap().counts.applied, 6);
@@ -145,7 +149,10 @@ async fn a_stream_carries_the_images_that_are_needed() {
         }
     }
     let store = store();
-    let run = Bootstrap::new([ledger("fits", &store, &markers)], table(view(true, false)));
+    let run = Bootstrap::builder(
+        Processor::new([ledger("fits", &store, &markers)]).unwrap(),
+        table(view(true, false)),
+    );
     assert_eq!(run.run().await.unwrap().counts.applied, 6);
 }
 
@@ -153,7 +160,10 @@ async fn a_stream_carries_the_images_that_are_needed() {
 async fn state_that_is_somebody_elses_or_of_another_stream_is_refused() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let other = exactly_once("other", &store, &markers);
-    Bootstrap::new([other], table(|_| ())).run().await.unwrap();
+    Bootstrap::builder(Processor::new([other]).unwrap(), table(|_| ()))
+        .run()
+        .await
+        .unwrap();
     for mode in [ledger, exactly_once] {
         let pipeline = mode("totals", &store, &markers);
         let error = refused([pipeline], &markers, &store, table(|_| ()), |run| run).await;
@@ -167,7 +177,7 @@ async fn state_that_is_somebody_elses_or_of_another_stream_is_refused() {
     // A record that was lost does not hide which stream the state follows from.
     let (store, markers) = (support::store(), MemoryDeduper::new());
     let pipeline = ledger("totals", &store, &markers);
-    Bootstrap::new([pipeline.clone()], table(|_| ()))
+    Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table(|_| ()))
         .run()
         .await
         .unwrap();
@@ -192,12 +202,17 @@ async fn a_stream_that_was_switched_on_anew_is_not_the_runs() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let pipeline = || ledger("totals", &store, &markers);
     let first = table(|_| ()).before_page(|_| ready(Err(broken())));
-    Bootstrap::new([pipeline()], first).run().await.unwrap_err();
+    Bootstrap::builder(Processor::new([pipeline()]).unwrap(), first)
+        .run()
+        .await
+        .unwrap_err();
     // Neither an unfinished run nor a finished one, after which whoever asks goes on to live.
     for finish in [true, false] {
         let second = table(|described| described.stream.as_mut().unwrap().arn = "arn:new".into());
         let pages = Arc::clone(&second.pages);
-        let error = Bootstrap::new([pipeline()], second).run().await;
+        let error = Bootstrap::builder(Processor::new([pipeline()]).unwrap(), second)
+            .run()
+            .await;
         let error = error.unwrap_err();
         assert!(
             matches!(error, BootstrapError::OtherStream { .. }),
@@ -206,7 +221,7 @@ async fn a_stream_that_was_switched_on_anew_is_not_the_runs() {
         says(&error, &["`orders`", STREAM, "arn:new", "`restart`"]);
         assert_eq!(pages.load(Ordering::SeqCst), 0);
         if finish {
-            let rest = Bootstrap::new([pipeline()], table(|_| ()));
+            let rest = Bootstrap::builder(Processor::new([pipeline()]).unwrap(), table(|_| ()));
             rest.run().await.unwrap();
         }
     }
@@ -235,7 +250,7 @@ async fn a_source_that_cannot_be_described_is_not_read() {
 
 #[tokio::test]
 async fn options_that_do_not_fit_the_source_or_the_pipelines_are_named() {
-    type Change = fn(Bootstrap<Order, Table>) -> Bootstrap<Order, Table>;
+    type Change = fn(BootstrapBuilder<Order, Table>) -> BootstrapBuilder<Order, Table>;
     let changes: [(&str, &str, Change); 8] = [
         ("read_budget", "above 0", |run| {
             run.read_budget(ReadBudget::UnitsPerSecond(0.0))
@@ -250,7 +265,11 @@ async fn options_that_do_not_fit_the_source_or_the_pipelines_are_named() {
         ("worker", "0..2", |run| run.worker("nightly", 1..1)),
         ("worker", "0..2", |run| run.worker("nightly", 0..3)),
         ("worker", "0..2", |run| run.worker("nightly", 2..3)),
-        ("live_is_running", "`counts`", Bootstrap::live_is_running),
+        (
+            "live_is_running",
+            "`counts`",
+            BootstrapBuilder::live_is_running,
+        ),
     ];
     for (option, word, change) in changes {
         let (store, markers) = (store(), MemoryDeduper::new());
@@ -270,7 +289,10 @@ async fn options_that_do_not_fit_the_source_or_the_pipelines_are_named() {
 #[tokio::test]
 async fn at_least_once_has_no_workers() {
     let (store, place) = (store(), MemoryDeduper::new());
-    let run = Bootstrap::new([at_least_once("totals", &store)], table(|_| ()));
+    let run = Bootstrap::builder(
+        Processor::new([at_least_once("totals", &store)]).unwrap(),
+        table(|_| ()),
+    );
     let error = run
         .checkpoints(place)
         .worker("nightly", 0..1)
@@ -285,7 +307,13 @@ async fn while_live_is_running_a_run_may_be_of_any_age() {
     let (store, markers, clock) = (store(), MemoryDeduper::new(), ManualClock::new(NOW));
     let run = |table: Table| {
         let pipeline = ledger("totals", &store, &markers);
-        Bootstrap::new([pipeline], table).clock(Arc::new(clock.clone()))
+        Bootstrap::builder(
+            Processor::builder([pipeline])
+                .clock(Arc::new(clock.clone()))
+                .build()
+                .unwrap(),
+            table,
+        )
     };
     let fails =
         || table(|_| ()).before_page(|n| ready(if n == 2 { Err(broken()) } else { Ok(()) }));
@@ -323,8 +351,15 @@ async fn a_run_that_will_come_too_late_says_so_unless_live_is_running() {
         });
         let told = Arc::new(std::sync::Mutex::new(Vec::new()));
         let heard = Arc::clone(&told);
-        let run = Bootstrap::new([mode("totals", &store, &markers)], table).concurrency(1);
-        let run = run.clock(Arc::new(clock)).on_progress(move |progress| {
+        let run = Bootstrap::builder(
+            Processor::builder([mode("totals", &store, &markers)])
+                .clock(Arc::new(clock))
+                .build()
+                .unwrap(),
+            table,
+        )
+        .concurrency(1);
+        let run = run.on_progress(move |progress| {
             if let Progress::Late {
                 advice, age, life, ..
             } = progress

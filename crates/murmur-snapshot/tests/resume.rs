@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::{Pipeline, Row, Sum};
+use murmur_core::{Pipeline, Processor, Row, Sum};
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, RunRecord, SourceError};
 use murmur_state::intercept::Intercepted;
 use murmur_state::{
@@ -55,11 +55,14 @@ async fn what_is_done_is_not_read_again_and_the_report_says_so() {
     for (pipeline, store, markers) in exact() {
         let rows = rows(120, 5);
         // One page after the other: the first segment is done, the second begun.
-        let error = Bootstrap::new([pipeline.clone()], failing_at(&rows, 14))
-            .concurrency(1)
-            .run()
-            .await
-            .unwrap_err();
+        let error = Bootstrap::builder(
+            Processor::new([pipeline.clone()]).unwrap(),
+            failing_at(&rows, 14),
+        )
+        .concurrency(1)
+        .run()
+        .await
+        .unwrap_err();
         assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
         let run = run_id(&markers, &pipeline).await;
         assert_eq!(segment_rows(&markers, &pipeline, &run, 3).await, [0, 1]);
@@ -68,7 +71,7 @@ async fn what_is_done_is_not_read_again_and_the_report_says_so() {
         let pages = Arc::clone(&second.pages);
         let started = Arc::new(Mutex::new(None));
         let heard = Arc::clone(&started);
-        let report = Bootstrap::new([pipeline.clone()], second)
+        let report = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), second)
             .on_progress(move |progress| match progress {
                 Progress::Started {
                     rerun,
@@ -111,7 +114,7 @@ async fn killed_at_any_moment_it_goes_on_and_counts_every_row_once() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 Ok(())
             });
-            let run = Bootstrap::new([pipeline.clone()], slow)
+            let run = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), slow)
                 .concurrency(2)
                 .run();
             // Dropped: as if the process had been killed.
@@ -136,12 +139,15 @@ async fn killed_at_any_moment_it_goes_on_and_counts_every_row_once() {
 async fn another_source_or_definition_is_refused_by_both_texts_and_nothing_is_read() {
     for (pipeline, store, markers) in exact() {
         let rows = rows(60, 5);
-        let first = Bootstrap::new([pipeline.clone()], failing_at(&rows, 4));
+        let first = Bootstrap::builder(
+            Processor::new([pipeline.clone()]).unwrap(),
+            failing_at(&rows, 4),
+        );
         first.run().await.unwrap_err();
 
         let other = Table::new(&rows, 4, 4);
         let pages = Arc::clone(&other.pages);
-        let error = Bootstrap::new([pipeline.clone()], other)
+        let error = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), other)
             .run()
             .await
             .unwrap_err();
@@ -166,7 +172,10 @@ async fn another_source_or_definition_is_refused_by_both_texts_and_nothing_is_re
             .unwrap();
         let same = table(&rows);
         let pages = Arc::clone(&same.pages);
-        let error = Bootstrap::new([renewed], same).run().await.unwrap_err();
+        let error = Bootstrap::builder(Processor::new([renewed]).unwrap(), same)
+            .run()
+            .await
+            .unwrap_err();
         let said = error.to_string();
         assert!(
             matches!(error, BootstrapError::OtherDefinition { .. }),
@@ -178,7 +187,7 @@ async fn another_source_or_definition_is_refused_by_both_texts_and_nothing_is_re
         );
         assert_eq!(pages.load(Ordering::SeqCst), 0);
 
-        let report = Bootstrap::new([pipeline], table(&rows))
+        let report = Bootstrap::builder(Processor::new([pipeline]).unwrap(), table(&rows))
             .run()
             .await
             .unwrap();
@@ -204,14 +213,21 @@ async fn one_that_was_thought_dead_leaves_the_segment_at_its_next_checkpoint() {
             }
         });
         let pages = Arc::clone(&old.pages);
-        let old = tokio::spawn(Bootstrap::new([pipeline.clone()], old).concurrency(1).run());
+        let old = tokio::spawn(
+            Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), old)
+                .concurrency(1)
+                .run(),
+        );
         hangs.notified().await;
         // The new one gets a little farther, and is stopped.
-        let error = Bootstrap::new([pipeline.clone()], failing_at(&rows, 3))
-            .concurrency(1)
-            .run()
-            .await
-            .unwrap_err();
+        let error = Bootstrap::builder(
+            Processor::new([pipeline.clone()]).unwrap(),
+            failing_at(&rows, 3),
+        )
+        .concurrency(1)
+        .run()
+        .await
+        .unwrap_err();
         assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
         go_on.notify_one();
         match old.await.unwrap().unwrap_err() {
@@ -225,7 +241,7 @@ async fn one_that_was_thought_dead_leaves_the_segment_at_its_next_checkpoint() {
         // Of its first segment it read a page more before it learned that, of the others all.
         assert_eq!(pages.load(Ordering::SeqCst), 7 + 2 * 10);
 
-        let report = Bootstrap::new([pipeline], table(&rows))
+        let report = Bootstrap::builder(Processor::new([pipeline]).unwrap(), table(&rows))
             .run()
             .await
             .unwrap();
@@ -241,7 +257,8 @@ async fn a_checkpoint_that_cannot_be_read_or_saved_is_named() {
     let pipeline = ledger("totals", &store, &markers);
     // The record, and two pages.
     let failing = FailingSave::new(&markers, 3);
-    let run = Bootstrap::new([pipeline.clone()], table(&rows)).checkpoints(failing);
+    let run = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table(&rows))
+        .checkpoints(failing);
     let error = run.concurrency(1).run().await.unwrap_err();
     assert!(
         matches!(error, BootstrapError::SegmentNotSaved { segment: 0, .. }),
@@ -255,7 +272,10 @@ async fn a_checkpoint_that_cannot_be_read_or_saved_is_named() {
     );
     let second = table(&rows);
     let pages = Arc::clone(&second.pages);
-    let error = Bootstrap::new([pipeline], second).run().await.unwrap_err();
+    let error = Bootstrap::builder(Processor::new([pipeline]).unwrap(), second)
+        .run()
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, BootstrapError::SegmentRow { segment: 2, .. }),
         "{error}"
@@ -268,12 +288,15 @@ async fn a_save_whose_answer_is_lost_is_recognised() {
     let (rows, store, markers) = (rows(60, 5), store(), MemoryDeduper::new());
     let pipeline = ledger("totals", &store, &markers);
     let lossy = Lossy(markers.clone(), Arc::default());
-    let run = Bootstrap::new([pipeline], table(&rows)).checkpoints(lossy.clone());
-    let report = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap();
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
+        table(&rows),
+    )
+    .checkpoints(lossy.clone());
+    let report = run.run().await.unwrap();
     assert_eq!(report.ended, Ended::Finished);
     assert!(lossy.1.load(Ordering::SeqCst) > 10);
     assert_eq!(totals(&store), recount(&rows));
@@ -320,7 +343,7 @@ impl Checkpoints for Lossy {
 async fn whoever_finds_a_finished_record_removes_the_checkpoints_that_are_left() {
     let (rows, store, markers) = (rows(60, 5), store(), MemoryDeduper::new());
     let pipeline = ledger("totals", &store, &markers);
-    let run = Bootstrap::new([pipeline.clone()], table(&rows))
+    let run = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table(&rows))
         .run()
         .await
         .unwrap()
@@ -329,14 +352,11 @@ async fn whoever_finds_a_finished_record_removes_the_checkpoints_that_are_left()
         let name = segment_row(&pipeline, &run, segment);
         markers.save(&name, "whatever", None).await.unwrap();
     }
-    let error = Bootstrap::new([pipeline.clone()], table(&rows))
+    let report = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table(&rows))
         .run()
         .await
-        .unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::AlreadyFinished { .. }),
-        "{error}"
-    );
+        .unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
     assert_eq!(segment_rows(&markers, &pipeline, &run, 3).await, [0u32; 0]);
 }
 
@@ -352,11 +372,15 @@ async fn rows_rejected_by_earlier_attempts_are_listed_too() {
         }));
         let first = Table::new(&bad, 1, 4);
         let first = first.before_page(|page| ready(if page == 4 { Err(broken()) } else { Ok(()) }));
-        let run = Bootstrap::new([pipeline.clone()], first).concurrency(1);
+        let run =
+            Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), first).concurrency(1);
         // Else nothing would be kept before a row was accepted.
         run.accept_all_rejected().run().await.unwrap_err();
         for limit in [100, 12, 3] {
-            let stopped = Bootstrap::new([pipeline.clone()], Table::new(&bad, 1, 4));
+            let stopped = Bootstrap::builder(
+                Processor::new([pipeline.clone()]).unwrap(),
+                Table::new(&bad, 1, 4),
+            );
             let stopped = stopped
                 .max_listed(limit)
                 .run_until(ready(()))
@@ -368,7 +392,7 @@ async fn rows_rejected_by_earlier_attempts_are_listed_too() {
                 "ten of a segment are kept"
             );
         }
-        let run = Bootstrap::new([pipeline], Table::new(&bad, 1, 4));
+        let run = Bootstrap::builder(Processor::new([pipeline]).unwrap(), Table::new(&bad, 1, 4));
         let report = run.max_listed(15).run().await.unwrap();
         assert_eq!(report.earlier.counts.rejected, 16);
         assert_eq!(report.counts.rejected, 8);
@@ -392,8 +416,15 @@ async fn a_page_that_took_an_hour_to_read_is_read_again() {
             ready(Ok(()))
         });
         let pages = Arc::clone(&table.pages);
-        let run = Bootstrap::new([pipeline], table).concurrency(1);
-        let report = run.clock(Arc::new(clock)).run().await.unwrap();
+        let run = Bootstrap::builder(
+            Processor::builder([pipeline])
+                .clock(Arc::new(clock))
+                .build()
+                .unwrap(),
+            table,
+        )
+        .concurrency(1);
+        let report = run.run().await.unwrap();
         assert_eq!((report.counts.rows, report.counts.applied), (60, 60));
         assert_eq!(pages.load(Ordering::SeqCst), 15 + 1);
         assert_eq!(totals(&store), recount(&rows(60, 5)));
@@ -426,8 +457,15 @@ async fn a_page_that_was_not_written_within_its_hour_is_read_again_where_that_co
             "claim-first" => pipeline.claim_first(markers.clone()),
             _ => pipeline.at_least_once(),
         };
-        let run = Bootstrap::new([pipeline.unwrap()], table(&rows(12, 5))).retry(very_patient());
-        let run = run.clock(Arc::new(clock.clone())).checkpoints(markers);
+        let run = Bootstrap::builder(
+            Processor::builder([pipeline.unwrap()])
+                .retry(very_patient())
+                .clock(Arc::new(clock.clone()))
+                .build()
+                .unwrap(),
+            table(&rows(12, 5)),
+        );
+        let run = run.checkpoints(markers);
         let error = match run.run().await {
             Ok(report) => {
                 assert_ne!(mode, "at-least-once");
@@ -493,8 +531,14 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
             false => pipeline.claim_first(Greedy(markers)),
         };
         let (pipeline, rows) = (pipeline.unwrap(), rows(12, 5));
-        let run = Bootstrap::new([pipeline.clone()], table(&rows)).clock(Arc::new(clock.clone()));
-        let run = run.retry(RetryPolicy::patient().budget(HOUR / 4));
+        let run = Bootstrap::builder(
+            Processor::builder([pipeline.clone()])
+                .clock(Arc::new(clock.clone()))
+                .retry(RetryPolicy::patient().budget(HOUR / 4))
+                .build()
+                .unwrap(),
+            table(&rows),
+        );
         let shutdown = tokio::time::sleep(match stop {
             true => HOUR / 60,
             false => HOUR,
@@ -503,7 +547,13 @@ async fn a_claim_that_cannot_be_released_ends_the_run_and_is_named_also_in_a_sto
             Ok(report) => {
                 assert_eq!((releases, report.ended), (true, Ended::Stopped));
                 tokio::time::sleep(HOUR / 2).await;
-                let run = Bootstrap::new([pipeline], table(&rows)).clock(Arc::new(clock));
+                let run = Bootstrap::builder(
+                    Processor::builder([pipeline])
+                        .clock(Arc::new(clock))
+                        .build()
+                        .unwrap(),
+                    table(&rows),
+                );
                 assert_eq!(run.run().await.unwrap().counts.applied, 12);
             }
             Err(error) => {
@@ -543,8 +593,15 @@ async fn a_page_that_is_read_again_counts_once_in_report_and_progress() {
         .unwrap();
     let told = Arc::new(Mutex::new(Vec::new()));
     let heard = Arc::clone(&told);
-    let run = Bootstrap::new([pipeline], Table::new(&rows, 1, 4)).concurrency(3);
-    let run = run.retry(very_patient()).clock(Arc::new(clock));
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .retry(very_patient())
+            .clock(Arc::new(clock))
+            .build()
+            .unwrap(),
+        Table::new(&rows, 1, 4),
+    )
+    .concurrency(3);
     let run = run.on_progress(move |progress| {
         if let Progress::Page { total, .. } = progress {
             heard.lock().unwrap().push(total.rows);
@@ -575,8 +632,15 @@ async fn a_page_is_written_within_an_hour_of_being_asked_for() {
         Ok(())
     });
     let patient = RetryPolicy::default().budget(Duration::from_secs(3 * 3600));
-    let run = Bootstrap::new([slowly("totals", &store, &markers)], table).retry(patient);
-    run.clock(Arc::new(clock.clone())).run().await.unwrap();
+    let run = Bootstrap::builder(
+        Processor::builder([slowly("totals", &store, &markers)])
+            .retry(patient)
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+        table,
+    );
+    run.run().await.unwrap();
     let left = store.left.lock().unwrap();
     // Claim-first keeps a fifth of it for releasing.
     let most = Duration::from_secs(40 * 60);

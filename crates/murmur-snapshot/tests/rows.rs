@@ -15,7 +15,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{AttributeValue, Decoded, Decoder, Pipeline, RecordError, Row, Sum, Window};
+use murmur_core::{
+    AttributeValue, Decoded, Decoder, Pipeline, Processor, ProcessorBuilder, RecordError, Row, Sum,
+    Window,
+};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Counts, Cursor, Description, Page, Source, SourceError,
 };
@@ -33,7 +36,10 @@ async fn every_row_counts_once_whatever_the_segments() {
     {
         let (rows, store, markers) = (rows(200 + seed as u64, 17), store(), MemoryDeduper::new());
         for pipeline in [claim_first("claims", &store, &markers)] {
-            let run = Bootstrap::new([pipeline], Table::new(&rows, segments, page_size));
+            let run = Bootstrap::builder(
+                Processor::new([pipeline]).unwrap(),
+                Table::new(&rows, segments, page_size),
+            );
             let report = run.run().await.unwrap();
             assert_eq!(report.counts.applied, rows.len() as u64);
             assert_eq!(totals(&store), recount(&rows));
@@ -55,7 +61,8 @@ async fn several_pipelines_share_one_scan() {
     ];
     let table = Table::new(&rows, 2, 5);
     let pages = Arc::clone(&table.pages);
-    let run = Bootstrap::new(pipelines, table).checkpoints(MemoryDeduper::new());
+    let run = Bootstrap::builder(Processor::new(pipelines).unwrap(), table)
+        .checkpoints(MemoryDeduper::new());
     let report = run.run().await.unwrap();
     assert_eq!(pages.load(Ordering::SeqCst), 10);
     assert_eq!(report.counts.rows, 50);
@@ -79,8 +86,14 @@ fn bad_rows() -> Vec<Row> {
 async fn rejected_rows_are_counted_listed_and_passed_over() {
     let (store, markers, recorder) = (store(), MemoryDeduper::new(), Counting::default());
     let table = Table::new(&bad_rows(), 1, 2);
-    let run = Bootstrap::new([exactly_once("totals", &store, &markers)], table);
-    let report = run.recorder(recorder.clone()).run().await.unwrap();
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store, &markers)])
+            .recorder(recorder.clone())
+            .build()
+            .unwrap(),
+        table,
+    );
+    let report = run.run().await.unwrap();
     let Counts {
         rows,
         applied,
@@ -121,7 +134,10 @@ async fn rejected_rows_are_counted_listed_and_passed_over() {
 async fn the_list_of_rejected_rows_has_a_limit() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let table = Table::new(&bad_rows(), 1, 2);
-    let run = Bootstrap::new([exactly_once("totals", &store, &markers)], table);
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+        table,
+    );
     let report = run.max_listed(1).run().await.unwrap();
     assert_eq!((report.rejected.len(), report.counts.rejected), (1, 4));
 }
@@ -129,17 +145,12 @@ async fn the_list_of_rejected_rows_has_a_limit() {
 #[tokio::test]
 async fn the_callback_gets_rejected_rows_and_its_error_fails_the_run() {
     let (store, markers) = (store(), MemoryDeduper::new());
-    let run = || {
-        Bootstrap::new(
-            [exactly_once("totals", &store, &markers)],
-            Table::new(&bad_rows(), 1, 2),
-        )
+    let processor = || Processor::builder([exactly_once("totals", &store, &markers)]);
+    let run = |processor: ProcessorBuilder<Order>| {
+        Bootstrap::builder(processor.build().unwrap(), Table::new(&bad_rows(), 1, 2)).run()
     };
-    let error = run()
-        .on_rejected(|_| ready(Err("queue full".into())))
-        .run()
-        .await
-        .unwrap_err();
+    let refusing = processor().on_rejected(|_| ready(Err("queue full".into())));
+    let error = run(refusing).await.unwrap_err();
     match &error {
         BootstrapError::Row { row, source, .. }
             if matches!(**source, RecordError::Callback { .. }) =>
@@ -150,16 +161,12 @@ async fn the_callback_gets_rejected_rows_and_its_error_fails_the_run() {
     }
     let taken = Arc::new(Mutex::new(Vec::new()));
     let take = Arc::clone(&taken);
-    let report = run()
-        .on_rejected(move |rejected| {
-            take.lock()
-                .unwrap()
-                .push(rejected.record.event_id().to_owned());
-            ready(Ok(()))
-        })
-        .run()
-        .await
-        .unwrap();
+    let taking = processor().on_rejected(move |rejected| {
+        let id = rejected.record.event_id().to_owned();
+        take.lock().unwrap().push(id);
+        ready(Ok(()))
+    });
+    let report = run(taking).await.unwrap();
     assert!(report.rerun, "the failed run stayed unfinished");
     assert_eq!(taken.lock().unwrap().len(), 4);
 }
@@ -191,8 +198,14 @@ async fn skipped_and_expired_rows_are_counted_as_such() {
         row("3", "new", "0"),
         row("4", "new", "0"),
     ];
-    let run = Bootstrap::with_decoder([pipeline], Table::new(&rows, 1, 10), decoder);
-    let counts = run.clock(Arc::new(clock)).run().await.unwrap().counts;
+    let run = Bootstrap::builder(
+        Processor::with_decoder([pipeline], decoder)
+            .clock(Arc::new(clock))
+            .build()
+            .unwrap(),
+        Table::new(&rows, 1, 10),
+    );
+    let counts = run.run().await.unwrap().counts;
     assert_eq!(
         (counts.skipped, counts.expired, counts.applied, counts.rows),
         (1, 1, 2, 4)
@@ -247,12 +260,13 @@ async fn writes_are_retried_by_the_policy() {
             .store(Shaky { calls, inner })
             .claim_first(MemoryDeduper::new())
             .unwrap();
-        let run = Bootstrap::new([pipeline], Table::new(&rows(4, 1), 1, 10));
-        let run = run.clock(Arc::new(ManualClock::new(NOW)));
-        match policy {
-            Some(policy) => run.retry(policy).run(),
-            None => run.run(),
-        }
+        let processor = Processor::builder([pipeline]).clock(Arc::new(ManualClock::new(NOW)));
+        let processor = match policy {
+            Some(policy) => processor.retry(policy),
+            None => processor,
+        };
+        let table = Table::new(&rows(4, 1), 1, 10);
+        Bootstrap::builder(processor.build().unwrap(), table).run()
     };
     assert_eq!(run(None).await.unwrap().counts.applied, 4);
     let error = run(Some(RetryPolicy::default().max_attempts(2))).await;
@@ -313,23 +327,24 @@ async fn run_against(answer: Outcome) -> (BootstrapError, MemoryStore<Sum>) {
         row("2", "bob", "2"),
         row("3", "alice", "3"),
     ];
-    let run = Bootstrap::new([pipeline], Table::new(&rows, 1, 10));
-    let error = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap_err();
-
-    // Mended, the run is run again: what counted is recognised, what failed counts.
-    let run = Bootstrap::new(
-        [claim_first("totals", &store, &markers)],
+    let run = Bootstrap::builder(
+        Processor::builder([pipeline])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
         Table::new(&rows, 1, 10),
     );
-    let report = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap();
+    let error = run.run().await.unwrap_err();
+
+    // Mended, the run is run again: what counted is recognised, what failed counts.
+    let run = Bootstrap::builder(
+        Processor::builder([claim_first("totals", &store, &markers)])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
+        Table::new(&rows, 1, 10),
+    );
+    let report = run.run().await.unwrap();
     assert_eq!(
         (
             report.rerun,
@@ -410,15 +425,18 @@ async fn pages_under_way_are_finished_when_another_segment_fails() {
         .store(slow)
         .claim_first(markers.clone())
         .unwrap();
-    Bootstrap::new([pipeline], table).run().await.unwrap_err();
+    Bootstrap::builder(Processor::new([pipeline]).unwrap(), table)
+        .run()
+        .await
+        .unwrap_err();
     let page = rows.iter().step_by(2).take(10);
     assert_eq!(
         totals(&store),
         recount(page),
         "the page under way is counted whole, and no other"
     );
-    let report = Bootstrap::new(
-        [claim_first("totals", &store, &markers)],
+    let report = Bootstrap::builder(
+        Processor::new([claim_first("totals", &store, &markers)]).unwrap(),
         Table::new(&rows, 2, 10),
     );
     let report = report.run().await.unwrap();
@@ -496,14 +514,19 @@ async fn a_source_that_fails_for_a_moment_is_asked_again() {
     for (faults, error) in [(2, unavailable as fn() -> SourceError), (15, throttled)] {
         let (store, markers, recorder) = (store(), MemoryDeduper::new(), Counting::default());
         let table = faulty(faults, error);
-        let run = Bootstrap::new([exactly_once("totals", &store, &markers)], table);
         let clock = ManualClock::new(NOW);
         let policy = RetryPolicy::default().budget(Duration::from_secs(600));
-        let run = run
-            .clock(Arc::new(clock.clone()))
-            .retry(policy)
-            .random(Random::seeded(3));
-        let report = run.recorder(recorder.clone()).run().await.unwrap();
+        let run = Bootstrap::builder(
+            Processor::builder([exactly_once("totals", &store, &markers)])
+                .clock(Arc::new(clock.clone()))
+                .retry(policy)
+                .random(Random::seeded(3))
+                .recorder(recorder.clone())
+                .build()
+                .unwrap(),
+            table,
+        );
+        let report = run.run().await.unwrap();
         assert_eq!(report.counts.applied, 6);
         assert_eq!(recorder.get("orders:retry"), faults as u64);
         assert!(clock.now() > NOW, "it waited in between");
@@ -517,13 +540,15 @@ async fn a_source_that_keeps_failing_fails_the_run() {
         let (store, markers) = (store(), MemoryDeduper::new());
         let table = faulty(1000, unavailable);
         let pages = Arc::clone(&table.pages);
-        let run = Bootstrap::new([exactly_once("totals", &store, &markers)], table);
-        let error = run
-            .clock(Arc::new(ManualClock::new(NOW)))
-            .retry(policy)
-            .run()
-            .await
-            .unwrap_err();
+        let run = Bootstrap::builder(
+            Processor::builder([exactly_once("totals", &store, &markers)])
+                .clock(Arc::new(ManualClock::new(NOW)))
+                .retry(policy)
+                .build()
+                .unwrap(),
+            table,
+        );
+        let error = run.run().await.unwrap_err();
         assert!(error.is_retryable(), "{error}");
         pages.load(Ordering::SeqCst)
     };
@@ -536,26 +561,28 @@ async fn a_token_that_cannot_be_captured_for_a_moment_is_asked_for_again() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let table = Table::new(&rows(6, 2), 1, 2)
         .before_capture(|n| ready(if n < 2 { Err(unavailable()) } else { Ok(()) }));
-    let run = Bootstrap::new([exactly_once("totals", &store, &markers)], table);
-    let report = run
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap();
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store, &markers)])
+            .clock(Arc::new(ManualClock::new(NOW)))
+            .build()
+            .unwrap(),
+        table,
+    );
+    let report = run.run().await.unwrap();
     assert_eq!(report.token, Some(token(2)));
 }
 
 #[tokio::test]
 async fn throttling_spends_the_budget_and_no_more() {
-    let (store, markers) = (store(), MemoryDeduper::new());
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store, &markers)],
+    let (store, markers, clock) = (store(), MemoryDeduper::new(), ManualClock::new(NOW));
+    let run = Bootstrap::builder(
+        Processor::builder([exactly_once("totals", &store, &markers)])
+            .clock(Arc::new(clock.clone()))
+            .retry(RetryPolicy::default().budget(Duration::from_secs(30)))
+            .build()
+            .unwrap(),
         faulty(usize::MAX, throttled),
     );
-    let clock = ManualClock::new(NOW);
-    let run = run
-        .clock(Arc::new(clock.clone()))
-        .retry(RetryPolicy::default().budget(Duration::from_secs(30)));
     assert!(run.run().await.unwrap_err().is_retryable());
     assert!(clock.now() < NOW.plus(Duration::from_secs(30)));
 }
@@ -594,8 +621,8 @@ impl Source for Circle {
 
 #[tokio::test]
 async fn a_source_that_goes_in_circles_is_an_error() {
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store(), &MemoryDeduper::new())],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store(), &MemoryDeduper::new())]).unwrap(),
         Circle,
     );
     match run.run().await.unwrap_err() {
@@ -624,8 +651,8 @@ async fn no_more_segments_are_read_at_a_time_than_asked_for() {
                 Ok(())
             }
         });
-        let run = Bootstrap::new(
-            [exactly_once("totals", &store(), &MemoryDeduper::new())],
+        let run = Bootstrap::builder(
+            Processor::new([exactly_once("totals", &store(), &MemoryDeduper::new())]).unwrap(),
             table,
         );
         let run = match asked {
@@ -648,21 +675,15 @@ async fn options_that_cannot_be_used_are_named() {
     let runs = [
         (
             "concurrency",
-            Bootstrap::new([pipeline()], table()).concurrency(0),
+            Bootstrap::builder(Processor::new([pipeline()]).unwrap(), table()).concurrency(0),
         ),
         (
-            "max_attempts",
-            Bootstrap::new([pipeline()], table()).retry(RetryPolicy::default().max_attempts(0)),
+            "segments",
+            Bootstrap::builder(Processor::new([pipeline()]).unwrap(), none),
         ),
-        ("pipelines", Bootstrap::new([], table())),
-        (
-            "pipelines",
-            Bootstrap::new([pipeline(), pipeline()], table()),
-        ),
-        ("segments", Bootstrap::new([pipeline()], none)),
     ];
     for (option, run) in runs {
-        match run.run().await.unwrap_err() {
+        match run.build().unwrap_err() {
             BootstrapError::Option(error) => assert_eq!(error.option, option),
             error => panic!("{error}"),
         }
@@ -673,8 +694,8 @@ async fn options_that_cannot_be_used_are_named() {
 async fn a_run_can_be_spawned_and_its_source_shared() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let table = Arc::new(Table::new(&rows(6, 2), 2, 2));
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store, &markers)],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
         Arc::clone(&table),
     );
     let report = tokio::spawn(run.run()).await.unwrap().unwrap();

@@ -9,12 +9,14 @@
 mod support;
 
 use std::future::ready;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{Max, Pipeline, Window};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, RunRecord, SourceError};
+use murmur_core::{Max, Pipeline, Processor, Window};
+use murmur_snapshot::{
+    Bootstrap, BootstrapError, Counts, Ended, Progress, Report, RunRecord, SourceError,
+};
 use murmur_state::{
     Checkpoints, Clock, ManualClock, MemoryDeduper, MemoryStore, Random, SURE_LIFE, Timestamp,
     Tokens,
@@ -45,7 +47,13 @@ async fn record(place: &dyn Checkpoints, pipeline: &Pipeline<Order>) -> RunRecor
 
 async fn unfinished(pipelines: impl IntoIterator<Item = Pipeline<Order>>, clock: &ManualClock) {
     let rows = rows(20, 3);
-    let run = Bootstrap::new(pipelines, failing_at(&rows, 3)).clock(Arc::new(clock.clone()));
+    let run = Bootstrap::builder(
+        Processor::builder(pipelines)
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+        failing_at(&rows, 3),
+    );
     let error = run.run().await.unwrap_err();
     assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
 }
@@ -56,7 +64,7 @@ async fn a_claim_first_run_that_failed_is_run_again_and_counts_once() {
     let totals_of = || claim_first("totals", &store, &markers);
     let first = failing_at(&rows, 4);
     let captures = Arc::clone(&first.captures);
-    let error = Bootstrap::new([totals_of()], first)
+    let error = Bootstrap::builder(Processor::new([totals_of()]).unwrap(), first)
         .run()
         .await
         .unwrap_err();
@@ -68,7 +76,10 @@ async fn a_claim_first_run_that_failed_is_run_again_and_counts_once() {
 
     let second = Table::new(&rows, 2, 4);
     let captures = Arc::clone(&second.captures);
-    let report = Bootstrap::new([totals_of()], second).run().await.unwrap();
+    let report = Bootstrap::builder(Processor::new([totals_of()]).unwrap(), second)
+        .run()
+        .await
+        .unwrap();
     assert_eq!(
         captures.load(Ordering::SeqCst),
         0,
@@ -102,7 +113,10 @@ async fn the_token_is_saved_before_the_first_page() {
         }
     });
     let (pages, closed) = (Arc::clone(&table.pages), Arc::clone(&table.closed));
-    let error = Bootstrap::new(pipelines, table).run().await.unwrap_err();
+    let error = Bootstrap::builder(Processor::new(pipelines).unwrap(), table)
+        .run()
+        .await
+        .unwrap_err();
     assert!(matches!(error, BootstrapError::Source { .. }), "{error}");
     assert_eq!(pages.load(Ordering::SeqCst), 1);
     assert!(closed.load(Ordering::SeqCst), "closed although it failed");
@@ -114,7 +128,7 @@ async fn without_a_token_nothing_is_kept_or_read() {
     let pipeline = exactly_once("totals", &store, &markers);
     let table = Table::new(&rows(5, 2), 1, 2).before_capture(|_| ready(Err(broken())));
     let pages = Arc::clone(&table.pages);
-    let error = Bootstrap::new([pipeline.clone()], table)
+    let error = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table)
         .run()
         .await
         .unwrap_err();
@@ -132,7 +146,7 @@ async fn a_token_that_is_refused_leaves_nothing_behind_and_the_next_is_a_new_one
     let totals_of = || ledger("totals", &store, &markers);
     let first = Table::new(&rows, 1, 4);
     let pages = Arc::clone(&first.pages);
-    let error = Bootstrap::new([totals_of()], first)
+    let error = Bootstrap::builder(Processor::new([totals_of()]).unwrap(), first)
         .on_token(|seen| {
             ready(Err(
                 format!("captured at {}", seen.captured_at.as_secs()).into()
@@ -153,7 +167,7 @@ async fn a_token_that_is_refused_leaves_nothing_behind_and_the_next_is_a_new_one
 
     let second = Table::new(&rows, 1, 4);
     second.captures.store(7, Ordering::SeqCst);
-    let report = Bootstrap::new([totals_of()], second)
+    let report = Bootstrap::builder(Processor::new([totals_of()]).unwrap(), second)
         .on_token(|seen| {
             ready(if seen == token(7) {
                 Ok(())
@@ -172,7 +186,7 @@ async fn a_token_that_is_refused_leaves_nothing_behind_and_the_next_is_a_new_one
 async fn a_run_that_goes_on_shows_the_token_of_its_first_attempt_again() {
     let (rows, store, markers) = (rows(20, 3), store(), MemoryDeduper::new());
     let totals_of = || ledger("totals", &store, &markers);
-    let failed = Bootstrap::new([totals_of()], failing_at(&rows, 3))
+    let failed = Bootstrap::builder(Processor::new([totals_of()]).unwrap(), failing_at(&rows, 3))
         .run()
         .await;
     assert!(matches!(failed, Err(BootstrapError::Source { .. })));
@@ -182,7 +196,7 @@ async fn a_run_that_goes_on_shows_the_token_of_its_first_attempt_again() {
     let table = Table::new(&rows, 2, 3);
     table.captures.store(7, Ordering::SeqCst);
     let pages = Arc::clone(&table.pages);
-    let error = Bootstrap::new([totals_of()], table)
+    let error = Bootstrap::builder(Processor::new([totals_of()]).unwrap(), table)
         .on_token(|seen| {
             ready(Err(
                 if seen == token(0) { "changed" } else { "other" }.into()
@@ -199,17 +213,20 @@ async fn a_run_that_goes_on_shows_the_token_of_its_first_attempt_again() {
     assert_eq!(record(&markers, &totals_of()).await, kept);
     assert_eq!(totals(&store), before);
 
-    let report = Bootstrap::new([totals_of()], Table::new(&rows, 2, 3))
-        .on_token(|seen| {
-            ready(if seen == token(0) {
-                Ok(())
-            } else {
-                Err("other".into())
-            })
+    let report = Bootstrap::builder(
+        Processor::new([totals_of()]).unwrap(),
+        Table::new(&rows, 2, 3),
+    )
+    .on_token(|seen| {
+        ready(if seen == token(0) {
+            Ok(())
+        } else {
+            Err("other".into())
         })
-        .run()
-        .await
-        .unwrap();
+    })
+    .run()
+    .await
+    .unwrap();
     assert!(report.rerun);
     assert_eq!(totals(&store), recount(&rows));
 }
@@ -220,39 +237,51 @@ async fn a_token_that_is_to_be_looked_at_has_to_be_there() {
     let mut table = Table::new(&rows(5, 2), 1, 2);
     table.has_stream = false;
     let pages = Arc::clone(&table.pages);
-    let error = Bootstrap::new([exactly_once("totals", &store, &markers)], table)
-        .on_token(|_| ready(Ok(())))
-        .run()
-        .await
-        .unwrap_err();
+    let error = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+        table,
+    )
+    .on_token(|_| ready(Ok(())))
+    .run()
+    .await
+    .unwrap_err();
     let causes = murmur_state::Causes(&error).to_string();
     assert!(causes.contains("`orders` has no stream"), "{causes}");
     assert_eq!(pages.load(Ordering::SeqCst), 0);
 }
 
 #[tokio::test]
-async fn a_finished_run_is_refused_unless_asked_for_again() {
+async fn a_finished_run_is_an_answer_unless_it_is_asked_for_again() {
     let (rows, store, markers) = (rows(10, 3), store(), MemoryDeduper::new());
-    let run = |pipeline| Bootstrap::new([pipeline], Table::new(&rows, 1, 4));
+    let run =
+        |pipeline| Bootstrap::builder(Processor::new([pipeline]).unwrap(), Table::new(&rows, 1, 4));
     let first = run(exactly_once("totals", &store, &markers))
         .run()
         .await
         .unwrap();
     let table = Table::new(&rows, 1, 4);
     let pages = Arc::clone(&table.pages);
-    let refused = Bootstrap::new([exactly_once("totals", &store, &markers)], table)
+    let pipeline = exactly_once("totals", &store, &markers);
+    let kept = record(&markers, &pipeline).await;
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    let again = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table)
+        .on_progress(move |progress| {
+            if let Progress::Finished { report } = progress {
+                heard.lock().unwrap().push((*report).clone());
+            }
+        })
         .run()
-        .await;
-    match refused.unwrap_err() {
-        BootstrapError::AlreadyFinished {
-            pipeline, record, ..
-        } => {
-            assert_eq!(pipeline.as_str(), "totals");
-            assert_eq!((record.run, record.token), (first.run.clone(), first.token));
-        }
-        error => panic!("{error}"),
-    }
+        .await
+        .unwrap();
+    let finished_at = kept.finished_at.unwrap();
+    assert_eq!(again.ended, Ended::FinishedBefore { finished_at });
+    assert_eq!((&again.run, &again.token), (&first.run, &first.token));
+    assert_eq!(again.handoff_token().unwrap(), token(0));
+    assert_eq!((again.rerun, again.counts), (true, Counts::default()));
+    assert_eq!(*told.lock().unwrap(), [again]);
     assert_eq!(pages.load(Ordering::SeqCst), 0);
+    assert_eq!(record(&markers, &pipeline).await, kept);
 
     // Another source is another run.
     let (new_store, new_markers) = (support::store(), MemoryDeduper::new());
@@ -288,8 +317,14 @@ async fn an_unfinished_run_is_refused_when_its_token_may_be_void() {
         unfinished([pipeline.clone()], &clock).await;
         clock.advance(age);
         let run = || {
-            let run = Bootstrap::new([pipeline.clone()], Table::new(&rows, 2, 3));
-            run.clock(Arc::new(clock.clone()))
+            let run = Bootstrap::builder(
+                Processor::builder([pipeline.clone()])
+                    .clock(Arc::new(clock.clone()))
+                    .build()
+                    .unwrap(),
+                Table::new(&rows, 2, 3),
+            );
+            run
         };
         let result = run().run().await;
         if allowed {
@@ -313,15 +348,14 @@ async fn an_unfinished_run_is_refused_when_its_token_may_be_void() {
 async fn a_run_that_would_count_twice_is_refused() {
     let (store, place, clock) = (store(), MemoryDeduper::new(), ManualClock::new(NOW));
     let pipeline = at_least_once("totals", &store);
-    let run = |table| Bootstrap::new([pipeline.clone()], table).checkpoints(place.clone());
+    let run = |table| {
+        let processor = Processor::builder([pipeline.clone()]).clock(Arc::new(clock.clone()));
+        Bootstrap::builder(processor.build().unwrap(), table).checkpoints(place.clone())
+    };
     let table = failing_at(&rows(20, 3), 3);
-    run(table).clock(Arc::new(clock)).run().await.unwrap_err();
+    run(table).run().await.unwrap_err();
     let table = || Table::new(&rows(20, 3), 2, 3);
-    let error = run(table())
-        .clock(Arc::new(ManualClock::new(NOW)))
-        .run()
-        .await
-        .unwrap_err();
+    let error = run(table()).run().await.unwrap_err();
     assert!(
         matches!(error, BootstrapError::WouldCountTwice { .. }),
         "{error}"
@@ -344,7 +378,7 @@ async fn a_maximum_may_be_counted_as_often_as_one_likes() {
             .unwrap()
     };
     let run = |table| {
-        Bootstrap::new([largest()], table)
+        Bootstrap::builder(Processor::new([largest()]).unwrap(), table)
             .checkpoints(place.clone())
             .run()
     };
@@ -355,8 +389,8 @@ async fn a_maximum_may_be_counted_as_often_as_one_likes() {
 #[tokio::test]
 async fn a_pipeline_without_a_marker_table_needs_a_place_for_its_record() {
     let store = store();
-    let run = Bootstrap::new(
-        [at_least_once("totals", &store)],
+    let run = Bootstrap::builder(
+        Processor::new([at_least_once("totals", &store)]).unwrap(),
         Table::new(&rows(3, 1), 1, 2),
     );
     match run.run().await.unwrap_err() {
@@ -367,8 +401,8 @@ async fn a_pipeline_without_a_marker_table_needs_a_place_for_its_record() {
         error => panic!("{error}"),
     }
     let place = MemoryDeduper::new();
-    let run = Bootstrap::new(
-        [at_least_once("totals", &store)],
+    let run = Bootstrap::builder(
+        Processor::new([at_least_once("totals", &store)]).unwrap(),
         Table::new(&rows(3, 1), 1, 2),
     );
     run.checkpoints(place.clone()).run().await.unwrap();
@@ -390,10 +424,13 @@ async fn windows_by_arrival_are_refused() {
         .store(MemoryStore::new(murmur_core::Count::new()))
         .exactly_once()
         .unwrap();
-    let error = Bootstrap::new([pipeline], Table::new(&rows(3, 1), 1, 2))
-        .run()
-        .await
-        .unwrap_err();
+    let error = Bootstrap::builder(
+        Processor::new([pipeline]).unwrap(),
+        Table::new(&rows(3, 1), 1, 2),
+    )
+    .run()
+    .await
+    .unwrap_err();
     assert!(
         matches!(error, BootstrapError::WindowsByArrival { .. }),
         "{error}"
@@ -408,15 +445,20 @@ async fn of_two_that_begin_at_once_one_is_refused_and_changes_nothing() {
     let (other, theirs) = (pipeline.clone(), rows.clone());
     // While this one captures its token, another begins, runs and ends.
     let table = Table::new(&rows, 1, 4).before_capture(move |_| {
-        let run = Bootstrap::new([other.clone()], Table::new(&theirs, 1, 4))
-            .tokens(Tokens::repeatable(Random::seeded(9)));
+        let run = Bootstrap::builder(
+            Processor::builder([other.clone()])
+                .tokens(Tokens::repeatable(Random::seeded(9)))
+                .build()
+                .unwrap(),
+            Table::new(&theirs, 1, 4),
+        );
         async move {
             run.run().await.unwrap();
             Ok(())
         }
     });
     let pages = Arc::clone(&table.pages);
-    let error = Bootstrap::new([pipeline.clone()], table)
+    let error = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table)
         .run()
         .await
         .unwrap_err();
@@ -441,15 +483,17 @@ async fn of_two_attempts_at_one_run_the_one_that_comes_late_counts_nothing_twice
     .await;
     let (other, theirs) = (pipeline.clone(), rows.clone());
     let table = Table::new(&rows, 2, 50).before_page(move |_| {
-        let run = Bootstrap::new([other.clone()], Table::new(&theirs, 2, 4)).run();
+        let run = Bootstrap::builder(
+            Processor::new([other.clone()]).unwrap(),
+            Table::new(&theirs, 2, 4),
+        )
+        .run();
         async move {
-            match run.await {
-                Ok(_) | Err(BootstrapError::AlreadyFinished { .. }) => Ok(()),
-                Err(error) => panic!("{error}"),
-            }
+            run.await.unwrap();
+            Ok(())
         }
     });
-    let report = Bootstrap::new([pipeline.clone()], table).run();
+    let report = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table).run();
     let report = report.await.unwrap();
     assert_eq!(report.ended, Ended::Finished, "the other finished it");
     assert_eq!(report.counts.applied, 0);
@@ -463,13 +507,17 @@ async fn a_run_that_was_begun_again_elsewhere_does_not_finish_over_it() {
     let pipeline = exactly_once("totals", &store, &markers);
     let (other, theirs) = (pipeline.clone(), rows.clone());
     let table = Table::new(&rows, 1, 50).before_page(move |_| {
-        let run = Bootstrap::new([other.clone()], failing_at(&theirs, 0)).restart();
+        let run = Bootstrap::builder(
+            Processor::new([other.clone()]).unwrap(),
+            failing_at(&theirs, 0),
+        )
+        .restart();
         async move {
             run.run().await.unwrap_err();
             Ok(())
         }
     });
-    let error = Bootstrap::new([pipeline.clone()], table)
+    let error = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table)
         .run()
         .await
         .unwrap_err();
@@ -493,7 +541,7 @@ async fn a_start_interrupted_between_two_records_is_completed() {
     let table = Table::new(&rows, 2, 3);
     let pages = Arc::clone(&table.pages);
     let failing = FailingSave::new(&place, 1);
-    let error = Bootstrap::new(pipelines(), table)
+    let error = Bootstrap::builder(Processor::new(pipelines()).unwrap(), table)
         .checkpoints(failing)
         .run()
         .await
@@ -505,10 +553,13 @@ async fn a_start_interrupted_between_two_records_is_completed() {
     assert_eq!(pages.load(Ordering::SeqCst), 0);
     let begun = record(&place, &pipelines()[1]).await;
 
-    let report = Bootstrap::new(pipelines(), Table::new(&rows, 2, 3))
-        .checkpoints(place.clone())
-        .run()
-        .await;
+    let report = Bootstrap::builder(
+        Processor::new(pipelines()).unwrap(),
+        Table::new(&rows, 2, 3),
+    )
+    .checkpoints(place.clone())
+    .run()
+    .await;
     let report = report.unwrap();
     assert_eq!((report.rerun, &report.run), (true, &begun.run));
     for pipeline in pipelines() {
@@ -540,22 +591,23 @@ async fn an_end_interrupted_between_two_records_is_completed_without_a_scan() {
     };
     // Two records, four pages in each of two segments, and then the record of `a`.
     let failing = FailingSave::new(&place, 2 + 2 * 4 + 1);
-    let run = Bootstrap::new(pipelines(), Table::new(&rows, 2, 3)).checkpoints(failing);
+    let run = Bootstrap::builder(
+        Processor::new(pipelines()).unwrap(),
+        Table::new(&rows, 2, 3),
+    )
+    .checkpoints(failing);
     run.run().await.unwrap_err();
     assert!(record(&place, &pipelines()[0]).await.finished_at.is_some());
     assert_eq!(record(&place, &pipelines()[1]).await.finished_at, None);
 
     let table = Table::new(&rows, 2, 3);
     let pages = Arc::clone(&table.pages);
-    let error = Bootstrap::new(pipelines(), table)
+    let report = Bootstrap::builder(Processor::new(pipelines()).unwrap(), table)
         .checkpoints(place.clone())
         .run()
         .await
-        .unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::AlreadyFinished { .. }),
-        "{error}"
-    );
+        .unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
     assert_eq!(pages.load(Ordering::SeqCst), 0);
     assert!(record(&place, &pipelines()[1]).await.finished_at.is_some());
 }
@@ -570,9 +622,14 @@ async fn an_unfinished_run_is_run_again_with_the_same_pipelines_only() {
     };
     unfinished([named("a"), named("b")], &clock).await;
     let run = |pipelines: Vec<Pipeline<Order>>| {
-        Bootstrap::new(pipelines, Table::new(&rows(20, 3), 2, 3))
-            .clock(Arc::new(clock.clone()))
-            .run()
+        Bootstrap::builder(
+            Processor::builder(pipelines)
+                .clock(Arc::new(clock.clone()))
+                .build()
+                .unwrap(),
+            Table::new(&rows(20, 3), 2, 3),
+        )
+        .run()
     };
     for others in [
         vec![named("a")],
@@ -587,12 +644,16 @@ async fn an_unfinished_run_is_run_again_with_the_same_pipelines_only() {
         assert!(error.to_string().contains("again: a, b;"), "{error}");
     }
     assert!(run(vec![named("b"), named("a")]).await.unwrap().rerun);
-    // One finished among new ones: refused by its name.
+    // One finished among new ones: refused by its name, and nothing is kept of the new one.
     let error = run(vec![named("c"), named("b")]).await.unwrap_err();
     assert!(
-        matches!(&error, BootstrapError::AlreadyFinished { pipeline, .. } if pipeline.as_str() == "b"),
+        matches!(&error, BootstrapError::SomeFinished { pipeline, missing, .. }
+            if pipeline.as_str() == "b" && *missing == ["`c`"]),
         "{error}"
     );
+    // One of those that were finished together.
+    let report = run(vec![named("b")]).await.unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
     assert!(!run(vec![named("c")]).await.unwrap().rerun);
 }
 
@@ -602,7 +663,11 @@ async fn a_record_that_cannot_be_read_is_named() {
     let pipeline = exactly_once("totals", &store, &markers);
     let name = pipeline.name().marker("bootstrap", &["orders"]);
     markers.save(&name, "{\"version\":1", None).await.unwrap();
-    let run = Bootstrap::new([pipeline], Table::new(&rows(3, 1), 1, 2)).restart();
+    let run = Bootstrap::builder(
+        Processor::new([pipeline]).unwrap(),
+        Table::new(&rows(3, 1), 1, 2),
+    )
+    .restart();
     let error = run.run().await.unwrap_err();
     assert!(matches!(error, BootstrapError::Record { .. }), "{error}");
 }
@@ -620,7 +685,7 @@ async fn a_stopped_run_says_so_and_is_run_again() {
         ready(Ok(()))
     });
     let (pages, closed) = (Arc::clone(&table.pages), Arc::clone(&table.closed));
-    let run = Bootstrap::new([pipeline.clone()], table).concurrency(2);
+    let run = Bootstrap::builder(Processor::new([pipeline.clone()]).unwrap(), table).concurrency(2);
     let report = run
         .run_until(async move { stop.notified().await })
         .await
@@ -636,7 +701,7 @@ async fn a_stopped_run_says_so_and_is_run_again() {
     assert!(counted > 0);
     assert_eq!(record(&markers, &pipeline).await.finished_at, None);
 
-    let second = Bootstrap::new([pipeline], Table::new(&rows, 3, 2))
+    let second = Bootstrap::builder(Processor::new([pipeline]).unwrap(), Table::new(&rows, 3, 2))
         .run()
         .await
         .unwrap();
@@ -661,7 +726,10 @@ async fn a_shutdown_does_not_wait_for_a_source_that_hangs() {
             Ok(())
         }
     });
-    let run = Bootstrap::new([exactly_once("totals", &store, &markers)], table);
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
+        table,
+    );
     let report = run
         .run_until(async move { stop.notified().await })
         .await
@@ -674,8 +742,8 @@ async fn progress_tells_the_run_from_start_to_end() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
     let said = Arc::clone(&heard);
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store, &markers)],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
         Table::new(&rows(5, 2), 2, 2),
     );
     let run = run.concurrency(1).on_progress(move |progress| {
@@ -724,8 +792,8 @@ async fn a_stop_is_told_as_progress() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let stopped = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let said = Arc::clone(&stopped);
-    let run = Bootstrap::new(
-        [exactly_once("totals", &store, &markers)],
+    let run = Bootstrap::builder(
+        Processor::new([exactly_once("totals", &store, &markers)]).unwrap(),
         Table::new(&rows(5, 2), 2, 2),
     );
     let run = run.on_progress(move |progress| {

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use murmur_core::{
-    AuditOptions, Change, EventName, Pipeline, Processor, ProcessorBuilder, Record, Row, Sum,
-    item_key,
+    AuditOptions, Change, EventName, Pipeline, Processor, Record, Row, Sum, item_key,
 };
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, Ended, RunRecord, Settle, SettleError, SourceError,
@@ -52,7 +51,7 @@ impl Setup {
     }
 
     fn processor(&self) -> Processor<Order> {
-        let processor = ProcessorBuilder::new([self.settling()]);
+        let processor = Processor::builder([self.settling()]);
         processor
             .clock(Arc::new(ManualClock::new(NOW)))
             .build()
@@ -78,7 +77,7 @@ impl Setup {
 
     /// Bootstraps by a definition that lets nothing settle.
     async fn bootstrapped(self) -> Self {
-        let run = Bootstrap::new([self.staying()], self.table());
+        let run = Bootstrap::builder(Processor::new([self.staying()]).unwrap(), self.table());
         assert_eq!(run.run().await.unwrap().ended, Ended::Finished);
         assert!(!self.is_settling().await);
         self
@@ -110,7 +109,7 @@ fn broken() -> SourceError {
 #[tokio::test]
 async fn from_the_end_of_a_bootstrap_on_items_settle_by_their_first_change() {
     let setup = Setup::new();
-    let run = Bootstrap::new([setup.settling()], setup.table());
+    let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
     assert_eq!(run.run().await.unwrap().ended, Ended::Finished);
     assert!(setup.is_settling().await);
 
@@ -156,7 +155,7 @@ async fn a_run_that_is_not_finished_lets_nothing_settle() {
     let setup = Setup::new();
     let table = setup.table();
     let table = table.before_page(|n| ready(if n == 2 { Err(broken()) } else { Ok(()) }));
-    let run = Bootstrap::new([setup.settling()], table).concurrency(1);
+    let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table).concurrency(1);
     run.run().await.unwrap_err();
     assert!(!setup.is_settling().await);
 }
@@ -168,7 +167,8 @@ async fn no_run_is_finished_before_its_items_settle() {
     let said_last = loop {
         let fresh = Setup::new();
         let place = FailingSave::new(&fresh.markers, cut);
-        let run = Bootstrap::new([fresh.settling()], fresh.table()).concurrency(1);
+        let run = Bootstrap::builder(Processor::new([fresh.settling()]).unwrap(), fresh.table())
+            .concurrency(1);
         let ended = run.checkpoints(place).run().await;
         if fresh.is_finished().await {
             assert!(fresh.is_settling().await && ended.is_ok());
@@ -177,7 +177,7 @@ async fn no_run_is_finished_before_its_items_settle() {
         said = fresh.is_settling().await;
         cut += 1;
         // Run again, it goes on to the same end.
-        let run = Bootstrap::new([fresh.settling()], fresh.table());
+        let run = Bootstrap::builder(Processor::new([fresh.settling()]).unwrap(), fresh.table());
         let ended = run.checkpoints(fresh.markers.clone()).run().await;
         assert_eq!(ended.unwrap().ended, Ended::Finished);
         assert!(fresh.is_settling().await && fresh.is_finished().await);
@@ -202,7 +202,9 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
             .ledger()
             .unwrap()
     };
-    let error = Bootstrap::new([pipeline()], setup.table()).run().await;
+    let error = Bootstrap::builder(Processor::new([pipeline()]).unwrap(), setup.table())
+        .run()
+        .await;
     let error = error.unwrap_err();
     assert!(
         matches!(error, BootstrapError::NotSettling { .. }),
@@ -215,7 +217,10 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
     fails.store(false, Ordering::SeqCst);
     let again = setup.table();
     let pages = Arc::clone(&again.pages);
-    let report = Bootstrap::new([pipeline()], again).run().await.unwrap();
+    let report = Bootstrap::builder(Processor::new([pipeline()]).unwrap(), again)
+        .run()
+        .await
+        .unwrap();
     assert_eq!(report.ended, Ended::Finished);
     assert_eq!(pages.load(Ordering::SeqCst), 0);
     assert!(setup.is_settling().await && setup.is_finished().await);
@@ -225,7 +230,7 @@ async fn where_it_cannot_be_said_the_run_is_not_finished() {
 async fn the_last_worker_lets_items_settle() {
     let setup = Setup::new();
     let worker = |segments| {
-        let run = Bootstrap::new([setup.settling()], setup.table());
+        let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
         run.worker("nightly", segments).run()
     };
     assert_eq!(worker(0..1).await.unwrap().ended, Ended::OwnPart);
@@ -242,7 +247,7 @@ async fn only_definitions_that_say_so_settle() {
         settling("leaving", &leaving.store, &leaving.markers),
         exactly_once("counts", &store(), &MemoryDeduper::new()),
     ];
-    let run = Bootstrap::new(pipelines, staying.table());
+    let run = Bootstrap::builder(Processor::new(pipelines).unwrap(), staying.table());
     let place = MemoryDeduper::new();
     run.checkpoints(place).run().await.unwrap();
     assert!(!staying.is_settling().await && leaving.is_settling().await);
@@ -254,7 +259,9 @@ async fn a_bootstrap_that_is_finished_already_lets_items_settle_too() {
     // A stream that does not carry what they settle by is worse than being done already.
     let mut table = setup.table();
     views(true, false)(&mut table.described);
-    let error = Bootstrap::new([setup.settling()], table).run().await;
+    let error = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table)
+        .run()
+        .await;
     let error = error.unwrap_err();
     assert!(
         matches!(error, BootstrapError::MissingImages { .. }),
@@ -262,12 +269,9 @@ async fn a_bootstrap_that_is_finished_already_lets_items_settle_too() {
     );
     assert!(!setup.is_settling().await);
     for _ in 0..2 {
-        let run = Bootstrap::new([setup.settling()], setup.table());
-        let error = run.run().await.unwrap_err();
-        assert!(
-            matches!(error, BootstrapError::AlreadyFinished { .. }),
-            "{error}"
-        );
+        let run = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
+        let report = run.run().await.unwrap();
+        assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
         assert!(setup.is_settling().await);
     }
 }
@@ -278,7 +282,9 @@ async fn a_bootstrap_of_what_settles_needs_old_images() {
     for (new, old) in [(true, false), (false, true), (false, false)] {
         let mut table = setup.table();
         views(new, old)(&mut table.described);
-        let error = Bootstrap::new([setup.settling()], table).run().await;
+        let error = Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table)
+            .run()
+            .await;
         let error = error.unwrap_err();
         says(
             &error,
@@ -293,8 +299,8 @@ async fn the_command_lets_items_settle_once_and_again() {
     let setup = Setup::new().bootstrapped().await;
     let run = setup.record().await.unwrap().run;
     for already in [false, true] {
-        let settle = Settle::new([setup.settling()], setup.table());
-        let report = settle.run().await.unwrap();
+        let settle = Settle::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
+        let report = settle.build().unwrap().run().await.unwrap();
         let [of] = &report.pipelines[..] else {
             panic!("{report:?}");
         };
@@ -307,17 +313,18 @@ async fn the_command_lets_items_settle_once_and_again() {
 #[tokio::test]
 async fn the_command_looks_where_the_bootstrap_keeps_its_record() {
     let (setup, place) = (Setup::new(), MemoryDeduper::new());
-    let run = Bootstrap::new([setup.staying()], setup.table());
+    let run = Bootstrap::builder(Processor::new([setup.staying()]).unwrap(), setup.table());
     run.checkpoints(place.clone()).run().await.unwrap();
-    let settle = || Settle::new([setup.settling()], setup.table());
-    let error = settle().run().await.unwrap_err();
+    let settle = || Settle::builder(Processor::new([setup.settling()]).unwrap(), setup.table());
+    let error = settle().build().unwrap().run().await.unwrap_err();
     assert!(
         matches!(error, SettleError::NeverBootstrapped { .. }),
         "{error}"
     );
     says(&error, &["`totals`", "`orders`", "`checkpoints`"]);
     assert!(!setup.is_settling().await);
-    settle().checkpoints(place).run().await.unwrap();
+    let settle = settle().checkpoints(place).build().unwrap();
+    settle.run().await.unwrap();
     assert!(setup.is_settling().await);
 }
 
@@ -328,7 +335,8 @@ async fn refused(
     table: Table,
 ) -> SettleError {
     let closed = Arc::clone(&table.closed);
-    let error = Settle::new(pipelines, table).run().await.unwrap_err();
+    let settle = Settle::builder(Processor::new(pipelines).unwrap(), table);
+    let error = settle.build().unwrap().run().await.unwrap_err();
     assert!(!setup.is_settling().await, "{error}");
     assert!(!error.is_retryable(), "{error}");
     assert!(closed.load(Ordering::SeqCst), "{error}");
@@ -338,26 +346,31 @@ async fn refused(
 #[tokio::test]
 async fn what_cannot_settle_by_its_definition_is_refused() {
     let setup = Setup::new().bootstrapped().await;
+    let refused = |pipelines: Vec<Pipeline<Order>>| {
+        let processor = Processor::new(pipelines).unwrap();
+        let error = Settle::builder(processor, setup.table())
+            .build()
+            .unwrap_err();
+        assert!(!error.is_retryable(), "{error}");
+        error
+    };
     let other = (store(), MemoryDeduper::new());
     for mode in [exactly_once, claim_first] {
         let without = mode("counts", &other.0, &other.1);
-        let error = refused(&setup, [setup.settling(), without], setup.table()).await;
+        let error = refused(vec![setup.settling(), without]);
         assert!(matches!(error, SettleError::NoLedger { .. }), "{error}");
         says(&error, &["`counts`", "leave it out"]);
     }
-    let error = refused(&setup, [setup.staying()], setup.table()).await;
+    let error = refused(vec![setup.staying()]);
     assert!(matches!(error, SettleError::NotDefined { .. }), "{error}");
     says(&error, &["`totals`", "`.settle()`", "every process"]);
-    let error = Settle::<Order, Table>::new([], setup.table()).run().await;
-    let error = error.unwrap_err();
-    assert!(matches!(error, SettleError::Option(_)), "{error}");
 }
 
 #[tokio::test]
 async fn a_bootstrap_that_is_not_finished_or_was_of_something_else_is_refused() {
     let setup = Setup::new();
     let table = setup.table().before_page(|_| ready(Err(broken())));
-    Bootstrap::new([setup.settling()], table)
+    Bootstrap::builder(Processor::new([setup.settling()]).unwrap(), table)
         .run()
         .await
         .unwrap_err();
@@ -432,10 +445,17 @@ async fn state_of_something_else_is_refused() {
             .unwrap()
     };
     let state = store();
-    let run = Bootstrap::new([pipeline(&state, 1)], setup.table());
+    let run = Bootstrap::builder(
+        Processor::new([pipeline(&state, 1)]).unwrap(),
+        setup.table(),
+    );
     run.checkpoints(place.clone()).run().await.unwrap();
-    let settle = Settle::new([pipeline(&state, 2)], setup.table());
-    let error = settle.checkpoints(place).run().await.unwrap_err();
+    let settle = Settle::builder(
+        Processor::new([pipeline(&state, 2)]).unwrap(),
+        setup.table(),
+    );
+    let settle = settle.checkpoints(place).build().unwrap();
+    let error = settle.run().await.unwrap_err();
     says(&error, &["version 1", "version 2"]);
 
     // Of none.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::{BoxFuture, join_all};
-use murmur_core::{Pipeline, Row, Sum};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended, RunRecord, SourceError};
+use murmur_core::{Pipeline, Processor, Row, Sum};
+use murmur_snapshot::{Bootstrap, BootstrapBuilder, BootstrapError, Ended, RunRecord, SourceError};
 use murmur_state::{
     Checkpoint, Checkpoints, MemoryDeduper, MemoryStore, Removed, Saved, StoreError,
 };
@@ -51,12 +51,12 @@ impl Setup {
         self.table().before_capture(first_fails)
     }
 
-    fn worker(&self, part: Range<u32>) -> Bootstrap<Order, Table> {
+    fn worker(&self, part: Range<u32>) -> BootstrapBuilder<Order, Table> {
         self.worker_over(self.table(), part)
     }
 
-    fn worker_over(&self, table: Table, part: Range<u32>) -> Bootstrap<Order, Table> {
-        Bootstrap::new(self.pipelines(), table).worker("nightly", part)
+    fn worker_over(&self, table: Table, part: Range<u32>) -> BootstrapBuilder<Order, Table> {
+        Bootstrap::builder(Processor::new(self.pipelines()).unwrap(), table).worker("nightly", part)
     }
 
     async fn record(&self) -> RunRecord {
@@ -99,11 +99,9 @@ async fn the_last_to_finish_finishes_the_run_in_whatever_order() {
             "one token for all"
         );
         setup.is_whole().await;
-        let error = setup.worker(0..2).run().await.unwrap_err();
-        assert!(
-            matches!(error, BootstrapError::AlreadyFinished { .. }),
-            "{error}"
-        );
+        let report = setup.worker(0..2).run().await.unwrap();
+        assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
+        assert_eq!(report.token, Some(token(0)));
     }
 }
 
@@ -268,7 +266,10 @@ async fn another_unfinished_run_is_refused_by_both_ids_and_restart_begins_anew_o
     let setup = Setup::new();
     let report = setup.worker(0..3).run().await.unwrap();
     assert_eq!(report.ended, Ended::OwnPart);
-    let other = |part| Bootstrap::new(setup.pipelines(), setup.table()).worker("weekly", part);
+    let other = |part| {
+        Bootstrap::builder(Processor::new(setup.pipelines()).unwrap(), setup.table())
+            .worker("weekly", part)
+    };
     let error = other(3..6).run().await.unwrap_err();
     let said = error.to_string();
     assert!(matches!(error, BootstrapError::OtherRun { .. }), "{said}");
@@ -282,11 +283,9 @@ async fn another_unfinished_run_is_refused_by_both_ids_and_restart_begins_anew_o
         let report = other(part).restart().run().await.unwrap();
         assert_eq!((report.run.as_str(), report.ended), ("weekly", ended));
     }
-    let error = other(3..6).restart().run().await.unwrap_err();
-    assert!(
-        matches!(error, BootstrapError::AlreadyFinished { .. }),
-        "{error}"
-    );
+    let report = other(3..6).restart().run().await.unwrap();
+    assert!(matches!(report.ended, Ended::FinishedBefore { .. }));
+    assert_eq!(report.run, "weekly");
 }
 
 #[tokio::test]
@@ -318,7 +317,7 @@ async fn of_two_workers_at_one_segment_one_leaves_it_to_the_other() {
     let report = setup.worker_over(table, 1..4).run().await.unwrap();
     assert_eq!(report.ended, Ended::OwnPart, "the other had done segment 1");
     // Whoever takes up all that is left, without being one of several, may do so.
-    let report = Bootstrap::new(setup.pipelines(), setup.table())
+    let report = Bootstrap::builder(Processor::new(setup.pipelines()).unwrap(), setup.table())
         .run()
         .await
         .unwrap();
@@ -356,7 +355,7 @@ async fn of_processes_that_take_up_one_run_together_at_least_one_comes_to_its_en
         let mut runs = Vec::new();
         for n in 0..2 {
             let table = meet(&setup, &together, n).await;
-            let run = Bootstrap::new(setup.pipelines(), table);
+            let run = Bootstrap::builder(Processor::new(setup.pipelines()).unwrap(), table);
             runs.push(tokio::spawn(run.concurrency(concurrency).run()));
         }
         let mut ends = Vec::new();
@@ -395,7 +394,10 @@ impl Checkpoints for Meanwhile {
             if !self.done.swap(true, Ordering::SeqCst) {
                 // The other has the first record, and meets this one's at the second.
                 let stale = Stale(Arc::clone(&self.setup));
-                let run = Bootstrap::new(self.setup.pipelines(), self.setup.slower());
+                let run = Bootstrap::builder(
+                    Processor::new(self.setup.pipelines()).unwrap(),
+                    self.setup.slower(),
+                );
                 let run = run.restart().checkpoints(stale).run().await.unwrap();
                 assert_eq!(run.ended, Ended::Finished);
             }
@@ -461,13 +463,14 @@ impl Checkpoints for Stale {
 async fn of_two_that_begin_anew_together_the_one_with_the_first_record_goes_on() {
     let setup = Arc::new(Setup::new());
     // A finished run, so that both records are there.
-    let run = Bootstrap::new(setup.pipelines(), setup.table());
+    let run = Bootstrap::builder(Processor::new(setup.pipelines()).unwrap(), setup.table());
     run.run().await.unwrap();
     let meanwhile = Meanwhile {
         setup: Arc::clone(&setup),
         done: Arc::default(),
     };
-    let run = Bootstrap::new(setup.pipelines(), setup.table()).restart();
+    let run =
+        Bootstrap::builder(Processor::new(setup.pipelines()).unwrap(), setup.table()).restart();
     let ended = run.checkpoints(meanwhile.clone()).run().await;
     assert!(meanwhile.done.load(Ordering::SeqCst));
     assert!(

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::Sum;
-use murmur_core::{Decoded, Decoder, Row};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
+use murmur_core::{Decoded, Decoder, Processor, ProcessorBuilder, Row};
+use murmur_snapshot::{Bootstrap, BootstrapBuilder, BootstrapError, Ended};
 use murmur_state::{MemoryDeduper, MemoryStore};
 use support::*;
 
@@ -34,9 +34,12 @@ impl Setup {
         }
     }
 
-    fn over(&self, table: Table) -> Bootstrap<Order, Table> {
-        let pipeline = exactly_once("totals", &self.store, &self.markers);
-        Bootstrap::new([pipeline], table)
+    fn over(&self, table: Table) -> BootstrapBuilder<Order, Table> {
+        Bootstrap::builder(self.processor().build().unwrap(), table)
+    }
+
+    fn processor(&self) -> ProcessorBuilder<Order> {
+        Processor::builder([exactly_once("totals", &self.store, &self.markers)])
     }
 }
 
@@ -70,7 +73,10 @@ async fn a_table_of_another_type_fails_the_run_by_what_was_found() {
             Ok(Decoded::Record(Order { customer, cents: 1 }))
         });
         let table = Table::new(&others(0, many), segments, 100);
-        let run = Bootstrap::with_decoder([pipeline], table, right);
+        let run = Bootstrap::builder(
+            Processor::with_decoder([pipeline], right).build().unwrap(),
+            table,
+        );
         let report = run.run().await.unwrap();
         assert_eq!((report.rerun, report.counts.applied), (true, many));
         assert_eq!(report.earlier.counts.rows, 0);
@@ -105,10 +111,13 @@ async fn rows_that_are_skipped_and_tables_that_are_empty_are_no_wrong_source() {
     let pipeline = exactly_once("totals", &setup.store, &setup.markers);
     let skips = Decoder::item(|_| Ok(Decoded::Skip));
     let table = Table::new(&others(0, 3000), 2, 100);
-    let report = Bootstrap::with_decoder([pipeline], table, skips)
-        .run()
-        .await
-        .unwrap();
+    let report = Bootstrap::builder(
+        Processor::with_decoder([pipeline], skips).build().unwrap(),
+        table,
+    )
+    .run()
+    .await
+    .unwrap();
     assert_eq!(
         (report.ended, report.counts.skipped),
         (Ended::Finished, 3000)
@@ -149,7 +158,8 @@ async fn a_worker_whose_part_is_all_rejected_goes_by_what_others_have_met() {
     let table = Arc::new(table);
     let worker = |part| {
         let pipeline = exactly_once("totals", &setup.store, &setup.markers);
-        Bootstrap::new([pipeline], Arc::clone(&table)).worker("nightly", part)
+        Bootstrap::builder(Processor::new([pipeline]).unwrap(), Arc::clone(&table))
+            .worker("nightly", part)
     };
     let error = worker(0..1).run().await.unwrap_err();
     assert!(
@@ -166,10 +176,11 @@ async fn the_callback_still_gets_each_row() {
     let (setup, taken) = (Setup::new(), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&taken);
     let table = Table::new(&others(0, 30), 1, 10);
-    let run = setup.over(table).on_rejected(move |_| {
+    let processor = setup.processor().on_rejected(move |_| {
         count.fetch_add(1, Ordering::SeqCst);
         ready(Ok(()))
     });
+    let run = Bootstrap::builder(processor.build().unwrap(), table);
     run.run().await.unwrap_err();
     assert_eq!(taken.load(Ordering::SeqCst), 30);
 }

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::time::Instant;
 
-use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
+use murmur_core::{AttributeValue, Item, Pipeline, Processor, Row, Sum, item_id};
 use murmur_snapshot::{Bootstrap, Cursor, Description, Page, RunRecord, Source, SourceError};
 use murmur_state::{HandoffToken, Timestamp};
 use murmur_state_ddb::{Deduper, Int64SumStore, create_dedup_table, create_int64_table};
@@ -96,7 +96,9 @@ async fn a_hundred_thousand_listed_shards_are_handed_over() {
         .unwrap();
     let name = pipeline.name().clone();
     let begun = Instant::now();
-    let report = Bootstrap::new([pipeline], Orders(token.clone()))
+    let report = Bootstrap::builder(Processor::new([pipeline]).unwrap(), Orders(token.clone()))
+        .build()
+        .unwrap()
         .run()
         .await;
     let took = begun.elapsed();

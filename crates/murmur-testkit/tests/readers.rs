@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
-use murmur_core::{Change, Decoded, Decoder, EventName, Pipeline, Record, Sum};
+use murmur_core::{Change, Decoded, Decoder, EventName, Pipeline, Processor, Record, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent};
 use murmur_state::{Deadline, MemoryStore};
 use murmur_streams::{Start, StreamSource, StreamsApi};
@@ -116,13 +116,15 @@ async fn seen(event: LenientEvent) -> Seen {
         decoded(view.record);
         Ok(Decoded::Skip)
     });
-    let looking = Handler::with_decoder([looking.unwrap()], decoder)
-        .on_rejected(move |rejected| {
-            taken(&rejected.record);
-            async { Ok(()) }
-        })
-        .build()
-        .unwrap();
+    let looking = Handler::new(
+        Processor::with_decoder([looking.unwrap()], decoder)
+            .on_rejected(move |rejected| {
+                taken(&rejected.record);
+                async { Ok(()) }
+            })
+            .build()
+            .unwrap(),
+    );
     let answer = looking.handle_lenient(event.clone(), Deadline::NONE).await;
     assert!(answer.unwrap().batch_item_failures.is_empty());
 
@@ -138,7 +140,7 @@ async fn seen(event: LenientEvent) -> Seen {
             .retract()
             .store(rows.clone())
             .exactly_once();
-        let mut builder = Handler::new([totals.unwrap()]);
+        let mut builder = Processor::builder([totals.unwrap()]);
         if taking {
             let log = Arc::clone(&rejected);
             builder = builder.on_rejected(move |rejected| {
@@ -148,7 +150,7 @@ async fn seen(event: LenientEvent) -> Seen {
                 async { Ok(()) }
             });
         }
-        let handler = builder.build().unwrap();
+        let handler = Handler::new(builder.build().unwrap());
         let answer = handler.handle_lenient(event.clone(), Deadline::NONE).await;
         *reported = answer.unwrap().batch_item_failures.len();
         total = rows.rows().first().map(|row| row.value);

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_core::{BoxError, BuildError, Pipeline, Rejected, Sum};
+use murmur_core::{BoxError, BuildError, Pipeline, Processor, Rejected, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_snapshot::{Bootstrap, BootstrapError, RunRecord};
 use murmur_snapshot_ddb::ParallelScan;
@@ -96,13 +96,15 @@ fn event(records: u64) -> Event {
 async fn reported_and_handed_over(tables: &Tables, mode: &str) -> (usize, usize) {
     let taken = Arc::new(AtomicUsize::new(0));
     let counts = Arc::clone(&taken);
-    let handler = Handler::new([tables.pipeline(mode)])
-        .on_rejected(move |_: Rejected| {
-            counts.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(Ok::<(), BoxError>(()))
-        })
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([tables.pipeline(mode)])
+            .on_rejected(move |_: Rejected| {
+                counts.fetch_add(1, Ordering::Relaxed);
+                std::future::ready(Ok::<(), BoxError>(()))
+            })
+            .build()
+            .unwrap(),
+    );
     // The whole batch is reported either way: record by record, or as a failed invocation.
     let reported = match handler.handle(event(7), Deadline::NONE).await {
         Ok(answer) => answer.batch_item_failures.len(),
@@ -207,19 +209,20 @@ async fn a_bootstrap_into_a_badly_named_table_stops_and_stays_unfinished() {
             };
             let source = ParallelScan::builder(dynamo.client(), &orders);
             let source = source.build().unwrap();
-            let mut run = Bootstrap::new([tables.pipeline(mode)], source);
-            if mode == "at least once" {
-                run = run.checkpoints(records.clone());
-            }
+            let mut processor = Processor::builder([tables.pipeline(mode)]);
             let taken = Arc::new(Mutex::new(Vec::new()));
             if callback {
                 let list = Arc::clone(&taken);
-                run = run.on_rejected(move |rejected: Rejected| {
+                processor = processor.on_rejected(move |rejected: Rejected| {
                     list.lock().unwrap().push(rejected);
                     std::future::ready(Ok::<(), BoxError>(()))
                 });
             }
-            let error = run.run().await.unwrap_err();
+            let mut run = Bootstrap::builder(processor.build().unwrap(), source);
+            if mode == "at least once" {
+                run = run.checkpoints(records.clone());
+            }
+            let error = run.build().unwrap().run().await.unwrap_err();
             let said = Causes(&error).to_string();
             assert!(said.contains(BAD_NAME), "{mode}: {said}");
             assert!(!error.is_retryable(), "{mode}: {said}");

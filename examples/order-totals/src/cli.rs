@@ -12,9 +12,9 @@ use std::path::Path;
 use anyhow::Context;
 use aws_sdk_dynamodb::Client;
 use clap::value_parser;
-use murmur_core::{KeyDifference, Pipeline};
+use murmur_core::{KeyDifference, Pipeline, Processor};
 use murmur_lambda_ddbstreams::Mapping;
-use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
+use murmur_snapshot::{Bootstrap, BootstrapBuilder, Ended, ReadBudget, Report, ShowProgress};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
 use murmur_state::{
     OptionError, PipelineName, Random, Retry, RetryPolicy, SystemClock, TracingRecorder,
@@ -124,7 +124,7 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// The bootstrap of `pipelines` from this table, which tells its progress.
+    /// The bootstrap of `pipelines` from this table, which tells its progress; to be built.
     ///
     /// # Errors
     ///
@@ -134,11 +134,13 @@ impl Scan {
         client: &Client,
         streams: &aws_sdk_dynamodbstreams::Client,
         pipelines: [Pipeline<Order>; 2],
-    ) -> Result<Bootstrap<Order, ParallelScan>, OptionError> {
+    ) -> Result<BootstrapBuilder<Order, ParallelScan>, OptionError> {
         let source = self.orders.source(client).streams(streams.clone());
         let shown = ShowProgress::on_stderr();
-        let mut bootstrap = Bootstrap::new(pipelines, source.build()?)
+        let processor = Processor::builder(pipelines)
             .recorder(TracingRecorder)
+            .build()?;
+        let mut bootstrap = Bootstrap::builder(processor, source.build()?)
             .concurrency(self.concurrency)
             .read_budget(match (self.read_units, self.read_percent) {
                 (Some(units), _) => ReadBudget::UnitsPerSecond(units),
@@ -163,9 +165,9 @@ pub fn patience() -> Retry {
 
 /// The bootstrap, refused before anything is written if `mapping` would miss changes.
 pub fn checking(
-    bootstrap: Bootstrap<Order, ParallelScan>,
+    bootstrap: BootstrapBuilder<Order, ParallelScan>,
     mapping: Mapping,
-) -> Bootstrap<Order, ParallelScan> {
+) -> BootstrapBuilder<Order, ParallelScan> {
     bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)))
 }
 
@@ -213,6 +215,12 @@ pub const GIVEN_UP: &str = "stopped before the end, with pages under way, which 
 
 /// Says what became of the rows.
 pub fn tell_report(report: &Report) {
+    if let Ended::FinishedBefore { finished_at } = report.ended {
+        return eprintln!(
+            "the bootstrap was finished before, as run {}, at {finished_at}: nothing was read",
+            report.run
+        );
+    }
     let counts = &report.counts;
     eprintln!(
         "{} rows: {} count now, {} did before, of {} live knows something later, {} expired, {} \
@@ -238,7 +246,7 @@ pub fn tell_report(report: &Report) {
         eprintln!("rejected: {row}");
     }
     match report.ended {
-        Ended::Finished => {}
+        Ended::Finished | Ended::FinishedBefore { .. } => {}
         Ended::OwnPart => eprintln!(
             "this part is done, and others are not yet: the run is finished when the last of them is"
         ),

@@ -2,9 +2,11 @@
 //! may take, and the next one goes on. `deploy/bootstrap.asl.json` calls it until all is done.
 #![allow(clippy::print_stderr, reason = "it is the log of a function")]
 
+use murmur_core::Processor;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
+use anyhow::bail;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, ReadBudget};
@@ -137,9 +139,10 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
         .build()?;
     let to = from.saturating_add(fill.take).min(fill.segments);
     let run = fill.run;
-    let mut bootstrap = Bootstrap::new(pipelines, source)
+    let processor = Processor::builder(pipelines)
         .recorder(TracingRecorder)
-        .worker(run.clone(), from..to);
+        .build()?;
+    let mut bootstrap = Bootstrap::builder(processor, source).worker(run.clone(), from..to);
     if let Some(mapping) = fill.mapping {
         bootstrap = cli::checking(bootstrap, mapping);
     }
@@ -152,33 +155,29 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
     if let Some(units) = fill.read_units {
         bootstrap = bootstrap.read_budget(ReadBudget::UnitsPerSecond(units));
     }
-    match bootstrap.run_until(stop).await {
+    let report = bootstrap.build()?.run_until(stop).await?;
+    match report.ended {
         // Called again it would come no further: what keeps it is for people to see.
-        Ok(report) if report.ended == Ended::Stopped && report.counts.examined == 0 => {
-            Err(BootstrapError::Stopped {
-                source_name: fill.table,
-            }
-            .into())
+        Ended::Stopped if report.counts.examined == 0 => Err(BootstrapError::Stopped {
+            source_name: fill.table,
         }
-        Ok(report) => {
+        .into()),
+        Ended::FinishedBefore { .. } if report.run != run => bail!(
+            "the totals were filled before, by run `{}`: start it under that name, or fill new tables",
+            report.run
+        ),
+        ended => {
             for row in &report.rejected {
                 eprintln!("rejected: {row}");
             }
+            let before = matches!(ended, Ended::FinishedBefore { .. });
             Ok(Answer {
-                done: report.ended != Ended::Stopped,
-                finished: report.ended == Ended::Finished,
+                done: ended != Ended::Stopped,
+                finished: before || ended == Ended::Finished,
                 rows: report.counts.rows,
                 rejected: report.earlier.counts.rejected + report.counts.rejected,
-                rejected_is_known: report.left == 0,
+                rejected_is_known: report.left == 0 && !before,
             })
         }
-        Err(BootstrapError::AlreadyFinished { record, .. }) if record.run == run => Ok(Answer {
-            done: true,
-            finished: true,
-            rows: 0,
-            rejected: 0,
-            rejected_is_known: false,
-        }),
-        Err(error) => Err(error.into()),
     }
 }

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use futures::future::try_join_all;
-use murmur_core::AttributeValue;
+use murmur_core::{AttributeValue, Processor};
 use murmur_snapshot::{Bootstrap, Page, Source as _};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{Clock, RetryPolicy, SystemClock};
@@ -136,9 +136,10 @@ pub(super) async fn fill(
     pages: usize,
 ) -> Result<()> {
     let totals = pipeline::totals(mode, client, tables, &Means::default())?;
-    let bootstrap = Bootstrap::new([totals], segments(client, source)?);
     let patient = RetryPolicy::default().budget(PATIENCE);
-    bootstrap.concurrency(pages).retry(patient).run().await?;
+    let processor = Processor::builder([totals]).retry(patient).build()?;
+    let bootstrap = Bootstrap::builder(processor, segments(client, source)?).concurrency(pages);
+    bootstrap.build()?.run().await?;
     Ok(())
 }
 

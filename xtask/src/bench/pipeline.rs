@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
-use murmur_core::{Definition, Pipeline, Sum};
+use murmur_core::{Definition, Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Clock, Deadline, MemoryStore, Random, SystemClock, Tokens};
 use murmur_state_ddb::{Int64SumStore, TableOptions, create_dedup_table, create_int64_table};
@@ -114,11 +114,13 @@ pub(super) fn handler(
     tables: &Tables,
     means: Means,
 ) -> Result<Handler<Order>> {
-    Ok(Handler::new([totals(mode, client, tables, &means)?])
-        .clock(means.clock)
-        .random(means.random.clone())
-        .tokens(Tokens::repeatable(means.random))
-        .build()?)
+    Ok(Handler::new(
+        Processor::builder([totals(mode, client, tables, &means)?])
+            .clock(means.clock)
+            .random(means.random.clone())
+            .tokens(Tokens::repeatable(means.random))
+            .build()?,
+    ))
 }
 
 /// The pipeline, with stores of its own.
@@ -157,7 +159,7 @@ pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
         .every_change()
         .store(store.clone())
         .exactly_once()?;
-    Ok(Handler::new([totals]).build()?)
+    Ok(Handler::new(Processor::new([totals])?))
 }
 
 /// Has the handler count an event, all of it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use fastrand::Rng;
-use murmur_core::{Pipeline, ProcessorBuilder, Sum};
+use murmur_core::{Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Deadline, Random, Timestamp, Tokens};
 use murmur_state_ddb::{Int64SumStore, TableOptions};
@@ -167,11 +167,13 @@ fn totals(simulation: &Simulation, way: Way, random: &Random) -> Result<Pipeline
 
 fn process(simulation: &Simulation, way: Way, number: u64) -> Result<Handler<Order>> {
     let random = Random::seeded(number);
-    Ok(Handler::new([totals(simulation, way, &random)?])
-        .clock(simulation.time.clock(0))
-        .random(random.clone())
-        .tokens(Tokens::repeatable(random))
-        .build()?)
+    Ok(Handler::new(
+        Processor::builder([totals(simulation, way, &random)?])
+            .clock(simulation.time.clock(0))
+            .random(random.clone())
+            .tokens(Tokens::repeatable(random))
+            .build()?,
+    ))
 }
 
 /// A pipeline and its items, as one way of counting has them.
@@ -266,7 +268,7 @@ async fn both(way: Way, load: Load, items: usize, events: [usize; 2]) -> Result<
     if way == Way::Settling {
         let pipeline = totals(&world.simulation, way, &Random::seeded(0))?;
         let clock = world.simulation.time.clock(0);
-        let says = ProcessorBuilder::new([pipeline]).clock(clock).build()?;
+        let says = Processor::builder([pipeline]).clock(clock).build()?;
         says.settle(Deadline::NONE).await?;
         // Others ask after a minute.
         world.simulation.time.sleep(Duration::from_secs(61)).await;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use murmur_core::{
-    AuditOptions, Decoded, Decoder, Item, LedgerStatus, Pipeline, ProcessorBuilder, Sum, decimal,
+    AuditOptions, Decoded, Decoder, Item, LedgerStatus, Pipeline, Processor, Sum, decimal,
 };
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{Bootstrap, Progress};
@@ -205,7 +205,7 @@ struct Definition {
 
 /// What the ledger has in the end.
 async fn ledger(Definition { pipeline, decoder }: Definition) -> Result<LedgerStatus> {
-    let processor = ProcessorBuilder::with_decoder([pipeline], decoder).build()?;
+    let processor = Processor::with_decoder([pipeline], decoder).build()?;
     let ledgers = processor.ledgers(&AuditOptions::default()).await?;
     ledgers
         .into_iter()
@@ -230,7 +230,8 @@ async fn bootstrap(
     let begun = Instant::now();
     let scan = Arc::new(scan);
     let tell = Arc::clone(&scan);
-    let report = Bootstrap::with_decoder([pipeline], source, decoder)
+    let processor = Processor::with_decoder([pipeline], decoder).build()?;
+    let report = Bootstrap::builder(processor, source)
         .on_progress(move |progress: &Progress<'_>| match progress {
             Progress::Started { .. } => {
                 tell.send_replace(Scan::UnderWay);
@@ -238,6 +239,7 @@ async fn bootstrap(
             Progress::Page { total, .. } => shown.set(total.rows as usize),
             _ => {}
         })
+        .build()?
         .run()
         .await?;
     bar.finish();
@@ -281,7 +283,7 @@ async fn live(
     Definition { pipeline, decoder }: Definition,
     mut scan: watch::Receiver<Scan>,
 ) -> Result<Summary> {
-    let handler = Handler::with_decoder([pipeline], decoder).build()?;
+    let handler = Handler::new(Processor::with_decoder([pipeline], decoder).build()?);
     let expected = rows.live.iter().map(Vec::len).sum();
     let seen = Arc::new(Seen::default());
     let noted = Arc::clone(&seen);

@@ -1,8 +1,8 @@
 //! Removals by Time to Live, told from a user's.
 
 use murmur_core::{
-    AttributeValue, BuildError, Change, Count, Decoded, Decoder, Definition, Pipeline,
-    ProcessorBuilder, Record, RecordError, RecordOutcome, Side, Sum,
+    AttributeValue, BuildError, Change, Count, Decoded, Decoder, Definition, Pipeline, Processor,
+    Record, RecordError, RecordOutcome, Side, Sum,
 };
 use murmur_state::{Deadline, MemoryDeduper, MemoryStore, SequenceNumber, Timestamp};
 
@@ -123,7 +123,7 @@ async fn each_pipeline_keeps_or_takes_back_by_itself() {
         .store(gone.clone())
         .exactly_once()
         .unwrap();
-    let processor = ProcessorBuilder::new([keeping, taking]).build().unwrap();
+    let processor = Processor::new([keeping, taking]).unwrap();
     let batch = [insert("1", order("a", 5)), removal(2, order("a", 5), true)];
     assert_outcomes!(
         outcomes(&processor, &batch).await,
@@ -145,9 +145,7 @@ async fn a_kept_removal_adds_nothing_whatever_its_new_side_decodes_to() {
         .ledger()
         .unwrap();
     let decoder = Decoder::record(|_| Ok(Decoded::Record("all".to_owned())));
-    let processor = ProcessorBuilder::with_decoder([items], decoder)
-        .build()
-        .unwrap();
+    let processor = Processor::with_decoder([items], decoder).build().unwrap();
     let batch = [put(1, None, order("a", 5)), removal(2, order("a", 5), true)];
     processor.process(&batch, Deadline::NONE).await;
     assert_eq!(value(&store, "all").await, Some(1));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use murmur_core::{Pipeline, ProcessorBuilder, RecordOutcome, Sum};
+use murmur_core::{Pipeline, Processor, RecordError, RecordOutcome, Sum};
 use murmur_state::{
     Causes, Deadline, Fault, MemoryDeduper, MemoryStore, Place, RetryPolicy, StoreError,
 };
@@ -40,7 +40,7 @@ async fn throttles_spend_time_and_transient_failures_spend_attempts() {
         let store = scripted(|_| Answer::Refuse(unavailable(false)));
         let (mut builder, _) = self::builder(totals(store.clone()).at_least_once().unwrap());
         if let Some(attempts) = attempts {
-            builder = builder.retry_with(|policy| policy.max_attempts(attempts));
+            builder = builder.retry(murmur_state::RetryPolicy::default().max_attempts(attempts));
         }
         let processor = builder.build().unwrap();
         let outcome = outcomes(&processor, &batch).await.remove(0);
@@ -287,7 +287,7 @@ fn two_pipelines_on_one_state_table_are_refused() {
             .claim_first(markers)
             .unwrap(),
     ] {
-        let built = ProcessorBuilder::new([one(), other]).build();
+        let built = Processor::new([one(), other]);
         let error = built.map(|_| ()).unwrap_err();
         assert_eq!(error.option, "pipelines");
         for word in ["`one`", "`other`", "one state table"] {
@@ -296,5 +296,32 @@ fn two_pipelines_on_one_state_table_are_refused() {
     }
     let apart = named("other").store(MemoryStore::new(Sum::new()));
     let apart = apart.at_least_once().unwrap();
-    assert!(ProcessorBuilder::new([one(), apart]).build().is_ok());
+    assert!(Processor::new([one(), apart]).is_ok());
+}
+
+#[tokio::test]
+async fn no_new_table_is_claimed_where_another_belongs_to_something_else() {
+    let (fresh, taken) = (MemoryStore::new(Sum::new()), MemoryStore::new(Sum::new()));
+    let on = |name: &str, store: &MemoryStore<Sum>| {
+        Pipeline::builder(name)
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .retract()
+            .store(store.clone())
+            .exactly_once()
+            .unwrap()
+    };
+    let bind = async |pipelines: Vec<Pipeline<Order>>| {
+        let processor = Processor::new(pipelines).unwrap();
+        processor.bind(None, Deadline::NONE).await
+    };
+    bind(vec![on("owner", &taken)]).await.unwrap();
+    let error = bind(vec![on("first", &fresh), on("second", &taken)]).await;
+    match error.unwrap_err() {
+        RecordError::State { pipeline, .. } => assert_eq!(pipeline.as_str(), "second"),
+        error => panic!("{error}"),
+    }
+    // It is still free to be another pipeline's.
+    bind(vec![on("third", &fresh)]).await.unwrap();
 }

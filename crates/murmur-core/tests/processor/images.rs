@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use murmur_core::{
-    AttributeValue, Change, Count, Decoded, Decoder, EventName, Item, Pipeline, ProcessorBuilder,
-    Record, RecordError, RecordOutcome, Side, Sum,
+    AttributeValue, Change, Count, Decoded, Decoder, EventName, Item, Pipeline, Processor, Record,
+    RecordError, RecordOutcome, Side, Sum,
 };
 use murmur_state::{Deadline, Fault, MemoryStore, SequenceNumber};
 
@@ -207,7 +207,7 @@ async fn a_whole_record_decoder_sees_removals_keys_and_both_images() {
             _ => Decoded::Skip,
         })
     });
-    let processor = ProcessorBuilder::with_decoder([removals], decoder)
+    let processor = Processor::with_decoder([removals], decoder)
         .build()
         .unwrap();
     // A stream of keys only: no images at all.
@@ -240,7 +240,7 @@ async fn a_whole_record_decoder_is_asked_for_the_sides_a_change_has() {
         .at_least_once()
         .unwrap();
     assert!(pipeline.retracts());
-    let processor = ProcessorBuilder::with_decoder([pipeline], decoder)
+    let processor = Processor::with_decoder([pipeline], decoder)
         .build()
         .unwrap();
     let image = || Some(order("a", 1));
@@ -290,7 +290,7 @@ async fn the_new_side_of_a_removal_counts_for_nothing_where_old_images_are_taken
             .at_least_once(),
     ];
     for pipeline in pipelines {
-        let processor = ProcessorBuilder::with_decoder([pipeline.unwrap()], decoder())
+        let processor = Processor::with_decoder([pipeline.unwrap()], decoder())
             .build()
             .unwrap();
         for record in &batch {

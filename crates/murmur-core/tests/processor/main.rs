@@ -15,6 +15,7 @@ mod images;
 mod modes;
 mod order;
 mod overdue;
+mod own;
 mod rejected;
 mod settled;
 mod settling;
@@ -50,7 +51,7 @@ pub(crate) fn following<S: Store<Sum>>(store: S) -> Stored<Order, Sum, S> {
 
 pub(crate) fn builder(pipeline: Pipeline<Order>) -> (ProcessorBuilder<Order>, Counts) {
     let counts = Counts::default();
-    let builder = ProcessorBuilder::new([pipeline])
+    let builder = Processor::builder([pipeline])
         .recorder(counts.clone())
         .clock(Arc::new(clock()))
         .random(Random::seeded(3));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::{
-    BuildError, Decoded, Decoder, Last, Max, Pipeline, ProcessorBuilder, Record, RecordError,
+    BuildError, Decoded, Decoder, Last, Max, Pipeline, Processor, Record, RecordError,
     RecordOutcome, Set, Sum, Window,
 };
 use murmur_state::{
@@ -147,7 +147,7 @@ async fn pipelines_that_share_a_marker_table_do_not_see_each_others_claims() {
         .claim_first(markers.clone())
         .unwrap();
     let both = [totals(a.clone()).claim_first(markers).unwrap(), counting];
-    let processor = ProcessorBuilder::new(both).build().unwrap();
+    let processor = Processor::new(both).unwrap();
     outcomes(&processor, &[insert("1", order("a", 5))]).await;
     assert_eq!(
         (value(&a, "a").await, value(&b, "a").await),
@@ -174,9 +174,7 @@ async fn several_pipelines_share_one_decode_and_the_worst_outcome_counts() {
         .at_least_once()
         .unwrap();
     let both = [totals(good.clone()).at_least_once().unwrap(), failing];
-    let processor = ProcessorBuilder::with_decoder(both, decoder)
-        .build()
-        .unwrap();
+    let processor = Processor::with_decoder(both, decoder).build().unwrap();
     let outcome = outcomes(&processor, &[insert("1", order("a", 5))])
         .await
         .remove(0);
@@ -207,7 +205,7 @@ async fn max_and_set_run_in_every_mode_they_allow() {
         .store(customers.clone())
         .at_least_once()
         .unwrap();
-    let processor = ProcessorBuilder::new([pipeline, uniques]).build().unwrap();
+    let processor = Processor::new([pipeline, uniques]).unwrap();
     let batch = [
         insert("1", order("a", 5)),
         insert("2", order("b", 9)),
@@ -257,7 +255,7 @@ fn a_pipeline_says_what_it_needs_and_what_it_makes_of_repeats() {
         repeats,
         [Repeats::EventOnce, Repeats::EventOnce, Repeats::ItemOnce]
     );
-    let processor = ProcessorBuilder::new([
+    let processor = Processor::builder([
         following(store()).ledger().unwrap(),
         Pipeline::builder("other")
             .key(|o: &Order| o.customer.clone())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use murmur_core::{
-    BuildError, Change, Definition, Pipeline, ProcessorBuilder, Record, RecordOutcome, Sum,
+    BuildError, Change, Definition, Pipeline, Processor, Record, RecordOutcome, Sum,
 };
 use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
 
@@ -49,7 +49,7 @@ fn lenient(
     pipelines: impl IntoIterator<Item = Pipeline<Order>>,
 ) -> (murmur_core::Processor<Order>, Counts) {
     let counts = Counts::default();
-    let processor = ProcessorBuilder::new(pipelines)
+    let processor = Processor::builder(pipelines)
         .recorder(counts.clone())
         .clock(Arc::new(clock()))
         .random(Random::seeded(3))

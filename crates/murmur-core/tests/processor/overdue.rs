@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_core::{
-    Change, Item, Pipeline, Processor, ProcessorBuilder, Record, RecordOutcome, Sum, Window,
-};
+use murmur_core::{Change, Item, Pipeline, Processor, Record, RecordOutcome, Sum, Window};
 use murmur_state::{
     Deadline, Key, ManualClock, MemoryDeduper, MemoryStore, Random, SequenceNumber, Timestamp,
 };
@@ -58,7 +56,7 @@ impl Daily {
             Ledger => definition.ledger(),
         };
         let counts = Counts::default();
-        let processor = ProcessorBuilder::new([pipeline.unwrap()])
+        let processor = Processor::builder([pipeline.unwrap()])
             .clock(Arc::new(clock.clone()))
             .recorder(counts.clone())
             .build()

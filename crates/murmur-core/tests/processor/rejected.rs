@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{
-    AttributeValue, Change, Decoded, Decoder, EventName, Item, Pipeline, ProcessorBuilder, Record,
+    AttributeValue, Change, Decoded, Decoder, EventName, Item, Pipeline, Processor, Record,
     RecordError, RecordOutcome, Rejected, Side, Sum,
 };
-use murmur_state::{Deadline, Fault, MemoryDeduper, MemoryStore, SequenceNumber, StoreError};
+use murmur_state::{
+    Deadline, Fault, MemoryDeduper, MemoryStore, RetryPolicy, SequenceNumber, StoreError,
+};
 
 use crate::support::{
     Answer, Order, change, clock, insert, item, missing_table, order, place, scripted, value,
@@ -279,13 +281,10 @@ fn processors_that_cannot_work_are_refused_by_option() {
             .unwrap()
     };
     let none: [Pipeline<Order>; 0] = [];
-    assert_eq!(
-        ProcessorBuilder::new(none).build().unwrap_err().option,
-        "pipelines"
-    );
-    let twins = ProcessorBuilder::new([pipeline(), pipeline()]);
+    assert_eq!(Processor::new(none).unwrap_err().option, "pipelines");
+    let twins = Processor::builder([pipeline(), pipeline()]);
     assert_eq!(twins.build().unwrap_err().option, "pipelines");
-    let idle = ProcessorBuilder::new([pipeline()]).retry_with(|policy| policy.max_attempts(0));
+    let idle = Processor::builder([pipeline()]).retry(RetryPolicy::default().max_attempts(0));
     assert_eq!(idle.build().unwrap_err().option, "max_attempts");
 }
 
@@ -488,7 +487,7 @@ async fn a_decoder_of_whole_records_is_not_asked_about_one_with_an_unreadable_im
         Record::Changed(change) if change.old_image.is_none() => Ok(Decoded::Record(())),
         _ => Ok(Decoded::Skip),
     });
-    let processor = ProcessorBuilder::with_decoder([counted], decoder)
+    let processor = Processor::with_decoder([counted], decoder)
         .on_rejected(|_| async { Ok(()) })
         .build()
         .unwrap();

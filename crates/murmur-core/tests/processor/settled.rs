@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use murmur_core::{
     AuditError, AuditOptions, Change, Findings, InspectionOptions, ItemNow, Pacing, Pass, Pipeline,
-    Processor, ProcessorBuilder, Record, Row, SettledFindings, Sum,
+    Processor, Record, Row, SettledFindings, Sum,
 };
 use murmur_state::{Cause, Causes, Deadline, ItemId, MemoryStore, SequenceNumber};
 
@@ -53,7 +53,7 @@ async fn done(processor: &Processor<Order>, records: &[Record]) {
 /// have: of 2 cents each.
 async fn partly(pipelines: Vec<Pipeline<Order>>, staying: u32, settled: u32) -> Processor<Order> {
     let clock = clock();
-    let processor = ProcessorBuilder::new(pipelines)
+    let processor = Processor::builder(pipelines)
         .clock(Arc::new(clock.clone()))
         .on_rejected(|_| async { Ok(()) })
         .build()
@@ -148,7 +148,7 @@ async fn a_status_tells_of_every_ledger() {
 #[tokio::test]
 async fn a_status_is_refused_as_an_audit_is() {
     let pipeline = settling("totals", &store());
-    let processor = ProcessorBuilder::new([pipeline]).build().unwrap();
+    let processor = Processor::new([pipeline]).unwrap();
     let error = processor
         .ledgers(&AuditOptions::default())
         .await

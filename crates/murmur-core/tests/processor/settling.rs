@@ -46,7 +46,7 @@ impl World {
     }
 
     fn builder(&self) -> ProcessorBuilder<Order> {
-        ProcessorBuilder::new([self.pipeline(false)]).clock(Arc::new(self.clock.clone()))
+        Processor::builder([self.pipeline(false)]).clock(Arc::new(self.clock.clone()))
     }
 
     /// A process that passes over what can never count.
@@ -306,7 +306,7 @@ async fn a_change_that_no_pipeline_can_take_is_reported_where_items_settle() {
     assert_eq!(world.rejections(), 0);
 
     let records = Decoder::record(|_| Ok(Decoded::Skip));
-    let built = ProcessorBuilder::with_decoder([world.pipeline(false)], records).build();
+    let built = Processor::with_decoder([world.pipeline(false)], records).build();
     let refused = built.unwrap_err().to_string();
     assert!(refused.contains("Decoder::item"), "{refused}");
 }
@@ -315,7 +315,7 @@ async fn a_change_that_no_pipeline_can_take_is_reported_where_items_settle() {
 async fn what_expires_and_is_kept_goes_on_counting() {
     let world = World::new();
     let pipeline = world.pipeline(true);
-    let processor = ProcessorBuilder::new([pipeline])
+    let processor = Processor::builder([pipeline])
         .clock(Arc::new(world.clock.clone()))
         .build()
         .unwrap();

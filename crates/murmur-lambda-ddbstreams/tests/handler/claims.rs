@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_core::Sum;
+use murmur_core::{Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
 
 use crate::support::{
@@ -13,10 +13,12 @@ use crate::support::{
 #[tokio::test]
 async fn a_redelivered_event_counts_once_however_the_batch_is_cut() {
     let (store, seen) = (Scripted::new(Sum::new()), Seen::default());
-    let handler = Handler::new([claimed_totals(&store, &Claims::default())])
-        .metrics(seen.clone())
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([claimed_totals(&store, &Claims::default())])
+            .recorder(seen.clone())
+            .build()
+            .unwrap(),
+    );
     let records = [
         insert(1, "alice", 1),
         insert(2, "alice", 2),
@@ -37,10 +39,12 @@ async fn a_claim_is_given_back_when_the_merge_fails_and_the_event_counts_when_it
     let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
         .script("bob", vec![Step::Fail; 3])
         .script("carol", [Step::Refuse]);
-    let handler = Handler::new([claimed_totals(&store, &Claims::default())])
-        .clock(Arc::new(time))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([claimed_totals(&store, &Claims::default())])
+            .clock(Arc::new(time))
+            .build()
+            .unwrap(),
+    );
     let batch = || {
         event([
             insert(1, "alice", 10),
@@ -63,10 +67,12 @@ async fn a_claim_whose_answer_was_lost_is_its_owners_still() {
     let claims = Claims::default()
         .script(&id(1), [Step::Lose])
         .script(&id(2), vec![Step::Lose; 3]);
-    let handler = Handler::new([claimed_totals(&store, &claims)])
-        .clock(Arc::new(time))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([claimed_totals(&store, &claims)])
+            .clock(Arc::new(time))
+            .build()
+            .unwrap(),
+    );
     let batch = || event([insert(1, "alice", 10), insert(2, "bob", 20)]);
     let answer = handler.call(batch()).await.unwrap();
     assert_eq!(reported(&answer), [number(2)]);
@@ -88,10 +94,12 @@ async fn a_failed_claim_counts_nothing_and_is_tried_as_often_as_a_write() {
         .script(&id(1), vec![Step::Fail; 2])
         .script(&id(2), vec![Step::Fail; 3])
         .script(&id(3), vec![Step::Throttle; 9]);
-    let handler = Handler::new([claimed_totals(&store, &claims)])
-        .clock(Arc::new(time))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([claimed_totals(&store, &claims)])
+            .clock(Arc::new(time))
+            .build()
+            .unwrap(),
+    );
     let batch = [
         insert(1, "alice", 10),
         insert(2, "bob", 20),

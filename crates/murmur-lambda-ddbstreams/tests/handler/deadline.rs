@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use murmur_core::Sum;
+use murmur_core::{Processor, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_state::Deadline;
 
@@ -24,7 +24,8 @@ fn twenty() -> Event {
 async fn done_in(time: Duration, margin: Option<Duration>) -> usize {
     let clock = clock();
     let store = Scripted::taking(MILLIS_100, &clock, Sum::new());
-    let mut builder = Handler::new([totals(&store)]).clock(Arc::new(clock.clone()));
+    let processor = Processor::builder([totals(&store)]).clock(Arc::new(clock.clone()));
+    let mut builder = Handler::builder(processor.build().unwrap());
     if let Some(margin) = margin {
         builder = builder.deadline_margin(margin);
     }
@@ -55,10 +56,12 @@ async fn after_a_deadline_that_has_passed_nothing_is_begun() {
     let clock = clock();
     let store = Scripted::taking(MILLIS_100, &clock, Sum::new());
     let (decoder, decoded) = counting_decoder();
-    let handler = Handler::with_decoder([totals(&store)], decoder)
-        .clock(Arc::new(clock.clone()))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::with_decoder([totals(&store)], decoder)
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+    );
     let deadline = Deadline::within(&clock, Duration::ZERO);
     let answer = handler.handle(twenty(), deadline).await.unwrap();
     assert_eq!(reported(&answer), numbers(1..=20));
@@ -73,10 +76,12 @@ async fn retries_end_before_the_deadline() {
     let clock = clock();
     let store =
         Scripted::taking(MILLIS_100, &clock, Sum::new()).script("c7", vec![Step::Throttle; 1000]);
-    let handler = Handler::new([totals(&store)])
-        .clock(Arc::new(clock.clone()))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([totals(&store)])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+    );
     let deadline = Deadline::within(&clock, Duration::from_secs(9));
     let answer = handler.handle(twenty(), deadline).await.unwrap();
     assert_eq!(reported(&answer), [number(7)]);
@@ -87,10 +92,12 @@ async fn retries_end_before_the_deadline() {
 async fn what_ran_out_of_time_counts_once_when_it_comes_again() {
     let clock = clock();
     let store = Scripted::taking(MILLIS_100, &clock, Sum::new());
-    let handler = Handler::new([claimed_totals(&store, &Claims::default())])
-        .clock(Arc::new(clock.clone()))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([claimed_totals(&store, &Claims::default())])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+    );
     let mut rounds = 0;
     loop {
         rounds += 1;

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use murmur_core::{Decoded, Decoder, Pipeline, Record, RecordError, Sum, Window};
+use murmur_core::{Decoded, Decoder, Pipeline, Processor, Record, RecordError, Sum, Window};
 use murmur_lambda_ddbstreams::{Event, Handler, HandlerError};
 use murmur_state::{Deadline, MemoryStore};
 
@@ -29,7 +29,7 @@ fn parse(json: &str) -> Event {
 async fn insert_modify_and_remove_leave_what_the_table_holds() {
     for removal in [REMOVE, REMOVE_BY_TTL] {
         let store = Scripted::new(Sum::new());
-        let handler = Handler::new([totals(&store)]).build().unwrap();
+        let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
         let expected = [
             (INSERT, Some(1250), None),
             (MODIFY, Some(0), Some(1000)),
@@ -45,8 +45,8 @@ async fn insert_modify_and_remove_leave_what_the_table_holds() {
 
 #[tokio::test]
 async fn an_event_without_records_is_done() {
-    let handler = Handler::new([totals(&Scripted::new(Sum::new()))]).build();
-    let answer = handler.unwrap().call(event([])).await.unwrap();
+    let handler = Handler::new(Processor::new([totals(&Scripted::new(Sum::new()))]).unwrap());
+    let answer = handler.call(event([])).await.unwrap();
     let json = serde_json::to_string(&answer).unwrap();
     assert_eq!(json, r#"{"batchItemFailures":[]}"#);
 }
@@ -55,11 +55,13 @@ async fn an_event_without_records_is_done() {
 async fn a_missing_image_is_reported_and_says_how_to_set_the_stream() {
     for json in [WITHOUT_NEW_IMAGE, KEYS_ONLY] {
         let seen = Seen::default();
-        let handler = Handler::new([totals(&Scripted::new(Sum::new()))])
-            .metrics(seen.clone())
-            .on_rejected(|_| async { panic!("the record is fine, the stream is not") })
-            .build()
-            .unwrap();
+        let handler = Handler::new(
+            Processor::builder([totals(&Scripted::new(Sum::new()))])
+                .recorder(seen.clone())
+                .on_rejected(|_| async { panic!("the record is fine, the stream is not") })
+                .build()
+                .unwrap(),
+        );
         let answer = handler.call(parse(json)).await.unwrap();
         assert_eq!(reported(&answer), [FIRST_NUMBER]);
         let advice = seen.errors().join("\n");
@@ -73,10 +75,11 @@ async fn a_missing_image_is_reported_and_says_how_to_set_the_stream() {
 #[tokio::test]
 async fn a_stream_of_old_images_lacking_is_named_where_retraction_needs_them() {
     let seen = Seen::default();
-    let handler = Handler::new([totals(&Scripted::new(Sum::new()))]).metrics(seen.clone());
+    let processor = Processor::builder([totals(&Scripted::new(Sum::new()))]).recorder(seen.clone());
+    let handler = Handler::new(processor.build().unwrap());
     let mut event = parse(MODIFY);
     event.records[0].change.old_image = Default::default();
-    let answer = handler.build().unwrap().call(event).await.unwrap();
+    let answer = handler.call(event).await.unwrap();
     assert_eq!(reported(&answer).len(), 1);
     assert!(
         seen.errors()[0].contains("retraction needs"),
@@ -103,7 +106,7 @@ async fn keys_are_enough_for_a_decoder_that_sees_the_whole_record() {
         let id = change.keys.get("id").ok_or("no id")?;
         Ok(Decoded::Record(serde_json::to_string(id)?))
     });
-    let handler = Handler::with_decoder([counts], decoder).build().unwrap();
+    let handler = Handler::new(Processor::with_decoder([counts], decoder).build().unwrap());
     let answer = handler.call(parse(KEYS_ONLY)).await.unwrap();
     assert_eq!(reported(&answer), [""; 0]);
     assert_eq!(total(&rows, r#"{"S":"o-1"}"#), Some(1));
@@ -114,7 +117,7 @@ async fn a_failed_record_without_a_sequence_number_fails_the_invocation_by_its_e
     let empty = INSERT.replace(FIRST_NUMBER, "");
     for json in [WITHOUT_NUMBER, &empty] {
         let store = Scripted::new(Sum::new()).script("alice", [Step::Refuse]);
-        let handler = Handler::new([totals(&store)]).build().unwrap();
+        let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
         let error = handler.call(parse(json)).await.unwrap_err();
         assert!(error.to_string().contains(FIRST_ID), "{error}");
         let HandlerError::NoSequenceNumber { source, .. } = error else {
@@ -132,7 +135,7 @@ async fn a_failed_record_without_a_sequence_number_fails_the_invocation_by_its_e
 async fn a_sequence_number_is_reported_letter_for_letter() {
     for odd in ["0004421", "not a number", " 1"] {
         let store = Scripted::new(Sum::new()).script("alice", [Step::Refuse]);
-        let handler = Handler::new([totals(&store)]).build().unwrap();
+        let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
         let json = INSERT.replace(FIRST_NUMBER, odd);
         let answer = handler.call(parse(&json)).await.unwrap();
         assert_eq!(reported(&answer), [odd]);
@@ -142,20 +145,22 @@ async fn a_sequence_number_is_reported_letter_for_letter() {
 #[tokio::test]
 async fn an_event_name_nobody_knows_goes_to_the_callback_and_is_never_guessed_at() {
     let store = Scripted::new(Sum::new());
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let answer = handler.call(parse(UNKNOWN_NAME)).await.unwrap();
     assert_eq!(reported(&answer), [FIRST_NUMBER], "no callback: reported");
 
     let taken = Arc::new(Mutex::new(Vec::new()));
     let (kept, seen) = (Arc::clone(&taken), Seen::default());
-    let handler = Handler::new([totals(&store)])
-        .metrics(seen.clone())
-        .on_rejected(move |rejected| {
-            kept.lock().unwrap().push(rejected.error.to_string());
-            async { Ok(()) }
-        })
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([totals(&store)])
+            .recorder(seen.clone())
+            .on_rejected(move |rejected| {
+                kept.lock().unwrap().push(rejected.error.to_string());
+                async { Ok(()) }
+            })
+            .build()
+            .unwrap(),
+    );
     let mut batch = parse(UNKNOWN_NAME);
     batch.records.extend(event([insert(2, "bob", 300)]).records);
     let answer = handler.call(batch).await.unwrap();
@@ -180,7 +185,7 @@ async fn a_fraction_of_a_second_does_not_move_a_record_to_another_window() {
         .store(rows.clone())
         .at_least_once()
         .unwrap();
-    let handler = Handler::new([per_second]).build().unwrap();
+    let handler = Handler::new(Processor::new([per_second]).unwrap());
     for json in [INSERT, SUB_SECOND] {
         handler.call(parse(json)).await.unwrap();
     }
@@ -192,7 +197,7 @@ async fn a_fraction_of_a_second_does_not_move_a_record_to_another_window() {
 #[tokio::test]
 async fn a_record_without_an_event_id_is_reported_and_its_neighbours_count() {
     let store = Scripted::new(Sum::new());
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let mut batch = [
         insert(1, "alice", 5),
         insert(2, "bob", 7),

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{Decoded, Decoder, Record, Sum};
+use murmur_core::{Decoded, Decoder, Processor, Record, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
-use murmur_state::{Clock, EventHandler, ImageNote, ImageNotes, Random};
+use murmur_state::{Clock, EventHandler, ImageNote, ImageNotes, Random, RetryPolicy};
 
 use crate::support::{
     Scripted, Seen, Step, change, clock, event, id, insert, number, numbers, reported, totals,
@@ -24,7 +24,7 @@ fn three() -> Event {
 #[tokio::test]
 async fn only_what_failed_is_reported() {
     let store = Scripted::new(Sum::new()).script("bob", [Step::Refuse]);
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let answer = handler.call(three()).await.unwrap();
     assert_eq!(reported(&answer), [number(2)]);
     let read = ["alice", "bob", "carol"].map(|name| store.total(name));
@@ -37,7 +37,7 @@ async fn everything_that_is_not_done_is_reported_in_the_events_order() {
     let store = Scripted::new(Sum::new())
         .script("alice", [Step::Refuse])
         .script("carol", [Step::Refuse]);
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let batch = [
         insert(1, "carol", i64::MAX),
         insert(2, "bob", 1),
@@ -53,7 +53,7 @@ async fn everything_that_is_not_done_is_reported_in_the_events_order() {
 #[tokio::test]
 async fn what_it_is_lent_is_as_it_was_whatever_became_of_it() {
     let store = Scripted::new(Sum::new()).script("bob", [Step::Refuse]);
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let mut lent = event([
         insert(1, "alice", 10),
         insert(2, "bob", 20),
@@ -90,11 +90,11 @@ async fn a_write_is_tried_three_times_unless_told_otherwise() {
         let time = clock();
         let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
             .script("alice", vec![Step::Fail; failures]);
-        let mut builder = Handler::new([totals(&store)]).clock(Arc::new(time));
+        let mut builder = Processor::builder([totals(&store)]).clock(Arc::new(time));
         if let Some(attempts) = told {
-            builder = builder.max_attempts(attempts);
+            builder = builder.retry(RetryPolicy::default().max_attempts(attempts));
         }
-        let handler = builder.build().unwrap();
+        let handler = Handler::new(builder.build().unwrap());
         let answer = handler.call(event([insert(1, "alice", 10)])).await.unwrap();
         assert_eq!(reported(&answer).is_empty(), done, "{told:?} {failures}");
         assert_eq!(store.writes().len(), writes, "{told:?} {failures}");
@@ -106,10 +106,11 @@ async fn throttles_spend_the_budget_and_no_attempts() {
     let time = clock();
     let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
         .script("alice", vec![Step::Throttle; 12]);
-    let handler = Handler::new([totals(&store)])
-        .max_attempts(1)
+    let processor = Processor::builder([totals(&store)])
+        .retry(RetryPolicy::default().max_attempts(1))
         .clock(Arc::new(time));
-    let answer = handler.build().unwrap().call(three()).await.unwrap();
+    let handler = Handler::new(processor.build().unwrap());
+    let answer = handler.call(three()).await.unwrap();
     assert_eq!(reported(&answer), [""; 0]);
     assert_eq!(store.total("alice"), Some(10));
 }
@@ -122,14 +123,16 @@ async fn the_budget_ends_what_would_go_on_for_ever() {
         let one = Duration::from_millis(1);
         let store =
             Scripted::taking(one, &time, Sum::new()).script("bob", vec![Step::Throttle; 100_000]);
-        let mut builder = Handler::new([totals(&store)])
-            .retry_backoff(Duration::from_millis(5), Duration::from_millis(5))
+        let mut policy = RetryPolicy::default().waits(5 * one, 5 * one);
+        if let Some(seconds) = told {
+            policy = policy.budget(Duration::from_secs(seconds));
+        }
+        let processor = Processor::builder([totals(&store)])
+            .retry(policy)
             .random(Random::seeded(7))
             .clock(Arc::new(time.clone()));
-        if let Some(seconds) = told {
-            builder = builder.retry_budget(Duration::from_secs(seconds));
-        }
-        let answer = builder.build().unwrap().call(three()).await.unwrap();
+        let handler = Handler::new(processor.build().unwrap());
+        let answer = handler.call(three()).await.unwrap();
         assert_eq!(reported(&answer), [number(2)]);
         let taken = time.monotonic() - begun;
         let budget = Duration::from_secs(budget);
@@ -149,14 +152,16 @@ async fn longest_waits(told: Option<(Duration, Duration)>) -> Vec<Duration> {
         let time = clock();
         let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
             .script("alice", vec![Step::Throttle; longest.len()]);
-        let mut builder = Handler::new([totals(&store)])
-            .retry_budget(Duration::from_secs(3600))
+        let mut policy = RetryPolicy::default().budget(Duration::from_secs(3600));
+        if let Some((base, max)) = told {
+            policy = policy.waits(base, max);
+        }
+        let processor = Processor::builder([totals(&store)])
+            .retry(policy)
             .random(Random::seeded(seed))
             .clock(Arc::new(time));
-        if let Some((base, max)) = told {
-            builder = builder.retry_backoff(base, max);
-        }
-        let answer = builder.build().unwrap().call(three()).await.unwrap();
+        let handler = Handler::new(processor.build().unwrap());
+        let answer = handler.call(three()).await.unwrap();
         assert_eq!(reported(&answer), [""; 0]);
         let mut tries = store.writes();
         // The other two were written beside the first try.
@@ -192,10 +197,11 @@ async fn one_seed_draws_the_same_waits_every_time() {
         let time = clock();
         let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
             .script("alice", vec![Step::Throttle; 5]);
-        let handler = Handler::new([totals(&store)])
+        let processor = Processor::builder([totals(&store)])
             .random(Random::seeded(seed))
             .clock(Arc::new(time));
-        handler.build().unwrap().call(three()).await.unwrap();
+        let handler = Handler::new(processor.build().unwrap());
+        handler.call(three()).await.unwrap();
         store.writes()
     };
     assert_eq!(tries(1).await, tries(1).await);
@@ -208,12 +214,14 @@ async fn counts_go_by_the_pipelines_name() {
     let store = Scripted::taking(Duration::ZERO, &time, Sum::new())
         .script("bob", [Step::Throttle, Step::Fail])
         .script("carol", [Step::Refuse]);
-    let handler = Handler::new([totals(&store)])
-        .clock(Arc::new(time))
-        .metrics(seen.clone())
-        .on_rejected(|_| async { Ok(()) })
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([totals(&store)])
+            .clock(Arc::new(time))
+            .recorder(seen.clone())
+            .on_rejected(|_| async { Ok(()) })
+            .build()
+            .unwrap(),
+    );
     let batch = [
         insert(1, "alice", 1),
         insert(1, "alice", 1),
@@ -238,10 +246,12 @@ async fn counts_go_by_the_pipelines_name() {
 async fn what_the_decoder_skips_is_done_and_counted() {
     let (store, seen) = (Scripted::new(Sum::new()), Seen::default());
     let decoder = Decoder::item(|_| Ok(Decoded::Skip));
-    let handler = Handler::with_decoder([totals(&store)], decoder)
-        .metrics(seen.clone())
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::with_decoder([totals(&store)], decoder)
+            .recorder(seen.clone())
+            .build()
+            .unwrap(),
+    );
     let answer = handler.call(three()).await.unwrap();
     assert_eq!(reported(&answer), [""; 0]);
     assert_eq!(seen.count("order_totals:skip"), 3);
@@ -256,7 +266,7 @@ async fn a_record_that_can_never_count_blocks_nobody_whatever_the_callback_says(
         (Some(false), vec![number(2)]),
     ] {
         let (store, taken) = (Scripted::new(Sum::new()), Arc::new(Mutex::new(Vec::new())));
-        let mut builder = Handler::new([totals(&store)]);
+        let mut builder = Processor::builder([totals(&store)]);
         if let Some(takes) = callback {
             let taken = Arc::clone(&taken);
             builder = builder.on_rejected(move |rejected| {
@@ -270,7 +280,7 @@ async fn a_record_that_can_never_count_blocks_nobody_whatever_the_callback_says(
                 }
             });
         }
-        let handler = builder.build().unwrap();
+        let handler = Handler::new(builder.build().unwrap());
         let batch = [
             insert(1, "alice", 10),
             undecodable(2),
@@ -296,7 +306,7 @@ async fn a_record_that_can_never_count_blocks_nobody_whatever_the_callback_says(
 #[tokio::test]
 async fn keys_that_no_row_can_have_fail_their_record_only() {
     let store = Scripted::new(Sum::new());
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let batch = [
         insert(1, "alice", 10),
         insert(2, "", 20),
@@ -312,13 +322,15 @@ async fn keys_that_no_row_can_have_fail_their_record_only() {
 async fn an_image_that_cannot_be_decoded_leaves_the_other_to_count() {
     let (store, calls) = (Scripted::new(Sum::new()), Arc::new(AtomicUsize::new(0)));
     let count = Arc::clone(&calls);
-    let handler = Handler::new([totals(&store)])
-        .on_rejected(move |_| {
-            count.fetch_add(1, Ordering::Relaxed);
-            async { Ok(()) }
-        })
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([totals(&store)])
+            .on_rejected(move |_| {
+                count.fetch_add(1, Ordering::Relaxed);
+                async { Ok(()) }
+            })
+            .build()
+            .unwrap(),
+    );
     handler.call(event([insert(1, "alice", 10)])).await.unwrap();
     let mut modify = change(2, 1, Some(("alice", 10)), Some(("alice", 0)));
     modify["dynamodb"]["NewImage"] = undecodable(1)["dynamodb"]["NewImage"].clone();

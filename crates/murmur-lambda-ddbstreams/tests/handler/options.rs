@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use murmur_core::{Pipeline, Sum};
-use murmur_lambda_ddbstreams::{Handler, HandlerBuilder};
-use murmur_state::Deadline;
+use murmur_core::{Pipeline, Processor, ProcessorBuilder, Sum};
+use murmur_lambda_ddbstreams::Handler;
+use murmur_state::{Deadline, RetryPolicy};
 
 use crate::support::{Order, Scripted, event, totals};
 
-fn builder() -> HandlerBuilder<Order> {
-    Handler::new([totals(&Scripted::new(Sum::new()))])
+fn builder() -> ProcessorBuilder<Order> {
+    Processor::builder([totals(&Scripted::new(Sum::new()))])
 }
 
 #[test]
@@ -18,14 +18,21 @@ fn options_that_cannot_be_used_are_refused_by_name() {
     let twice = totals(&Scripted::new(Sum::new()));
     let second = Duration::from_secs(1);
     for (builder, option) in [
-        (builder().max_attempts(0), "max_attempts"),
-        (builder().retry_backoff(second * 2, second), "retry_backoff"),
-        (Handler::new(none), "pipelines"),
-        (Handler::new([twice.clone(), twice]), "pipelines"),
+        (
+            builder().retry(RetryPolicy::default().max_attempts(0)),
+            "max_attempts",
+        ),
+        (
+            builder().retry(RetryPolicy::default().waits(second * 2, second)),
+            "retry_backoff",
+        ),
+        (Processor::builder(none), "pipelines"),
+        (Processor::builder([twice.clone(), twice]), "pipelines"),
     ] {
         assert_eq!(builder.build().unwrap_err().option, option);
     }
-    assert!(builder().retry_backoff(second, second).build().is_ok());
+    let even = RetryPolicy::default().waits(second, second);
+    assert!(builder().retry(even).build().is_ok());
 }
 
 #[tokio::test]
@@ -35,7 +42,7 @@ async fn futures_can_be_sent_and_a_call_borrows_nothing() {
     }
     fn shared<T: Send + Sync + Clone + 'static>(_: &T) {}
 
-    let handler = builder().build().unwrap();
+    let handler = Handler::new(builder().build().unwrap());
     shared(&handler);
     let own = sent(handler.call(event([])));
     sent(handler.handle(event([]), Deadline::NONE))

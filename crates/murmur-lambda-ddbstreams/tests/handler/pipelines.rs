@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use murmur_core::{Count, Pipeline, Sum};
+use murmur_core::{Count, Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_state::{EventHandler, Repeats};
 use murmur_streams::{
@@ -24,7 +24,7 @@ async fn each_image_is_decoded_once_for_all_pipelines() {
         claimed_totals(&sums, &claims),
         claimed_counts(&counts, &claims),
     ];
-    let handler = Handler::with_decoder(pipelines, decoder).build().unwrap();
+    let handler = Handler::new(Processor::with_decoder(pipelines, decoder).build().unwrap());
     assert_eq!(handler.pipelines().len(), 2);
     let batch = [
         insert(1, "alice", 10),
@@ -45,13 +45,15 @@ async fn a_record_that_one_pipeline_cannot_count_is_reported_and_counts_once_in_
     let sums = Scripted::new(Sum::new()).script("bob", [Step::Refuse]);
     let counts = Scripted::new(Count::new());
     let (claims, seen) = (Claims::default(), Seen::default());
-    let handler = Handler::new([
-        claimed_totals(&sums, &claims),
-        claimed_counts(&counts, &claims),
-    ])
-    .metrics(seen.clone())
-    .build()
-    .unwrap();
+    let handler = Handler::new(
+        Processor::builder([
+            claimed_totals(&sums, &claims),
+            claimed_counts(&counts, &claims),
+        ])
+        .recorder(seen.clone())
+        .build()
+        .unwrap(),
+    );
     let batch = || event([insert(1, "alice", 10), insert(2, "bob", 20)]);
     let answer = handler.call(batch()).await.unwrap();
     assert_eq!(reported(&answer), [number(2)]);
@@ -86,7 +88,7 @@ async fn a_key_put_out_twice_by_one_record_counts_once() {
         .store(store.clone())
         .at_least_once()
         .unwrap();
-    let handler = Handler::new([pipeline]).build().unwrap();
+    let handler = Handler::new(Processor::new([pipeline]).unwrap());
     let batch = [insert(1, "alice", 10), insert(2, "all", 5)];
     handler.call(event(batch)).await.unwrap();
     assert_eq!(
@@ -98,7 +100,7 @@ async fn a_key_put_out_twice_by_one_record_counts_once() {
 #[tokio::test]
 async fn a_record_twice_in_a_batch_counts_once_and_both_are_answered() {
     let store = Scripted::new(Sum::new()).script("bob", [Step::Refuse]);
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let batch = [1, 2, 1, 2].map(|n| insert(n, if n == 1 { "alice" } else { "bob" }, 10));
     let answer = handler.call(event(batch)).await.unwrap();
     assert_eq!(reported(&answer), [number(2), number(2)]);
@@ -108,7 +110,7 @@ async fn a_record_twice_in_a_batch_counts_once_and_both_are_answered() {
 #[tokio::test]
 async fn moving_an_order_between_customers_within_one_batch_leaves_each_its_own() {
     let store = Scripted::new(Sum::new());
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let batch = [
         insert(1, "alice", 10),
         change(2, 1, Some(("alice", 10)), Some(("bob", 12))),
@@ -148,10 +150,12 @@ async fn a_stream_reader_of_this_process_calls_it_as_lambda_would() {
 
     let time = clock();
     let store = Scripted::new(Sum::new()).script("bob", [Step::Refuse]);
-    let handler = Handler::new([claimed_totals(&store, &Claims::default())])
-        .clock(Arc::new(time.clone()))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([claimed_totals(&store, &Claims::default())])
+            .clock(Arc::new(time.clone()))
+            .build()
+            .unwrap(),
+    );
     assert_eq!(handler.repeats(), Repeats::EventOnce);
     let mut trigger = Trigger::builder(stream.source(ARN), handler)
         .clock(Arc::new(time))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
-use murmur_core::Sum;
+use murmur_core::{Processor, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent, NotInLambda, run};
 use murmur_state::{Clock, ManualClock};
 
@@ -17,10 +17,12 @@ fn invocation(event: Event, deadline: u64) -> LambdaEvent<LenientEvent> {
 }
 
 fn handler(clock: &ManualClock, store: &Scripted<Sum>) -> Handler<Order> {
-    Handler::new([totals(store)])
-        .clock(Arc::new(clock.clone()))
-        .build()
-        .unwrap()
+    Handler::new(
+        Processor::builder([totals(store)])
+            .clock(Arc::new(clock.clone()))
+            .build()
+            .unwrap(),
+    )
 }
 
 fn ten() -> Event {

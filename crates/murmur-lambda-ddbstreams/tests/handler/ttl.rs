@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use murmur_core::{BuildError, Definition, Pipeline, Sum, Window};
+use murmur_core::{BuildError, Definition, Pipeline, Processor, Sum, Window};
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_state::{MemoryDeduper, MemoryStore, Timestamp};
 use murmur_streams::{
@@ -40,10 +40,12 @@ fn handler(mode: Mode, keeps: bool) -> (Handler<Order>, MemoryStore<Sum>, Seen) 
         true => definition.keep_expired_items(),
         false => definition,
     };
-    let handler = Handler::new([mode(definition, rows.clone()).unwrap()])
-        .metrics(seen.clone())
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([mode(definition, rows.clone()).unwrap()])
+            .recorder(seen.clone())
+            .build()
+            .unwrap(),
+    );
     (handler, rows, seen)
 }
 
@@ -101,8 +103,8 @@ async fn a_removal_that_was_replicated_is_known_by_the_items_own_time() {
         .expires_at(|order| order.ttl.map(Timestamp::from_secs))
         .store(rows.clone())
         .exactly_once();
-    let handler = Handler::new([totals.unwrap()]).metrics(seen.clone());
-    let handler = handler.build().unwrap();
+    let processor = Processor::builder([totals.unwrap()]).recorder(seen.clone());
+    let handler = Handler::new(processor.build().unwrap());
     let removal = |n: u32, ttl: Option<i64>| {
         let mut gone = change(n, n, Some(("bob", 1000)), None);
         gone["dynamodb"]["ApproximateCreationDateTime"] = 1_767_225_600.into();
@@ -180,11 +182,13 @@ async fn what_expired_with_its_window_is_dropped_and_its_row_left_as_it_is() {
         .store(rows.clone())
         .exactly_once()
         .unwrap();
-    let handler = Handler::new([daily])
-        .metrics(seen.clone())
-        .clock(Arc::new(time.clone()))
-        .build()
-        .unwrap();
+    let handler = Handler::new(
+        Processor::builder([daily])
+            .recorder(seen.clone())
+            .clock(Arc::new(time.clone()))
+            .build()
+            .unwrap(),
+    );
     handler.call(event([insert(1, "bob", 1000)])).await.unwrap();
     let days_later = |days: u64| {
         let mut gone = change(2, 1, Some(("bob", 1000)), None);

@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lambda_runtime::{Context, LambdaEvent};
-use murmur_core::{Definition, EventName, Pipeline, Record, RecordError, Rejected, Sum, Window};
-use murmur_lambda_ddbstreams::{
-    DynamoDbEventResponse, Handler, HandlerBuilder, HandlerError, LenientEvent,
+use murmur_core::{
+    Definition, EventName, Pipeline, Processor, ProcessorBuilder, Record, RecordError, Rejected,
+    Sum, Window,
 };
+use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Handler, HandlerError, LenientEvent};
 use murmur_state::{MemoryStore, Timestamp};
 use serde_json::{Value, json};
 
@@ -26,14 +27,14 @@ async fn invoke(
 }
 
 /// Takes what is rejected.
-fn taking(builder: HandlerBuilder<Order>) -> (Handler<Order>, Arc<Mutex<Vec<Rejected>>>) {
+fn taking(builder: ProcessorBuilder<Order>) -> (Handler<Order>, Arc<Mutex<Vec<Rejected>>>) {
     let taken = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&taken);
-    let handler = builder.on_rejected(move |rejected| {
+    let builder = builder.on_rejected(move |rejected| {
         kept.lock().unwrap().push(rejected);
         async { Ok(()) }
     });
-    (handler.build().unwrap(), taken)
+    (Handler::new(builder.build().unwrap()), taken)
 }
 
 /// Three records, the second of which becomes what `odd` makes of it.
@@ -69,8 +70,9 @@ const ODD: [(&str, Odd); 7] = [
 async fn a_record_that_cannot_be_read_is_rejected_alone() {
     for (name, odd) in ODD {
         let (store, seen) = (Scripted::new(Sum::new()), Seen::default());
-        let builder = Handler::new([totals(&store)]).metrics(seen.clone());
-        let answer = invoke(&builder.build().unwrap(), batch(odd)).await;
+        let builder = Processor::builder([totals(&store)]).recorder(seen.clone());
+        let handler = Handler::new(builder.build().unwrap());
+        let answer = invoke(&handler, batch(odd)).await;
         assert_eq!(reported(&answer.unwrap()), [number(2)], "{name}");
         let said = seen.errors().join("\n");
         assert!(said.contains(name), "{name}: {said}");
@@ -78,7 +80,7 @@ async fn a_record_that_cannot_be_read_is_rejected_alone() {
         assert_eq!(found, (Some(6), None), "{name}");
 
         let store = Scripted::new(Sum::new());
-        let (handler, taken) = taking(Handler::new([totals(&store)]));
+        let (handler, taken) = taking(Processor::builder([totals(&store)]));
         let answer = invoke(&handler, batch(odd)).await.unwrap();
         assert_eq!(reported(&answer), [""; 0], "{name}");
         let taken = taken.lock().unwrap();
@@ -92,7 +94,7 @@ async fn a_record_that_cannot_be_read_is_rejected_alone() {
 async fn without_a_sequence_number_the_callback_decides_or_the_batch_fails() {
     let nothing = || batch(|record| *record = json!({ "eventID": "e2" }));
     let store = Scripted::new(Sum::new());
-    let handler = Handler::new([totals(&store)]).build().unwrap();
+    let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
     let HandlerError::NoSequenceNumber {
         event_id, source, ..
     } = invoke(&handler, nothing()).await.unwrap_err()
@@ -106,7 +108,7 @@ async fn without_a_sequence_number_the_callback_decides_or_the_batch_fails() {
     ));
 
     let store = Scripted::new(Sum::new());
-    let (handler, taken) = taking(Handler::new([totals(&store)]));
+    let (handler, taken) = taking(Processor::builder([totals(&store)]));
     let answer = invoke(&handler, nothing()).await.unwrap();
     assert_eq!(reported(&answer), [""; 0]);
     let taken = taken.lock().unwrap();
@@ -127,7 +129,7 @@ async fn in_a_ledger_an_item_whose_change_cannot_be_read_contributes_nothing() {
         .store(rows.clone())
         .ledger()
         .unwrap();
-    let (handler, _) = taking(Handler::new([totals]));
+    let (handler, _) = taking(Processor::builder([totals]));
     let mut later = insert(2, "alice", 9);
     later["eventName"] = "MODIFY".into();
     later["dynamodb"]["Keys"] = insert(1, "alice", 5)["dynamodb"]["Keys"].clone();
@@ -174,7 +176,7 @@ async fn the_image_that_can_be_read_counts_once_the_callback_took_the_other() {
             ("REMOVE", "OldImage", (Some(5), None)),
         ] {
             let rows = MemoryStore::new(Sum::new());
-            let (handler, taken) = taking(Handler::new([retracting(&rows)]));
+            let (handler, taken) = taking(Processor::builder([retracting(&rows)]));
             let first = insert(1, "alice", 5);
             let mut second = insert(2, "bob", 7);
             second["eventName"] = name.into();
@@ -198,7 +200,7 @@ async fn the_image_that_can_be_read_counts_once_the_callback_took_the_other() {
             assert!(error.contains(&format!("the {named} image")), "{error}");
 
             let rows = MemoryStore::new(Sum::new());
-            let handler = Handler::new([retracting(&rows)]).build().unwrap();
+            let handler = Handler::new(Processor::new([retracting(&rows)]).unwrap());
             let answer = invoke(&handler, [second.clone()]).await.unwrap();
             assert_eq!(reported(&answer), [number(2)], "{second}");
             assert!(rows.rows().is_empty(), "{second}");
@@ -227,11 +229,13 @@ async fn a_creation_time_in_milliseconds_drops_nothing() {
     ] {
         let (rows, seen) = (MemoryStore::new(Sum::new()), Seen::default());
         let pipeline = daily().store(rows.clone()).exactly_once();
-        let handler = Handler::new([pipeline.unwrap()])
-            .clock(Arc::new(clock.clone()))
-            .metrics(seen.clone())
-            .build()
-            .unwrap();
+        let handler = Handler::new(
+            Processor::builder([pipeline.unwrap()])
+                .clock(Arc::new(clock.clone()))
+                .recorder(seen.clone())
+                .build()
+                .unwrap(),
+        );
         let mut record = insert(1, "alice", 700);
         record["dynamodb"]["ApproximateCreationDateTime"] = created.clone();
         for _ in 0..2 {
@@ -258,7 +262,7 @@ async fn an_old_image_of_nothing_takes_nothing_back() {
         .store(store.clone())
         .at_least_once()
         .unwrap();
-    let handler = Handler::new([retracting]).build().unwrap();
+    let handler = Handler::new(Processor::new([retracting]).unwrap());
     let odd = |name: &str, side: &str, view: &str| {
         let mut record = insert(1, "alice", 5);
         record["eventName"] = name.into();
@@ -278,14 +282,14 @@ async fn an_old_image_of_nothing_takes_nothing_back() {
         ("INSERT", "NewImage"),
         ("REMOVE", "OldImage"),
     ] {
-        let (handler, taken) = taking(Handler::new([totals(&store)]));
+        let (handler, taken) = taking(Processor::builder([totals(&store)]));
         let answer = invoke(&handler, [odd(name, side, both)]).await.unwrap();
         assert_eq!(reported(&answer), [""; 0], "{name}, {side}");
         assert_eq!(taken.lock().unwrap().len(), 1, "{name}, {side}");
     }
 
     // A stream that does not carry it is set up wrongly: reported, and not handed over.
-    let (handler, taken) = taking(Handler::new([totals(&store)]));
+    let (handler, taken) = taking(Processor::builder([totals(&store)]));
     let answer = invoke(&handler, [odd("MODIFY", "OldImage", "NEW_IMAGE")]).await;
     assert_eq!(reported(&answer.unwrap()), [number(1)]);
     assert!(taken.lock().unwrap().is_empty());

@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use flate2::write::MultiGzDecoder;
-use tokio::io::AsyncBufReadExt;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-use super::Reader;
+pub(super) type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// The byte that gzip begins with, and no text does.
 const MAGIC: u8 = 0x1f;

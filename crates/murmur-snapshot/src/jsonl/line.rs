@@ -7,7 +7,6 @@ use std::sync::Arc;
 use murmur_core::{AttributeValue, Item, Row, item_id};
 use serde_json::value::RawValue;
 
-use super::KeyType;
 use crate::source::BadRow;
 
 /// Bytes of the longest line looked into. An item has at most 400 KB (Amazon DynamoDB Developer
@@ -17,6 +16,27 @@ pub(super) const MAX_LINE: usize = 16 * 1024 * 1024;
 
 /// Levels of nesting followed; DynamoDB has 32.
 const MAX_DEPTH: usize = 128;
+
+/// The type of a key attribute in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyType {
+    /// S.
+    String,
+    /// N.
+    Number,
+    /// B.
+    Binary,
+}
+
+impl fmt::Display for KeyType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::String => "a string",
+            Self::Number => "a number",
+            Self::Binary => "binary",
+        })
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {

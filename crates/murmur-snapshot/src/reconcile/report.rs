@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use murmur_core::Inspected;
 
-use crate::report::RejectedRow;
+use crate::rejected_row::RejectedRow;
 
 /// What a reconcile found.
 #[derive(Debug, Clone)]

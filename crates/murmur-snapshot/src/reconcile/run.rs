@@ -1,48 +1,101 @@
-//! The passes of a reconcile: over the table, over the ledgers, and over what differed.
-//!
-//! Pages are read as a bootstrap reads them: a worker takes a page from being asked for to being
-//! compared, and the next free worker reads on as soon as it is known where. Before items are looked
-//! at closely what is under way is finished, since that waits for the lag and changes what is known
-//! of the ledger.
-
-use std::collections::VecDeque;
-use std::future::pending;
-use std::num::NonZeroU32;
-use std::pin::pin;
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Either, select};
-use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
-use murmur_core::{
-    Inspection, InspectionError, InspectionOptions, ItemNow, LedgerPart, Pass, Processor, Rejected,
-};
-use murmur_state::{Cause, Deadline, ItemId, OptionError, Retry};
+use murmur_core::{Inspection, InspectionOptions, Pass, Processor};
+use murmur_state::{Causes, Deadline};
 
-use super::ProgressFn;
 use super::error::ReconcileError;
+use super::passes::failed;
 use super::report::{ReconcileProgress, ReconcileStep, Reconciled};
-use crate::budget::{Account, May, Pace, ReadBudget, Reserved};
+use super::state::{Spending, State};
+use crate::budget::{Account, ReadBudget, ReadPacer};
 use crate::error::SourceError;
-use crate::lookup::{LookedUp, Lookup};
-use crate::report::RejectedRow;
-use crate::scan::retried;
-use crate::source::{BadRow, Cursor, Description, Page};
+use crate::lookup::Lookup;
+use crate::retried::retried;
+use crate::source::Description;
 
-/// How many items are looked up at a time.
-const LOOK_UPS: usize = 32;
+type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 
-/// In how many segments DynamoDB lists at most (API reference, Scan).
-const MOST_SEGMENTS: u32 = 1_000_000;
-
-/// What looking up an item costs at least, in read units.
-const ONE_ITEM: f64 = 1.0;
-
-pub(super) struct Run<T, S> {
+/// Compares the state of pipelines with their table, and repairs it where asked to, with live
+/// running all the while: after a gap in the stream, or to be sure.
+///
+/// What fails in passing is tried again by [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient),
+/// 30 minutes, unless the processor was given another policy; after that the reconcile fails with
+/// [`GaveUp`](ReconcileError::GaveUp). The processor's recorder gets `<pipeline>:retry` and
+/// `<source>:retry` for what is tried again.
+///
+/// Live must be past the gap, and behind by no more than [`lag`](ReconcileBuilder::lag). Changes that are
+/// lost *after* the reconcile has begun are for the next one.
+///
+/// # With a ledger
+///
+/// Every item of the table, and every item that the ledger knows, is compared with what the ledger
+/// says it contributes: keys, values and windows by the pipeline's own definition. What differs is
+/// looked at closely: its ledger row, then the item itself, and both once more after the lag. A
+/// difference is named only if both were the same each time; what kept changing is counted as
+/// unsettled. [`repair`](ReconcileBuilder::repair) makes the item contribute what it should, unless live
+/// was faster. It finds missed inserts, changes, moves and deletions.
+///
+/// Not a difference: what lies in windows whose retention is over, by this process's clock. One that is
+/// fast takes windows for over that are not: what differs in them is not seen, and a repair of an item
+/// takes back what it contributed there, until a reconcile by the right clock mends it. (AWS refuses
+/// the requests of a machine whose clock is off by more than some minutes.) An item that is gone, in a
+/// pipeline that keeps what has expired, may have been removed by Time to Live: it is counted as
+/// untold, and never repaired. One that is there again may have expired in between as well, and is
+/// taken for a change. A wrong row of the state itself is found by
+/// [`Processor::audit`](murmur_core::Processor::audit), not here, unless items settle.
+///
+/// # Where items settle
+///
+/// Of an item that has [settled](murmur_core::Definition::settle) the ledger does not say what it
+/// contributes, so it never differs there, in the table or gone from it. Where the items of a pipeline
+/// settle, or any is met that has, all its keys are recounted as well, as without a ledger: after the
+/// repair, if one is asked for. What that finds is [`settled`](murmur_core::Inspected::settled)'s.
+///
+/// Keys that the recount names are not mended. After a repair they are those of settled items, whose
+/// lost changes no ledger can give back: raise the definition's version, and bootstrap into new tables.
+/// Where what has expired goes on counting no recount is possible, and the findings
+/// [say so](murmur_core::SettledFindings::KeepsExpired); the other items are compared, and mended, all the same.
+///
+/// # Without a ledger
+///
+/// The table is counted once more, in memory, and compared with the state; if anything differs,
+/// once more after the lag. Where there are more keys than [`max_keys`](ReconcileBuilder::max_keys), this is
+/// done for a part of them after the other. A key is named if its row, and what each item contributes to
+/// it, were the same both times, so a key that never rests is only ever counted as unsettled. A key that
+/// is right in the first recount by chance, since what live has yet to do makes up for what was lost, is
+/// for the next run. Nothing can be repaired. Without [`retract`](murmur_core::Definition::retract), and
+/// for monoids without an inverse (Min, Max, Set), a deletion or a change does not undo what was counted,
+/// so such a key differs from then on. Of First and Last only the times are compared.
+///
+/// # Rows that can never count
+///
+/// They contribute nothing: counted, and listed up to the limit. The callback for rejected records
+/// is not asked again.
+///
+/// # What it costs
+///
+/// One scan, and with a ledger a read of each of its rows twice, by the scan's pages and as a list.
+/// An item that the ledger knows is looked up if it differed, or was not among the
+/// [remembered](ReconcileBuilder::remember) ones. Without a ledger one listing of the state and, if anything
+/// differs, a second scan, for each part of the keys. Where items settle it is both together, and the
+/// first scan serves both; if items were mended the recount begins anew after that, so that the table is
+/// scanned twice, and a third time if anything differs.
+///
+/// Memory is bounded, whatever the size of the table:
+///
+/// | held | option | about |
+/// |---|---|---|
+/// | items of the scan | [`remember`](ReconcileBuilder::remember) | 20 to 40 bytes each, 140 MB by default |
+/// | items looked at closely | [`max_suspects`](ReconcileBuilder::max_suspects) | 500 bytes each, 50 MB |
+/// | items and keys that differ | [`max_differing`](ReconcileBuilder::max_differing) | 40 bytes an item until it is mended, 200 a key, 240 MB at most |
+/// | keys of a recount | [`max_keys`](ReconcileBuilder::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
+/// | pages under way | [`concurrency`](ReconcileBuilder::concurrency) | 1 MB of the table each, decoded |
+#[must_use = "nothing is read before `run`"]
+pub struct Reconcile<T, S> {
     pub(super) processor: Processor<T>,
     pub(super) source: S,
-    pub(super) retry: Retry,
     pub(super) inspection: InspectionOptions,
     pub(super) budget: ReadBudget,
     pub(super) concurrency: usize,
@@ -51,46 +104,35 @@ pub(super) struct Run<T, S> {
     pub(super) spending: Mutex<Spending>,
 }
 
-/// What the source has cost so far, and when it may be read again.
-#[derive(Default)]
-pub(super) struct Spending {
-    /// `None` before the source was described.
-    pace: Option<Pace>,
-    units: f64,
-}
+impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
+    /// Reads the table to its end, compares, and repairs where asked to.
+    ///
+    /// # Errors
+    ///
+    /// [`ReconcileError`]: it was refused (no row was read then), or a read failed after all
+    /// retries. A repair that fails is no error: it stands in the report.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, each item is mended or is not; what was found is lost. Run it again.
+    pub async fn run(self) -> Result<Reconciled, ReconcileError> {
+        let result = self.to_end().await;
+        let result = result.map_err(|error| match self.processor.retry().gave_up_after() {
+            Some(tried) if error.is_retryable() => ReconcileError::GaveUp {
+                tried,
+                source: Box::new(error),
+            },
+            _ => error,
+        });
+        if let Err(error) = self.source.close().await {
+            tracing::warn!(source = self.source.name(), error = %Causes(&error), "not closed");
+        }
+        result
+    }
 
-/// Something of a page that came to its end.
-enum Step {
-    Read {
-        segment: u32,
-        reserved: Reserved,
-        page: Page,
-    },
-    Examined {
-        rows: u64,
-        bad: Vec<BadRow>,
-        rejected: Vec<Rejected>,
-    },
-}
-
-/// What a reconcile knows while it runs.
-struct State {
-    /// How many times the table was begun to be read.
-    scans: u32,
-    rows: u64,
-    /// How many rows the first scan gave.
-    first_rows: u64,
-    rows_expected: Option<u64>,
-    rejected_rows: u64,
-    /// As many of them as the report lists.
-    rejected: Vec<RejectedRow>,
-    ledger_rows: u64,
-    begun: Duration,
-}
-
-impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
-    pub(super) async fn to_end(&self) -> Result<Reconciled, ReconcileError> {
-        self.check()?;
+    async fn to_end(&self) -> Result<Reconciled, ReconcileError> {
+        let whole = self.source.holds_every_item();
+        whole.map_err(|error| self.source_error(error))?;
         let checked = self.processor.check_binding(Deadline::NONE).await;
         let streams = checked.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
         let description = self.describe().await?;
@@ -115,7 +157,11 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
                 Pass::Table => self.scan(&mut inspection, &mut state).await?,
                 Pass::TableAgain => {
                     self.tell(&inspection, &state, ReconcileStep::Wait);
-                    self.retry.clock().sleep(self.inspection.lag).await;
+                    self.processor
+                        .retry()
+                        .clock()
+                        .sleep(self.inspection.lag)
+                        .await;
                     self.scan(&mut inspection, &mut state).await?;
                 }
                 Pass::Ledgers => self.list(&mut inspection, &mut state).await?,
@@ -129,31 +175,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
             read_units: self.spending().units,
             pipelines: inspection.findings(),
         })
-    }
-
-    /// Refuses what cannot be right, before anything is read.
-    fn check(&self) -> Result<(), ReconcileError> {
-        for pipeline in self.processor.pipelines() {
-            let name = pipeline.name().clone();
-            if pipeline.windows_by_arrival() {
-                return Err(ReconcileError::WindowsByArrival { pipeline: name });
-            }
-            if pipeline.keeps_ledger() {
-                continue;
-            }
-            if self.inspection.repair {
-                return Err(ReconcileError::RepairWithoutLedger { pipeline: name });
-            }
-            if pipeline.keeps_expired_items() {
-                return Err(ReconcileError::KeepsExpired { pipeline: name });
-            }
-        }
-        if self.source.segments() == 0 {
-            let reason = format!("source `{}` has none; at least 1", self.source.name());
-            return Err(OptionError::new("segments", reason).into());
-        }
-        let whole = self.source.holds_every_item();
-        whole.map_err(|error| self.source_error(error))
     }
 
     /// Refuses a table that none of the state came from: all of it would be taken for lost. The
@@ -184,7 +205,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
 
     async fn describe(&self) -> Result<Description, ReconcileError> {
         let recorder = &**self.processor.recorder();
-        let (retry, name) = (&self.retry, self.source.name());
+        let (retry, name) = (self.processor.retry(), self.source.name());
         let described = retried(retry, recorder, name, Deadline::NONE, || {
             self.source.describe()
         });
@@ -193,281 +214,24 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
 
     /// Begins to keep the budget; what keeps it for listings of ledgers and states.
     fn begin_spending(&self, description: &Description) -> Result<Account, ReconcileError> {
-        let pace = Pace::new(self.budget, self.source.name(), description)?;
-        let listings = Account::new(pace.per_second(), Arc::clone(self.retry.clock()));
+        let pace = ReadPacer::new(self.budget, self.source.name(), description)?;
+        let listings = Account::new(
+            pace.per_second(),
+            Arc::clone(self.processor.retry().clock()),
+        );
         self.spending().pace = Some(pace);
         Ok(listings)
     }
 
-    fn spending(&self) -> MutexGuard<'_, Spending> {
+    pub(super) fn spending(&self) -> MutexGuard<'_, Spending> {
         self.spending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn now(&self) -> Duration {
-        self.retry.clock().monotonic()
+    pub(super) fn now(&self) -> Duration {
+        self.processor.retry().clock().monotonic()
     }
 
-    /// Reads all pages, and looks closely at what differs whenever that is much.
-    async fn scan(
-        &self,
-        inspection: &mut Inspection<'_, T>,
-        state: &mut State,
-    ) -> Result<(), ReconcileError> {
-        state.scans += 1;
-        let segments = 0..self.source.segments();
-        let mut open: VecDeque<(u32, Option<Cursor>)> =
-            segments.map(|segment| (segment, None)).collect();
-        while !open.is_empty() {
-            self.pages(inspection, &mut open, state).await?;
-            if self.is_full(inspection) {
-                self.look(inspection, state).await?;
-            }
-        }
-        if state.scans == 1 {
-            state.first_rows = state.rows;
-        }
-        Ok(())
-    }
-
-    fn is_full(&self, inspection: &Inspection<'_, T>) -> bool {
-        inspection.gathered() >= self.max_suspects
-    }
-
-    /// Reads `open` pages, and those after them, until all are compared or many items differ.
-    async fn pages(
-        &self,
-        inspection: &Inspection<'_, T>,
-        open: &mut VecDeque<(u32, Option<Cursor>)>,
-        state: &mut State,
-    ) -> Result<(), ReconcileError> {
-        let mut steps: FuturesUnordered<BoxFuture<'_, Result<Step, ReconcileError>>> =
-            FuturesUnordered::new();
-        let mut pages = 0;
-        loop {
-            let mut rest = None;
-            while pages < self.concurrency && !open.is_empty() && !self.is_full(inspection) {
-                let mut spending = self.spending();
-                let Some(pace) = &mut spending.pace else {
-                    break;
-                };
-                match pace.may(self.now()) {
-                    May::Begin => {}
-                    May::Wait(wait) => {
-                        rest = Some(self.retry.clock().sleep(wait));
-                        break;
-                    }
-                    May::Learn => break,
-                }
-                let Some((segment, after)) = open.pop_front() else {
-                    break;
-                };
-                pages += 1;
-                let reserved = pace.begin(self.now());
-                steps.push(self.read(segment, after, reserved).boxed());
-            }
-            let step = match rest {
-                None => match steps.next().await {
-                    None => return Ok(()),
-                    Some(step) => step,
-                },
-                // A page that comes cuts the rest short, since it may cost less than was set aside.
-                Some(rest) => {
-                    let page = async {
-                        match steps.is_empty() {
-                            true => pending().await,
-                            false => steps.next().await,
-                        }
-                    };
-                    match select(pin!(page), rest).await {
-                        Either::Left((Some(step), _)) => step,
-                        Either::Left((None, _)) | Either::Right(_) => continue,
-                    }
-                }
-            };
-            match step? {
-                Step::Read {
-                    segment,
-                    reserved,
-                    page,
-                } => {
-                    self.came(reserved, &page)?;
-                    if let Some(next) = &page.next {
-                        open.push_back((segment, Some(next.clone())));
-                    }
-                    steps.push(examine(inspection, page).boxed());
-                }
-                Step::Examined {
-                    rows,
-                    bad,
-                    rejected,
-                } => {
-                    pages -= 1;
-                    state.rows += rows;
-                    if state.scans == 1 {
-                        self.note(state, bad, rejected);
-                    }
-                    self.tell(inspection, state, ReconcileStep::Scan);
-                }
-            }
-        }
-    }
-
-    async fn read(
-        &self,
-        segment: u32,
-        after: Option<Cursor>,
-        reserved: Reserved,
-    ) -> Result<Step, ReconcileError> {
-        let recorder = &**self.processor.recorder();
-        let (retry, name) = (&self.retry, self.source.name());
-        let page = retried(retry, recorder, name, Deadline::NONE, || {
-            self.source.page(segment, after.as_ref(), reserved.limit)
-        });
-        let page = page.await.map_err(|error| self.source_error(error))?;
-        if page.next.is_some() && page.next == after {
-            return Err(self.source_error(SourceError::Cursor {
-                place: name.to_owned(),
-                cursor: after.map(|after| after.to_string()).unwrap_or_default(),
-                reason: "the page after it ends where it began; the source is broken".into(),
-            }));
-        }
-        Ok(Step::Read {
-            segment,
-            reserved,
-            page,
-        })
-    }
-
-    /// Pays for a page.
-    fn came(&self, reserved: Reserved, page: &Page) -> Result<(), OptionError> {
-        let mut spending = self.spending();
-        spending.units += page.read_units.unwrap_or_default();
-        match &mut spending.pace {
-            Some(pace) => pace.came(reserved, page, self.source.name()),
-            None => Ok(()),
-        }
-    }
-
-    /// Notes rows that can never count.
-    fn note(&self, state: &mut State, bad: Vec<BadRow>, rejected: Vec<Rejected>) {
-        state.rejected_rows += (rejected.len() + bad.len()) as u64;
-        let rejected = rejected.iter().map(RejectedRow::from);
-        let rows = bad.iter().map(RejectedRow::from).chain(rejected);
-        let most = self.inspection.max_listed;
-        let room = most.saturating_sub(state.rejected.len());
-        state.rejected.extend(rows.take(room));
-    }
-
-    /// Goes over what the ledgers know, for items that the scan has not seen.
-    async fn list(
-        &self,
-        inspection: &mut Inspection<'_, T>,
-        state: &mut State,
-    ) -> Result<(), ReconcileError> {
-        // What the scan gathered first, since a repair changes what the ledgers know.
-        self.look(inspection, state).await?;
-        let segments = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
-        let segments = NonZeroU32::new(segments.min(MOST_SEGMENTS)).unwrap_or(NonZeroU32::MIN);
-        let mut open = inspection.ledger_parts(segments);
-        while !open.is_empty() {
-            self.parts(inspection, &mut open, state).await?;
-            self.look(inspection, state).await?;
-        }
-        Ok(())
-    }
-
-    /// Reads `open` parts of the ledgers, and those after them, until there is none or many items are
-    /// to be looked at.
-    async fn parts(
-        &self,
-        inspection: &Inspection<'_, T>,
-        open: &mut VecDeque<LedgerPart>,
-        state: &mut State,
-    ) -> Result<(), ReconcileError> {
-        let mut parts = FuturesUnordered::new();
-        loop {
-            while parts.len() < self.concurrency && !self.is_full(inspection) {
-                let Some(part) = open.pop_front() else {
-                    break;
-                };
-                parts.push(inspection.ledger(part));
-            }
-            let Some(listed) = parts.next().await else {
-                return Ok(());
-            };
-            let (rows, next) = listed.map_err(failed)?;
-            // Before those of the next ledger.
-            if let Some(next) = next {
-                open.push_front(next);
-            }
-            state.ledger_rows += rows;
-            self.tell(inspection, state, ReconcileStep::Ledger);
-        }
-    }
-
-    /// Looks closely at all that is gathered.
-    async fn look(
-        &self,
-        inspection: &mut Inspection<'_, T>,
-        state: &State,
-    ) -> Result<(), ReconcileError> {
-        let items = inspection.gathered() as u64;
-        if items == 0 {
-            return Ok(());
-        }
-        self.tell(inspection, state, ReconcileStep::Settle { items });
-        let look_up = |items: Vec<ItemId>| -> BoxFuture<'_, Result<Vec<ItemNow>, Cause>> {
-            Box::pin(self.look_up(items))
-        };
-        inspection.look(&look_up).await.map_err(failed)
-    }
-
-    /// The items as they are now, in this order.
-    async fn look_up(&self, items: Vec<ItemId>) -> Result<Vec<ItemNow>, Cause> {
-        let recorder = &**self.processor.recorder();
-        let found = stream::iter(items).map(|item| async move {
-            let (retry, name) = (&self.retry, self.source.name());
-            self.pay_for_look_up().await;
-            let looked_up = retried(retry, recorder, name, Deadline::NONE, || {
-                self.source.look_up(&item)
-            });
-            let looked = looked_up.await?;
-            self.looked_up(looked.read_units);
-            Ok(match looked.found {
-                LookedUp::Row(row) => ItemNow::Row(row),
-                LookedUp::Bad(_) => ItemNow::Unreadable,
-                LookedUp::Gone => ItemNow::Gone,
-            })
-        });
-        let found = found.buffered(LOOK_UPS).try_collect().await;
-        found.map_err(|error: SourceError| Arc::new(error) as Cause)
-    }
-
-    /// Waits until an item may be looked up, and sets aside what that costs at least.
-    async fn pay_for_look_up(&self) {
-        loop {
-            let now = self.now();
-            let rest = match &mut self.spending().pace {
-                None => return,
-                Some(pace) => match pace.rest(now) {
-                    Some(rest) => rest,
-                    None => return pace.spend(now, ONE_ITEM),
-                },
-            };
-            self.retry.clock().sleep(rest).await;
-        }
-    }
-
-    fn looked_up(&self, read_units: Option<f64>) {
-        let (now, mut spending) = (self.now(), self.spending());
-        let units = read_units.unwrap_or(ONE_ITEM);
-        spending.units += read_units.unwrap_or_default();
-        if let Some(pace) = &mut spending.pace {
-            pace.spend(now, units - ONE_ITEM);
-        }
-    }
-
-    fn tell(&self, inspection: &Inspection<'_, T>, state: &State, step: ReconcileStep) {
+    pub(super) fn tell(&self, inspection: &Inspection<'_, T>, state: &State, step: ReconcileStep) {
         let read_units = self.spending().units;
         (self.progress)(&ReconcileProgress {
             step,
@@ -480,7 +244,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
         });
     }
 
-    fn source_error(&self, source: SourceError) -> ReconcileError {
+    pub(super) fn source_error(&self, source: SourceError) -> ReconcileError {
         ReconcileError::Source {
             source_name: self.source.name().to_owned(),
             source,
@@ -488,19 +252,12 @@ impl<T: Send + Sync + 'static, S: Lookup> Run<T, S> {
     }
 }
 
-/// Compares a page's rows.
-async fn examine<T: Send + Sync + 'static>(
-    inspection: &Inspection<'_, T>,
-    page: Page,
-) -> Result<Step, ReconcileError> {
-    let Page { rows, bad, .. } = page;
-    Ok(Step::Examined {
-        rows: (rows.len() + bad.len()) as u64,
-        rejected: inspection.rows(rows).await.map_err(failed)?,
-        bad,
-    })
-}
-
-fn failed(source: InspectionError) -> ReconcileError {
-    ReconcileError::Inspection(Box::new(source))
+impl<T, S: Lookup> fmt::Debug for Reconcile<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reconcile")
+            .field("source", &self.source.name())
+            .field("processor", &self.processor)
+            .field("inspection", &self.inspection)
+            .finish_non_exhaustive()
+    }
 }

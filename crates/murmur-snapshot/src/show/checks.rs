@@ -11,7 +11,7 @@ use super::{LENGTH, ShowProgress, To, tenths, write_line};
 use crate::reconcile::{ReconcileProgress, ReconcileStep};
 
 impl ShowProgress {
-    /// Shows what a reconcile [tells](crate::Reconcile::on_progress).
+    /// Shows what a reconcile [tells](crate::ReconcileBuilder::on_progress).
     ///
     /// A line has `event` (`reconcile`), `step` (`scan`, `settle`, `ledger` or `wait`), `rows`,
     /// `rows_expected` (null if nobody knows), `rows_per_second`, `ledger_rows`, `suspects`,

@@ -4,8 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{
-    AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, ProcessorBuilder, Sum,
-    Window,
+    AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, Processor, Sum, Window,
 };
 use murmur_snapshot::{Findings, ReconcileError, ReconcileStep, Reconciled};
 use murmur_state::{Clock, Key, Place, RetryPolicy, StoreError, Timestamp};
@@ -59,7 +58,7 @@ async fn assert_right(world: &Arc<World>) {
         (0, 0),
         "{audited:?}"
     );
-    let again = world.reconcile().run().await.unwrap();
+    let again = world.reconcile().build().unwrap().run().await.unwrap();
     assert_eq!(found(&again).differing, 0, "{again:?}");
 }
 
@@ -110,7 +109,7 @@ async fn every_kind_of_missed_change_is_named_and_mended() {
         world.lose_all();
         let keys: Vec<_> = keys.iter().map(|(key, of)| by(key, *of)).collect();
 
-        let told = world.reconcile().run().await.unwrap();
+        let told = world.reconcile().build().unwrap().run().await.unwrap();
         assert_eq!(off(&told), keys, "{kind}");
         let differing = found(&told);
         assert_eq!(
@@ -132,7 +131,14 @@ async fn every_kind_of_missed_change_is_named_and_mended() {
         // The ledger has missed it as well, so that the state is what the ledger says.
         assert_eq!(world.audit().await.differing, 0, "{kind}");
 
-        let mended = world.reconcile().repair().run().await.unwrap();
+        let mended = world
+            .reconcile()
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap();
         assert_eq!(off(&mended), keys, "{kind}");
         assert_eq!(found(&mended).mended, 1, "{kind}");
         assert!(
@@ -154,7 +160,10 @@ async fn what_live_does_after_a_repair_replaces_it() {
     // Written before the repair, and done by live after it.
     world.write("o1", Some(put("carol", 2)));
     let reconcile = world.reconcile().repair().lag(Duration::ZERO);
-    assert_eq!(found(&reconcile.run().await.unwrap()).mended, 3);
+    assert_eq!(
+        found(&reconcile.build().unwrap().run().await.unwrap()).mended,
+        3
+    );
     world.write("o2", Some(put("alice", 11)));
     world.write("o9", None);
     world.deliver_all();
@@ -168,7 +177,7 @@ async fn nothing_differs_where_nothing_was_missed() {
     fill(&world, &[("o5", "dave", 0)]);
     world.write("o6", Some(put("dave", 0)));
     world.lose_all();
-    let reconciled = world.reconcile().run().await.unwrap();
+    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
     let found = found(&reconciled);
     assert_eq!((reconciled.rows, found.ledger_rows), (6, 5));
     assert_eq!(
@@ -193,7 +202,10 @@ async fn what_is_not_remembered_is_looked_up() {
     for (remembered, look_ups) in [(0, 4), (1, 3), (4, 0)] {
         let world = with(&ORDERS);
         let reconcile = world.reconcile().remember(remembered);
-        assert_eq!(found(&reconcile.run().await.unwrap()).differing, 0);
+        assert_eq!(
+            found(&reconcile.build().unwrap().run().await.unwrap()).differing,
+            0
+        );
         assert_eq!(world.tables().look_ups, look_ups);
     }
     // An item that was named when it was scanned is not named again.
@@ -201,7 +213,10 @@ async fn what_is_not_remembered_is_looked_up() {
     world.write("o1", Some(put("bob", 5)));
     world.lose_all();
     let reconcile = world.reconcile().remember(0).max_suspects(1);
-    assert_eq!(found(&reconcile.run().await.unwrap()).differing, 1);
+    assert_eq!(
+        found(&reconcile.build().unwrap().run().await.unwrap()).differing,
+        1
+    );
 }
 
 fn keeping() -> Definition<Order, Sum> {
@@ -219,7 +234,7 @@ async fn an_item_that_may_have_expired_is_told_and_never_mended() {
     world.write("o3", Some(put("alice", 3)));
     world.lose_all();
     let reconcile = world.reconcile_of(world.by_ledger(keeping())).repair();
-    let reconciled = reconcile.run().await.unwrap();
+    let reconciled = reconcile.build().unwrap().run().await.unwrap();
     let found = found(&reconciled);
     assert_eq!(
         (found.untold, found.differing, found.mended),
@@ -250,7 +265,14 @@ async fn what_can_never_count_contributes_nothing_and_is_listed() {
     world.write("o3", Some(put("", 3)));
     world.write("o9", Some(bad));
     world.lose_all();
-    let reconciled = world.reconcile().repair().run().await.unwrap();
+    let reconciled = world
+        .reconcile()
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(off(&reconciled), [by("all", 500), by("bob", 500)]);
     assert_eq!(found(&reconciled).mended, 2);
     assert_eq!((reconciled.rows, reconciled.rejected_rows), (5, 3));
@@ -276,7 +298,14 @@ async fn what_can_never_count_contributes_nothing_and_is_listed() {
         "{reconciled:?}"
     );
 
-    let limited = world.reconcile().max_listed(1).run().await.unwrap();
+    let limited = world
+        .reconcile()
+        .max_listed(1)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!((limited.rejected_rows, limited.rejected.len()), (3, 1));
 }
 
@@ -295,7 +324,7 @@ async fn an_item_of_too_many_keys_contributes_nothing() {
     world.write("o1", Some(put("alice", 11)));
     world.lose_all();
     let reconcile = world.reconcile_of(world.by_ledger(many())).repair();
-    let reconciled = reconcile.run().await.unwrap();
+    let reconciled = reconcile.build().unwrap().run().await.unwrap();
     assert_eq!(off(&reconciled), [by("k0", 5), by("k1", 5)]);
     assert!(reconciled.is_clean());
     assert!(
@@ -329,10 +358,19 @@ async fn windows_whose_retention_is_over_do_not_differ() {
     world.write("missed", at(9, 0));
     world.lose_all();
     let reconcile = |world: &Arc<World>| world.reconcile_of(world.by_ledger(daily()));
-    assert_eq!(found(&reconcile(&world).run().await.unwrap()).differing, 4);
+    assert_eq!(
+        found(&reconcile(&world).build().unwrap().run().await.unwrap()).differing,
+        4
+    );
 
     world.clock.advance(Duration::from_secs(2 * 24 * 3600));
-    let reconciled = reconcile(&world).repair().run().await.unwrap();
+    let reconciled = reconcile(&world)
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(found(&reconciled).items[0].item, name("moved"));
     assert_eq!(
         off(&reconciled),
@@ -340,7 +378,7 @@ async fn windows_whose_retention_is_over_do_not_differ() {
         "in its new window alone"
     );
     assert_eq!(found(&reconciled).mended, 1);
-    let processor = ProcessorBuilder::new([world.by_ledger(daily())])
+    let processor = Processor::builder([world.by_ledger(daily())])
         .clock(Arc::new(world.clock.clone()))
         .build()
         .unwrap();
@@ -377,7 +415,14 @@ async fn live_that_is_faster_than_a_repair_wins() {
         Box::new(|_: &World| ()) as Box<dyn FnOnce(&World) + Send>,
         Box::new(to_and_fro),
     ]);
-    let reconciled = world.reconcile().repair().run().await.unwrap();
+    let reconciled = world
+        .reconcile()
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(
         (found(&reconciled).differing, found(&reconciled).mended),
         (1, 1)
@@ -404,7 +449,14 @@ async fn an_item_that_live_never_leaves_alone_is_told() {
     for _ in 0..5 {
         world.tables().on_look_up.push_back(Box::new(to_and_fro));
     }
-    let reconciled = world.reconcile().repair().run().await.unwrap();
+    let reconciled = world
+        .reconcile()
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert!(
         matches!(found(&reconciled).items[0].mending, Mending::Overtaken),
         "{reconciled:?}"
@@ -427,7 +479,14 @@ async fn an_item_that_live_never_leaves_alone_is_told() {
         };
         world.tables().on_wait.push_back(Box::new(event));
     }
-    let reconciled = world.reconcile().repair().run().await.unwrap();
+    let reconciled = world
+        .reconcile()
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(
         (found(&reconciled).differing, found(&reconciled).unsettled),
         (0, 1)
@@ -444,7 +503,14 @@ async fn what_was_looked_up_too_long_ago_is_looked_up_again() {
         Box::new(|_: &World| ()) as Box<dyn FnOnce(&World) + Send>,
         Box::new(|world: &World| world.clock.advance(Duration::from_secs(3600))),
     ]);
-    let reconciled = world.reconcile().repair().run().await.unwrap();
+    let reconciled = world
+        .reconcile()
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(found(&reconciled).mended, 1);
     let tables = world.tables();
     assert_eq!((tables.look_ups, tables.mends), (3, 1));
@@ -461,7 +527,14 @@ async fn a_repair_that_fails_stands_in_the_report() {
         advice: "allow dynamodb:TransactWriteItems".into(),
         source: None,
     });
-    let reconciled = world.reconcile().repair().run().await.unwrap();
+    let reconciled = world
+        .reconcile()
+        .repair()
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(
         (found(&reconciled).differing, found(&reconciled).mended),
         (2, 0)
@@ -474,7 +547,14 @@ async fn a_repair_that_fails_stands_in_the_report() {
     }
     assert_eq!(reconciled.pipelines[0].left(), 2);
     assert!(!reconciled.is_clean());
-    let limited = world.reconcile().max_listed(1).run().await.unwrap();
+    let limited = world
+        .reconcile()
+        .max_listed(1)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
     assert_eq!(
         (found(&limited).differing, found(&limited).items.len()),
         (2, 1)
@@ -491,19 +571,20 @@ async fn look_ups_are_tried_again_and_their_failure_is_told() {
     world.write("o1", None);
     world.lose_all();
     world.tables().fail_look_ups = 2;
-    let reconciled = world.reconcile().run().await.unwrap();
+    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
     assert_eq!(found(&reconciled).differing, 1);
     // More than ten minutes of failures.
     world.tables().fail_look_ups = 300;
     let begun = world.clock.now();
-    let reconciled = world.reconcile().run().await.unwrap();
+    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
     assert_eq!(found(&reconciled).differing, 1);
     let took = world.clock.now().since(begun);
     assert!(took > Duration::from_secs(600), "{took:?}");
 
     world.tables().fail_look_ups = 3;
-    let impatient = world.reconcile().retry(RetryPolicy::default());
-    let error = impatient.run().await.unwrap_err();
+    let impatient = world.processor_of(world.pipeline());
+    let impatient = world.reconcile_by(impatient.retry(RetryPolicy::default()));
+    let error = impatient.build().unwrap().run().await.unwrap_err();
     assert!(
         matches!(&error, ReconcileError::Inspection { .. }),
         "{error:?}"
@@ -516,7 +597,7 @@ async fn a_wrong_row_of_the_state_is_found_by_the_audit_alone() {
     for (entity, by) in [("bob", -7), ("all", 7), ("nobody", 7)] {
         let world = with(&ORDERS);
         world.tables().forged = Some((Key::new(entity, 0).unwrap(), by));
-        let reconciled = world.reconcile().run().await.unwrap();
+        let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
         assert_eq!(found(&reconciled).differing, 0);
         let audited = world.audit().await;
         assert_eq!(
@@ -538,7 +619,7 @@ async fn progress_is_told() {
     let reconcile = world
         .reconcile()
         .on_progress(move |progress| told.lock().unwrap().push(*progress));
-    reconcile.run().await.unwrap();
+    reconcile.build().unwrap().run().await.unwrap();
     let steps = steps.lock().unwrap();
     let is = |step: ReconcileStep| steps.iter().any(|progress| progress.step == step);
     assert!(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use murmur_core::{AuditOptions, KeyDifference, LedgerFindings, ProcessorBuilder};
+use murmur_core::{AuditOptions, KeyDifference, LedgerFindings, Processor};
 use murmur_snapshot::{
     Cursor, Description, Findings, Look, Lookup, Page, ReadBudget, Reconcile, ReconcileError,
     ReconcileProgress, Reconciled, Source, SourceError,
@@ -59,7 +59,13 @@ async fn a_recount_of_more_keys_than_it_may_hold_finds_the_same_in_parts() {
         let pipeline = pipeline.at_least_once().unwrap();
         let reconcile = world.reconcile_of(pipeline).max_keys(max_keys);
         let before = world.tables().pages;
-        let reconciled = reconcile.max_listed(7).run().await.unwrap();
+        let reconciled = reconcile
+            .max_listed(7)
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap();
         let pages = world.tables().pages - before;
         (reconciled, pages)
     };
@@ -83,7 +89,7 @@ async fn an_audit_of_more_keys_than_it_may_hold_finds_the_same_in_parts() {
     let world = counted();
     let key = murmur_state::Key::new(customer(3), 0).unwrap();
     world.tables().forged = Some((key, 5));
-    let processor = ProcessorBuilder::new([world.pipeline()])
+    let processor = Processor::builder([world.pipeline()])
         .clock(Arc::new(world.clock.clone()))
         .build()
         .unwrap();
@@ -114,7 +120,7 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
     let world = counted();
     gap(&world);
     let limited = || world.reconcile().max_differing(15);
-    let error = limited().run().await.unwrap_err();
+    let error = limited().build().unwrap().run().await.unwrap_err();
     assert!(
         matches!(error, ReconcileError::Inspection { .. }),
         "{error:?}"
@@ -126,7 +132,14 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
     let mut runs = 0;
     let last = loop {
         runs += 1;
-        match limited().max_suspects(5).repair().run().await {
+        match limited()
+            .max_suspects(5)
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await
+        {
             Ok(reconciled) => break reconciled,
             Err(error) => assert!(runs < 10, "{error:?}"),
         }
@@ -149,9 +162,22 @@ async fn mended_items_do_not_count_against_the_limit_and_their_keys_do() {
         world.lose_all();
         // The keys are `alice` and `all`.
         let reconcile = world.reconcile().max_differing(limit);
-        let told = reconcile.run().await.unwrap_err().to_string();
+        let told = reconcile
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap_err()
+            .to_string();
         assert!(told.contains("totals"), "{told}");
-        let repaired = world.reconcile().max_differing(limit).repair().run().await;
+        let repaired = world
+            .reconcile()
+            .max_differing(limit)
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await;
         assert_eq!(repaired.is_ok(), keys_fit, "{repaired:?}");
         // Either way what was mended stays so.
         assert_eq!(world.totals(), world.recount());
@@ -166,7 +192,7 @@ async fn what_is_not_remembered_is_looked_up_and_named_once() {
     world.lose_all();
     for remember in [0, 10, 1_000] {
         let reconciled = world.reconcile().remember(remember).max_suspects(4);
-        let reconciled = reconciled.run().await.unwrap();
+        let reconciled = reconciled.build().unwrap().run().await.unwrap();
         let found = by_ledger(&reconciled);
         assert_eq!(found.differing, ITEMS as u64 / 2 + 1, "{remember}");
         assert_eq!(found.ledger_rows, ITEMS as u64);
@@ -183,7 +209,7 @@ async fn pages_look_ups_and_listings_keep_to_the_budget() {
         let heard = Arc::clone(&last);
         let reconcile = world.reconcile().lag(Duration::ZERO).read_budget(budget);
         let reconcile = reconcile.on_progress(move |told| *heard.lock().unwrap() = Some(*told));
-        let reconciled = reconcile.run().await.unwrap();
+        let reconciled = reconcile.build().unwrap().run().await.unwrap();
         let told = last.lock().unwrap().unwrap();
         assert_eq!(told.ledger_rows, ITEMS as u64);
         let took = world.clock.monotonic() - begun;
@@ -207,6 +233,8 @@ async fn pages_look_ups_and_listings_keep_to_the_budget() {
     let error = world
         .reconcile()
         .read_budget(ReadBudget::PercentOfProvisioned(50.0))
+        .build()
+        .unwrap()
         .run()
         .await;
     assert!(matches!(error, Err(ReconcileError::Option(_))), "{error:?}");
@@ -273,8 +301,9 @@ async fn one_slow_page_does_not_hold_up_the_other_segments() {
         table: Table(Arc::clone(&world)),
         other_is_read: Notify::new(),
     };
-    let reconcile = Reconcile::new([world.pipeline()], source).run();
-    let reconciled = tokio::time::timeout(Duration::from_secs(3600), reconcile).await;
+    let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), source);
+    let run = reconcile.build().unwrap().run();
+    let reconciled = tokio::time::timeout(Duration::from_secs(3600), run).await;
     let reconciled = reconciled.expect("it waits for the slow page").unwrap();
     assert_eq!(reconciled.rows, ITEMS as u64);
     assert!(reconciled.is_clean());

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{AuditOptions, Mending, ProcessorBuilder};
+use murmur_core::{AuditOptions, Mending, Processor};
 use murmur_snapshot::{Findings, ReconcileError};
 
 use crate::world::{World, put};
@@ -53,13 +53,9 @@ async fn twenty_minutes_of_failures_end_no_reconcile_whenever_they_begin() {
     loop {
         let world = world(from, 20 * MINUTE);
         let (told, tell) = listener();
-        let reconciled = world
-            .reconcile()
-            .repair()
-            .on_outage(tell)
-            .run()
-            .await
-            .unwrap();
+        let processor = world.processor_of(world.pipeline()).on_outage(tell);
+        let reconcile = world.reconcile_by(processor).repair();
+        let reconciled = reconcile.build().unwrap().run().await.unwrap();
         if world.tables().requests <= from {
             break;
         }
@@ -84,7 +80,7 @@ async fn twenty_minutes_of_failures_end_no_audit_whenever_they_begin() {
     loop {
         let world = world(from, 20 * MINUTE);
         let (told, tell) = listener();
-        let processor = ProcessorBuilder::new([world.pipeline()])
+        let processor = Processor::builder([world.pipeline()])
             .clock(Arc::new(world.clock.clone()))
             .retry(murmur_state::RetryPolicy::patient())
             .on_outage(tell)
@@ -108,7 +104,7 @@ async fn twenty_minutes_of_failures_end_no_audit_whenever_they_begin() {
 #[tokio::test]
 async fn an_outage_beyond_the_budget_says_how_long_it_was_tried() {
     let world = world(3, 40 * MINUTE);
-    let error = world.reconcile().run().await.unwrap_err();
+    let error = world.reconcile().build().unwrap().run().await.unwrap_err();
     assert!(matches!(error, ReconcileError::GaveUp { .. }), "{error:?}");
     assert!(error.is_retryable());
     assert!(

@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use murmur_core::{AuditOptions, Pipeline, ProcessorBuilder, Sum, Window};
+use murmur_core::{AuditOptions, Pipeline, Processor, Sum, Window};
 use murmur_snapshot::{
     Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source,
     SourceError,
@@ -19,7 +19,10 @@ async fn refused(world: &Arc<World>, pipeline: Pipeline<Order>, repair: bool) ->
     } else {
         reconcile
     };
-    let error = reconcile.run().await.unwrap_err();
+    let error = match reconcile.build() {
+        Ok(reconcile) => reconcile.run().await.unwrap_err(),
+        Err(error) => error,
+    };
     assert_eq!(world.tables().pages, 0, "{error}");
     assert!(!error.is_retryable(), "{error}");
     error
@@ -83,7 +86,7 @@ async fn state_of_somebody_else_is_refused() {
         "{}",
         Causes(&error)
     );
-    let audit = ProcessorBuilder::new([other]).build().unwrap();
+    let audit = Processor::new([other]).unwrap();
     let error = audit
         .audit(&AuditOptions::default().max_listed(1))
         .await
@@ -98,7 +101,7 @@ async fn state_of_somebody_else_is_refused() {
 #[tokio::test]
 async fn an_audit_needs_a_ledger() {
     let pipeline = definition().store(store()).exactly_once();
-    let processor = ProcessorBuilder::new([pipeline.unwrap()]).build().unwrap();
+    let processor = Processor::new([pipeline.unwrap()]).unwrap();
     let error = processor
         .audit(&AuditOptions::default().max_listed(1))
         .await
@@ -111,14 +114,14 @@ async fn an_audit_needs_a_ledger() {
     assert!(!error.is_retryable());
 }
 
-#[tokio::test]
-async fn options_are_checked_and_named() {
+#[test]
+fn options_are_checked_and_named() {
     let world = World::new(1);
     for (option, reconcile) in [
         ("concurrency", world.reconcile().concurrency(0)),
         ("max_suspects", world.reconcile().max_suspects(0)),
     ] {
-        match reconcile.run().await.unwrap_err() {
+        match reconcile.build().unwrap_err() {
             ReconcileError::Option(error) => assert_eq!(error.option, option),
             other => panic!("{other}"),
         }
@@ -195,8 +198,8 @@ async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
             leaves_out,
             table_arn: None,
         };
-        let reconcile = Reconcile::new([world.pipeline()], odd);
-        let error = reconcile.run().await.unwrap_err();
+        let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), odd);
+        let error = reconcile.build().unwrap().run().await.unwrap_err();
         assert!(matches!(&error, ReconcileError::Source { .. }), "{error}");
         assert!(
             Causes(&error).to_string().contains(said),
@@ -212,7 +215,7 @@ async fn state_that_nothing_was_counted_into_is_refused_and_stays_what_it_was() 
     world.write("o1", Some(put("alice", 100)));
     let error = refused(&world, world.pipeline(), true).await;
     assert!(matches!(&error, ReconcileError::Refused(_)), "{error:?}");
-    let audit = ProcessorBuilder::new([world.pipeline()]).build().unwrap();
+    let audit = Processor::new([world.pipeline()]).unwrap();
     let error = audit.audit(&AuditOptions::default()).await.unwrap_err();
     let text = Causes(&error).to_string();
     assert!(text.contains("belongs to no pipeline yet"), "{text}");
@@ -224,7 +227,7 @@ async fn state_that_nothing_was_counted_into_is_refused_and_stays_what_it_was() 
         .aggregate(Sum::new())
         .store(world.store.clone())
         .ledger();
-    let other = ProcessorBuilder::new([other.unwrap()]).build().unwrap();
+    let other = Processor::new([other.unwrap()]).unwrap();
     other.bind(None, Deadline::NONE).await.unwrap();
 }
 
@@ -232,7 +235,7 @@ async fn state_that_nothing_was_counted_into_is_refused_and_stays_what_it_was() 
 async fn another_table_than_the_one_that_was_counted_is_refused_before_it_is_read() {
     const STREAM: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/2026-01-01T00:00:00.000";
     let world = World::new(1);
-    let live = ProcessorBuilder::new([world.pipeline()]).build().unwrap();
+    let live = Processor::new([world.pipeline()]).unwrap();
     live.bind(Some(STREAM), Deadline::NONE).await.unwrap();
     for (table, is_it) in [
         ("arn:aws:dynamodb:eu-west-1:1:table/orders", true),
@@ -244,8 +247,9 @@ async fn another_table_than_the_one_that_was_counted_is_refused_before_it_is_rea
             leaves_out: false,
             table_arn: Some(table),
         };
-        let reconcile = Reconcile::new([world.pipeline()], odd).repair();
-        let error = reconcile.run().await.unwrap_err();
+        let reconcile =
+            Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), odd).repair();
+        let error = reconcile.build().unwrap().run().await.unwrap_err();
         let text = error.to_string();
         match error {
             ReconcileError::OtherTable { .. } => {

@@ -13,7 +13,8 @@ use murmur_core::{
     ProcessorBuilder, Record, Row, Sum, item_id, item_key,
 };
 use murmur_snapshot::{
-    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, Source, SourceError,
+    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileBuilder, Source,
+    SourceError,
 };
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
@@ -184,7 +185,7 @@ impl World {
 
     /// Makes `pipeline` the one that live counts by.
     pub(crate) fn lives_by(&self, pipeline: Pipeline<Order>) {
-        let live = ProcessorBuilder::new([pipeline])
+        let live = Processor::builder([pipeline])
             .clock(Arc::new(self.clock.clone()))
             .random(Random::seeded(1))
             .on_rejected(|_| async { Ok(()) })
@@ -421,18 +422,32 @@ impl World {
         stored.ledger().unwrap()
     }
 
-    pub(crate) fn reconcile(self: &Arc<Self>) -> Reconcile<Order, Table> {
+    pub(crate) fn reconcile(self: &Arc<Self>) -> ReconcileBuilder<Order, Table> {
         self.reconcile_of(self.pipeline())
     }
 
     pub(crate) fn reconcile_of(
         self: &Arc<Self>,
         pipeline: Pipeline<Order>,
-    ) -> Reconcile<Order, Table> {
-        Reconcile::new([pipeline], Table(Arc::clone(self)))
+    ) -> ReconcileBuilder<Order, Table> {
+        self.reconcile_by(self.processor_of(pipeline))
+    }
+
+    /// What reconciles go by, where more is to be said of it.
+    pub(crate) fn processor_of(
+        self: &Arc<Self>,
+        pipeline: Pipeline<Order>,
+    ) -> ProcessorBuilder<Order> {
+        Processor::builder([pipeline])
             .clock(Arc::new(Ticking(Arc::clone(self))))
             .random(Random::seeded(2))
-            .lag(LAG)
+    }
+
+    pub(crate) fn reconcile_by(
+        self: &Arc<Self>,
+        processor: ProcessorBuilder<Order>,
+    ) -> ReconcileBuilder<Order, Table> {
+        Reconcile::builder(processor.build().unwrap(), Table(Arc::clone(self))).lag(LAG)
     }
 
     /// What an audit finds.
@@ -441,7 +456,7 @@ impl World {
     }
 
     pub(crate) async fn audit_of(&self, pipeline: Pipeline<Order>) -> murmur_core::Audited {
-        let processor = ProcessorBuilder::new([pipeline])
+        let processor = Processor::builder([pipeline])
             .clock(Arc::new(self.clock.clone()))
             .build()
             .unwrap();

@@ -8,6 +8,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::future::pending;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,13 +16,38 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
-use murmur_snapshot::{Cursor, Description, Page, Source, SourceError, StreamView};
+use murmur_snapshot::{
+    BootstrapBuilder, BootstrapError, Cursor, Description, Page, Report, Source, SourceError,
+    StreamView,
+};
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
     Add, Bound, Checkpoint, Checkpoints, Clock, Deadline, ExactlyOnce, HandoffToken, Key,
     MemoryDeduper, MemoryStore, Once, Outcome, Place, ReadExt, Removed, Saved, Store, StoreError,
     Timestamp,
 };
+
+/// Builds and runs in one, for tests to which it is the same which of the two refuses.
+pub trait BuildAndRun: Sized {
+    type Answer;
+
+    fn run(self) -> impl Future<Output = Self::Answer> + Send {
+        self.run_until(pending())
+    }
+
+    fn run_until(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = Self::Answer> + Send;
+}
+
+impl<T: Send + Sync + 'static, S: Source> BuildAndRun for BootstrapBuilder<T, S> {
+    type Answer = Result<Report, BootstrapError>;
+
+    async fn run_until(self, shutdown: impl Future<Output = ()> + Send) -> Self::Answer {
+        self.build()?.run_until(shutdown).await
+    }
+}
 
 #[derive(serde::Deserialize)]
 pub struct Order {

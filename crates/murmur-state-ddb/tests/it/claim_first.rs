@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::Client;
 use murmur_core::{
-    AttributeValue, Change, Item, Pipeline, Processor, ProcessorBuilder, Record, RecordError,
-    RecordOutcome, Sum,
+    AttributeValue, Change, Item, Pipeline, Processor, Record, RecordError, RecordOutcome, Sum,
 };
-use murmur_state::{Deadline, Random, ReadExt, SequenceNumber, StoreError};
+use murmur_state::{Deadline, Random, ReadExt, RetryPolicy, SequenceNumber, StoreError};
 use murmur_state_ddb::{Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};
@@ -63,8 +62,8 @@ impl Likes {
             .store(Int64SumStore::new(client.clone(), &*state))
             .claim_first(Deduper::new(client, &*markers))
             .unwrap();
-        let processor = ProcessorBuilder::new([pipeline])
-            .retry_with(|policy| policy.waits(Default::default(), Default::default()))
+        let processor = Processor::builder([pipeline])
+            .retry(RetryPolicy::default().waits(Default::default(), Default::default()))
             .build()
             .unwrap();
         Self {

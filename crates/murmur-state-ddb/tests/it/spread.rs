@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use futures::future::join_all;
 use murmur_core::{
     AttributeValue, AuditOptions, Change, Definition, EventName, Findings, InspectionOptions, Item,
-    Pass, Pipeline, Processor, ProcessorBuilder, Record, RecordOutcome, Row, Sum, item_id,
+    Pass, Pipeline, Processor, Record, RecordOutcome, Row, Sum, item_id,
 };
 use murmur_state::conformance::Subject;
 use murmur_state::conformance::bound;
@@ -175,7 +175,7 @@ fn totals() -> Definition<Order, Sum> {
 }
 
 fn processor(pipeline: Pipeline<Order>) -> Processor<Order> {
-    ProcessorBuilder::new([pipeline]).build().unwrap()
+    Processor::new([pipeline]).unwrap()
 }
 
 fn text(name: &str, value: String) -> (String, AttributeValue) {

@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
 use fastrand::Rng;
 use futures::future::{BoxFuture, LocalBoxFuture};
-use murmur_core::RecordError;
+use murmur_core::{Processor, RecordError};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Causes, Clock, Deadline, Random, Recorder, StoreError, Timestamp, Tokens};
 use murmur_state_ddb::{create_dedup_table, create_int64_table};
@@ -185,18 +185,18 @@ impl World {
             .unwrap_or_else(|error| panic!("the pipeline: {}", Causes(&error)));
         let rejected: Rejections = Arc::default();
         let callback = Arc::clone(&rejected);
-        let handler = Handler::new([pipeline])
+        let processor = Processor::builder([pipeline])
             .clock(Arc::clone(&clock))
             .random(random.clone())
             .tokens(Tokens::repeatable(random))
-            .metrics(Recording(Arc::clone(&self.counts)))
+            .recorder(Recording(Arc::clone(&self.counts)))
             .on_rejected(move |rejection| {
                 let event = rejection.record.event_id().to_owned();
                 lock(&callback).push((event, rejection.error));
                 async { Ok(()) }
             })
             .build()
-            .unwrap_or_else(|error| panic!("the handler: {error}"));
+            .unwrap_or_else(|error| panic!("the processor: {error}"));
         Lambda {
             hands: Hands {
                 in_hand: Arc::clone(&self.in_hand),
@@ -206,7 +206,7 @@ impl World {
             rounds_up: scenario.without == Some(Rule::SameSecond) && number % 2 == 1,
             deadlines: scenario.deadlines,
             process,
-            handler,
+            handler: Handler::new(processor),
             clock,
             begun,
             turn,

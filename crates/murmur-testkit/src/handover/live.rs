@@ -6,6 +6,7 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::Event;
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::LocalBoxFuture;
+use murmur_core::Processor;
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Deadline, HandoffToken, Tokens};
 use murmur_streams::{StoreSource, Trigger};
@@ -22,7 +23,7 @@ const POSITIONS: &str = "live";
 /// The handler of one process.
 pub(super) fn handler(state: &State, body: &Arc<Body>) -> Handler<Row> {
     let shared = Arc::clone(&body.shared);
-    let built = Handler::with_decoder([state.pipeline(body)], decoder())
+    let built = Processor::with_decoder([state.pipeline(body)], decoder())
         .clock(Arc::clone(&body.clock))
         .random(body.random.clone())
         .tokens(Tokens::repeatable(body.random.clone()))
@@ -31,7 +32,7 @@ pub(super) fn handler(state: &State, body: &Arc<Body>) -> Handler<Row> {
             async { Ok(()) }
         })
         .build();
-    must("the handler", built)
+    Handler::new(must("the processor", built))
 }
 
 /// A process of the function.

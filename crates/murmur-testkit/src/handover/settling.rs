@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use murmur_core::{ProcessorBuilder, item_id};
+use murmur_core::{Processor, item_id};
 use murmur_state::{Add, Causes, Deadline, Key, Known, Mend, Outcome, Position, Replace};
 use murmur_state::{ItemId, SequenceNumber};
 use serde_json::Value;
@@ -140,7 +140,7 @@ impl World {
     pub(super) async fn tell(&self, told_at: Duration) {
         self.time().reached(told_at).await;
         let body = self.body(0, &Life::EASY);
-        let processor = ProcessorBuilder::with_decoder([self.state.pipeline(&body)], decoder())
+        let processor = Processor::with_decoder([self.state.pipeline(&body)], decoder())
             .clock(Arc::clone(&body.clock))
             .random(body.random.clone())
             .build();

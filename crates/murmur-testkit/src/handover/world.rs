@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join;
-use murmur_core::{Item, LedgerFindings, item_id};
+use murmur_core::{Item, LedgerFindings, Processor, item_id};
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Ended, Findings, Reconcile, ReconcileError, RunRecord, Source as _,
 };
@@ -351,7 +351,7 @@ impl World {
         let mut log = lock(&self.shared.log);
         log.bootstrapping -= 1;
         match ended {
-            Some(Ok(Ended::Finished) | Err(BootstrapError::AlreadyFinished { .. })) => {
+            Some(Ok(Ended::Finished | Ended::FinishedBefore { .. })) => {
                 log.finished = true;
                 false
             }
@@ -384,16 +384,18 @@ impl World {
         let source = Paced::new(body, &self.streams, &self.read_to);
         let pipeline = self.state.pipeline(body);
         let shared = Arc::clone(&self.shared);
-        let mut bootstrap = Bootstrap::with_decoder([pipeline], source, decoder())
-            .checkpoints(self.state.places(body))
+        let processor = Processor::with_decoder([pipeline], decoder())
             .clock(Arc::clone(&body.clock))
             .random(body.random.clone())
             .tokens(Tokens::repeatable(body.random.clone()))
-            .concurrency(self.scenario().concurrency)
             .on_rejected(move |rejected| {
                 shared.rejected(&rejected);
                 async { Ok(()) }
             })
+            .build()?;
+        let mut bootstrap = Bootstrap::builder(processor, source)
+            .checkpoints(self.state.places(body))
+            .concurrency(self.scenario().concurrency)
             // These tables are so small that at times no row of them can count.
             .accept_all_rejected();
         let Scenario {
@@ -409,7 +411,7 @@ impl World {
         if self.scenario().live == Live::Mapping && self.scenario().mode == Mode::Ledger {
             bootstrap = bootstrap.live_is_running();
         }
-        let report = bootstrap.run().await?;
+        let report = bootstrap.build()?.run().await?;
         // What no decoder reads is no pipeline's, and all else is to count: in earlier attempts, too.
         // Unusable keys are where items settle.
         let mut rejected = report.rejected.iter().filter(|row| row.pipeline.is_some());
@@ -461,12 +463,15 @@ impl World {
         body: &Arc<Body>,
     ) -> Result<(LedgerFindings, u64), ReconcileError> {
         let table = source::scan(body, &self.streams);
-        let reconcile = Reconcile::with_decoder([self.state.pipeline(body)], table, decoder())
+        let processor = Processor::with_decoder([self.state.pipeline(body)], decoder())
             .clock(Arc::clone(&body.clock))
             .random(body.random.clone())
+            .build()?;
+        let reconcile = Reconcile::builder(processor, table)
             .concurrency(self.scenario().concurrency)
             .lag(self.scenario().poll)
-            .repair();
+            .repair()
+            .build()?;
         let mut reconciled = reconcile.run().await?;
         let pipeline = reconciled.pipelines.pop();
         let left = pipeline.as_ref().map_or(0, |one| one.left());

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use fastrand::Rng;
-use murmur_core::{Count, Pipeline, Sum};
+use murmur_core::{Count, Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_state::{Clock, MemoryDeduper, MemoryStore, PipelineName, SequenceNumber, Timestamp};
 use murmur_streams::{
@@ -194,7 +194,12 @@ impl World {
             .store(self.counts.clone().markers(self.markers.clone()))
             .exactly_once()
             .unwrap();
-        Handler::new([sums, counts]).clock(clock).build().unwrap()
+        Handler::new(
+            Processor::builder([sums, counts])
+                .clock(clock)
+                .build()
+                .unwrap(),
+        )
     }
 
     /// Writes to the table as planned, until nothing is left to do.

@@ -14,12 +14,13 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{LocalBoxFuture, join_all, join3};
 use murmur_core::{
     AttributeValue, AuditError, AuditOptions, BoxError, Difference, Item, KeyDifference,
-    LedgerStatus, Pipeline, Processor, ProcessorBuilder, Row, Sum,
+    LedgerStatus, Pipeline, Processor, Row, Sum,
 };
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, Description, Inspected, Look, LookedUp, Lookup, Page,
-    Reconcile, Reconciled, Report, Settle, Source, SourceError,
+    Bootstrap, BootstrapBuilder, BootstrapError, Cursor, Description, Inspected, Look, LookedUp,
+    Lookup, Page, Reconcile, ReconcileBuilder, Reconciled, Report, Settle, SettleBuilder, Source,
+    SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
@@ -293,25 +294,30 @@ impl World {
     }
 
     /// A bootstrap in that mode.
-    pub(crate) fn bootstrap_exactly_once(&self) -> Bootstrap<Order, Paced> {
+    pub(crate) fn bootstrap_exactly_once(&self) -> BootstrapBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, MINUTE);
-        Bootstrap::new([self.exactly_once(&process)], source)
-            .clock(self.clock())
-            .random(self.random())
-            .tokens(self.tokens())
+        Bootstrap::builder(
+            Processor::builder([self.exactly_once(&process)])
+                .clock(self.clock())
+                .random(self.random())
+                .tokens(self.tokens())
+                .build()
+                .unwrap(),
+            source,
+        )
     }
 
     /// The function's, or the trigger's.
     fn handler(&self, process: &Process, tables: Tables) -> Handler<Order> {
-        let handler = Handler::new([self.pipeline(process, tables)])
+        let processor = Processor::builder([self.pipeline(process, tables)])
             .clock(self.clock())
             .random(self.random());
-        let handler = match tables.passes_over {
-            true => handler.on_rejected(|_| async { Ok(()) }),
-            false => handler,
+        let processor = match tables.passes_over {
+            true => processor.on_rejected(|_| async { Ok(()) }),
+            false => processor,
         };
-        handler.build().unwrap()
+        Handler::new(processor.build().unwrap())
     }
 
     /// A trigger over the stream as it stands.
@@ -341,22 +347,35 @@ impl World {
     }
 
     /// A bootstrap by a process of its own, which takes `pace` for a page.
-    pub(crate) fn bootstrap(&self, pace: Duration) -> Bootstrap<Order, Paced> {
+    pub(crate) fn bootstrap(&self, pace: Duration) -> BootstrapBuilder<Order, Paced> {
         self.bootstrap_into(TABLES, pace)
     }
 
-    pub(crate) fn bootstrap_into(&self, to: Tables, pace: Duration) -> Bootstrap<Order, Paced> {
+    pub(crate) fn bootstrap_into(
+        &self,
+        to: Tables,
+        pace: Duration,
+    ) -> BootstrapBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, pace);
-        Bootstrap::new([self.pipeline(&process, to)], source)
-            .clock(self.clock())
-            .random(self.random())
-            .tokens(self.tokens())
-            .concurrency(4)
+        Bootstrap::builder(
+            Processor::builder([self.pipeline(&process, to)])
+                .clock(self.clock())
+                .random(self.random())
+                .tokens(self.tokens())
+                .build()
+                .unwrap(),
+            source,
+        )
+        .concurrency(4)
     }
 
     /// A bootstrap that checks the mapping as it is described when it is asked.
-    pub(crate) fn checking(&self, lambda: &Lambda, pace: Duration) -> Bootstrap<Order, Paced> {
+    pub(crate) fn checking(
+        &self,
+        lambda: &Lambda,
+        pace: Duration,
+    ) -> BootstrapBuilder<Order, Paced> {
         let (lambda, arn, time) = (lambda.clone(), self.arn.clone(), self.time.clone());
         self.bootstrap_into(lambda.tables, pace)
             .on_token(move |token: HandoffToken| {
@@ -369,32 +388,43 @@ impl World {
     pub(crate) async fn killed_after(
         &self,
         life: Duration,
-        bootstrap: Bootstrap<Order, Paced>,
+        bootstrap: BootstrapBuilder<Order, Paced>,
     ) -> Option<Result<Report, BootstrapError>> {
+        let bootstrap = bootstrap.build().unwrap();
         self.time.within(life, bootstrap.run()).await
     }
 
     /// A reconcile by a process of its own.
-    pub(crate) fn reconcile(&self) -> Reconcile<Order, Paced> {
+    pub(crate) fn reconcile(&self) -> ReconcileBuilder<Order, Paced> {
         self.reconcile_of(TABLES)
     }
 
-    pub(crate) fn reconcile_of(&self, tables: Tables) -> Reconcile<Order, Paced> {
+    pub(crate) fn reconcile_of(&self, tables: Tables) -> ReconcileBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, Duration::from_secs(1));
-        Reconcile::new([self.pipeline(&process, tables)], source)
-            .clock(self.clock())
-            .random(self.random())
-            .lag(LAG)
+        Reconcile::builder(
+            Processor::builder([self.pipeline(&process, tables)])
+                .clock(self.clock())
+                .random(self.random())
+                .build()
+                .unwrap(),
+            source,
+        )
+        .lag(LAG)
     }
 
     /// The command that lets orders settle, of this definition.
-    pub(crate) fn settle(&self, tables: Tables) -> Settle<Order, Paced> {
+    pub(crate) fn settle(&self, tables: Tables) -> SettleBuilder<Order, Paced> {
         let process = self.process();
         let source = self.scan(&process, MINUTE);
-        Settle::new([self.pipeline(&process, tables)], source)
-            .clock(self.clock())
-            .random(self.random())
+        Settle::builder(
+            Processor::builder([self.pipeline(&process, tables)])
+                .clock(self.clock())
+                .random(self.random())
+                .build()
+                .unwrap(),
+            source,
+        )
     }
 
     /// How many orders the ledger has, and how many have left it.
@@ -406,7 +436,7 @@ impl World {
     }
 
     fn processor(&self, tables: Tables) -> Processor<Order> {
-        ProcessorBuilder::new([self.pipeline(&self.process(), tables)])
+        Processor::builder([self.pipeline(&self.process(), tables)])
             .clock(self.clock())
             .build()
             .unwrap()

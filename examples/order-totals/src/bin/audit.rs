@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use murmur_core::{AuditOptions, Audited, ProcessorBuilder};
+use murmur_core::{AuditOptions, Audited, Processor};
 use murmur_snapshot::ShowProgress;
 use murmur_state::{RetryPolicy, SystemClock, TracingRecorder};
 use order_totals::Tables;
@@ -84,7 +84,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
         .max_listed(max_listed)
         .pacing(budget.pacing(Arc::new(SystemClock::default()))?)
         .on_progress(move |progress| told.show_audit(progress));
-    let processor = ProcessorBuilder::new(Tables::from_env()?.pipelines(&client)?)
+    let processor = Processor::builder(Tables::from_env()?.pipelines(&client)?)
         .recorder(TracingRecorder)
         .retry(RetryPolicy::patient())
         .on_outage(move |outage| outages.show_outage(outage))

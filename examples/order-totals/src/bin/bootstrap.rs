@@ -29,7 +29,8 @@ again, and a run that was stopped, failed or killed goes on where it was when it
 second signal ends it at once.
 
 Exit status:
-  0  every row of its part counts
+  0  every row of its part counts, or the run was finished before: then it reads nothing, says so, and
+     prints the token again
   1  it failed; mend the cause and run it again
   2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before its end; run it again
@@ -116,7 +117,7 @@ async fn run(arguments: Arguments, stop: &Stop) -> anyhow::Result<Report> {
     if let (Some(run), Some(from), Some(to)) = (arguments.run, arguments.from, arguments.to) {
         bootstrap = bootstrap.worker(run, from..to);
     }
-    Ok(bootstrap.run_until(stop.wait()).await?)
+    Ok(bootstrap.build()?.run_until(stop.wait()).await?)
 }
 
 /// Whether it was stopped before there was anything to report.

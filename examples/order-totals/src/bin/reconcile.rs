@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use murmur_core::{KeyDifference, RecountFindings};
+use murmur_core::{KeyDifference, Processor, RecountFindings};
 use murmur_snapshot::{Findings, Inspected, Reconcile, Reconciled, SettledFindings, ShowProgress};
 use murmur_state::{Key, PipelineName, TracingRecorder};
 use order_totals::Tables;
@@ -97,8 +97,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
 
     let shown = Arc::new(ShowProgress::on_stderr());
     let (told, outages) = (Arc::clone(&shown), Arc::clone(&shown));
-    let mut reconcile = Reconcile::new(pipelines, source)
+    let processor = Processor::builder(pipelines)
         .recorder(TracingRecorder)
+        .on_outage(move |outage| outages.show_outage(outage))
+        .build()?;
+    let mut reconcile = Reconcile::builder(processor, source)
         .lag(Duration::from_secs(arguments.lag))
         .read_budget(arguments.limits.read_budget())
         .concurrency(arguments.limits.concurrency.into())
@@ -107,12 +110,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
         .max_differing(arguments.max_differing)
         .max_keys(arguments.limits.max_keys)
         .max_listed(arguments.limits.max_listed)
-        .on_progress(move |progress| told.show_reconcile(progress))
-        .on_outage(move |outage| outages.show_outage(outage));
+        .on_progress(move |progress| told.show_reconcile(progress));
     if arguments.repair {
         reconcile = reconcile.repair();
     }
-    let reconciled = reconcile.run().await;
+    let reconciled = reconcile.build()?.run().await;
     shown.finish();
     Ok(reconciled?)
 }

@@ -13,10 +13,10 @@ use anyhow::{Context, anyhow, bail};
 use aws_sdk_dynamodb::Client;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum, value_parser};
-use murmur_core::{Change, Record, Rejected, item_id};
+use murmur_core::{Change, Processor, Record, Rejected, item_id};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{BootstrapError, Ended, Source};
-use murmur_state::{Causes, Deadline, HandoffToken, TracingRecorder};
+use murmur_state::{Causes, Deadline, HandoffToken, RetryPolicy, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
     Monitor, OnGap, ShardStatus, StreamError, StreamViewType, StreamsApi, Summary, Trigger,
@@ -163,28 +163,19 @@ async fn fill_and_follow(
     let bootstrap = arguments
         .scan
         .bootstrap(&client, &streams, tables.pipelines(&client)?)?;
-    let token = match bootstrap.run_until(stop.wait()).await {
-        Ok(report) => {
-            cli::tell_report(&report);
-            if report.ended == Ended::Stopped {
-                return Ok(ExitCode::from(STOPPED));
-            }
-            report.token
-        }
+    let report = match bootstrap.build()?.run_until(stop.wait()).await {
+        Ok(report) => report,
         Err(error @ BootstrapError::Stopped { .. }) => {
             eprintln!("{error}");
             return Ok(ExitCode::from(STOPPED));
         }
-        Err(BootstrapError::AlreadyFinished { record, .. }) => {
-            eprintln!("the bootstrap was finished before, as run {}", record.run);
-            record.token
-        }
         Err(error) => return Err(error.into()),
     };
-    let token = token.context(
-        "the bootstrap captured no handoff token, so nobody knows where live begins; bootstrap \
-         into new tables with this command",
-    )?;
+    cli::tell_report(&report);
+    if report.ended == Ended::Stopped {
+        return Ok(ExitCode::from(STOPPED));
+    }
+    let token = report.handoff_token()?;
     is_live.store(true, Ordering::Relaxed);
     live(arguments, token, &tables, &client, streams, stop).await?;
     Ok(ExitCode::SUCCESS)
@@ -251,21 +242,20 @@ async fn live(
     // What fails in passing is limited by time alone: by this for each delivery, of which there are
     // `maximum_retry_attempts`. So a batch outlives an outage of most of an hour, and the command
     // still ends soon when it is told to stop in one.
-    let mut handler = Handler::new(tables.pipelines(client)?)
-        .metrics(TracingRecorder)
-        .max_attempts(u32::MAX)
-        .retry_budget(DELIVERY_BUDGET);
+    let mut processor = Processor::builder(tables.pipelines(client)?)
+        .recorder(TracingRecorder)
+        .retry(RetryPolicy::patient().budget(DELIVERY_BUDGET));
     if arguments.on_rejected == OnRejected::Skip {
         let count = Arc::clone(&rejected);
         // Here and not in the trigger's `on_failure`: that would give up whatever fails, after
         // an outage too, and both images of a change of which one can count.
-        handler = handler.on_rejected(move |rejected| {
+        processor = processor.on_rejected(move |rejected| {
             count.fetch_add(1, Ordering::Relaxed);
             tell_rejected(&rejected);
             async { Ok(()) }
         });
     }
-    let handler = handler.build()?;
+    let handler = Handler::new(processor.build()?);
     let arn = token.stream_arn.clone();
     let positions = Deduper::new(client.clone(), tables.markers.as_str());
     let mut trigger = Trigger::builder(StreamsApi::new(streams, arn.as_str()), handler)

@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, value_parser};
-use murmur_core::{AuditOptions, LedgerStatus, ProcessorBuilder};
+use murmur_core::{AuditOptions, LedgerStatus, Processor};
 use murmur_snapshot::{ReadBudget, Settle, ShowProgress};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{RetryPolicy, SystemClock, TracingRecorder};
+use order_totals::Tables;
 use order_totals::cli::{self, FAILED, STOPPED, grouped};
 use order_totals::stop::{self, Stop};
-use order_totals::{Order, Tables};
 
 const AFTER_HELP: &str = "\
 Environment:
@@ -89,8 +89,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<LedgerStatus>> {
         let streams = aws_sdk_dynamodbstreams::Client::new(&config);
         let source = ParallelScan::builder(client.clone(), table.as_str());
         let source = source.streams(streams).build()?;
-        let settle = Settle::<Order, _>::new(tables.pipelines(&client)?, source);
-        for settling in settle.recorder(TracingRecorder).run().await?.pipelines {
+        let processor = Processor::builder(tables.pipelines(&client)?)
+            .recorder(TracingRecorder)
+            .build()?;
+        let settle = Settle::builder(processor, source).build()?;
+        for settling in settle.run().await?.pipelines {
             let since = match settling.already {
                 true => "as they did before",
                 false => "from now on",
@@ -108,7 +111,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<LedgerStatus>> {
         .concurrency(arguments.concurrency.into())
         .pacing(budget.pacing(Arc::new(SystemClock::default()))?)
         .on_progress(move |progress| told.show_audit(progress));
-    let processor = ProcessorBuilder::new(tables.pipelines(&client)?)
+    let processor = Processor::builder(tables.pipelines(&client)?)
         .recorder(TracingRecorder)
         .retry(RetryPolicy::patient())
         .on_outage(move |outage| outages.show_outage(outage))

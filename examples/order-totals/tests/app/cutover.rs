@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::Client;
-use murmur_core::Pipeline;
+use murmur_core::{Pipeline, Processor};
 use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Event, Handler};
 use murmur_snapshot::Bootstrap;
 use murmur_snapshot_ddb::ParallelScan;
@@ -127,8 +127,8 @@ async fn play(seed: u64, mode: &Mode) -> Report {
     let redelivered = Arc::new(AtomicU64::new(0));
 
     let client = weather.wire.client(&app.dynamo);
-    let handler = Handler::new((mode.pipelines)(&app.tables, &client));
-    let handler = handler.build().unwrap();
+    let processor = Processor::new((mode.pipelines)(&app.tables, &client)).unwrap();
+    let handler = Handler::new(processor);
     let (again, calls) = (Arc::clone(&redelivered), AtomicU64::new(0));
     let live = move |event: Event| {
         // One batch in seven is done, and nobody hears of it.
@@ -276,6 +276,12 @@ async fn claim_first_bootstrap() {
         .streams(aws_sdk_dynamodbstreams::Client::new(&config))
         .segments(4)
         .page_size(60);
-    let bootstrap = Bootstrap::new(pipelines, source.build().unwrap());
-    bootstrap.concurrency(3).run().await.unwrap();
+    let bootstrap = Bootstrap::builder(Processor::new(pipelines).unwrap(), source.build().unwrap());
+    bootstrap
+        .concurrency(3)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_core::{BuildError, Count, Pipeline, ProcessorBuilder, Stored, Sum};
+use murmur_core::{BuildError, Count, Pipeline, Processor, Stored, Sum};
 use murmur_lambda_ddbstreams::{Handler, run};
 use murmur_state::{Deadline, Random, Timestamp};
 use murmur_state_ddb::{Deduper, Int64SumStore, Marked, TableOptions};
@@ -165,7 +165,7 @@ async fn kill_and_restart(plan: Plan<'_>, command: impl Fn(&App) -> Command) -> 
     while done < orders.records.len() {
         if settles_after.take_if(|after| done >= *after).is_some() {
             let pipelines = app.tables.pipelines(&app.client).unwrap();
-            let says = ProcessorBuilder::new(pipelines).build().unwrap();
+            let says = Processor::new(pipelines).unwrap();
             says.settle(Deadline::NONE).await.unwrap();
         }
         // Some of what is done comes again, too.
@@ -359,7 +359,9 @@ async fn serve(of_totals: Mode<Sum>, of_counts: Mode<Count>) {
     }
     let client = Client::new(&order_totals::aws_config().await);
     let pipelines = pipelines(&Tables::from_env().unwrap(), &client, of_totals, of_counts);
-    run(Handler::new(pipelines).build().unwrap()).await.unwrap();
+    run(Handler::new(Processor::new(pipelines).unwrap()))
+        .await
+        .unwrap();
 }
 
 /// The application's pipelines in the claim-first mode.

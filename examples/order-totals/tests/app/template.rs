@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use murmur_core::{AuditOptions, ProcessorBuilder};
+use murmur_core::{AuditOptions, Processor};
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_snapshot::{Bootstrap, Reconcile};
 use murmur_snapshot_ddb::ParallelScan;
@@ -182,7 +182,7 @@ fn used(wire: &Wire, app: &App) -> BTreeSet<String> {
 async fn the_functions_role_grants_exactly_what_it_does() {
     let (app, wire) = (App::start().await, Wire::calm());
     let pipelines = app.tables.pipelines(&wire.client(&app.dynamo)).unwrap();
-    let handler = Handler::new(pipelines).build().unwrap();
+    let handler = Handler::new(Processor::new(pipelines).unwrap());
     let (batches, size) = (3, 50);
     for batch in 0..batches {
         let order = |n: u32| {
@@ -207,7 +207,12 @@ async fn bootstrap(app: &App, client: &Client) {
         .streams(app.dynamo.streams())
         .build()
         .unwrap();
-    Bootstrap::new(pipelines, source).run().await.unwrap();
+    Bootstrap::builder(Processor::new(pipelines).unwrap(), source)
+        .build()
+        .unwrap()
+        .run()
+        .await
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,10 +254,23 @@ async fn the_policy_for_repairs_grants_exactly_what_they_do() {
     let client = wire.client(&app.dynamo);
     let pipelines = || app.tables.pipelines(&client).unwrap();
     let orders = ParallelScan::builder(client.clone(), app.orders.as_str());
-    let reconcile = Reconcile::new(pipelines(), orders.build().unwrap()).lag(Duration::ZERO);
-    assert!(reconcile.repair().run().await.unwrap().is_clean());
+    let reconcile = Reconcile::builder(
+        Processor::new(pipelines()).unwrap(),
+        orders.build().unwrap(),
+    )
+    .lag(Duration::ZERO);
+    assert!(
+        reconcile
+            .repair()
+            .build()
+            .unwrap()
+            .run()
+            .await
+            .unwrap()
+            .is_clean()
+    );
     assert_eq!(app.state("alice").await, (Some(1007), Some(2)));
-    let processor = ProcessorBuilder::new(pipelines()).build().unwrap();
+    let processor = Processor::new(pipelines()).unwrap();
     let audited = processor
         .audit(&AuditOptions::default().max_listed(10))
         .await

@@ -1,39 +1,35 @@
-//! One attempt at a run, from its refusals to its report.
+//! A bootstrap, from its refusals to its report.
 
 use std::collections::BTreeSet;
-use std::error::Error;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Either, select};
-use murmur_core::{BoxError, Pipeline, Processor};
-use murmur_state::{
-    Causes, Checkpoints, Deadline, Failure, Fault, HandoffToken, OptionError, Repeats, Retry,
-    StoreError, Tokens,
-};
+use futures::future::{Either, select};
+use murmur_core::{Pipeline, Processor};
+use murmur_state::{Causes, Checkpoints, Deadline, HandoffToken, OptionError, Repeats, Retry};
 
-use crate::budget::{Pace, ReadBudget};
-use crate::error::{BootstrapError, SourceError};
-use crate::register::{Register, Terms, Wanted};
-use crate::rejections::Rejections;
-use crate::report::{Counts, Earlier, Ended, Progress, Report};
+use super::counts::Counts;
+use super::error::BootstrapError;
+use super::fit::{check_images, check_source};
+use super::progress::{Progress, ProgressFn};
+use super::proof::Proof;
+use super::register::{Register, Terms, Wanted};
+use super::rejections::Rejections;
+use super::report::{Earlier, Ended, Report};
+use super::scan::{Parts, State, Stop, scan};
+use super::segment_row::{At, SegmentRows};
+use super::segments::Segments;
+use super::token_check::{TokenFn, check_token};
+use super::watch::{ScanFacts, Watch};
+use crate::budget::{ReadBudget, ReadPacer};
+use crate::error::SourceError;
+use crate::retried::retried;
 use crate::run_record::RunRecord;
-use crate::scan::{Parts, ProgressFn, Proof, State, Stop, retried, scan};
-use crate::segment_row::{At, SegmentRows};
-use crate::segments::Segments;
 use crate::source::{Description, Source};
-use crate::watch::{Known, Watch};
-
-/// What a pipeline needs whose items settle.
-const SETTLING_NEEDS: &str = "old and new images, by which its items settle (`.settle()`)";
-
-/// Looks at the token of a run.
-pub(crate) type TokenFn =
-    dyn Fn(HandoffToken) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
 /// The part of a run that is this process's.
 #[derive(Debug)]
@@ -42,52 +38,131 @@ pub(crate) struct Worker {
     pub(crate) segments: Range<u32>,
 }
 
-/// What somebody said of a token.
-#[derive(Debug)]
-struct Checked(BoxError);
+/// The run that a bootstrap takes part in.
+enum Entered {
+    /// It goes on, or begins.
+    Run {
+        record: RunRecord,
+        /// Whether it was there before.
+        rerun: bool,
+    },
+    FinishedBefore(Report),
+}
 
-impl fmt::Display for Checked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+/// Fills the state of pipelines from a snapshot, once.
+///
+/// Every page goes through the same [`Processor`] as live changes, with the pipelines' own delivery
+/// modes. What fails in passing is tried again by [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient),
+/// 30 minutes, unless the processor was given another policy: reads of the source, writes, checkpoints. After
+/// that the run fails with [`GaveUp`](BootstrapError::GaveUp). An outage is told while it lasts
+/// ([`Progress::Outage`]).
+///
+/// Beside the pipelines' own counts the processor's recorder gets `<source>:retry` for reads that are
+/// tried again and, after each page, the gauges `<source>:rows`, `:read_units`, `:share_done_percent` and
+/// `:seconds_left`: what [`Progress::Page`] tells.
+///
+/// # Runs
+///
+/// Where live begins (the handoff token) is captured before the first page and saved beside the
+/// run's record, one [`RunRecord`](crate::RunRecord) per pipeline, in that pipeline's marker table
+/// or in [`checkpoints`](BootstrapBuilder::checkpoints). The records decide whether a run may begin:
+///
+/// | records found | without [`restart`](BootstrapBuilder::restart) |
+/// |---|---|
+/// | none | a new run |
+/// | finished, of one run, for all of these pipelines | nothing is read; the report has the run's token and says [`Ended::FinishedBefore`] |
+/// | finished, for some of these pipelines only | refused |
+/// | unfinished, of exactly these pipelines and this source, under 22 h 30 min old | the same run goes on, with the token of its first attempt; refused if any pipeline counts repeats |
+/// | unfinished, older | refused, but for [`live_is_running`](BootstrapBuilder::live_is_running): a stream keeps 24 h, and of two clocks each may be 45 min off |
+/// | unfinished, of other pipelines, definitions or source settings | refused |
+///
+/// A run of several pipelines begins for all of them or for none, and stays one run: the record
+/// names them all, so that a start or an end that was interrupted between two records is
+/// completed, never guessed at.
+///
+/// # Going on
+///
+/// Each segment has a checkpoint beside the record of the first pipeline (by name), saved
+/// whenever a page and all pages before it in its segment are done with. A run that was stopped,
+/// failed or was killed goes on from there: what is done is not read again, and what was done
+/// after the last checkpoint is recognised. [`Report::earlier`] says how much was skipped.
+///
+/// Of two processes at one segment the later to save is refused, and leaves the segment to the
+/// other; it goes on with those that are its own, and fails at its end
+/// ([`SegmentTaken`](BootstrapError::SegmentTaken)) unless the other has done its part by then. So
+/// one that was thought dead does not go on beside the one that replaced it, and of any number at
+/// one run at least one comes to its end. Of two that begin a run at the same moment, one is
+/// refused. Still, do not begin a run again while it is under way elsewhere: under exactly-once and
+/// with ledgers it is wasted work, but claim-first can lose a row at which the other fails.
+///
+/// When the run is finished, the checkpoints of its segments are removed.
+///
+/// # Items that settle
+///
+/// Items of pipelines whose definition says [`settle`](murmur_core::Definition::settle) settle from the
+/// end of the run on, by their first change after that: this is said beside their state before the run
+/// is recorded as finished, once for all workers. Where a run is found finished this is said, too, which
+/// costs a write for each pipeline; for definitions that were given `settle` after
+/// their bootstrap, [`Settle`](crate::Settle) is the command. A stream without old images is refused.
+///
+/// # Rows
+///
+/// A row that can never count (undecodable, with an unusable key, out of range) is counted,
+/// traced, handed to the processor's [`on_rejected`](murmur_core::ProcessorBuilder::on_rejected) if it
+/// has one, listed in the report and passed over; an `Err` of that callback fails the run. A row comes
+/// again when the run does. A source of nothing but such rows fails the run
+/// ([`accept_all_rejected`](BootstrapBuilder::accept_all_rejected)). A row that fails for any other reason,
+/// after the [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page is written
+/// within an hour of being asked for, or read again; where a pipeline counts repeats it fails the run
+/// instead, and so does a claim that could not be released.
+#[must_use = "nothing is read before `run`"]
+pub struct Bootstrap<T, S> {
+    pub(super) processor: Processor<T>,
+    pub(super) source: S,
+    pub(super) rejections: Arc<Rejections>,
+    pub(super) progress: Arc<ProgressFn>,
+    pub(super) place: Option<Arc<dyn Checkpoints>>,
+    pub(super) concurrency: usize,
+    pub(super) max_listed: usize,
+    pub(super) budget: ReadBudget,
+    pub(super) on_token: Option<Box<TokenFn>>,
+    pub(super) worker: Option<Worker>,
+    pub(super) live_is_running: bool,
+    pub(super) accept_all_rejected: bool,
+    pub(super) restart: bool,
+}
+
+impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
+    /// Reads the source to its end and counts every row.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapError`]: the run may not begin (nothing was read or written then), the source
+    /// or a row failed, or what is kept of the run could not be saved. After a failure the run can
+    /// be run again, within 22 h 30 min of its first attempt.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it is as if the process had been killed: it can be run again, and goes on from its
+    /// checkpoints; pages under way may be half written, and claims may be held, so claim-first can
+    /// lose rows. Use [`run_until`](Self::run_until) to stop it.
+    pub async fn run(self) -> Result<Report, BootstrapError> {
+        self.run_until(pending()).await
     }
-}
 
-impl Error for Checked {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.0.source()
-    }
-}
-
-impl Failure for Checked {
-    fn fault(&self) -> Fault {
-        let source = self.0.downcast_ref().map(SourceError::fault);
-        let state = || self.0.downcast_ref().map(StoreError::fault);
-        source.or_else(state).unwrap_or(Fault::Setup)
-    }
-}
-
-/// A bootstrap with its options settled.
-pub(crate) struct Run<T, S> {
-    pub(crate) processor: Processor<T>,
-    pub(crate) source: S,
-    pub(crate) retry: Retry,
-    pub(crate) tokens: Tokens,
-    pub(crate) rejections: Arc<Rejections>,
-    pub(crate) max_listed: usize,
-    pub(crate) progress: Arc<ProgressFn>,
-    pub(crate) place: Option<Arc<dyn Checkpoints>>,
-    pub(crate) concurrency: usize,
-    pub(crate) budget: ReadBudget,
-    pub(crate) on_token: Option<Box<TokenFn>>,
-    pub(crate) worker: Option<Worker>,
-    pub(crate) live_is_running: bool,
-    pub(crate) accept_all_rejected: bool,
-    pub(crate) restart: bool,
-}
-
-impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
-    /// Runs until all is done or `shutdown` completes, and closes the source.
-    pub(crate) async fn finish(
+    /// As [`run`](Self::run), until `shutdown` completes: then the pages being written are
+    /// finished, what fails in passing is tried again for no longer than two seconds, and the report
+    /// says that it was stopped. The run stays unfinished.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); [`Stopped`](BootstrapError::Stopped) where it was stopped before
+    /// it had a run to report of.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`run`](Self::run); `shutdown` is there for that.
+    pub async fn run_until(
         self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Report, BootstrapError> {
@@ -97,12 +172,12 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             match select(attempt, stop.clone()).await {
                 Either::Left((result, _)) => result,
                 Either::Right(((), attempt)) => {
-                    self.retry.stop();
+                    self.retry().stop();
                     attempt.await
                 }
             }
         };
-        let result = result.map_err(|error| match self.retry.gave_up_after() {
+        let result = result.map_err(|error| match self.retry().gave_up_after() {
             _ if !error.is_retryable() => error,
             _ if stop.now_or_never().is_some() => {
                 tracing::debug!(error = %Causes(&error), "not done before the stop");
@@ -123,16 +198,20 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
     }
 
     async fn attempt(&self, stop: Stop<'_>) -> Result<Report, BootstrapError> {
-        self.check_options()?;
         let name = self.source.name();
         let pipelines = self.processor.pipelines();
         let mut register =
-            Register::load(name, &self.retry, pipelines, self.place.as_ref()).await?;
+            Register::load(name, self.retry(), pipelines, self.place.as_ref()).await?;
         let description = self.asked(|| self.source.describe()).await?;
-        self.refuse_finished(&mut register, &description).await?;
-        self.check(&description)?;
-        let pace = Pace::new(self.budget, name, &description)?;
-        let (mut record, rerun) = self.enter(&mut register, &description, &stop).await?;
+        if let Some(report) = self.finished_before(&mut register, &description).await? {
+            return Ok(report);
+        }
+        check_source(pipelines, name, &description)?;
+        let pace = ReadPacer::new(self.budget, name, &description)?;
+        let (mut record, rerun) = match self.enter(&mut register, &description, &stop).await? {
+            Entered::Run { record, rerun } => (record, rerun),
+            Entered::FinishedBefore(report) => return Ok(report),
+        };
 
         let rows = self.segment_rows(&register, &record)?;
         let part = self.part();
@@ -165,10 +244,10 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             earlier: &earlier,
         });
 
-        let clock = &**self.retry.clock();
-        let known = self.known(&description, &record, &earlier);
+        let clock = &**self.retry().clock();
+        let facts = self.facts(&description, &record, &earlier);
         let mut state = State {
-            watch: Watch::new(known, segments.done(), segments.of(), clock),
+            watch: Watch::new(facts, segments.done(), segments.of(), clock),
             segments,
             pace,
             counts: Counts::default(),
@@ -182,7 +261,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         let parts = Parts {
             source: &self.source,
             processor: &self.processor,
-            retry: &self.retry,
+            retry: self.retry(),
             rows: &rows,
             rejections: &self.rejections,
             progress: &*self.progress,
@@ -211,105 +290,13 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         tracing::info!(source = name, run, rows, ?ended, "bootstrap ended");
         (self.progress)(&match ended {
             Ended::Stopped => Progress::Stopped { report: &report },
-            Ended::Finished | Ended::OwnPart => Progress::Finished { report: &report },
+            _ => Progress::Finished { report: &report },
         });
         Ok(report)
     }
 
-    /// What can be told without asking anybody.
-    fn check_options(&self) -> Result<(), BootstrapError> {
-        if self.concurrency == 0 {
-            return Err(OptionError::new("concurrency", "must be at least 1").into());
-        }
-        let (name, segments) = (self.source.name(), self.source.segments());
-        if segments == 0 {
-            let reason = format!("source `{name}` has none; at least 1");
-            return Err(OptionError::new("segments", reason).into());
-        }
-        Pace::check(self.budget)?;
-        let pipelines = self.processor.pipelines();
-        let one = |is: fn(&Pipeline<T>) -> bool| {
-            let mut pipelines = pipelines.iter();
-            pipelines.find(|pipeline| is(pipeline)).map(Pipeline::name)
-        };
-        if let Some(Worker {
-            run,
-            segments: part,
-        }) = &self.worker
-        {
-            let wrong = |reason: String| Err(OptionError::new("worker", reason).into());
-            if run.is_empty() {
-                return wrong("the run's id is empty; give the same to all its workers".into());
-            }
-            if part.is_empty() || part.end > segments {
-                return wrong(format!(
-                    "{part:?} are not segments of `{name}`; they are 0..{segments}"
-                ));
-            }
-            if let Some(pipeline) = one(|pipeline| pipeline.repeats() == Repeats::Counted) {
-                return wrong(format!(
-                    "pipeline `{pipeline}` counts again what comes again, and nobody can tell a worker that joins a run from one that begins its part again; give it a mode that recognises repeats"
-                ));
-            }
-        }
-        if self.live_is_running
-            && let Some(pipeline) = one(|pipeline| !pipeline.keeps_ledger())
-        {
-            let reason = format!(
-                "pipeline `{pipeline}` keeps no ledger, so what live and the scan both see counts twice"
-            );
-            return Err(OptionError::new("live_is_running", reason).into());
-        }
-        match one(Pipeline::windows_by_arrival) {
-            None => Ok(()),
-            Some(pipeline) => Err(BootstrapError::WindowsByArrival {
-                pipeline: pipeline.clone(),
-            }),
-        }
-    }
-
-    /// Whether the source gives each pipeline what it needs.
-    fn check(&self, description: &Description) -> Result<(), BootstrapError> {
-        let source_name = || self.source.name().to_owned();
-        for pipeline in self.processor.pipelines() {
-            let (pipeline, ledger) = (pipeline.name().clone(), pipeline.keeps_ledger());
-            if ledger && !description.leaves_out_by.is_empty() {
-                return Err(BootstrapError::LedgerOfSome {
-                    pipeline,
-                    source_name: source_name(),
-                    attributes: description.leaves_out_by.clone(),
-                });
-            }
-            if ledger && !description.consistent {
-                return Err(BootstrapError::LedgerOfThePast {
-                    pipeline,
-                    source_name: source_name(),
-                });
-            }
-        }
-        self.check_images(description)
-    }
-
-    /// Whether the stream carries what each pipeline needs.
-    fn check_images(&self, description: &Description) -> Result<(), BootstrapError> {
-        let Some(view) = &description.stream else {
-            return Ok(());
-        };
-        for pipeline in self.processor.pipelines() {
-            let needs_old = pipeline.needs_old_images();
-            if !view.new_images || (needs_old && !view.old_images) {
-                return Err(BootstrapError::MissingImages {
-                    pipeline: pipeline.name().clone(),
-                    stream: view.arn.clone(),
-                    needed: match needs_old {
-                        true if pipeline.settles() => SETTLING_NEEDS,
-                        true => "old and new images",
-                        false => "new images",
-                    },
-                });
-            }
-        }
-        Ok(())
+    fn retry(&self) -> &Retry {
+        self.processor.retry()
     }
 
     fn wanted(&self) -> Wanted<'_> {
@@ -319,46 +306,56 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         }
     }
 
-    /// An error if the run is finished. An end that was interrupted is completed first. What it
-    /// filled must be what is here now: whoever hears that it is finished goes on to live.
-    async fn refuse_finished(
+    /// What there is to report if the run was finished before. An end that was interrupted is completed
+    /// first. What it filled must be what is here now: the caller goes on to live.
+    async fn finished_before(
         &self,
         register: &mut Register<'_>,
         description: &Description,
-    ) -> Result<(), BootstrapError> {
-        let Some((pipeline, record)) = register.finished(&self.wanted()) else {
-            return Ok(());
+    ) -> Result<Option<Report>, BootstrapError> {
+        let Some((record, finished_at)) = register.finished(&self.wanted()) else {
+            return Ok(None);
         };
         register.refuse_other_definitions(&record)?;
+        register.refuse_unfinished(&record)?;
         self.bind(record.token.as_ref(), description).await?;
         if self.processor.pipelines().iter().any(Pipeline::settles) {
             // Of a run that an earlier definition has finished nobody has looked.
-            self.check_images(description)?;
+            check_images(self.processor.pipelines(), description)?;
         }
         self.settle().await?;
-        register.finish(&record, false).await?;
+        register.finish(&record).await?;
         // Of a run of other pipelines too, they may be the ones who look after the segments.
         if let Ok(rows) = self.segment_rows(register, &record) {
             rows.remove_all(&record).await;
         }
-        Err(BootstrapError::AlreadyFinished {
-            pipeline,
-            source_name: self.source.name().to_owned(),
-            record: Box::new(record),
-        })
+        let (source, run) = (self.source.name(), &record.run);
+        tracing::info!(source, run, "bootstrap was finished before");
+        let report = Report {
+            run: record.run,
+            rerun: true,
+            ended: Ended::FinishedBefore { finished_at },
+            token: record.token,
+            earlier: Earlier::default(),
+            counts: Counts::default(),
+            left: 0,
+            rejected: Vec::new(),
+        };
+        (self.progress)(&Progress::Finished { report: &report });
+        Ok(Some(report))
     }
 
-    /// Takes up the run there is or begins one: its record, and whether it was there before.
+    /// Takes up the run there is or begins one.
     async fn enter(
         &self,
         register: &mut Register<'_>,
         description: &Description,
         stop: &Stop<'_>,
-    ) -> Result<(RunRecord, bool), BootstrapError> {
+    ) -> Result<Entered, BootstrapError> {
         let wanted = self.wanted();
         let mut lost = 0;
         loop {
-            let now = self.retry.clock().now();
+            let now = self.retry().clock().now();
             let earlier = register.unfinished(&Terms {
                 wanted: &wanted,
                 settings: &description.settings,
@@ -369,17 +366,21 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
                 Some(record) => record,
                 None => self.begin(register, description).await?,
             };
-            self.show_token(&record, stop).await?;
+            if let Some(check) = &self.on_token {
+                check_token(check, self.source.name(), &record, self.retry(), stop).await?;
+            }
             self.bind(record.token.as_ref(), description).await?;
             // The token has to be safe before the first page is read.
             match register.save(&record).await? {
-                None => return Ok((record, rerun)),
+                None => return Ok(Entered::Run { record, rerun }),
                 // Another worker was first with the record: this one goes on under it. Each
                 // pipeline's record can be lost once.
                 Some(_) if self.worker.is_some() && lost < self.processor.pipelines().len() => {
                     lost += 1;
                     register.reload_all().await?;
-                    self.refuse_finished(register, description).await?;
+                    if let Some(report) = self.finished_before(register, description).await? {
+                        return Ok(Entered::FinishedBefore(report));
+                    }
                 }
                 Some(pipeline) => return Err(register.begun_elsewhere(&pipeline)),
             }
@@ -393,11 +394,11 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         description: &Description,
     ) -> Result<RunRecord, BootstrapError> {
         // Taken first: in doubt a run is thought older than it is.
-        let captured_at = self.retry.clock().now();
+        let captured_at = self.retry().clock().now();
         let token = self.asked(|| self.source.capture_handoff()).await?;
         let run = match &self.worker {
             Some(worker) => worker.run.clone(),
-            None => self.tokens.text().map_err(OptionError::from)?,
+            None => self.processor.tokens().text().map_err(OptionError::from)?,
         };
         Ok(RunRecord {
             run,
@@ -408,40 +409,6 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             token,
             finished_at: None,
         })
-    }
-
-    /// Asks whoever wants to see the token whether the run may go on with it.
-    async fn show_token(&self, record: &RunRecord, stop: &Stop<'_>) -> Result<(), BootstrapError> {
-        let Some(check) = &self.on_token else {
-            return Ok(());
-        };
-        let source_name = self.source.name();
-        let token = record.token.clone().ok_or_else(|| {
-            let reason = format!(
-                "`{source_name}` has no stream, so there is no token to look at; switch one on, or leave this out"
-            );
-            OptionError::new("on_token", reason)
-        })?;
-        let ask = || {
-            let answer = check(token.clone());
-            async { answer.await.map_err(Checked) }
-        };
-        let again = |error: &Checked| {
-            tracing::debug!(source = source_name, error = %Causes(error), "the token is shown again");
-        };
-        let asked = self.retry.run(Deadline::NONE, again, ask);
-        match select(pin!(asked), stop.clone()).await {
-            Either::Left((answer, _)) => {
-                answer.map_err(|Checked(source)| BootstrapError::TokenRefused {
-                    source_name: source_name.to_owned(),
-                    run: record.run.clone(),
-                    source,
-                })
-            }
-            Either::Right(_) => Err(BootstrapError::Stopped {
-                source_name: source_name.to_owned(),
-            }),
-        }
     }
 
     /// Sees that the pipelines' state is theirs, and follows from the stream of `token`.
@@ -485,8 +452,8 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             pipeline,
             source_name: self.source.name(),
             run: record.run.clone(),
-            by: self.tokens.text().map_err(OptionError::from)?,
-            retry: &self.retry,
+            by: self.processor.tokens().text().map_err(OptionError::from)?,
+            retry: self.retry(),
         })
     }
 
@@ -498,12 +465,12 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         }
     }
 
-    fn known(&self, description: &Description, record: &RunRecord, earlier: &Earlier) -> Known {
+    fn facts(&self, description: &Description, record: &RunRecord, earlier: &Earlier) -> ScanFacts {
         let (part, all) = (self.part(), self.source.segments());
         let share = part.len() as f64 / f64::from(all);
         let lasts = self.live_is_running || record.token.is_none();
         let pipelines = self.processor.pipelines();
-        Known {
+        ScanFacts {
             rows: description.rows.map(|rows| rows as f64 * share),
             token_from: (!lasts).then_some(record.captured_at),
             ledgers: pipelines.iter().all(Pipeline::keeps_ledger),
@@ -536,7 +503,7 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
             register.reload_all().await?;
             let finished = register.finished(&self.wanted());
             return match (finished, taken) {
-                (Some((_, finished)), _) if finished.run == record.run => {
+                (Some((finished, _)), _) if finished.run == record.run => {
                     self.settle().await?;
                     Ok(Ended::Finished)
                 }
@@ -546,8 +513,8 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         }
         // First, so that no run is finished without it. Items may settle at any time.
         self.settle().await?;
-        record.finished_at = Some(self.retry.clock().now());
-        register.finish(record, true).await?;
+        record.finished_at = Some(self.retry().clock().now());
+        register.finish(record).await?;
         rows.remove_all(record).await;
         Ok(Ended::Finished)
     }
@@ -571,10 +538,22 @@ impl<T: Send + Sync + 'static, S: Source> Run<T, S> {
         Fut: Future<Output = Result<A, SourceError>> + Send,
     {
         let (name, recorder) = (self.source.name(), &**self.processor.recorder());
-        let answer = retried(&self.retry, recorder, name, Deadline::NONE, operation);
+        let answer = retried(self.retry(), recorder, name, Deadline::NONE, operation);
         answer.await.map_err(|source| BootstrapError::Source {
             source_name: name.to_owned(),
             source,
         })
+    }
+}
+
+impl<T, S: Source> fmt::Debug for Bootstrap<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bootstrap")
+            .field("source", &self.source.name())
+            .field("processor", &self.processor)
+            .field("concurrency", &self.concurrency)
+            .field("worker", &self.worker)
+            .field("restart", &self.restart)
+            .finish_non_exhaustive()
     }
 }

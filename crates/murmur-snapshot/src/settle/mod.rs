@@ -5,14 +5,11 @@ mod error;
 use std::fmt;
 use std::sync::Arc;
 
-use murmur_core::{Decoded, Decoder, Pipeline, Processor, ProcessorBuilder};
-use murmur_state::{
-    Causes, Checkpoints, Clock, Deadline, OptionError, Outage, PipelineName, Random, Recorder,
-    Retry, RetryPolicy, Timestamp,
-};
+use murmur_core::{Pipeline, Processor};
+use murmur_state::{Causes, Checkpoints, Deadline, PipelineName, RetryPolicy, Timestamp};
 
+use crate::retried::retried;
 use crate::run_record::{RunRecord, RunRecordError};
-use crate::scan::retried;
 use crate::source::{Description, Source};
 
 pub use error::SettleError;
@@ -40,65 +37,27 @@ pub use error::SettleError;
 /// # Cost
 ///
 /// A few reads and one write for each pipeline. No item and no row of the table is read.
+///
+/// What fails in passing is tried again by [`RetryPolicy::patient`], 30 minutes, unless the processor was
+/// given another policy.
 #[must_use = "nothing is written before `run`"]
 pub struct Settle<T, S> {
-    processor: ProcessorBuilder<T>,
+    processor: Processor<T>,
     source: S,
     place: Option<Arc<dyn Checkpoints>>,
 }
 
 impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
-    /// For `pipelines`, which were bootstrapped from `source`. Of the source only its name and what it
-    /// says of itself matter.
-    pub fn new(pipelines: impl IntoIterator<Item = Pipeline<T>>, source: S) -> Self {
-        // No item is decoded.
-        let decoder = Decoder::item(|_| Ok(Decoded::Skip));
-        let processor = ProcessorBuilder::with_decoder(pipelines, decoder);
-        Self {
-            processor: processor.retry(RetryPolicy::patient()),
-            source,
-            place: None,
+    /// For the processor's pipelines, which were bootstrapped from `source`. Of the source only its name
+    /// and what it says of itself matter; no item is decoded.
+    pub fn builder(processor: Processor<T>, source: S) -> SettleBuilder<T, S> {
+        SettleBuilder {
+            made: Self {
+                processor: processor.or_retry(RetryPolicy::patient()),
+                source,
+                place: None,
+            },
         }
-    }
-
-    /// Where the records of the bootstrap are kept, as in
-    /// [`Bootstrap::checkpoints`](crate::Bootstrap::checkpoints). Default: each pipeline's marker table.
-    pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
-        self.place = Some(Arc::new(place));
-        self
-    }
-
-    /// How often and how long a failed read or write is tried again. The budget is the time that one
-    /// operation may go without success. Default: [`RetryPolicy::patient`], 30 minutes.
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.processor = self.processor.retry(policy);
-        self
-    }
-
-    /// Where counts and errors go: `<pipeline>:retry` and `<source>:retry` for what is tried again.
-    /// Default: nowhere.
-    pub fn recorder(mut self, recorder: impl Recorder) -> Self {
-        self.processor = self.processor.recorder(recorder);
-        self
-    }
-
-    /// Where time comes from. Default: the machine's clock.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.processor = self.processor.clock(clock);
-        self
-    }
-
-    /// Where jitter comes from. Default: seeded by the system.
-    pub fn random(mut self, random: Random) -> Self {
-        self.processor = self.processor.random(random);
-        self
-    }
-
-    /// Hears of an [outage](Outage) while it lasts, and when it is over; called between attempts, so
-    /// it should return soon. Default: it is traced only.
-    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
-        self.processor = self.processor.on_outage(tell);
-        self
     }
 
     /// Checks all pipelines, and lets their items settle.
@@ -112,70 +71,15 @@ impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
     ///
     /// Cancel safe: run it again.
     pub async fn run(self) -> Result<SettleReport, SettleError> {
-        let Self {
-            processor,
-            source,
-            place,
-        } = self;
-        let processor = processor.build()?;
-        let settling = Settling {
-            retry: processor.retry().clone(),
-            processor,
-            source,
-            place,
-        };
-        let report = settling.to_end().await;
-        let source = &settling.source;
+        let report = self.to_end().await;
+        let source = &self.source;
         if let Err(error) = source.close().await {
             tracing::warn!(source = source.name(), error = %Causes(&error), "not closed");
         }
         report
     }
-}
 
-impl<T, S: Source> fmt::Debug for Settle<T, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settle")
-            .field("source", &self.source.name())
-            .field("processor", &self.processor)
-            .finish_non_exhaustive()
-    }
-}
-
-/// What [`Settle`] did.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SettleReport {
-    /// The pipelines, in their order.
-    pub pipelines: Vec<SettlingPipeline>,
-}
-
-/// A pipeline whose items settle from now on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct SettlingPipeline {
-    /// The pipeline.
-    pub pipeline: PipelineName,
-    /// Whether its items were let settle before.
-    pub already: bool,
-    /// The run that has bootstrapped it.
-    pub run: String,
-    /// When that was finished.
-    pub finished_at: Timestamp,
-}
-
-struct Settling<T, S> {
-    processor: Processor<T>,
-    source: S,
-    retry: Retry,
-    place: Option<Arc<dyn Checkpoints>>,
-}
-
-impl<T: Send + Sync + 'static, S: Source> Settling<T, S> {
     async fn to_end(&self) -> Result<SettleReport, SettleError> {
-        for pipeline in self.processor.pipelines() {
-            check_definition(pipeline)?;
-        }
         let described = self.describe().await?;
         let stream = self.check_images(&described)?;
         let mut finished = Vec::new();
@@ -211,9 +115,13 @@ impl<T: Send + Sync + 'static, S: Source> Settling<T, S> {
 
     async fn describe(&self) -> Result<Description, SettleError> {
         let (name, recorder) = (self.source.name(), &**self.processor.recorder());
-        let described = retried(&self.retry, recorder, name, Deadline::NONE, || {
-            self.source.describe()
-        });
+        let described = retried(
+            self.processor.retry(),
+            recorder,
+            name,
+            Deadline::NONE,
+            || self.source.describe(),
+        );
         described.await.map_err(|source| SettleError::Source {
             source_name: name.to_owned(),
             source,
@@ -273,21 +181,18 @@ impl<T: Send + Sync + 'static, S: Source> Settling<T, S> {
     }
 
     async fn record(&self, pipeline: &Pipeline<T>) -> Result<Option<RunRecord>, SettleError> {
-        let place = self.place.as_ref().or(pipeline.checkpoints());
-        let place = place.ok_or_else(|| {
-            let reason = format!(
-                "pipeline `{}` has no marker table, so say where its bootstrap keeps its record",
-                pipeline.name()
-            );
-            OptionError::new("checkpoints", reason)
-        })?;
+        let place = RunRecord::place(self.place.as_ref(), pipeline)?;
         let source_name = self.source.name();
         let name = RunRecord::name(pipeline.name(), source_name);
         let again = |error: &_| {
             tracing::debug!(source = source_name, %error, "a run's record is tried again");
         };
         let load = || place.load(&name);
-        let found = self.retry.run(Deadline::NONE, again, load).await;
+        let found = self
+            .processor
+            .retry()
+            .run(Deadline::NONE, again, load)
+            .await;
         let record = found
             .map_err(RunRecordError::Store)
             .and_then(|found| match found {
@@ -300,6 +205,73 @@ impl<T: Send + Sync + 'static, S: Source> Settling<T, S> {
             source: Box::new(source),
         })
     }
+}
+
+/// The options of a [`Settle`] that are not its processor's. Made by [`Settle::builder`].
+#[must_use = "a settle is made by `build`"]
+pub struct SettleBuilder<T, S> {
+    made: Settle<T, S>,
+}
+
+impl<T: Send + Sync + 'static, S: Source> SettleBuilder<T, S> {
+    /// Where the records of the bootstrap are kept, as in
+    /// [`BootstrapBuilder::checkpoints`](crate::BootstrapBuilder::checkpoints). Default: each pipeline's
+    /// marker table.
+    pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
+        self.made.place = Some(Arc::new(place));
+        self
+    }
+
+    /// Checks the options, as far as no table has to be asked.
+    ///
+    /// # Errors
+    ///
+    /// [`SettleError`]: a pipeline keeps no ledger, does not say that its items settle, or has no marker
+    /// table (`checkpoints`).
+    pub fn build(self) -> Result<Settle<T, S>, SettleError> {
+        for pipeline in self.made.processor.pipelines() {
+            check_definition(pipeline)?;
+            RunRecord::place(self.made.place.as_ref(), pipeline)?;
+        }
+        Ok(self.made)
+    }
+}
+
+impl<T, S: Source> fmt::Debug for SettleBuilder<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SettleBuilder").field(&self.made).finish()
+    }
+}
+
+impl<T, S: Source> fmt::Debug for Settle<T, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Settle")
+            .field("source", &self.source.name())
+            .field("processor", &self.processor)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What [`Settle`] did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettleReport {
+    /// The pipelines, in their order.
+    pub pipelines: Vec<SettlingPipeline>,
+}
+
+/// A pipeline whose items settle from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SettlingPipeline {
+    /// The pipeline.
+    pub pipeline: PipelineName,
+    /// Whether its items were let settle before.
+    pub already: bool,
+    /// The run that has bootstrapped it.
+    pub run: String,
+    /// When that was finished.
+    pub finished_at: Timestamp,
 }
 
 /// Refuses what cannot settle by its definition.

@@ -10,8 +10,9 @@ use murmur_state::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::error::BootstrapError;
-use crate::report::{Counts, RejectedRow, Tally};
+use super::counts::{Counts, Tally};
+use super::error::BootstrapError;
+use crate::rejected_row::RejectedRow;
 use crate::run_record::{RunRecord, RunRecordError, decode_version};
 use crate::source::Cursor;
 

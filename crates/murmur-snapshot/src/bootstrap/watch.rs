@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use murmur_state::{Clock, Recorder, SURE_LIFE, Timestamp};
 
-use crate::report::{Counts, Progress};
+use super::counts::Counts;
+use super::progress::Progress;
 
 /// How long a scan runs before it is judged by its own speed.
 const WARM_UP: Duration = Duration::from_secs(600);
@@ -19,7 +20,7 @@ const LATE_WITH_LEDGERS: &str = "start live now, from this run's token: with led
 const LATE: &str = "give it more read budget, concurrency or workers; if that is not enough, make state and marker tables anew, scan a table at rest, and ask for `restart`";
 
 /// What is known before the first page.
-pub(crate) struct Known {
+pub(crate) struct ScanFacts {
     /// About how many rows this process has to read, where the source knows.
     pub(crate) rows: Option<f64>,
     /// When the token was captured, if it is not to become too old.
@@ -31,7 +32,7 @@ pub(crate) struct Known {
 
 /// Watches a scan from its first page on.
 pub(crate) struct Watch {
-    known: Known,
+    facts: ScanFacts,
     begun: Duration,
     /// The share that was done at the beginning.
     share: f64,
@@ -46,10 +47,10 @@ pub(crate) struct Figures {
 }
 
 impl Watch {
-    pub(crate) fn new(known: Known, done: u32, of: u32, clock: &dyn Clock) -> Self {
+    pub(crate) fn new(facts: ScanFacts, done: u32, of: u32, clock: &dyn Clock) -> Self {
         Self {
-            share: share(&known, &known.total, done, of),
-            known,
+            share: share(&facts, &facts.total, done, of),
+            facts,
             begun: clock.monotonic(),
             warned: None,
         }
@@ -57,19 +58,19 @@ impl Watch {
 
     /// What became of all rows, those of earlier attempts included.
     pub(crate) fn total(&self) -> &Counts {
-        &self.known.total
+        &self.facts.total
     }
 
     /// Pages that were done with are to be done once more.
     pub(crate) fn take_back(&mut self, counts: &Counts) {
-        self.known.total.take_back(counts);
+        self.facts.total.take_back(counts);
     }
 
     /// A page is done with, and `done` segments `of` all.
     pub(crate) fn page(&mut self, page: &Counts, done: u32, of: u32, clock: &dyn Clock) -> Figures {
-        self.known.total += *page;
+        self.facts.total += *page;
         let elapsed = clock.monotonic().saturating_sub(self.begun);
-        let share_done = share(&self.known, &self.known.total, done, of);
+        let share_done = share(&self.facts, &self.facts.total, done, of);
         let gained = share_done - self.share;
         let left = elapsed.as_secs_f64() * (1.0 - share_done) / gained;
         Figures {
@@ -85,8 +86,8 @@ impl Watch {
         // Floats saturate when they are cast.
         let gauge =
             |what: &str, value: u64| recorder.gauge(&format!("{source_name}:{what}"), value);
-        gauge("rows", self.known.total.rows);
-        gauge("read_units", self.known.total.read_units as u64);
+        gauge("rows", self.facts.total.rows);
+        gauge("read_units", self.facts.total.read_units as u64);
         gauge("share_done_percent", (figures.share_done * 100.0) as u64);
         if let Some(left) = figures.time_left {
             gauge("seconds_left", left.as_secs());
@@ -99,7 +100,7 @@ impl Watch {
         figures: &Figures,
         clock: &dyn Clock,
     ) -> Option<Progress<'static>> {
-        let age = clock.now().since(self.known.token_from?);
+        let age = clock.now().since(self.facts.token_from?);
         let late = match figures.time_left {
             Some(left) if figures.elapsed >= WARM_UP => age.saturating_add(left) > SURE_LIFE,
             _ => age > LATE_AGE,
@@ -114,7 +115,7 @@ impl Watch {
             age,
             life: SURE_LIFE,
             time_left: figures.time_left,
-            advice: match self.known.ledgers {
+            advice: match self.facts.ledgers {
                 true => LATE_WITH_LEDGERS,
                 false => LATE,
             },
@@ -124,12 +125,12 @@ impl Watch {
 
 /// How much is done, as an estimate; 1 only when all is. The number of rows is hours old where
 /// DynamoDB tells it, so whichever of rows and segments says more is believed.
-fn share(known: &Known, total: &Counts, done: u32, of: u32) -> f64 {
+fn share(facts: &ScanFacts, total: &Counts, done: u32, of: u32) -> f64 {
     if done >= of {
         return 1.0;
     }
     let by_segments = f64::from(done) / f64::from(of);
-    let rows = known.rows.filter(|rows| *rows > 0.0);
+    let rows = facts.rows.filter(|rows| *rows > 0.0);
     let by_rows = rows.map_or(0.0, |rows| total.examined as f64 / rows);
     by_segments.max(by_rows).min(0.99)
 }
@@ -150,13 +151,13 @@ mod tests {
     }
 
     fn watch(rows: Option<f64>, earlier: u64, clock: &ManualClock) -> Watch {
-        let known = Known {
+        let facts = ScanFacts {
             rows,
             token_from: Some(clock.now()),
             ledgers: true,
             total: counts(earlier),
         };
-        Watch::new(known, 0, 4, clock)
+        Watch::new(facts, 0, 4, clock)
     }
 
     fn clock() -> ManualClock {
@@ -235,7 +236,7 @@ mod tests {
         clock.advance(Duration::from_secs(1));
         let figures = watch.page(&counts(1), 0, 4, &clock);
         assert!(watch.late(&figures, &clock).is_some());
-        watch.known.token_from = None;
+        watch.facts.token_from = None;
         watch.warned = None;
         assert!(watch.late(&figures, &clock).is_none());
     }

@@ -1,53 +1,43 @@
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use futures::future::BoxFuture;
-use murmur_core::{AttributeValue, BoxError, Record, Rejected, Row};
-use murmur_state::Causes;
+use murmur_core::{AttributeValue, Record, Rejected, Row};
 
-use crate::report::{FirstRejected, RejectedRow};
-use crate::source::BadRow;
+use crate::rejected_row::RejectedRow;
 
 /// How many attributes of a row are named.
 const MAX_SHOWN: usize = 12;
 
-pub(crate) type RejectFn =
-    dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
+/// The first row that was rejected, of a source of which every row was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FirstRejected {
+    /// Which, and why.
+    pub row: RejectedRow,
+    /// What it looks like: the names and types of its attributes.
+    pub found: String,
+}
 
-/// Takes every row that can never count: asks the user's callback, and notes it for its page.
+/// The rows that were passed over because they can never count, noted for their pages.
+#[derive(Debug, Default)]
 pub(crate) struct Rejections {
-    callback: Option<Box<RejectFn>>,
     /// By event id; of the pages that are being written only.
     noted: Mutex<HashMap<String, Vec<RejectedRow>>>,
     first: OnceLock<FirstRejected>,
 }
 
 impl Rejections {
-    pub(crate) fn new(callback: Option<Box<RejectFn>>) -> Self {
-        Self {
-            callback,
-            noted: Mutex::default(),
-            first: OnceLock::new(),
-        }
-    }
-
     pub(crate) fn first(&self) -> Option<&FirstRejected> {
         self.first.get()
     }
 
-    /// `Err` if the callback did not take it.
-    pub(crate) async fn take(&self, rejected: Rejected) -> Result<(), BoxError> {
-        let row = RejectedRow::from(&rejected);
+    pub(crate) fn note(&self, rejected: &Rejected) {
+        let row = RejectedRow::from(rejected);
         self.first.get_or_init(|| FirstRejected {
             row: row.clone(),
             found: looks(&rejected.record),
         });
-        if let Some(callback) = &self.callback {
-            callback(rejected).await?;
-        }
         self.noted().entry(row.id.clone()).or_default().push(row);
-        Ok(())
     }
 
     /// What was noted of the rows called `ids`, which is forgotten here.
@@ -98,31 +88,5 @@ fn kind(value: &AttributeValue) -> &'static str {
         AttributeValue::Ss(_) => "SS",
         AttributeValue::Ns(_) => "NS",
         AttributeValue::Bs(_) => "BS",
-    }
-}
-
-impl From<&Rejected> for RejectedRow {
-    fn from(rejected: &Rejected) -> Self {
-        Self {
-            id: rejected.record.event_id().to_owned(),
-            pipeline: rejected.pipeline.clone(),
-            reason: Causes(&rejected.error).to_string(),
-        }
-    }
-}
-
-impl From<&BadRow> for RejectedRow {
-    fn from(bad: &BadRow) -> Self {
-        Self {
-            id: bad.id.clone(),
-            pipeline: None,
-            reason: Causes(&*bad.error).to_string(),
-        }
-    }
-}
-
-impl fmt::Debug for Rejections {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Rejections").finish_non_exhaustive()
     }
 }

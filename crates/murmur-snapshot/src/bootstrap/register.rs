@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use murmur_core::Pipeline;
 use murmur_state::{
-    Checkpoints, Deadline, OptionError, PipelineName, Repeats, Retry, SURE_LIFE, Saved, StoreError,
-    Timestamp,
+    Checkpoints, Deadline, PipelineName, Repeats, Retry, SURE_LIFE, Saved, StoreError, Timestamp,
 };
 
-use crate::error::BootstrapError;
+use super::error::BootstrapError;
 use crate::run_record::{RunRecord, RunRecordError};
 
 pub(crate) struct Register<'a> {
@@ -59,13 +58,7 @@ impl<'a> Register<'a> {
     ) -> Result<Self, BootstrapError> {
         let mut slots = Vec::with_capacity(pipelines.len());
         for pipeline in pipelines {
-            let own = place.or(pipeline.checkpoints()).ok_or_else(|| {
-                let reason = format!(
-                    "pipeline `{}` has no marker table to keep the run's record in; say where to keep it",
-                    pipeline.name()
-                );
-                OptionError::new("checkpoints", reason)
-            })?;
+            let own = RunRecord::place(place, pipeline)?;
             slots.push(Slot {
                 pipeline: pipeline.name().clone(),
                 fingerprint: pipeline.fingerprint(),
@@ -114,11 +107,31 @@ impl<'a> Register<'a> {
         Some((slot.pipeline.clone(), Arc::clone(&slot.place)))
     }
 
-    /// The record of a finished run, if there is one, of the first pipeline that has one.
-    pub(crate) fn finished(&self, wanted: &Wanted<'_>) -> Option<(PipelineName, RunRecord)> {
+    /// The record of a finished run, if there is one, and when it was finished.
+    pub(crate) fn finished(&self, wanted: &Wanted<'_>) -> Option<(RunRecord, Timestamp)> {
         let mut known = self.known().filter(|(_, record)| wanted.sees(record));
-        let (slot, record) = known.find(|(_, record)| record.finished_at.is_some())?;
-        Some((slot.pipeline.clone(), record.clone()))
+        known.find_map(|(_, record)| Some((record.clone(), record.finished_at?)))
+    }
+
+    /// An error if a pipeline was not in the finished run `record`: its state was not filled then.
+    pub(crate) fn refuse_unfinished(&self, record: &RunRecord) -> Result<(), BootstrapError> {
+        let is_in = |slot: &&Slot| {
+            let known = slot.known.as_ref();
+            known.is_some_and(|(known, _)| known.run == record.run)
+        };
+        let (finished, missing): (Vec<_>, Vec<_>) = self.slots.iter().partition(is_in);
+        match finished.first() {
+            Some(slot) if !missing.is_empty() => Err(BootstrapError::SomeFinished {
+                pipeline: slot.pipeline.clone(),
+                source_name: self.source_name.to_owned(),
+                run: record.run.clone(),
+                missing: missing
+                    .iter()
+                    .map(|slot| format!("`{}`", slot.pipeline))
+                    .collect(),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// An error if a pipeline of the run `record` is defined otherwise now, or its state elsewhere.
@@ -245,13 +258,9 @@ impl<'a> Register<'a> {
         Ok(replaced && self.slots[0].known.as_ref().is_some_and(held))
     }
 
-    /// Saves the finished `record`; somebody else may have finished the same run meanwhile.
-    /// With `all` every pipeline must be in this run; without, others are left alone.
-    pub(crate) async fn finish(
-        &mut self,
-        record: &RunRecord,
-        all: bool,
-    ) -> Result<(), BootstrapError> {
+    /// Saves the finished `record`, of a run that all pipelines are in; another process may have
+    /// finished the same run meanwhile.
+    pub(crate) async fn finish(&mut self, record: &RunRecord) -> Result<(), BootstrapError> {
         for n in 0..self.slots.len() {
             loop {
                 let slot = &self.slots[n];
@@ -261,8 +270,7 @@ impl<'a> Register<'a> {
                             break;
                         }
                     }
-                    _ if all => return Err(self.begun_elsewhere(&slot.pipeline)),
-                    _ => break,
+                    _ => return Err(self.begun_elsewhere(&slot.pipeline)),
                 }
                 match self.put(slot, record).await? {
                     Saved::Version(version) => {

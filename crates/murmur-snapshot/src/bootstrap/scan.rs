@@ -16,18 +16,21 @@ use futures::channel::oneshot;
 use futures::future::{BoxFuture, Either, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use murmur_core::{Processor, Record, RecordError, RecordOutcome, Row, Side};
-use murmur_state::{Causes, Clock, Deadline, Fault, ItemId, OptionError, Recorder, Retry};
+use murmur_state::{Causes, Clock, Deadline, Fault, ItemId, OptionError, Retry};
 
-use crate::budget::{May, Pace, Reserved};
-use crate::error::{BootstrapError, SourceError};
-use crate::rejections::Rejections;
-use crate::report::{Counts, FirstRejected, Progress, RejectedRow, Tally, shown_row};
-use crate::segment_row::SegmentRows;
-use crate::segments::{Ask, Next, Save, Segments, Took};
+use super::counts::{Counts, Tally};
+use super::error::BootstrapError;
+use super::progress::{Progress, ProgressFn};
+use super::proof::{ENOUGH, Proof};
+use super::rejections::{FirstRejected, Rejections};
+use super::segment_row::SegmentRows;
+use super::segments::{Ask, Next, Save, Segments, Took};
+use super::watch::Watch;
+use crate::budget::{May, ReadPacer, Reserved};
+use crate::error::SourceError;
+use crate::rejected_row::{RejectedRow, shown_row};
+use crate::retried::retried;
 use crate::source::{BadRow, Page, Source};
-use crate::watch::Watch;
-
-pub(crate) type ProgressFn = dyn Fn(&Progress<'_>) + Send + Sync;
 
 /// How long after it was asked for a page may be written, at most: a ledger may have forgotten
 /// whatever is older (`Ledger`, "What is forgotten").
@@ -52,7 +55,7 @@ pub(crate) struct Parts<'a, T, S> {
 /// What changes while it goes on.
 pub(crate) struct State {
     pub(crate) segments: Segments,
-    pub(crate) pace: Pace,
+    pub(crate) pace: ReadPacer,
     pub(crate) watch: Watch,
     /// What became of the rows that were read.
     pub(crate) counts: Counts,
@@ -76,31 +79,9 @@ impl State {
 
     /// Whether so many rows were read, and all rejected, that it is to be judged.
     fn has_enough(&self) -> bool {
-        matches!(&self.proof, Proof::Waiting(saves) if !saves.is_empty())
-            && self.watch.total().rows >= ENOUGH
+        self.proof.waits() && self.watch.total().rows >= ENOUGH
     }
 }
-
-/// Whether the source is what the pipelines read, so that what it has may be passed over.
-///
-/// As long as every row was rejected nobody knows, and no checkpoint is saved: what the right
-/// decoder would count must not be done with.
-pub(crate) enum Proof {
-    /// It is, or is to be taken as it is.
-    Given,
-    /// No row was accepted yet; the checkpoints that wait for one.
-    Waiting(Vec<Save>),
-}
-
-impl Proof {
-    /// Whether a row that is among these was accepted.
-    pub(crate) fn is_in(counts: &Counts) -> bool {
-        counts.rows > counts.rejected
-    }
-}
-
-/// From how many rows on a source of which none was accepted is the wrong one.
-const ENOUGH: u64 = 1000;
 
 pub(crate) type Stop<'a> = Shared<BoxFuture<'a, ()>>;
 
@@ -515,9 +496,8 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         &'a self,
         state: &mut State,
     ) -> Result<Vec<BoxFuture<'a, Step>>, BootstrapError> {
-        match &state.proof {
-            Proof::Waiting(saves) if !saves.is_empty() => {}
-            _ => return Ok(Vec::new()),
+        if !state.proof.waits() {
+            return Ok(Vec::new());
         }
         let others = self.rows.counts(0..self.segments).await?;
         match std::mem::replace(&mut state.proof, Proof::Given) {
@@ -602,28 +582,4 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             source,
         }
     }
-}
-
-/// Asks a source until it answers, fails for good, or attempts or time are used up.
-///
-/// Boxed, because a source's futures nest deeply already and the compiler gives up on deeper ones.
-pub(crate) fn retried<'a, A, Op, Fut>(
-    retry: &'a Retry,
-    recorder: &'a dyn Recorder,
-    source_name: &'a str,
-    deadline: Deadline,
-    operation: Op,
-) -> BoxFuture<'a, Result<A, SourceError>>
-where
-    A: Send + 'a,
-    Op: FnMut() -> Fut + Send + 'a,
-    Fut: Future<Output = Result<A, SourceError>> + Send + 'a,
-{
-    let on_retry = move |error: &SourceError| {
-        tracing::debug!(source = source_name, error = %Causes(error), "the source failed");
-        let name = format!("{source_name}:retry");
-        recorder.count(&name, 1);
-        recorder.error(&name, error);
-    };
-    retry.run(deadline, on_retry, operation).boxed()
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 
-use crate::report::Tally;
-use crate::segment_row::{At, MAX_KEPT, SegmentRow};
+use super::counts::Tally;
+use super::segment_row::{At, MAX_KEPT, SegmentRow};
 use crate::source::Cursor;
 
 /// How many pages of a segment may be done with, or under way, behind one that is not.

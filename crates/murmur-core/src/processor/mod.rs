@@ -1,226 +1,44 @@
+mod audits;
+mod builder;
+
 use std::fmt;
-use std::future::Future;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
 use murmur_state::{
-    Causes, Clock, Deadline, Fault, IdError, NoopRecorder, OptionError, Outage, PipelineName,
-    Random, Recorder, Repeats, Retry, RetryPolicy, StoreError, SystemClock, Tokens,
+    Causes, Clock, Deadline, Fault, IdError, Outage, PipelineName, Random, Recorder, Repeats,
+    Retry, RetryPolicy, StoreError, Tokens,
 };
-use serde::de::DeserializeOwned;
 
 use crate::batch::Index;
 use crate::decode::{BoxError, DecodeFailure, Decoded, Decoder};
 use crate::delivery::Context;
-use crate::erased::Facts;
 use crate::outcome::{RecordError, RecordOutcome, Rejected};
 use crate::pipeline::Pipeline;
 use crate::record::{Change, EventName, Record, Side};
 use crate::verdict::{Entry, PassedOver, Tally, Verdict};
 
+pub use builder::ProcessorBuilder;
+
 type OutageFn = dyn Fn(&Outage<'_>) + Send + Sync;
 
 type RejectFn = dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
-/// How records are processed: decoder, retry, metrics, callback, time. The options that handler
-/// and bootstrap share.
-pub struct ProcessorBuilder<T> {
-    pipelines: Vec<Pipeline<T>>,
-    decoder: Decoder<T>,
-    policy: RetryPolicy,
-    recorder: Arc<dyn Recorder>,
-    clock: Arc<dyn Clock>,
-    random: Random,
-    tokens: Tokens,
-    on_rejected: Option<Arc<RejectFn>>,
-    on_outage: Option<Box<OutageFn>>,
-}
-
-impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
-    /// Processes records for `pipelines`, decoding each image once for all of them, by serde.
-    pub fn new(pipelines: impl IntoIterator<Item = Pipeline<T>>) -> Self
-    where
-        T: DeserializeOwned,
-    {
-        Self::with_decoder(pipelines, Decoder::serde())
-    }
-
-    /// Processes records for `pipelines`, decoding each image once for all of them.
-    pub fn with_decoder(
-        pipelines: impl IntoIterator<Item = Pipeline<T>>,
-        decoder: Decoder<T>,
-    ) -> Self {
-        Self {
-            pipelines: pipelines.into_iter().collect(),
-            decoder,
-            policy: RetryPolicy::default(),
-            recorder: Arc::new(NoopRecorder),
-            clock: SystemClock::shared(),
-            random: Random::new(),
-            tokens: Tokens::new(),
-            on_rejected: None,
-            on_outage: None,
-        }
-    }
-
-    /// How often and how long a failed write is tried again. Default: [`RetryPolicy::default`].
-    #[must_use]
-    pub fn retry(mut self, policy: RetryPolicy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// Changes the retry policy in place, for single options.
-    #[must_use]
-    pub fn retry_with(mut self, change: impl FnOnce(RetryPolicy) -> RetryPolicy) -> Self {
-        self.policy = change(self.policy);
-        self
-    }
-
-    /// Where counts and errors go. Default: nowhere.
-    #[must_use]
-    pub fn recorder(mut self, recorder: impl Recorder) -> Self {
-        self.recorder = Arc::new(recorder);
-        self
-    }
-
-    /// Where time comes from. Default: the machine's clock.
-    #[must_use]
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Where jitter comes from. Default: seeded by the system.
-    #[must_use]
-    pub fn random(mut self, random: Random) -> Self {
-        self.random = random;
-        self
-    }
-
-    /// Where the owners of claims come from, which no two processes may share: only tests should
-    /// change it. Default: the operating system, each time.
-    #[must_use]
-    pub fn tokens(mut self, tokens: Tokens) -> Self {
-        self.tokens = tokens;
-        self
-    }
-
-    /// Takes records that can never count: unreadable, undecodable, with an unusable key, out of
-    /// range. `Ok` passes the record over and counts it under `:dead_letter`; `Err` reports it as
-    /// failed, so that it comes again. It may be called more than once for a record that is
-    /// redelivered. Of items that have [settled](crate::Definition::settle), a change that cannot be read
-    /// at all, or that fits no sum, is reported whatever the callback says.
-    ///
-    /// Default: none, so that such a record is reported, blocks its shard until the mapping's
-    /// retry limit, and ends in its on-failure destination. Nothing is ever dropped silently.
-    #[must_use]
-    pub fn on_rejected<F, Fut>(mut self, callback: F) -> Self
-    where
-        F: Fn(Rejected) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), BoxError>> + Send + 'static,
-    {
-        self.on_rejected = Some(Arc::new(move |rejected| Box::pin(callback(rejected))));
-        self
-    }
-
-    /// Hears of an [outage](Outage) while it lasts, once for all that fails in it; called between
-    /// attempts, so it should return soon. Default: nobody; it is traced in any case.
-    #[must_use]
-    pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
-        self.on_outage = Some(Box::new(tell));
-        self
-    }
-
-    /// Checks the options.
-    ///
-    /// # Errors
-    ///
-    /// [`OptionError`] naming the option: no pipelines, two of one name or on one state table, a
-    /// retry policy that cannot be followed.
-    pub fn build(self) -> Result<Processor<T>, OptionError> {
-        self.policy.validate()?;
-        if self.pipelines.is_empty() {
-            return Err(OptionError::new(
-                "pipelines",
-                "there is none; give at least one",
-            ));
-        }
-        for (n, pipeline) in self.pipelines.iter().enumerate() {
-            if self.pipelines[..n]
-                .iter()
-                .any(|other| other.name() == pipeline.name())
-            {
-                let name = pipeline.name();
-                return Err(OptionError::new(
-                    "pipelines",
-                    format!("two are called `{name}`"),
-                ));
-            }
-            // Each would take the other's values for its own, and those of modes without a control row
-            // without a sign of it.
-            let table = &pipeline.erased.facts().place.table;
-            let mut others = self.pipelines[..n].iter();
-            if let Some(other) = others.find(|other| other.erased.facts().place.table == *table) {
-                let (name, other) = (pipeline.name(), other.name());
-                return Err(OptionError::new(
-                    "pipelines",
-                    format!(
-                        "`{other}` and `{name}` keep their values in one state table, `{table}`; \
-                         give each a table of its own"
-                    ),
-                ));
-            }
-        }
-        if self.decoder.sees_records()
-            && let Some(pipeline) = self.pipelines.iter().find(|pipeline| pipeline.settles())
-        {
-            let name = pipeline.name();
-            return Err(OptionError::new(
-                "settle",
-                format!(
-                    "`{name}` takes back what an image contributed by what it says later, and a decoder \
-                     of whole records may tell otherwise by then: decode by `Decoder::item` or \
-                     `Decoder::serde`, or leave `settle` out"
-                ),
-            ));
-        }
-        let mut retry = Retry::new(self.policy, self.clock, self.random);
-        if let Some(tell) = self.on_outage {
-            retry = retry.on_outage(tell);
-        }
-        let any = |is: fn(&Facts) -> bool| {
-            let mut pipelines = self.pipelines.iter();
-            pipelines.any(|pipeline| is(pipeline.erased.facts()))
-        };
-        Ok(Processor {
-            needs_old: any(|facts| facts.retracts),
-            needs_old_of_expired: any(|facts| facts.needs_old_of_expired),
-            needs_old_of_removed: any(|facts| facts.needs_old_of_removed),
-            settles: any(|facts| facts.settles),
-            pipelines: self.pipelines,
-            decoder: self.decoder,
-            retry,
-            recorder: self.recorder,
-            tokens: self.tokens,
-            on_rejected: self.on_rejected,
-        })
-    }
-}
-
-impl<T> fmt::Debug for ProcessorBuilder<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProcessorBuilder")
-            .field("pipelines", &self.pipelines)
-            .field("decoder", &self.decoder)
-            .field("retry", &self.policy)
-            .finish_non_exhaustive()
-    }
-}
-
 /// Takes batches of records through decoding and every pipeline: a batch in, an outcome per
 /// record out.
+///
+/// Lambda handler, bootstrap, reconcile and settle are each built on one, and take from it all that they
+/// share: pipelines, decoder, retries, recorder, callbacks, time. Cloning is cheap and shares everything.
 pub struct Processor<T> {
+    shared: Arc<Shared<T>>,
+    /// The policy that was chosen, if one was.
+    policy: Option<RetryPolicy>,
+    retry: Retry,
+    on_rejected: Option<Arc<RejectFn>>,
+    on_outage: Option<Arc<OutageFn>>,
+}
+
+struct Shared<T> {
     pipelines: Vec<Pipeline<T>>,
     decoder: Decoder<T>,
     needs_old: bool,
@@ -229,10 +47,23 @@ pub struct Processor<T> {
     needs_old_of_removed: bool,
     /// Whether items of any pipeline settle, by what changes say that they were before.
     settles: bool,
-    retry: Retry,
     recorder: Arc<dyn Recorder>,
+    random: Random,
     tokens: Tokens,
-    on_rejected: Option<Arc<RejectFn>>,
+}
+
+/// How is tried again by `policy`, or by the default, knowing of no outage yet.
+fn retry(
+    policy: Option<RetryPolicy>,
+    clock: Arc<dyn Clock>,
+    random: Random,
+    on_outage: Option<Arc<OutageFn>>,
+) -> Retry {
+    let retry = Retry::new(policy.unwrap_or_default(), clock, random);
+    match on_outage {
+        Some(tell) => retry.on_outage(move |outage| tell(outage)),
+        None => retry,
+    }
 }
 
 /// What no record can count without. `sees_records` says whether the decoder is given whole records,
@@ -285,7 +116,57 @@ fn not_its_state<T>(pipeline: &Pipeline<T>, source: StoreError) -> RecordError {
 impl<T: Send + Sync + 'static> Processor<T> {
     /// The pipelines fed.
     pub fn pipelines(&self) -> &[Pipeline<T>] {
-        &self.pipelines
+        &self.shared.pipelines
+    }
+
+    /// The same for an operation of its own, which follows `policy` unless one was
+    /// [chosen](ProcessorBuilder::retry). It knows of no outage yet, and stopping it stops nothing else.
+    #[must_use]
+    pub fn or_retry(&self, policy: RetryPolicy) -> Self {
+        let mut other = self.clone();
+        other.policy.get_or_insert(policy);
+        other.with_own_retry()
+    }
+
+    /// The same for an operation of its own, of whose outages `tell` hears too, after what was given to
+    /// [`on_outage`](ProcessorBuilder::on_outage).
+    #[must_use]
+    pub fn and_on_outage(&self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
+        let (mut other, first) = (self.clone(), self.on_outage.clone());
+        other.on_outage = Some(Arc::new(move |outage| {
+            if let Some(first) = &first {
+                first(outage);
+            }
+            tell(outage);
+        }));
+        other.with_own_retry()
+    }
+
+    /// The same, and a record that can never count is passed over also where no
+    /// [callback](ProcessorBuilder::on_rejected) was chosen. `hear` is told of each that is passed over,
+    /// once the callback has taken it.
+    #[must_use]
+    pub fn passing_over(&self, hear: impl Fn(&Rejected) + Send + Sync + 'static) -> Self {
+        let (mut other, first, hear) = (self.clone(), self.on_rejected.clone(), Arc::new(hear));
+        other.on_rejected = Some(Arc::new(move |rejected| {
+            let (first, hear) = (first.clone(), Arc::clone(&hear));
+            Box::pin(async move {
+                if let Some(first) = first {
+                    first(rejected.clone()).await?;
+                }
+                hear(&rejected);
+                Ok(())
+            })
+        }));
+        other
+    }
+
+    /// The same by its policy, and knowing of no outage yet.
+    fn with_own_retry(mut self) -> Self {
+        let (policy, tell) = (self.policy, self.on_outage.clone());
+        let clock = Arc::clone(self.clock());
+        self.retry = retry(policy, clock, self.shared.random.clone(), tell);
+        self
     }
 
     /// The clock deadlines are measured on.
@@ -301,22 +182,29 @@ impl<T: Send + Sync + 'static> Processor<T> {
 
     /// Where counts go.
     pub fn recorder(&self) -> &Arc<dyn Recorder> {
-        &self.recorder
+        &self.shared.recorder
+    }
+
+    /// Where the owners of claims and the ids of runs come from.
+    pub fn tokens(&self) -> &Tokens {
+        &self.shared.tokens
     }
 
     /// The least of what the pipelines' modes make of a record that comes again.
     pub fn repeats(&self) -> Repeats {
-        self.pipelines
+        self.pipelines()
             .iter()
             .map(Pipeline::repeats)
             .min()
             .unwrap_or(Repeats::Counted)
     }
 
-    /// Makes the state of every pipeline that keeps track of whom it belongs to belong to that
-    /// pipeline, fed from `stream`, or sees that it does; other modes have nothing to see to.
-    /// The first batch would find it out too. Whoever wants to know before anything is read or
-    /// counted calls this.
+    /// Makes the state of every pipeline that keeps track of its owner belong to that pipeline, fed from
+    /// `stream`, or sees that it does; in other modes there is nothing to do. The first batch does the
+    /// same, so call this where a mistake should show before anything is read or counted.
+    ///
+    /// With several pipelines each is looked at before the state of any is claimed, so that no new table
+    /// is claimed where another of the processor's belongs to something else.
     ///
     /// # Errors
     ///
@@ -328,7 +216,16 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// Cancel safe: call it again.
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
-        for pipeline in &self.pipelines {
+        let pipelines = self.pipelines();
+        // One that is alone finds out as it claims. What else is wrong with a table that was claimed
+        // before, it says when it is claimed again.
+        for pipeline in pipelines.iter().filter(|_| pipelines.len() > 1) {
+            let checked = pipeline.erased.check_binding(context).await;
+            if let Err(source @ StoreError::OtherOwner { .. }) = checked {
+                return Err(not_its_state(pipeline, source));
+            }
+        }
+        for pipeline in pipelines {
             let bound = pipeline.erased.bind(stream, context).await;
             bound.map_err(|source| not_its_state(pipeline, source))?;
         }
@@ -352,8 +249,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
         deadline: Deadline,
     ) -> Result<Vec<Option<Arc<str>>>, RecordError> {
         let context = self.context(deadline);
-        let mut streams = Vec::with_capacity(self.pipelines.len());
-        for pipeline in &self.pipelines {
+        let mut streams = Vec::with_capacity(self.pipelines().len());
+        for pipeline in self.pipelines() {
             let checked = pipeline.erased.check_binding(context).await;
             streams.push(checked.map_err(|source| not_its_state(pipeline, source))?);
         }
@@ -374,7 +271,11 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// Cancel safe: call it again.
     pub async fn settle(&self, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
-        for pipeline in self.pipelines.iter().filter(|pipeline| pipeline.settles()) {
+        for pipeline in self
+            .pipelines()
+            .iter()
+            .filter(|pipeline| pipeline.settles())
+        {
             let settled = pipeline.erased.settle(context).await;
             settled.map_err(|source| not_its_state(pipeline, source))?;
         }
@@ -392,8 +293,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// Cancel safe: it only reads.
     pub async fn are_settling(&self, deadline: Deadline) -> Result<Vec<bool>, RecordError> {
         let context = self.context(deadline);
-        let mut settling = Vec::with_capacity(self.pipelines.len());
-        for pipeline in &self.pipelines {
+        let mut settling = Vec::with_capacity(self.pipelines().len());
+        for pipeline in self.pipelines() {
             let asked = pipeline.erased.is_settling(context).await;
             settling.push(asked.map_err(|source| not_its_state(pipeline, source))?);
         }
@@ -403,8 +304,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub(crate) fn context(&self, deadline: Deadline) -> Context<'_> {
         Context {
             retry: &self.retry,
-            tokens: &self.tokens,
-            recorder: &*self.recorder,
+            tokens: &self.shared.tokens,
+            recorder: &*self.shared.recorder,
             deadline,
             pacing: None,
         }
@@ -426,11 +327,11 @@ impl<T: Send + Sync + 'static> Processor<T> {
 
         let context = self.context(deadline);
         let runs = self
-            .pipelines
+            .pipelines()
             .iter()
             .map(|pipeline| pipeline.erased.run(&entries, context));
         let verdicts = join_all(runs).await;
-        for (pipeline, verdicts) in self.pipelines.iter().zip(verdicts) {
+        for (pipeline, verdicts) in self.pipelines().iter().zip(verdicts) {
             let name = pipeline.name();
             let mut tally = Tally::default();
             let mut passed_over = Vec::new();
@@ -470,7 +371,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 };
                 outcomes[entry.place].worsen(outcome);
             }
-            tally.record(name, &*self.recorder);
+            tally.record(name, &*self.shared.recorder);
             // What can never count contributes nothing, as what cannot be decoded does.
             if passed_over.is_empty() {
                 continue;
@@ -520,7 +421,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 new: None,
                 old: None,
             };
-            if let Err(error) = check(record, self.decoder.sees_records()) {
+            if let Err(error) = check(record, self.shared.decoder.sees_records()) {
                 if self.must_count(record, &error) {
                     self.note(&error, record, None);
                     outcomes[place] = RecordOutcome::Failed(error);
@@ -571,21 +472,21 @@ impl<T: Send + Sync + 'static> Processor<T> {
     fn must_count(&self, record: &Record, error: &RecordError) -> bool {
         matches!(record, Record::Changed(change) if !change.keys.is_empty())
             && !is_of_an_item(record, error)
-            && self.settles
+            && self.shared.settles
     }
 
     /// Whether some pipeline cannot do without the old image of `record`.
     fn needs_old(&self, record: &Record) -> bool {
         match record.is(&EventName::Remove) {
-            true if record.is_removal_by_ttl() => self.needs_old_of_expired,
-            true => self.needs_old || self.needs_old_of_removed,
-            false => self.needs_old,
+            true if record.is_removal_by_ttl() => self.shared.needs_old_of_expired,
+            true => self.shared.needs_old || self.shared.needs_old_of_removed,
+            false => self.shared.needs_old,
         }
     }
 
     /// The sides of `record` that some pipeline looks at.
     fn sides(&self, record: &Record) -> &'static [Side] {
-        match self.settles || self.needs_old(record) {
+        match self.shared.settles || self.needs_old(record) {
             true => &[Side::New, Side::Old],
             false => &[Side::New],
         }
@@ -605,7 +506,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         record: &Record,
         side: Side,
     ) -> Result<Option<T>, Box<RecordError>> {
-        let error = match self.decoder.decode(record, side) {
+        let error = match self.shared.decoder.decode(record, side) {
             None | Some(Ok(Decoded::Skip)) => return Ok(None),
             Some(Ok(Decoded::Record(value))) => return Ok(Some(value)),
             Some(Err(DecodeFailure::MissingImage)) => RecordError::MissingImage { side },
@@ -677,7 +578,10 @@ impl<T: Send + Sync + 'static> Processor<T> {
         match callback(rejected).await {
             Ok(()) => {
                 match pipeline {
-                    Some(pipeline) => self.recorder.count(&format!("{pipeline}:dead_letter"), 1),
+                    Some(pipeline) => self
+                        .shared
+                        .recorder
+                        .count(&format!("{pipeline}:dead_letter"), 1),
                     None => self.count_all(":dead_letter", 1),
                 }
                 Ok(())
@@ -694,11 +598,11 @@ impl<T: Send + Sync + 'static> Processor<T> {
 
     /// Counts and traces a failure with the id of its record.
     fn note(&self, error: &RecordError, record: &Record, pipeline: Option<&PipelineName>) {
-        let names = self.pipelines.iter().map(Pipeline::name);
+        let names = self.pipelines().iter().map(Pipeline::name);
         for name in names.filter(|name| pipeline.is_none_or(|only| only == *name)) {
             let name = format!("{name}:failed");
-            self.recorder.count(&name, 1);
-            self.recorder.error(&name, error);
+            self.shared.recorder.count(&name, 1);
+            self.shared.recorder.error(&name, error);
         }
         tracing::warn!(
             event_id = record.event_id(),
@@ -711,10 +615,22 @@ impl<T: Send + Sync + 'static> Processor<T> {
 
     fn count_all(&self, suffix: &str, by: u64) {
         if by > 0 {
-            for pipeline in &self.pipelines {
+            for pipeline in self.pipelines() {
                 let name = format!("{}{suffix}", pipeline.name());
-                self.recorder.count(&name, by);
+                self.shared.recorder.count(&name, by);
             }
+        }
+    }
+}
+
+impl<T> Clone for Processor<T> {
+    fn clone(&self) -> Self {
+        Self {
+            shared: Arc::clone(&self.shared),
+            policy: self.policy,
+            retry: self.retry.clone(),
+            on_rejected: self.on_rejected.clone(),
+            on_outage: self.on_outage.clone(),
         }
     }
 }
@@ -722,8 +638,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
 impl<T> fmt::Debug for Processor<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Processor")
-            .field("pipelines", &self.pipelines)
-            .field("decoder", &self.decoder)
+            .field("pipelines", &self.shared.pipelines)
+            .field("decoder", &self.shared.decoder)
             .finish_non_exhaustive()
     }
 }
