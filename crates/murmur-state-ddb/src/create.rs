@@ -7,6 +7,7 @@ use aws_sdk_dynamodb::types::{
     TableDescription, TableStatus, TimeToLiveDescription, TimeToLiveSpecification,
     TimeToLiveStatus,
 };
+use futures::future::join_all;
 use murmur_state::{Cause, Clock, Place, StoreError, SystemClock};
 
 use crate::attribute::{PK, SK, TTL};
@@ -47,6 +48,40 @@ pub async fn create_bytes_table(client: &Client, table: &str) -> Result<(), Stor
 /// on `ttl`. Promises, errors and cancel safety are those of [`create_int64_table`].
 pub async fn create_dedup_table(client: &Client, table: &str) -> Result<(), StoreError> {
     create(client, table, MARKERS, &SystemClock::new()).await
+}
+
+/// Makes every table that some pipelines need, side by side: a state table for each of `states`, and
+/// the marker table that they share. All have the promises and costs of [`create_int64_table`], whose
+/// schema serves every kind of store.
+///
+/// A state table belongs to one pipeline. A pipeline in the at-least-once mode needs no marker table:
+/// make its table by [`create_int64_table`].
+///
+/// ```no_run
+/// # async fn make(client: aws_sdk_dynamodb::Client) -> Result<(), murmur_state::StoreError> {
+/// murmur_state_ddb::create_tables(&client, ["order_totals", "order_counts"], "order_markers").await
+/// # }
+/// ```
+///
+/// # Errors
+///
+/// As [`create_int64_table`], of the first table that could not be made; the others are made all the
+/// same. Safe to call again.
+///
+/// # Cancel safety
+///
+/// A dropped call may have made some of the tables; calling again finishes what is missing.
+pub async fn create_tables<S: AsRef<str>>(
+    client: &Client,
+    states: impl IntoIterator<Item = S>,
+    markers: &str,
+) -> Result<(), StoreError> {
+    let clock = SystemClock::new();
+    let states: Vec<S> = states.into_iter().collect();
+    let tables = states.iter().map(|state| (state.as_ref(), STATE));
+    let all = tables.chain([(markers, MARKERS)]);
+    let made = all.map(|(table, schema)| create(client, table, schema, &clock));
+    join_all(made).await.into_iter().collect()
 }
 
 type KeySchema = &'static [(&'static str, KeyType, ScalarAttributeType)];

@@ -22,7 +22,7 @@ mod rows;
 mod table;
 
 pub use bytes::BytesStore;
-pub use create::{create_bytes_table, create_dedup_table, create_int64_table};
+pub use create::{create_bytes_table, create_dedup_table, create_int64_table, create_tables};
 pub use deduper::Deduper;
 pub use int64::{Int64MaxStore, Int64MinStore, Int64SumStore};
 pub use marked::{Marked, MarkerTable};

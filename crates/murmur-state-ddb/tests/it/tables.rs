@@ -5,7 +5,7 @@ use aws_sdk_dynamodb::types::{
     BillingMode, ScalarAttributeType, TimeToLiveSpecification, TimeToLiveStatus,
 };
 use murmur_state::{Fault, StoreError};
-use murmur_state_ddb::{create_bytes_table, create_dedup_table, create_int64_table};
+use murmur_state_ddb::{create_bytes_table, create_dedup_table, create_int64_table, create_tables};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};
 
@@ -66,6 +66,26 @@ async fn tables_are_made_with_their_keys_and_ttl_and_may_be_asked_for_again() {
         let on = (Some(TimeToLiveStatus::Enabled), Some("ttl".to_owned()));
         assert_eq!(ttl(&client, &table).await, on);
     }
+}
+
+#[tokio::test]
+async fn all_tables_of_some_pipelines_are_made_by_one_call_whatever_stands_in_the_way_of_one() {
+    let dynamo = Dynamo::connect().await;
+    let client = dynamo.client();
+    let (totals, counts) = (dynamo.table("totals"), dynamo.table("counts"));
+    let markers = dynamo.table("markers");
+    // Its keys are those of a marker table.
+    create_dedup_table(&client, &totals).await.unwrap();
+    let made = create_tables(&client, [&totals, &counts], &markers).await;
+    let shown = made.unwrap_err().to_string();
+    assert!(
+        shown.contains(&*totals) && !shown.contains(&*counts),
+        "{shown}"
+    );
+    let others = create_tables(&client, [&counts], &markers).await;
+    others.unwrap();
+    assert_eq!(keys(&client, &counts).await.len(), 2);
+    assert_eq!(keys(&client, &markers).await.len(), 1);
 }
 
 #[tokio::test]

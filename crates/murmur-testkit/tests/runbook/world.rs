@@ -26,9 +26,7 @@ use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{
     Clock, Deadline, HandoffToken, ItemId, Random, Read, SequenceNumber, Timestamp, Tokens,
 };
-use murmur_state_ddb::{
-    Int64SumStore, Marked, TableOptions, create_dedup_table, create_int64_table,
-};
+use murmur_state_ddb::{Int64SumStore, Marked, TableOptions, create_tables};
 use murmur_streams::{
     OperationType, StoreSource, StreamInfo, StreamRecord, StreamStore, StreamViewType, Trigger,
     TriggerBuilder,
@@ -144,8 +142,8 @@ impl World {
 
     pub(crate) async fn make(&self, tables: Tables) {
         let admin = self.cloud.admin();
-        create_int64_table(&admin, tables.state).await.unwrap();
-        create_dedup_table(&admin, tables.markers).await.unwrap();
+        let made = create_tables(&admin, [tables.state], tables.markers);
+        made.await.unwrap();
     }
 
     fn put(&self, item: &Item) {
