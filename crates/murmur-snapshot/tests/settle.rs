@@ -15,6 +15,7 @@ use murmur_core::{
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, Ended, RunRecord, Settle, SettleError, SourceError,
 };
+use murmur_state::conformance::bound;
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
     Bound, Causes, Deadline, Ledger, ManualClock, MemoryDeduper, MemoryStore, Read, SequenceNumber,
@@ -60,8 +61,9 @@ impl Setup {
     }
 
     async fn is_settling(&self) -> bool {
-        let asked = self.processor().are_settling(Deadline::NONE).await;
-        asked.unwrap()[0]
+        // Of the store itself, whomever it belongs to, if to any.
+        let asked = self.store.is_settling(&bound("any"), Deadline::NONE);
+        asked.await.unwrap()
     }
 
     async fn record(&self) -> Option<RunRecord> {

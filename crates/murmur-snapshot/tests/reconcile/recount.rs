@@ -119,7 +119,8 @@ async fn keys_that_differ_twice_by_the_same_are_named() {
     let limited = limited.run().await.unwrap();
     assert_eq!((found(&limited).differing, keys(&limited).len()), (4, 2));
     // A pipeline that never takes anything back says what is and what should be.
-    let adding = definition().store(store).at_least_once().unwrap();
+    let adding = definition().every_change().store(store);
+    let adding = adding.at_least_once().unwrap();
     let reconciled = world.reconcile_of(adding).run().await.unwrap();
     let (state, should_be) = ("70".to_owned(), "100".to_owned());
     assert_eq!(
