@@ -62,8 +62,9 @@ impl Setup {
 
     async fn is_settling(&self) -> bool {
         // Of the store itself, whomever it belongs to, if to any.
-        let asked = self.store.is_settling(&bound("any"), Deadline::NONE);
-        asked.await.unwrap()
+        let bound = bound("any");
+        let asked = self.store.is_settling(&bound, Deadline::NONE).await;
+        asked.unwrap()
     }
 
     async fn record(&self) -> Option<RunRecord> {
