@@ -14,6 +14,7 @@ use murmur_core::{
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Description, Ended, RunRecord, Settle, SettleError, SourceError,
 };
+use murmur_state::conformance::bound;
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
     Bound, Causes, Deadline, Ledger, ManualClock, MemoryDeduper, MemoryStore, Read, SequenceNumber,
@@ -59,8 +60,10 @@ impl Setup {
     }
 
     async fn is_settling(&self) -> bool {
-        let asked = self.processor().are_settling(Deadline::NONE).await;
-        asked.unwrap()[0]
+        // Of the store itself, whomever it belongs to, if to any.
+        let bound = bound("any");
+        let asked = self.store.is_settling(&bound, Deadline::NONE).await;
+        asked.unwrap()
     }
 
     async fn record(&self) -> Option<RunRecord> {

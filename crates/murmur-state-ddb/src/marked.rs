@@ -53,7 +53,7 @@ pub struct MarkerTable(Given);
 #[derive(Debug, Clone)]
 enum Given {
     Name(Arc<str>),
-    Deduper(Deduper),
+    Deduper(Box<Deduper>),
 }
 
 impl From<Arc<str>> for MarkerTable {
@@ -76,13 +76,13 @@ impl From<String> for MarkerTable {
 
 impl From<Deduper> for MarkerTable {
     fn from(deduper: Deduper) -> Self {
-        Self(Given::Deduper(deduper))
+        Self(Given::Deduper(Box::new(deduper)))
     }
 }
 
 impl From<&Deduper> for MarkerTable {
     fn from(deduper: &Deduper) -> Self {
-        Self(Given::Deduper(deduper.clone()))
+        Self(Given::Deduper(Box::new(deduper.clone())))
     }
 }
 

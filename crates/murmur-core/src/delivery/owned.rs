@@ -54,13 +54,14 @@ impl<S> Owned<S> {
         let (mut last, mut proof) = (None, None);
         for share in &shares {
             let stream = share.record.stream_arn();
-            if last != Some(stream) {
-                last = Some(stream);
-                if !refused.contains_key(&stream) {
-                    match self.bind::<M>(pipeline, stream, context).await {
-                        Ok(bound) => proof = Some(bound),
-                        Err(error) => _ = refused.insert(stream, error),
-                    }
+            if last == Some(stream) || refused.contains_key(&stream) {
+                continue;
+            }
+            last = Some(stream);
+            match self.bind::<M>(pipeline, stream, context).await {
+                Ok(bound) => proof = Some(bound),
+                Err(error) => {
+                    refused.insert(stream, error);
                 }
             }
         }

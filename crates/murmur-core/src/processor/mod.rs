@@ -286,7 +286,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ///
     /// # Errors
     ///
-    /// [`RecordError::State`] naming the first pipeline whose state could not be asked.
+    /// [`RecordError::State`] naming the first pipeline whose state could not be asked, or, if it keeps a
+    /// ledger, was never bound.
     ///
     /// # Cancel safety
     ///

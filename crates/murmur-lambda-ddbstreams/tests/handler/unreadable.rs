@@ -228,7 +228,7 @@ async fn a_creation_time_in_milliseconds_drops_nothing() {
         json!(1_767_225_600.838),
     ] {
         let (rows, seen) = (MemoryStore::new(Sum::new()), Seen::default());
-        let pipeline = daily().store(rows.clone()).exactly_once();
+        let pipeline = daily().every_change().store(rows.clone()).exactly_once();
         let handler = Handler::new(
             Processor::builder([pipeline.unwrap()])
                 .clock(Arc::new(clock.clone()))

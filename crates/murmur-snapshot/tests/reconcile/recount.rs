@@ -131,7 +131,11 @@ async fn keys_that_differ_twice_by_the_same_are_named() {
     let limited = limited.build().unwrap().run().await.unwrap();
     assert_eq!((found(&limited).differing, keys(&limited).len()), (4, 2));
     // A pipeline that never takes anything back says what is and what should be.
-    let adding = definition().store(store).at_least_once().unwrap();
+    let adding = definition()
+        .every_change()
+        .store(store)
+        .at_least_once()
+        .unwrap();
     let reconciled = world
         .reconcile_of(adding)
         .build()

@@ -35,7 +35,7 @@ fn store() -> MemoryStore<Sum> {
 #[tokio::test]
 async fn repair_needs_a_ledger_in_every_pipeline() {
     let world = World::new(1);
-    let without = || definition().store(store());
+    let without = || definition().every_change().store(store());
     for pipeline in [
         without().at_least_once(),
         without().claim_first(MemoryDeduper::new()),
@@ -59,6 +59,7 @@ async fn what_no_recount_can_know_is_refused() {
     let world = World::new(1);
     let arrival = definition()
         .window_by_arrival(Window::daily())
+        .every_change()
         .store(store());
     let error = refused(&world, arrival.at_least_once().unwrap(), false).await;
     assert!(
@@ -100,7 +101,7 @@ async fn state_of_somebody_else_is_refused() {
 
 #[tokio::test]
 async fn an_audit_needs_a_ledger() {
-    let pipeline = definition().store(store()).exactly_once();
+    let pipeline = definition().every_change().store(store()).exactly_once();
     let processor = Processor::new([pipeline.unwrap()]).unwrap();
     let error = processor
         .audit(&AuditOptions::default().max_listed(1))

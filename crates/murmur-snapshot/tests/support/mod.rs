@@ -468,6 +468,13 @@ impl Intercept for Failing {
         &self.inner
     }
 
+    async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
+        if self.clock.elapsed() < self.until {
+            return adds.iter().map(|_| Outcome::Failed(lost())).collect();
+        }
+        self.inner.merge(adds, deadline).await
+    }
+
     async fn apply(&self, bound: &Bound, events: &[Once<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for event in events {

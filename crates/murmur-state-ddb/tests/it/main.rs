@@ -15,6 +15,7 @@ mod deduper;
 mod errors;
 mod int64;
 mod ledger;
+mod markers;
 mod once;
 mod owner;
 mod reads;
