@@ -98,22 +98,21 @@ mod tests {
     #[test]
     fn a_shard_is_closed_with_an_ending_and_a_listed_child_only() {
         let number = |n: &str| SequenceNumber::new(n).unwrap();
-        let shard = |id: &str, parent: Option<&str>, ending: Option<&str>| ShardInfo {
-            id: id.to_owned(),
-            parent: parent.map(str::to_owned),
-            first: Some(number("100")),
-            ending: ending.map(number),
+        let shard = |id: &str, parent: Option<&str>, ending: Option<&str>| {
+            let mut shard = ShardInfo::new(id, parent.map(str::to_owned));
+            (shard.first, shard.ending) = (Some(number("100")), ending.map(number));
+            shard
         };
-        let description = StreamDescription {
-            info: StreamInfo::new("arn/t/stream/1", StreamViewType::NewAndOldImages),
-            shards: vec![
+        let description = StreamDescription::new(
+            StreamInfo::new("arn/t/stream/1", StreamViewType::NewAndOldImages),
+            vec![
                 shard("both", Some("gone"), Some("200")),
                 shard("ending-only", None, Some("200")),
                 shard("child-only", None, None),
                 shard("neither", Some("both"), None),
                 shard("other", Some("child-only"), None),
             ],
-        };
+        );
         let token = token(&description, Timestamp::from_secs(7));
         assert_eq!(token.closed.iter().collect::<Vec<_>>(), ["both"]);
         assert_eq!(token.stream_arn, "arn/t/stream/1");

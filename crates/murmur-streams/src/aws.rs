@@ -22,7 +22,7 @@ pub use failure::call_failure;
 use self::convert::Answer;
 use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
-use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
+use crate::source::{Cursor, MAX_READ, ReadBatch, Start, StreamSource};
 
 /// DescribeStream takes 10 calls a second per account and region
 /// (Amazon DynamoDB API Reference, "DescribeStream").
@@ -170,7 +170,12 @@ impl StreamSource for StreamsApi {
         .await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         let (mut known, begun) = match from {
             Cursor::Start(start) => (None, start),
             Cursor::Iterator { token, renew } => (Some(token.clone()), renew),
@@ -219,7 +224,7 @@ impl StreamSource for StreamsApi {
             .next();
         let renew = last.map_or_else(|| begun.clone(), Start::After);
         let next = next.map(|token| Cursor::Iterator { token, renew });
-        Ok(Batch { records, next })
+        Ok(ReadBatch { records, next })
     }
 }
 

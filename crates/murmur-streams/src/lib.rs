@@ -2,11 +2,11 @@
 
 #[cfg(feature = "aws")]
 mod aws;
+mod builder;
 mod description;
 mod error;
 mod handler;
 mod item;
-mod options;
 mod record;
 mod source;
 mod store;
@@ -20,14 +20,15 @@ pub use serde_dynamo::{AttributeValue, Item};
 
 #[cfg(feature = "aws")]
 pub use aws::{StreamsApi, call_failure, describe_stream, describe_stream_info};
+pub use builder::TriggerBuilder;
 pub use description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 pub use error::StreamError;
 pub use handler::report_failures;
-pub use options::{StartingPosition, TriggerBuilder};
+
 pub use record::{StreamRecord, time_to_live};
-pub use source::{Batch, Cursor, Start, StreamSource};
+pub use source::{Cursor, ReadBatch, Start, StreamSource};
 pub use store::{DescribePage, StoreSource, StreamStore};
 pub use trigger::{
-    FailedBatch, FailureCondition, Gap, Monitor, OnGap, ShardStatus, Status, Summary, Trigger,
-    TriggerError,
+    FailedBatch, FailureCondition, Gap, Monitor, OnGap, ShardStatus, StartingPosition, Status,
+    Summary, Trigger, TriggerError,
 };

@@ -14,7 +14,7 @@ use murmur_state::{
     Timestamp,
 };
 use murmur_streams::{
-    AttributeValue, Batch, Cursor, DynamoDbEventResponse, Event, Gap, Item, OnGap, StoreSource,
+    AttributeValue, Cursor, DynamoDbEventResponse, Event, Gap, Item, OnGap, ReadBatch, StoreSource,
     StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource, StreamStore,
     StreamViewType, Trigger, TriggerError,
 };
@@ -69,7 +69,7 @@ impl StreamSource for OneByOne {
         self.inner.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
+    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<ReadBatch, StreamError> {
         if self.reads.fetch_add(1, Ordering::SeqCst) == 1 {
             match self.wait {
                 Some(wait) => self.time.sleep(wait).await,

@@ -14,7 +14,7 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use fastrand::Rng;
 use murmur_state::Timestamp;
 use murmur_streams::{
-    Batch, Cursor, StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord,
+    Cursor, ReadBatch, StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord,
     StreamSource, StreamStore, StreamViewType, Trigger, report_failures,
 };
 use murmur_testkit::esm::{Incoming, Mapping, Simulation, Trouble};
@@ -112,7 +112,12 @@ impl StreamSource for Cut {
         self.inner.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         let nth = self.reads.fetch_add(1, Ordering::Relaxed);
         let size = self.sizes.get(nth).copied().unwrap_or(limit);
         self.inner.read(shard, from, size).await

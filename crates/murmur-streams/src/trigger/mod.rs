@@ -1,18 +1,34 @@
-mod begin;
-mod deliver;
-mod engine;
+//! A trigger, in one direction: what is set (`gap`, `error`, `failed`, `options`) → what is kept
+//! (`form` → `beginning`, `row`, `workers` → `sightings` → `positions`) → what one run holds
+//! (`watch`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) → `engine` → `begin`,
+//! `deliver`, `reader` → `shard` → `run` → [`Trigger`].
+
 mod error;
 mod failed;
 mod gap;
+mod options;
+
+mod beginning;
+mod form;
+mod positions;
+mod row;
+mod sightings;
+mod workers;
+
+mod cursors;
 mod lane;
 mod lineage;
 mod monitor;
-mod positions;
 mod room;
+mod tracker;
+mod watch;
+
+mod begin;
+mod deliver;
+mod engine;
+mod reader;
 mod run;
 mod shard;
-mod sharing;
-mod tracker;
 
 use std::fmt;
 use std::future::Future;
@@ -25,24 +41,24 @@ use futures::future::{self, Either};
 use murmur_state::EventHandler;
 use tokio::sync::Semaphore;
 
-use crate::options::{Options, TriggerBuilder};
 use crate::source::StreamSource;
-use engine::{Engine, Kept, Until, Watch};
-use positions::Beginning;
+use beginning::Beginning;
+use cursors::Cursors;
+use engine::{BEGINS, Engine};
 use room::Room;
-use run::Run;
+use run::TriggerRun;
+use watch::{Until, Watch};
 
 pub use error::TriggerError;
 pub(crate) use failed::OnFailure;
 pub use failed::{FailedBatch, FailureCondition};
 pub use gap::{Gap, OnGap};
 pub use monitor::{Monitor, ShardStatus, Status, Summary};
+pub(crate) use options::Options;
+pub use options::StartingPosition;
 pub(crate) use positions::Positions;
 pub(crate) use room::READ_BYTES;
-pub(crate) use sharing::Sightings;
-
-/// How many shards are begun at a time, and how many rows are looked at.
-const BEGINS: usize = 16;
+pub(crate) use sightings::Sightings;
 
 /// Reads a stream and calls a handler with its records, as Lambda's event source mapping does.
 ///
@@ -109,11 +125,6 @@ where
     S: StreamSource,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
 {
-    /// A trigger that hands what `source` has to `handler`.
-    pub fn builder(source: S, handler: H) -> TriggerBuilder<S, H> {
-        TriggerBuilder::new(source, handler)
-    }
-
     pub(crate) fn new(source: S, handler: H, options: Options, positions: Positions) -> Self {
         let (clock, recorder) = (Arc::clone(&options.clock), Arc::clone(&options.recorder));
         let monitor = Monitor::new(positions.name.to_string(), clock, recorder);
@@ -127,7 +138,7 @@ where
                 options,
                 positions,
                 monitor,
-                kept: Kept::default(),
+                cursors: Cursors::default(),
             },
             beginning: None,
         }
@@ -195,7 +206,7 @@ where
         engine.monitor.reset();
         engine.options.warn();
         let watch = Watch::new(until, shutdown);
-        let run = pin!(Run::new(engine, &watch).finish(beginning));
+        let run = pin!(TriggerRun::new(engine, &watch).finish(beginning));
         let finished = match future::select(run, watch.stop()).await {
             Either::Left((finished, _)) => finished,
             Either::Right(((), run)) => {

@@ -81,13 +81,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     summary: Summary,
-    shards: BTreeMap<Arc<str>, Progress>,
+    shards: BTreeMap<Arc<str>, ShardProgress>,
     waiting: usize,
 }
 
 /// What a shard's reader says of itself.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Progress {
+pub(crate) struct ShardProgress {
     pub(crate) behind: Behind,
     pub(crate) pending: usize,
     pub(crate) failures: u32,
@@ -105,7 +105,7 @@ pub(crate) enum Behind {
 
 /// What is counted, each as a field of the summary and under a name.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Count {
+pub(crate) enum Tally {
     Batches,
     Records,
     Filtered,
@@ -133,7 +133,7 @@ impl Monitor {
     pub fn status(&self) -> Status {
         let now = self.0.clock.now();
         let state = self.state();
-        let shard = |(id, progress): (&Arc<str>, &Progress)| ShardStatus {
+        let shard = |(id, progress): (&Arc<str>, &ShardProgress)| ShardStatus {
             shard: id.to_string(),
             lag: progress.behind.lag(now),
             pending: progress.pending,
@@ -155,7 +155,7 @@ impl Monitor {
         *self.state() = State::default();
     }
 
-    pub(crate) fn count(&self, what: Count, by: u64) {
+    pub(crate) fn count(&self, what: Tally, by: u64) {
         if by == 0 {
             return;
         }
@@ -163,17 +163,17 @@ impl Monitor {
             let mut state = self.state();
             let summary = &mut state.summary;
             let (field, name) = match what {
-                Count::Batches => (&mut summary.batches, "batches"),
-                Count::Records => (&mut summary.records, "records"),
-                Count::Filtered => (&mut summary.filtered, "filtered"),
-                Count::GivenUp => (&mut summary.given_up, "given_up"),
-                Count::Retries => (&mut summary.retries, "retry"),
-                Count::Failures => (&mut summary.failures, "failed"),
-                Count::Errors => (&mut summary.errors, "errors"),
-                Count::Bisections => (&mut summary.bisections, "bisected"),
-                Count::Gaps => (&mut summary.gaps, "gap"),
-                Count::LeasesLost => (&mut summary.leases_lost, "lease_lost"),
-                Count::LeasesGiven => (&mut summary.leases_given, "lease_given"),
+                Tally::Batches => (&mut summary.batches, "batches"),
+                Tally::Records => (&mut summary.records, "records"),
+                Tally::Filtered => (&mut summary.filtered, "filtered"),
+                Tally::GivenUp => (&mut summary.given_up, "given_up"),
+                Tally::Retries => (&mut summary.retries, "retry"),
+                Tally::Failures => (&mut summary.failures, "failed"),
+                Tally::Errors => (&mut summary.errors, "errors"),
+                Tally::Bisections => (&mut summary.bisections, "bisected"),
+                Tally::Gaps => (&mut summary.gaps, "gap"),
+                Tally::LeasesLost => (&mut summary.leases_lost, "lease_lost"),
+                Tally::LeasesGiven => (&mut summary.leases_given, "lease_given"),
             };
             *field += by;
             name
@@ -183,7 +183,7 @@ impl Monitor {
             .count(&format!("{}:{name}", self.0.name), by);
     }
 
-    pub(crate) fn shard(&self, id: &Arc<str>, progress: Progress) {
+    pub(crate) fn shard(&self, id: &Arc<str>, progress: ShardProgress) {
         self.state().shards.insert(Arc::clone(id), progress);
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use murmur_streams::{
-    Batch, Cursor, StoreSource, StreamDescription, StreamError, StreamSource, Trigger,
+    Cursor, ReadBatch, StoreSource, StreamDescription, StreamError, StreamSource, Trigger,
 };
 use tokio::time::Instant;
 
@@ -27,7 +27,12 @@ impl StreamSource for Hiding {
         Ok(listed)
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         self.inner.read(shard, from, limit).await
     }
 }

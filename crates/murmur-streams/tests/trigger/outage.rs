@@ -10,7 +10,7 @@ use murmur_state::{
     Saved, StoreError, Timestamp,
 };
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, StoreSource, StreamDescription, StreamError,
+    Cursor, DynamoDbEventResponse, Event, ReadBatch, StoreSource, StreamDescription, StreamError,
     StreamInfo, StreamSource, StreamStore, StreamViewType, Trigger,
 };
 use murmur_testkit::time::Time;
@@ -102,7 +102,12 @@ impl StreamSource for World {
         self.stream.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         self.throttled()?;
         self.stream.read(shard, from, limit).await
     }
