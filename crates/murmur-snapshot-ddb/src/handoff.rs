@@ -1,7 +1,8 @@
 use aws_sdk_dynamodbstreams::Client;
 use murmur_snapshot::SourceError;
 use murmur_state::{HandoffToken, Timestamp};
-use murmur_streams::{StreamDescription, StreamInfo, describe_stream, describe_stream_info};
+use murmur_streams::source::StreamDescription;
+use murmur_streams::{StreamInfo, describe_stream, describe_stream_info};
 
 use crate::error;
 use crate::parallel_scan::ParallelScan;
@@ -93,7 +94,8 @@ fn token(description: &StreamDescription, captured_at: Timestamp) -> HandoffToke
 mod tests {
     use super::*;
     use murmur_state::SequenceNumber;
-    use murmur_streams::{ShardInfo, StreamInfo, StreamViewType};
+    use murmur_streams::source::ShardInfo;
+    use murmur_streams::{StreamInfo, StreamViewType};
 
     #[test]
     fn a_shard_is_closed_with_an_ending_and_a_listed_child_only() {

@@ -1,3 +1,5 @@
+//! DynamoDB Streams as a source, over `aws-sdk-dynamodbstreams`.
+
 mod body;
 mod convert;
 mod failure;

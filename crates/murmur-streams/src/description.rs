@@ -1,3 +1,5 @@
+//! What a stream and its shards are.
+
 use std::collections::HashSet;
 
 use aws_lambda_events::event::dynamodb::{KeyType, StreamStatus, StreamViewType};

@@ -1,3 +1,5 @@
+//! What a source of a stream has to offer, and the values it is asked with and answers.
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -5,8 +7,9 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::EventRecord;
 use murmur_state::SequenceNumber;
 
-use crate::description::StreamDescription;
 use crate::error::StreamError;
+
+pub use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 
 /// The most records one read may ask for, as DynamoDB's `GetRecords`.
 pub(crate) const MAX_READ: usize = 1000;

@@ -1,3 +1,5 @@
+//! The in-process stream store.
+
 mod range;
 mod shard;
 mod stream;

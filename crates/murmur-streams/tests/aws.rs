@@ -15,10 +15,11 @@ use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use futures::future::join_all;
 use murmur_state::{HandlerError, ManualClock, Random, SequenceNumber, Timestamp, UNREADABLE};
+use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, EventRecord, OperationType, ReadBatch, Start,
-    StreamError, StreamSource, StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream,
-    describe_stream_info, report_failures,
+    DynamoDbEventResponse, Event, EventRecord, OperationType, StreamError, StreamSource,
+    StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream, describe_stream_info,
+    report_failures,
 };
 use murmur_testkit::Dynamo;
 use murmur_testkit::time::Time;

@@ -12,10 +12,10 @@ use std::task::Context;
 use std::time::Duration;
 
 use murmur_state::{EventHandler, HandlerError, ManualClock, Random, Timestamp};
+use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, Start, StreamDescription};
 use murmur_streams::{
-    Cursor, DynamoDbBatchItemFailure, DynamoDbEventResponse, Event, EventRecord, ReadBatch,
-    ShardInfo, Start, StreamDescription, StreamError, StreamInfo, StreamSource, StreamViewType,
-    Trigger, report_failures,
+    DynamoDbBatchItemFailure, DynamoDbEventResponse, Event, EventRecord, StreamError, StreamInfo,
+    StreamSource, StreamViewType, Trigger, report_failures,
 };
 use proptest::prelude::*;
 

@@ -13,10 +13,10 @@ use murmur_state::{
     Checkpoint, Checkpoints, HandlerError, MemoryDeduper, Place, Removed, Saved, StoreError,
     Timestamp,
 };
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
-    AttributeValue, Cursor, DynamoDbEventResponse, Event, Gap, Item, OnGap, ReadBatch, StoreSource,
-    StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource, StreamStore,
-    StreamViewType, Trigger, TriggerError,
+    AttributeValue, DynamoDbEventResponse, Event, Gap, Item, OnGap, StoreSource, StreamError,
+    StreamInfo, StreamRecord, StreamSource, StreamStore, StreamViewType, Trigger, TriggerError,
 };
 use murmur_testkit::time::Time;
 

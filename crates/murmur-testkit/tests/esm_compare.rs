@@ -13,9 +13,10 @@ use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use fastrand::Rng;
 use murmur_state::Timestamp;
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
-    Cursor, ReadBatch, StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord,
-    StreamSource, StreamStore, StreamViewType, Trigger, report_failures,
+    StoreSource, StreamError, StreamInfo, StreamRecord, StreamSource, StreamStore, StreamViewType,
+    Trigger, report_failures,
 };
 use murmur_testkit::esm::{Incoming, Mapping, Simulation, Trouble};
 use murmur_testkit::time::Time;

@@ -18,9 +18,8 @@ use murmur_state::{
     Repeats, Saved, StoreError,
 };
 use murmur_state_ddb::Deduper;
-use murmur_streams::{
-    Cursor, ReadBatch, Start, StreamDescription, StreamError, StreamSource, StreamsApi, Trigger,
-};
+use murmur_streams::source::{Cursor, ReadBatch, Start, StreamDescription};
+use murmur_streams::{StreamError, StreamSource, StreamsApi, Trigger};
 use murmur_testkit::Dynamo;
 use serde::Serialize;
 

@@ -73,7 +73,7 @@ pub(crate) use sightings::Sightings;
 /// # Positions
 ///
 /// How far each shard is outlives the trigger where
-/// [`positions`](TriggerBuilder::positions) says; by default it lives in this value: a run that
+/// [`positions`](crate::TriggerBuilder::positions) says; by default it lives in this value: a run that
 /// ended, whether well, with an error or dropped, is continued by the next one. A position is
 /// saved only after the records before it are done, so what was done since comes again after a
 /// crash, and the handler must bear that.
@@ -87,7 +87,7 @@ pub(crate) use sightings::Sightings;
 /// [recognises repeated events](murmur_state::Repeats) it does not.
 ///
 /// Readers that [`run`](Trigger::run) share the shards evenly, or as
-/// [`maximum_shards`](TriggerBuilder::maximum_shards) lets them: one alone has all, and gives shards
+/// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets them: one alone has all, and gives shards
 /// up, each at a saved position, when others come. It takes some rounds of a third of a lease (at most
 /// 10 s each) until the shares are even, and a shard is not read for up to two of them while it changes
 /// hands. When a reader dies, the others take over its shards. In every round each reader
@@ -100,7 +100,7 @@ pub(crate) use sightings::Sightings;
 /// # Memory
 ///
 /// What is read ahead of the handler is bounded over all shards, by
-/// [`read_ahead`](TriggerBuilder::read_ahead). Every shard has its turn all the same.
+/// [`read_ahead`](crate::TriggerBuilder::read_ahead). Every shard has its turn all the same.
 ///
 /// # Differences to Lambda
 ///
@@ -110,7 +110,7 @@ pub(crate) use sightings::Sightings;
 ///   handler answered, not only when it failed as a whole.
 /// - Records that are too old are taken out of their batch; they are looked at before every
 ///   delivery.
-/// - Records nobody takes ([`on_failure`](TriggerBuilder::on_failure)) stop the trigger;
+/// - Records nobody takes ([`on_failure`](crate::TriggerBuilder::on_failure)) stop the trigger;
 ///   Lambda drops them.
 /// - Filters know event names only. No tumbling windows.
 /// - One that begins at LATEST and ends before it had a record begins at LATEST again, with a
@@ -150,11 +150,11 @@ where
     }
 
     /// Runs until every shard listed is read to its end, or has answered empty
-    /// ([`drain_empty_reads`](TriggerBuilder::drain_empty_reads)) if it is still open; those
+    /// ([`drain_empty_reads`](crate::TriggerBuilder::drain_empty_reads)) if it is still open; those
     /// another reader holds are left to it, but one whose child is listed is waited for, so that the
     /// child is read in its turn. A shard of an enabled stream that has ended has a child:
     /// where none is listed yet it lists up to ten times more, a
-    /// [`poll_interval`](TriggerBuilder::poll_interval) apart, before it takes that for the end.
+    /// [`poll_interval`](crate::TriggerBuilder::poll_interval) apart, before it takes that for the end.
     ///
     /// # Errors
     ///
@@ -179,7 +179,7 @@ where
     /// [`TriggerError::OtherHandoff`] before anything is read; [`TriggerError::Stream`] for a
     /// stream that is missing, may not be read, or is disabled and read to its end;
     /// [`TriggerError::GaveUp`] for what failed for longer than
-    /// [`retry_budget`](TriggerBuilder::retry_budget); and
+    /// [`retry_budget`](crate::TriggerBuilder::retry_budget); and
     /// what says that a position could not be loaded, saved or understood. The other shards'
     /// calls under way are finished first; the trigger can be run again and goes on where it
     /// was.

@@ -18,9 +18,10 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{
-    AttributeValue, Cursor, EventRecord, Item, ReadBatch, Start, StreamError, StreamInfo,
-    StreamRecord, StreamSource, StreamStore, StreamViewType,
+    AttributeValue, EventRecord, Item, StreamError, StreamInfo, StreamRecord, StreamSource,
+    StreamStore, StreamViewType,
 };
 
 const ARN: &str =

@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use murmur_state::{Clock, ManualClock, SequenceNumber, Timestamp};
-use murmur_streams::{
-    Cursor, EventRecord, ReadBatch, Start, StreamError, StreamRecord, StreamStatus, StreamStore,
-};
+use murmur_streams::source::{Cursor, ReadBatch, Start};
+use murmur_streams::{EventRecord, StreamError, StreamRecord, StreamStatus, StreamStore};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 

@@ -4,9 +4,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_streams::source::{Cursor, Start};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, Start, StreamError, StreamRecord, StreamStatus,
-    StreamStore, Trigger,
+    DynamoDbEventResponse, Event, StreamError, StreamRecord, StreamStatus, StreamStore, Trigger,
 };
 
 use crate::{ARN, all, batch, info, number, put, read, record, shard_ids, sharded};

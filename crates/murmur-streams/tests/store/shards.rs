@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use murmur_streams::{ShardInfo, Start, StreamError, StreamStatus, StreamStore};
+use murmur_streams::source::{ShardInfo, Start};
+use murmur_streams::{StreamError, StreamStatus, StreamStore};
 
 use crate::{ARN, all, info, number, put, read, record, shard_ids, sharded, store};
 

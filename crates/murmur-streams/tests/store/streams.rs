@@ -3,9 +3,10 @@
 use std::thread;
 
 use murmur_state::Timestamp;
+use murmur_streams::source::{Cursor, KeySchemaElement, Start};
 use murmur_streams::{
-    AttributeValue, Cursor, KeySchemaElement, KeyType, Start, StreamError, StreamInfo,
-    StreamRecord, StreamStatus, StreamStore, StreamViewType,
+    AttributeValue, KeyType, StreamError, StreamInfo, StreamRecord, StreamStatus, StreamStore,
+    StreamViewType,
 };
 
 use crate::{ARN, batch, info, put, read, record, shard_ids, sharded, store};

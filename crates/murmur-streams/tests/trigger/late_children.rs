@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use murmur_streams::{
-    Cursor, ReadBatch, StoreSource, StreamDescription, StreamError, StreamSource, Trigger,
-};
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
+use murmur_streams::{StoreSource, StreamError, StreamSource, Trigger};
 use tokio::time::Instant;
 
 use crate::support::{ARN, Scripted, put, store};

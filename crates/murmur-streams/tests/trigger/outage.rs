@@ -9,9 +9,10 @@ use murmur_state::{
     Checkpoint, Checkpoints, EventHandler, HandlerError, MemoryDeduper, Place, Random, Removed,
     Saved, StoreError, Timestamp,
 };
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, ReadBatch, StoreSource, StreamDescription, StreamError,
-    StreamInfo, StreamSource, StreamStore, StreamViewType, Trigger,
+    DynamoDbEventResponse, Event, StoreSource, StreamError, StreamInfo, StreamSource, StreamStore,
+    StreamViewType, Trigger,
 };
 use murmur_testkit::time::Time;
 

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use murmur_state::{
     Checkpoints, EventHandler, HandlerError, HandoffToken, MemoryDeduper, Timestamp,
 };
+use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, StreamDescription};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, EventRecord, Monitor, ReadBatch, ShardInfo,
-    StreamDescription, StreamError, StreamInfo, StreamSource, StreamStore, StreamViewType, Trigger,
+    DynamoDbEventResponse, Event, EventRecord, Monitor, StreamError, StreamInfo, StreamSource,
+    StreamStore, StreamViewType, Trigger,
 };
 use murmur_testkit::time::Time;
 use tokio::task::JoinHandle;
@@ -64,7 +65,7 @@ impl StreamSource for Wide {
         self.most_held.fetch_max(held, Ordering::Relaxed);
         let next = Some(Cursor::Iterator {
             token: end.to_string(),
-            renew: murmur_streams::Start::TrimHorizon,
+            renew: murmur_streams::source::Start::TrimHorizon,
         });
         Ok(ReadBatch::new(records, next))
     }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_state::{EventHandler, HandlerError, MemoryDeduper, Random, SequenceNumber, Timestamp};
+use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, StreamDescription};
 use murmur_streams::{
-    AttributeValue, Cursor, DynamoDbEventResponse, Event, EventRecord, Item, ReadBatch, ShardInfo,
-    StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource,
-    StreamStore, StreamViewType, Trigger, TriggerBuilder, report_failures,
+    AttributeValue, DynamoDbEventResponse, Event, EventRecord, Item, StoreSource, StreamError,
+    StreamInfo, StreamRecord, StreamSource, StreamStore, StreamViewType, Trigger, TriggerBuilder,
+    report_failures,
 };
 use murmur_testkit::time::Time;
 use tokio::time::Instant;

@@ -12,9 +12,10 @@ use murmur_state::{
     Checkpoint, Checkpoints, EventHandler, HandlerError, Place, Removed, Repeats, Saved,
     SequenceNumber, StoreError,
 };
+use murmur_streams::source::{Cursor, ReadBatch, Start, StreamDescription};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, FailedBatch, ReadBatch, Start, StoreSource,
-    StreamDescription, StreamError, StreamSource, report_failures,
+    DynamoDbEventResponse, Event, FailedBatch, StoreSource, StreamError, StreamSource,
+    report_failures,
 };
 
 use crate::plan::{Life, NoAccess, within};
