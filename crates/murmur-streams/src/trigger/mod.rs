@@ -1,7 +1,7 @@
 //! A trigger, in one direction: what is set (`gap`, `error`, `failed`, `options`) → what is kept
 //! (`form` → `beginning`, `row`, `workers` → `sightings` → `positions`) → what one run holds
 //! (`watch`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) → `engine` → `begin`,
-//! `deliver`, `reader` → `shard` → `run` → [`Trigger`].
+//! `deliver`, `reader`, `progress_log` → `shard` → `run` → [`Trigger`].
 
 mod error;
 mod failed;
@@ -26,6 +26,7 @@ mod watch;
 mod begin;
 mod deliver;
 mod engine;
+mod progress_log;
 mod reader;
 mod run;
 mod shard;
@@ -101,6 +102,12 @@ pub(crate) use sightings::Sightings;
 ///
 /// What is read ahead of the handler is bounded over all shards, by
 /// [`read_ahead`](crate::TriggerBuilder::read_ahead). Every shard has its turn all the same.
+///
+/// # Log
+///
+/// At level INFO a run traces what it reads and from where when it begins, how far behind it is
+/// once a minute while it is, and when it has caught up. [`monitor`](Trigger::monitor) shows the
+/// same at any time.
 ///
 /// # Differences to Lambda
 ///

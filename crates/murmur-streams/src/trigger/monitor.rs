@@ -99,8 +99,8 @@ pub(crate) struct ShardProgress {
 pub(crate) enum Behind {
     #[default]
     Unknown,
-    /// All that was there at this time is done.
-    Nothing(Timestamp),
+    /// All that was there at this time is done, as far as an empty answer says that.
+    Nothing { read_at: Timestamp, surely: bool },
     /// Everything created before this is done.
     Since(Timestamp),
 }
@@ -193,6 +193,11 @@ impl Monitor {
         self.state().waiting = shards;
     }
 
+    /// How many shards are being read.
+    pub(crate) fn shards(&self) -> usize {
+        self.state().shards.len()
+    }
+
     /// Whether the shard is being read: it has a row then.
     pub(crate) fn reads(&self, id: &str) -> bool {
         self.state().shards.contains_key(id)
@@ -200,6 +205,16 @@ impl Monitor {
 
     pub(crate) fn left(&self, id: &str) {
         self.state().shards.remove(id);
+    }
+
+    /// Whether every shard that is read is at most `most` behind, and surely so.
+    pub(crate) fn has_caught_up(&self, most: Duration) -> bool {
+        let (now, state) = (self.0.clock.now(), self.state());
+        let has = |shard: &ShardProgress| {
+            let unsure = matches!(shard.behind, Behind::Nothing { surely: false, .. });
+            !unsure && shard.behind.lag(now).is_some_and(|lag| lag <= most)
+        };
+        !state.shards.is_empty() && state.shards.values().all(has)
     }
 
     /// Records how far behind the slowest shard is.
@@ -222,8 +237,8 @@ impl Behind {
         match self {
             Self::Unknown => None,
             // Reads pause that long; without one nobody knows what is there by now.
-            Self::Nothing(read_at) if now.since(read_at) < STALE => Some(Duration::ZERO),
-            Self::Nothing(read_at) => Some(now.since(read_at)),
+            Self::Nothing { read_at, .. } if now.since(read_at) < STALE => Some(Duration::ZERO),
+            Self::Nothing { read_at, .. } => Some(now.since(read_at)),
             Self::Since(time) => Some(now.since(time)),
         }
     }

@@ -130,6 +130,16 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         self.empty_reads >= self.engine.options.drain_empty_reads || self.is_at_end()
     }
 
+    /// Whether that is sure, as far as empty answers can tell.
+    pub(crate) fn has_surely_caught_up(&self) -> bool {
+        let enough = self.engine.options.drain_empty_reads;
+        let enough = match self.until {
+            Until::Drained => enough,
+            Until::ShutDown => enough.max(SURELY_EMPTY),
+        };
+        self.empty_reads >= enough || self.is_at_end()
+    }
+
     /// When the last read was asked for that was answered.
     pub(crate) fn read_at(&self) -> Option<Timestamp> {
         self.read_at
@@ -239,12 +249,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         self.read_at = Some(asked_at);
         if records.is_empty() {
             self.empty_reads = self.empty_reads.saturating_add(1);
-            let surely = match self.until {
-                Until::Drained => options.drain_empty_reads,
-                Until::ShutDown => options.drain_empty_reads.max(SURELY_EMPTY),
-            };
-            let clear = done.all && self.empty_reads >= surely;
-            if clear && self.cursor.is_some() {
+            if done.all && self.cursor.is_some() && self.has_surely_caught_up() {
                 self.clear_at = Some(asked_at);
             }
             let doubled = 2u32.saturating_pow(self.empty_reads - 1);

@@ -20,6 +20,7 @@ use crate::trigger::beginning::Beginning;
 use crate::trigger::engine::{BEGINS, Engine};
 use crate::trigger::error::TriggerError;
 use crate::trigger::lineage::{Left, Lineage, SeenRow};
+use crate::trigger::progress_log::ProgressLog;
 use crate::trigger::row::{At, Row};
 use crate::trigger::watch::{Until, Watch, yield_now};
 use crate::trigger::workers::Workers;
@@ -94,6 +95,7 @@ pub(crate) struct TriggerRun<'e, 'w, S, H> {
     /// How often the shards were listed, since one has ended, without the children of all that
     /// have.
     without_child: u32,
+    log: ProgressLog,
     error: Option<TriggerError>,
 }
 
@@ -124,6 +126,7 @@ where
             list_at: Deadline::within(&*engine.options.clock, Duration::ZERO),
             up_to_date: false,
             without_child: 0,
+            log: ProgressLog::default(),
             error: None,
         }
     }
@@ -147,6 +150,9 @@ where
             if self.steps.is_empty() && (stopping || self.is_over()) {
                 if self.share.is_some() {
                     self.engine.leave_others().await;
+                }
+                if !stopping {
+                    self.log.end(self.engine);
                 }
                 return self.error.map_or(Ok(()), Err);
             }
@@ -237,6 +243,12 @@ where
     fn listed(&mut self, listed: &StreamDescription, beginning: &Beginning) {
         let engine = self.engine;
         self.listing = false;
+        self.log.begin(engine, listed, beginning, self.began);
+        // A run that drains says only at its end that all is done.
+        let all_begun = self.watch.until == Until::ShutDown
+            && self.up_to_date
+            && self.lineage.working() == engine.monitor.shards();
+        self.log.tell(engine, all_begun);
         for shard in self
             .lineage
             .update(listed, beginning, |id| engine.monitor.reads(id))

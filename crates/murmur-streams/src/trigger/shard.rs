@@ -422,11 +422,12 @@ where
 
     fn report(&self) {
         let undone = self.tracker.oldest().or(self.tracker.passed());
-        let behind = match (
-            self.reader.read_at().filter(|_| self.has_caught_up()),
-            undone,
-        ) {
-            (Some(read_at), _) => Behind::Nothing(read_at),
+        let read_at = self.reader.read_at().filter(|_| self.has_caught_up());
+        let behind = match (read_at, undone) {
+            (Some(read_at), _) => Behind::Nothing {
+                read_at,
+                surely: self.reader.has_surely_caught_up(),
+            },
             (None, Some(time)) => Behind::Since(time),
             (None, None) => Behind::Unknown,
         };
