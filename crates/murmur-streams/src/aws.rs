@@ -42,6 +42,8 @@ const FRESH_ITERATORS: usize = 3;
 
 /// One stream, read through the DynamoDB Streams API.
 ///
+/// It is there with feature `aws` of this crate, which is off by default.
+///
 /// Needs `dynamodb:DescribeStream`, `dynamodb:GetShardIterator` and `dynamodb:GetRecords` on the
 /// stream. The client's own retries may stay on: everything here only reads. An answer is waited
 /// for 10 s, then the request is made again: the SDK by itself would wait without end on a

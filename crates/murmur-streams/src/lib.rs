@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 // In one direction: error → description → source → store, aws → trigger → builder; `item`, `record`
 // and `handler` stand below all of them. What the trigger is made of says `trigger/mod.rs`.
