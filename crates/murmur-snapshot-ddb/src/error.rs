@@ -7,7 +7,8 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use murmur_snapshot::SourceError;
 use murmur_state::{CallFailure, Cause, Fault};
-use murmur_streams::{StreamError, call_failure};
+use murmur_streams::StreamError;
+use murmur_streams::aws::call_failure;
 
 use crate::settings::ScanSettings;
 

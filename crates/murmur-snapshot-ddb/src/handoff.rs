@@ -1,7 +1,8 @@
 use aws_sdk_dynamodbstreams::Client;
 use murmur_snapshot::SourceError;
 use murmur_state::{HandoffToken, Timestamp};
-use murmur_streams::{StreamDescription, StreamInfo, describe_stream, describe_stream_info};
+use murmur_streams::source::StreamDescription;
+use murmur_streams::{StreamInfo, describe_stream, describe_stream_info};
 
 use crate::error;
 use crate::settings::ScanSettings;
@@ -93,27 +94,27 @@ fn token(description: &StreamDescription, captured_at: Timestamp) -> HandoffToke
 mod tests {
     use super::*;
     use murmur_state::SequenceNumber;
-    use murmur_streams::{ShardInfo, StreamInfo, StreamViewType};
+    use murmur_streams::source::ShardInfo;
+    use murmur_streams::{StreamInfo, StreamViewType};
 
     #[test]
     fn a_shard_is_closed_with_an_ending_and_a_listed_child_only() {
         let number = |n: &str| SequenceNumber::new(n).unwrap();
-        let shard = |id: &str, parent: Option<&str>, ending: Option<&str>| ShardInfo {
-            id: id.to_owned(),
-            parent: parent.map(str::to_owned),
-            first: Some(number("100")),
-            ending: ending.map(number),
+        let shard = |id: &str, parent: Option<&str>, ending: Option<&str>| {
+            let mut shard = ShardInfo::new(id, parent.map(str::to_owned));
+            (shard.first, shard.ending) = (Some(number("100")), ending.map(number));
+            shard
         };
-        let description = StreamDescription {
-            info: StreamInfo::new("arn/t/stream/1", StreamViewType::NewAndOldImages),
-            shards: vec![
+        let description = StreamDescription::new(
+            StreamInfo::new("arn/t/stream/1", StreamViewType::NewAndOldImages),
+            vec![
                 shard("both", Some("gone"), Some("200")),
                 shard("ending-only", None, Some("200")),
                 shard("child-only", None, None),
                 shard("neither", Some("both"), None),
                 shard("other", Some("child-only"), None),
             ],
-        };
+        );
         let token = token(&description, Timestamp::from_secs(7));
         assert_eq!(token.closed.iter().collect::<Vec<_>>(), ["both"]);
         assert_eq!(token.stream_arn, "arn/t/stream/1");

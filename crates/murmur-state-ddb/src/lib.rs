@@ -16,10 +16,10 @@ mod marked;
 mod once;
 mod options;
 mod owner;
-mod pace;
 mod recent;
 mod rows;
 mod table;
+mod write_gate;
 
 pub use bytes::BytesStore;
 pub use create::{create_bytes_table, create_dedup_table, create_int64_table, create_tables};

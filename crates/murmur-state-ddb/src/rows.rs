@@ -301,7 +301,7 @@ impl Table {
         actions: Vec<TransactWriteItem>,
         deadline: Deadline,
     ) -> Result<Transacted, StoreError> {
-        let going = self.turn(place, deadline, self.pace.begin()).await?;
+        let writing = self.begin_write(place, deadline).await?;
         let sent = self
             .client
             .transact_write_items()
@@ -314,7 +314,7 @@ impl Table {
         let done = transacted(place, sent);
         let is_throttle =
             |reason: &Reason| matches!(reason, Reason::Failed(StoreError::Throttled { .. }));
-        going.answered(match &done {
+        writing.answered(match &done {
             Err(error) => matches!(error, StoreError::Throttled { .. }),
             Ok(Transacted::Cancelled(reasons)) => reasons.iter().any(is_throttle),
             Ok(Transacted::Done) => false,
@@ -329,7 +329,7 @@ impl Table {
         put: PutItemFluentBuilder,
         deadline: Deadline,
     ) -> Result<Written<PutItemOutput>, StoreError> {
-        let going = self.turn(place, deadline, self.pace.begin()).await?;
+        let writing = self.begin_write(place, deadline).await?;
         let sent = put
             .table_name(&*self.name)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
@@ -338,7 +338,7 @@ impl Table {
             .send()
             .await;
         let done = written(place, sent);
-        going.answered(matches!(done, Err(StoreError::Throttled { .. })));
+        writing.answered(matches!(done, Err(StoreError::Throttled { .. })));
         done
     }
 
@@ -352,7 +352,7 @@ impl Table {
         back: Option<ReturnValue>,
         deadline: Deadline,
     ) -> Result<Written<UpdateItemOutput>, StoreError> {
-        let going = self.turn(place, deadline, self.pace.begin()).await?;
+        let writing = self.begin_write(place, deadline).await?;
         let sent = change
             .request(self.client.update_item(), &self.name, key)
             .set_return_values(back)
@@ -361,7 +361,7 @@ impl Table {
             .send()
             .await;
         let done = written(place, sent);
-        going.answered(matches!(done, Err(StoreError::Throttled { .. })));
+        writing.answered(matches!(done, Err(StoreError::Throttled { .. })));
         done
     }
 }

@@ -10,7 +10,7 @@ use futures::future::{Either, FutureExt, select};
 use murmur_state::{Deadline, Fault, OptionError, Place, RetryPolicy, StoreError};
 
 use crate::options::TableOptions;
-use crate::pace::Pace;
+use crate::write_gate::{WriteGate, Writing};
 
 /// A table, and how each call to it is made.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ pub(crate) struct Table {
     pub(crate) client: Client,
     pub(crate) name: Arc<str>,
     pub(crate) options: TableOptions,
-    pub(crate) pace: Pace,
+    gate: WriteGate,
     store: &'static str,
 }
 
@@ -27,7 +27,7 @@ impl Table {
         Self {
             client,
             name: name.into(),
-            pace: Pace::of(TableOptions::default().concurrency),
+            gate: WriteGate::of(TableOptions::default().concurrency),
             options: TableOptions::default(),
             store,
         }
@@ -35,7 +35,7 @@ impl Table {
 
     pub(crate) fn with_options(mut self, options: TableOptions) -> Result<Self, OptionError> {
         options.validate()?;
-        self.pace = Pace::of(options.concurrency);
+        self.gate = WriteGate::of(options.concurrency);
         self.options = options;
         Ok(self)
     }
@@ -117,25 +117,34 @@ impl Table {
         Ok(())
     }
 
-    /// Waits for `turn`, a lock or a place among the writes, and no longer than to the deadline.
-    pub(crate) async fn turn<F: Future>(
+    /// Begins a write at `place` once it is its turn among those that are under way.
+    pub(crate) async fn begin_write(
         &self,
         place: &Place,
         deadline: Deadline,
-        turn: F,
+    ) -> Result<Writing, StoreError> {
+        self.in_time(place, deadline, self.gate.enter()).await
+    }
+
+    /// Waits for `wait`, a lock or a gate, and no longer than to the deadline.
+    pub(crate) async fn in_time<F: Future>(
+        &self,
+        place: &Place,
+        deadline: Deadline,
+        wait: F,
     ) -> Result<F::Output, StoreError> {
-        let mut turn = pin!(turn);
-        // Mostly it is there, and the clock need not be asked.
-        if let Some(turn) = turn.as_mut().now_or_never() {
-            return Ok(turn);
+        let mut wait = pin!(wait);
+        // Mostly it is over, and the clock need not be asked.
+        if let Some(done) = wait.as_mut().now_or_never() {
+            return Ok(done);
         }
         let clock = &*self.options.clock;
         loop {
             let Some(left) = deadline.remaining(clock) else {
-                return Ok(turn.await);
+                return Ok(wait.await);
             };
-            match select(turn.as_mut(), clock.passes(left)).await {
-                Either::Left((turn, _)) => return Ok(turn),
+            match select(wait.as_mut(), clock.passes(left)).await {
+                Either::Left((done, _)) => return Ok(done),
                 // The clock may have been set back meanwhile.
                 Either::Right(_) if deadline.passed(clock) => return Err(passed(place)),
                 Either::Right(_) => {}
@@ -169,18 +178,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_turn_is_waited_for_until_the_deadline_and_no_longer() {
+    async fn a_lock_is_waited_for_until_the_deadline_and_no_longer() {
         let (table, clock) = (table(), SystemClock::new());
         let (place, second) = (table.place(), Duration::from_secs(1));
         let began = clock.monotonic();
         let deadline = Deadline::within(&clock, 2 * second);
-        let turn = table.turn(&place, deadline, clock.sleep(second)).await;
+        let turn = table.in_time(&place, deadline, clock.sleep(second)).await;
         assert!(turn.is_ok());
         assert_eq!(clock.monotonic() - began, second);
-        let turn = table.turn(&place, deadline, pending::<()>()).await;
+        let turn = table.in_time(&place, deadline, pending::<()>()).await;
         assert!(is_passed(&turn));
         assert_eq!(clock.monotonic() - began, 2 * second);
-        let turn = table.turn(&place, Deadline::NONE, clock.sleep(60 * second));
+        let turn = table.in_time(&place, Deadline::NONE, clock.sleep(60 * second));
         assert!(turn.await.is_ok());
     }
 
@@ -202,7 +211,7 @@ mod tests {
         let clock = SystemClock::new();
         let options = TableOptions::default().concurrency(1);
         let table = table().with_options(options).unwrap();
-        let under_way = table.pace.begin().await;
+        let under_way = table.gate.enter().await;
         let began = clock.monotonic();
         let deadline = Deadline::within(&clock, Duration::from_secs(3));
         let sent = table.transact(&table.place(), Vec::new(), deadline).await;

@@ -1,6 +1,7 @@
 //! What the operations of one run have in common: an outage that all of them meet is told once.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -62,7 +63,7 @@ impl fmt::Display for Roughly {
     }
 }
 
-pub(crate) type Tell = dyn Fn(&Outage<'_>) + Send + Sync;
+type Tell = dyn Fn(&Outage<'_>) + Send + Sync;
 
 /// The operations that fail at the moment.
 #[derive(Default)]
@@ -71,15 +72,20 @@ pub(crate) struct Outages {
     state: Mutex<State>,
 }
 
+/// What the operations of one run have in common. Times are monotonic.
 #[derive(Default)]
-struct State {
-    next: u64,
+pub(crate) struct State {
+    /// How many operations have had a place.
+    places: u64,
     /// Since when each has had no success.
     failing: BTreeMap<u64, Duration>,
     told: Option<Told>,
-    gave_up: Option<Duration>,
-    exhausted: bool,
-    stopped: Option<Duration>,
+    /// How long the operation had failed that last used up its time.
+    pub(crate) gave_up_after: Option<Duration>,
+    /// Whether any used up its attempts or its time.
+    pub(crate) is_exhausted: bool,
+    /// When all were told to stop.
+    pub(crate) stopped: Option<Duration>,
 }
 
 #[derive(Clone, Copy)]
@@ -88,100 +94,67 @@ struct Told {
     at: Duration,
 }
 
-/// The place of a failing operation among the others.
-#[derive(Debug)]
-pub(crate) struct Ticket(u64);
-
 impl Outages {
-    pub(crate) fn told_to(tell: Box<Tell>) -> Self {
+    pub(crate) fn new(tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
         Self {
-            tell: Some(tell),
+            tell: Some(Box::new(tell)),
             state: Mutex::default(),
         }
     }
 
-    /// An operation without success `since` then failed again `now`.
+    /// A place among the others for an operation that fails.
+    pub(crate) fn place(&self) -> u64 {
+        let mut state = self.state();
+        state.places += 1;
+        state.places
+    }
+
+    /// The operation at `place`, without success `since` then, failed again `now`.
     pub(crate) fn failed(
         &self,
-        ticket: &mut Option<Ticket>,
+        place: u64,
         since: Duration,
         now: Duration,
-        error: &(dyn std::error::Error + 'static),
+        error: &(dyn Error + 'static),
     ) {
         let lasted = {
             let mut state = self.state();
-            let Ticket(place) = ticket.get_or_insert_with(|| {
-                state.next += 1;
-                Ticket(state.next)
-            });
-            state.failing.insert(*place, since);
+            state.failing.insert(place, since);
             let longest = state.failing.values().min().copied().unwrap_or(since);
-            let since = state.told.map_or(longest, |told| told.since.min(longest));
-            let again = |told: Told| now.saturating_sub(told.at) >= TOLD_EVERY;
-            if now.saturating_sub(longest) < TOLD_AFTER || !state.told.is_none_or(again) {
+            let is_told = |told: Told| now.saturating_sub(told.at) < TOLD_EVERY;
+            if now.saturating_sub(longest) < TOLD_AFTER || state.told.is_some_and(is_told) {
                 return;
             }
+            let since = state.told.map_or(longest, |told| told.since.min(longest));
             state.told = Some(Told { since, at: now });
             now.saturating_sub(since)
         };
-        let error = Causes(error).to_string();
-        self.tell(&Outage::Lasts {
-            lasted,
-            error: &error,
-        });
+        let error = &Causes(error).to_string();
+        self.tell(&Outage::Lasts { lasted, error });
     }
 
-    /// An operation succeeded, or a part of it.
-    pub(crate) fn succeeded(&self, ticket: &mut Option<Ticket>, now: Duration) {
-        let over = {
-            let mut state = self.state();
-            if let Some(Ticket(place)) = ticket.take() {
-                state.failing.remove(&place);
-            }
-            let failing: Vec<_> = state.failing.values().copied().collect();
-            let is_over = |told: &mut Told| failing.iter().all(|since| *since > told.at);
-            state.told.take_if(is_over)
-        };
+    /// An operation succeeded, or a part of it; it had `place` if it had failed before.
+    pub(crate) fn succeeded(&self, place: Option<u64>, now: Duration) {
+        self.ended(place);
+        let mut state = self.state();
+        let State { told, failing, .. } = &mut *state;
+        let over = told.take_if(|told| failing.values().all(|since| *since > told.at));
+        drop(state);
         if let Some(told) = over {
             let lasted = now.saturating_sub(told.since);
             self.tell(&Outage::Over { lasted });
         }
     }
 
-    /// An operation ended without success.
-    pub(crate) fn ended(&self, ticket: &mut Option<Ticket>) {
-        if let Some(Ticket(place)) = ticket.take() {
+    /// An operation ended; it had `place` if it had failed.
+    pub(crate) fn ended(&self, place: Option<u64>) {
+        if let Some(place) = place {
             self.state().failing.remove(&place);
         }
     }
 
-    /// An operation used up its time.
-    pub(crate) fn gave_up(&self, after: Duration) {
-        let mut state = self.state();
-        (state.gave_up, state.exhausted) = (Some(after), true);
-    }
-
-    /// An operation used up its attempts.
-    pub(crate) fn exhausted(&self) {
-        self.state().exhausted = true;
-    }
-
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.state().exhausted
-    }
-
-    pub(crate) fn gave_up_after(&self) -> Option<Duration> {
-        self.state().gave_up
-    }
-
-    pub(crate) fn stop(&self, now: Duration) {
-        self.state().stopped.get_or_insert(now);
-    }
-
-    /// Whether nothing is to be tried again, `grace` after the stop.
-    pub(crate) fn is_stopped(&self, now: Duration, grace: Duration) -> bool {
-        let stopped = self.state().stopped;
-        stopped.is_some_and(|at| now >= at.saturating_add(grace))
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn tell(&self, outage: &Outage<'_>) {
@@ -192,10 +165,6 @@ impl Outages {
         if let Some(tell) = &self.tell {
             tell(outage);
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

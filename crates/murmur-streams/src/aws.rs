@@ -1,3 +1,5 @@
+//! DynamoDB Streams as a source, over `aws-sdk-dynamodbstreams`.
+
 mod body;
 mod convert;
 mod failure;
@@ -22,7 +24,7 @@ pub use failure::call_failure;
 use self::convert::Answer;
 use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
-use crate::source::{Batch, Cursor, MAX_READ, Start, StreamSource};
+use crate::source::{Cursor, MAX_READ, ReadBatch, Start, StreamSource};
 
 /// DescribeStream takes 10 calls a second per account and region
 /// (Amazon DynamoDB API Reference, "DescribeStream").
@@ -39,6 +41,8 @@ const PAGE_BUDGET: Duration = Duration::from_secs(60);
 const FRESH_ITERATORS: usize = 3;
 
 /// One stream, read through the DynamoDB Streams API.
+///
+/// It is there with feature `aws` of this crate, which is off by default.
 ///
 /// Needs `dynamodb:DescribeStream`, `dynamodb:GetShardIterator` and `dynamodb:GetRecords` on the
 /// stream. The client's own retries may stay on: everything here only reads. An answer is waited
@@ -170,7 +174,12 @@ impl StreamSource for StreamsApi {
         .await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         let (mut known, begun) = match from {
             Cursor::Start(start) => (None, start),
             Cursor::Iterator { token, renew } => (Some(token.clone()), renew),
@@ -219,7 +228,7 @@ impl StreamSource for StreamsApi {
             .next();
         let renew = last.map_or_else(|| begun.clone(), Start::After);
         let next = next.map(|token| Cursor::Iterator { token, renew });
-        Ok(Batch { records, next })
+        Ok(ReadBatch { records, next })
     }
 }
 

@@ -1,3 +1,5 @@
+//! What a stream and its shards are.
+
 use std::collections::HashSet;
 
 use aws_lambda_events::event::dynamodb::{KeyType, StreamStatus, StreamViewType};
@@ -7,6 +9,7 @@ use crate::error::StreamError;
 
 /// What is known of a stream as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamInfo {
     /// The ARN: names table and generation of the stream.
     pub stream_arn: String,
@@ -47,6 +50,15 @@ impl StreamInfo {
         }
     }
 
+    /// The same with another status.
+    #[must_use]
+    pub fn with_status(self, stream_status: StreamStatus) -> Self {
+        Self {
+            stream_status,
+            ..self
+        }
+    }
+
     /// Whether the stream takes records, now or soon (ENABLED or ENABLING).
     pub fn is_enabled(&self) -> bool {
         matches!(
@@ -79,6 +91,7 @@ pub struct KeySchemaElement {
 
 /// One shard of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ShardInfo {
     /// The shard's id.
     pub id: String,
@@ -91,8 +104,21 @@ pub struct ShardInfo {
     pub ending: Option<SequenceNumber>,
 }
 
+impl ShardInfo {
+    /// A shard that continues `parent`, or none; without sequence numbers.
+    pub fn new(id: impl Into<String>, parent: Option<String>) -> Self {
+        Self {
+            id: id.into(),
+            parent,
+            first: None,
+            ending: None,
+        }
+    }
+}
+
 /// A stream and all its shards.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamDescription {
     /// The stream.
     pub info: StreamInfo,
@@ -101,6 +127,11 @@ pub struct StreamDescription {
 }
 
 impl StreamDescription {
+    /// A stream with these shards, in the order listed.
+    pub fn new(info: StreamInfo, shards: Vec<ShardInfo>) -> Self {
+        Self { info, shards }
+    }
+
     /// Whether a shard can take no more records: it has an ending sequence number *and* a listed
     /// child. In doubt it is open, and reading it is harmless. It looks through all shards: for many
     /// take [`closed`](Self::closed).

@@ -1,3 +1,5 @@
+//! Why a stream could not be read, or written to.
+
 use murmur_state::{Cause, Failure, Fault, IdError, OptionError, SequenceNumber};
 
 /// Why a stream could not be read, or written to.

@@ -1,3 +1,5 @@
+//! How a handler answers, and what of a batch is done by that.
+
 use std::collections::HashMap;
 
 use aws_lambda_events::event::dynamodb::EventRecord;

@@ -1,15 +1,19 @@
 #![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+// In one direction: error → description → source → store, aws → trigger → builder; `item`, `record`
+// and `handler` stand below all of them. What the trigger is made of says `trigger/mod.rs`.
 
 #[cfg(feature = "aws")]
-mod aws;
+pub mod aws;
+mod builder;
 mod description;
 mod error;
 mod handler;
 mod item;
-mod options;
 mod record;
-mod source;
-mod store;
+pub mod source;
+pub mod store;
 mod trigger;
 
 pub use aws_lambda_events::event::dynamodb::{
@@ -19,15 +23,15 @@ pub use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResp
 pub use serde_dynamo::{AttributeValue, Item};
 
 #[cfg(feature = "aws")]
-pub use aws::{StreamsApi, call_failure, describe_stream, describe_stream_info};
-pub use description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
+pub use aws::{StreamsApi, describe_stream, describe_stream_info};
+pub use builder::TriggerBuilder;
+pub use description::StreamInfo;
 pub use error::StreamError;
 pub use handler::report_failures;
-pub use options::{StartingPosition, TriggerBuilder};
 pub use record::{StreamRecord, time_to_live};
-pub use source::{Batch, Cursor, Start, StreamSource};
-pub use store::{DescribePage, StoreSource, StreamStore};
+pub use source::StreamSource;
+pub use store::{StoreSource, StreamStore};
 pub use trigger::{
-    FailedBatch, FailureCondition, Gap, Monitor, OnGap, ShardStatus, Status, Summary, Trigger,
-    TriggerError,
+    FailedBatch, FailureCondition, Gap, Monitor, OnGap, ShardStatus, StartingPosition, Status,
+    Summary, Trigger, TriggerError,
 };

@@ -1,3 +1,5 @@
+//! The record that the in-process store keeps.
+
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::{

@@ -1,3 +1,5 @@
+//! What a source of a stream has to offer, and the values it is asked with and answers.
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -5,8 +7,9 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::EventRecord;
 use murmur_state::SequenceNumber;
 
-use crate::description::StreamDescription;
 use crate::error::StreamError;
+
+pub use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 
 /// The most records one read may ask for, as DynamoDB's `GetRecords`.
 pub(crate) const MAX_READ: usize = 1000;
@@ -42,7 +45,7 @@ impl Start {
 pub enum Cursor {
     /// To be looked up.
     Start(Start),
-    /// The source's own token, from [`Batch::next`].
+    /// The source's own token, from [`ReadBatch::next`].
     Iterator {
         /// Means something to the source that made it, and to nobody else.
         token: String,
@@ -60,11 +63,19 @@ impl From<Start> for Cursor {
 
 /// What one read gave.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Batch {
+#[non_exhaustive]
+pub struct ReadBatch {
     /// The records in the shard's order, in Lambda's form. May be empty without being the end.
     pub records: Vec<EventRecord>,
     /// Where to go on; `None` once a closed shard is read to its end.
     pub next: Option<Cursor>,
+}
+
+impl ReadBatch {
+    /// Records in the shard's order, and where to go on.
+    pub fn new(records: Vec<EventRecord>, next: Option<Cursor>) -> Self {
+        Self { records, next }
+    }
 }
 
 /// One stream, to be read shard by shard.
@@ -75,7 +86,7 @@ pub struct Batch {
 ///
 /// `describe` lists every shard, over as many pages as it takes. `read` answers up to `limit`
 /// records (1 to 1000) of one shard in order, none left out: reading on from each
-/// [`Batch::next`] meets every record once. An empty answer with a `next` says that nothing is
+/// [`ReadBatch::next`] meets every record once. An empty answer with a `next` says that nothing is
 /// there *yet*, or that the source has more to look through. The source does not keep children
 /// behind their parents; the [`Trigger`](crate::Trigger) does.
 ///
@@ -101,7 +112,7 @@ pub trait StreamSource: Send + Sync {
         shard: &str,
         from: &Cursor,
         limit: usize,
-    ) -> impl Future<Output = Result<Batch, StreamError>> + Send;
+    ) -> impl Future<Output = Result<ReadBatch, StreamError>> + Send;
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -110,7 +121,12 @@ impl<S: StreamSource> StreamSource for &S {
         S::describe(self).await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         S::read(self, shard, from, limit).await
     }
 }
@@ -121,7 +137,12 @@ impl<S: StreamSource> StreamSource for Arc<S> {
         S::describe(self).await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         S::read(self, shard, from, limit).await
     }
 }

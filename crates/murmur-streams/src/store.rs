@@ -1,3 +1,5 @@
+//! The in-process stream store.
+
 mod range;
 mod shard;
 mod stream;
@@ -13,7 +15,7 @@ use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock, Timestamp};
 use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
 use crate::record::StreamRecord;
-use crate::source::{Batch, Cursor, ITERATOR_LIFE, MAX_READ, Start, StreamSource};
+use crate::source::{Cursor, ITERATOR_LIFE, MAX_READ, ReadBatch, Start, StreamSource};
 
 use self::shard::Shard;
 use self::stream::Stream;
@@ -70,6 +72,7 @@ struct Streams {
 
 /// One page of a stream's shards, from [`StreamStore::describe_stream_page`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DescribePage {
     /// The stream, and the shards of this page. Put the pages together before asking
     /// [`StreamDescription::is_closed`], which looks for children.
@@ -351,7 +354,12 @@ impl StreamSource for StoreSource {
         self.store.describe_stream(&self.arn)
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         check("limit", limit, 1..=MAX_READ)?;
         let now = self.store.clock.now();
         let (known, begun) = match from {
@@ -368,7 +376,7 @@ impl StreamSource for StoreSource {
             Some((records, next, shard.ends_at(next)))
         })?;
         let last = records.last().and_then(|last| last.sequence_number.clone());
-        Ok(Batch {
+        Ok(ReadBatch {
             records: records.iter().map(|record| (&**record).into()).collect(),
             next: (!at_end).then(|| Cursor::Iterator {
                 token: format!("{next}@{}", now.as_millis()),

@@ -15,10 +15,11 @@ use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use futures::future::join_all;
 use murmur_state::{HandlerError, ManualClock, Random, SequenceNumber, Timestamp, UNREADABLE};
+use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, OperationType, Start, StreamError,
-    StreamSource, StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream,
-    describe_stream_info, report_failures,
+    DynamoDbEventResponse, Event, EventRecord, OperationType, StreamError, StreamSource,
+    StreamStatus, StreamViewType, StreamsApi, Trigger, describe_stream, describe_stream_info,
+    report_failures,
 };
 use murmur_testkit::Dynamo;
 use murmur_testkit::time::Time;
@@ -560,7 +561,8 @@ async fn a_record_that_cannot_be_read_says_so_and_its_neighbours_come_as_ever() 
     };
     let alone = read(json!([full_record()])).await;
     for (bad, parts) in cases {
-        let Batch { records, next } = read(json!([full_record(), bad, full_record()])).await;
+        let ReadBatch { records, next, .. } =
+            read(json!([full_record(), bad, full_record()])).await;
         let [first, unreadable, last] = &records[..] else {
             panic!("{records:?}")
         };

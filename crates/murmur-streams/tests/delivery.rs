@@ -12,10 +12,10 @@ use std::task::Context;
 use std::time::Duration;
 
 use murmur_state::{EventHandler, HandlerError, ManualClock, Random, Timestamp};
+use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, Start, StreamDescription};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbBatchItemFailure, DynamoDbEventResponse, Event, EventRecord, ShardInfo,
-    Start, StreamDescription, StreamError, StreamInfo, StreamSource, StreamViewType, Trigger,
-    report_failures,
+    DynamoDbBatchItemFailure, DynamoDbEventResponse, Event, EventRecord, StreamError, StreamInfo,
+    StreamSource, StreamViewType, Trigger, report_failures,
 };
 use proptest::prelude::*;
 
@@ -77,24 +77,20 @@ impl StreamSource for Source {
         let listed = |shard: &Shard| {
             self.0.children_from_start || shard.parent.is_none_or(|parent| shards[parent].ended)
         };
-        let info = |(at, shard): (usize, &Shard)| ShardInfo {
-            id: format!("s{at}"),
-            parent: shard.parent.map(|parent| format!("s{parent}")),
-            first: None,
-            ending: None,
+        let info = |(at, shard): (usize, &Shard)| {
+            let parent = shard.parent.map(|parent| format!("s{parent}"));
+            ShardInfo::new(format!("s{at}"), parent)
         };
         let listed = shards
             .iter()
             .enumerate()
             .filter(|(_, shard)| listed(shard))
             .map(info);
-        Ok(StreamDescription {
-            info: StreamInfo::new(ARN, StreamViewType::KeysOnly),
-            shards: listed.collect(),
-        })
+        let info = StreamInfo::new(ARN, StreamViewType::KeysOnly);
+        Ok(StreamDescription::new(info, listed.collect()))
     }
 
-    async fn read(&self, id: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(&self, id: &str, from: &Cursor, limit: usize) -> Result<ReadBatch, StreamError> {
         let world = &self.0;
         assert!((1..=1000).contains(&limit));
         if world.below(6) == 0 {
@@ -133,13 +129,12 @@ impl StreamSource for Source {
         let ends = next == shards[at].records && world.below(2) == 0;
         // An open end gives one more, empty answer; `drain_empty_reads` is set to bear that.
         shards[at].ended |= ends;
-        Ok(Batch {
-            records: (position..next).map(record).collect(),
-            next: (!ends).then(|| Cursor::Iterator {
-                token: next.to_string(),
-                renew: Start::TrimHorizon,
-            }),
-        })
+        let after = (!ends).then(|| Cursor::Iterator {
+            token: next.to_string(),
+            renew: Start::TrimHorizon,
+        });
+        let records = (position..next).map(record).collect();
+        Ok(ReadBatch::new(records, after))
     }
 }
 

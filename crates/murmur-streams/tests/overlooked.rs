@@ -13,10 +13,10 @@ use murmur_state::{
     Checkpoint, Checkpoints, HandlerError, MemoryDeduper, Place, Removed, Saved, StoreError,
     Timestamp,
 };
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
-    AttributeValue, Batch, Cursor, DynamoDbEventResponse, Event, Gap, Item, OnGap, StoreSource,
-    StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource, StreamStore,
-    StreamViewType, Trigger, TriggerError,
+    AttributeValue, DynamoDbEventResponse, Event, Gap, Item, OnGap, StoreSource, StreamError,
+    StreamInfo, StreamRecord, StreamSource, StreamStore, StreamViewType, Trigger, TriggerError,
 };
 use murmur_testkit::time::Time;
 
@@ -69,7 +69,7 @@ impl StreamSource for OneByOne {
         self.inner.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
+    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<ReadBatch, StreamError> {
         if self.reads.fetch_add(1, Ordering::SeqCst) == 1 {
             match self.wait {
                 Some(wait) => self.time.sleep(wait).await,

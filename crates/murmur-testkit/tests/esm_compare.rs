@@ -13,9 +13,10 @@ use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use fastrand::Rng;
 use murmur_state::Timestamp;
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
-    Batch, Cursor, StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord,
-    StreamSource, StreamStore, StreamViewType, Trigger, report_failures,
+    StoreSource, StreamError, StreamInfo, StreamRecord, StreamSource, StreamStore, StreamViewType,
+    Trigger, report_failures,
 };
 use murmur_testkit::esm::{Incoming, Mapping, Simulation, Trouble};
 use murmur_testkit::time::Time;
@@ -112,7 +113,12 @@ impl StreamSource for Cut {
         self.inner.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         let nth = self.reads.fetch_add(1, Ordering::Relaxed);
         let size = self.sizes.get(nth).copied().unwrap_or(limit);
         self.inner.read(shard, from, size).await

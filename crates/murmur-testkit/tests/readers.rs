@@ -9,7 +9,8 @@ use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use murmur_core::{Change, Decoded, Decoder, EventName, Pipeline, Processor, Record, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent};
 use murmur_state::{Deadline, MemoryStore};
-use murmur_streams::{Start, StreamSource, StreamsApi};
+use murmur_streams::source::Start;
+use murmur_streams::{StreamSource, StreamsApi};
 use murmur_testkit::wire::{Action, Wire};
 use serde_json::{Value, json};
 

@@ -18,9 +18,8 @@ use murmur_state::{
     Repeats, Saved, StoreError,
 };
 use murmur_state_ddb::Deduper;
-use murmur_streams::{
-    Batch, Cursor, Start, StreamDescription, StreamError, StreamSource, StreamsApi, Trigger,
-};
+use murmur_streams::source::{Cursor, ReadBatch, Start, StreamDescription};
+use murmur_streams::{StreamError, StreamSource, StreamsApi, Trigger};
 use murmur_testkit::Dynamo;
 use serde::Serialize;
 
@@ -232,7 +231,7 @@ async fn hand_over<S: StreamSource>(source: &S, handler: &Handling, batch: usize
     for shard in source.describe().await?.shards {
         let mut cursor = Some(Cursor::from(Start::TrimHorizon));
         while let Some(from) = cursor {
-            let Batch { records, next } = source.read(&shard.id, &from, READ).await?;
+            let ReadBatch { records, next, .. } = source.read(&shard.id, &from, READ).await?;
             cursor = next.filter(|_| !records.is_empty());
             done += records.len();
             let mut records = records.into_iter();
@@ -352,7 +351,12 @@ impl<S: StreamSource> StreamSource for Counted<S> {
         self.inner.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         self.note().read(shard, from, limit).await
     }
 }

@@ -108,6 +108,11 @@ fn manifest_complaints(manifest: &toml::Table, published: bool) -> Vec<String> {
     for key in PUBLISHED.into_iter().filter(|key| published && lacks(key)) {
         complaints.push(format!("it is published and has no {key}"));
     }
+    let docs = own.and_then(|package| package.get("metadata")?.get("docs")?.get("rs"));
+    let shows_all = docs.and_then(|docs| docs.get("all-features")?.as_bool());
+    if published && shows_all != Some(true) {
+        complaints.push("docs.rs would not show every feature".into());
+    }
     complaints
 }
 
@@ -132,7 +137,8 @@ mod tests {
             .map(|key| format!("{key}.workspace = true\n"))
             .concat();
         let own = PUBLISHED.map(|key| format!("{key} = \"x\"\n")).concat();
-        let all = format!("[package]\n{inherited}{own}[lints]\nworkspace = true\n");
+        let docs = "[package.metadata.docs.rs]\nall-features = true\n";
+        let all = format!("[package]\n{inherited}{own}[lints]\nworkspace = true\n{docs}");
         let lines = all.lines().filter(|line| !line.starts_with(without));
         lines.collect::<Vec<_>>().join("\n").parse().unwrap()
     }
@@ -147,7 +153,8 @@ mod tests {
 
     #[test]
     fn whatever_a_manifest_lacks_is_named() {
-        for key in INHERITED.into_iter().chain(PUBLISHED).chain(["workspace"]) {
+        let others = ["workspace", "all-features"];
+        for key in INHERITED.into_iter().chain(PUBLISHED).chain(others) {
             let complaints = manifest_complaints(&manifest(key), true);
             assert_eq!(complaints.len(), 1, "{key}: {complaints:?}");
         }

@@ -114,7 +114,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         let mut locks = Vec::with_capacity(slots.len());
         let table = self.table.place();
         for slot in &slots {
-            let lock = self.table.turn(&table, self.deadline, slot.lock());
+            let lock = self.table.in_time(&table, self.deadline, slot.lock());
             match lock.await {
                 Ok(lock) => locks.push(lock),
                 Err(error) => {

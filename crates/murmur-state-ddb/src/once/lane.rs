@@ -12,7 +12,7 @@ use murmur_state::{
 
 use super::cell::{Cell, Refusal, Unwritable};
 use super::ids::Element;
-use super::row::{Image, Known};
+use super::row::{Image, KnownRow};
 use super::rules::Rules;
 use crate::attribute::Item;
 use crate::change::Change;
@@ -113,7 +113,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     /// was read as for this batch, if it was.
     pub(crate) async fn run(
         mut self,
-        known: &mut Known,
+        known: &mut KnownRow,
         look: Option<Result<Arc<Image>, StoreError>>,
     ) -> Vec<(usize, Outcome)> {
         self.reads_first = known.begin(self.batch.budget());
@@ -155,7 +155,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     }
 
     /// One write, or one step towards it. `Ok` if the lane can go on.
-    async fn step(&mut self, known: &mut Known) -> Step {
+    async fn step(&mut self, known: &mut KnownRow) -> Step {
         let is_read = match C::READS {
             true => self.row.is_some(),
             false => !self.reads_first,
@@ -215,7 +215,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
     }
 
     /// The row as it is; as it was a moment ago will do where the value is not needed.
-    async fn read(&mut self, known: &mut Known) -> Step {
+    async fn read(&mut self, known: &mut KnownRow) -> Step {
         let Batch {
             table, deadline, ..
         } = self.batch;

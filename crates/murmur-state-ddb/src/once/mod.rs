@@ -58,7 +58,11 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
                 let slot = slots.of(key);
                 let lane = Lane::new(batch, key, events);
                 let place = batch.table.place().at(key);
-                match batch.table.turn(&place, batch.deadline, slot.lock()).await {
+                match batch
+                    .table
+                    .in_time(&place, batch.deadline, slot.lock())
+                    .await
+                {
                     Ok(mut known) => lane.run(&mut known, look).await,
                     Err(error) => lane.not_begun(&error),
                 }
@@ -96,9 +100,9 @@ impl<C> Batch<'_, C> {
     /// they were a moment ago, which is enough.
     async fn look<'k>(&self, slots: &Slots, keys: impl Iterator<Item = &'k Key>) -> Looks {
         let wants = |key: &Key| match slots.of(key).try_lock() {
-            Some(known) => known.wants_a_read(self.table.options.row_budget),
+            Ok(known) => known.wants_a_read(self.table.options.row_budget),
             // Another batch is about to know it.
-            None => false,
+            Err(_) => false,
         };
         let wanted: Vec<&Key> = keys.filter(|key| wants(key)).collect();
         let looks: Vec<_> = wanted

@@ -115,7 +115,7 @@ fn has_ids_alone(row: &Item, set: &str) -> bool {
 
 /// What this process knows of a row.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
+pub(crate) struct KnownRow {
     /// The last answer that told it as a whole.
     image: Option<Arc<Image>>,
     /// How many ids this process has added since.
@@ -156,7 +156,7 @@ impl Paged {
     }
 }
 
-impl Known {
+impl KnownRow {
     pub(crate) fn image(&self) -> Option<Arc<Image>> {
         self.image.clone()
     }
@@ -279,8 +279,9 @@ fn size_of_value(value: &AttributeValue) -> usize {
     }
 }
 
-/// What is known of a row, and the right to write it: one batch of this process at a time.
-pub(crate) type Slot = Arc<futures::lock::Mutex<Known>>;
+/// What is known of a row, and the right to write it: one batch of this process at a time, in the
+/// order they came.
+pub(crate) type Slot = Arc<tokio::sync::Mutex<KnownRow>>;
 
 /// The rows this process has written lately. A row forgotten while it is written is only written by
 /// two batches at a time then, and what keeps that right is in its conditions, not here.
@@ -374,8 +375,8 @@ mod tests {
         });
     }
 
-    fn known(cur: u8, prev: u8) -> Known {
-        let mut known = Known::default();
+    fn known(cur: u8, prev: u8) -> KnownRow {
+        let mut known = KnownRow::default();
         let row = row(&[
             (PER, number(7)),
             (CUR, ids(1, cur)),
@@ -414,7 +415,7 @@ mod tests {
     #[test]
     fn of_several_writers_the_one_that_crosses_the_line_moves_the_ids_on() {
         let budget = 1024;
-        let see = |known: &mut Known, cur, mine| {
+        let see = |known: &mut KnownRow, cur, mine| {
             let row = row(&[(PER, number(7)), (CUR, ids(1, cur))]);
             known.see(Arc::new(Image::of(&place(), &row).unwrap()), mine, true);
             known.look_whose_turn(mine, budget);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use murmur_state::{SURE_LIFE, Timestamp};
 
 use crate::source::{Cursor, Start};
+use crate::trigger::beginning::{Begin, Beginning};
 use crate::trigger::engine::Engine;
 use crate::trigger::error::TriggerError;
 use crate::trigger::gap::{Gap, OnGap};
-use crate::trigger::lineage::{Left, Task};
-use crate::trigger::monitor::Count;
-use crate::trigger::positions::{At, Begin, Beginning, Held, Row};
+use crate::trigger::lineage::{Left, ShardTask};
+use crate::trigger::monitor::Tally;
+use crate::trigger::row::{At, Held, Row};
 
 /// How long after reading was begun at LATEST a shard's first read may be.
 const LATE: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ impl<S, H> Engine<S, H> {
     /// read here and now.
     pub(crate) async fn begin(
         &self,
-        task: &Task,
+        task: &ShardTask,
         beginning: &Beginning,
     ) -> Result<Result<Begun, Left>, TriggerError> {
         let shard = &task.shard;
@@ -49,7 +50,7 @@ impl<S, H> Engine<S, H> {
             _ => {}
         }
         let over = found.as_ref().map(|(_, version)| *version);
-        let kept = over.and_then(|version| self.kept.at(shard, version));
+        let kept = over.and_then(|version| self.cursors.at(shard, version));
         let known = found.map(|(row, _)| row);
         let latest = beginning.shards.get(&**shard) == Some(&Begin::Latest);
         let (at, through, start) = match known {
@@ -116,7 +117,11 @@ impl<S, H> Engine<S, H> {
     }
 
     /// What is known of the time before a shard that has no row.
-    async fn before(&self, task: &Task, beginning: &Beginning) -> Result<Before, TriggerError> {
+    async fn before(
+        &self,
+        task: &ShardTask,
+        beginning: &Beginning,
+    ) -> Result<Before, TriggerError> {
         let begun_at = beginning.since();
         let is_first = beginning.shards.contains_key(&*task.shard);
         let Some(parent) = &task.parent else {
@@ -148,7 +153,7 @@ impl<S, H> Engine<S, H> {
     }
 
     /// Whether some of what was put since may have been trimmed.
-    fn away(&self, through: Timestamp, task: &Task, beginning: &Beginning) -> Option<Gap> {
+    fn away(&self, through: Timestamp, task: &ShardTask, beginning: &Beginning) -> Option<Gap> {
         let gap = self.trimmed_since(Some(through))?;
         Some(match beginning.captured_at {
             Some(captured_at)
@@ -181,7 +186,7 @@ impl<S, H> Engine<S, H> {
             shard,
             "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
         );
-        self.monitor.count(Count::Gaps, 1);
+        self.monitor.count(Tally::Gaps, 1);
     }
 
     /// Fails, or counts the gap, as the options say.
@@ -197,7 +202,7 @@ impl<S, H> Engine<S, H> {
                     %gap,
                     "records are gone that were not read; it goes on without them"
                 );
-                self.monitor.count(Count::Gaps, 1);
+                self.monitor.count(Tally::Gaps, 1);
                 Ok(())
             }
         }

@@ -12,7 +12,7 @@ use crate::trigger::engine::Engine;
 use crate::trigger::error::TriggerError;
 use crate::trigger::failed::{FailedBatch, FailureCondition};
 use crate::trigger::lane::{Part, Undone};
-use crate::trigger::monitor::Count;
+use crate::trigger::monitor::Tally;
 
 /// What a delivery leaves.
 #[derive(Debug, Default)]
@@ -52,8 +52,8 @@ where
         } = part;
         self.monitor.count(
             match again {
-                true => Count::Retries,
-                false => Count::Batches,
+                true => Tally::Retries,
+                false => Tally::Batches,
             },
             1,
         );
@@ -61,7 +61,7 @@ where
         let (done, error) = match answer {
             Ok(response) => {
                 let failures = response.batch_item_failures.len() as u64;
-                self.monitor.count(Count::Failures, failures);
+                self.monitor.count(Tally::Failures, failures);
                 let done = match failures {
                     0 => undone.len(),
                     _ => done_records(&undone.event.records, &response),
@@ -69,7 +69,7 @@ where
                 (done, None)
             }
             Err(error) => {
-                self.monitor.count(Count::Errors, 1);
+                self.monitor.count(Tally::Errors, 1);
                 (0, Some(Cause::from(error)))
             }
         };
@@ -82,7 +82,7 @@ where
             });
             return delivered;
         }
-        self.monitor.count(Count::Records, done as u64);
+        self.monitor.count(Tally::Records, done as u64);
         if done == undone.len() {
             delivered.took(undone);
             return delivered;
@@ -125,7 +125,7 @@ where
         if options.bisect_batch_on_error && records.len() > 1 && (whole || exhausted) {
             // Cutting is no retry; both halves have what attempts the whole still had, or all
             // of them where it had none left.
-            self.monitor.count(Count::Bisections, 1);
+            self.monitor.count(Tally::Bisections, 1);
             let failures = if exhausted { 0 } else { retries };
             delivered.left = halves(undone, failures);
             return;
@@ -198,8 +198,8 @@ where
             return false;
         }
         tracing::error!(shard, sequence_number = number, records = count, "given up");
-        self.monitor.count(Count::GivenUp, count);
-        self.monitor.count(Count::Records, count);
+        self.monitor.count(Tally::GivenUp, count);
+        self.monitor.count(Tally::Records, count);
         true
     }
 }

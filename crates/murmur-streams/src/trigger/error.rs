@@ -1,3 +1,5 @@
+//! Why a trigger stopped.
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Records that are given up, and where they go.
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;

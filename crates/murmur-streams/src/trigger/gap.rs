@@ -1,3 +1,5 @@
+//! Records that are gone before they were read.
+
 use std::fmt;
 use std::time::Duration;
 

@@ -103,7 +103,7 @@ pub(crate) struct Cut {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Lane {
+pub(crate) struct DeliveryLane {
     queue: VecDeque<(EventRecord, Mark)>,
     /// What comes before the queue: a batch to be tried again, perhaps in halves.
     again: VecDeque<Part>,
@@ -111,7 +111,7 @@ pub(crate) struct Lane {
     not_before: Duration,
 }
 
-impl Lane {
+impl DeliveryLane {
     pub(crate) fn push(&mut self, record: EventRecord, mark: Mark) {
         self.queue.push_back((record, mark));
     }

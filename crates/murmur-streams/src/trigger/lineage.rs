@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::description::StreamDescription;
-use crate::trigger::positions::{Begin, Beginning};
+use crate::trigger::beginning::{Begin, Beginning};
 
 /// What this reader knows of a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(crate) enum Left {
 
 /// What a shard's row says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum SeenRow {
     /// Nobody has it.
     Free,
     /// This reader has it.
@@ -45,7 +45,7 @@ pub(crate) enum Seen {
 }
 
 #[derive(Debug)]
-struct Known {
+struct ShardNode {
     parent: Option<Arc<str>>,
     has_child: bool,
     state: State,
@@ -53,7 +53,7 @@ struct Known {
 
 /// A shard to be read now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Task {
+pub(crate) struct ShardTask {
     pub(crate) shard: Arc<str>,
     pub(crate) parent: Option<Arc<str>>,
     /// Whether the parent is still listed; it is read to its end then.
@@ -64,7 +64,7 @@ pub(crate) struct Task {
 
 #[derive(Debug, Default)]
 pub(crate) struct Lineage {
-    shards: BTreeMap<Arc<str>, Known>,
+    shards: BTreeMap<Arc<str>, ShardNode>,
     children: HashMap<Arc<str>, Vec<Arc<str>>>,
     /// Those that may be read and are not.
     ready: BTreeSet<Arc<str>>,
@@ -85,7 +85,7 @@ impl Lineage {
         for shard in &listed.shards {
             let skip = beginning.shards.get(&shard.id) == Some(&Begin::Skip);
             let known = self.shards.entry(shard.id.as_str().into());
-            known.or_insert_with(|| Known {
+            known.or_insert_with(|| ShardNode {
                 parent: shard.parent.as_deref().map(Into::into),
                 has_child: false,
                 state: if skip { State::Done } else { State::Idle },
@@ -130,7 +130,7 @@ impl Lineage {
                 children.push(Arc::clone(id));
             }
         }
-        let ready = |shard: &&Known| shard.state == State::Idle && !self.waits(shard);
+        let ready = |shard: &&ShardNode| shard.state == State::Idle && !self.waits(shard);
         let ready = self.shards.iter().filter(|(_, shard)| ready(shard));
         self.ready = ready.map(|(id, _)| Arc::clone(id)).collect();
         let states = self.shards.values().map(|shard| shard.state);
@@ -138,7 +138,7 @@ impl Lineage {
     }
 
     /// Whether a shard's parent is listed, and not read to its end.
-    fn waits(&self, shard: &Known) -> bool {
+    fn waits(&self, shard: &ShardNode) -> bool {
         let parent = shard.parent.as_ref().and_then(|id| self.shards.get(id));
         parent.is_some_and(|parent| parent.state != State::Done)
     }
@@ -167,13 +167,13 @@ impl Lineage {
 
     /// The shards that may be read and are not, up to `room` of them; they are being read from
     /// now on. And how many there was no room for.
-    pub(crate) fn start(&mut self, room: usize) -> (Vec<Task>, usize) {
+    pub(crate) fn start(&mut self, room: usize) -> (Vec<ShardTask>, usize) {
         let ready: Vec<Arc<str>> = self.ready.iter().take(room).map(Arc::clone).collect();
         let task = |id: Arc<str>| {
             self.set(&id, State::Working);
             let shard = self.shards.get(&id)?;
             let parent = shard.parent.clone();
-            Some(Task {
+            Some(ShardTask {
                 parent_listed: parent
                     .as_ref()
                     .is_some_and(|parent| self.shards.contains_key(parent)),
@@ -203,15 +203,15 @@ impl Lineage {
     }
 
     /// Notes what the row of a shard says that is not read here.
-    pub(crate) fn seen(&mut self, id: &str, seen: &Seen) {
+    pub(crate) fn seen(&mut self, id: &str, seen: &SeenRow) {
         let shard = self.shards.get(id);
         if shard.is_some_and(|shard| matches!(shard.state, State::Idle | State::Elsewhere)) {
             self.set(
                 id,
                 match seen {
-                    Seen::Free => State::Idle,
-                    Seen::Elsewhere(_) => State::Elsewhere,
-                    Seen::Ended => State::Done,
+                    SeenRow::Free => State::Idle,
+                    SeenRow::Elsewhere(_) => State::Elsewhere,
+                    SeenRow::Ended => State::Done,
                 },
             );
         }
@@ -266,8 +266,8 @@ impl Lineage {
 
     /// Whether shards wait for each other, so that none can ever be read.
     pub(crate) fn is_stuck(&self) -> bool {
-        let open = |shard: &Known| shard.state != State::Done;
-        let waits = |shard: &Known| shard.state == State::Idle && self.waits(shard);
+        let open = |shard: &ShardNode| shard.state != State::Done;
+        let waits = |shard: &ShardNode| shard.state == State::Idle && self.waits(shard);
         let mut open = self.shards.values().filter(|shard| open(shard)).peekable();
         open.peek().is_some() && open.all(waits)
     }

@@ -1,18 +1,35 @@
-mod begin;
-mod deliver;
-mod engine;
+//! A trigger, in one direction: what is set (`gap`, `error`, `failed`, `options`) → what is kept
+//! (`form` → `beginning`, `row`, `workers` → `sightings` → `positions`) → what one run holds
+//! (`watch`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) → `engine` → `begin`,
+//! `deliver`, `reader`, `progress_log` → `shard` → `run` → [`Trigger`].
+
 mod error;
 mod failed;
 mod gap;
+mod options;
+
+mod beginning;
+mod form;
+mod positions;
+mod row;
+mod sightings;
+mod workers;
+
+mod cursors;
 mod lane;
 mod lineage;
 mod monitor;
-mod positions;
 mod room;
+mod tracker;
+mod watch;
+
+mod begin;
+mod deliver;
+mod engine;
+mod progress_log;
+mod reader;
 mod run;
 mod shard;
-mod sharing;
-mod tracker;
 
 use std::fmt;
 use std::future::Future;
@@ -25,24 +42,24 @@ use futures::future::{self, Either};
 use murmur_state::EventHandler;
 use tokio::sync::Semaphore;
 
-use crate::options::{Options, TriggerBuilder};
 use crate::source::StreamSource;
-use engine::{Engine, Kept, Until, Watch};
-use positions::Beginning;
+use beginning::Beginning;
+use cursors::Cursors;
+use engine::{BEGINS, Engine};
 use room::Room;
-use run::Run;
+use run::TriggerRun;
+use watch::{Until, Watch};
 
 pub use error::TriggerError;
 pub(crate) use failed::OnFailure;
 pub use failed::{FailedBatch, FailureCondition};
 pub use gap::{Gap, OnGap};
 pub use monitor::{Monitor, ShardStatus, Status, Summary};
+pub(crate) use options::Options;
+pub use options::StartingPosition;
 pub(crate) use positions::Positions;
 pub(crate) use room::READ_BYTES;
-pub(crate) use sharing::Sightings;
-
-/// How many shards are begun at a time, and how many rows are looked at.
-const BEGINS: usize = 16;
+pub(crate) use sightings::Sightings;
 
 /// Reads a stream and calls a handler with its records, as Lambda's event source mapping does.
 ///
@@ -57,7 +74,7 @@ const BEGINS: usize = 16;
 /// # Positions
 ///
 /// How far each shard is outlives the trigger where
-/// [`positions`](TriggerBuilder::positions) says; by default it lives in this value: a run that
+/// [`positions`](crate::TriggerBuilder::positions) says; by default it lives in this value: a run that
 /// ended, whether well, with an error or dropped, is continued by the next one. A position is
 /// saved only after the records before it are done, so what was done since comes again after a
 /// crash, and the handler must bear that.
@@ -71,7 +88,7 @@ const BEGINS: usize = 16;
 /// [recognises repeated events](murmur_state::Repeats) it does not.
 ///
 /// Readers that [`run`](Trigger::run) share the shards evenly, or as
-/// [`maximum_shards`](TriggerBuilder::maximum_shards) lets them: one alone has all, and gives shards
+/// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets them: one alone has all, and gives shards
 /// up, each at a saved position, when others come. It takes some rounds of a third of a lease (at most
 /// 10 s each) until the shares are even, and a shard is not read for up to two of them while it changes
 /// hands. When a reader dies, the others take over its shards. In every round each reader
@@ -84,7 +101,13 @@ const BEGINS: usize = 16;
 /// # Memory
 ///
 /// What is read ahead of the handler is bounded over all shards, by
-/// [`read_ahead`](TriggerBuilder::read_ahead). Every shard has its turn all the same.
+/// [`read_ahead`](crate::TriggerBuilder::read_ahead). Every shard has its turn all the same.
+///
+/// # Log
+///
+/// At level INFO a run traces what it reads and from where when it begins, how far behind it is
+/// once a minute while it is, and when it has caught up. [`monitor`](Trigger::monitor) shows the
+/// same at any time.
 ///
 /// # Differences to Lambda
 ///
@@ -94,7 +117,7 @@ const BEGINS: usize = 16;
 ///   handler answered, not only when it failed as a whole.
 /// - Records that are too old are taken out of their batch; they are looked at before every
 ///   delivery.
-/// - Records nobody takes ([`on_failure`](TriggerBuilder::on_failure)) stop the trigger;
+/// - Records nobody takes ([`on_failure`](crate::TriggerBuilder::on_failure)) stop the trigger;
 ///   Lambda drops them.
 /// - Filters know event names only. No tumbling windows.
 /// - One that begins at LATEST and ends before it had a record begins at LATEST again, with a
@@ -109,11 +132,6 @@ where
     S: StreamSource,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
 {
-    /// A trigger that hands what `source` has to `handler`.
-    pub fn builder(source: S, handler: H) -> TriggerBuilder<S, H> {
-        TriggerBuilder::new(source, handler)
-    }
-
     pub(crate) fn new(source: S, handler: H, options: Options, positions: Positions) -> Self {
         let (clock, recorder) = (Arc::clone(&options.clock), Arc::clone(&options.recorder));
         let monitor = Monitor::new(positions.name.to_string(), clock, recorder);
@@ -127,7 +145,7 @@ where
                 options,
                 positions,
                 monitor,
-                kept: Kept::default(),
+                cursors: Cursors::default(),
             },
             beginning: None,
         }
@@ -139,11 +157,11 @@ where
     }
 
     /// Runs until every shard listed is read to its end, or has answered empty
-    /// ([`drain_empty_reads`](TriggerBuilder::drain_empty_reads)) if it is still open; those
+    /// ([`drain_empty_reads`](crate::TriggerBuilder::drain_empty_reads)) if it is still open; those
     /// another reader holds are left to it, but one whose child is listed is waited for, so that the
     /// child is read in its turn. A shard of an enabled stream that has ended has a child:
     /// where none is listed yet it lists up to ten times more, a
-    /// [`poll_interval`](TriggerBuilder::poll_interval) apart, before it takes that for the end.
+    /// [`poll_interval`](crate::TriggerBuilder::poll_interval) apart, before it takes that for the end.
     ///
     /// # Errors
     ///
@@ -168,7 +186,7 @@ where
     /// [`TriggerError::OtherHandoff`] before anything is read; [`TriggerError::Stream`] for a
     /// stream that is missing, may not be read, or is disabled and read to its end;
     /// [`TriggerError::GaveUp`] for what failed for longer than
-    /// [`retry_budget`](TriggerBuilder::retry_budget); and
+    /// [`retry_budget`](crate::TriggerBuilder::retry_budget); and
     /// what says that a position could not be loaded, saved or understood. The other shards'
     /// calls under way are finished first; the trigger can be run again and goes on where it
     /// was.
@@ -195,7 +213,7 @@ where
         engine.monitor.reset();
         engine.options.warn();
         let watch = Watch::new(until, shutdown);
-        let run = pin!(Run::new(engine, &watch).finish(beginning));
+        let run = pin!(TriggerRun::new(engine, &watch).finish(beginning));
         let finished = match future::select(run, watch.stop()).await {
             Either::Left((finished, _)) => finished,
             Either::Right(((), run)) => {

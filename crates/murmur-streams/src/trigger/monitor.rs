@@ -1,3 +1,5 @@
+//! How a run goes.
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -81,13 +83,13 @@ struct Shared {
 #[derive(Default)]
 struct State {
     summary: Summary,
-    shards: BTreeMap<Arc<str>, Progress>,
+    shards: BTreeMap<Arc<str>, ShardProgress>,
     waiting: usize,
 }
 
 /// What a shard's reader says of itself.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Progress {
+pub(crate) struct ShardProgress {
     pub(crate) behind: Behind,
     pub(crate) pending: usize,
     pub(crate) failures: u32,
@@ -97,15 +99,15 @@ pub(crate) struct Progress {
 pub(crate) enum Behind {
     #[default]
     Unknown,
-    /// All that was there at this time is done.
-    Nothing(Timestamp),
+    /// All that was there at this time is done, as far as an empty answer says that.
+    Nothing { read_at: Timestamp, surely: bool },
     /// Everything created before this is done.
     Since(Timestamp),
 }
 
 /// What is counted, each as a field of the summary and under a name.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Count {
+pub(crate) enum Tally {
     Batches,
     Records,
     Filtered,
@@ -133,7 +135,7 @@ impl Monitor {
     pub fn status(&self) -> Status {
         let now = self.0.clock.now();
         let state = self.state();
-        let shard = |(id, progress): (&Arc<str>, &Progress)| ShardStatus {
+        let shard = |(id, progress): (&Arc<str>, &ShardProgress)| ShardStatus {
             shard: id.to_string(),
             lag: progress.behind.lag(now),
             pending: progress.pending,
@@ -155,7 +157,7 @@ impl Monitor {
         *self.state() = State::default();
     }
 
-    pub(crate) fn count(&self, what: Count, by: u64) {
+    pub(crate) fn count(&self, what: Tally, by: u64) {
         if by == 0 {
             return;
         }
@@ -163,17 +165,17 @@ impl Monitor {
             let mut state = self.state();
             let summary = &mut state.summary;
             let (field, name) = match what {
-                Count::Batches => (&mut summary.batches, "batches"),
-                Count::Records => (&mut summary.records, "records"),
-                Count::Filtered => (&mut summary.filtered, "filtered"),
-                Count::GivenUp => (&mut summary.given_up, "given_up"),
-                Count::Retries => (&mut summary.retries, "retry"),
-                Count::Failures => (&mut summary.failures, "failed"),
-                Count::Errors => (&mut summary.errors, "errors"),
-                Count::Bisections => (&mut summary.bisections, "bisected"),
-                Count::Gaps => (&mut summary.gaps, "gap"),
-                Count::LeasesLost => (&mut summary.leases_lost, "lease_lost"),
-                Count::LeasesGiven => (&mut summary.leases_given, "lease_given"),
+                Tally::Batches => (&mut summary.batches, "batches"),
+                Tally::Records => (&mut summary.records, "records"),
+                Tally::Filtered => (&mut summary.filtered, "filtered"),
+                Tally::GivenUp => (&mut summary.given_up, "given_up"),
+                Tally::Retries => (&mut summary.retries, "retry"),
+                Tally::Failures => (&mut summary.failures, "failed"),
+                Tally::Errors => (&mut summary.errors, "errors"),
+                Tally::Bisections => (&mut summary.bisections, "bisected"),
+                Tally::Gaps => (&mut summary.gaps, "gap"),
+                Tally::LeasesLost => (&mut summary.leases_lost, "lease_lost"),
+                Tally::LeasesGiven => (&mut summary.leases_given, "lease_given"),
             };
             *field += by;
             name
@@ -183,12 +185,17 @@ impl Monitor {
             .count(&format!("{}:{name}", self.0.name), by);
     }
 
-    pub(crate) fn shard(&self, id: &Arc<str>, progress: Progress) {
+    pub(crate) fn shard(&self, id: &Arc<str>, progress: ShardProgress) {
         self.state().shards.insert(Arc::clone(id), progress);
     }
 
     pub(crate) fn waiting(&self, shards: usize) {
         self.state().waiting = shards;
+    }
+
+    /// How many shards are being read.
+    pub(crate) fn shards(&self) -> usize {
+        self.state().shards.len()
     }
 
     /// Whether the shard is being read: it has a row then.
@@ -198,6 +205,16 @@ impl Monitor {
 
     pub(crate) fn left(&self, id: &str) {
         self.state().shards.remove(id);
+    }
+
+    /// Whether every shard that is read is at most `most` behind, and surely so.
+    pub(crate) fn has_caught_up(&self, most: Duration) -> bool {
+        let (now, state) = (self.0.clock.now(), self.state());
+        let has = |shard: &ShardProgress| {
+            let unsure = matches!(shard.behind, Behind::Nothing { surely: false, .. });
+            !unsure && shard.behind.lag(now).is_some_and(|lag| lag <= most)
+        };
+        !state.shards.is_empty() && state.shards.values().all(has)
     }
 
     /// Records how far behind the slowest shard is.
@@ -220,8 +237,8 @@ impl Behind {
         match self {
             Self::Unknown => None,
             // Reads pause that long; without one nobody knows what is there by now.
-            Self::Nothing(read_at) if now.since(read_at) < STALE => Some(Duration::ZERO),
-            Self::Nothing(read_at) => Some(now.since(read_at)),
+            Self::Nothing { read_at, .. } if now.since(read_at) < STALE => Some(Duration::ZERO),
+            Self::Nothing { read_at, .. } => Some(now.since(read_at)),
             Self::Since(time) => Some(now.since(time)),
         }
     }

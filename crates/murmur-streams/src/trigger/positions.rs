@@ -5,192 +5,26 @@
 //! its lease. Every row is saved only over the version that was read, so that of two readers
 //! that hold each other for gone one finds out with its next save.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::{
-    Checkpoint, Checkpoints, Clock, HandoffToken, PipelineName, Removed, Saved, SequenceNumber,
-    ShardIds, StoreError, Timestamp,
+    Checkpoint, Checkpoints, Clock, HandoffToken, PipelineName, Removed, Saved, StoreError,
+    Timestamp,
 };
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::description::StreamDescription;
-use crate::options::StartingPosition;
+use crate::trigger::beginning::Beginning;
 use crate::trigger::error::TriggerError;
-use crate::trigger::sharing::Sightings;
+use crate::trigger::form::{StoredForm, decode, encode};
+use crate::trigger::options::StartingPosition;
+use crate::trigger::row::{At, Held, Row};
+use crate::trigger::sightings::Sightings;
+use crate::trigger::workers::{Beat, Workers};
 
-/// What is kept as a checkpoint, in a form that later releases have to read.
-pub(crate) trait Kept: Serialize + DeserializeOwned {
-    /// The version of the form this release writes, and reads.
-    const VERSION: u32;
-}
-
-/// How a shard is begun that nobody has read yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Begin {
-    /// Not at all: what it holds is not wanted.
-    Skip,
-    /// After its newest record.
-    Latest,
-    /// At the oldest record it has.
-    TrimHorizon,
-}
-
-/// How reading the stream was begun, once for all who share the positions.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Beginning {
-    pub(crate) stream_arn: String,
-    /// What is put from now on is missed if it is trimmed.
-    pub(crate) begun_at: Timestamp,
-    /// When the handoff token was captured that reading began from.
-    pub(crate) captured_at: Option<Timestamp>,
-    /// The shards listed then.
-    #[serde(serialize_with = "in_sets", deserialize_with = "from_sets")]
-    pub(crate) shards: BTreeMap<String, Begin>,
-}
-
-impl Kept for Beginning {
-    const VERSION: u32 = 2;
-}
-
-/// How shards are begun, as it is saved: there may be a hundred thousand.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Sets {
-    skip: ShardIds,
-    latest: ShardIds,
-    trim_horizon: ShardIds,
-}
-
-fn in_sets<S: Serializer>(
-    shards: &BTreeMap<String, Begin>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    let set = |wanted: Begin| {
-        let shards = shards.iter().filter(|(_, begin)| **begin == wanted);
-        shards.map(|(id, _)| id.as_str()).collect()
-    };
-    let sets = Sets {
-        skip: set(Begin::Skip),
-        latest: set(Begin::Latest),
-        trim_horizon: set(Begin::TrimHorizon),
-    };
-    sets.serialize(serializer)
-}
-
-fn from_sets<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<BTreeMap<String, Begin>, D::Error> {
-    let sets = Sets::deserialize(deserializer)?;
-    let mut shards = BTreeMap::new();
-    for (set, begin) in [
-        (&sets.skip, Begin::Skip),
-        (&sets.latest, Begin::Latest),
-        (&sets.trim_horizon, Begin::TrimHorizon),
-    ] {
-        shards.extend(set.iter().map(|id| (id.to_owned(), begin)));
-    }
-    match shards.len() == sets.skip.len() + sets.latest.len() + sets.trim_horizon.len() {
-        true => Ok(shards),
-        false => Err(D::Error::custom("a shard is begun in two ways")),
-    }
-}
-
-impl Beginning {
-    /// What was put from this time on is wanted.
-    pub(crate) fn since(&self) -> Timestamp {
-        self.captured_at.unwrap_or(self.begun_at)
-    }
-
-    fn of(
-        listed: &StreamDescription,
-        position: StartingPosition,
-        token: Option<&HandoffToken>,
-        begun_at: Timestamp,
-    ) -> Self {
-        let (ids, closed) = (listed.ids(), listed.closed());
-        let begin = |shard: &crate::ShardInfo| {
-            if let Some(token) = token {
-                return match token.closed.contains(&shard.id) {
-                    true => Begin::Skip,
-                    false => Begin::TrimHorizon,
-                };
-            }
-            // A shard that waits for a parent gets there later than now: LATEST would then skip
-            // what was put meanwhile.
-            let parent = shard.parent.as_deref();
-            let waits = parent.is_some_and(|id| ids.contains(id) && !closed.contains(id));
-            match position {
-                StartingPosition::Latest if closed.contains(&*shard.id) => Begin::Skip,
-                StartingPosition::Latest if !waits => Begin::Latest,
-                _ => Begin::TrimHorizon,
-            }
-        };
-        let shards = listed.shards.iter();
-        Self {
-            stream_arn: listed.info.stream_arn.clone(),
-            begun_at,
-            captured_at: token.map(|token| token.captured_at),
-            shards: shards
-                .map(|shard| (shard.id.clone(), begin(shard)))
-                .collect(),
-        }
-    }
-}
-
-/// How far a shard is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum At {
-    /// Begun, and no record seen.
-    Begun,
-    /// Nothing done; this is the first record that was read.
-    From(SequenceNumber),
-    /// Everything up to this number is done.
-    After(SequenceNumber),
-    /// Read to its end, and all done.
-    Ended,
-}
-
-/// A shard's row.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Row {
-    pub(crate) at: At,
-    /// Whatever was put into the shard's lineage before this time is done, or not wanted. `None`
-    /// where that cannot be said.
-    pub(crate) through: Option<Timestamp>,
-    pub(crate) owner: Option<String>,
-    /// When the lease ends, by the owner's wall clock.
-    until: Option<Timestamp>,
-}
-
-impl Kept for Row {
-    const VERSION: u32 = 1;
-}
-
-impl Row {
-    /// A row under nobody's lease.
-    pub(crate) fn released(at: At, through: Option<Timestamp>) -> Self {
-        Self {
-            at,
-            through,
-            owner: None,
-            until: None,
-        }
-    }
-}
-
-/// A shard's row as this reader saved it.
-#[derive(Debug, Clone)]
-pub(crate) struct Held {
-    pub(crate) shard: Arc<str>,
-    pub(crate) row: Row,
-    /// Of the row as it is saved.
-    pub(crate) version: u64,
-}
+/// How often a beat is tried when others save theirs at the same time; the next round comes soon.
+const ATTEMPTS: u32 = 8;
 
 pub(crate) struct Positions {
     pub(crate) place: Arc<dyn Checkpoints>,
@@ -203,18 +37,6 @@ pub(crate) struct Positions {
     pub(crate) clock: Arc<dyn Clock>,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Versioned<T> {
-    version: u32,
-    #[serde(flatten)]
-    content: T,
-}
-
-#[derive(Deserialize)]
-struct Head {
-    version: u32,
-}
-
 impl Positions {
     fn beginning_name(&self) -> String {
         self.name.marker("stream", &[])
@@ -222,6 +44,10 @@ impl Positions {
 
     fn shard_name(&self, shard: &str) -> String {
         self.name.marker("shard", &[shard])
+    }
+
+    fn workers_name(&self) -> String {
+        self.name.marker("workers", &[])
     }
 
     /// The beginning of the stream that is `listed`: the one that was saved, or a new one.
@@ -340,8 +166,52 @@ impl Positions {
         Ok(())
     }
 
+    /// Says that this worker is there, and has room for so many shards; answers who is.
+    pub(crate) async fn beat(&self, room: usize) -> Result<Workers, TriggerError> {
+        let name = self.workers_name();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let found: Option<(Workers, u64)> = self.load(&name).await?;
+            let over = found.as_ref().map(|(_, version)| *version);
+            let mut all = found.map(|(workers, _)| workers).unwrap_or_default();
+            self.sightings.only(&all.workers, &*self.clock);
+            all.workers.retain(|worker, beat| {
+                *worker == self.owner || self.sightings.see(worker, beat, &*self.clock)
+            });
+            // One that is forgotten and comes again must not be taken for what was seen before.
+            let first = || u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
+            let beats = all
+                .workers
+                .get(&self.owner)
+                .map_or_else(first, |beat| beat.beats);
+            let beat = Beat {
+                beats: beats.wrapping_add(1),
+                lease_ms: u64::try_from(self.lease.as_millis()).unwrap_or(u64::MAX),
+                room: room as u64,
+                at: self.clock.now(),
+            };
+            all.workers.insert(self.owner.clone(), beat);
+            if self.save(&name, &all, over).await?.is_some() || attempts >= ATTEMPTS {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// Says that this worker is no longer there.
+    pub(crate) async fn leave(&self) -> Result<(), TriggerError> {
+        let name = self.workers_name();
+        let found: Option<(Workers, u64)> = self.load(&name).await?;
+        if let Some((mut all, version)) = found
+            && all.workers.remove(&self.owner).is_some()
+        {
+            self.save(&name, &all, Some(version)).await?;
+        }
+        Ok(())
+    }
+
     /// What is kept as `name`, and its version.
-    pub(crate) async fn load<T: Kept>(&self, name: &str) -> Result<Option<(T, u64)>, TriggerError> {
+    async fn load<T: StoredForm>(&self, name: &str) -> Result<Option<(T, u64)>, TriggerError> {
         let loaded = self.place.load(name).await;
         let Some(Checkpoint { data, version }) = loaded.map_err(|source| failed(name, source))?
         else {
@@ -351,7 +221,7 @@ impl Positions {
     }
 
     /// `None` if somebody saved since.
-    pub(crate) async fn save<T: Kept>(
+    async fn save<T: StoredForm>(
         &self,
         name: &str,
         content: &T,
@@ -376,193 +246,9 @@ impl fmt::Debug for Positions {
     }
 }
 
-/// What is saved.
-fn encode<T: Kept>(content: &T) -> serde_json::Value {
-    serde_json::json!(Versioned {
-        version: T::VERSION,
-        content,
-    })
-}
-
-/// What the row called `name` holds.
-fn decode<T: Kept>(name: &str, data: &str) -> Result<T, TriggerError> {
-    let unreadable = |source| TriggerError::UnreadablePosition {
-        name: name.to_owned(),
-        source: Arc::new(source),
-    };
-    let head: Head = serde_json::from_str(data).map_err(unreadable)?;
-    if head.version != T::VERSION {
-        return Err(TriggerError::UnknownPosition {
-            name: name.to_owned(),
-            version: head.version,
-        });
-    }
-    let Versioned { content, .. } = serde_json::from_str(data).map_err(unreadable)?;
-    // A field that is lost reads as one that says nothing, and of a repeated one the last counts;
-    // the order of fields is not the same in every build.
-    let (found, written): (serde_json::Value, _) = (
-        serde_json::from_str(data).map_err(unreadable)?,
-        encode(&content),
-    );
-    if found != written || data.len() != written.to_string().len() {
-        let lost = "fields are missing, or there are too many";
-        return Err(unreadable(serde::de::Error::custom(lost)));
-    }
-    Ok(content)
-}
-
 fn failed(name: &str, source: StoreError) -> TriggerError {
     TriggerError::Position {
         name: name.to_owned(),
         source: Box::new(source),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::description::{ShardInfo, StreamInfo};
-    use aws_lambda_events::event::dynamodb::StreamViewType;
-    use murmur_testkit::damage::accepts_only_json_it_writes;
-
-    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
-
-    /// Shards given as (id, parent, whether an ending sequence number is shown).
-    fn listed(shards: &[(&str, Option<&str>, bool)]) -> StreamDescription {
-        let info = |(id, parent, ends): &(&str, Option<&str>, bool)| ShardInfo {
-            id: (*id).to_owned(),
-            parent: parent.map(str::to_owned),
-            first: None,
-            ending: ends.then(|| SequenceNumber::new("7").unwrap()),
-        };
-        StreamDescription {
-            info: StreamInfo::new("arn", StreamViewType::KeysOnly),
-            shards: shards.iter().map(info).collect(),
-        }
-    }
-
-    fn begins(beginning: &Beginning) -> Vec<(&str, Begin)> {
-        let shards = beginning.shards.iter();
-        shards.map(|(id, begin)| (&**id, *begin)).collect()
-    }
-
-    #[test]
-    fn latest_is_for_shards_that_are_open_and_wait_for_nobody() {
-        let listed = listed(&[
-            ("closed", Some("trimmed"), true),
-            ("child", Some("closed"), false),
-            ("unsure", None, false),
-            ("waits", Some("unsure"), false),
-            ("shows an end", None, true),
-        ]);
-        let beginning = Beginning::of(&listed, StartingPosition::Latest, None, NOW);
-        let expected = [
-            ("child", Begin::Latest),
-            ("closed", Begin::Skip),
-            ("shows an end", Begin::Latest),
-            ("unsure", Begin::Latest),
-            ("waits", Begin::TrimHorizon),
-        ];
-        assert_eq!(begins(&beginning), expected);
-        assert_eq!(beginning.since(), NOW);
-    }
-
-    #[test]
-    fn a_token_leaves_out_what_it_lists_as_closed_and_nothing_else() {
-        let listed = listed(&[
-            ("closed then", None, true),
-            ("closed since", Some("closed then"), true),
-            ("new", Some("closed since"), false),
-        ]);
-        let captured_at = Timestamp::from_secs(1_799_990_000);
-        let token = HandoffToken::new("arn", captured_at, vec!["closed then".to_owned()]);
-        // A token says where to begin, whatever the starting position.
-        for position in [StartingPosition::TrimHorizon, StartingPosition::Latest] {
-            let beginning = Beginning::of(&listed, position, Some(&token), NOW);
-            let expected = [
-                ("closed since", Begin::TrimHorizon),
-                ("closed then", Begin::Skip),
-                ("new", Begin::TrimHorizon),
-            ];
-            assert_eq!(begins(&beginning), expected);
-            assert_eq!(beginning.since(), captured_at);
-        }
-    }
-
-    #[test]
-    fn a_beginning_is_kept_as_three_lists_of_ids() {
-        let shards = [
-            ("a", Begin::Skip),
-            ("ab", Begin::Skip),
-            ("b", Begin::Latest),
-        ];
-        let beginning = Beginning {
-            stream_arn: "arn".to_owned(),
-            begun_at: NOW,
-            captured_at: None,
-            shards: shards.map(|(id, begin)| (id.to_owned(), begin)).into(),
-        };
-        let kept = serde_json::json!(Versioned {
-            version: Beginning::VERSION,
-            content: &beginning
-        });
-        let text = r#"{"version":2,"stream_arn":"arn","begun_at":1800000000000,"captured_at":null,"shards":{"skip":"0.1:a1.1:b","latest":"0.1:b","trim_horizon":""}}"#;
-        assert_eq!(
-            kept,
-            serde_json::from_str::<serde_json::Value>(text).unwrap()
-        );
-        let read: Versioned<Beginning> = serde_json::from_str(text).unwrap();
-        assert_eq!(read.content, beginning);
-        let twice = text.replace("0.1:b", "0.1:a");
-        assert!(serde_json::from_str::<Versioned<Beginning>>(&twice).is_err());
-    }
-
-    #[test]
-    fn rows_are_kept_in_a_form_that_later_releases_have_to_read() {
-        let after = At::After(SequenceNumber::new("100000000000000000002").unwrap());
-        let row = Row::released(after, Some(NOW));
-        let kept = encode(&row);
-        let text = r#"{"version":1,"at":{"after":"100000000000000000002"},"through":1800000000000,"owner":null,"until":null}"#;
-        assert_eq!(
-            kept,
-            serde_json::from_str::<serde_json::Value>(text).unwrap()
-        );
-        assert_eq!(decode::<Row>("n", text).unwrap(), row);
-        for (at, text) in [(At::Begun, "\"begun\""), (At::Ended, "\"ended\"")] {
-            assert_eq!(serde_json::to_string(&at).unwrap(), text);
-        }
-    }
-    #[test]
-    fn damaged_rows_are_refused_or_are_what_is_written() {
-        fn again<T: Kept>(bytes: &[u8]) -> Option<Vec<u8>> {
-            let content: T = decode("n", std::str::from_utf8(bytes).ok()?).ok()?;
-            Some(encode(&content).to_string().into_bytes())
-        }
-        let number = || SequenceNumber::new("100000000000000000002").unwrap();
-        let rows = [
-            Row::released(At::After(number()), Some(NOW)),
-            Row::released(At::Ended, None),
-            Row {
-                owner: Some("reader-1".to_owned()),
-                until: Some(NOW),
-                ..Row::released(At::From(number()), Some(NOW))
-            },
-            Row::released(At::Begun, Some(NOW)),
-        ];
-        let rows = rows.map(|row| encode(&row).to_string());
-        accepts_only_json_it_writes(&rows, again::<Row>);
-
-        let shards = listed(&[
-            ("closed", Some("trimmed"), true),
-            ("child", Some("closed"), false),
-            ("unsure", None, false),
-        ]);
-        let token = HandoffToken::new("arn", NOW.minus(Duration::from_secs(60)), Vec::new());
-        let beginnings = [
-            Beginning::of(&shards, StartingPosition::Latest, None, NOW),
-            Beginning::of(&shards, StartingPosition::Latest, Some(&token), NOW),
-        ];
-        let beginnings = beginnings.map(|beginning| encode(&beginning).to_string());
-        accepts_only_json_it_writes(&beginnings, again::<Beginning>);
     }
 }

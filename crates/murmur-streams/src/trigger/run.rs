@@ -16,12 +16,14 @@ use murmur_state::{Causes, Deadline, EventHandler, Timestamp};
 use crate::description::StreamDescription;
 use crate::error::StreamError;
 use crate::source::StreamSource;
-use crate::trigger::BEGINS;
-use crate::trigger::engine::{Engine, Until, Watch, yield_now};
+use crate::trigger::beginning::Beginning;
+use crate::trigger::engine::{BEGINS, Engine};
 use crate::trigger::error::TriggerError;
-use crate::trigger::lineage::{Left, Lineage, Seen};
-use crate::trigger::positions::{At, Beginning, Row};
-use crate::trigger::sharing::Workers;
+use crate::trigger::lineage::{Left, Lineage, SeenRow};
+use crate::trigger::progress_log::ProgressLog;
+use crate::trigger::row::{At, Row};
+use crate::trigger::watch::{Until, Watch, yield_now};
+use crate::trigger::workers::Workers;
 
 /// How often new shards and the leases of others are looked for.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
@@ -52,13 +54,13 @@ enum Step {
 
 struct Look {
     workers: Option<Workers>,
-    rows: Vec<(Arc<str>, Seen)>,
+    rows: Vec<(Arc<str>, SeenRow)>,
 }
 
 /// How this reader shares the shards with others, in rounds.
-struct Share {
+struct Sharing {
     /// Where a round began, what it has seen so far.
-    round: Option<HashMap<Arc<str>, Seen>>,
+    round: Option<HashMap<Arc<str>, SeenRow>>,
     /// When to begin the next, in monotonic time; `None` before the shards are listed.
     next: Option<Duration>,
     workers: Workers,
@@ -68,7 +70,7 @@ struct Share {
     had_more: bool,
 }
 
-pub(crate) struct Run<'e, 'w, S, H> {
+pub(crate) struct TriggerRun<'e, 'w, S, H> {
     engine: &'e Engine<S, H>,
     watch: &'e Watch<'w>,
     lineage: Lineage,
@@ -77,7 +79,7 @@ pub(crate) struct Run<'e, 'w, S, H> {
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
     /// `None` where no others can see the positions, or the run only wants what is there.
-    share: Option<Share>,
+    share: Option<Sharing>,
     /// What tells the shards that are read here to leave.
     releases: BTreeMap<Arc<str>, oneshot::Sender<()>>,
     /// When the shards were last asked for, in monotonic time, and how long that took.
@@ -93,10 +95,11 @@ pub(crate) struct Run<'e, 'w, S, H> {
     /// How often the shards were listed, since one has ended, without the children of all that
     /// have.
     without_child: u32,
+    log: ProgressLog,
     error: Option<TriggerError>,
 }
 
-impl<'e, 'w, S, H> Run<'e, 'w, S, H>
+impl<'e, 'w, S, H> TriggerRun<'e, 'w, S, H>
 where
     S: StreamSource,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
@@ -109,7 +112,7 @@ where
             began: engine.options.clock.now(),
             steps: FuturesUnordered::new(),
             listing: false,
-            share: (engine.positions.lasting && watch.until == Until::ShutDown).then(|| Share {
+            share: (engine.positions.lasting && watch.until == Until::ShutDown).then(|| Sharing {
                 round: None,
                 next: None,
                 workers: Workers::default(),
@@ -123,6 +126,7 @@ where
             list_at: Deadline::within(&*engine.options.clock, Duration::ZERO),
             up_to_date: false,
             without_child: 0,
+            log: ProgressLog::default(),
             error: None,
         }
     }
@@ -146,6 +150,9 @@ where
             if self.steps.is_empty() && (stopping || self.is_over()) {
                 if self.share.is_some() {
                     self.engine.leave_others().await;
+                }
+                if !stopping {
+                    self.log.end(self.engine);
                 }
                 return self.error.map_or(Ok(()), Err);
             }
@@ -236,6 +243,12 @@ where
     fn listed(&mut self, listed: &StreamDescription, beginning: &Beginning) {
         let engine = self.engine;
         self.listing = false;
+        self.log.begin(engine, listed, beginning, self.began);
+        // A run that drains says only at its end that all is done.
+        let all_begun = self.watch.until == Until::ShutDown
+            && self.up_to_date
+            && self.lineage.working() == engine.monitor.shards();
+        self.log.tell(engine, all_begun);
         for shard in self
             .lineage
             .update(listed, beginning, |id| engine.monitor.reads(id))
@@ -253,7 +266,7 @@ where
             None => self.lineage.look_again(),
         }
         let ids = listed.ids();
-        engine.kept.retain(|id| ids.contains(id));
+        engine.cursors.retain(|id| ids.contains(id));
         self.up_to_date = !self.awaits_children(listed);
         let idle = self.lineage.working() == 0 && self.lineage.is_done();
         let clock = &*engine.options.clock;
@@ -361,14 +374,17 @@ where
         let shares = share.workers.shares(self.lineage.readable());
         share.most = shares.get(me).copied().unwrap_or(0);
         let has = |worker: &str| {
-            let of = |seen: &&Seen| matches!(seen, Seen::Elsewhere(owner) if owner == worker);
+            let of = |seen: &&SeenRow| matches!(seen, SeenRow::Elsewhere(owner) if owner == worker);
             round.values().filter(of).count()
         };
         let others = shares.iter().filter(|(worker, _)| **worker != me);
         let lack: usize = others
             .map(|(worker, share)| share.saturating_sub(has(worker)))
             .sum();
-        let free = round.values().filter(|seen| **seen == Seen::Free).count();
+        let free = round
+            .values()
+            .filter(|seen| **seen == SeenRow::Free)
+            .count();
         let too_many = self.releases.len().saturating_sub(share.most);
         let wanted = too_many.min(lack.saturating_sub(free));
         let had_more = std::mem::replace(&mut share.had_more, wanted > 0);
@@ -418,18 +434,18 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
         let looks = shards.into_iter().map(|shard| async move {
             let found = self.persistently(|| self.positions.find(&shard)).await?;
             let seen = match found {
-                Some((row, _)) if row.at == At::Ended => Seen::Ended,
+                Some((row, _)) if row.at == At::Ended => SeenRow::Ended,
                 Some((row, version)) if self.positions.is_left_over(&row, began) => {
                     // Else it would be held for this reader, which may have no room for it.
                     let free = Row::released(row.at, row.through);
                     let put = || self.positions.put(&shard, &free, Some(version));
                     self.persistently(put).await?;
-                    Seen::Free
+                    SeenRow::Free
                 }
                 Some((row, _)) if self.positions.is_elsewhere(&row) => {
-                    Seen::Elsewhere(row.owner.unwrap_or_default())
+                    SeenRow::Elsewhere(row.owner.unwrap_or_default())
                 }
-                _ => Seen::Free,
+                _ => SeenRow::Free,
             };
             Ok::<_, TriggerError>((shard, seen))
         });

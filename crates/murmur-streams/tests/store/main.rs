@@ -18,9 +18,10 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{
-    AttributeValue, Batch, Cursor, EventRecord, Item, Start, StreamError, StreamInfo, StreamRecord,
-    StreamSource, StreamStore, StreamViewType,
+    AttributeValue, EventRecord, Item, StreamError, StreamInfo, StreamRecord, StreamSource,
+    StreamStore, StreamViewType,
 };
 
 const ARN: &str =
@@ -80,7 +81,7 @@ fn batch(
     shard: &str,
     from: impl Into<Cursor>,
     limit: usize,
-) -> Result<Batch, StreamError> {
+) -> Result<ReadBatch, StreamError> {
     let (source, from) = (store.source(ARN), from.into());
     let read = source.read(shard, &from, limit).now_or_never();
     read.expect("the store never waits")

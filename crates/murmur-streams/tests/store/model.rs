@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use murmur_state::{Clock, ManualClock, SequenceNumber, Timestamp};
-use murmur_streams::{
-    Batch, Cursor, EventRecord, Start, StreamError, StreamInfo, StreamRecord, StreamStatus,
-    StreamStore,
-};
+use murmur_streams::source::{Cursor, ReadBatch, Start};
+use murmur_streams::{EventRecord, StreamError, StreamRecord, StreamStatus, StreamStore};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -200,10 +198,7 @@ impl World {
             Step::RollOver => self.roll_over(),
             Step::Hours(hours) => self.clock.advance(Duration::from_secs(3_600 * hours)),
             Step::Disable => {
-                let info = StreamInfo {
-                    stream_status: StreamStatus::Disabled,
-                    ..info()
-                };
+                let info = info().with_status(StreamStatus::Disabled);
                 self.store.register_stream(info);
                 self.enabled = false;
                 let now = self.now();
@@ -328,7 +323,7 @@ impl World {
         let (cursor, position, given_at) = shard.reader.take().unwrap_or_else(begin);
         let expired = now.since(given_at) >= Duration::from_secs(15 * 60);
         match batch(&self.store, id, cursor, limit) {
-            Ok(Batch { records, next }) => {
+            Ok(ReadBatch { records, next, .. }) => {
                 assert!(position >= trimmed && shard.is_listed(now));
                 let end = shard.changes.len().min(position + limit);
                 assert_eq!(numbers(&records), expected(&shard.changes[position..end]));

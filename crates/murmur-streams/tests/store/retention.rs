@@ -4,9 +4,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_streams::source::{Cursor, Start};
 use murmur_streams::{
-    Cursor, DynamoDbEventResponse, Event, Start, StreamError, StreamInfo, StreamRecord,
-    StreamStatus, StreamStore, Trigger,
+    DynamoDbEventResponse, Event, StreamError, StreamRecord, StreamStatus, StreamStore, Trigger,
 };
 
 use crate::{ARN, all, batch, info, number, put, read, record, shard_ids, sharded};
@@ -309,10 +309,7 @@ fn a_stream_whose_shards_have_all_left_goes_on_where_they_ended() {
     let owner = roots
         .iter()
         .find(|shard| all(&store, shard).contains(&"a".to_owned()));
-    let disabled = StreamInfo {
-        stream_status: StreamStatus::Disabled,
-        ..info()
-    };
+    let disabled = info().with_status(StreamStatus::Disabled);
     store.register_stream(disabled.clone());
     clock.advance(DAY);
     store.register_stream(disabled);

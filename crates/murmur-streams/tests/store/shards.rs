@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use murmur_streams::{ShardInfo, Start, StreamError, StreamInfo, StreamStatus, StreamStore};
+use murmur_streams::source::{ShardInfo, Start};
+use murmur_streams::{StreamError, StreamStatus, StreamStore};
 
 use crate::{ARN, all, info, number, put, read, record, shard_ids, sharded, store};
 
@@ -268,10 +269,7 @@ fn a_stream_enabled_again_goes_on_in_children_of_the_same_ranges() {
     let names = names(80);
     store.split(ARN, &shard_ids(&store)[0]).unwrap();
     put_each(&store, &names);
-    let disabled = StreamInfo {
-        stream_status: StreamStatus::Disabling,
-        ..info()
-    };
+    let disabled = info().with_status(StreamStatus::Disabling);
     store.register_stream(disabled);
     let before = shards(&store);
     assert!(before.values().all(|shard| shard.ending.is_some()));

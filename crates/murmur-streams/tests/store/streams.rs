@@ -3,9 +3,10 @@
 use std::thread;
 
 use murmur_state::Timestamp;
+use murmur_streams::source::{Cursor, KeySchemaElement, Start};
 use murmur_streams::{
-    AttributeValue, Cursor, KeySchemaElement, KeyType, Start, StreamError, StreamInfo,
-    StreamRecord, StreamStatus, StreamStore, StreamViewType,
+    AttributeValue, KeyType, StreamError, StreamInfo, StreamRecord, StreamStatus, StreamStore,
+    StreamViewType,
 };
 
 use crate::{ARN, batch, info, put, read, record, shard_ids, sharded, store};
@@ -77,24 +78,21 @@ fn get_records_answers_the_next_position() {
 #[test]
 fn the_description_gives_all_seven_fields_and_the_shard() {
     let store = StreamStore::new();
-    let info = StreamInfo {
-        stream_arn: "any".into(),
-        table_name: "orders".into(),
-        stream_view_type: StreamViewType::OldImage,
-        stream_label: "label".into(),
-        stream_status: StreamStatus::Enabling,
-        key_schema: vec![
-            KeySchemaElement {
-                attribute_name: "id".into(),
-                key_type: KeyType::Hash,
-            },
-            KeySchemaElement {
-                attribute_name: "at".into(),
-                key_type: KeyType::Range,
-            },
-        ],
-        creation_time: Some(Timestamp::from_secs(3)),
-    };
+    let mut info =
+        StreamInfo::new("any", StreamViewType::OldImage).with_status(StreamStatus::Enabling);
+    info.table_name = "orders".into();
+    info.stream_label = "label".into();
+    info.key_schema = vec![
+        KeySchemaElement {
+            attribute_name: "id".into(),
+            key_type: KeyType::Hash,
+        },
+        KeySchemaElement {
+            attribute_name: "at".into(),
+            key_type: KeyType::Range,
+        },
+    ];
+    info.creation_time = Some(Timestamp::from_secs(3));
     store.register_stream(info.clone());
     let described = store.describe_stream("any").unwrap();
     assert_eq!(described.info, info);
@@ -150,10 +148,8 @@ fn a_shard_is_read_from_where_it_is_asked_for() {
 fn a_disabled_stream_takes_no_records_and_can_be_read_to_its_end() {
     let store = store();
     store.put_record(record("a")).unwrap();
-    let disabled = StreamInfo {
-        stream_status: StreamStatus::Disabled,
-        ..StreamInfo::new(ARN, StreamViewType::NewAndOldImages)
-    };
+    let disabled =
+        StreamInfo::new(ARN, StreamViewType::NewAndOldImages).with_status(StreamStatus::Disabled);
     store.register_stream(disabled);
     let refused = store.put_record(record("b")).unwrap_err();
     assert!(matches!(refused, StreamError::Disabled { .. }));
@@ -216,10 +212,7 @@ fn registering_again_keeps_the_shards() {
 #[test]
 fn a_stream_that_was_never_enabled_gets_its_shards_once_it_is() {
     let store = StreamStore::new();
-    let disabled = StreamInfo {
-        stream_status: StreamStatus::Disabled,
-        ..info()
-    };
+    let disabled = info().with_status(StreamStatus::Disabled);
     store.register_stream_with_shards(disabled, 5).unwrap();
     assert!(shard_ids(&store).is_empty());
     assert!(matches!(

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_state::{Clock, Timestamp};
-use murmur_streams::{Cursor, Start, StreamRecord, StreamStore};
+use murmur_streams::source::{Cursor, Start};
+use murmur_streams::{StreamRecord, StreamStore};
 
 use crate::{ARN, batch, id_of, info, record, shard_ids, sharded, store};
 

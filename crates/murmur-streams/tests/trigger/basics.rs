@@ -364,10 +364,9 @@ async fn pauses_between_reads_grow_to_the_poll_interval_while_nothing_comes() {
 async fn a_disabled_stream_is_drained_and_ends_a_run() {
     let store = store();
     put(&store, &["a"]);
-    store.register_stream(StreamInfo {
-        stream_status: StreamStatus::Disabled,
-        ..StreamInfo::new(ARN, StreamViewType::KeysOnly)
-    });
+    store.register_stream(
+        StreamInfo::new(ARN, StreamViewType::KeysOnly).with_status(StreamStatus::Disabled),
+    );
     let handler = Scripted::default();
     assert_eq!(drained(&store, &handler).drain().await.unwrap().records, 1);
     let error = drained(&store, &handler).run(pending()).await.unwrap_err();

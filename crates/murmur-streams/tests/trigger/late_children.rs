@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use murmur_streams::{
-    Batch, Cursor, StoreSource, StreamDescription, StreamError, StreamSource, Trigger,
-};
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
+use murmur_streams::{StoreSource, StreamError, StreamSource, Trigger};
 use tokio::time::Instant;
 
 use crate::support::{ARN, Scripted, put, store};
@@ -27,7 +26,12 @@ impl StreamSource for Hiding {
         Ok(listed)
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         self.inner.read(shard, from, limit).await
     }
 }

@@ -15,7 +15,7 @@ use murmur_streams::{
 use murmur_testkit::time::Time;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{ARN, Scripted, on, put, store};
+use crate::support::{ARN, Scripted, World, on, put, store};
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -26,6 +26,9 @@ impl Log {
     }
 
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        // What is traced first by a test that listens to nothing would be off for all tests.
+        let all = tracing_subscriber::fmt().with_writer(io::sink).finish();
+        let _ = tracing::subscriber::set_global_default(all);
         let writer = self.clone();
         let subscriber = tracing_subscriber::fmt()
             .with_ansi(false)
@@ -102,7 +105,7 @@ async fn latest_begun_again_before_its_first_record_is_a_gap_that_is_told() {
     // So does another process, once a record was done.
     let summary = reader().drain().await.unwrap();
     assert_eq!((summary.records, summary.gaps), (1, 0));
-    assert!(!log.text().contains("LATEST"), "{}", log.text());
+    assert!(!log.text().contains("begun at LATEST"), "{}", log.text());
 
     let other = "arn:aws:dynamodb:eu-west-1:1:table/other/stream/2026-01-01T00:00:00.000";
     store.register_stream(StreamInfo::new(other, StreamViewType::KeysOnly));
@@ -195,4 +198,70 @@ async fn counts_and_lag_go_to_the_recorder_under_the_triggers_name() {
     let expected = expected.map(|(name, count)| (name.to_owned(), count));
     assert_eq!(counts, Seen::from(expected));
     assert_eq!(gauges, Seen::from([("orders_live:lag_ms".to_owned(), 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_says_what_it_reads_how_far_behind_it_is_and_when_it_has_caught_up() {
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    let (world, log) = (World::new(), Log::default());
+    let _guard = log.listen();
+    let (time, store) = (&world.time, &world.store);
+    let handler = |event: Event| {
+        let (time, records) = (time.clone(), event.records.len() as u64);
+        async move {
+            time.sleep(minutes(records)).await;
+            Ok::<_, HandlerError>(DynamoDbEventResponse::default())
+        }
+    };
+    let trigger = || {
+        Trigger::builder(store.source(ARN), handler)
+            .positions(Arc::clone(&world.place), "orders_live")
+            .clock(time.clock(0))
+            .batch_size(1)
+            .maximum_retry_attempts(1)
+            .build()
+            .unwrap()
+    };
+    put(store, &["a", "b", "c", "d", "e"]);
+    time.sleep(minutes(120)).await;
+    trigger().run(time.sleep(minutes(30))).await.unwrap();
+
+    let lines = |of: &str| -> Vec<String> {
+        let text = log.text();
+        let lines = text.lines().filter(|line| line.contains(of));
+        lines.map(str::to_owned).collect()
+    };
+    let reads = lines("reads the stream");
+    for part in ["INFO", ARN, "orders_live", "TRIM_HORIZON", "shards=1"] {
+        assert!(reads[0].contains(part), "{reads:?}");
+    }
+    let behind = lines("is behind");
+    assert!((5..=6).contains(&behind.len()), "{behind:?}");
+    for part in ["INFO", "orders_live", "behind=2 h", "pending=5"] {
+        assert!(behind[0].contains(part), "{behind:?}");
+    }
+    let caught_up = lines("has caught up");
+    assert_eq!((reads.len(), caught_up.len()), (1, 1), "{}", log.text());
+    assert!(caught_up[0].contains("records=5"), "{caught_up:?}");
+
+    // A change that is done within a minute is nothing to be told of; a longer wait is.
+    let mut second = trigger();
+    let mut run = Box::pin(second.run(time.sleep(minutes(60))));
+    let later = async {
+        time.sleep(minutes(10)).await;
+        put(store, &["f"]);
+        time.sleep(minutes(10)).await;
+        put(store, &["g", "h", "i"]);
+    };
+    futures::join!(&mut run, later).0.unwrap();
+    let reads = lines("reads the stream");
+    assert!(reads[1].contains("where reading stopped"), "{reads:?}");
+    let behind = &lines("is behind")[behind.len()..];
+    assert!((2..=3).contains(&behind.len()), "{}", log.text());
+    assert_eq!((reads.len(), lines("has caught up").len()), (2, 3));
+
+    // What is there is drained, and that is told at the end.
+    put(store, &["j"]);
+    trigger().drain().await.unwrap();
+    assert_eq!(lines("has caught up").len(), 4, "{}", log.text());
 }

@@ -9,9 +9,10 @@ use murmur_state::{
     Checkpoint, Checkpoints, EventHandler, HandlerError, MemoryDeduper, Place, Random, Removed,
     Saved, StoreError, Timestamp,
 };
+use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, StoreSource, StreamDescription, StreamError,
-    StreamInfo, StreamSource, StreamStore, StreamViewType, Trigger,
+    DynamoDbEventResponse, Event, StoreSource, StreamError, StreamInfo, StreamSource, StreamStore,
+    StreamViewType, Trigger,
 };
 use murmur_testkit::time::Time;
 
@@ -102,7 +103,12 @@ impl StreamSource for World {
         self.stream.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         self.throttled()?;
         self.stream.read(shard, from, limit).await
     }

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use murmur_state::{
     Checkpoints, EventHandler, HandlerError, HandoffToken, MemoryDeduper, Timestamp,
 };
+use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, StreamDescription};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, Monitor, ShardInfo,
-    StreamDescription, StreamError, StreamInfo, StreamSource, StreamStore, StreamViewType, Trigger,
+    DynamoDbEventResponse, Event, EventRecord, Monitor, StreamError, StreamInfo, StreamSource,
+    StreamStore, StreamViewType, Trigger,
 };
 use murmur_testkit::time::Time;
 use tokio::task::JoinHandle;
@@ -42,19 +43,13 @@ struct Wide {
 
 impl StreamSource for Wide {
     async fn describe(&self) -> Result<StreamDescription, StreamError> {
-        let shard = |at| ShardInfo {
-            id: format!("{at:06}"),
-            parent: None,
-            first: None,
-            ending: None,
-        };
-        Ok(StreamDescription {
-            info: StreamInfo::new(ARN, StreamViewType::KeysOnly),
-            shards: (0..self.shards).map(shard).collect(),
-        })
+        let shard = |at| ShardInfo::new(format!("{at:06}"), None);
+        let info = StreamInfo::new(ARN, StreamViewType::KeysOnly);
+        let shards = (0..self.shards).map(shard).collect();
+        Ok(StreamDescription::new(info, shards))
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
+    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<ReadBatch, StreamError> {
         let reading = self.reading.fetch_add(1, Ordering::Relaxed) + 1;
         self.most_reading.fetch_max(reading, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -70,9 +65,9 @@ impl StreamSource for Wide {
         self.most_held.fetch_max(held, Ordering::Relaxed);
         let next = Some(Cursor::Iterator {
             token: end.to_string(),
-            renew: murmur_streams::Start::TrimHorizon,
+            renew: murmur_streams::source::Start::TrimHorizon,
         });
-        Ok(Batch { records, next })
+        Ok(ReadBatch::new(records, next))
     }
 }
 
@@ -288,17 +283,12 @@ struct Listed(Vec<ShardInfo>);
 
 impl StreamSource for Listed {
     async fn describe(&self) -> Result<StreamDescription, StreamError> {
-        Ok(StreamDescription {
-            info: StreamInfo::new(ARN, StreamViewType::KeysOnly),
-            shards: self.0.clone(),
-        })
+        let info = StreamInfo::new(ARN, StreamViewType::KeysOnly);
+        Ok(StreamDescription::new(info, self.0.clone()))
     }
 
-    async fn read(&self, _: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
-        Ok(Batch {
-            records: Vec::new(),
-            next: Some(from.clone()),
-        })
+    async fn read(&self, _: &str, from: &Cursor, _: usize) -> Result<ReadBatch, StreamError> {
+        Ok(ReadBatch::new(Vec::new(), Some(from.clone())))
     }
 }
 
@@ -309,12 +299,11 @@ async fn a_hundred_thousand_listed_shards_are_begun_from_a_token() {
         let random = at.wrapping_mul(2_654_435_761) % 4_294_967_296;
         format!("shardId-{:020}-{random:08x}", 1_414_562_045_508 + at * 864)
     };
-    let shard = |at: u64| ShardInfo {
-        id: id(at),
-        parent: at.checked_sub(lines).map(id),
-        first: None,
-        ending: (at < (generations - 1) * lines)
-            .then(|| murmur_state::SequenceNumber::new("7").unwrap()),
+    let shard = |at: u64| {
+        let mut shard = ShardInfo::new(id(at), at.checked_sub(lines).map(id));
+        shard.ending = (at < (generations - 1) * lines)
+            .then(|| murmur_state::SequenceNumber::new("7").unwrap());
+        shard
     };
     let shards: Vec<ShardInfo> = (0..generations * lines).map(shard).collect();
     let closed = shards.iter().filter(|shard| shard.ending.is_some());

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_state::{EventHandler, HandlerError, MemoryDeduper, Random, SequenceNumber, Timestamp};
+use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, StreamDescription};
 use murmur_streams::{
-    AttributeValue, Batch, Cursor, DynamoDbEventResponse, Event, EventRecord, Item, ShardInfo,
-    StoreSource, StreamDescription, StreamError, StreamInfo, StreamRecord, StreamSource,
-    StreamStore, StreamViewType, Trigger, TriggerBuilder, report_failures,
+    AttributeValue, DynamoDbEventResponse, Event, EventRecord, Item, StoreSource, StreamError,
+    StreamInfo, StreamRecord, StreamSource, StreamStore, StreamViewType, Trigger, TriggerBuilder,
+    report_failures,
 };
 use murmur_testkit::time::Time;
 use tokio::time::Instant;
@@ -147,12 +148,7 @@ pub(crate) type Answer = Result<&'static [&'static str], StreamError>;
 
 impl Fake {
     pub(crate) fn new(scripts: Vec<Vec<Answer>>) -> Self {
-        let shard = |at| ShardInfo {
-            id: format!("s{at}"),
-            parent: None,
-            first: None,
-            ending: None,
-        };
+        let shard = |at| ShardInfo::new(format!("s{at}"), None);
         Self {
             shards: (0..scripts.len()).map(shard).collect(),
             at_first: scripts.len(),
@@ -191,13 +187,11 @@ impl StreamSource for Fake {
             false => self.at_first,
             true => self.shards.len(),
         };
-        Ok(StreamDescription {
-            info,
-            shards: self.shards[..known].to_vec(),
-        })
+        let shards = self.shards[..known].to_vec();
+        Ok(StreamDescription::new(info, shards))
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<Batch, StreamError> {
+    async fn read(&self, shard: &str, from: &Cursor, _: usize) -> Result<ReadBatch, StreamError> {
         self.reads.lock().unwrap().push(Instant::now());
         let at = self
             .shards
@@ -213,9 +207,6 @@ impl StreamSource for Fake {
             record
         };
         let records = answer?.iter().map(record).collect();
-        Ok(Batch {
-            records,
-            next: (!ended).then(|| from.clone()),
-        })
+        Ok(ReadBatch::new(records, (!ended).then(|| from.clone())))
     }
 }

@@ -12,9 +12,10 @@ use murmur_state::{
     Checkpoint, Checkpoints, EventHandler, HandlerError, Place, Removed, Repeats, Saved,
     SequenceNumber, StoreError,
 };
+use murmur_streams::source::{Cursor, ReadBatch, Start, StreamDescription};
 use murmur_streams::{
-    Batch, Cursor, DynamoDbEventResponse, Event, FailedBatch, Start, StoreSource,
-    StreamDescription, StreamError, StreamSource, report_failures,
+    DynamoDbEventResponse, Event, FailedBatch, StoreSource, StreamError, StreamSource,
+    report_failures,
 };
 
 use crate::plan::{Life, NoAccess, within};
@@ -144,7 +145,12 @@ impl Source {
     }
 
     /// An iterator that gave no record yet and has expired is for the trigger to judge.
-    async fn ask(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn ask(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         let asked = self.inner.read(shard, from, limit).await;
         if matches!(asked, Err(StreamError::IteratorExpired { .. })) {
             self.process.world.met("iterators expired");
@@ -174,7 +180,12 @@ impl StreamSource for Source {
         self.inner.describe().await
     }
 
-    async fn read(&self, shard: &str, from: &Cursor, limit: usize) -> Result<Batch, StreamError> {
+    async fn read(
+        &self,
+        shard: &str,
+        from: &Cursor,
+        limit: usize,
+    ) -> Result<ReadBatch, StreamError> {
         let Process { world, life, .. } = &self.process;
         self.process.delay(5 * SECOND).await;
         self.fail()?;
@@ -197,10 +208,7 @@ impl StreamSource for Source {
                 .unwrap()
                 .entry(shard.to_owned())
                 .or_default() += 1;
-            Batch {
-                records: Vec::new(),
-                next: Some(place),
-            }
+            ReadBatch::new(Vec::new(), Some(place))
         } else {
             let limit = match self.process.trouble("short reads") {
                 true => self.process.dice(|rng| rng.usize(1..=3)),

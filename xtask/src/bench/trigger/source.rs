@@ -1,9 +1,7 @@
 //! The streams that are read.
 
 use anyhow::{Result, bail};
-use aws_lambda_events::event::dynamodb::{
-    Event, EventRecord, OperationType, StreamStatus, StreamViewType,
-};
+use aws_lambda_events::event::dynamodb::{Event, EventRecord, OperationType, StreamViewType};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
 use murmur_state::{Clock, SystemClock};
@@ -42,15 +40,7 @@ fn orders(records: usize) -> (Event, i64) {
 /// A stream in this process.
 pub(super) fn store(records: usize) -> Result<Filled<StoreSource>> {
     let store = StreamStore::new();
-    store.register_stream(StreamInfo {
-        stream_arn: ARN.to_owned(),
-        table_name: "orders".to_owned(),
-        stream_view_type: StreamViewType::NewAndOldImages,
-        stream_label: "bench".to_owned(),
-        stream_status: StreamStatus::Enabled,
-        key_schema: Vec::new(),
-        creation_time: None,
-    });
+    store.register_stream(StreamInfo::new(ARN, StreamViewType::NewAndOldImages));
     let (event, total) = orders(records);
     for EventRecord {
         event_id, change, ..

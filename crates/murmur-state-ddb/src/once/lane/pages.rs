@@ -14,7 +14,7 @@ use crate::error::Written;
 use crate::once::cell::Cell;
 use crate::once::ids::{Element, elements, set};
 use crate::once::page::{Level, Page};
-use crate::once::row::{Image, Known};
+use crate::once::row::{Image, KnownRow};
 
 /// Some ids on their way into a page.
 struct Write {
@@ -60,7 +60,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
 
     /// Writes what `image` forgets next to pages, until all of it is acknowledged. What was before
     /// an error stays so.
-    pub(super) async fn page_out(&mut self, known: &mut Known, image: &Image) -> Step {
+    pub(super) async fn page_out(&mut self, known: &mut KnownRow, image: &Image) -> Step {
         loop {
             let prev = image.prev.iter().copied();
             let left: Vec<Element> = prev.filter(|id| !known.paged.has(id)).collect();
@@ -90,7 +90,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     }
 
     /// Notes which ids are in pages now.
-    fn acknowledge(&self, known: &mut Known, level: Level, written: Vec<Write>) -> Step {
+    fn acknowledge(&self, known: &mut KnownRow, level: Level, written: Vec<Write>) -> Step {
         let mut sizes = BTreeMap::new();
         let mut too_large = None;
         let mut failed = Ok(());

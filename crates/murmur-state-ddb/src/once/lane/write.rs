@@ -9,11 +9,11 @@ use crate::change::Change;
 use crate::error::Written;
 use crate::once::cell::Cell;
 use crate::once::ids::{set, unless_taken};
-use crate::once::row::{Image, Known};
+use crate::once::row::{Image, KnownRow};
 
 impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// Adds the ids of the first `chunk` events to the row's, with what the events add.
-    pub(super) async fn add(&mut self, known: &mut Known, image: &Image, chunk: usize) -> Step {
+    pub(super) async fn add(&mut self, known: &mut KnownRow, image: &Image, chunk: usize) -> Step {
         let change = Change::default().add("cur :new");
         let change = match image.is_begun {
             false => change.set("per = if_not_exists(per, :per)"),
@@ -46,7 +46,12 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
 
     /// Pages out what the row forgets now; then its newer ids become the older ones, and those of
     /// the first `chunk` events the newer.
-    pub(super) async fn move_on(&mut self, known: &mut Known, image: &Image, chunk: usize) -> Step {
+    pub(super) async fn move_on(
+        &mut self,
+        known: &mut KnownRow,
+        image: &Image,
+        chunk: usize,
+    ) -> Step {
         self.page_out(known, image).await?;
         let mut tops = image.tops.clone();
         tops.merge(&known.paged.tops);
@@ -127,7 +132,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     /// since it decides where they are; then the ids; what is left is the value.
     async fn judge(
         &mut self,
-        known: &mut Known,
+        known: &mut KnownRow,
         before: &Image,
         chunk: usize,
         reach: Reach,

@@ -1,90 +1,36 @@
+//! The builder of a trigger.
+
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lambda_events::event::dynamodb::{Event, EventRecord, OperationType};
+use aws_lambda_events::event::dynamodb::{Event, OperationType};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use murmur_state::{
-    Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError, ImageNotes,
-    MemoryDeduper, NoopRecorder, OptionError, PipelineName, Random, Recorder, Repeats, Retry,
-    RetryPolicy, SystemClock, Tokens, UNREADABLE,
+    Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
+    MemoryDeduper, OptionError, PipelineName, Random, Recorder, Repeats, Tokens,
 };
+#[cfg(doc)]
+use murmur_state::{ImageNotes, UNREADABLE};
 
 use crate::source::{ITERATOR_LIFE, StreamSource};
-use crate::trigger::{FailedBatch, OnFailure, OnGap, Positions, READ_BYTES, Sightings, Trigger};
+use crate::trigger::{
+    FailedBatch, OnFailure, OnGap, Options, Positions, READ_BYTES, Sightings, StartingPosition,
+    Trigger,
+};
 
 /// A lease others can see, unless told otherwise.
 const LEASE: Duration = Duration::from_secs(30);
 
-/// What is read ahead, unless told otherwise.
-const READ_AHEAD: usize = 256 * 1024 * 1024;
-
-/// Where a trigger begins that has not read the stream before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum StartingPosition {
-    /// The oldest record the stream still has.
-    #[default]
-    TrimHorizon,
-    /// Only what is put from about now on. Shards that appear later are read from their
-    /// beginning all the same, so that a split loses nothing.
-    Latest,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Options {
-    pub(crate) batch_size: usize,
-    pub(crate) batching_window: Duration,
-    pub(crate) parallelization_factor: usize,
-    pub(crate) bisect_batch_on_error: bool,
-    pub(crate) maximum_retry_attempts: Option<u32>,
-    maximum_record_age: Option<Duration>,
-    /// What follows from that and from how long the handler recognises events.
-    pub(crate) record_age_limit: Option<Duration>,
-    pub(crate) on_failure: Option<OnFailure>,
-    event_names: Option<Vec<OperationType>>,
-    pub(crate) starting_position: StartingPosition,
-    pub(crate) handoff: Option<HandoffToken>,
-    table_at_rest: bool,
-    pub(crate) on_gap: OnGap,
-    pub(crate) maximum_shards: usize,
-    pub(crate) read_ahead: usize,
-    pub(crate) retry: RetryPolicy,
-    pub(crate) poll_interval: Duration,
-    pub(crate) drain_empty_reads: u32,
-    pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) random: Random,
-    pub(crate) recorder: Arc<dyn Recorder>,
-}
-
-impl Options {
-    /// How one run tries again.
-    pub(crate) fn retry(&self) -> Retry {
-        Retry::new(self.retry, Arc::clone(&self.clock), self.random.clone())
-    }
-
-    /// Whether the filter lets this record pass. If not even the name of its event could be read,
-    /// the handler decides about it.
-    pub(crate) fn wants(&self, record: &EventRecord) -> bool {
-        let Some(names) = &self.event_names else {
-            return true;
-        };
-        let is_wanted = |wanted: &str| names.iter().any(|name| name.to_string() == wanted);
-        if !record.event_name.starts_with(UNREADABLE) {
-            return is_wanted(&record.event_name);
-        }
-        let notes = ImageNotes::read(record.record_format.as_deref());
-        notes.event_name.is_none_or(|name| is_wanted(&name))
-    }
-
-    /// Warns of what is allowed and seldom meant.
-    pub(crate) fn warn(&self) {
-        if self.maximum_retry_attempts.is_none() && self.maximum_record_age.is_none() {
-            tracing::warn!(
-                "neither `maximum_retry_attempts` nor `maximum_record_age` is set: one record that always fails blocks its shard until it is trimmed"
-            );
-        }
+impl<S, H> Trigger<S, H>
+where
+    S: StreamSource,
+    H: EventHandler<Event, Answer = DynamoDbEventResponse>,
+{
+    /// A trigger that hands what `source` has to `handler`.
+    pub fn builder(source: S, handler: H) -> TriggerBuilder<S, H> {
+        TriggerBuilder::new(source, handler)
     }
 }
 
@@ -104,33 +50,11 @@ where
     S: StreamSource,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
 {
-    pub(crate) fn new(source: S, handler: H) -> Self {
+    fn new(source: S, handler: H) -> Self {
         Self {
             source,
             handler,
-            options: Options {
-                batch_size: 100,
-                batching_window: Duration::ZERO,
-                parallelization_factor: 1,
-                bisect_batch_on_error: false,
-                maximum_retry_attempts: None,
-                maximum_record_age: None,
-                record_age_limit: None,
-                on_failure: None,
-                event_names: None,
-                starting_position: StartingPosition::default(),
-                handoff: None,
-                table_at_rest: false,
-                on_gap: OnGap::default(),
-                maximum_shards: usize::MAX,
-                read_ahead: READ_AHEAD,
-                retry: RetryPolicy::patient(),
-                poll_interval: Duration::from_secs(1),
-                drain_empty_reads: 1,
-                clock: SystemClock::shared(),
-                random: Random::new(),
-                recorder: Arc::new(NoopRecorder),
-            },
+            options: Options::default(),
             place: None,
             name: "trigger".to_owned(),
             owner: None,

@@ -1,0 +1,61 @@
+//! The form in which positions are kept as checkpoints.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::trigger::error::TriggerError;
+
+/// What is kept as a checkpoint, in a form that later releases have to read.
+pub(crate) trait StoredForm: Serialize + DeserializeOwned {
+    /// The version of the form this release writes, and reads.
+    const VERSION: u32;
+}
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    content: T,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    version: u32,
+}
+
+/// What is saved.
+pub(crate) fn encode<T: StoredForm>(content: &T) -> serde_json::Value {
+    serde_json::json!(Versioned {
+        version: T::VERSION,
+        content,
+    })
+}
+
+/// What the row called `name` holds.
+pub(crate) fn decode<T: StoredForm>(name: &str, data: &str) -> Result<T, TriggerError> {
+    let unreadable = |source| TriggerError::UnreadablePosition {
+        name: name.to_owned(),
+        source: Arc::new(source),
+    };
+    let head: Head = serde_json::from_str(data).map_err(unreadable)?;
+    if head.version != T::VERSION {
+        return Err(TriggerError::UnknownPosition {
+            name: name.to_owned(),
+            version: head.version,
+        });
+    }
+    let Versioned { content, .. } = serde_json::from_str(data).map_err(unreadable)?;
+    // A field that is lost reads as one that says nothing, and of a repeated one the last counts;
+    // the order of fields is not the same in every build.
+    let (found, written): (serde_json::Value, _) = (
+        serde_json::from_str(data).map_err(unreadable)?,
+        encode(&content),
+    );
+    if found != written || data.len() != written.to_string().len() {
+        let lost = "fields are missing, or there are too many";
+        return Err(unreadable(serde::de::Error::custom(lost)));
+    }
+    Ok(content)
+}
