@@ -64,7 +64,7 @@ enum Entered {
 /// # Runs
 ///
 /// Where live begins (the handoff token) is captured before the first page and saved beside the
-/// run's record, one [`RunRecord`](crate::RunRecord) per pipeline, in that pipeline's marker table
+/// run's record, one [`RunRecord`] per pipeline, in that pipeline's marker table
 /// or in [`checkpoints`](crate::BootstrapBuilder::checkpoints). The records decide whether a run may begin:
 ///
 /// | records found | without [`restart`](crate::BootstrapBuilder::restart) |
