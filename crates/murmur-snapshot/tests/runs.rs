@@ -317,14 +317,8 @@ async fn an_unfinished_run_is_refused_when_its_token_may_be_void() {
         unfinished([pipeline.clone()], &clock).await;
         clock.advance(age);
         let run = || {
-            let run = Bootstrap::builder(
-                Processor::builder([pipeline.clone()])
-                    .clock(Arc::new(clock.clone()))
-                    .build()
-                    .unwrap(),
-                Table::new(&rows, 2, 3),
-            );
-            run
+            let processor = Processor::builder([pipeline.clone()]).clock(Arc::new(clock.clone()));
+            Bootstrap::builder(processor.build().unwrap(), Table::new(&rows, 2, 3))
         };
         let result = run().run().await;
         if allowed {

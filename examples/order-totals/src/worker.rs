@@ -2,12 +2,12 @@
 //! may take, and the next one goes on. `deploy/bootstrap.asl.json` calls it until all is done.
 #![allow(clippy::print_stderr, reason = "it is the log of a function")]
 
-use murmur_core::Processor;
 use std::process::ExitCode;
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use murmur_core::Processor;
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, BootstrapError, Ended, ReadBudget};
 use murmur_snapshot_ddb::ParallelScan;

@@ -52,7 +52,7 @@ struct Shared<T> {
     tokens: Tokens,
 }
 
-/// How is tried again by `policy`, or by the default, knowing of no outage yet.
+/// A retry by `policy`, or by the default one. It knows of no outage yet.
 fn retry(
     policy: Option<RetryPolicy>,
     clock: Arc<dyn Clock>,
@@ -161,7 +161,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         other
     }
 
-    /// The same by its policy, and knowing of no outage yet.
+    /// The same with a retry of its own.
     fn with_own_retry(mut self) -> Self {
         let (policy, tell) = (self.policy, self.on_outage.clone());
         let clock = Arc::clone(self.clock());
@@ -203,8 +203,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// `stream`, or sees that it does; in other modes there is nothing to do. The first batch does the
     /// same, so call this where a mistake should show before anything is read or counted.
     ///
-    /// With several pipelines each is looked at before the state of any is claimed, so that no new table
-    /// is claimed where another of the processor's belongs to something else.
+    /// With several pipelines, each is looked at before any new table is claimed: none is where the state
+    /// of another pipeline belongs to something else, or to another stream.
     ///
     /// # Errors
     ///
@@ -216,18 +216,26 @@ impl<T: Send + Sync + 'static> Processor<T> {
     /// Cancel safe: call it again.
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
-        let pipelines = self.pipelines();
-        // One that is alone finds out as it claims. What else is wrong with a table that was claimed
-        // before, it says when it is claimed again.
-        for pipeline in pipelines.iter().filter(|_| pipelines.len() > 1) {
-            let checked = pipeline.erased.check_binding(context).await;
-            if let Err(source @ StoreError::OtherOwner { .. }) = checked {
-                return Err(not_its_state(pipeline, source));
+        let bind = async |pipeline: &Pipeline<T>| {
+            let bound = pipeline.erased.bind(stream, context).await;
+            bound.map_err(|source| not_its_state(pipeline, source))
+        };
+        if let [pipeline] = self.pipelines() {
+            return bind(pipeline).await;
+        }
+        let mut unclaimed = Vec::new();
+        for pipeline in self.pipelines() {
+            match pipeline.erased.check_binding(context).await {
+                Ok(_) => bind(pipeline).await?,
+                Err(source @ StoreError::OtherOwner { .. }) => {
+                    return Err(not_its_state(pipeline, source));
+                }
+                // It was never claimed, or binding it says what is wrong.
+                Err(_) => unclaimed.push(pipeline),
             }
         }
-        for pipeline in pipelines {
-            let bound = pipeline.erased.bind(stream, context).await;
-            bound.map_err(|source| not_its_state(pipeline, source))?;
+        for pipeline in unclaimed {
+            bind(pipeline).await?;
         }
         Ok(())
     }

@@ -312,16 +312,22 @@ async fn no_new_table_is_claimed_where_another_belongs_to_something_else() {
             .exactly_once()
             .unwrap()
     };
-    let bind = async |pipelines: Vec<Pipeline<Order>>| {
+    let bind = async |stream, pipelines: Vec<Pipeline<Order>>| {
         let processor = Processor::new(pipelines).unwrap();
-        processor.bind(None, Deadline::NONE).await
+        processor.bind(stream, Deadline::NONE).await
     };
-    bind(vec![on("owner", &taken)]).await.unwrap();
-    let error = bind(vec![on("first", &fresh), on("second", &taken)]).await;
-    match error.unwrap_err() {
-        RecordError::State { pipeline, .. } => assert_eq!(pipeline.as_str(), "second"),
-        error => panic!("{error}"),
+    let (one, other) = (Some("stream one"), Some("stream other"));
+    bind(one, vec![on("owner", &taken)]).await.unwrap();
+    for (stream, name) in [(one, "second"), (other, "owner")] {
+        let error = bind(stream, vec![on("first", &fresh), on(name, &taken)]).await;
+        match error.unwrap_err() {
+            RecordError::State { pipeline, .. } => assert_eq!(pipeline.as_str(), name),
+            error => panic!("{error}"),
+        }
     }
-    // It is still free to be another pipeline's.
-    bind(vec![on("third", &fresh)]).await.unwrap();
+    // It is still free to be another pipeline's, beside one whose state is its own.
+    let both = vec![on("third", &fresh), on("owner", &taken)];
+    bind(one, both).await.unwrap();
+    let error = bind(one, vec![on("first", &fresh)]).await.unwrap_err();
+    assert!(matches!(error, RecordError::State { .. }), "{error}");
 }

@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     /// are disjoint and together hold every segment; they share the pipelines' marker tables (or
     /// [`checkpoints`](Self::checkpoints)) and nothing else. Whichever comes first captures
     /// the token and begins the run, and whichever finishes the last segment finishes it:
-    /// [`Report::ended`] says which one that was. A worker that failed or was killed is run
+    /// [`Report::ended`](crate::Report::ended) says which one that was. A worker that failed or was killed is run
     /// again like any bootstrap, in whatever place, with the same range or parts of it.
     ///
     /// Another unfinished run is refused, with both ids named;
@@ -156,8 +156,8 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     /// This means new, empty state tables *and* marker tables, and consumers that were stopped
     /// meanwhile. Nothing is removed here, and what earlier runs or live left in the old ones
     /// stays: rows they counted are counted again, or, where the markers or the ledger still know
-    /// them, taken for counted although the state may be new. Default: a finished or outdated run
-    /// is refused.
+    /// them, taken for counted although the state may be new. Default: a run that is finished stays so, and
+    /// an outdated one is refused.
     pub fn restart(mut self) -> Self {
         self.made.restart = true;
         self
@@ -173,6 +173,7 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     /// without a ledger (`live_is_running`), a source without segments (`segments`);
     /// [`BootstrapError::WindowsByArrival`].
     pub fn build(self) -> Result<Bootstrap<T, S>, BootstrapError> {
+        self.check()?;
         let Bootstrap {
             processor,
             rejections,
@@ -184,7 +185,6 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
             .or_retry(RetryPolicy::patient())
             .and_on_outage(move |outage| tell(&Progress::Outage { outage }))
             .passing_over(move |rejected| noted.note(rejected));
-        self.check()?;
         Ok(Bootstrap {
             processor,
             ..self.made

@@ -64,16 +64,16 @@ enum Entered {
 /// # Runs
 ///
 /// Where live begins (the handoff token) is captured before the first page and saved beside the
-/// run's record, one [`RunRecord`](crate::RunRecord) per pipeline, in that pipeline's marker table
-/// or in [`checkpoints`](BootstrapBuilder::checkpoints). The records decide whether a run may begin:
+/// run's record, one [`RunRecord`] per pipeline, in that pipeline's marker table
+/// or in [`checkpoints`](crate::BootstrapBuilder::checkpoints). The records decide whether a run may begin:
 ///
-/// | records found | without [`restart`](BootstrapBuilder::restart) |
+/// | records found | without [`restart`](crate::BootstrapBuilder::restart) |
 /// |---|---|
 /// | none | a new run |
 /// | finished, of one run, for all of these pipelines | nothing is read; the report has the run's token and says [`Ended::FinishedBefore`] |
 /// | finished, for some of these pipelines only | refused |
 /// | unfinished, of exactly these pipelines and this source, under 22 h 30 min old | the same run goes on, with the token of its first attempt; refused if any pipeline counts repeats |
-/// | unfinished, older | refused, but for [`live_is_running`](BootstrapBuilder::live_is_running): a stream keeps 24 h, and of two clocks each may be 45 min off |
+/// | unfinished, older | refused, but for [`live_is_running`](crate::BootstrapBuilder::live_is_running): a stream keeps 24 h, and of two clocks each may be 45 min off |
 /// | unfinished, of other pipelines, definitions or source settings | refused |
 ///
 /// A run of several pipelines begins for all of them or for none, and stays one run: the record
@@ -111,7 +111,7 @@ enum Entered {
 /// traced, handed to the processor's [`on_rejected`](murmur_core::ProcessorBuilder::on_rejected) if it
 /// has one, listed in the report and passed over; an `Err` of that callback fails the run. A row comes
 /// again when the run does. A source of nothing but such rows fails the run
-/// ([`accept_all_rejected`](BootstrapBuilder::accept_all_rejected)). A row that fails for any other reason,
+/// ([`accept_all_rejected`](crate::BootstrapBuilder::accept_all_rejected)). A row that fails for any other reason,
 /// after the [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page is written
 /// within an hour of being asked for, or read again; where a pipeline counts repeats it fails the run
 /// instead, and so does a claim that could not be released.

@@ -25,7 +25,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// [`GaveUp`](ReconcileError::GaveUp). The processor's recorder gets `<pipeline>:retry` and
 /// `<source>:retry` for what is tried again.
 ///
-/// Live must be past the gap, and behind by no more than [`lag`](ReconcileBuilder::lag). Changes that are
+/// Live must be past the gap, and behind by no more than [`lag`](crate::ReconcileBuilder::lag). Changes that are
 /// lost *after* the reconcile has begun are for the next one.
 ///
 /// # With a ledger
@@ -34,7 +34,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// says it contributes: keys, values and windows by the pipeline's own definition. What differs is
 /// looked at closely: its ledger row, then the item itself, and both once more after the lag. A
 /// difference is named only if both were the same each time; what kept changing is counted as
-/// unsettled. [`repair`](ReconcileBuilder::repair) makes the item contribute what it should, unless live
+/// unsettled. [`repair`](crate::ReconcileBuilder::repair) makes the item contribute what it should, unless live
 /// was faster. It finds missed inserts, changes, moves and deletions.
 ///
 /// Not a difference: what lies in windows whose retention is over, by this process's clock. One that is
@@ -61,7 +61,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// # Without a ledger
 ///
 /// The table is counted once more, in memory, and compared with the state; if anything differs,
-/// once more after the lag. Where there are more keys than [`max_keys`](ReconcileBuilder::max_keys), this is
+/// once more after the lag. Where there are more keys than [`max_keys`](crate::ReconcileBuilder::max_keys), this is
 /// done for a part of them after the other. A key is named if its row, and what each item contributes to
 /// it, were the same both times, so a key that never rests is only ever counted as unsettled. A key that
 /// is right in the first recount by chance, since what live has yet to do makes up for what was lost, is
@@ -78,7 +78,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 ///
 /// One scan, and with a ledger a read of each of its rows twice, by the scan's pages and as a list.
 /// An item that the ledger knows is looked up if it differed, or was not among the
-/// [remembered](ReconcileBuilder::remember) ones. Without a ledger one listing of the state and, if anything
+/// [remembered](crate::ReconcileBuilder::remember) ones. Without a ledger one listing of the state and, if anything
 /// differs, a second scan, for each part of the keys. Where items settle it is both together, and the
 /// first scan serves both; if items were mended the recount begins anew after that, so that the table is
 /// scanned twice, and a third time if anything differs.
@@ -87,11 +87,11 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 ///
 /// | held | option | about |
 /// |---|---|---|
-/// | items of the scan | [`remember`](ReconcileBuilder::remember) | 20 to 40 bytes each, 140 MB by default |
-/// | items looked at closely | [`max_suspects`](ReconcileBuilder::max_suspects) | 500 bytes each, 50 MB |
-/// | items and keys that differ | [`max_differing`](ReconcileBuilder::max_differing) | 40 bytes an item until it is mended, 200 a key, 240 MB at most |
-/// | keys of a recount | [`max_keys`](ReconcileBuilder::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
-/// | pages under way | [`concurrency`](ReconcileBuilder::concurrency) | 1 MB of the table each, decoded |
+/// | items of the scan | [`remember`](crate::ReconcileBuilder::remember) | 20 to 40 bytes each, 140 MB by default |
+/// | items looked at closely | [`max_suspects`](crate::ReconcileBuilder::max_suspects) | 500 bytes each, 50 MB |
+/// | items and keys that differ | [`max_differing`](crate::ReconcileBuilder::max_differing) | 40 bytes an item until it is mended, 200 a key, 240 MB at most |
+/// | keys of a recount | [`max_keys`](crate::ReconcileBuilder::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
+/// | pages under way | [`concurrency`](crate::ReconcileBuilder::concurrency) | 1 MB of the table each, decoded |
 #[must_use = "nothing is read before `run`"]
 pub struct Reconcile<T, S> {
     pub(super) processor: Processor<T>,

@@ -691,7 +691,13 @@ async fn processes_side_by_side_finish_one_run() {
     assert_counted_once(&app, 300).await;
 
     let late = worker(&app, 0, 3).await;
-    assert!(stderr(&late).contains("bootstrapped"), "{}", stderr(&late));
+    assert_eq!(late.status.code(), Some(0), "{}", stderr(&late));
+    assert!(
+        stderr(&late).contains("finished before"),
+        "{}",
+        stderr(&late)
+    );
+    assert!(tokens.contains(&late.stdout), "the same token again");
     let odd = bootstrap(&app)
         .args(["--run", "fill", "--from", "3"])
         .output()
