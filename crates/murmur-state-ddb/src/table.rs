@@ -44,7 +44,7 @@ impl Table {
     pub(crate) fn beside(&self, store: &'static str, name: Arc<str>) -> Self {
         Self {
             name,
-            pace: Pace::of(self.options.concurrency),
+            gate: WriteGate::of(self.options.concurrency),
             store,
             ..self.clone()
         }
