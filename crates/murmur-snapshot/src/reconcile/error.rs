@@ -78,6 +78,12 @@ pub enum ReconcileError {
     },
 }
 
+impl From<InspectionError> for ReconcileError {
+    fn from(error: InspectionError) -> Self {
+        Self::Inspection(Box::new(error))
+    }
+}
+
 impl ReconcileError {
     /// Whether the same again can help without anything being changed first.
     pub fn is_retryable(&self) -> bool {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
-use murmur_core::{Inspection, InspectionError, ItemNow, LedgerPart, Rejected};
+use murmur_core::{Inspection, ItemNow, LedgerPart, Rejected};
 use murmur_state::{Cause, Deadline, ItemId, OptionError};
 
 use super::error::ReconcileError;
@@ -240,7 +240,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             let Some(listed) = parts.next().await else {
                 return Ok(());
             };
-            let (rows, next) = listed.map_err(failed)?;
+            let (rows, next) = listed?;
             // Before those of the next ledger.
             if let Some(next) = next {
                 open.push_front(next);
@@ -264,7 +264,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let look_up = |items: Vec<ItemId>| -> BoxFuture<'_, Result<Vec<ItemNow>, Cause>> {
             Box::pin(self.look_up(items))
         };
-        inspection.look(&look_up).await.map_err(failed)
+        Ok(inspection.look(&look_up).await?)
     }
 
     /// The items as they are now, in this order.
@@ -321,11 +321,7 @@ async fn examine<T: Send + Sync + 'static>(
     let Page { rows, bad, .. } = page;
     Ok(Step::Examined {
         rows: (rows.len() + bad.len()) as u64,
-        rejected: inspection.rows(rows).await.map_err(failed)?,
+        rejected: inspection.rows(rows).await?,
         bad,
     })
-}
-
-pub(super) fn failed(source: InspectionError) -> ReconcileError {
-    ReconcileError::Inspection(Box::new(source))
 }

@@ -6,7 +6,6 @@ use murmur_core::{Inspection, InspectionOptions, Pass, Processor};
 use murmur_state::{Causes, Deadline};
 
 use super::error::ReconcileError;
-use super::passes::failed;
 use super::report::{ReconcileProgress, ReconcileStep, Reconciled};
 use super::state::{Spending, State};
 use crate::budget::{Account, ReadBudget, ReadPacer};
@@ -153,7 +152,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             begun: self.now(),
         };
         loop {
-            match inspection.next().await.map_err(failed)? {
+            match inspection.next().await? {
                 Pass::Table => self.scan(&mut inspection, &mut state).await?,
                 Pass::TableAgain => {
                     self.tell(&inspection, &state, ReconcileStep::Wait);

@@ -8,13 +8,18 @@ use aws_sdk_dynamodb::types::TransactWriteItem;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
 use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
 
+use super::batch::{Batch, Group, Look};
+use super::books::Books;
+use super::entry;
 use super::pack::{Parcel, pack};
 use super::turn::{Fate, Share, Turn};
-use super::{Batch, Books, Group, Look, PATIENCE, entry};
 use crate::attribute::{Item, LED, PER, number, row_key};
 use crate::change::Change;
 use crate::error::{Reason, Transacted, Written, unbuilt};
 use crate::once::{Cell, Refusal, Unwritable};
+
+/// How often an item is written again in one call before it is given up as contended.
+const PATIENCE: u32 = 10;
 
 /// How far apart two clocks may be: the one that Time to Live goes by, and this process's.
 const SPREAD: Duration = Duration::from_secs(2 * 45 * 60);

@@ -1,0 +1,172 @@
+//! What is left of a batch of entries, grouped by item.
+
+use std::collections::{HashMap, HashSet};
+
+use murmur_state::{ItemId, Key, Known, MAX_KEYS, Outcome, Place, StoreError};
+
+use super::books::Books;
+use super::entry;
+use super::settled::Settled;
+use super::turn::{Entry, Fate};
+
+/// What is known of an item.
+pub(super) enum Look {
+    /// Not asked for yet.
+    Unread,
+    /// Nothing, it is assumed; a refusal tells better.
+    Assumed,
+    Read(Option<Known<i64>>),
+}
+
+impl Look {
+    pub(super) fn is_unread(&self) -> bool {
+        matches!(self, Self::Unread)
+    }
+
+    pub(super) fn read(&self) -> Option<&Known<i64>> {
+        match self {
+            Self::Unread | Self::Assumed => None,
+            Self::Read(known) => known.as_ref(),
+        }
+    }
+}
+
+/// The unsettled entries of one item.
+pub(super) struct Group<'a> {
+    pub(super) item: &'a ItemId,
+    /// The key of its ledger row.
+    pub(super) name: String,
+    pub(super) entries: Vec<Entry<'a>>,
+    pub(super) known: Look,
+    /// Whether a read as of a moment ago is enough: whatever is written is conditional on what it
+    /// says, and what has settled stays so. A failure is not told by such a read.
+    pub(super) is_stale: bool,
+    /// Whether it is written in a transaction of its own, since it may be the one to blame.
+    pub(super) alone: bool,
+    /// Whether its entries are taken one by one, since one of them is to blame.
+    pub(super) one_by_one: bool,
+    /// How often it was composed anew.
+    pub(super) refusals: u32,
+}
+
+impl<'a> Group<'a> {
+    /// How what is known of the item is found out: mostly nothing is known of what a scan finds,
+    /// so that asking would be in vain.
+    pub(super) fn look_first(&mut self, settled: &Settled) {
+        self.is_stale = self.entries.iter().all(Entry::settles);
+        let assume = self.entries.iter().all(Entry::is_probably_first);
+        self.known = match settled.known(self.item) {
+            Some(known) => Look::Read(Some(known)),
+            None if assume => Look::Assumed,
+            None => Look::Unread,
+        };
+    }
+
+    /// The entries of the next write: mostly all.
+    pub(super) fn next(&self) -> &[Entry<'a>] {
+        let entries = self.entries.len();
+        &self.entries[..if self.one_by_one { 1 } else { entries }]
+    }
+
+    pub(super) fn fail(&mut self, error: &StoreError, outcomes: &mut [Outcome]) {
+        self.end(&Outcome::Failed(error.clone()), outcomes);
+    }
+
+    /// All entries have this outcome.
+    pub(super) fn end(&mut self, outcome: &Outcome, outcomes: &mut [Outcome]) {
+        for entry in self.entries.drain(..) {
+            outcomes[entry.index] = outcome.clone();
+        }
+    }
+}
+
+/// What is left of a batch.
+pub(super) struct Batch<'a> {
+    pub(super) groups: Vec<Group<'a>>,
+    pub(super) outcomes: Vec<Outcome>,
+    /// Changes of settled items.
+    pub(super) by_id: Vec<Entry<'a>>,
+    /// Rows at which a transaction met another.
+    pub(super) contended: HashSet<Key>,
+    /// Rows that Time to Live was found to have removed.
+    pub(super) gone: HashSet<Key>,
+    pub(super) conflicts: u32,
+}
+
+impl<'a> Batch<'a> {
+    pub(super) fn of<C>(
+        books: &Books<'_, C>,
+        entries: impl IntoIterator<Item = Entry<'a>>,
+    ) -> Self {
+        let mut batch = Self {
+            groups: Vec::new(),
+            outcomes: Vec::new(),
+            by_id: Vec::new(),
+            contended: HashSet::new(),
+            gone: HashSet::new(),
+            conflicts: 0,
+        };
+        let mut group_of: HashMap<&ItemId, usize> = HashMap::new();
+        for entry in entries {
+            if entry.keys() > MAX_KEYS {
+                let place = books.table.place();
+                batch
+                    .outcomes
+                    .push(Outcome::Failed(too_wide(place, &entry)));
+                continue;
+            }
+            batch.outcomes.push(Outcome::Blocked);
+            let groups = &mut batch.groups;
+            let group = *group_of.entry(entry.item).or_insert_with(|| {
+                groups.push(Group {
+                    item: entry.item,
+                    name: entry::name(books.pipeline, &books.table.name, entry.item),
+                    entries: Vec::new(),
+                    known: Look::Unread,
+                    is_stale: false,
+                    alone: false,
+                    one_by_one: false,
+                    refusals: 0,
+                });
+                groups.len() - 1
+            });
+            batch.groups[group].entries.push(entry);
+        }
+        for group in &mut batch.groups {
+            group.look_first(books.settled);
+        }
+        batch
+    }
+
+    /// The first entries of a group have these fates; the rest is for the next round.
+    pub(super) fn answer(&mut self, mut group: Group<'a>, fates: Vec<Fate>) {
+        for (entry, fate) in group.entries.drain(..fates.len()).zip(fates) {
+            match fate {
+                Fate::Is(outcome) => self.outcomes[entry.index] = outcome,
+                Fate::ById => self.by_id.push(entry),
+            }
+        }
+        group.refusals = 0;
+        self.keep(group);
+    }
+
+    /// Keeps the group for the next round, if anything of it is left.
+    pub(super) fn keep(&mut self, group: Group<'a>) {
+        if !group.entries.is_empty() {
+            self.groups.push(group);
+        }
+    }
+}
+
+fn too_wide(place: Place, entry: &Entry<'_>) -> StoreError {
+    StoreError::InvalidValue {
+        place,
+        reason: format!(
+            "item {} has {} keys, and in a ledger an item can have {MAX_KEYS}; leave some out, or \
+             split the pipeline",
+            entry.item,
+            entry.keys()
+        ),
+        source: None,
+    }
+}
