@@ -9,13 +9,13 @@ macro_rules! assert_outcomes {
     };
 }
 
+mod derived;
 mod expiry;
 mod failures;
 mod images;
 mod modes;
 mod order;
 mod overdue;
-mod own;
 mod rejected;
 mod settled;
 mod settling;
