@@ -51,8 +51,8 @@ impl ProgressLog {
         );
     }
 
-    /// Says how far behind the run is, where that is due, or that it has caught up. `all_begun` tells
-    /// whether the shards are all begun that this run can read.
+    /// Says how far behind the run is, where that is due, or that it has caught up; asked whenever the
+    /// shards were listed. `all_begun` tells whether all shards are begun that this run can read.
     pub(crate) fn tell<S, H>(&mut self, engine: &Engine<S, H>, all_begun: bool) {
         let (clock, trigger) = (&engine.options.clock, &engine.positions.name);
         let status = engine.monitor.status();
