@@ -26,12 +26,13 @@ const LENGTH: u64 = 1000;
 /// ```
 /// # use murmur_core::{Pipeline, Processor, Sum};
 /// # use murmur_snapshot::{Bootstrap, JsonLines, ShowProgress};
-/// # use murmur_state::{MemoryStore};
+/// # use murmur_state::MemoryStore;
 /// # #[derive(serde::Deserialize)]
 /// # struct Order { customer: String }
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let orders = Pipeline::builder("orders").key(|o: &Order| o.customer.clone()).count();
+/// # let orders = orders.every_change();
 /// # let orders = orders.store(MemoryStore::new(murmur_core::Count::new())).exactly_once()?;
 /// # let source = JsonLines::reader("orders", "".as_bytes()).key(["id"]).build()?;
 /// let shown = ShowProgress::on_stderr();
