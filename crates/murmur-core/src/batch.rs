@@ -10,12 +10,12 @@ use smallvec::SmallVec;
 use crate::record::Record;
 
 /// What a batch adds, before delivery.
-pub(crate) struct Batch<'a, V> {
+pub(crate) struct BatchAdds<'a, V> {
     pub(crate) rows: Rows,
-    pub(crate) shares: Vec<Share<'a, V>>,
+    pub(crate) shares: Vec<RecordShare<'a, V>>,
 }
 
-impl<V> Batch<'_, V> {
+impl<V> BatchAdds<'_, V> {
     /// Every addition, in the order of the shares.
     pub(crate) fn additions(&self) -> impl Iterator<Item = &Addition<V>> {
         self.shares.iter().flat_map(|share| &share.adds)
@@ -23,7 +23,7 @@ impl<V> Batch<'_, V> {
 }
 
 /// What one record adds; mostly it is to one key.
-pub(crate) struct Share<'a, V> {
+pub(crate) struct RecordShare<'a, V> {
     pub(crate) record: &'a Record,
     pub(crate) adds: Additions<V>,
     /// What its item goes on contributing for good, in a ledger.
@@ -32,7 +32,7 @@ pub(crate) struct Share<'a, V> {
     pub(crate) before: Option<Additions<V>>,
 }
 
-impl<'a, V> Share<'a, V> {
+impl<'a, V> RecordShare<'a, V> {
     /// One that adds nothing.
     pub(crate) fn nothing(record: &'a Record) -> Self {
         Self {

@@ -8,7 +8,7 @@ use murmur_state::{MAX_KEYS, Monoid, PipelineName, Place, Read, Repeats, StoreEr
 use crate::audit::{
     self, AuditError, AuditOptions, Audited, ByItems, ByKeys, InspectionOptions, LedgerStatus,
 };
-use crate::batch::{Additions, Batch, Rows, Share};
+use crate::batch::{Additions, BatchAdds, RecordShare, Rows};
 use crate::delivery::{Context, Delivery};
 use crate::plan::{Contribution, Plan, Time};
 use crate::record::{EventName, Record};
@@ -134,7 +134,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
         &self,
         entries: &'a [Entry<'a, T>],
         context: &Context<'_>,
-    ) -> (Vec<Verdict>, Vec<usize>, Batch<'a, M::Value>) {
+    ) -> (Vec<Verdict>, Vec<usize>, BatchAdds<'a, M::Value>) {
         let now = context.retry.clock().now();
         let mut rows = Rows::with_capacity(entries.len());
         let mut verdicts = Vec::with_capacity(entries.len());
@@ -162,10 +162,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                             Ok(Contribution { adds, late, .. }) => {
                                 expired += late;
                                 places.push(place);
-                                shares.push(Share {
+                                shares.push(RecordShare {
                                     keep: adds,
                                     before: self.before(entry, now, &mut rows),
-                                    ..Share::nothing(record)
+                                    ..RecordShare::nothing(record)
                                 });
                                 Verdict::Kept
                             }
@@ -189,10 +189,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                     let silent = adds.is_empty() && !noted;
                     if !silent {
                         places.push(place);
-                        shares.push(Share {
+                        shares.push(RecordShare {
                             adds,
                             before: self.before(entry, now, &mut rows),
-                            ..Share::nothing(record)
+                            ..RecordShare::nothing(record)
                         });
                     }
                     match (named, late) {
@@ -204,7 +204,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
             });
         }
         context.count(&self.facts.name, ":expired", expired);
-        (verdicts, places, Batch { rows, shares })
+        (verdicts, places, BatchAdds { rows, shares })
     }
 
     /// What the item of `entry` contributed before, where items settle and the record tells: the same
@@ -265,17 +265,17 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         Box::pin(async move {
             let now = context.retry.clock().now();
             let mut rows = Rows::with_capacity(entries.len());
-            let nothing = |passed: &PassedOver<'a, T>| Share {
+            let nothing = |passed: &PassedOver<'a, T>| RecordShare {
                 // Its next change will take back what this one says, so that an item that is over a sum's
                 // range must not settle by it.
                 before: match passed.by_its_images {
                     true => self.before(passed.entry, now, &mut rows),
                     false => None,
                 },
-                ..Share::nothing(passed.entry.record)
+                ..RecordShare::nothing(passed.entry.record)
             };
             let shares = entries.iter().map(nothing).collect();
-            let batch = Batch { rows, shares };
+            let batch = BatchAdds { rows, shares };
             self.delivery
                 .deliver(&self.facts.name, &self.plan.monoid, batch, &context)
                 .await

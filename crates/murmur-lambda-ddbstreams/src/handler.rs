@@ -39,7 +39,7 @@ struct Inner<T> {
 /// The invocation failed as a whole, so that Lambda sends its whole batch again.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
-pub enum HandlerError {
+pub enum InvocationError {
     /// A record that must come again has no sequence number to report it by.
     #[error(
         "the record with event id `{event_id}` is not done and has no sequence number to report; the whole batch must come again"
@@ -99,7 +99,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
     ///
     /// # Errors
     ///
-    /// [`HandlerError::NoSequenceNumber`] if a record that is not done has none, or an empty
+    /// [`InvocationError::NoSequenceNumber`] if a record that is not done has none, or an empty
     /// one. Nothing else fails an invocation.
     ///
     /// # Cancel safety
@@ -110,7 +110,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         &self,
         event: Event,
         deadline: Deadline,
-    ) -> Result<DynamoDbEventResponse, HandlerError> {
+    ) -> Result<DynamoDbEventResponse, InvocationError> {
         self.handle_lenient(event.into(), deadline).await
     }
 
@@ -123,7 +123,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         &self,
         mut event: LenientEvent,
         deadline: Deadline,
-    ) -> Result<DynamoDbEventResponse, HandlerError> {
+    ) -> Result<DynamoDbEventResponse, InvocationError> {
         self.handle_lent(&mut event.records, deadline).await
     }
 
@@ -132,7 +132,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         &self,
         records: &mut [EventRecord],
         deadline: Deadline,
-    ) -> Result<DynamoDbEventResponse, HandlerError> {
+    ) -> Result<DynamoDbEventResponse, InvocationError> {
         let stream = records
             .iter()
             .find_map(|record| record.event_source_arn.as_deref())
@@ -150,7 +150,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
     pub fn call(
         &self,
         event: Event,
-    ) -> impl Future<Output = Result<DynamoDbEventResponse, HandlerError>> + Send + use<T> {
+    ) -> impl Future<Output = Result<DynamoDbEventResponse, InvocationError>> + Send + use<T> {
         let handler = self.clone();
         async move { handler.handle(event, Deadline::NONE).await }
     }
@@ -159,7 +159,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         &self,
         lent: &mut [EventRecord],
         deadline: Deadline,
-    ) -> Result<DynamoDbEventResponse, HandlerError> {
+    ) -> Result<DynamoDbEventResponse, InvocationError> {
         let taken = lent.iter_mut().map(|record| Record::Changed(take(record)));
         let records: Vec<_> = taken.collect();
         let outcomes = if deadline.passed(&**self.clock()) {
@@ -221,7 +221,7 @@ impl<T: Send + Sync + 'static> EventHandler<Event> for Handler<T> {
 fn report(
     records: &[EventRecord],
     outcomes: Vec<RecordOutcome>,
-) -> Result<DynamoDbEventResponse, HandlerError> {
+) -> Result<DynamoDbEventResponse, InvocationError> {
     let mut response = DynamoDbEventResponse::default();
     for (record, outcome) in records.iter().zip(outcomes) {
         if outcome.is_done() {
@@ -230,7 +230,7 @@ fn report(
         // As it came: Lambda compares texts, and knows its own even if it is no number.
         let number = record.change.sequence_number.clone();
         let Some(number) = number.filter(|number| !number.is_empty()) else {
-            return Err(HandlerError::NoSequenceNumber {
+            return Err(InvocationError::NoSequenceNumber {
                 event_id: record.event_id.clone(),
                 source: match outcome {
                     RecordOutcome::Failed(error) => Some(error),

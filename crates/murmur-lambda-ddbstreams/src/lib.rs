@@ -11,7 +11,7 @@ mod runtime;
 /// The types of Lambda's own that a handler takes and gives.
 pub use aws_lambda_events::event::dynamodb::Event;
 pub use aws_lambda_events::streams::DynamoDbEventResponse;
-pub use handler::{Handler, HandlerBuilder, HandlerError};
+pub use handler::{Handler, HandlerBuilder, InvocationError};
 pub use lenient::LenientEvent;
 pub use mapping::{Mapping, MappingUnfit};
 #[cfg(feature = "runtime")]

@@ -8,7 +8,7 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use lambda_runtime::{Diagnostic, Error, LambdaEvent, service_fn};
 use murmur_state::{Causes, Deadline};
 
-use crate::handler::{Handler, HandlerError};
+use crate::handler::{Handler, InvocationError};
 use crate::lenient::LenientEvent;
 
 /// What the runtime reads at its start, and panics without.
@@ -37,7 +37,7 @@ pub struct NotInLambda {
 /// # Errors
 ///
 /// [`NotInLambda`]; whatever the runtime cannot go on after. A payload that is no event, and a
-/// [`HandlerError`], fail their invocation only: its batch comes again. A record that cannot be
+/// [`InvocationError`], fail their invocation only: its batch comes again. A record that cannot be
 /// read is one rejected record ([`LenientEvent`]).
 ///
 /// # Cancel safety
@@ -60,7 +60,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
     pub async fn invoke(
         &self,
         event: LambdaEvent<LenientEvent>,
-    ) -> Result<DynamoDbEventResponse, HandlerError> {
+    ) -> Result<DynamoDbEventResponse, InvocationError> {
         let deadline = self.deadline(event.context.deadline);
         self.handle_lenient(event.payload, deadline).await
     }
@@ -87,10 +87,10 @@ impl<T: Send + Sync + 'static> Handler<T> {
     }
 }
 
-impl From<HandlerError> for Diagnostic {
-    fn from(error: HandlerError) -> Self {
+impl From<InvocationError> for Diagnostic {
+    fn from(error: InvocationError) -> Self {
         let error_type = match &error {
-            HandlerError::NoSequenceNumber { .. } => "NoSequenceNumber",
+            InvocationError::NoSequenceNumber { .. } => "NoSequenceNumber",
         };
         Self {
             error_type: error_type.to_owned(),

@@ -18,7 +18,7 @@ use crate::deduper::Deduper;
 use crate::error::Written;
 use crate::lanes::{self, Write};
 use crate::marked::{Markable, Marked, MarkerTable};
-use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
+use crate::once::{self, Cell, OnceBatch, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
 use crate::table::Table;
 
@@ -122,7 +122,7 @@ impl<M: Codec> BytesStore<M> {
     }
 
     /// What a merge needs to know of a row; `None` if there is no row.
-    fn known(&self, place: &Place, row: &Item) -> Result<Option<Known<M::Value>>, StoreError> {
+    fn known(&self, place: &Place, row: &Item) -> Result<Option<ReadRow<M::Value>>, StoreError> {
         no_traces(place, row)?;
         self.known_of_any_mode(place, row)
     }
@@ -131,7 +131,7 @@ impl<M: Codec> BytesStore<M> {
         &self,
         place: &Place,
         row: &Item,
-    ) -> Result<Option<Known<M::Value>>, StoreError> {
+    ) -> Result<Option<ReadRow<M::Value>>, StoreError> {
         if row.is_empty() {
             return Ok(None);
         }
@@ -150,7 +150,7 @@ impl<M: Codec> BytesStore<M> {
         let ttl = ttl.then(|| integer(place, row, TTL, "a time in seconds"));
         let ttl = ttl.transpose()?;
         let value = self.value(place, row)?;
-        Ok(Some(Known {
+        Ok(Some(ReadRow {
             value,
             ttl,
             version: Version { ver, token },
@@ -162,7 +162,7 @@ impl<M: Codec> BytesStore<M> {
         place: &Place,
         key: &Key,
         deadline: Deadline,
-    ) -> Result<Option<Known<M::Value>>, StoreError> {
+    ) -> Result<Option<ReadRow<M::Value>>, StoreError> {
         self.known(
             place,
             &self.table.get_row(key, deadline).await?.unwrap_or_default(),
@@ -172,7 +172,7 @@ impl<M: Codec> BytesStore<M> {
     fn combined(
         &self,
         place: &Place,
-        known: Option<&Known<M::Value>>,
+        known: Option<&ReadRow<M::Value>>,
         add: &Add<M::Value>,
     ) -> Result<M::Value, StoreError> {
         let mut value = known.map_or_else(|| self.monoid.identity(), |known| known.value.clone());
@@ -243,7 +243,7 @@ impl<M: Codec> BytesStore<M> {
 }
 
 /// A row, as far as a swap depends on it.
-struct Known<V> {
+struct ReadRow<V> {
     value: V,
     ttl: Option<i64>,
     version: Version,
@@ -418,7 +418,7 @@ impl<M: Codec> Markable<M> for BytesStore<M> {
         if M::IDEMPOTENT {
             return lanes::merge_events(self, events, deadline).await;
         }
-        let batch = Batch {
+        let batch = OnceBatch {
             table: &self.table,
             markers,
             cell: self,

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use murmur_state::{
-    Add, Additive, Bound, Deadline, ItemId, KeepsGreatest, KeepsLeast, Key, Known, Ledger,
+    Add, Additive, Bound, Deadline, ItemId, KeepsGreatest, KeepsLeast, Key, Ledger, LedgerEntry,
     ListSegment, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place, Read,
     Replace, StateRow, Store, StoreError,
 };
@@ -15,7 +15,7 @@ use crate::error::Written;
 use crate::lanes::{self, Write};
 use crate::ledger::{Books, Entry, Settled};
 use crate::marked::{Markable, Marked, MarkerTable};
-use crate::once::{self, Batch, Cell, Refusal, Slots, Unwritable};
+use crate::once::{self, Cell, OnceBatch, Refusal, Slots, Unwritable};
 use crate::options::TableOptions;
 use crate::owner;
 use crate::table::Table;
@@ -163,7 +163,7 @@ impl<M: Additive> Markable<M> for Int64SumStore {
         events: &[Once<i64>],
         deadline: Deadline,
     ) -> Vec<Outcome> {
-        let batch = Batch {
+        let batch = OnceBatch {
             table: &self.rows.table,
             markers,
             cell: &self.rows,
@@ -191,7 +191,7 @@ impl<M: Additive> Ledger<M> for Marked<Int64SumStore> {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<i64>>>, StoreError> {
         self.books(bound, deadline).known(items).await
     }
 
@@ -200,7 +200,7 @@ impl<M: Additive> Ledger<M> for Marked<Int64SumStore> {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<i64>>, StoreError> {
         let books = self.books(bound, Deadline::NONE);
         books.list(segment, after).await
     }

@@ -25,7 +25,7 @@ use futures::future::join_all;
 
 use crate::{
     Add, Binding, Bound, Checkpoints, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault,
-    Group, ItemChange, ItemId, Key, Known, Ledger, ListSegment, MAX_KEYS, Mend, Monoid, Once,
+    Group, ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment, MAX_KEYS, Mend, Monoid, Once,
     Outcome, Owner, PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber,
     Store, StoreError, SystemClock, Tokens,
 };
@@ -729,7 +729,7 @@ where
         self.expect("ledger/wide-settled", 0, [1]).await;
     }
 
-    async fn known(&self, item: &str) -> Option<Known<M::Value>> {
+    async fn known(&self, item: &str) -> Option<LedgerEntry<M::Value>> {
         let items = [ItemId::from_parts([item])];
         let known = self
             .store
@@ -803,7 +803,7 @@ where
     }
 
     /// All items that are known, listed segment by segment.
-    async fn listed_in(&self, segments: u32) -> Vec<Known<M::Value>> {
+    async fn listed_in(&self, segments: u32) -> Vec<LedgerEntry<M::Value>> {
         let of = NonZeroU32::new(segments).unwrap();
         let mut listed = Vec::new();
         for segment in ListSegment::all(of) {

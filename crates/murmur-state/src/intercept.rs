@@ -33,9 +33,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::{
-    Add, Binding, Bound, Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Known, Ledger,
-    ListSegment, Listed, Mend, Monoid, Once, Outcome, Place, Read, Replace, StateRow, Store,
-    StoreError,
+    Add, Binding, Bound, Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Ledger,
+    LedgerEntry, ListSegment, Listed, Mend, Monoid, Once, Outcome, Place, Read, Replace, StateRow,
+    Store, StoreError,
 };
 
 type Value<I> = <<I as Intercept>::Monoid as Monoid>::Value;
@@ -141,7 +141,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> impl Future<Output = Result<Vec<Option<Known<Value<Self>>>>, StoreError>> + Send
+    ) -> impl Future<Output = Result<Vec<Option<LedgerEntry<Value<Self>>>>, StoreError>> + Send
     where
         Self::Monoid: Group,
         Self::Inner: Ledger<Self::Monoid>,
@@ -155,7 +155,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> impl Future<Output = Result<Listed<Known<Value<Self>>>, StoreError>> + Send
+    ) -> impl Future<Output = Result<Listed<LedgerEntry<Value<Self>>>, StoreError>> + Send
     where
         Self::Monoid: Group,
         Self::Inner: Ledger<Self::Monoid>,
@@ -281,7 +281,7 @@ where
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> Result<Vec<Option<Known<Value<I>>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<Value<I>>>>, StoreError> {
         self.0.known(bound, items, deadline).await
     }
 
@@ -290,7 +290,7 @@ where
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<Value<I>>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<Value<I>>>, StoreError> {
         self.0.list_known(bound, segment, after).await
     }
 

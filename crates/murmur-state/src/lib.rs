@@ -42,9 +42,9 @@ pub use service::CallFailure;
 pub use shard_ids::ShardIds;
 pub use spread::Spread;
 pub use store::{
-    Add, Binding, Bound, EVENT_LIFE, ExactlyOnce, HORIZON, ItemChange, Known, LEDGER_MODE, Ledger,
-    ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome, Position, ROW_LIFE, Read, ReadExt, Replace,
-    SURE_LIFE, StateRow, Store,
+    Add, Binding, Bound, EVENT_LIFE, ExactlyOnce, HORIZON, ItemChange, LEDGER_MODE, Ledger,
+    LedgerEntry, ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome, Position, ROW_LIFE, Read,
+    ReadExt, Replace, SURE_LIFE, StateRow, Store,
 };
 pub use time::{Clock, Deadline, ManualClock, Random, SystemClock, Timestamp};
 pub use tokens::{NoRandomness, Tokens};

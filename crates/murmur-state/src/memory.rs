@@ -14,7 +14,7 @@ use crate::error::{Fault, Place, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
 use crate::monoid::{Monoid, Overflow};
 use crate::store::{
-    Add, Binding, Bound, ExactlyOnce, Known, Listed, Once, Outcome, Read, StateRow, Store,
+    Add, Binding, Bound, ExactlyOnce, LedgerEntry, Listed, Once, Outcome, Read, StateRow, Store,
 };
 use crate::time::Deadline;
 use deduper::Marked;
@@ -41,7 +41,7 @@ struct Inner<V> {
     bound: Option<Binding>,
     settling: bool,
     rows: HashMap<Key, Row<V>>,
-    ledger: HashMap<ItemId, Known<V>>,
+    ledger: HashMap<ItemId, LedgerEntry<V>>,
 }
 
 #[derive(Clone)]

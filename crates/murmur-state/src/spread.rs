@@ -11,8 +11,8 @@ use crate::error::{OptionError, Place, StoreError};
 use crate::ids::{ItemId, Key, MAX_PARTITION_KEY_BYTES};
 use crate::monoid::{Group, Monoid, Overflow};
 use crate::store::{
-    Add, Binding, Bound, ExactlyOnce, ItemChange, Known, Ledger, ListSegment, Listed, Mend, Once,
-    Outcome, Read, Replace, StateRow, Store,
+    Add, Binding, Bound, ExactlyOnce, ItemChange, Ledger, LedgerEntry, ListSegment, Listed, Mend,
+    Once, Outcome, Read, Replace, StateRow, Store,
 };
 use crate::time::{Deadline, Random};
 
@@ -328,8 +328,8 @@ impl<M: Monoid, S: Read<M::Value>> Spread<M, S> {
             .collect()
     }
 
-    fn known(&self, known: Known<M::Value>) -> Result<Known<M::Value>, StoreError> {
-        Ok(Known {
+    fn known(&self, known: LedgerEntry<M::Value>) -> Result<LedgerEntry<M::Value>, StoreError> {
+        Ok(LedgerEntry {
             now: self.to_keys(known.now)?,
             kept: self.to_keys(known.kept)?,
             ..known
@@ -610,7 +610,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError> {
         let known = self.store.known(bound, items, deadline).await?;
         let of_keys = |known: Option<_>| known.map(|known| self.known(known)).transpose();
         known.into_iter().map(of_keys).collect()
@@ -621,7 +621,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<M::Value>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<M::Value>>, StoreError> {
         let Listed {
             entries,
             next,

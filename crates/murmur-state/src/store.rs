@@ -14,7 +14,8 @@ use crate::monoid::Monoid;
 use crate::time::Deadline;
 pub use binding::{Binding, Bound, LEDGER_MODE};
 pub use entries::{
-    Add, ItemChange, Known, ListSegment, Listed, Mend, Once, Outcome, Position, Replace, StateRow,
+    Add, ItemChange, LedgerEntry, ListSegment, Listed, Mend, Once, Outcome, Position, Replace,
+    StateRow,
 };
 pub use exactly_once::ExactlyOnce;
 pub use ledger::{Ledger, MAX_KEYS};

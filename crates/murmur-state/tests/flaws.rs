@@ -12,7 +12,7 @@ use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
 use murmur_state::{
     Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce,
-    ItemChange, ItemId, Key, Known, Ledger, ListSegment, Listed, MAX_KEYS, MemoryDeduper,
+    ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment, Listed, MAX_KEYS, MemoryDeduper,
     MemoryStore, Mend, Once, Outcome, Owner, Place, Position, Random, Read, ReadExt, Removed,
     Replace, Saved, StateRow, Store, StoreError, Timestamp, Tokens,
 };
@@ -256,7 +256,7 @@ impl Ledger<Total> for Flawed {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<i64>>>, StoreError> {
         let known = self.inner.known(bound, items, deadline);
         let mut known = known.await?;
         if self.flaw == Flaw::TellsOfOtherItems {
@@ -270,7 +270,7 @@ impl Ledger<Total> for Flawed {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<i64>>, StoreError> {
         let listed = self.inner.list_known(bound, segment, after);
         let mut listed = listed.await?;
         if self.flaw == Flaw::ListsNotAllItems {

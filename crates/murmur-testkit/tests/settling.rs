@@ -16,8 +16,8 @@ use futures::future::join3;
 use murmur_core::Sum;
 use murmur_state::conformance::bound;
 use murmur_state::{
-    Add, Deadline, EventId, Fault, ItemChange, ItemId, Key, Known, Ledger, ListSegment, Outcome,
-    Position, ReadExt as _, Replace, SequenceNumber,
+    Add, Deadline, EventId, Fault, ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment,
+    Outcome, Position, ReadExt as _, Replace, SequenceNumber,
 };
 use murmur_state_ddb::{
     Int64SumStore, Marked, TableOptions, create_dedup_table, create_int64_table,
@@ -223,7 +223,7 @@ impl Process {
         }
     }
 
-    async fn known(&self) -> Vec<Known<i64>> {
+    async fn known(&self) -> Vec<LedgerEntry<i64>> {
         let (bound, segment) = (bound("settling"), ListSegment::WHOLE);
         let known = Ledger::<Sum>::list_known(&self.store, &bound, segment, None);
         known.await.unwrap().entries

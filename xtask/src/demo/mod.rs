@@ -300,7 +300,7 @@ async fn live(
             if response.batch_item_failures.is_empty() {
                 noted.add(ids);
             }
-            Ok::<_, murmur_lambda_ddbstreams::HandlerError>(response)
+            Ok::<_, murmur_lambda_ddbstreams::InvocationError>(response)
         }
     })
     .poll_interval(server.poll_interval())

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
 use murmur_state::{
-    Add, Cause, Deadline, ItemId, Key, Known, ListSegment, Listed, Mend, Monoid, Outcome,
+    Add, Cause, Deadline, ItemId, Key, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome,
     PipelineName, StoreError, Timestamp,
 };
 
@@ -176,7 +176,10 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         look.differs(&self.plan.monoid.identity())
     }
 
-    async fn known(&self, items: &[ItemId]) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+    async fn known(
+        &self,
+        items: &[ItemId],
+    ) -> Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
         let read = || ledger.known(pipeline, items, self.context.operation_deadline());
         let known = self.context.read(pipeline, read).await?;
@@ -191,7 +194,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     /// Puts together what the ledger knew and what was found.
     fn seen(
         &self,
-        known: Option<Known<M::Value>>,
+        known: Option<LedgerEntry<M::Value>>,
         found: &Found<T>,
         contributes: Vec<Add<M::Value>>,
         now: Timestamp,
@@ -260,7 +263,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         self.settled
             .fetch_add(settled_of(&entries), Ordering::Relaxed);
         let now = self.now();
-        let counts = |known: &Known<_>| {
+        let counts = |known: &LedgerEntry<_>| {
             let mut keys = known.now.iter().map(|add| &add.key);
             keys.any(|key| !self.plan.is_past(key, now))
         };

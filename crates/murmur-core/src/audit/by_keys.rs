@@ -11,7 +11,7 @@ use murmur_state::{ItemId, Monoid, PipelineName, Read, StoreError};
 use super::findings::RecountFindings;
 use super::found::{Found, contributes, rejected};
 use super::inspecting::{InspectionError, InspectionOptions};
-use super::share::Share;
+use super::share::KeyShare;
 use super::sums::{Differing, State, Sums, list};
 use crate::delivery::{Context, LedgerOf};
 use crate::outcome::Rejected;
@@ -69,8 +69,8 @@ pub(crate) fn by_keys<'a, T: Send + Sync, M: Monoid, S: Read<M::Value>>(
         ledger,
         hasher: DefaultHashBuilder::default(),
         max_listed: options.max_listed,
-        sums: Sums::new(Share::first(options.max_keys)),
-        share: Share::first(options.max_keys),
+        sums: Sums::new(KeyShare::first(options.max_keys)),
+        share: KeyShare::first(options.max_keys),
         first: None,
         findings: RecountFindings::default(),
     })
@@ -84,7 +84,7 @@ struct Counting<'a, T, M: Monoid, S> {
     max_listed: usize,
     sums: Sums<M::Value>,
     /// The keys that are recounted in this part, once they were compared.
-    share: Share,
+    share: KeyShare,
     /// What differed in the first recount, once that is done.
     first: Option<Differing<M::Value>>,
     findings: RecountFindings,

@@ -4,13 +4,13 @@ use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use murmur_state::{Add, Key, Known, Monoid, PipelineName, Read};
+use murmur_state::{Add, Key, LedgerEntry, Monoid, PipelineName, Read};
 
 use super::difference::KeyDifference;
 use super::error::AuditError;
 use super::listing::{Listing, Telling};
 use super::options::AuditOptions;
-use super::share::Share;
+use super::share::KeyShare;
 use super::status::settled_of;
 use super::sums::{Differing, State, Sums, list};
 use crate::delivery::{Context, LedgerOf};
@@ -78,7 +78,7 @@ pub(crate) async fn audit<T: Sync, M: Monoid, S: Read<M::Value>>(
         parts: 0,
         read_units: 0.0,
     };
-    let mut share = Some(Share::first(options.max_keys));
+    let mut share = Some(KeyShare::first(options.max_keys));
     while let Some(of_keys) = share {
         audited.parts += 1;
         telling.progress.part = audited.parts;
@@ -99,15 +99,15 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
     /// Audits the keys of `share`, or the first of them; which it were.
     async fn part(
         &self,
-        share: Share,
+        share: KeyShare,
         audited: &mut Audited,
         telling: &mut Telling<'_>,
-    ) -> Result<Share, AuditError> {
+    ) -> Result<KeyShare, AuditError> {
         let failed = |source| self.listing.failed(source);
         let monoid = &self.state.plan.monoid;
         let mut sums = Sums::new(share);
         let hasher = DefaultHashBuilder::default();
-        let mark = |known: &Known<_>| hasher.hash_one((&known.item, known.version));
+        let mark = |known: &LedgerEntry<_>| hasher.hash_one((&known.item, known.version));
         telling.progress.pass = 1;
         telling.progress.state_rows = 0;
         let ledger_rows = self
@@ -170,9 +170,9 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
     async fn over_ledger(
         &self,
         telling: &mut Telling<'_>,
-        mut each: impl FnMut(&Known<M::Value>, &Add<M::Value>) + Send,
+        mut each: impl FnMut(&LedgerEntry<M::Value>, &Add<M::Value>) + Send,
     ) -> Result<u64, AuditError> {
-        let part = |part: &[Known<M::Value>]| {
+        let part = |part: &[LedgerEntry<M::Value>]| {
             // What they contribute is in no row of the ledger, so that their keys would all be named.
             let items = settled_of(part);
             if items > 0 {

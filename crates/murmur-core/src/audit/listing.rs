@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use murmur_state::{Clock, Known, ListSegment, Listed, Monoid, PipelineName, StoreError};
+use murmur_state::{Clock, LedgerEntry, ListSegment, Listed, Monoid, PipelineName, StoreError};
 
 use super::error::AuditError;
 use super::options::{AuditOptions, AuditProgress, ProgressFn};
@@ -43,7 +43,7 @@ impl<'a> Telling<'a> {
     }
 }
 
-type Part<'a, V> = BoxFuture<'a, Result<(ListSegment, Listed<Known<V>>), StoreError>>;
+type Part<'a, V> = BoxFuture<'a, Result<(ListSegment, Listed<LedgerEntry<V>>), StoreError>>;
 
 /// A ledger, and how it is listed.
 pub(super) struct Listing<'a, M: Monoid> {
@@ -73,7 +73,7 @@ impl<'a, M: Monoid> Listing<'a, M> {
     pub(super) async fn over(
         &self,
         telling: &mut Telling<'_>,
-        mut each: impl FnMut(&[Known<M::Value>]) -> ControlFlow<u64> + Send,
+        mut each: impl FnMut(&[LedgerEntry<M::Value>]) -> ControlFlow<u64> + Send,
     ) -> Result<u64, AuditError> {
         telling.progress.ledger_rows = 0;
         let segments = ListSegment::all(self.segments);

@@ -6,7 +6,7 @@ use murmur_state::Key;
 /// The keys that are held in memory at a time: those whose hash is in a range. It only ever
 /// shrinks, at its upper end, so that what is held of a key in it is all that there was of it.
 #[derive(Debug, Clone)]
-pub(super) struct Share {
+pub(super) struct KeyShare {
     hasher: DefaultHashBuilder,
     from: u64,
     to: u64,
@@ -14,7 +14,7 @@ pub(super) struct Share {
     most: usize,
 }
 
-impl Share {
+impl KeyShare {
     /// All keys, of which at most `most` are held.
     pub(super) fn first(most: usize) -> Self {
         Self {
@@ -60,7 +60,7 @@ mod tests {
         let keys: Vec<Key> = (0..1_000)
             .map(|n| Key::new(format!("k{n}"), 0).unwrap())
             .collect();
-        let (mut share, mut seen, mut parts) = (Some(Share::first(100)), Vec::new(), 0);
+        let (mut share, mut seen, mut parts) = (Some(KeyShare::first(100)), Vec::new(), 0);
         while let Some(mut now) = share {
             let mut held = BTreeSet::new();
             for key in &keys {

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use murmur_state::{Known, Monoid, PipelineName};
+use murmur_state::{LedgerEntry, Monoid, PipelineName};
 
 use super::error::AuditError;
 use super::listing::{Listing, Telling};
@@ -35,7 +35,7 @@ pub(crate) async fn status<M: Monoid>(
     let mut telling = Telling::begin(pipeline, options, &context);
     let listing = Listing::new(pipeline, ledger, options, context);
     let mut settled = 0;
-    let count = |part: &[Known<_>]| {
+    let count = |part: &[LedgerEntry<_>]| {
         settled += settled_of(part);
         ControlFlow::Continue(())
     };
@@ -50,6 +50,6 @@ pub(crate) async fn status<M: Monoid>(
 }
 
 /// How many of these items have settled.
-pub(super) fn settled_of<V>(known: &[Known<V>]) -> u64 {
+pub(super) fn settled_of<V>(known: &[LedgerEntry<V>]) -> u64 {
     known.iter().filter(|known| known.settled).count() as u64
 }

@@ -6,7 +6,7 @@ use hashbrown::HashMap;
 use murmur_state::{Key, Monoid, Overflow, PipelineName, Place, Read, StoreError, Timestamp};
 
 use super::difference::{Difference, KeyDifference};
-use super::share::Share;
+use super::share::KeyShare;
 use crate::answers::all_answered;
 use crate::delivery::Context;
 use crate::plan::Plan;
@@ -17,7 +17,7 @@ const CHUNK: usize = 1_000;
 /// What is contributed to each key of a share, and what its rows hold.
 pub(super) struct Sums<V> {
     keys: HashMap<Key, Sum<V>>,
-    share: Share,
+    share: KeyShare,
 }
 
 struct Sum<V> {
@@ -47,7 +47,7 @@ impl<V> Default for Spilt<V> {
 }
 
 impl<V: Clone + PartialEq> Sums<V> {
-    pub(super) fn new(share: Share) -> Self {
+    pub(super) fn new(share: KeyShare) -> Self {
         Self {
             keys: HashMap::new(),
             share,
@@ -55,7 +55,7 @@ impl<V: Clone + PartialEq> Sums<V> {
     }
 
     /// Of these keys, so far without any contribution.
-    pub(super) fn of(keys: &[Key], identity: &V, share: &Share) -> Self {
+    pub(super) fn of(keys: &[Key], identity: &V, share: &KeyShare) -> Self {
         let none = |key: &Key| (key.clone(), Sum::none(identity.clone()));
         Self {
             keys: keys.iter().map(none).collect(),
@@ -285,7 +285,7 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         &self,
         mut sums: Sums<M::Value>,
         mut on_part: impl FnMut(u64, Option<f64>) + Send,
-    ) -> Result<(Differing<M::Value>, u64, Share), StoreError> {
+    ) -> Result<(Differing<M::Value>, u64, KeyShare), StoreError> {
         let Self {
             pipeline,
             plan,
@@ -363,7 +363,7 @@ mod tests {
         let monoid = Total::new();
         let key = Key::new("a", 0).unwrap();
         let seen = |values: &[i64]| {
-            let mut sums = Sums::new(Share::first(9));
+            let mut sums = Sums::new(KeyShare::first(9));
             for value in values {
                 sums.add(&monoid, &key, value, 1);
             }
@@ -384,7 +384,7 @@ mod tests {
         let monoid = Total::new();
         let key = Key::new("a", 0).unwrap();
         let listed = |rows: &[i64]| {
-            let mut sums = Sums::new(Share::first(9));
+            let mut sums = Sums::new(KeyShare::first(9));
             sums.add(&monoid, &key, &7, 1);
             for row in rows {
                 sums.add_row(&monoid, key.clone(), *row);
@@ -401,7 +401,7 @@ mod tests {
         assert!(matches!(error, StoreError::Overflow { .. }), "{error}");
 
         // A row of nothing takes no room, until its key has another.
-        let mut sums = Sums::new(Share::first(9));
+        let mut sums = Sums::new(KeyShare::first(9));
         for (row, held) in [(0, 0), (5, 1), (-5, 1)] {
             sums.add_row(&monoid, key.clone(), row);
             assert_eq!(sums.keys.len(), held);

@@ -3,7 +3,7 @@ use murmur_state::{Monoid, PipelineName, Repeats, Store};
 use super::context::Context;
 use super::merge::merge;
 use super::mode::Delivery;
-use crate::batch::Batch;
+use crate::batch::BatchAdds;
 use crate::verdict::Verdict;
 
 pub(crate) struct AtLeastOnce<S> {
@@ -23,7 +23,7 @@ impl<M: Monoid, S: Store<M>> Delivery<M> for AtLeastOnce<S> {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        batch: Batch<'_, M::Value>,
+        batch: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
         merge(&self.store, pipeline, monoid, &batch, context).await

@@ -11,7 +11,7 @@ use murmur_state::{
 use super::context::Context;
 use super::merge::merge;
 use super::mode::Delivery;
-use crate::batch::Batch;
+use crate::batch::BatchAdds;
 use crate::record::Record;
 use crate::verdict::Verdict;
 
@@ -61,7 +61,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        Batch { rows, shares }: Batch<'_, M::Value>,
+        BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
         // A fifth of the time is kept for releasing: a claim that stays behind loses its event.
@@ -127,7 +127,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             deadline: work,
             ..*context
         };
-        let first = Batch { rows, shares };
+        let first = BatchAdds { rows, shares };
         let merged = merge(&self.store, pipeline, monoid, &first, &within_work).await;
         for ((place, name), verdict) in held.into_iter().zip(merged) {
             if !matches!(verdict, Verdict::Applied) {

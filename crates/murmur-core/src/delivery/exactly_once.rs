@@ -8,7 +8,7 @@ use super::merge::merge;
 use super::mode::Delivery;
 use super::owned::Owned;
 use super::retrying::{of_keys, until_done};
-use crate::batch::Batch;
+use crate::batch::BatchAdds;
 use crate::verdict::Verdict;
 
 pub(crate) struct OncePerKey<S>(pub(crate) Owned<S>);
@@ -45,7 +45,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        Batch { rows, shares }: Batch<'_, M::Value>,
+        BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
         let own = self.0.of_own_streams::<M>(pipeline, shares, context);
@@ -53,7 +53,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
         let Some(bound) = bound else {
             return answered.verdicts;
         };
-        let batch = Batch { rows, shares };
+        let batch = BatchAdds { rows, shares };
         let delivered = if M::IDEMPOTENT {
             // The same value again changes nothing: no ids are needed.
             merge(&self.0.store, pipeline, monoid, &batch, context).await
@@ -68,7 +68,7 @@ impl<S> OncePerKey<S> {
     async fn apply<M: Monoid>(
         &self,
         bound: &Bound,
-        Batch { rows, shares }: Batch<'_, M::Value>,
+        BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict>
     where

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_state::{
-    Bound, Deadline, EventId, Group, ItemChange, ItemId, Known, LEDGER_MODE, Ledger, ListSegment,
-    Listed, Mend, Outcome, Overflow, PipelineName, Place, Repeats, Replace, StoreError,
+    Bound, Deadline, EventId, Group, ItemChange, ItemId, LEDGER_MODE, Ledger, LedgerEntry,
+    ListSegment, Listed, Mend, Outcome, Overflow, PipelineName, Place, Repeats, Replace,
+    StoreError,
 };
 
 use super::answered::part;
@@ -15,8 +16,8 @@ use super::context::Context;
 use super::ledger_of::{Answer, LedgerOf};
 use super::mode::Delivery;
 use super::owned::Owned;
-use super::retrying::{Lane, of_keys, until_done};
-use crate::batch::{Additions, Batch, Share};
+use super::retrying::{OrderedBy, of_keys, until_done};
+use crate::batch::{Additions, BatchAdds, RecordShare};
 use crate::plan::the_record;
 use crate::verdict::Verdict;
 
@@ -142,7 +143,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
         &self,
         pipeline: &PipelineName,
         _monoid: &M,
-        Batch { rows, shares }: Batch<'_, M::Value>,
+        BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
         let handed_over = context.retry.clock().now();
@@ -153,7 +154,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
         };
         let settles = self.has_heard::<M>(bound, context).await;
         let (unplaced, items) = part(shares, |share| {
-            let Share {
+            let RecordShare {
                 record,
                 adds,
                 keep,
@@ -187,7 +188,7 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
             // Of its item, too: done before an earlier one that keeps something, it would make
             // that one outdated, which keeps nothing then.
             |entry: &Replace<_>| {
-                let item = Lane::Item(entry.item.clone());
+                let item = OrderedBy::Item(entry.item.clone());
                 let before = entry
                     .change
                     .iter()
@@ -214,7 +215,7 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S> {
         pipeline: &'a PipelineName,
         items: &'a [ItemId],
         deadline: Deadline,
-    ) -> Answer<'a, Vec<Option<Known<M::Value>>>> {
+    ) -> Answer<'a, Vec<Option<LedgerEntry<M::Value>>>> {
         Box::pin(async move {
             let bound = self.owned.bound::<M>(pipeline, deadline).await?;
             self.owned.store.known(&bound, items, deadline).await
@@ -226,7 +227,7 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S> {
         pipeline: &'a PipelineName,
         segment: ListSegment,
         after: Option<&'a str>,
-    ) -> Answer<'a, Listed<Known<M::Value>>> {
+    ) -> Answer<'a, Listed<LedgerEntry<M::Value>>> {
         Box::pin(async move {
             let bound = self.owned.bound::<M>(pipeline, Deadline::NONE).await?;
             self.owned.store.list_known(&bound, segment, after).await

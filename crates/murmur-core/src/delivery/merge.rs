@@ -2,7 +2,7 @@ use murmur_state::{Add, Fault, Monoid, Outcome, PipelineName, Store};
 
 use super::context::Context;
 use super::retrying::{of_keys, until_done};
-use crate::batch::{Batch, Share};
+use crate::batch::{BatchAdds, RecordShare};
 use crate::verdict::Verdict;
 
 /// Combines what the records add to each key, merges it, and gives each record the worst outcome
@@ -12,7 +12,7 @@ pub(super) async fn merge<M: Monoid, S: Store<M>>(
     store: &S,
     pipeline: &PipelineName,
     monoid: &M,
-    batch: &Batch<'_, M::Value>,
+    batch: &BatchAdds<'_, M::Value>,
     context: &Context<'_>,
 ) -> Vec<Verdict> {
     let mut combined = Combined::of(monoid, batch);
@@ -36,7 +36,7 @@ pub(super) async fn merge<M: Monoid, S: Store<M>>(
         return batch.shares.iter().map(|_| Verdict::Applied).collect();
     }
     let mut writes = combined.of_additions.into_iter();
-    let verdict = |share: &Share<'_, _>| {
+    let verdict = |share: &RecordShare<'_, _>| {
         let mut worst = Outcome::Applied;
         for write in writes.by_ref().take(share.adds.len()) {
             worst.worsen(&outcomes[write]);
@@ -57,7 +57,7 @@ struct Combined<V> {
 }
 
 impl<V: Clone> Combined<V> {
-    fn of<M: Monoid<Value = V>>(monoid: &M, batch: &Batch<'_, V>) -> Self {
+    fn of<M: Monoid<Value = V>>(monoid: &M, batch: &BatchAdds<'_, V>) -> Self {
         let rows = batch.rows.len();
         let mut combined = Self {
             writes: Vec::with_capacity(rows),

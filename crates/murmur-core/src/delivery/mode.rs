@@ -5,7 +5,7 @@ use murmur_state::{Monoid, PipelineName, Read, Repeats, StoreError};
 
 use super::context::Context;
 use super::ledger_of::LedgerOf;
-use crate::batch::Batch;
+use crate::batch::BatchAdds;
 use crate::verdict::Verdict;
 
 /// A delivery mode.
@@ -75,7 +75,7 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
         &self,
         pipeline: &PipelineName,
         monoid: &M,
-        batch: Batch<'_, M::Value>,
+        batch: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> impl Future<Output = Vec<Verdict>> + Send;
 }

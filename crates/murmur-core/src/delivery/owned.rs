@@ -5,7 +5,7 @@ use murmur_state::{Binding, Bound, Deadline, ExactlyOnce, Monoid, PipelineName, 
 
 use super::answered::{Answered, part};
 use super::context::Context;
-use crate::batch::Share;
+use crate::batch::RecordShare;
 
 /// A store that belongs to one pipeline in an exact mode, and to streams one by one.
 pub(crate) struct Owned<S> {
@@ -44,9 +44,9 @@ impl<S> Owned<S> {
     pub(super) async fn of_own_streams<'a, M: Monoid>(
         &self,
         pipeline: &PipelineName,
-        shares: Vec<Share<'a, M::Value>>,
+        shares: Vec<RecordShare<'a, M::Value>>,
         context: &Context<'_>,
-    ) -> (Answered, Option<Bound>, Vec<Share<'a, M::Value>>)
+    ) -> (Answered, Option<Bound>, Vec<RecordShare<'a, M::Value>>)
     where
         S: ExactlyOnce<M>,
     {

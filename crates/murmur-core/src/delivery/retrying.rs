@@ -10,13 +10,13 @@ use crate::answers::all_answered;
 
 /// What entries share whose order matters.
 #[derive(PartialEq, Eq, Hash)]
-pub(crate) enum Lane {
+pub(crate) enum OrderedBy {
     Key(Key),
     Item(ItemId),
 }
 
-pub(crate) fn of_keys<V>(adds: &[Add<V>]) -> impl Iterator<Item = Lane> {
-    adds.iter().map(|add| Lane::Key(add.key.clone()))
+pub(crate) fn of_keys<V>(adds: &[Add<V>]) -> impl Iterator<Item = OrderedBy> {
+    adds.iter().map(|add| OrderedBy::Key(add.key.clone()))
 }
 
 fn is_done(outcome: &Outcome) -> bool {
@@ -45,7 +45,7 @@ pub(crate) async fn until_done<E, Send, Sent>(
     place: Place,
     context: &Context<'_>,
     entries: Vec<E>,
-    lanes: impl Fn(&E) -> Vec<Lane>,
+    lanes: impl Fn(&E) -> Vec<OrderedBy>,
     send: Send,
 ) -> Vec<Outcome>
 where

@@ -9,7 +9,9 @@ use murmur_core::{
     ProcessorBuilder, Record, RecordError, RecordOutcome, Side, Sum,
 };
 use murmur_state::conformance::bound;
-use murmur_state::{Deadline, ItemId, Known, Ledger, ManualClock, MemoryStore, SequenceNumber};
+use murmur_state::{
+    Deadline, ItemId, Ledger, LedgerEntry, ManualClock, MemoryStore, SequenceNumber,
+};
 
 use crate::support::{Order, change, clock, item, order, scanned, value};
 use crate::{error, outcomes};
@@ -71,7 +73,7 @@ impl World {
         self.rejected.swap(0, Ordering::Relaxed)
     }
 
-    async fn known(&self, id: &str) -> Option<Known<i64>> {
+    async fn known(&self, id: &str) -> Option<LedgerEntry<i64>> {
         let (bound, items) = (bound("totals"), [item_id(id)]);
         let known = self.store.known(&bound, &items, Deadline::NONE);
         known.await.unwrap().remove(0)

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use murmur_core::{Decoded, Decoder, Pipeline, Processor, Record, RecordError, Sum, Window};
-use murmur_lambda_ddbstreams::{Event, Handler, HandlerError};
+use murmur_lambda_ddbstreams::{Event, Handler, InvocationError};
 use murmur_state::{Deadline, MemoryStore};
 
 use crate::support::{Order, Scripted, Seen, Step, event, insert, number, reported, total, totals};
@@ -120,7 +120,7 @@ async fn a_failed_record_without_a_sequence_number_fails_the_invocation_by_its_e
         let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
         let error = handler.call(parse(json)).await.unwrap_err();
         assert!(error.to_string().contains(FIRST_ID), "{error}");
-        let HandlerError::NoSequenceNumber { source, .. } = error else {
+        let InvocationError::NoSequenceNumber { source, .. } = error else {
             panic!("{error}");
         };
         assert!(matches!(source.as_deref(), Some(RecordError::Store { .. })));

@@ -8,7 +8,7 @@ use murmur_core::{
     Definition, EventName, Pipeline, Processor, ProcessorBuilder, Record, RecordError, Rejected,
     Sum, Window,
 };
-use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Handler, HandlerError, LenientEvent};
+use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Handler, InvocationError, LenientEvent};
 use murmur_state::{MemoryStore, Timestamp};
 use serde_json::{Value, json};
 
@@ -18,7 +18,7 @@ use crate::support::{Order, Scripted, Seen, clock, insert, number, reported, tot
 async fn invoke(
     handler: &Handler<Order>,
     records: impl Into<Value>,
-) -> Result<DynamoDbEventResponse, HandlerError> {
+) -> Result<DynamoDbEventResponse, InvocationError> {
     let payload = json!({ "Records": records.into() }).to_string();
     let mut json = serde_json::Deserializer::from_slice(payload.as_bytes());
     let event: LenientEvent = serde_path_to_error::deserialize(&mut json).unwrap();
@@ -95,7 +95,7 @@ async fn without_a_sequence_number_the_callback_decides_or_the_batch_fails() {
     let nothing = || batch(|record| *record = json!({ "eventID": "e2" }));
     let store = Scripted::new(Sum::new());
     let handler = Handler::new(Processor::new([totals(&store)]).unwrap());
-    let HandlerError::NoSequenceNumber {
+    let InvocationError::NoSequenceNumber {
         event_id, source, ..
     } = invoke(&handler, nothing()).await.unwrap_err()
     else {

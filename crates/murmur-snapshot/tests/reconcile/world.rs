@@ -18,7 +18,7 @@ use murmur_snapshot::{
 };
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Binding, Bound, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Known, Ledger,
+    Binding, Bound, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Ledger, LedgerEntry,
     ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Outcome, Random, Read,
     SequenceNumber, StateRow, StoreError, Timestamp,
 };
@@ -699,7 +699,7 @@ impl Intercept for Watched {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<i64>>>, StoreError> {
         self.0.request()?;
         {
             let mut tables = self.0.tables();
@@ -716,7 +716,7 @@ impl Intercept for Watched {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<i64>>, StoreError> {
         self.0.request()?;
         self.0.step();
         let all = self.0.store.list_known(bound, segment, None).await?;

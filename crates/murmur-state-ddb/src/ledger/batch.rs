@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use murmur_state::{ItemId, Key, Known, MAX_KEYS, Outcome, Place, StoreError};
+use murmur_state::{ItemId, Key, LedgerEntry, MAX_KEYS, Outcome, Place, StoreError};
 
 use super::books::Books;
 use super::entry;
@@ -10,20 +10,20 @@ use super::settled::Settled;
 use super::turn::{Entry, Fate};
 
 /// What is known of an item.
-pub(super) enum Look {
+pub(super) enum KnownSoFar {
     /// Not asked for yet.
     Unread,
     /// Nothing, it is assumed; a refusal tells better.
     Assumed,
-    Read(Option<Known<i64>>),
+    Read(Option<LedgerEntry<i64>>),
 }
 
-impl Look {
+impl KnownSoFar {
     pub(super) fn is_unread(&self) -> bool {
         matches!(self, Self::Unread)
     }
 
-    pub(super) fn read(&self) -> Option<&Known<i64>> {
+    pub(super) fn read(&self) -> Option<&LedgerEntry<i64>> {
         match self {
             Self::Unread | Self::Assumed => None,
             Self::Read(known) => known.as_ref(),
@@ -37,7 +37,7 @@ pub(super) struct Group<'a> {
     /// The key of its ledger row.
     pub(super) name: String,
     pub(super) entries: Vec<Entry<'a>>,
-    pub(super) known: Look,
+    pub(super) known: KnownSoFar,
     /// Whether a read as of a moment ago is enough: whatever is written is conditional on what it
     /// says, and what has settled stays so. A failure is not told by such a read.
     pub(super) is_stale: bool,
@@ -56,9 +56,9 @@ impl<'a> Group<'a> {
         self.is_stale = self.entries.iter().all(Entry::settles);
         let assume = self.entries.iter().all(Entry::is_probably_first);
         self.known = match settled.known(self.item) {
-            Some(known) => Look::Read(Some(known)),
-            None if assume => Look::Assumed,
-            None => Look::Unread,
+            Some(known) => KnownSoFar::Read(Some(known)),
+            None if assume => KnownSoFar::Assumed,
+            None => KnownSoFar::Unread,
         };
     }
 
@@ -81,7 +81,7 @@ impl<'a> Group<'a> {
 }
 
 /// What is left of a batch.
-pub(super) struct Batch<'a> {
+pub(super) struct LedgerBatch<'a> {
     pub(super) groups: Vec<Group<'a>>,
     pub(super) outcomes: Vec<Outcome>,
     /// Changes of settled items.
@@ -93,7 +93,7 @@ pub(super) struct Batch<'a> {
     pub(super) conflicts: u32,
 }
 
-impl<'a> Batch<'a> {
+impl<'a> LedgerBatch<'a> {
     pub(super) fn of<C>(
         books: &Books<'_, C>,
         entries: impl IntoIterator<Item = Entry<'a>>,
@@ -122,7 +122,7 @@ impl<'a> Batch<'a> {
                     item: entry.item,
                     name: entry::name(books.pipeline, &books.table.name, entry.item),
                     entries: Vec::new(),
-                    known: Look::Unread,
+                    known: KnownSoFar::Unread,
                     is_stale: false,
                     alone: false,
                     one_by_one: false,

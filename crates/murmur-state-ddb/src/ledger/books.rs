@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Deadline, ItemId, Known, ListSegment, Listed, PipelineName, Place, StoreError, Timestamp,
+    Deadline, ItemId, LedgerEntry, ListSegment, Listed, PipelineName, Place, StoreError, Timestamp,
 };
 
 use super::entry;
@@ -32,7 +32,7 @@ impl<C> Books<'_, C> {
     pub(crate) async fn known(
         &self,
         items: &[ItemId],
-    ) -> Result<Vec<Option<Known<i64>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<i64>>>, StoreError> {
         let name = |item| entry::name(self.pipeline, &self.table.name, item);
         let names: Vec<String> = items.iter().map(name).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -44,7 +44,7 @@ impl<C> Books<'_, C> {
         &self,
         names: &[&str],
         consistent: bool,
-    ) -> Result<Vec<Result<Option<Known<i64>>, StoreError>>, StoreError> {
+    ) -> Result<Vec<Result<Option<LedgerEntry<i64>>, StoreError>>, StoreError> {
         let rows = self.markers.get_many(names, consistent, self.deadline);
         let rows = rows.await?;
         let place = self.markers.table.place();
@@ -71,7 +71,7 @@ impl<C> Books<'_, C> {
         &self,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<i64>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<i64>>, StoreError> {
         let markers = &self.markers.table;
         let place = markers.place();
         let start = after.map(|after| {

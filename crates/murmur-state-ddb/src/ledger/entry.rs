@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{
-    Add, ItemId, Key, Known, PipelineName, Place, Position, SequenceNumber, StoreError, Timestamp,
+    Add, ItemId, Key, LedgerEntry, PipelineName, Place, Position, SequenceNumber, StoreError,
+    Timestamp,
 };
 
 use crate::attribute::{Item, PK, SK, TTL, V, VER, integer, number, text, wrong_shape};
@@ -43,7 +44,7 @@ pub(crate) fn item(place: &Place, row: &Item) -> Result<ItemId, StoreError> {
 }
 
 /// What `row` says of its item.
-pub(crate) fn known(place: &Place, row: &Item) -> Result<Known<i64>, StoreError> {
+pub(crate) fn known(place: &Place, row: &Item) -> Result<LedgerEntry<i64>, StoreError> {
     let (at, settled) = match row.contains_key(AT) {
         false => (Position::Scan, false),
         true => {
@@ -67,7 +68,7 @@ pub(crate) fn known(place: &Place, row: &Item) -> Result<Known<i64>, StoreError>
             ));
         }
     }
-    Ok(Known {
+    Ok(LedgerEntry {
         item: item(place, row)?,
         version: integer(place, row, VER, "a version")?,
         at,
@@ -121,8 +122,8 @@ fn contributions(
 
 /// The row called `name` that says `known`. `life` is how long after `now` it is kept at the
 /// least: for good, if any of its contributions is to a row that is, or if the item has settled.
-pub(crate) fn row(name: &str, known: &Known<i64>, now: Timestamp, life: Duration) -> Item {
-    let Known {
+pub(crate) fn row(name: &str, known: &LedgerEntry<i64>, now: Timestamp, life: Duration) -> Item {
+    let LedgerEntry {
         item,
         version,
         at,
@@ -175,7 +176,7 @@ pub(crate) fn part(add: &Add<i64>) -> usize {
 }
 
 /// About how many bytes that row takes, never less than it does.
-pub(crate) fn size(name: &str, known: &Known<i64>) -> usize {
+pub(crate) fn size(name: &str, known: &LedgerEntry<i64>) -> usize {
     let parts: usize = known.now.iter().chain(&known.kept).map(part).sum();
     256 + name.len() + known.item.as_str().len() + parts
 }
@@ -218,7 +219,7 @@ mod tests {
             };
             let (now, kept) = if settled { (Vec::new(), Vec::new()) } else { (now, kept) };
             let item = ItemId::from_parts(["id", "S", "x"]);
-            let one = Known { item, version, at, settled, now, kept };
+            let one = LedgerEntry { item, version, at, settled, now, kept };
             let (name, place) = ("n", Place::table("test", "t"));
             let second = Timestamp::from_secs(1_000);
             let written = row(name, &one, second, Duration::from_secs(10));
@@ -241,7 +242,7 @@ mod tests {
         let place = Place::table("Deduper", "markers");
         let good = row(
             "n",
-            &Known {
+            &LedgerEntry {
                 item: ItemId::from_parts(["x"]),
                 version: 1,
                 at: Position::Stream(SequenceNumber::new("7").unwrap()),
@@ -288,7 +289,7 @@ mod tests {
             value: 5,
             ttl,
         };
-        let known_as = |at, now, kept| Known {
+        let known_as = |at, now, kept| LedgerEntry {
             item: ItemId::from_parts(["id", "S", "x"]),
             version: 7,
             at,
@@ -297,7 +298,7 @@ mod tests {
             kept,
         };
         let number = SequenceNumber::new("100000000000000000001").unwrap();
-        let settled = Known {
+        let settled = LedgerEntry {
             settled: true,
             ..known_as(Position::Stream(number.clone()), Vec::new(), Vec::new())
         };
@@ -310,7 +311,8 @@ mod tests {
                 vec![add("b", Some(8))],
             ),
         ];
-        let write = |known: &Known<i64>| row("n", known, Timestamp::from_secs(0), Duration::ZERO);
+        let write =
+            |known: &LedgerEntry<i64>| row("n", known, Timestamp::from_secs(0), Duration::ZERO);
         look_at(
             &good.map(|known| write(&known)),
             &[AT, NOW, KEPT],

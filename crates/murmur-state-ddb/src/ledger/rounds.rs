@@ -4,7 +4,7 @@ use futures::StreamExt;
 use futures::stream;
 use murmur_state::{Add, Outcome, RetryPolicy, Timestamp};
 
-use super::batch::{Batch, Group, Look};
+use super::batch::{Group, KnownSoFar, LedgerBatch};
 use super::books::Books;
 use super::turn::{self, Entry, Fate, Times, Turn, turn};
 use super::write::{Answer, Stopped, Transaction};
@@ -20,7 +20,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         &self,
         entries: impl IntoIterator<Item = Entry<'a>>,
     ) -> Vec<Outcome> {
-        let mut batch = Batch::of(self, entries);
+        let mut batch = LedgerBatch::of(self, entries);
         while !batch.groups.is_empty() {
             self.round(&mut batch).await;
         }
@@ -29,7 +29,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 
     /// Counts the changes of settled items, each once by the id of its event.
-    async fn count_by_id(&self, batch: &mut Batch<'_>) {
+    async fn count_by_id(&self, batch: &mut LedgerBatch<'_>) {
         let place = self.table.place();
         let (mut entries, mut events) = (Vec::new(), Vec::new());
         let mut failed = Vec::new();
@@ -42,7 +42,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 Err(error) => failed.push((entry, Outcome::Failed(error))),
             }
         }
-        let once = once::Batch {
+        let once = once::OnceBatch {
             table: self.table,
             markers: self.markers,
             cell: self.cell,
@@ -63,7 +63,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         }
     }
 
-    async fn round(&self, batch: &mut Batch<'_>) {
+    async fn round(&self, batch: &mut LedgerBatch<'_>) {
         // Before the reading, whose answer may be late.
         let composed = self.now();
         self.read(batch).await;
@@ -82,7 +82,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 turns.push((group, turn));
             } else if group.is_stale && turn.fates.iter().any(Fate::is_failure) {
                 // A row that was written a moment ago would tell better.
-                (group.known, group.is_stale) = (Look::Unread, false);
+                (group.known, group.is_stale) = (KnownSoFar::Unread, false);
                 batch.keep(group);
             } else {
                 batch.answer(group, turn.fates);
@@ -109,8 +109,8 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 
     /// Reads the ledger rows of items of which it is not known what is known.
-    async fn read(&self, batch: &mut Batch<'_>) {
-        let Batch {
+    async fn read(&self, batch: &mut LedgerBatch<'_>) {
+        let LedgerBatch {
             groups, outcomes, ..
         } = batch;
         for stale in [false, true] {
@@ -131,7 +131,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                         if let Some(known) = &known {
                             self.settled.note(known);
                         }
-                        group.known = Look::Read(known);
+                        group.known = KnownSoFar::Read(known);
                     }
                     Err(error) => group.fail(&error, outcomes),
                 }
@@ -145,7 +145,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     async fn write<'a>(
         &self,
         turns: Vec<(Group<'a>, Turn)>,
-        batch: &Batch<'_>,
+        batch: &LedgerBatch<'_>,
         composed: Timestamp,
     ) -> Vec<(Transaction<'a>, Answer)> {
         let stopped = &Stopped::default();

@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use murmur_state::{ItemId, Known};
+use murmur_state::{ItemId, LedgerEntry};
 
 use crate::recent::Recent;
 
@@ -13,7 +13,7 @@ const REMEMBERED: usize = 16_384;
 /// Settled items. What has settled stays as it is, so what is remembered is never outdated.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    items: Mutex<Recent<ItemId, Known<i64>>>,
+    items: Mutex<Recent<ItemId, LedgerEntry<i64>>>,
 }
 
 impl Default for Settled {
@@ -26,7 +26,7 @@ impl Default for Settled {
 
 impl Settled {
     /// Remembers what is `known`, if it has settled.
-    pub(super) fn note(&self, known: &Known<i64>) {
+    pub(super) fn note(&self, known: &LedgerEntry<i64>) {
         if known.settled {
             let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
             items.insert(known.item.clone(), known.clone());
@@ -34,7 +34,7 @@ impl Settled {
     }
 
     /// What is known of `item`, if it is remembered.
-    pub(super) fn known(&self, item: &ItemId) -> Option<Known<i64>> {
+    pub(super) fn known(&self, item: &ItemId) -> Option<LedgerEntry<i64>> {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         items.get(item).cloned()
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::entry;
 use murmur_state::{
-    Add, ItemChange, ItemId, Key, Known, Mend, Once, Outcome, Place, Position, Replace,
+    Add, ItemChange, ItemId, Key, LedgerEntry, Mend, Once, Outcome, Place, Position, Replace,
     SequenceNumber, StoreError, Timestamp,
 };
 
@@ -179,14 +179,14 @@ pub(crate) struct Turn {
     /// One for each entry, in order, given that the change is made.
     pub(crate) fates: Vec<Fate>,
     /// What is known afterwards; `None` if nothing changes.
-    pub(crate) after: Option<Known<i64>>,
+    pub(crate) after: Option<LedgerEntry<i64>>,
     /// By how much its rows change.
-    pub(crate) shares: Vec<Share>,
+    pub(crate) shares: Vec<RowShare>,
 }
 
 /// A change of one row of state.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Share {
+pub(crate) struct RowShare {
     pub(crate) key: Key,
     pub(crate) by: i128,
     pub(crate) ttl: Option<i64>,
@@ -198,7 +198,7 @@ pub(crate) struct Share {
 /// row for which `is_gone` says so is not taken back.
 pub(crate) fn turn(
     place: &Place,
-    known: Option<&Known<i64>>,
+    known: Option<&LedgerEntry<i64>>,
     entries: &[Entry<'_>],
     times: &Times,
     is_gone: impl Fn(&Add<i64>) -> bool,
@@ -207,7 +207,7 @@ pub(crate) fn turn(
     let is_over = |add: &Add<i64>| is_over(add, times.now);
     let without = known
         .filter(|known| known.kept.iter().any(is_over))
-        .map(|known| Known {
+        .map(|known| LedgerEntry {
             kept: known
                 .kept
                 .iter()
@@ -217,7 +217,7 @@ pub(crate) fn turn(
             ..known.clone()
         });
     let known = without.as_ref().or(known);
-    let mut after: Option<Known<i64>> = None;
+    let mut after: Option<LedgerEntry<i64>> = None;
     let mut settles = true;
     let mut fates = Vec::with_capacity(entries.len());
     for entry in entries {
@@ -264,8 +264,8 @@ pub(crate) fn turn(
 }
 
 /// The item of `known`, settled at `at`.
-fn settled(known: Known<i64>, at: Position) -> Known<i64> {
-    Known {
+fn settled(known: LedgerEntry<i64>, at: Position) -> LedgerEntry<i64> {
+    LedgerEntry {
         at,
         settled: true,
         now: Vec::new(),
@@ -282,10 +282,10 @@ pub(super) fn is_over(add: &Add<i64>, now: Timestamp) -> bool {
 /// What is known after one entry, or what becomes of it if nothing changes.
 fn step(
     place: &Place,
-    known: Option<&Known<i64>>,
+    known: Option<&LedgerEntry<i64>>,
     entry: &Entry<'_>,
     times: &Times,
-) -> Result<Known<i64>, Fate> {
+) -> Result<LedgerEntry<i64>, Fate> {
     let unchanged = |outcome| Err(Fate::Is(outcome));
     let (at, keep) = match entry.found {
         Found::LookedUp { over } => {
@@ -328,7 +328,7 @@ fn step(
     for add in keep {
         keep_too(place, &mut kept, add).map_err(|error| Fate::Is(Outcome::Failed(error)))?;
     }
-    Ok(Known {
+    Ok(LedgerEntry {
         item: entry.item.clone(),
         // A row that was forgotten and is made anew comes to no version that it had before: it had
         // fewer of them than milliseconds have passed since.
@@ -371,11 +371,11 @@ fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(
 /// The difference between two contributions of one item, row by row. Of what it contributed
 /// before, what `is_gone` is not taken back.
 fn shares(
-    before: Option<&Known<i64>>,
-    after: &Known<i64>,
+    before: Option<&LedgerEntry<i64>>,
+    after: &LedgerEntry<i64>,
     is_gone: impl Fn(&Add<i64>) -> bool,
-) -> Vec<Share> {
-    let mut shares: BTreeMap<&Key, Share> = BTreeMap::new();
+) -> Vec<RowShare> {
+    let mut shares: BTreeMap<&Key, RowShare> = BTreeMap::new();
     let taken = before
         .iter()
         .flat_map(|before| {
@@ -389,7 +389,7 @@ fn shares(
     let added = after.now.iter().chain(&after.kept);
     let added = added.map(|add| (add, i128::from(add.value), false));
     for (add, by, contributed) in taken.chain(added) {
-        let share = shares.entry(&add.key).or_insert_with(|| Share {
+        let share = shares.entry(&add.key).or_insert_with(|| RowShare {
             key: add.key.clone(),
             by: 0,
             ttl: add.ttl,

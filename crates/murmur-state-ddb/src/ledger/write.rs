@@ -8,11 +8,11 @@ use aws_sdk_dynamodb::types::TransactWriteItem;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
 use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
 
-use super::batch::{Batch, Group, Look};
+use super::batch::{Group, KnownSoFar, LedgerBatch};
 use super::books::Books;
 use super::entry;
 use super::pack::{Parcel, pack};
-use super::turn::{Fate, Share, Turn};
+use super::turn::{Fate, RowShare, Turn};
 use crate::attribute::{Item, LED, PER, number, row_key};
 use crate::change::Change;
 use crate::error::{Reason, Transacted, Written, unbuilt};
@@ -28,7 +28,7 @@ const SPREAD: Duration = Duration::from_secs(2 * 45 * 60);
 pub(super) struct Transaction<'a> {
     items: Vec<(Group<'a>, Turn)>,
     /// The rows that change, by how much in all.
-    rows: BTreeMap<Key, Share>,
+    rows: BTreeMap<Key, RowShare>,
 }
 
 /// What became of a transaction.
@@ -89,7 +89,7 @@ impl<'a> Transaction<'a> {
     }
 
     fn of(items: Vec<(Group<'a>, Turn)>) -> Self {
-        let mut rows: BTreeMap<Key, Share> = BTreeMap::new();
+        let mut rows: BTreeMap<Key, RowShare> = BTreeMap::new();
         for share in items.iter().flat_map(|(_, turn)| &turn.shares) {
             match rows.get_mut(&share.key) {
                 Some(row) => {
@@ -247,7 +247,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 
     /// What a refusal by the row at `key` means.
-    fn refusal(&self, key: &Key, share: &Share, row: &Item) -> Refused {
+    fn refusal(&self, key: &Key, share: &RowShare, row: &Item) -> Refused {
         let place = self.table.place().at(key);
         if row.is_empty() {
             let near = self.now().plus(SPREAD).as_secs();
@@ -323,7 +323,7 @@ fn is_of_its_items(error: &StoreError) -> bool {
     )
 }
 
-impl<'a> Batch<'a> {
+impl<'a> LedgerBatch<'a> {
     /// Settles what the answer to a transaction settles, and keeps the rest for the next round.
     /// Whether the transaction met another one.
     pub(super) fn judge<C: Cell<i64, Total = i128>>(
@@ -338,7 +338,7 @@ impl<'a> Batch<'a> {
                     if let Some(after) = &turn.after {
                         books.settled.note(after);
                     }
-                    group.known = Look::Read(turn.after);
+                    group.known = KnownSoFar::Read(turn.after);
                     self.answer(group, turn.fates);
                 }
             }
@@ -387,9 +387,9 @@ impl<'a> Batch<'a> {
                 Reason::Refused(row) => {
                     learned = true;
                     group.known = match row.is_empty() {
-                        true => Look::Read(None),
+                        true => KnownSoFar::Read(None),
                         false => match entry::known(&books.place_of(&group.name), &row) {
-                            Ok(known) => Look::Read(Some(known)),
+                            Ok(known) => KnownSoFar::Read(Some(known)),
                             Err(error) => {
                                 group.fail(&error, &mut self.outcomes);
                                 continue;

@@ -20,7 +20,7 @@ use crate::deduper::Deduper;
 use crate::table::Table;
 
 /// What all lanes of a batch share.
-pub(crate) struct Batch<'a, C> {
+pub(crate) struct OnceBatch<'a, C> {
     pub(crate) table: &'a Table,
     pub(crate) markers: &'a Deduper,
     pub(crate) cell: &'a C,
@@ -28,7 +28,7 @@ pub(crate) struct Batch<'a, C> {
     pub(crate) deadline: Deadline,
 }
 
-impl<C> Batch<'_, C> {
+impl<C> OnceBatch<'_, C> {
     fn rules(&self) -> &Rules {
         &self.markers.table.options.rules
     }
@@ -56,8 +56,8 @@ pub(crate) struct Event<'a, V> {
 }
 
 /// The events of one batch for one row, in their order.
-pub(crate) struct Lane<'a, V, C> {
-    batch: &'a Batch<'a, C>,
+pub(crate) struct RowLane<'a, V, C> {
+    batch: &'a OnceBatch<'a, C>,
     key: &'a Key,
     place: Place,
     todo: VecDeque<Event<'a, V>>,
@@ -86,9 +86,9 @@ struct Narrow {
 
 type Step = Result<(), StoreError>;
 
-impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
+impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
     pub(crate) fn new(
-        batch: &'a Batch<'a, C>,
+        batch: &'a OnceBatch<'a, C>,
         key: &'a Key,
         events: impl IntoIterator<Item = Event<'a, V>>,
     ) -> Self {
@@ -216,7 +216,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
 
     /// The row as it is; as it was a moment ago will do where the value is not needed.
     async fn read(&mut self, known: &mut KnownRow) -> Step {
-        let Batch {
+        let OnceBatch {
             table, deadline, ..
         } = self.batch;
         let row = match C::READS {
@@ -367,7 +367,7 @@ impl<'a, V: Sync, C: Cell<V>> Lane<'a, V, C> {
         }
         if self.refusals > 0 || matches!(in_the_end, StoreError::RetriesExhausted { .. }) {
             let waits = RetryPolicy::default().waits(base, cap);
-            let Batch {
+            let OnceBatch {
                 table, deadline, ..
             } = self.batch;
             let pause = table.pause(&self.place, &waits, self.refusals, *deadline);

@@ -22,7 +22,7 @@ use murmur_state::{Key, Once, Outcome, StoreError};
 
 pub(crate) use cell::{Cell, Refusal, Unwritable};
 pub(crate) use ids::Element;
-pub(crate) use lane::Batch;
+pub(crate) use lane::OnceBatch;
 #[cfg(feature = "flaws")]
 pub use past::Past;
 pub(crate) use row::Slots;
@@ -34,17 +34,17 @@ pub use rules::Rules;
 use crate::attribute::{Item, row_key};
 use crate::rows::KEYS_PER_READ;
 use ids::Id;
-use lane::{Event, Lane};
+use lane::{Event, RowLane};
 use row::Image;
 
 /// Applies each event to each of its keys at most once: distinct keys concurrently, the events
 /// of one key in order.
 pub(crate) async fn apply<V: Sync, C: Cell<V>>(
-    batch: &Batch<'_, C>,
+    batch: &OnceBatch<'_, C>,
     slots: &Slots,
     events: &[Once<V>],
 ) -> Vec<Outcome> {
-    let Lanes { lanes, repeats } = Lanes::of(events);
+    let RowLanes { lanes, repeats } = RowLanes::of(events);
     let mut looks = match C::READS {
         // Each reads its row anyway, when its turn comes.
         true => HashMap::new(),
@@ -56,7 +56,7 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
             let look = looks.remove(key);
             async move {
                 let slot = slots.of(key);
-                let lane = Lane::new(batch, key, events);
+                let lane = RowLane::new(batch, key, events);
                 let place = batch.table.place().at(key);
                 match batch
                     .table
@@ -95,7 +95,7 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
     outcomes
 }
 
-impl<C> Batch<'_, C> {
+impl<C> OnceBatch<'_, C> {
     /// The rows of `keys` that this process should read before it writes them, many in a request: as
     /// they were a moment ago, which is enough.
     async fn look<'k>(&self, slots: &Slots, keys: impl Iterator<Item = &'k Key>) -> Looks {
@@ -136,13 +136,13 @@ impl<C> Batch<'_, C> {
 type Looks = HashMap<Key, Result<Arc<Image>, StoreError>>;
 
 /// A batch by rows.
-struct Lanes<'a, V> {
+struct RowLanes<'a, V> {
     lanes: Vec<(&'a Key, Vec<Event<'a, V>>)>,
     /// Entries that repeat an event's id on the same key, each with the place of the first.
     repeats: Vec<(usize, usize)>,
 }
 
-impl<'a, V> Lanes<'a, V> {
+impl<'a, V> RowLanes<'a, V> {
     fn of(events: &'a [Once<V>]) -> Self {
         let mut lanes: Vec<(&Key, Vec<Event<'_, V>>)> = Vec::new();
         let mut lane_of: HashMap<&Key, usize> = HashMap::with_capacity(events.len());

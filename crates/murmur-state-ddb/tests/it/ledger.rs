@@ -9,8 +9,9 @@ use fastrand::Rng;
 use murmur_state::conformance::bound;
 use murmur_state::{
     Add, Binding, Bound, Clock, Deadline, EVENT_LIFE, EventId, ExactlyOnce, Fault, ItemChange,
-    ItemId, Key, Known, LEDGER_MODE, Ledger, ListSegment, MemoryStore, Mend, Outcome, PipelineName,
-    Position, Read, ReadExt, Replace, SequenceNumber, StateRow, Store, StoreError, SystemClock,
+    ItemId, Key, LEDGER_MODE, Ledger, LedgerEntry, ListSegment, MemoryStore, Mend, Outcome,
+    PipelineName, Position, Read, ReadExt, Replace, SequenceNumber, StateRow, Store, StoreError,
+    SystemClock,
 };
 use murmur_state_ddb::{Int64SumStore, Marked, TableOptions};
 use murmur_testkit::Dynamo;
@@ -106,7 +107,7 @@ impl Books {
         self.store.get(&key(entity)).await.unwrap()
     }
 
-    pub(crate) async fn known(&self, item: &str) -> Option<Known<i64>> {
+    pub(crate) async fn known(&self, item: &str) -> Option<LedgerEntry<i64>> {
         let items = [ItemId::from_parts([item])];
         let bound = bound("totals");
         let known = Ledger::<Total>::known(&self.store, &bound, &items, Deadline::NONE);
@@ -126,7 +127,7 @@ impl Books {
         delete.send().await.unwrap();
     }
 
-    pub(crate) async fn list(&self) -> Vec<Known<i64>> {
+    pub(crate) async fn list(&self) -> Vec<LedgerEntry<i64>> {
         let mut all = Vec::new();
         let mut after: Option<String> = None;
         loop {
@@ -247,7 +248,7 @@ async fn it_does_what_the_reference_does() {
                     .list_known(&bound, ListSegment::WHOLE, None)
                     .await
                     .unwrap();
-                let mends = |known: &[Known<i64>]| {
+                let mends = |known: &[LedgerEntry<i64>]| {
                     let mend = |(item, beside, now): &(String, i64, Vec<Add<i64>>)| {
                         let item = ItemId::from_parts([item.as_str()]);
                         let known = known.iter().find(|known| known.item == item);
@@ -304,9 +305,9 @@ async fn it_does_what_the_reference_does() {
             let (ours, theirs) = (books.store.get(&key).await, memory.get(&key).await);
             assert_eq!(ours.unwrap(), theirs.unwrap(), "seed {seed}: {key}");
         }
-        let by_item = |known: Vec<Known<i64>>| -> BTreeMap<ItemId, Known<i64>> {
+        let by_item = |known: Vec<LedgerEntry<i64>>| -> BTreeMap<ItemId, LedgerEntry<i64>> {
             // Versions are each one's own.
-            let known = known.into_iter().map(|known| Known {
+            let known = known.into_iter().map(|known| LedgerEntry {
                 version: 0,
                 ..known
             });

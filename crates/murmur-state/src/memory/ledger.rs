@@ -8,8 +8,8 @@ use crate::error::{Fault, StoreError};
 use crate::ids::{ItemId, Key, PipelineName};
 use crate::monoid::{Group, Overflow};
 use crate::store::{
-    Add, Bound, ItemChange, Known, Ledger, ListSegment, Listed, MAX_KEYS, Mend, Once, Outcome,
-    Position, Replace,
+    Add, Bound, ItemChange, Ledger, LedgerEntry, ListSegment, Listed, MAX_KEYS, Mend, Once,
+    Outcome, Position, Replace,
 };
 use crate::time::{Clock, Deadline};
 
@@ -59,7 +59,7 @@ impl<M: Group> MemoryStore<M> {
         for add in keep {
             self.keep(&mut kept, add)?;
         }
-        let known = Known {
+        let known = LedgerEntry {
             item: item.clone(),
             version: known.map_or(1, |known| known.version + 1),
             at: at.clone(),
@@ -105,7 +105,7 @@ impl<M: Group> MemoryStore<M> {
         ) else {
             return false;
         };
-        let settled = Known {
+        let settled = LedgerEntry {
             item: entry.item.clone(),
             version: known.map_or(1, |known| known.version + 1),
             at: Position::Stream(below),
@@ -208,7 +208,7 @@ impl<M: Group> MemoryStore<M> {
     }
 
     /// What the ledger's table answers without anything being changed; `None` to go on.
-    fn unchanged(known: Option<&Known<M::Value>>, at: &Position) -> Option<Outcome> {
+    fn unchanged(known: Option<&LedgerEntry<M::Value>>, at: &Position) -> Option<Outcome> {
         match (known.map(|known| &known.at), at) {
             (Some(Position::Scan), Position::Scan) => Some(Outcome::Duplicate),
             (Some(Position::Stream(_)), Position::Scan) => Some(Outcome::Superseded),
@@ -296,7 +296,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         _bound: &Bound,
         items: &[ItemId],
         _deadline: Deadline,
-    ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError> {
         let inner = self.lock();
         let known = items.iter().map(|item| inner.ledger.get(item).cloned());
         Ok(known.collect())
@@ -307,9 +307,9 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         _bound: &Bound,
         segment: ListSegment,
         _after: Option<&str>,
-    ) -> Result<Listed<Known<M::Value>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<M::Value>>, StoreError> {
         let inner = self.lock();
-        let of_segment = |known: &&Known<M::Value>| {
+        let of_segment = |known: &&LedgerEntry<M::Value>| {
             // Unseeded, so that every listing divides the items alike.
             let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&known.item);
             hash % u64::from(segment.of().get()) == u64::from(segment.number())

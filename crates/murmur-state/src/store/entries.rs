@@ -68,7 +68,7 @@ pub struct ItemChange<V> {
 
 /// What a ledger knows of an item.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Known<V> {
+pub struct LedgerEntry<V> {
     /// The item.
     pub item: ItemId,
     /// Another one with every change, also after the item was forgotten: what [`Mend`] goes by.
@@ -76,7 +76,7 @@ pub struct Known<V> {
     /// Where its newest version was seen; of a settled item, up to where changes have counted.
     pub at: Position,
     /// Whether it has settled: what it contributes is not known here any more, and its changes after
-    /// [`at`](Known::at) count by themselves.
+    /// [`at`](LedgerEntry::at) count by themselves.
     pub settled: bool,
     /// What it contributes; nothing for a settled item.
     pub now: Vec<Add<V>>,

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use super::{Bound, ExactlyOnce, Known, ListSegment, Listed, Mend, Outcome, Replace};
+use super::{Bound, ExactlyOnce, LedgerEntry, ListSegment, Listed, Mend, Outcome, Replace};
 use crate::error::StoreError;
 use crate::ids::ItemId;
 use crate::monoid::Group;
@@ -108,7 +108,7 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> impl Future<Output = Result<Vec<Option<Known<M::Value>>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError>> + Send;
 
     /// A part of the items that are known in `segment`, as [`Read::list`](super::Read::list) lists rows. A listing goes
     /// on with the same number of segments that it began with.
@@ -125,7 +125,7 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> impl Future<Output = Result<Listed<Known<M::Value>>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Listed<LedgerEntry<M::Value>>, StoreError>> + Send;
 
     /// Lets items settle from now on: says so beside the rows, for good. Processes that
     /// ask hear of it; it is a hint, and every entry is right whether or not its process has heard.
@@ -194,7 +194,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
         bound: &Bound,
         items: &[ItemId],
         deadline: Deadline,
-    ) -> Result<Vec<Option<Known<M::Value>>>, StoreError> {
+    ) -> Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError> {
         S::known(self, bound, items, deadline).await
     }
 
@@ -203,7 +203,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Arc<S> {
         bound: &Bound,
         segment: ListSegment,
         after: Option<&str>,
-    ) -> Result<Listed<Known<M::Value>>, StoreError> {
+    ) -> Result<Listed<LedgerEntry<M::Value>>, StoreError> {
         S::list_known(self, bound, segment, after).await
     }
 

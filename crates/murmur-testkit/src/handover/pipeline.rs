@@ -9,8 +9,8 @@ use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
 use murmur_state::conformance::bound;
 use murmur_state::intercept::Intercepted;
 use murmur_state::{
-    Checkpoints, Deadline, Group, Known, Ledger, ListSegment, MemoryDeduper, MemoryStore, Mend,
-    Outcome, Read, StateRow, StoreError, Timestamp, Tokens,
+    Checkpoints, Deadline, Group, Ledger, LedgerEntry, ListSegment, MemoryDeduper, MemoryStore,
+    Mend, Outcome, Read, StateRow, StoreError, Timestamp, Tokens,
 };
 
 use murmur_state_ddb::{
@@ -55,7 +55,7 @@ pub(super) enum State {
 pub(super) struct Held {
     pub(super) rows: Vec<StateRow<i64>>,
     /// Nothing, unless a ledger is kept.
-    pub(super) known: Vec<Known<i64>>,
+    pub(super) known: Vec<LedgerEntry<i64>>,
 }
 
 impl State {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use murmur_core::{Processor, item_id};
-use murmur_state::{Add, Causes, Deadline, Key, Known, Mend, Outcome, Position, Replace};
+use murmur_state::{Add, Causes, Deadline, Key, LedgerEntry, Mend, Outcome, Position, Replace};
 use murmur_state::{ItemId, SequenceNumber};
 use serde_json::Value;
 
@@ -251,7 +251,7 @@ impl World {
     }
 }
 
-fn of<'a>(known: &'a [Known<i64>], item: &ItemId) -> Option<&'a Known<i64>> {
+fn of<'a>(known: &'a [LedgerEntry<i64>], item: &ItemId) -> Option<&'a LedgerEntry<i64>> {
     known.iter().find(|known| known.item == *item)
 }
 

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use murmur_state::intercept::Intercept;
 use murmur_state::{
     Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group,
-    Known, Ledger, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner, Place, Position,
+    Ledger, LedgerEntry, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner, Place, Position,
     Removed, Replace, Saved, Store, StoreError,
 };
 
@@ -202,7 +202,7 @@ impl<M: Group<Value = i64>> Intercept for Reached<MemoryStore<M>> {
                 let known = store.known(&bound, &items, Deadline::NONE);
                 if let Ok(
                     [
-                        Some(Known {
+                        Some(LedgerEntry {
                             at: Position::Stream(at),
                             settled: true,
                             ..

@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use futures::{StreamExt, stream};
 use murmur_state::{StoreError, Timestamp};
 
-use super::{Batch, Lane, Step};
+use super::{OnceBatch, RowLane, Step};
 use crate::attribute::{IDS, PK};
 use crate::change::Change;
 use crate::error::Written;
@@ -31,7 +31,7 @@ enum Filled {
     TooLarge(StoreError),
 }
 
-impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
+impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
     /// Takes out the events that are in the row or in any page that it may have.
     pub(super) async fn look_up(&mut self, image: &Image) -> Step {
         self.take_out(|id| image.has(id));
@@ -52,7 +52,7 @@ impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
     }
 
     fn page_key(&self, page: &Page) -> String {
-        let Batch {
+        let OnceBatch {
             pipeline, table, ..
         } = self.batch;
         page.key(pipeline, &table.name, self.key)

@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::ReturnValue;
 use murmur_state::{Outcome, StoreError};
 
-use super::{Lane, Step};
+use super::{RowLane, Step};
 use crate::attribute::{CUR, Item, PREV, number, row_key};
 use crate::change::Change;
 use crate::error::Written;
@@ -11,7 +11,7 @@ use crate::once::cell::Cell;
 use crate::once::ids::{set, unless_taken};
 use crate::once::row::{Image, KnownRow};
 
-impl<V: Sync, C: Cell<V>> Lane<'_, V, C> {
+impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
     /// Adds the ids of the first `chunk` events to the row's, with what the events add.
     pub(super) async fn add(&mut self, known: &mut KnownRow, image: &Image, chunk: usize) -> Step {
         let change = Change::default().add("cur :new");
