@@ -26,8 +26,8 @@ const RANGE_CHUNK: usize = 1_000;
 /// A ledger adds nothing after that either. A changed item still takes back what it contributed, as
 /// long as the row exists.
 ///
-/// The time of the change decides. Scanned rows, changes without a time and changes older than the
-/// dedup horizon go by the clock.
+/// The time of the change decides; a change older than [`HORIZON`](murmur_state::HORIZON) counts as
+/// one made that long ago. Scanned rows and changes without a time go by the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     length: Duration,
