@@ -153,7 +153,7 @@ pub enum StoreError {
     /// Time to Live may remove the row within two hours. An addition after that would create the
     /// row again, with a part of its value.
     #[error(
-        "{place}: the row may be removed from {ttl} s after 1970 on, and nothing is added in the two hours before that; give the window a longer retention"
+        "{place}: Time to Live may remove the row from {} on, and nothing is added in the two hours before that; give the window a longer retention", Timestamp::from_secs(*ttl)
     )]
     RowEnds {
         /// Where.
@@ -175,7 +175,7 @@ pub enum StoreError {
     /// The event is too old: its marker may have expired, so it cannot be told from an event
     /// already counted.
     #[error(
-        "{place}: the event of {created} is older than the store remembers events; not applied"
+        "{place}: the event of {created} is older than the store remembers events; it was not counted"
     )]
     TooOld {
         /// Where.
@@ -193,7 +193,7 @@ pub enum StoreError {
     },
     /// A row of the table does not have the shape that this store writes.
     #[error(
-        "{place}: attribute `{attribute}` is {found}, expected {expected}; mend the row, or point the pipeline at its own table"
+        "{place}: attribute `{attribute}` is {found}, expected {expected}; fix the row, or point the pipeline at its own table"
     )]
     WrongShape {
         /// Where.
@@ -311,9 +311,9 @@ impl StoreError {
             (_, Fault::Record) => Self::Setup {
                 place,
                 advice: format!(
-                    "a change of item {item}, which has settled, cannot be counted, and is not passed \
-                     over, because every later total of its keys would be wrong: mend the item or the \
-                     keys' other items by what the cause says, or begin anew as a new version"
+                    "a change of item {item}, which has settled, cannot be counted; it is not passed \
+                     over, because every later total of its keys would be wrong; fix the item or the \
+                     keys' other items according to the cause, or start over with a new version"
                 ),
                 source: Some(Arc::new(self)),
             },
