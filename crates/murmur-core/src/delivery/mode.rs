@@ -12,24 +12,23 @@ use crate::verdict::Verdict;
 pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     /// Its name.
     const MODE: &str;
-    /// What it makes of a record that comes again.
+    /// What it does with a redelivered record.
     const REPEATS: Repeats;
-    /// Whether it remembers what each item contributes, nothing included.
+    /// Whether it remembers what each item contributes, including nothing.
     const LEDGER: bool = false;
 
-    /// Where its values are.
+    /// The store of its values.
     type State: Read<M::Value>;
 
-    /// Where its values are.
+    /// The store of its values.
     fn state(&self) -> &Self::State;
 
-    /// Its ledger, where it keeps one.
+    /// Its ledger, if it has one.
     fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
         None
     }
 
-    /// Makes the store belong to the pipeline where its records come from `stream`, or sees that
-    /// it does.
+    /// Binds the store to the pipeline and to `stream`, or checks that it is bound so.
     fn bind(
         &self,
         pipeline: &PipelineName,
@@ -40,7 +39,8 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
         ready(Ok(()))
     }
 
-    /// Sees that the store belongs to the pipeline, and writes nothing; the stream it belongs to.
+    /// Checks that the store is bound to the pipeline, and writes nothing. Returns the stream that
+    /// it is bound to.
     fn check_binding(
         &self,
         pipeline: &PipelineName,

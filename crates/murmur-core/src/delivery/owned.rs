@@ -7,7 +7,7 @@ use super::answered::{Answered, part};
 use super::context::Context;
 use crate::batch::RecordShare;
 
-/// A store that belongs to one pipeline in an exact mode, and to streams one by one.
+/// A store in an exact mode, bound to one pipeline, and to each stream when it first appears.
 pub(crate) struct Owned<S> {
     pub(crate) store: S,
     version: u32,
@@ -16,11 +16,11 @@ pub(crate) struct Owned<S> {
     agreed: Mutex<Agreed>,
 }
 
-/// What the store has agreed to in this process.
+/// The bindings that the store has confirmed in this process.
 #[derive(Default)]
 struct Agreed {
     streams: HashMap<Option<Arc<str>>, Bound>,
-    /// What it answered last, be it that it was bound or only looked at.
+    /// The last answer, from binding or from a check.
     last: Option<Bound>,
 }
 
@@ -39,8 +39,8 @@ impl<S> Owned<S> {
         self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Parts the shares of streams to which the store belongs from those of streams to which it
-    /// does not, whose outcome is the store's refusal. `None` if it belongs to none of the streams.
+    /// Separates the shares of streams that the store is bound to from those of other streams,
+    /// whose outcome is the store's refusal. `None` if the store is bound to none of the streams.
     pub(super) async fn of_own_streams<'a, M: Monoid>(
         &self,
         pipeline: &PipelineName,
@@ -90,7 +90,7 @@ impl<S> Owned<S> {
         let binding = self.binding(pipeline, stream.clone());
         let bind = || self.store.bind(&binding, context.operation_deadline());
         let bound = context.read(pipeline, bind).await;
-        // It carries no record.
+        // The request carries no record.
         let bound = bound.map_err(|error| error.blameless(self.store.place()))?;
         let mut agreed = self.agreed();
         agreed.streams.insert(stream, bound.clone());
@@ -111,8 +111,8 @@ impl<S> Owned<S> {
         checked.map_err(|error| error.blameless(self.store.place()))
     }
 
-    /// The proof that the store belongs to the pipeline, as it was given before; asked for once if it
-    /// was not.
+    /// The proof that the store is bound to the pipeline, from an earlier answer, or by asking
+    /// once.
     pub(crate) async fn bound<M: Monoid>(
         &self,
         pipeline: &PipelineName,
