@@ -320,10 +320,9 @@ fn arrival(record: &Record, now: Timestamp) -> Result<Timestamp, Box<StoreError>
         })),
         (None, None) => Err(Box::new(StoreError::InvalidValue {
             place,
-            reason:
-                "it has no creation time, or an impossible one, and the pipeline's window \
+            reason: "it has no creation time, or an impossible one, and the pipeline's window \
                      needs one"
-                    .into(),
+                .into(),
             source: None,
         })),
     }

@@ -227,7 +227,9 @@ impl<M, S> Spread<M, S> {
 
     fn too_long(&self, entity: &str) -> String {
         let (bytes, rows, longest) = (entity.len(), self.rows, self.longest());
-        format!("it has {bytes} bytes, and an entity that is spread over {rows} rows can have at most {longest}")
+        format!(
+            "it has {bytes} bytes, and an entity that is spread over {rows} rows can have at most {longest}"
+        )
     }
 
     /// The rows of `key`.

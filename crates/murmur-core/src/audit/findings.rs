@@ -165,9 +165,9 @@ impl fmt::Display for Mending {
             Self::Overtaken => {
                 f.write_str("not mended: each attempt was overtaken by a change of the item")
             }
-            Self::Settled => {
-                f.write_str("not mended: it has settled meanwhile, so only a recount tells what it contributes")
-            }
+            Self::Settled => f.write_str(
+                "not mended: it has settled meanwhile, so only a recount tells what it contributes",
+            ),
             Self::Blocked => {
                 f.write_str("not mended: another item of one of its keys could not be mended")
             }

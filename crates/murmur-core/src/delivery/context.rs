@@ -21,7 +21,7 @@ impl Context<'_> {
         }
     }
 
-    /// Calls `reading` until it succeeds, fails permanently, or the retries' time is used up.
+    /// Calls `read` until it succeeds, fails permanently, or the retries' time is used up.
     pub(crate) async fn read<A, Read, Reading>(
         &self,
         pipeline: &PipelineName,

@@ -261,9 +261,8 @@ fn no_sequence_number(settles: bool) -> StoreError {
     match settles {
         true => StoreError::Setup {
             place,
-            advice:
-                "it has no sequence number, which a ledger needs; use a source that gives one"
-                    .to_owned(),
+            advice: "it has no sequence number, which a ledger needs; use a source that gives one"
+                .to_owned(),
             source,
         },
         false => StoreError::InvalidValue {
