@@ -350,7 +350,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     /// Claims each event's id in the marker table, then counts the event. This is the mode of the
     /// original Murmur.
     ///
-    /// Redelivered events are recognized. A claim names its owner: a process recognizes its own
+    /// Redelivered events are recognised. A claim names its owner: a process recognises its own
     /// claim after a lost answer, and never releases another's. If a merge fails, the claim is
     /// released, so that redelivery counts the event.
     ///

@@ -33,8 +33,8 @@ pub(crate) trait ErasedPipeline<T>: Send + Sync {
         entries: &'a [Entry<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
-    /// Has a ledger note that the items of these changes contribute nothing, whatever their images
-    /// hold. One verdict per entry.
+    /// Has a ledger note that the items of these changes contribute nothing, without looking at
+    /// their images. One verdict per entry.
     fn pass_over<'a>(
         &'a self,
         entries: &'a [PassedOver<'a, T>],
@@ -183,7 +183,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                 Ok(Contribution { adds, late, named }) => {
                     expired += late;
                     // A ledger must remember a change that leaves nothing. A scanned row that adds
-                    // nothing changes nothing, whatever the ledger knows of its item.
+                    // nothing changes nothing.
                     let noted = D::LEDGER && matches!(record, Record::Changed(_));
                     let silent = adds.is_empty() && !noted;
                     if !silent {

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 
-// Modules import in one direction: record, decode, window, monoids → batch → plan → verdict → delivery
-// → audit → erased → pipeline → definition, processor → inspection.
+// Modules import in one direction: record, decode, window, monoids → batch → plan → verdict
+// → delivery → audit → erased → pipeline → definition, processor → inspection.
 mod answers;
 mod audit;
 mod batch;

@@ -52,7 +52,7 @@ pub enum Removed {
 /// # Errors
 ///
 /// A failed `save` may have been applied. If it is repeated with the same data and version, the
-/// implementation recognizes it and answers it as done. A failed `remove` may have been applied;
+/// implementation recognises it and answers it as done. A failed `remove` may have been applied;
 /// repeating it is harmless as long as no process has used the name again.
 ///
 /// # Cancel safety

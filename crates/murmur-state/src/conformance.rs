@@ -576,7 +576,7 @@ where
     }
 
     async fn every_cell_of_the_rule_table(&self) {
-        // (entries before, the entry, what counts in the end); an entry is its position and its value
+        // (entries before, the entry, what counts in the end); an entry is its position and value
         type Seen = (Option<u64>, u64);
         let cells: [(&[Seen], Seen, u64); 7] = [
             (&[], (None, 2), 2),
@@ -968,7 +968,7 @@ pub async fn deduper<D: Deduper>(deduper: D) {
     assert_eq!(
         claim("id-1", &b).await,
         Claim::Duplicate,
-        "nobody releases another's claim"
+        "a claim is only released by its owner"
     );
     release("id-1", &a).await;
     release("id-1", &a).await;
@@ -1104,7 +1104,7 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
     assert_eq!(
         save("r", "anew", None).await,
         Saved::Version(1),
-        "a name can be used anew"
+        "a removed name can be used again"
     );
     assert!(load("c").await.is_some(), "other names are left alone");
 
@@ -1235,7 +1235,7 @@ async fn large_checkpoints<C: Checkpoints>(checkpoints: &Arc<C>) {
         assert_eq!(found.version, version + 1);
         assert!(
             !won.is_empty() && won.iter().all(|data| *data == found.data),
-            "one text is saved, and whoever saved it hears so"
+            "one text is saved, and its writer is told so"
         );
     }
 }

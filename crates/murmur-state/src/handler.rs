@@ -9,7 +9,7 @@ pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 pub enum Repeats {
     /// It is counted again.
     Counted,
-    /// It is recognized by its event id and counted once. An item that is scanned and streamed has
+    /// It is recognised by its event id and counted once. An item that is scanned and streamed has
     /// two event ids, and is counted twice.
     EventOnce,
     /// An item counts once, no matter how often it is scanned or streamed.

@@ -126,7 +126,7 @@ const CODES: &[(&str, CallFailure)] = &[
     ("MissingAuthenticationTokenException", BadCredentials),
     ("RequestTimeTooSkewed", BadCredentials),
     ("SignatureDoesNotMatch", BadCredentials),
-    ("UnrecognizedClientException", BadCredentials),
+    ("UnrecognisedClientException", BadCredentials),
     ("MalformedHttpRequestException", Invalid),
     ("RequestEntityTooLargeException", Invalid),
     ("SerializationException", Invalid),
@@ -193,7 +193,7 @@ impl CallFailure {
     /// The kind of failure of a request that was handed to the HTTP client and got no answer.
     /// `broken` tells that the client reported a broken connection or a timeout. The caller
     /// classifies errors of credentials, since it knows their provider's errors. Other errors are
-    /// recognized by the messages of the AWS SDK and its HTTP library, since neither has a type for
+    /// recognised by the messages of the AWS SDK and its HTTP library, since neither has a type for
     /// them.
     pub fn undispatched(error: &(dyn Error + 'static), broken: bool) -> Self {
         let says = |words: &[&str]| {

@@ -366,7 +366,7 @@ fn number_of(id: &str, rows: u32) -> u32 {
     (first % u64::from(rows)) as u32
 }
 
-/// Writes a name so that lists of names are unambiguous, whatever the names contain.
+/// Writes a name so that a list of names is unambiguous for any names.
 fn push_name(into: &mut String, name: &str) {
     if !name.contains([',', ' ', '"', '\\']) {
         return into.push_str(name);

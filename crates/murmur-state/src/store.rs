@@ -127,8 +127,10 @@ impl<V, R: Read<V> + ?Sized> ReadExt<V> for R {}
 /// # Errors
 ///
 /// One per entry, as [`Outcome::Failed`]. After a failure that is not the entry's own fault
-/// ([`Fault::Record`](crate::Fault::Record)), later entries of the same key are [`Outcome::Blocked`] and not tried.
+/// ([`Fault::Record`]), later entries of the same key are [`Outcome::Blocked`] and not tried.
 /// Entries of other keys are not affected.
+///
+/// [`Fault::Record`]: crate::Fault::Record
 ///
 /// # Cancel safety
 ///

@@ -7,7 +7,7 @@ use crate::outcome::RecordError;
 #[non_exhaustive]
 pub enum AuditError {
     /// An option cannot be used.
-    #[error("the audit cannot be begun")]
+    #[error("the audit cannot begin")]
     Option(#[from] OptionError),
     /// The pipeline has no ledger to compare its state with.
     #[error(
@@ -31,7 +31,7 @@ pub enum AuditError {
         items: u64,
     },
     /// State or ledger could not be read.
-    #[error("the audit of pipeline `{pipeline}` did not come to its end; run it again")]
+    #[error("the audit of pipeline `{pipeline}` did not finish; run it again")]
     Store {
         /// The pipeline.
         pipeline: PipelineName,

@@ -53,7 +53,7 @@ pub type LookUp<'a> =
 pub enum InspectionError {
     /// The state or the ledger of a pipeline could not be read.
     #[error(
-        "the state of pipeline `{pipeline}`, or its ledger, could not be read; mend the cause and run it again"
+        "the state of pipeline `{pipeline}`, or its ledger, could not be read; fix the cause and run it again"
     )]
     Store {
         /// The pipeline.
@@ -64,7 +64,7 @@ pub enum InspectionError {
     },
     /// An item could not be looked up in its table.
     #[error(
-        "an item of pipeline `{pipeline}` could not be looked up in its table; mend the cause and run it again"
+        "an item of pipeline `{pipeline}` could not be looked up in its table; fix the cause and run it again"
     )]
     LookUp {
         /// The pipeline.

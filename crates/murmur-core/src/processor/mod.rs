@@ -142,9 +142,9 @@ impl<T: Send + Sync + 'static> Processor<T> {
         other.with_own_retry()
     }
 
-    /// A clone that passes over every record that can never count, even without a
-    /// [callback](ProcessorBuilder::on_rejected). `hear` is called for each record passed over,
-    /// after the callback has taken it.
+    /// A clone that also passes over records that can never count if no
+    /// [callback](ProcessorBuilder::on_rejected) was set. `hear` is called for each record passed
+    /// over, after the callback has taken it.
     #[must_use]
     pub fn passing_over(&self, hear: impl Fn(&Rejected) + Send + Sync + 'static) -> Self {
         let (mut other, first, hear) = (self.clone(), self.on_rejected.clone(), Arc::new(hear));
@@ -273,8 +273,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     ///
     /// # Errors
     ///
-    /// [`RecordError::State`] naming the first pipeline whose state was never bound, belongs to something
-    /// else, or could not be written.
+    /// [`RecordError::State`] naming the first pipeline whose state was never bound, belongs to
+    /// something else, or could not be written.
     ///
     /// # Cancel safety
     ///
