@@ -37,6 +37,6 @@ pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::Pipeline;
 pub use processor::{Processor, ProcessorBuilder};
 pub use record::{Change, EventName, Record, Row, Side, item_id, item_key};
-/// The attribute types that records, decoders and sources speak of.
+/// The attribute types that records, decoders and sources use.
 pub use serde_dynamo::{AttributeValue, Item};
 pub use window::{Window, read_range};

@@ -231,7 +231,6 @@ impl Clock for ManualClock {
 ///
 /// A function that takes a `Deadline` starts nothing new after it, limits its requests to the time
 /// left, and reports what it could not finish. It does not rely on being interrupted.
-/// and reports what it could not finish; it does not rely on being cut off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(Option<Point>);
 

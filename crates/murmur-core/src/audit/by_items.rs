@@ -46,7 +46,6 @@ const FRESH: Duration = Duration::from_secs(3600);
 ///
 /// Contributions to windows whose retention has ended do not count. Settled items never differ
 /// here, whether they are in the table or gone from it: a recount tells what they contribute.
-/// differ here, in the table or gone from it: a recount tells what they contribute.
 pub(crate) trait ByItems<T>: Send + Sync {
     /// The items of these rows that seem to differ from the ledger. This look is cheap and not
     /// conclusive, since the items may have changed after the scan. Rows that can never count
