@@ -396,7 +396,7 @@ impl Deduper for FlawedMarkers {
                 self.1.claim(id, &other, by).await
             }
             MarkerFlaw::AnybodyReleases => {
-                // One name for all: whoever asks is the owner, but a claim is still made once.
+                // One name for all owners: every caller owns the claim, but it is still made once.
                 let all = Owner::new(&Tokens::repeatable(Random::seeded(0))).unwrap();
                 let probe = Owner::new(&Tokens::new()).unwrap();
                 match self.1.claim(id, &probe, by).await? {

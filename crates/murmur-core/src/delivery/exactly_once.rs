@@ -38,7 +38,7 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<M, S> {
         };
         let batch = BatchAdds { rows, shares };
         let delivered = if M::IDEMPOTENT {
-            // The same value again changes nothing: no ids are needed.
+            // Idempotent: the same value again changes nothing, so no ids are needed.
             merge(&self.0.store, pipeline, monoid, &batch, context).await
         } else {
             self.apply(&bound, batch, context).await

@@ -1,4 +1,4 @@
-//! Delivery into a ledger, which items may leave.
+//! Delivery into a ledger that items may leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,14 +21,14 @@ use crate::batch::{Additions, BatchAdds, RecordShare};
 use crate::plan::the_record;
 use crate::verdict::Verdict;
 
-/// How long after it was told that items do not settle a process asks again.
+/// How long a process waits before it asks again whether items settle.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 pub(crate) struct InLedger<M, S> {
     owned: Owned<M, S>,
     /// Whether the definition lets items settle.
     settles: bool,
-    /// Whether the store was heard to say so, and when it was asked last.
+    /// Whether the store has reported that items settle, and when it was last asked.
     heard: AtomicBool,
     asked: Mutex<Option<Duration>>,
 }
@@ -43,7 +43,8 @@ impl<M: Group, S: Ledger<M>> InLedger<M, S> {
         }
     }
 
-    /// Whether items are to settle, as far as this process has heard. It is right either way.
+    /// Whether items settle, as far as this process knows. Entries are handled correctly either
+    /// way.
     async fn has_heard(&self, bound: &Bound, context: &Context<'_>) -> bool {
         if !self.settles || self.heard.load(Ordering::Relaxed) {
             return self.settles;
@@ -63,7 +64,7 @@ impl<M: Group, S: Ledger<M>> InLedger<M, S> {
                 tracing::warn!(
                     pipeline = bound.pipeline().as_str(),
                     error = %murmur_state::Causes(&error),
-                    "not told whether items settle; they stay in the ledger for now",
+                    "the store did not say whether items settle; they stay in the ledger for now",
                 );
                 false
             }
@@ -137,8 +138,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<M, S> {
             self.owned.store.place(),
             context,
             items,
-            // Of its item, too: done before an earlier one that keeps something, it would make
-            // that one outdated, which keeps nothing then.
+            // Also blocks entries of the same item: if this one were written first, an earlier one
+            // that keeps something would be superseded, and would keep nothing.
             |entry: &Replace<_>| {
                 let item = OrderedBy::Item(entry.item.clone());
                 let before = entry
@@ -236,21 +237,20 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<M, S> {
     }
 }
 
-/// A change that a ledger cannot place. Where items settle it must not be passed over: their next
-/// change would take back what it should have added.
+/// A change without a place in the order. Where items settle it must not be passed over: the item's
+/// next change would take back what this one should have added.
 fn no_sequence_number(settles: bool) -> StoreError {
     let (place, source) = (the_record(), None);
     match settles {
         true => StoreError::Setup {
             place,
-            advice:
-                "it has no sequence number, and a ledger goes by it: use a source that gives one"
-                    .to_owned(),
+            advice: "it has no sequence number, which a ledger needs; use a source that gives one"
+                .to_owned(),
             source,
         },
         false => StoreError::InvalidValue {
             place,
-            reason: "it has no sequence number, and a ledger goes by it".into(),
+            reason: "it has no sequence number, which a ledger needs".into(),
             source,
         },
     }

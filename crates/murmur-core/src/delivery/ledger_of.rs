@@ -6,7 +6,7 @@ use murmur_state::{
 
 pub(super) type Answer<'a, A> = BoxFuture<'a, Result<A, StoreError>>;
 
-/// A ledger of a monoid, its store erased: one boxed future per batch.
+/// A ledger of a monoid with its store erased: one boxed future per batch.
 pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
     fn place(&self) -> Place;
 

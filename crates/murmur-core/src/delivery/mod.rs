@@ -1,5 +1,5 @@
-//! The delivery modes: how what a batch adds reaches the store. One file a mode, the loop that they
-//! share apart.
+//! The delivery modes: how the additions of a batch reach the store. One file per mode; the retry
+//! loop that they share has its own.
 
 mod answered;
 mod at_least_once;

@@ -12,23 +12,23 @@ use crate::verdict::Verdict;
 pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     /// Its name.
     const MODE: &str;
-    /// What it makes of a record that comes again.
+    /// What it does with a redelivered record.
     const REPEATS: Repeats;
-    /// Whether it remembers what each item contributes, nothing included.
+    /// Whether it remembers what each item contributes, including nothing.
     const LEDGER: bool = false;
 
-    /// Where its values are.
+    /// The store of its values.
     type State: Read<M::Value>;
 
-    /// Where its values are.
+    /// The store of its values.
     fn state(&self) -> &Self::State;
 
-    /// Its ledger, where it keeps one.
+    /// Its ledger, if it has one.
     fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
         None
     }
 
-    /// What knows which pipeline the store belongs to.
+    /// Which pipeline the store is bound to.
     fn ownership(&self) -> &dyn Ownership {
         &Unowned
     }

@@ -12,17 +12,17 @@ use crate::batch::RecordShare;
 
 type Answer<'a, A> = BoxFuture<'a, Result<A, StoreError>>;
 
-/// Which pipeline a store belongs to, its type erased. The defaults are those of modes that do not
-/// keep track of it.
+/// Which pipeline a store is bound to, with the store's type erased. The defaults are for modes
+/// that bind no store.
 pub(crate) trait Ownership: Send + Sync {
-    /// Makes the store belong to the pipeline where its records come from `stream`, or sees that
-    /// it does.
+    /// Binds the store to the pipeline and to `stream`, or checks that it is bound so.
     fn bind<'a>(&'a self, stream: Option<&'a str>, context: Context<'a>) -> Answer<'a, ()> {
         let _ = (stream, context);
         Box::pin(ready(Ok(())))
     }
 
-    /// Sees that the store belongs to the pipeline, and writes nothing; the stream it belongs to.
+    /// Checks that the store is bound to the pipeline, and writes nothing. Returns the stream that
+    /// it is bound to.
     fn check_binding<'a>(&'a self, context: Context<'a>) -> Answer<'a, Option<Arc<str>>> {
         let _ = context;
         Box::pin(ready(Ok(None)))
@@ -41,25 +41,25 @@ pub(crate) trait Ownership: Send + Sync {
     }
 }
 
-/// A store of which no mode keeps track.
+/// A store that is bound to no pipeline.
 pub(super) struct Unowned;
 
 impl Ownership for Unowned {}
 
-/// A store that belongs to one pipeline in an exact mode, and to streams one by one.
+/// A store in an exact mode, bound to one pipeline, and to each stream when it first appears.
 pub(crate) struct Owned<M, S> {
     pub(super) store: S,
-    /// To whom it belongs, of no stream in particular.
+    /// What the store is bound to, apart from streams.
     binding: Binding,
     agreed: Mutex<Agreed>,
     monoid: PhantomData<fn() -> M>,
 }
 
-/// What the store has agreed to in this process.
+/// The bindings that the store has confirmed in this process.
 #[derive(Default)]
 struct Agreed {
     streams: HashMap<Option<Arc<str>>, Bound>,
-    /// What it answered last, be it that it was bound or only looked at.
+    /// The last answer, from binding or from a check.
     last: Option<Bound>,
 }
 
@@ -77,8 +77,8 @@ impl<M: Monoid, S: ExactlyOnce<M>> Owned<M, S> {
         self.agreed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Parts the shares of streams to which the store belongs from those of streams to which it
-    /// does not, whose outcome is the store's refusal. `None` if it belongs to none of the streams.
+    /// Separates the shares of streams that the store is bound to from those of other streams,
+    /// whose outcome is the store's refusal. `None` if the store is bound to none of the streams.
     pub(super) async fn of_own_streams<'a>(
         &self,
         shares: Vec<RecordShare<'a, M::Value>>,
@@ -132,8 +132,8 @@ impl<M: Monoid, S: ExactlyOnce<M>> Owned<M, S> {
         Ok(bound)
     }
 
-    /// The proof that the store belongs to the pipeline, as it was given before; asked for once if it
-    /// was not.
+    /// The proof that the store is bound to the pipeline, from an earlier answer, or by asking
+    /// once.
     pub(super) async fn bound(&self, deadline: Deadline) -> Result<Bound, StoreError> {
         let last = self.agreed().last.clone();
         match last {
