@@ -79,8 +79,10 @@ impl Checkpoints for Deduper {
                     return Err(StoreError::WrongShape {
                         place,
                         attribute: SUM,
-                        found: "not that of its parts, of which some are gone or changed".to_owned(),
-                        expected: "the digest of all rows of the checkpoint: restore them, or remove it",
+                        found: "not the digest of its parts: some are missing or changed"
+                            .to_owned(),
+                        expected: "the digest of all rows of the checkpoint: restore the rows, or \
+                                   remove the checkpoint",
                         source: None,
                     });
                 }
@@ -347,7 +349,7 @@ impl Deduper {
                 table = &*self.table.name,
                 rows = failures.len(),
                 error = %Causes(error),
-                "rows of a checkpoint that are no longer needed could not be removed, and stay; they are harmless"
+                "unneeded rows of a checkpoint could not be removed; they cost storage and do no harm"
             );
         }
     }

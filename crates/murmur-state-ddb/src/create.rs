@@ -228,8 +228,8 @@ impl Creation<'_> {
         }
         let (found, wanted) = (found.join(", "), wanted.join(", "));
         let advice = format!(
-            "the table exists with the keys ({found}), and ({wanted}) are needed; choose another \
-             name, or delete the table if nobody needs it"
+            "the table exists with the keys ({found}), but ({wanted}) are needed; choose another \
+             name, or delete the table if it is not needed"
         );
         Err(self.setup(advice, None))
     }
@@ -244,7 +244,7 @@ impl Creation<'_> {
             .build()
             .map_err(|error| {
                 self.setup(
-                    "TTL could not be asked for",
+                    "the request to switch TTL on could not be built",
                     Some(std::sync::Arc::new(error)),
                 )
             })?;
@@ -283,8 +283,8 @@ impl Creation<'_> {
                 Some(TTL) => Ok(true),
                 other => Err(self.setup(
                     format!(
-                        "TTL is on for attribute `{}`, and `{TTL}` is needed; switch it over, or \
-                         choose another table",
+                        "TTL is on for attribute `{}`, but `{TTL}` is needed; switch TTL to \
+                         `{TTL}`, or choose another table",
                         other.unwrap_or_default()
                     ),
                     None,

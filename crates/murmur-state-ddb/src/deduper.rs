@@ -139,8 +139,8 @@ impl Deduper {
             return Err(OptionError::new(
                 "horizon",
                 format!(
-                    "{horizon:?} is shorter than {HORIZON:?}, the time a stream's record can take \
-                     to come again; use a longer one, or `horizon_below_a_streams` for a source \
+                    "{horizon:?} is shorter than {HORIZON:?}, the time in which a stream's record \
+                     can be delivered again; use a longer one, or `horizon_below_a_streams` for a source \
                      that keeps its records for less"
                 ),
             ));

@@ -258,14 +258,14 @@ fn refused(refusal: Refusal<'_>) -> StoreError {
              `create_` functions, or one with the same keys"
         ),
         CallFailure::Invalid => format!(
-            "the service refuses the request whatever the record; check the table's name, keys \
-             and indexes by what it says: {code}: {message}"
+            "the service refuses the request for every record; check the table's name, keys and \
+             indexes against its message: {code}: {message}"
         ),
         CallFailure::Unsendable => "the request could not be made; give the client a region, \
                                     credentials and an endpoint that exists"
             .to_owned(),
         CallFailure::NotFound => "there is no such table in the client's region and account; \
-                                  create the table, or mend its name or the region"
+                                  create the table, or correct its name or the region"
             .to_owned(),
         CallFailure::Denied => format!(
             "access denied: {message}; grant the actions that the crate's documentation lists"
@@ -275,12 +275,12 @@ fn refused(refusal: Refusal<'_>) -> StoreError {
              and the machine's clock"
         ),
         CallFailure::CollectionFull => format!(
-            "the items of one partition key have reached their limit of 10 GB, which a table has \
-             that has local secondary indexes ({code}); use a table without them"
+            "the items of one partition key have reached the limit of 10 GB that applies to a \
+             table with local secondary indexes ({code}); use a table without them"
         ),
         _ => format!(
-            "the endpoint answered {status} {code} {message}; check that it is DynamoDB, and \
-             what it says"
+            "the endpoint answered {status} {code} {message}; check that message, and that the \
+             endpoint is DynamoDB"
         ),
     };
     StoreError::Setup {

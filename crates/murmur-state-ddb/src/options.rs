@@ -144,8 +144,8 @@ impl TableOptions {
             return Err(OptionError::new(
                 "row_budget",
                 format!(
-                    "must be from {} bytes, what one id takes, to {}, what an item holds; the \
-                     default of 1,024 is what a write unit pays for",
+                    "must be from {} bytes, the size of one id, to {}, the size limit of an item; \
+                     the default of 1,024 is what one write unit covers",
                     budgets.start(),
                     budgets.end()
                 ),

@@ -210,23 +210,23 @@ impl<'a> Pair<'a> {
         }
         match (&marker, &state) {
             (Some(marker), None) if marker.contains_key(PAIRED) => Err(self.setup(&format!(
-                "the marker table `{}` remembers events of an earlier table of this name; after \
-                 the state table was made anew, make a new marker table as well",
+                "the marker table `{}` remembers events of an earlier table of this name; if the \
+                 state table was made again, make a new marker table as well",
                 self.markers.table.name
             ))),
             // The state row is the later of the two.
             (None, Some(state)) if self.markers.get(name, self.deadline).await?.is_none() => {
                 let used = text(&self.place(), state, MARKER_TABLE, CONTROL)?;
                 Err(self.setup(&format!(
-                    "its events are remembered in the marker table `{used}`, and `{}` knows \
-                     nothing of it; use that table, or begin anew with an empty state table",
+                    "its events are remembered in the marker table `{used}`, not in `{}`; use \
+                     `{used}`, or start over with an empty state table",
                     self.markers.table.name
                 )))
             }
             (Some(marker), Some(state)) if marker.get(LIFE) != state.get(LIFE) => {
                 Err(self.setup(&format!(
                     "it and the marker table `{}` do not belong together: one of them was made \
-                     anew; begin anew with two new, empty tables of other names",
+                     again; start over with two new, empty tables of other names",
                     self.markers.table.name
                 )))
             }
@@ -250,7 +250,7 @@ impl<'a> Pair<'a> {
         match self.markers.get(name, self.deadline).await? {
             Some(_) => Ok(false),
             None => Err(self.setup(
-                "it has rows already that no ledger knows of; give a pipeline with a ledger an \
+                "it already has rows that are in no ledger; give a pipeline with a ledger an \
                  empty state table, as `create_int64_table` makes it",
             )),
         }
@@ -284,10 +284,10 @@ impl<'a> Pair<'a> {
         {
             let found = read(REGION)?;
             return Err(self.setup(&format!(
-                "the pipeline writes it in region `{found}`, and this is `{region}`: where two \
+                "the pipeline writes it in region `{found}`, and this is `{region}`: if two \
                  regions write one global table, the later write of a row replaces the other's and \
-                 totals are lost. Run the pipeline in `{found}` only. After a failover begin anew \
-                 with empty tables and a bootstrap, since a replica may lack the last writes"
+                 totals are lost. Run the pipeline in `{found}` only. After a failover, start over \
+                 with empty tables and a bootstrap, because a replica may lack the last writes"
             )));
         }
         let layout = read(LAYOUT)?;
@@ -375,7 +375,7 @@ impl<'a> Pair<'a> {
                 Some(message) => StoreError::Setup {
                     place,
                     advice: format!(
-                        "it takes no transactions ({message}), and the exact modes need them; \
+                        "it takes no transactions ({message}), but the exact modes need them; \
                          global tables of multi-region strong consistency (MRSC) have none, and no \
                          Time to Live: make the state and marker tables as tables of one region"
                     ),

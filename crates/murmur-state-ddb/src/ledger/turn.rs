@@ -351,9 +351,9 @@ fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(
             return Err(StoreError::InvalidValue {
                 place: place.at(&add.key),
                 reason: format!(
-                    "items of this name that Time to Live removed go on counting for {} keys, the \
-                     most that a row of a ledger holds; give the window a retention, or do not \
-                     use the names of items again",
+                    "items of this name that Time to Live removed still count for {} keys, the \
+                     most that a ledger row holds; give the window a retention, or do not reuse \
+                     the names of items",
                     kept.len()
                 ),
                 source: None,

@@ -258,7 +258,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 (true, _) => Refused::Row(StoreError::Setup {
                     place,
                     advice: "the row is gone, though items contribute to it; restore it, or make \
-                             the state and marker tables anew and bootstrap again"
+                             new state and marker tables and bootstrap again"
                         .to_owned(),
                     source: None,
                 }),
