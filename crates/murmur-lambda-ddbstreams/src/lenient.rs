@@ -124,7 +124,7 @@ struct ChangeFields<I> {
 fn read(json: &str) -> EventRecord {
     // Derived types accept a list of values in place of an object.
     if !json.starts_with('{') {
-        return unreadable(json, "it is not an object".to_owned());
+        return unreadable(json, "the record is not an object".to_owned());
     }
     let error = match serde_json::from_str(json) {
         Ok(fields) => return record(fields, |_, image| Ok(image)),

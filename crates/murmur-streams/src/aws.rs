@@ -203,7 +203,7 @@ impl StreamSource for StreamsApi {
             if fresh == FRESH_ITERATORS {
                 return Err(StreamError::unexpected(
                     &arn,
-                    "iterators expire as soon as they are given",
+                    "its iterators expire as soon as they are made",
                 ));
             }
         };
@@ -215,7 +215,7 @@ impl StreamSource for StreamsApi {
                 sequence_number = first.change.sequence_number,
                 records = records.iter().filter(unreadable).count(),
                 reason = first.event_name,
-                "records that cannot be read are handed on as such"
+                "some records cannot be read; they are delivered as unreadable"
             );
         }
         let numbers = records
@@ -347,7 +347,7 @@ impl Listing<'_> {
             .budget(PAGE_BUDGET);
         let retry = Retry::new(policy, Arc::clone(self.clock), self.random.clone());
         let on_retry = |error: &StreamError| {
-            tracing::debug!(error = %Causes(error), "a page of DescribeStream is asked for again");
+            tracing::debug!(error = %Causes(error), "a page of DescribeStream is requested again");
         };
         let ask = || self.ask(after.clone(), limit);
         retry.run(Deadline::NONE, on_retry, ask).await

@@ -393,7 +393,7 @@ where
             }
             if repeats == Repeats::EventOnce && age > EVENT_LIFE {
                 let reason = format!(
-                    "{age:?} is above {EVENT_LIFE:?}, after which the handler no longer recognises an event that comes again; take that or less"
+                    "{age:?} is above {EVENT_LIFE:?}, after which the handler no longer recognises a repeated event; set that or less"
                 );
                 return refuse("maximum_record_age", reason);
             }
@@ -415,13 +415,13 @@ where
         }
         if *starting_position == StartingPosition::Latest && *poll_interval >= ITERATOR_LIFE {
             let reason = format!(
-                "{poll_interval:?} is too long with LATEST: an iterator that gave no record yet expires after {ITERATOR_LIFE:?}, and with it the place it stood at"
+                "{poll_interval:?} is too long with LATEST: an iterator that gave no record yet expires after {ITERATOR_LIFE:?}, and its place is lost; set a shorter one"
             );
             return refuse("poll_interval", reason);
         }
         if event_names.as_ref().is_some_and(Vec::is_empty) {
             let reason =
-                "no event name is left, so that nothing is ever delivered; leave it out for all";
+                "there is no event name, so nothing would be delivered; leave it out for all names";
             return refuse("filter_event_names", reason.to_owned());
         }
         let lease = Duration::from_secs(3)..=Duration::from_secs(3600);
@@ -432,7 +432,7 @@ where
         if options.handoff.is_some() && repeats != Repeats::ItemOnce && !options.table_at_rest {
             return refuse(
                 "handoff",
-                "what was put before its capture is streamed although it was scanned, and this handler counts it twice; use pipelines with a ledger, or, if nothing was written from the stream's beginning to the scan's end, say `table_at_rest`".to_owned(),
+                "changes from before its capture are both scanned and streamed, and this handler counts them twice; use pipelines with a ledger, or, if nothing was written from the stream's beginning to the scan's end, set `table_at_rest`".to_owned(),
             );
         }
         options.retry.validate()?;

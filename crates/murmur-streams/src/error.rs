@@ -19,7 +19,7 @@ pub enum StreamError {
     },
     /// The stream does not have this shard, or no longer.
     #[error(
-        "stream `{arn}` has no shard `{shard}`: its records have been trimmed if it was listed before; what was not read of it is gone, and needs a repair or a new bootstrap"
+        "stream `{arn}` has no shard `{shard}`: its records have been trimmed if it was listed before; records that were not read are lost, which needs a repair or a new bootstrap"
     )]
     UnknownShard {
         /// The stream.
@@ -82,7 +82,7 @@ pub enum StreamError {
     },
     /// The service answered with success, but the SDK cannot parse the answer.
     #[error(
-        "stream `{arn}`: the answer cannot be parsed; if that lasts, the endpoint is newer than this release, or is not DynamoDB Streams"
+        "stream `{arn}`: the answer cannot be parsed; if this continues, the endpoint is newer than this release, or is not DynamoDB Streams"
     )]
     Unreadable {
         /// The stream.
@@ -114,7 +114,7 @@ pub enum StreamError {
     /// The requested records are older than the stream's 24 hours, or the retention of the
     /// in-process store.
     #[error(
-        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (DynamoDB keeps 24 hours, the in-process store its retention); what was not read is gone, and needs a repair or a new bootstrap"
+        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (DynamoDB keeps 24 hours, the in-process store its retention); records that were not read are lost, which needs a repair or a new bootstrap"
     )]
     Trimmed {
         /// The stream.
@@ -128,7 +128,7 @@ pub enum StreamError {
     /// An iterator that started at TRIM_HORIZON or LATEST expired before it gave a record, so no
     /// sequence number tells where it was.
     #[error(
-        "stream `{arn}`, shard `{shard}`: the iterator expired before its first record; what was put and trimmed since it was made is missed where it is begun again, so begin again at TRIM_HORIZON if that was less than 22 h 30 min ago, and read at least every 15 minutes"
+        "stream `{arn}`, shard `{shard}`: the iterator expired before its first record; a new one misses records put and trimmed since it was made, so start again at TRIM_HORIZON if that was less than 22 h 30 min ago, and read at least every 15 minutes"
     )]
     IteratorExpired {
         /// The stream.

@@ -184,7 +184,7 @@ impl<S, H> Engine<S, H> {
     pub(crate) fn missed_latest(&self, shard: &str) {
         tracing::warn!(
             shard,
-            "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
+            "the shard was begun at LATEST and had no record since; records put while it was not read are missed"
         );
         self.monitor.count(Tally::Gaps, 1);
     }
@@ -200,7 +200,7 @@ impl<S, H> Engine<S, H> {
                 tracing::error!(
                     shard = &**shard,
                     %gap,
-                    "records are gone that were not read; it goes on without them"
+                    "records that were not read are gone; reading continues without them"
                 );
                 self.monitor.count(Tally::Gaps, 1);
                 Ok(())

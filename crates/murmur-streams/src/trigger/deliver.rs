@@ -115,7 +115,7 @@ where
             records = records.len(),
             failures,
             error = error.as_deref().map(|cause| Causes(cause).to_string()),
-            "the handler did not finish a batch; from this record on it comes again"
+            "the handler did not finish a batch; it is delivered again from this record on"
         );
         let options = &self.options;
         delivered.wait = self.backoff(retries);
@@ -192,7 +192,7 @@ where
                 shard,
                 sequence_number = number,
                 error = %Causes(&*error),
-                "`on_failure` did not take records that are to be given up; they come again"
+                "`on_failure` did not take records that are to be given up; they are delivered again"
             );
             delivered.wait = self.backoff(failures);
             return false;

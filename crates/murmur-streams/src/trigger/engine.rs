@@ -53,7 +53,7 @@ impl<S, H> Engine<S, H> {
         Fut: Future<Output = Result<T, E>>,
     {
         let on_retry = |error: &E| {
-            tracing::debug!(error = %Causes(error), "it failed in passing and is tried again");
+            tracing::debug!(error = %Causes(error), "a transient error is retried");
         };
         self.retry.run(Deadline::NONE, on_retry, work).await
     }

@@ -28,7 +28,7 @@ pub enum TriggerError {
     },
     /// A record failed as often as it may. It and the records after it in its batch are not done.
     #[error(
-        "shard `{shard}`: the record with sequence number {sequence_number} still fails after {retries} retries; it was not passed over: mend the cause and run the trigger again, raise `maximum_retry_attempts`, or give it an `on_failure` to pass such records to"
+        "shard `{shard}`: the record with sequence number {sequence_number} still fails after {retries} retries; it was not passed over: fix the cause and run the trigger again, raise `maximum_retry_attempts`, or give the trigger an `on_failure` that takes such records"
     )]
     RetriesExhausted {
         /// The shard.
@@ -44,7 +44,7 @@ pub enum TriggerError {
     /// The handler kept records that it had to leave in the event because they are not done
     /// ([`EventHandler`](murmur_state::EventHandler)).
     #[error(
-        "shard `{shard}`: of {lent} records the handler left {left}, and not all are done, so that they cannot be delivered again; nothing is lost: mend the handler, which must leave the event as it was unless all is done, and run the trigger again"
+        "shard `{shard}`: of {lent} records the handler left {left}, and not all are done, so they cannot be delivered again; nothing is lost: fix the handler, which must leave the event as it was unless all records are done, and run the trigger again"
     )]
     RecordsKept {
         /// The shard.
@@ -59,7 +59,7 @@ pub enum TriggerError {
     },
     /// A record is older than it may be, and no callback takes it.
     #[error(
-        "shard `{shard}`: the record with sequence number {sequence_number} was created {} ago, more than the {} of `maximum_record_age`; it was not passed over: raise that, or give the trigger an `on_failure` to pass such records to", hours(.age), hours(.limit)
+        "shard `{shard}`: the record with sequence number {sequence_number} was created {} ago, more than the {} of `maximum_record_age`; it was not passed over: raise that limit, or give the trigger an `on_failure` that takes such records", hours(.age), hours(.limit)
     )]
     RecordTooOld {
         /// The shard.
@@ -74,7 +74,7 @@ pub enum TriggerError {
     },
     /// Records that had not been read are gone.
     #[error(
-        "shard `{shard}`: {gap}; what was missed needs a repair or a new bootstrap into new tables, or is given up with `on_gap(OnGap::Continue)`"
+        "shard `{shard}`: {gap}; what was missed needs a repair or a new bootstrap into new tables; to give it up, set `on_gap(OnGap::Continue)`"
     )]
     Gap {
         /// The shard.
@@ -84,7 +84,7 @@ pub enum TriggerError {
     },
     /// The positions or the handoff token belong to another stream.
     #[error(
-        "`{arn}` is not the stream of {whose}, which is `{known}`: read that one; if the table's stream was switched off and on again, it has a new ARN, and what was changed in between is in neither: bootstrap anew into new tables, with a trigger of a new name"
+        "`{arn}` is not the stream of {whose}, which is `{known}`: read that stream; if the table's stream was switched off and on again, it has a new ARN, and the changes in between are in neither stream: bootstrap again into new tables, with a new trigger name"
     )]
     OtherStream {
         /// What names the other stream.
@@ -96,7 +96,7 @@ pub enum TriggerError {
     },
     /// Reading started from another handoff token, or from none.
     #[error(
-        "the trigger `{name}` began {} and is further by now, so it cannot begin at the one captured at {captured_at}; name another trigger for another bootstrap, or leave `handoff` out to go on", from(.known)
+        "the trigger `{name}` began {} and has read further, so it cannot begin at the handoff captured at {captured_at}; use another trigger name for another bootstrap, or leave `handoff` out to continue", from(.known)
     )]
     OtherHandoff {
         /// The trigger's name.
@@ -117,7 +117,7 @@ pub enum TriggerError {
     },
     /// The checkpoint is not a position, or not a complete one.
     #[error(
-        "the checkpoint `{name}` is not a trigger's position, or not all of it; restore it, or bootstrap anew into new tables, with a trigger of a new name"
+        "the checkpoint `{name}` is not a trigger's position, or is incomplete; restore it, or bootstrap again into new tables, with a new trigger name"
     )]
     UnreadablePosition {
         /// The checkpoint's name.

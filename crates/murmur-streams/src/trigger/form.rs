@@ -54,7 +54,7 @@ pub(crate) fn decode<T: StoredForm>(name: &str, data: &str) -> Result<T, Trigger
         encode(&content),
     );
     if found != written || data.len() != written.to_string().len() {
-        let lost = "fields are missing, or there are too many";
+        let lost = "it has too few or too many fields";
         return Err(unreadable(serde::de::Error::custom(lost)));
     }
     Ok(content)

@@ -66,15 +66,15 @@ impl fmt::Display for Gap {
             ),
             Self::Away { through, since } => write!(
                 f,
-                "it was read up to {through}, which is {} hours ago, and a stream keeps 24",
+                "it was read up to {through}, {} hours ago, and a stream keeps its records for 24 hours",
                 since.as_secs() / 3600
             ),
             Self::LatestExpired => f.write_str(
-                "it was begun at LATEST, and its iterator expired before the first record, so that the place it stood at is lost (an iterator lives 15 minutes)",
+                "it was begun at LATEST, and its iterator expired before the first record, so its place is lost (an iterator expires after 15 minutes)",
             ),
             Self::HandoffVoid { captured_at } => write!(
                 f,
-                "the handoff token was captured at {captured_at}, and the shard not begun within the 24 hours that a stream keeps its records: the token is void"
+                "the handoff token was captured at {captured_at}, and the shard was not begun within the 24 hours for which a stream keeps its records: the token is void"
             ),
         }
     }

@@ -105,7 +105,7 @@ impl Options {
     pub(crate) fn warn(&self) {
         if self.maximum_retry_attempts.is_none() && self.maximum_record_age.is_none() {
             tracing::warn!(
-                "neither `maximum_retry_attempts` nor `maximum_record_age` is set: one record that always fails blocks its shard until it is trimmed"
+                "neither `maximum_retry_attempts` nor `maximum_record_age` is set: a record that always fails blocks its shard until it is trimmed"
             );
         }
     }

@@ -228,7 +228,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
             Ok(batch) => batch,
             Err(error) => match attempts.after(&error) {
                 Some(wait) => {
-                    tracing::debug!(shard = &*self.shard, error = %Causes(&error), "a read is tried again");
+                    tracing::debug!(shard = &*self.shard, error = %Causes(&error), "a read is repeated");
                     let now = self.engine.options.clock.monotonic();
                     self.next_read = now.saturating_add(wait);
                     // Records that were read before do not wait for a read that fails.

@@ -304,7 +304,7 @@ where
         if self.without_child == CHILD_LISTINGS {
             tracing::warn!(
                 stream = listed.info.stream_arn,
-                "a shard has ended, and no child of it is listed although the stream is enabled"
+                "a shard has ended, but none of its children is listed although the stream is enabled"
             );
         }
         self.without_child < CHILD_LISTINGS
@@ -393,7 +393,7 @@ where
             let given = wanted.div_ceil(2);
             tracing::info!(
                 shards = given,
-                "given up to other readers, so that each has its share"
+                "shards are given up to other readers, so that each has its share"
             );
             for _ in 0..given {
                 // Dropping the sender tells the shard.
@@ -412,7 +412,7 @@ where
         if self.error.is_none() {
             self.error = Some(error);
         } else {
-            tracing::error!(error = %Causes(&error), "the run failed once more");
+            tracing::error!(error = %Causes(&error), "the run had another error while stopping");
         }
     }
 }

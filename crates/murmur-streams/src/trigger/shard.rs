@@ -405,7 +405,7 @@ where
             tracing::error!(
                 shard = &*self.held.shard,
                 error = %Causes(&error),
-                "the shard failed once more"
+                "the shard had another error while stopping"
             );
             return;
         }
@@ -415,7 +415,7 @@ where
     fn lose(&mut self) {
         tracing::warn!(
             shard = &*self.held.shard,
-            "another reader has taken the shard; what is not saved it delivers again"
+            "another reader has taken the shard over; it delivers again what was not saved"
         );
         self.engine.monitor.count(Tally::LeasesLost, 1);
         self.lost = true;

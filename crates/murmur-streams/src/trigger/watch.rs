@@ -52,7 +52,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Lets other tasks run, because neither source nor handler may ever wait.
+/// Lets other tasks run, because source and handler may always be ready at once.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
     future::poll_fn(|context| {

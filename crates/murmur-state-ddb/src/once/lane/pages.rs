@@ -113,7 +113,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
             }
             tracing::warn!(
                 key = %self.key, table = %self.batch.markers.table.name,
-                "a page of its ids has reached the item size limit; the rest goes to finer ones",
+                "a page of ids reached the item size limit; the other ids go to finer pages",
             );
             known.sizing.finer(1);
         } else if !sizes.is_empty() {
