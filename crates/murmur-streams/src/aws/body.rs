@@ -65,7 +65,7 @@ fn object<'a>(value: &'a Value, what: &str) -> Result<Option<&'a Map<String, Val
     match value {
         Value::Object(fields) => Ok(Some(fields)),
         Value::Null => Err(format!("{what} is missing")),
-        _ => Err(format!("{what} is no JSON object")),
+        _ => Err(format!("{what} is not a JSON object")),
     }
 }
 
@@ -73,7 +73,7 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, Strin
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(format!("`{name}` is no text")),
+        Some(_) => Err(format!("`{name}` is not text")),
     }
 }
 
@@ -88,7 +88,7 @@ fn number(
     };
     number
         .map(Some)
-        .ok_or_else(|| format!("`{name}` is no number as DynamoDB writes it"))
+        .ok_or_else(|| format!("`{name}` is not a number in the form of DynamoDB"))
 }
 
 fn identity(fields: &Map<String, Value>) -> Result<Option<UserIdentity>, String> {
@@ -118,7 +118,7 @@ fn item(change: &Map<String, Value>, name: &str) -> Result<Option<Item>, String>
 fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> {
     let fields = value
         .as_object()
-        .ok_or_else(|| format!("attribute `{path}` is no JSON object"))?;
+        .ok_or_else(|| format!("attribute `{path}` is not a JSON object"))?;
     let mut typed = fields.iter().filter(|(_, value)| !value.is_null());
     match (typed.next(), typed.next()) {
         (None, _) => Err(format!(
