@@ -25,8 +25,9 @@ const LONGEST_HORIZON: Duration = Duration::from_secs(400 * 24 * 3600);
 /// The marker table: what exactly-once pipelines remember outside their rows, claims of ids that
 /// expire, and checkpoints that do not.
 ///
-/// Stores get it by their `markers`, by name or as a `Deduper` that is shared. For `exactly_once` it holds pages of about 40 event ids that state rows have no room for, and a
-/// control row per state table; see the crate's documentation.
+/// Stores get it by their `markers`, by name or as a `Deduper` that is shared. For `exactly_once`
+/// it holds pages of about 40 event ids that state rows have no room for, and a control row per
+/// state table; see the crate's documentation.
 ///
 /// A claim is one conditional put of (id, owner, expiry). A put whose answer was lost is
 /// recognised by its owner when it is repeated; a row past its expiry blocks nobody, though

@@ -92,12 +92,12 @@ int64_store! {
     ///
     /// # Exactly once
     ///
-    /// With [`markers`](Int64SumStore::markers). A row keeps the ids of the last events it has taken, and one conditional update takes ids and
-    /// total together. When they take more than half of the
+    /// With [`markers`](Int64SumStore::markers). A row keeps the ids of the last events it has taken,
+    /// and one conditional update takes ids and total together. When they take more than half of the
     /// [budget](TableOptions::row_budget), the older ones are written to *pages*, rows of the marker
     /// table, and then forgotten. An event older than the [horizon](crate::Deduper::horizon) allows is
-    /// [`StoreError::TooOld`]; one without a creation time that was handed over more than an hour ago is
-    /// [`StoreError::HeldTooLong`], and comes again.
+    /// [`StoreError::TooOld`]; one without a creation time that was handed over more than an hour ago
+    /// is [`StoreError::HeldTooLong`], and comes again.
     ///
     /// It costs one request and one write unit per KB of the row for up to 70 events of one batch and
     /// key, a write unit for each page of about 40 ids, mostly twice, and a consistent read of an event's

@@ -125,7 +125,7 @@ impl<V, R: Read<V> + ?Sized> ReadExt<V> for R {}
 /// # Errors
 ///
 /// One per entry, as [`Outcome::Failed`]. After a failure that is not the entry's own fault
-/// ([`Fault::Record`]), later entries of the same key are
+/// ([`Fault::Record`](crate::Fault::Record)), later entries of the same key are
 /// [`Outcome::Blocked`] and not tried. Neighbours on other keys are never concerned.
 ///
 /// # Cancel safety

@@ -24,7 +24,7 @@ pub enum ReconcileError {
     },
     /// A pipeline counts items that are not in the table any more, and nobody knows which.
     #[error(
-        "pipeline `{pipeline}` goes on counting what Time to Live removed, and without a ledger nobody knows what that was, so it cannot be recounted; leave it out, or define it with `.ledger(..)` and bootstrap it into new tables"
+        "pipeline `{pipeline}` goes on counting what Time to Live removed, and without a ledger nobody knows what that was, so it cannot be recounted; leave it out, or define it with `.ledger()` and bootstrap it into new tables"
     )]
     KeepsExpired {
         /// The pipeline.
@@ -32,7 +32,7 @@ pub enum ReconcileError {
     },
     /// Nothing says what the items of a pipeline contributed, so nothing can be mended.
     #[error(
-        "pipeline `{pipeline}` keeps no ledger, so that nothing can be repaired while live is running; reconcile without `repair`, or define it with `.ledger(..)` and bootstrap it into new tables"
+        "pipeline `{pipeline}` keeps no ledger, so that nothing can be repaired while live is running; reconcile without `repair`, or define it with `.ledger()` and bootstrap it into new tables"
     )]
     RepairWithoutLedger {
         /// The pipeline.
