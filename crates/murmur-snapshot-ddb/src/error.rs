@@ -48,6 +48,7 @@ where
     let (place, failure) = (scan.place(), call_failure(&error));
     let source: Option<Cause> = Some(Arc::new(error));
     let advice = match (failure.fault(), failure) {
+        (_, CallFailure::NotConnected) => return SourceError::NotConnected { place, source },
         (Fault::Contention, _) => return SourceError::Throttled { place, source },
         (Fault::Transient, _) => return SourceError::Unavailable { place, source },
         (_, CallFailure::Unsendable) => "the request could not be made; give the client a region, \

@@ -539,10 +539,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     {
         let (name, recorder) = (self.source.name(), &**self.processor.recorder());
         let answer = retried(self.retry(), recorder, name, Deadline::NONE, operation);
-        answer.await.map_err(|source| BootstrapError::Source {
-            source_name: name.to_owned(),
-            source,
-        })
+        Ok(answer.await?)
     }
 }
 

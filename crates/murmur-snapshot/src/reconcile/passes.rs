@@ -168,13 +168,14 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let page = retried(retry, recorder, name, Deadline::NONE, || {
             self.source.page(segment, after.as_ref(), reserved.limit)
         });
-        let page = page.await.map_err(|error| self.source_error(error))?;
+        let page = page.await?;
         if page.next.is_some() && page.next == after {
-            return Err(self.source_error(SourceError::Cursor {
+            return Err(SourceError::Cursor {
                 place: name.to_owned(),
                 cursor: after.map(|after| after.to_string()).unwrap_or_default(),
                 reason: "the page after it ends where it began; the source is broken".into(),
-            }));
+            }
+            .into());
         }
         Ok(Step::Read {
             segment,

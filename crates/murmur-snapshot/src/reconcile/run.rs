@@ -9,7 +9,6 @@ use super::error::ReconcileError;
 use super::report::{ReconcileProgress, ReconcileStep, Reconciled};
 use super::state::{Spending, State};
 use crate::budget::{Account, ReadBudget, ReadPacer};
-use crate::error::SourceError;
 use crate::lookup::Lookup;
 use crate::retried::retried;
 use crate::source::Description;
@@ -131,7 +130,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
 
     async fn to_end(&self) -> Result<Reconciled, ReconcileError> {
         let whole = self.source.holds_every_item();
-        whole.map_err(|error| self.source_error(error))?;
+        whole?;
         let checked = self.processor.check_binding(Deadline::NONE).await;
         let streams = checked.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
         let description = self.describe().await?;
@@ -208,7 +207,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let described = retried(retry, recorder, name, Deadline::NONE, || {
             self.source.describe()
         });
-        described.await.map_err(|error| self.source_error(error))
+        Ok(described.await?)
     }
 
     /// Begins to keep the budget; what keeps it for listings of ledgers and states.
@@ -241,13 +240,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             read_units,
             elapsed: self.now().saturating_sub(state.begun),
         });
-    }
-
-    pub(super) fn source_error(&self, source: SourceError) -> ReconcileError {
-        ReconcileError::Source {
-            source_name: self.source.name().to_owned(),
-            source,
-        }
     }
 }
 
