@@ -606,10 +606,7 @@ async fn a_source_that_goes_in_circles_is_an_error() {
         Circle,
     );
     match run.run().await.unwrap_err() {
-        BootstrapError::Source {
-            source: SourceError::Cursor { cursor, .. },
-            ..
-        } => assert_eq!(cursor, "here"),
+        BootstrapError::Source(SourceError::Cursor { cursor, .. }) => assert_eq!(cursor, "here"),
         error => panic!("{error}"),
     }
 }
