@@ -38,7 +38,7 @@ struct Inner<T> {
 }
 
 /// An error for which Lambda delivers the whole batch again.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvocationError {
     /// A record that must be delivered again has no sequence number to report it by.
@@ -53,6 +53,8 @@ pub enum InvocationError {
         source: Option<Box<RecordError>>,
     },
 }
+
+murmur_state::debug_as_message!(InvocationError);
 
 impl<T: Send + Sync + 'static> Handler<T> {
     /// Creates a handler that passes events to `processor`, with the handler's own options at their

@@ -3,7 +3,7 @@ use murmur_state::{OptionError, PipelineName, StoreError};
 use crate::outcome::RecordError;
 
 /// Why an audit did not finish.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
     /// An option cannot be used.
@@ -40,6 +40,8 @@ pub enum AuditError {
         source: StoreError,
     },
 }
+
+murmur_state::debug_as_message!(AuditError);
 
 impl AuditError {
     /// Whether running it again can help without a change first.

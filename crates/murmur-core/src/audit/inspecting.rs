@@ -48,7 +48,7 @@ pub type LookUp<'a> =
     dyn Fn(Vec<ItemId>) -> BoxFuture<'a, Result<Vec<ItemNow>, Cause>> + Send + Sync + 'a;
 
 /// Why an inspection did not finish.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectionError {
     /// The state or the ledger of a pipeline could not be read.
@@ -84,3 +84,5 @@ pub enum InspectionError {
         most: usize,
     },
 }
+
+murmur_state::debug_as_message!(InspectionError);
