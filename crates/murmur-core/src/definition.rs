@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use murmur_state::{
-    Checkpoints, Deduper, ExactlyOnce, Group, IdError, LEDGER_MODE, Ledger, Monoid, OptionError,
+    Binding, Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError,
     PipelineName, Store, Timestamp,
 };
 
@@ -344,7 +344,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     ///
     /// [`BuildError`] if the name or an option cannot be used.
     pub fn at_least_once(self) -> Result<Pipeline<T>, BuildError> {
-        self.build(|store| AtLeastOnce { store }, None)
+        self.build(|store, _| AtLeastOnce { store }, None)
     }
 
     /// Claims each event's id in the marker table, then counts the event. This is the mode of the
@@ -408,7 +408,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let deduper = Arc::new(deduper);
         let checkpoints = Arc::clone(&deduper) as Arc<dyn Checkpoints>;
         self.build(
-            |store| ClaimFirst {
+            |store, _| ClaimFirst {
                 store,
                 deduper,
                 names,
@@ -431,11 +431,8 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         S: ExactlyOnce<M>,
     {
         let checkpoints = self.store.checkpoints();
-        let version = self.definition.version;
-        let definition = self.definition.plan.definition().into();
-        let mode = "exactly-once";
         self.build(
-            |store| OncePerKey(Owned::new(store, version, mode, definition)),
+            |store, binding| OncePerKey(Owned::new(store, binding)),
             Some(checkpoints),
         )
     }
@@ -492,21 +489,16 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let mut stored = self;
         stored.definition.plan.invert = None;
         let checkpoints = stored.store.checkpoints();
-        let version = stored.definition.version;
         let settles = stored.definition.plan.settles;
-        let definition = stored.definition.plan.definition().into();
         stored.build(
-            |store| {
-                let owned = Owned::new(store, version, LEDGER_MODE, definition);
-                InLedger::new(owned, settles)
-            },
+            |store, binding| InLedger::new(Owned::new(store, binding), settles),
             Some(checkpoints),
         )
     }
 
     fn build<D: Delivery<M>>(
         self,
-        delivery: impl FnOnce(S) -> D,
+        delivery: impl FnOnce(S, Binding) -> D,
         markers: Option<Arc<dyn Checkpoints>>,
     ) -> Result<Pipeline<T>, BuildError> {
         let Definition {
@@ -520,7 +512,14 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
             pipeline: name,
             source,
         })?;
-        let erased = TypedPipeline::new(pipeline, version, plan, delivery(self.store));
+        let binding = Binding {
+            pipeline: pipeline.clone(),
+            version,
+            mode: D::MODE.into(),
+            definition: plan.definition().into(),
+            stream: None,
+        };
+        let erased = TypedPipeline::new(pipeline, version, plan, delivery(self.store, binding));
         Ok(Pipeline {
             erased: Arc::new(erased),
             markers,

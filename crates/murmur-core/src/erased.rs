@@ -1,15 +1,13 @@
 //! A pipeline as a processor uses it: definition and delivery combined, monoid and store erased.
 
-use std::sync::Arc;
-
 use futures::future::BoxFuture;
-use murmur_state::{MAX_KEYS, Monoid, PipelineName, Place, Read, Repeats, StoreError, Timestamp};
+use murmur_state::{MAX_KEYS, Monoid, PipelineName, Place, Read, Repeats, Timestamp};
 
 use crate::audit::{
     self, AuditError, AuditOptions, Audited, ByItems, ByKeys, InspectionOptions, LedgerStatus,
 };
 use crate::batch::{Additions, BatchAdds, RecordShare, Rows};
-use crate::delivery::{Context, Delivery};
+use crate::delivery::{Context, Delivery, Ownership};
 use crate::plan::{Contribution, Plan, Time};
 use crate::record::{EventName, Record};
 use crate::verdict::{Entry, PassedOver, Verdict};
@@ -18,15 +16,8 @@ use crate::verdict::{Entry, PassedOver, Verdict};
 pub(crate) trait ErasedPipeline<T>: Send + Sync {
     /// What is known of it without asking the store.
     fn facts(&self) -> &Facts;
-    fn bind<'a>(
-        &'a self,
-        stream: Option<&'a str>,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-    fn check_binding<'a>(
-        &'a self,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>>;
+    /// Which pipeline its state is bound to.
+    fn ownership(&self) -> &dyn Ownership;
     /// One verdict per entry.
     fn run<'a>(
         &'a self,
@@ -40,10 +31,6 @@ pub(crate) trait ErasedPipeline<T>: Send + Sync {
         entries: &'a [PassedOver<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
-    /// Lets items settle from now on.
-    fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
-    /// Whether items settle.
-    fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>>;
     /// Compares the state with the table by the ledger; `None` without a ledger.
     fn by_items<'a>(
         &'a self,
@@ -238,23 +225,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         &self.facts
     }
 
-    fn bind<'a>(
-        &'a self,
-        stream: Option<&'a str>,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.delivery.bind(&self.facts.name, stream, &context).await })
-    }
-
-    fn check_binding<'a>(
-        &'a self,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>> {
-        Box::pin(async move {
-            self.delivery
-                .check_binding(&self.facts.name, &context)
-                .await
-        })
+    fn ownership(&self) -> &dyn Ownership {
+        self.delivery.ownership()
     }
 
     fn pass_over<'a>(
@@ -280,14 +252,6 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
                 .deliver(&self.facts.name, &self.plan.monoid, batch, &context)
                 .await
         })
-    }
-
-    fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.delivery.settle(&self.facts.name, &context).await })
-    }
-
-    fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move { self.delivery.is_settling(&self.facts.name, &context).await })
     }
 
     fn run<'a>(

@@ -1,4 +1,4 @@
-//! From the SDK's attribute values to Murmur's.
+//! Converts the SDK's attribute values to Murmur's.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use murmur_core::Item;
 
 pub(crate) type Attributes = HashMap<String, AttributeValue>;
 
-/// Why a scanned item cannot be made a row.
+/// Why a scanned item cannot be read as a row.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RowError {
     #[error("attribute `{0}` is of a kind that this release does not know; a newer one may")]
@@ -16,8 +16,7 @@ pub(crate) enum RowError {
     NoKey(String),
 }
 
-/// The item made of `attributes`. The conversion itself panics on kinds it does not know, so
-/// they are looked for first.
+/// The item of `attributes`. The conversion panics on unknown kinds, so it looks for those first.
 pub(crate) fn item(attributes: Attributes) -> Result<Item, RowError> {
     match attributes.iter().find(|(_, value)| !is_known(value)) {
         Some((name, _)) => Err(RowError::UnknownKind(name.clone())),

@@ -11,7 +11,7 @@ use crate::filter::Filter;
 use crate::parallel_scan::{EventIdFn, ParallelScan};
 use crate::settings::ScanSettings;
 
-/// Most segments of a parallel scan (Amazon DynamoDB API Reference, "Scan").
+/// The most segments of a parallel scan (Amazon DynamoDB API Reference, "Scan").
 const MAX_SEGMENTS: u32 = 1_000_000;
 
 /// Options of a [`ParallelScan`].
@@ -50,38 +50,40 @@ impl ParallelScan {
 }
 
 impl ParallelScanBuilder {
-    /// Captures, before the first page, where live has to begin, through this client.
+    /// Captures the handoff token before the first page, through this client. The token says where the
+    /// stream consumer has to begin.
     ///
-    /// Default: no token is captured, and whoever starts live has to know where. Costs one
-    /// DescribeTable and a DescribeStream per 100 shards, and as much once more for each attempt at
-    /// a bootstrap.
+    /// Default: no token is captured, and you have to know where to begin yourself. Costs one
+    /// DescribeTable and one DescribeStream per 100 shards, and the same again for each attempt at a
+    /// bootstrap.
     pub fn streams(mut self, client: aws_sdk_dynamodbstreams::Client) -> Self {
         self.streams = Some(client);
         self
     }
 
-    /// The stream that live will read; it must be one of the table's own, and enabled. Needs
-    /// [`streams`](Self::streams). Default: the table's latest.
+    /// The stream that the stream consumer will read. It must be a stream of the table, and enabled.
+    /// Needs [`streams`](Self::streams). Default: the table's latest stream.
     pub fn stream_arn(mut self, arn: impl Into<String>) -> Self {
         self.stream_arn = Some(arn.into());
         self
     }
 
-    /// How many parts the table is scanned in, 1 to 1,000,000. How many pages are under way at a
-    /// time is [`BootstrapBuilder::concurrency`](murmur_snapshot::BootstrapBuilder::concurrency). A run that was
-    /// begun goes on with the same number only.
+    /// How many segments the table is scanned in, 1 to 1,000,000.
+    /// [`BootstrapBuilder::concurrency`](murmur_snapshot::BootstrapBuilder::concurrency) says how many
+    /// pages are read or written at a time. An unfinished run goes on only with the same number of
+    /// segments.
     ///
-    /// Default 1. More are faster while the table's read capacity lasts; 4 to 32 suit most
-    /// tables, and workers on several machines need as many as there are of them. Each costs at
-    /// least one request, even on an empty table, and a bootstrap two writes more.
+    /// Default 1. More segments are faster while the table's read capacity lasts. 4 to 32 suit most
+    /// tables; there must be at least as many as workers. Each segment costs at least one request,
+    /// even on an empty table, and two writes in a bootstrap.
     pub fn segments(mut self, segments: u32) -> Self {
         self.segments = segments;
         self
     }
 
-    /// The name of an event "this item was scanned", for markers written by another program. It
-    /// has to be the same in every run and different for every item: two items of one name are
-    /// counted as one. An item whose name is empty is rejected.
+    /// The event id of a scanned item, for markers written by another program. It has to be the same in
+    /// every run and different for every item: two items with one id are counted as one. An item with
+    /// an empty id is rejected.
     ///
     /// Default: made of the primary key.
     pub fn event_id(mut self, event_id: impl Fn(&Item) -> String + Send + Sync + 'static) -> Self {
@@ -89,29 +91,28 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// Items looked at per page, at least 1: the service's `Limit`, applied before the filter.
-    /// A page is also at most 1 MB. It is one batch of writes.
+    /// Items examined per page, at least 1: the `Limit` of the Scan, applied before the filter. A page
+    /// is also at most 1 MB. It is one batch of writes.
     ///
-    /// Default 1000. Lower needs less memory and writes smaller batches, at more requests.
+    /// Default 1000. Smaller pages need less memory and make smaller batches, with more requests.
     pub fn page_size(mut self, items: u32) -> Self {
         self.page_size = items;
         self
     }
 
-    /// Leaves out, on the server, items for which `expression` does not hold. Saves transfer and
-    /// decoding, no read units: they are spent before the filter.
+    /// Leaves out items for which `expression` does not hold, on the server. Saves transfer and
+    /// decoding, but no read units: those are spent before the filter.
     ///
-    /// An item that the filter leaves out and a live change lets in is counted by live alone, so a
-    /// pipeline that keeps a [ledger](murmur_core::Stored::ledger) takes a filter on attributes of
-    /// the primary key only. It is tried on one item before a bootstrap writes anything. Default:
-    /// every item.
+    /// If a later change makes the filter match, only the stream brings the item. So a pipeline that
+    /// keeps a [ledger](murmur_core::Stored::ledger) accepts only a filter on attributes of the primary
+    /// key. The filter is tried on one item before a bootstrap writes anything. Default: every item.
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter.expression = expression.into();
         self
     }
 
-    /// What `#placeholder` stands for in the [`filter`](Self::filter): an attribute's name.
-    /// Default: nothing.
+    /// The attribute name that `#placeholder` stands for in the [`filter`](Self::filter). Default: no
+    /// placeholder.
     pub fn filter_name(
         mut self,
         placeholder: impl Into<String>,
@@ -122,26 +123,26 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// What `:placeholder` stands for in the [`filter`](Self::filter): a value. Default:
-    /// nothing.
+    /// The value that `:placeholder` stands for in the [`filter`](Self::filter). Default: no
+    /// placeholder.
     pub fn filter_value(mut self, placeholder: impl Into<String>, value: AttributeValue) -> Self {
         self.filter.values.insert(placeholder.into(), value);
         self
     }
 
-    /// Reads what may be a moment old, at half the read units. An item written just before the
-    /// scan can be missed by it, and if its shard was closed by then, live does not bring it
-    /// either.
+    /// Reads eventually consistently, for half the read units. The scan can miss an item that was
+    /// written just before it. If the item's shard was closed by then, the stream does not bring the
+    /// item either.
     ///
-    /// Refused by pipelines that keep a [ledger](murmur_core::Stored::ledger). Default: strongly
+    /// Pipelines that keep a [ledger](murmur_core::Stored::ledger) refuse it. Default: strongly
     /// consistent, one read unit per 4 KB.
     pub fn eventually_consistent(mut self) -> Self {
         self.consistent = false;
         self
     }
 
-    /// How long one request may take before it is given up and tried again; above zero. The SDK
-    /// has no such limit of its own, so that a dead connection would be waited on for ever.
+    /// How long one request may take before it is sent again; above zero. The SDK itself has no such
+    /// limit, and would wait forever on a dead connection.
     ///
     /// Default 10 s.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
@@ -155,11 +156,11 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// Checks the options. Nothing is sent yet: the table is described before its first page.
+    /// Checks the options, without any request.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming the option.
+    /// [`OptionError`] with the option's name.
     pub fn build(self) -> Result<ParallelScan, OptionError> {
         if self.table.is_empty() {
             return Err(OptionError::new(
@@ -187,7 +188,7 @@ impl ParallelScanBuilder {
         if self.stream_arn.is_some() && self.streams.is_none() {
             return Err(OptionError::new(
                 "stream_arn",
-                "needs a client to look at the stream; give one with `streams`",
+                "needs a client for the stream; give one with `streams`",
             ));
         }
         let unused = [

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 use crate::attributes::{self, Attributes, RowError};
 use crate::settings::ScanSettings;
 
-/// Where a page ended. A LastEvaluatedKey means something only in the same segment of the same
-/// number of segments, so both are part of it.
+/// Where a page ended. A LastEvaluatedKey is valid only in the same segment of the same number of
+/// segments, so the cursor holds both.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ScanCursor {

@@ -1,4 +1,4 @@
-//! What is to be scanned, and whether it can be.
+//! Describes what is to be scanned, and checks that it can be.
 
 use murmur_snapshot::{Description, SourceError, StreamView};
 use murmur_streams::StreamViewType;
@@ -20,7 +20,7 @@ pub(crate) async fn describe(scan: &ScanSettings) -> Result<Description, SourceE
         let mut attributes = filter.attributes();
         attributes.retain(|name| !table.has_key(name));
         description.leaves_out_by = attributes.into_iter().collect();
-        // One that the server refuses is to be found out before anything is written.
+        // A filter that the server refuses must be found before anything is written.
         request::scan(scan, 0, None, 1).await?;
     }
     description.stream = handoff::stream(scan, &table).await?.map(|stream| {

@@ -29,7 +29,7 @@ impl fmt::Display for Operation {
     }
 }
 
-/// An error of the set-up that no answer said.
+/// An error of the set-up that the scan found itself.
 pub(crate) fn setup(scan: &ScanSettings, advice: impl Into<String>) -> SourceError {
     SourceError::Setup {
         place: scan.place(),
@@ -48,13 +48,14 @@ where
     let (place, failure) = (scan.place(), call_failure(&error));
     let source: Option<Cause> = Some(Arc::new(error));
     let advice = match (failure.fault(), failure) {
+        (_, CallFailure::NotConnected) => return SourceError::NotConnected { place, source },
         (Fault::Contention, _) => return SourceError::Throttled { place, source },
         (Fault::Transient, _) => return SourceError::Unavailable { place, source },
         (_, CallFailure::Unsendable) => "the request could not be made; give the client a region, \
                                          credentials and an endpoint that exists"
             .to_owned(),
         (_, CallFailure::NotFound) => "there is no such table in the client's account and region; \
-                                       create it, or mend its name or the region"
+                                       create it, or correct its name or the region"
             .to_owned(),
         (_, CallFailure::Denied) => {
             format!("access denied; allow {operation} on it ({message})")
@@ -75,7 +76,7 @@ where
     }
 }
 
-/// What a failed look at the stream asks of the caller.
+/// What a failed request to the stream asks of the caller.
 pub(crate) fn of_stream(scan: &ScanSettings, error: StreamError) -> SourceError {
     let place = scan.place();
     let advice = match &error {
@@ -92,10 +93,10 @@ pub(crate) fn of_stream(scan: &ScanSettings, error: StreamError) -> SourceError 
             };
         }
         StreamError::Disabled { .. } => {
-            "its stream is switched off; switch it on, or leave `streams` out and bring live to \
-             the right place yourself"
+            "its stream is switched off; switch it on, or leave `streams` out and start the stream \
+             consumer at the right place yourself"
         }
-        _ => "its stream cannot be described, so that nobody knows where live begins",
+        _ => "its stream cannot be described, so there is no handoff token; fix the cause",
     };
     SourceError::Setup {
         place,

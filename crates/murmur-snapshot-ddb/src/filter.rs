@@ -6,7 +6,7 @@ use std::str::Chars;
 
 use crate::attributes::{self, Attributes, RowError};
 
-/// What is followed by parentheses ("Comparison operator and function reference", Amazon DynamoDB
+/// The functions of an expression ("Comparison operator and function reference", Amazon DynamoDB
 /// Developer Guide).
 const FUNCTIONS: [&str; 6] = [
     "attribute_exists",
@@ -17,7 +17,7 @@ const FUNCTIONS: [&str; 6] = [
     "size",
 ];
 
-/// What connects conditions, in any case.
+/// The keywords that connect conditions, in upper or lower case.
 const KEYWORDS: [&str; 5] = ["AND", "BETWEEN", "IN", "NOT", "OR"];
 
 /// A filter expression with its names and values.
@@ -29,7 +29,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// It in words, the same for the same filter in every process.
+    /// The filter in words; every process gives the same text for the same filter.
     pub(crate) fn settings(&self) -> Result<String, RowError> {
         let names: BTreeMap<_, _> = self.names.iter().collect();
         let mut values = serde_json::json!(attributes::item(self.values.clone())?);
@@ -40,12 +40,12 @@ impl Filter {
         ))
     }
 
-    /// The attributes it looks at: of a document path the first. What cannot be understood is
-    /// among them, as it stands there.
+    /// The attributes that the filter looks at; of a document path, the first. Text that cannot be
+    /// parsed is listed as it is.
     pub(crate) fn attributes(&self) -> BTreeSet<String> {
         let mut found = BTreeSet::new();
         let mut rest = self.expression.chars().peekable();
-        // Whether what comes next belongs to the path before it.
+        // Whether the next word belongs to the path before it.
         let mut in_path = false;
         while let Some(&first) = rest.peek() {
             let was_in_path = std::mem::take(&mut in_path);
@@ -93,7 +93,7 @@ impl Filter {
     }
 }
 
-/// Letters, digits and underscores, as far as there are.
+/// Takes the leading letters, digits and underscores.
 fn word(rest: &mut Peekable<Chars<'_>>) -> String {
     let mut word = String::new();
     while let Some(next) = rest.next_if(|next| next.is_alphanumeric() || *next == '_') {

@@ -8,14 +8,14 @@ use crate::error;
 use crate::settings::ScanSettings;
 use crate::table::{self, Table};
 
-/// Where live begins; `None` without a streams client.
+/// Captures the handoff token; `None` without a streams client.
 pub(crate) async fn capture(scan: &ScanSettings) -> Result<Option<HandoffToken>, SourceError> {
     if scan.streams.is_none() {
         return Ok(None);
     }
-    // Before the first look: in doubt a token is thought older than it is.
+    // Taken first, so that a token is never taken for younger than it is.
     let captured_at = scan.clock.now();
-    // Not from memory: the stream may have been switched on since.
+    // Described again, because the stream may have been switched on since.
     let table = table::describe(scan).await?;
     let Some((client, arn)) = stream_of(scan, &table)? else {
         return Ok(None);
@@ -27,8 +27,8 @@ pub(crate) async fn capture(scan: &ScanSettings) -> Result<Option<HandoffToken>,
     Ok(Some(token(&description, captured_at)))
 }
 
-/// The stream that will be read after the scan, without its shards, found to be one of `table` and
-/// enabled; `None` without a streams client.
+/// The stream that will be read after the scan, without its shards. Checks that it belongs to `table`
+/// and is enabled. `None` without a streams client.
 pub(crate) async fn stream(
     scan: &ScanSettings,
     table: &Table,
@@ -43,8 +43,8 @@ pub(crate) async fn stream(
     Ok(Some(info))
 }
 
-/// The ARN of the stream that will be read after the scan, which is one of `table`, and a client to
-/// read it with, if there is one.
+/// The client and the ARN of the stream that will be read after the scan, a stream of `table`. `None`
+/// without a streams client.
 fn stream_of<'a>(
     scan: &'a ScanSettings,
     table: &'a Table,
@@ -59,18 +59,18 @@ fn stream_of<'a>(
             return Err(error::setup(
                 scan,
                 "it has no stream; switch one on (NEW_AND_OLD_IMAGES suits every pipeline), or \
-                 leave `streams` out and bring live to the right place yourself",
+                 leave `streams` out and start the stream consumer at the right place yourself",
             ));
         }
     };
-    // A stream's ARN is the table's, `/stream/` and a label (Amazon DynamoDB Developer Guide).
+    // A stream's ARN is the table's ARN, `/stream/` and a label (Amazon DynamoDB Developer Guide).
     let of_table = arn.split_once("/stream/").map(|(table, _)| table);
     if of_table != Some(table.arn.as_str()) {
         return Err(error::setup(
             scan,
             format!(
-                "`stream_arn` is `{arn}`, which is not a stream of `{}`; give one of its own, \
-                 or leave it out for its latest",
+                "`stream_arn` is `{arn}`, which is not a stream of `{}`; give a stream of this table, \
+                 or leave the option out for its latest one",
                 table.arn
             ),
         ));

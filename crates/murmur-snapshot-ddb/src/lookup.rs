@@ -1,4 +1,4 @@
-//! Items of the table, one by one.
+//! Reads single items of the table.
 
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use murmur_core::item_key;
@@ -9,16 +9,16 @@ use crate::attributes::Attributes;
 use crate::error::{self, Operation};
 use crate::parallel_scan::ParallelScan;
 
-/// By GetItem, strongly consistent whatever the scan is, one read unit per 4 KB. The scan's filter
-/// is not applied; a scan with one does not hold every item.
+/// Looks items up by GetItem, always strongly consistent, one read unit per 4 KB. The scan's filter is
+/// not applied. A scan with a filter does not hold every item.
 impl Lookup for ParallelScan {
     fn holds_every_item(&self) -> Result<(), SourceError> {
         match self.settings().filter {
             None => Ok(()),
             Some(_) => Err(error::setup(
                 self.settings(),
-                "its `filter` leaves items out, and nobody could tell them from items that are \
-                 gone; leave it out here",
+                "its `filter` leaves items out, which cannot be told from items that are gone; scan \
+                 without the filter here",
             )),
         }
     }
@@ -33,7 +33,10 @@ impl Lookup for ParallelScan {
         let key = key.ok_or_else(|| {
             error::setup(
                 self.settings(),
-                format!("`{item}` is no item of it; check that the state was counted from it"),
+                format!(
+                    "{item} is not the key of an item of it; check that the state was counted from \
+                     this table"
+                ),
             )
         })?;
         let settings = self.settings();

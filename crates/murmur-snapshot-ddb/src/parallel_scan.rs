@@ -16,13 +16,12 @@ use crate::table::{self, Table};
 
 /// A DynamoDB table, scanned in segments.
 ///
-/// Event and item ids are made of the primary key, whose attributes are learned from
-/// DescribeTable before the first page. A page is at most 1 MB before the filter, so it can be
-/// empty and yet go on (Amazon DynamoDB Developer Guide, "Scanning tables"). A cursor continues
-/// the same segment, of the same number of segments, of the same table; anything else is
-/// refused.
+/// Event and item ids are made of the primary key. DescribeTable names its attributes, before the
+/// first page. A page is at most 1 MB before the filter, so a page can be empty and still have a next
+/// one (Amazon DynamoDB Developer Guide, "Scanning tables"). A cursor is refused for another segment,
+/// another number of segments, or another table.
 ///
-/// It only reads: the client's own retries may stay on.
+/// It only reads, so the client's own retries may stay on.
 pub struct ParallelScan {
     settings: ScanSettings,
     event_id: Option<Box<EventIdFn>>,
@@ -44,8 +43,8 @@ impl ParallelScan {
         &self.settings
     }
 
-    /// What is known of the table. Asked for once, or a few times by segments that begin at the
-    /// same moment, which costs nothing but the requests.
+    /// The description of the table. Requested once; segments that begin at the same moment may each
+    /// request it.
     pub(crate) async fn described(&self) -> Result<&Table, SourceError> {
         if let Some(table) = self.described.get() {
             return Ok(table);
@@ -117,7 +116,9 @@ impl Source for ParallelScan {
             .transpose()
             .map_err(|error| SourceError::Setup {
                 place: self.settings.place(),
-                advice: "the key to go on at cannot be read".to_owned(),
+                advice:
+                    "the key of the next page cannot be read; a newer release may know its kind"
+                        .to_owned(),
                 source: Some(Arc::new(error)),
             })?;
         let mut page = Page {

@@ -6,7 +6,7 @@ use crate::attributes::Attributes;
 use crate::error::{self, Operation};
 use crate::settings::ScanSettings;
 
-/// One request for a page, of at most `limit` items.
+/// Requests a page of at most `limit` items.
 pub(crate) async fn scan(
     settings: &ScanSettings,
     segment: u32,

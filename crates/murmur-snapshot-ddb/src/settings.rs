@@ -8,7 +8,7 @@ use murmur_state::Clock;
 
 use crate::filter::Filter;
 
-/// What a scan is asked to read, and how it asks.
+/// What a scan reads, and how.
 pub(crate) struct ScanSettings {
     pub(crate) client: Client,
     pub(crate) table: String,

@@ -8,14 +8,14 @@ use crate::attributes::{self, Attributes, RowError};
 use crate::error::{self, Operation};
 use crate::settings::ScanSettings;
 
-/// What a scan needs to know of its table.
+/// What a scan needs to know about its table.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) arn: String,
     pub(crate) stream_arn: Option<String>,
-    /// About how many items there are; DynamoDB counts them every six hours or so.
+    /// An estimate of the number of items; DynamoDB updates it about every six hours.
     pub(crate) rows: Option<u64>,
-    /// `None` where the table is billed by request.
+    /// `None` if the table is billed by request.
     pub(crate) provisioned_read_units: Option<f64>,
     key: Vec<String>,
 }
@@ -48,9 +48,12 @@ pub(crate) async fn describe(scan: &ScanSettings) -> Result<Table, SourceError> 
         .send()
         .await
         .map_err(|error| error::of(scan, Operation::DescribeTable, error))?;
-    let table = answer
-        .table
-        .ok_or_else(|| error::setup(scan, "the endpoint described no table; is it DynamoDB?"))?;
+    let table = answer.table.ok_or_else(|| {
+        error::setup(
+            scan,
+            "the endpoint described no table; check that it is DynamoDB",
+        )
+    })?;
     usable(scan, &table)?;
     let key: Vec<String> = table
         .key_schema
@@ -88,9 +91,9 @@ fn usable(scan: &ScanSettings, table: &TableDescription) -> Result<(), SourceErr
             "it is being deleted; restore it, or name another table".to_owned()
         }
         Some(TableStatus::InaccessibleEncryptionCredentials) => {
-            "its encryption key cannot be used; give DynamoDB access to the KMS key".to_owned()
+            "its encryption key cannot be used; allow DynamoDB to use the KMS key".to_owned()
         }
-        Some(other) => format!("its status is {other}, and only an ACTIVE table can be read"),
+        Some(other) => format!("its status is {other}; run this again once it is ACTIVE"),
     };
     Err(error::setup(scan, advice))
 }

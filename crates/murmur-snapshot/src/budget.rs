@@ -13,63 +13,62 @@ use crate::source::{Description, Page};
 /// The name of the option.
 const OPTION: &str = "read_budget";
 
-/// Rows of the first page, as long as nobody knows what a row costs.
+/// Rows of the first page, while the cost of a row is not known.
 const FIRST_PAGE: f64 = 16.0;
 
-/// How much of the budget may be made up for after a moment in which nothing was read: what a
-/// timer that fires late would lose.
+/// How much unused budget may be made up for, so that a timer that fires late loses nothing.
 const CREDIT: Duration = Duration::from_millis(100);
 
 /// How fast a source may be read, in the read units that it says its pages cost
 /// ([`Page::read_units`]).
 ///
-/// It is for all segments that this process reads together; of several workers each has its own.
-/// Over any minute no more is used, but for the last page, which is chosen to cost about a
-/// second's worth: what a page costs is known only afterwards, and reading then rests until it is
-/// paid for. The first page is small, and alone.
+/// The budget covers all segments that this process reads together; each worker has its own budget.
+/// Over any minute the process exceeds it by at most the last page, which is sized to cost about one
+/// second's worth: the cost of a page is known only afterwards, and reading then pauses until it is
+/// paid for. The first page is small, and read alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum ReadBudget {
-    /// As fast as the source gives, and the pipelines take. The default.
+    /// As fast as source and pipelines allow. The default.
     #[default]
     Unlimited,
-    /// At most so many read units a second; above zero.
+    /// At most this many read units a second; above zero.
     UnitsPerSecond(f64),
-    /// At most so many percent of the table's provisioned read units, above 0 and up to 100.
-    /// Refused where the table is billed by request.
+    /// At most this percentage of the table's provisioned read units, above 0 and up to 100. Refused
+    /// if the table is billed by request.
     PercentOfProvisioned(f64),
 }
 
-/// Whether a page may be asked for.
+/// Whether a page may be requested.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum May {
     /// Now.
     Begin,
     /// After a while.
     Wait(Duration),
-    /// Not before the page that is being read has told what it costs.
+    /// Not before the cost of the page that is being read is known.
     Learn,
 }
 
-/// What was set aside for a page.
+/// The units set aside for a page.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reserved {
-    /// How many rows it may look at.
+    /// How many rows it may examine.
     pub(crate) limit: Option<NonZeroU32>,
     units: f64,
 }
 
-/// Keeps a budget: whatever was read, or set aside for a page that is being read, has to be paid
-/// for by time before the next page begins.
+/// Keeps a budget: time has to pay for everything that was read, or set aside for a page that is
+/// being read, before the next page begins.
 #[derive(Debug)]
 pub(crate) struct ReadPacer {
     /// `None` without a limit.
     per_second: Option<f64>,
-    /// The moment of the clock's monotonic time, in seconds, at which all is paid for.
+    /// The moment at which everything is paid for, in seconds of the monotonic clock.
     paid_at: f64,
     reading: u32,
     units: f64,
     rows: f64,
-    /// The most rows that a page has looked at.
+    /// The most rows that any page examined.
     longest: f64,
 }
 
@@ -81,7 +80,7 @@ impl ReadPacer {
             ReadBudget::UnitsPerSecond(units) => (units, f64::MAX, "read units a second"),
             ReadBudget::PercentOfProvisioned(percent) => (percent, 100.0, "percent"),
         };
-        // Not a number is not within anything.
+        // NaN fails both comparisons.
         if value > 0.0 && value <= most {
             return Ok(());
         }
@@ -90,7 +89,7 @@ impl ReadPacer {
         } else {
             ""
         };
-        let reason = format!("{value} {unit} cannot be kept to; give a number above 0{most}");
+        let reason = format!("{value} {unit} is no budget; give a number above 0{most}");
         Err(OptionError::new(OPTION, reason))
     }
 
@@ -108,7 +107,9 @@ impl ReadPacer {
             }
             (ReadBudget::PercentOfProvisioned(percent), None) => {
                 let reason = format!(
-                    "there are no provisioned read units of `{source_name}` to take {percent} % of; it is billed by request, or does not say: give units a second (`UnitsPerSecond`)"
+                    "`{source_name}` has no known provisioned read units to take {percent} % of, as \
+                     it is billed by request, or does not say; give units a second \
+                     (`UnitsPerSecond`)"
                 );
                 return Err(OptionError::new(OPTION, reason));
             }
@@ -138,20 +139,20 @@ impl ReadPacer {
         self.per_second
     }
 
-    /// How long reading rests until what was read is paid for; `None` if it is.
+    /// How long reading pauses until everything is paid for; `None` if it is.
     pub(crate) fn rest(&self, now: Duration) -> Option<Duration> {
         self.per_second?;
         rest(self.paid_at, now)
     }
 
-    /// Something beside pages was read, or cost so much less than was said before.
+    /// Adds the cost of other reads, or subtracts what they cost less than expected.
     pub(crate) fn spend(&mut self, now: Duration, units: f64) {
         if let Some(per_second) = self.per_second {
             self.paid_at = from(self.paid_at, now) + units / per_second;
         }
     }
 
-    /// A page is asked for.
+    /// Begins a page.
     pub(crate) fn begin(&mut self, now: Duration) -> Reserved {
         let Some(per_second) = self.per_second else {
             return Reserved {
@@ -160,11 +161,11 @@ impl ReadPacer {
             };
         };
         self.reading += 1;
-        // Pages grow by and by: what the source's own habit cuts off is not set aside for long.
+        // Pages grow step by step, since the source's own page size may cut them off.
         let (rows, units) = if self.longest == 0.0 {
             (FIRST_PAGE, 0.0)
         } else {
-            // Where pages cost nothing, only their growth is bounded.
+            // If pages cost nothing, only their growth is limited.
             let per_row = self.units / self.rows;
             let rows = (per_second / per_row)
                 .min(2.0 * self.longest)
@@ -178,7 +179,7 @@ impl ReadPacer {
         Reserved { limit, units }
     }
 
-    /// The page came; an error if it does not say what it cost, so that no budget can be kept.
+    /// Ends a page. An error if its cost is not known, because then no budget can be kept.
     pub(crate) fn came(
         &mut self,
         reserved: Reserved,
@@ -191,7 +192,7 @@ impl ReadPacer {
         self.reading = self.reading.saturating_sub(1);
         let Some(units) = page.read_units else {
             let reason =
-                format!("`{source_name}` does not say what its pages cost; leave the budget out");
+                format!("the cost of pages of `{source_name}` is not known; leave the budget out");
             return Err(OptionError::new(OPTION, reason));
         };
         self.units += units;
@@ -201,13 +202,13 @@ impl ReadPacer {
         Ok(())
     }
 
-    /// The page did not come.
+    /// Ends a page that failed.
     pub(crate) fn gave_up(&mut self) {
         self.reading = self.reading.saturating_sub(1);
     }
 }
 
-/// From when on what is read next is paid for.
+/// The moment from which the next read has to be paid for.
 fn from(paid_at: f64, now: Duration) -> f64 {
     paid_at.max(now.as_secs_f64() - CREDIT.as_secs_f64())
 }
@@ -218,15 +219,15 @@ fn rest(paid_at: f64, now: Duration) -> Option<Duration> {
     rest.filter(|rest| !rest.is_zero())
 }
 
-/// What a part of a listing is taken to cost before one has told: 1 MB, read consistently.
+/// The assumed cost of the first part of a listing: 1 MB, read consistently.
 const FIRST_PART: f64 = 128.0;
 
-/// How long a listing rests before it looks again whether it may go on: another part may have cost
-/// less than was set aside.
+/// How long a listing pauses before it checks again whether it may go on, because another part may
+/// have cost less than was set aside.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Keeps a budget for parts of listings, whose size cannot be chosen: for each that is under way so
-/// much is set aside as the last one cost.
+/// Keeps a budget for parts of listings, whose size cannot be chosen: for each part under way, the
+/// cost of the last part is set aside.
 pub(crate) struct Account {
     clock: Arc<dyn Clock>,
     per_second: Option<f64>,
@@ -235,7 +236,7 @@ pub(crate) struct Account {
 
 struct Books {
     paid_at: f64,
-    /// What the last part cost.
+    /// The cost of the last part.
     last: f64,
     under_way: f64,
     reserved: f64,
@@ -255,7 +256,7 @@ impl Account {
         }
     }
 
-    /// Sets aside what a part costs; how long to rest before that if it is too early.
+    /// Sets aside the cost of a part, or returns how long to pause first.
     fn begin(&self, per_second: f64) -> Option<Duration> {
         let now = self.clock.monotonic();
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,6 @@
-//! What every [`Source`], and every [`Lookup`], must do, as code: run yours through it.
+//! The promises of [`Source`] and [`Lookup`] as code: run your own source through it.
 //!
-//! Unstable by design: a new release may ask for more. It panics with the broken promise as its
-//! message.
+//! Unstable by design: a new release may check more. A broken promise is a panic that names it.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,10 +18,10 @@ use murmur_state::ItemId;
 use crate::lookup::{LookedUp, Lookup};
 use crate::source::{Cursor, Page, Source};
 
-/// Every promise of [`Source`], on a source that stands still and holds `rows` rows.
+/// Checks every promise of [`Source`], on a source that does not change and holds `rows` rows.
 ///
-/// `make` gives the same source anew, as another process would make it. Give it pages so small
-/// that some segment has at least two, or resuming would not be tried; that is checked too.
+/// `make` makes the same source again, as another process would. Its pages must be so small that some
+/// segment has at least two, so that resuming is tested; that is checked too.
 pub async fn source<S, Fut>(make: impl Fn() -> Fut, rows: usize)
 where
     S: Source,
@@ -77,8 +76,8 @@ where
     small_pages_hold_the_same(&make, &chains).await;
 }
 
-/// Every promise of [`Lookup`], on a source that stands still, holds at least one row, and says of
-/// itself that it holds every item. `gone` is the name of an item that is not there.
+/// Checks every promise of [`Lookup`], on a source that does not change, holds at least one row, and
+/// says that it holds every item. `gone` is the id of an item that does not exist.
 pub async fn lookup<S: Lookup>(source: &S, gone: &ItemId) {
     let whole = source.holds_every_item();
     whole.expect("the suite is for a source whose pages hold every item");

@@ -1,17 +1,29 @@
 use murmur_state::{Cause, Failure, Fault};
 
-/// Why a source could not be read. `place` says which, such as ``table `orders` ``.
+/// Why a source could not be read. `place` names the source, such as ``table `orders` ``.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
     /// The source's capacity is used up.
     #[error(
-        "{place}: throttled; it is tried again while time allows, more capacity or fewer segments help"
+        "{place}: throttled; it is tried again while time allows, more capacity or fewer segments \
+         help"
     )]
     Throttled {
         /// Which source.
         place: String,
         /// The answer that said so.
+        #[source]
+        source: Option<Cause>,
+    },
+    /// No connection could be made: no request was sent.
+    #[error(
+        "{place}: no connection; check that the endpoint is right, and that a server answers there"
+    )]
+    NotConnected {
+        /// Which source.
+        place: String,
+        /// What failed.
         #[source]
         source: Option<Cause>,
     },
@@ -35,7 +47,7 @@ pub enum SourceError {
         #[source]
         source: Option<Cause>,
     },
-    /// The cursor does not continue anything here.
+    /// The cursor does not continue a segment of this source.
     #[error("{place}: cannot continue at cursor `{cursor}`: {reason}")]
     Cursor {
         /// Which source.
@@ -52,7 +64,7 @@ impl SourceError {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Throttled { .. } => Fault::Contention,
-            Self::Unavailable { .. } => Fault::Transient,
+            Self::NotConnected { .. } | Self::Unavailable { .. } => Fault::Transient,
             Self::Setup { .. } | Self::Cursor { .. } => Fault::Setup,
         }
     }

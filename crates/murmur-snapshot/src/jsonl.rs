@@ -20,37 +20,35 @@ use self::line::{Format, KeyPart, MAX_LINE};
 use crate::error::SourceError;
 use crate::source::{BadRow, Cursor, Description, Page, Source};
 
-/// Lines per page unless told otherwise.
+/// The default of `page_size`.
 const PAGE_SIZE: usize = 1000;
 
-/// Big enough that a file's read-ahead, not the hop to the blocking thread, is what costs.
+/// Large enough that reading the file costs more than the switch to the blocking thread.
 const FILE_BUFFER: usize = 128 * 1024;
 
-/// A source that reads JSON Lines: one JSON object per line, from a file or anything else that
-/// reads.
+/// A source that reads JSON Lines: one JSON object per line, from a file or any other reader.
 ///
-/// Plain objects by default: strings, numbers, booleans, null, lists and objects become the
-/// attribute values of the same kind, numbers digit for digit as written. With
+/// By default the lines are plain objects. Strings, numbers, booleans, null, lists and objects become
+/// attribute values of the same kind; numbers keep every digit. With
 /// [`dynamodb_json`](JsonLinesBuilder::dynamodb_json) the lines are those of a table export.
 ///
-/// What is compressed by gzip is read as what it holds, of however many members: it is told by its
-/// first byte, whatever its name. Other forms are recognised and refused by name, before any row is
-/// read: an incremental export, one JSON array, Ion, UTF-16, a byte order mark, gzip within gzip.
+/// Gzip is recognised by its first byte, whatever the file's name, and decompressed, with any number
+/// of members. Other formats are recognised and refused by name before any row is read: an
+/// incremental export, one JSON array, Ion, UTF-16, a byte order mark, gzip within gzip.
 ///
-/// It has one segment and no stream. A line that is no such object, lacks a key attribute, is
-/// longer than 16 MiB or nested deeper than 128 levels is a bad row called `line N`; blank lines
-/// are none at all. A cursor is the number of lines read; continuing reads the lines before it
-/// again without looking into them.
+/// The source has one segment and no stream. A line is a bad row called `line N` if it is not such an
+/// object, lacks a key attribute, is longer than 16 MiB, or is nested deeper than 128 levels. Blank
+/// lines are ignored. A cursor is the number of lines read; continuing skips the lines before it
+/// without parsing them.
 ///
-/// A file tells of the past, so for a [ledger](murmur_core::Stored::ledger), which meets it with a
-/// stream, it is refused: scan the table itself.
+/// A file shows a past state of the table, so pipelines that keep a
+/// [ledger](murmur_core::Stored::ledger) refuse it: scan the table instead.
 ///
-/// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key), so
-/// that they are those of the same item in a scan or a stream of the table, provided that number
-/// keys are written as DynamoDB writes them (`1`, not `1.0`). Two lines of one key are one
-/// event.
+/// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key). They equal
+/// the ids of the same item in a scan or a stream of the table if number keys are written as DynamoDB
+/// writes them (`1`, not `1.0`). Two lines of one key are one event.
 ///
-/// Each page is kept until the next is asked for, which costs one copy of it.
+/// The last page is kept in memory until the next is requested, which costs one copy.
 pub struct JsonLines {
     name: String,
     place: String,
@@ -61,8 +59,8 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Reads the file at `path`, called by its file name. It is opened by the first page, and
-    /// needs a tokio runtime.
+    /// Reads the file at `path`; the source is called by its file name. The first page opens the
+    /// file, and needs a tokio runtime.
     pub fn path(path: impl Into<PathBuf>) -> JsonLinesBuilder {
         let path = path.into();
         let name = match path.file_name() {
@@ -73,8 +71,8 @@ impl JsonLines {
         JsonLinesBuilder::new(name, Some(place), Input::Path(path))
     }
 
-    /// Reads `reader`, once: a decompressor, the body of an answer, bytes in memory. `name` is
-    /// the source's name. Going back further than the page under way is an error.
+    /// Reads `reader` once: a decompressor, a response body, bytes in memory. `name` is the source's
+    /// name. A cursor before the current page is an error.
     pub fn reader(
         name: impl Into<String>,
         reader: impl AsyncBufRead + Send + Unpin + 'static,
@@ -107,9 +105,9 @@ impl JsonLinesBuilder {
     }
 
     /// The names of the attributes that make up the primary key: strings, numbers or binary.
-    /// Required: without a key there is no telling whether a row was counted before. Their types are
-    /// those of the lines; plain JSON has no binary, so where the table's key is binary use
-    /// [`typed_key`](Self::typed_key): else its text is another item than the one of the stream.
+    /// Required: the key tells whether a row was counted before. The types are those of the lines.
+    /// Plain JSON has no binary type, so for a table with a binary key use
+    /// [`typed_key`](Self::typed_key); otherwise a row is a different item than in the stream.
     pub fn key<A: Into<String>>(mut self, attributes: impl IntoIterator<Item = A>) -> Self {
         let untyped = |name: A| KeyPart {
             name: name.into(),
@@ -119,8 +117,8 @@ impl JsonLinesBuilder {
         self
     }
 
-    /// As [`key`](Self::key), with the types that the attributes have in the table. In plain JSON a
-    /// binary one is written in base64. A line whose key is of another type is a bad row.
+    /// As [`key`](Self::key), with the attribute types of the table. In plain JSON a binary key is
+    /// written in base64. A line with a key of another type is a bad row.
     pub fn typed_key<A: Into<String>>(
         mut self,
         attributes: impl IntoIterator<Item = (A, KeyType)>,
@@ -133,22 +131,22 @@ impl JsonLinesBuilder {
         self
     }
 
-    /// The lines are DynamoDB JSON (`{"id":{"S":"7"}}`), each bare or in `{"Item":…}` as table
-    /// exports write them. Default: plain JSON.
+    /// Reads DynamoDB JSON (`{"id":{"S":"7"}}`), each line bare or in `{"Item":…}` as table exports
+    /// write them. Default: plain JSON.
     pub fn dynamodb_json(mut self) -> Self {
         self.format = Format::DynamoDb;
         self
     }
 
-    /// Lines per page, at least 1; a page is one batch of writes, and in memory twice.
+    /// Lines per page, at least 1. A page is one batch of writes, and is held in memory twice.
     /// Default 1000.
     pub fn page_size(mut self, lines: usize) -> Self {
         self.page_size = lines;
         self
     }
 
-    /// The source's name, which must stay the same between runs. Default: the file's name, or
-    /// the name given with the reader.
+    /// The source's name. It must stay the same between runs. Default: the file's name, or the name
+    /// given with the reader.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
@@ -163,7 +161,7 @@ impl JsonLinesBuilder {
         if self.name.is_empty() {
             return Err(OptionError::new(
                 "name",
-                "is empty; the run's record goes by it",
+                "is empty; the run's record is found by it",
             ));
         }
         if self.key.is_empty() || self.key.iter().any(|part| part.name.is_empty()) {
@@ -200,22 +198,22 @@ enum Input {
     Once(Option<Reader>),
 }
 
-/// Where the reading stands. Everything that an interrupted call has read is in here.
+/// The state of the reading. It holds everything that an interrupted call has read.
 struct Reading {
     input: Input,
     reader: Option<Inflating>,
-    /// Whether the first line was looked at.
+    /// Whether the first line was checked.
     is_known: bool,
-    /// The line under way.
+    /// The line that is being read.
     line: Vec<u8>,
-    /// How many lines were read to their end.
+    /// How many lines were read completely.
     lines: u64,
     page: PageSoFar,
 }
 
-/// The page under way, or the last one given.
+/// The page that is being read, or the last one returned.
 struct PageSoFar {
-    /// How many lines are before it.
+    /// How many lines are before the page.
     from: u64,
     rows: Vec<Row>,
     bad: Vec<BadRow>,
@@ -240,7 +238,7 @@ impl PageSoFar {
 }
 
 impl Reading {
-    /// Makes the page after the first `from` lines, of at most `most`, the one under way.
+    /// Turns to the page after the first `from` lines, of at most `most` lines.
     fn aim(&mut self, from: u64, most: usize) {
         let room = self.page.len() < most || (self.page.complete && self.page.len() == most);
         if self.page.from == from && room {
@@ -260,8 +258,8 @@ impl Reading {
         self.page = PageSoFar::at(self.page.from);
     }
 
-    /// Reads on to the end of a line, which is then in `line`, without its end; `false` at the
-    /// end of all. Cancel safe: a line half read is read on.
+    /// Reads the next line into `line`, without its line end; `false` at the end of the input. Cancel
+    /// safe: the next call completes a line that was half read.
     async fn next_line(&mut self) -> io::Result<bool> {
         let reader = match &mut self.reader {
             Some(reader) => reader,
@@ -273,7 +271,7 @@ impl Reading {
                 Input::Once(reader) => reader.take().ok_or_else(|| {
                     io::Error::new(
                         io::ErrorKind::Unsupported,
-                        "a reader can be read once only; give a new one",
+                        "a reader can be read only once; give a new one",
                     )
                 })?,
             })),
@@ -287,7 +285,7 @@ impl Reading {
             }
             let end = buffer.iter().position(|byte| *byte == b'\n');
             let text = &buffer[..end.unwrap_or(buffer.len())];
-            // One byte over the limit is enough to know.
+            // One byte over the limit is enough to reject the line.
             let room = (MAX_LINE + 1).saturating_sub(self.line.len());
             self.line.extend_from_slice(&text[..text.len().min(room)]);
             let taken = end.map_or(buffer.len(), |end| end + 1);
@@ -301,14 +299,14 @@ impl Reading {
 }
 
 impl JsonLines {
-    /// Fills the page under way.
+    /// Fills the current page.
     async fn fill(&self, reading: &mut Reading, most: usize) -> Result<(), SourceError> {
         let from = reading.page.from;
         while !reading.page.complete {
             let more = match reading.next_line().await {
                 Ok(more) => more,
                 Err(error) => {
-                    // What comes after a failure is not to be trusted.
+                    // After a failure the position in the input is not known.
                     reading.rewind();
                     return Err(self.failed(error));
                 }
@@ -335,7 +333,7 @@ impl JsonLines {
                     place: self.place.clone(),
                     cursor: from.to_string(),
                     reason: format!(
-                        "there are {} lines only; is it the same file?",
+                        "there are only {} lines; is it the same file?",
                         reading.lines
                     ),
                 });
@@ -358,9 +356,9 @@ impl JsonLines {
         let advice = match error.kind() {
             io::ErrorKind::NotFound => "there is no such file; check the path",
             io::ErrorKind::PermissionDenied => "it may not be read; check the file's permissions",
-            io::ErrorKind::IsADirectory => "it is a directory; name one file of it",
+            io::ErrorKind::IsADirectory => "it is a directory; name one file in it",
             io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
-                "its content is damaged or cut off; get it anew"
+                "its content is damaged or cut off; get the file again"
             }
             io::ErrorKind::Unsupported => "it cannot be read again from the beginning",
             _ => {

@@ -11,12 +11,12 @@ use crate::source::{BadRow, Source};
 ///
 /// # Contract
 ///
-/// [`look_up`](Lookup::look_up) reads consistently: it sees every write that was answered before it
-/// was called. It answers for the item itself, whatever the source leaves out of its pages.
+/// [`look_up`](Lookup::look_up) reads consistently: it sees every write that was answered before the
+/// call. It finds the item even if the source leaves it out of its pages.
 ///
 /// # Errors
 ///
-/// [`SourceError`], which says whether trying again can help.
+/// [`SourceError`] says whether trying again can help.
 ///
 /// # Cancel safety
 ///
@@ -24,30 +24,30 @@ use crate::source::{BadRow, Source};
 ///
 /// # Wrappers
 ///
-/// `Arc<S>` is one too.
+/// `Arc<S>` is a `Lookup` too.
 pub trait Lookup: Source {
-    /// Whether the pages hold every item, so that an item that no page has is gone.
+    /// Checks that the pages hold every item, so that an item in no page is gone.
     ///
     /// # Errors
     ///
-    /// [`SourceError::Setup`] naming what leaves some of them out.
+    /// [`SourceError::Setup`] names what leaves some items out.
     fn holds_every_item(&self) -> Result<(), SourceError>;
 
-    /// The item as it is now.
+    /// Reads the item as it is now.
     fn look_up(&self, item: &ItemId) -> impl Future<Output = Result<Look, SourceError>> + Send;
 }
 
-/// What looking an item up gave.
+/// The result of looking an item up.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Look {
     /// The item.
     pub found: LookedUp,
-    /// What it cost in read units, where the source knows.
+    /// The cost in read units, if the source knows it.
     pub read_units: Option<f64>,
 }
 
 impl From<LookedUp> for Look {
-    /// What was found, at a cost that is not known.
+    /// A result whose cost is not known.
     fn from(found: LookedUp) -> Self {
         Self {
             found,
@@ -61,7 +61,7 @@ impl From<LookedUp> for Look {
 pub enum LookedUp {
     /// It is there.
     Row(Row),
-    /// It is there, and cannot be made a row.
+    /// It is there, but cannot be read as a row.
     Bad(BadRow),
     /// It is not there.
     Gone,

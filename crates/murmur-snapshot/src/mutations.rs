@@ -21,7 +21,7 @@ impl Mutations {
         }
     }
 
-    /// Up to 60 bytes that mean nothing.
+    /// Up to 60 random bytes.
     pub(crate) fn bytes(&self) -> Vec<u8> {
         (0..self.below(60)).map(|_| self.byte()).collect()
     }

@@ -9,22 +9,22 @@ use crate::source::BadRow;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RejectedRow {
-    /// The row's event id, or where it stands.
+    /// The row's event id, or its place in the source, such as `line 17`.
     pub id: String,
-    /// The pipeline that rejected it; `None` if it cannot be read at all.
+    /// The pipeline that rejected it; `None` if the row cannot be read at all.
     pub pipeline: Option<PipelineName>,
     /// Why, with all causes.
     pub reason: String,
 }
 
-/// The row as people write its key, where it is named by one, and why: `order_id = "o1": …`.
+/// The row's key as people write it, and the reason: `order_id = "o1": …`.
 impl fmt::Display for RejectedRow {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", shown_row(&self.id), self.reason)
     }
 }
 
-/// A row's event as people write it.
+/// The name of a row for people: its key, if the event id is made of one.
 pub(crate) fn shown_row(event: &str) -> String {
     ItemId::of_scan_event(event).map_or_else(|| event.to_owned(), |item| item.to_string())
 }

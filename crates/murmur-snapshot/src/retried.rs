@@ -6,9 +6,9 @@ use murmur_state::{Causes, Deadline, Recorder, Retry};
 
 use crate::error::SourceError;
 
-/// Asks a source until it answers, fails for good, or attempts or time are used up.
+/// Calls a source until it answers, fails permanently, or runs out of attempts or time.
 ///
-/// Boxed, because a source's futures nest deeply already and the compiler gives up on deeper ones.
+/// Boxed, because a source's futures nest deeply, and the compiler refuses deeper ones.
 pub(crate) fn retried<'a, A, Op, Fut>(
     retry: &'a Retry,
     recorder: &'a dyn Recorder,
@@ -22,7 +22,7 @@ where
     Fut: Future<Output = Result<A, SourceError>> + Send + 'a,
 {
     let on_retry = move |error: &SourceError| {
-        tracing::debug!(source = source_name, error = %Causes(error), "the source failed");
+        tracing::debug!(source = source_name, error = %Causes(error), "a request to the source failed");
         let name = format!("{source_name}:retry");
         recorder.count(&name, 1);
         recorder.error(&name, error);

@@ -11,41 +11,41 @@ use serde::{Deserialize, Serialize};
 /// The version of the record this release writes.
 const VERSION: u32 = 2;
 
-/// What is kept of a bootstrap run, for each of its pipelines, from before its first page on:
-/// what it reads and feeds, the handoff token, and whether the run is finished.
+/// The record of a bootstrap run, saved for each of its pipelines before the first page: what the
+/// run reads and feeds, the handoff token, and whether the run is finished.
 ///
-/// It is a checkpoint in the pipeline's marker table (or where
-/// [`Bootstrap::checkpoints`](crate::BootstrapBuilder::checkpoints) says) and does not expire.
+/// It is a checkpoint in the pipeline's marker table, or in the place that
+/// [`checkpoints`](crate::BootstrapBuilder::checkpoints) names. It does not expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunRecord {
     /// The run's id: the same in every attempt at it, and for all its workers.
     pub run: String,
-    /// The pipelines that it feeds: by name, their
-    /// [fingerprints](murmur_core::Pipeline::fingerprint).
+    /// The pipelines that it feeds: name → [fingerprint](murmur_core::Pipeline::fingerprint).
     pub pipelines: BTreeMap<String, String>,
     /// The [settings](crate::Description::settings) of its source.
     pub settings: String,
     /// How many segments its source has.
     pub segments: u32,
-    /// When it began: taken before the token was captured.
+    /// When the run began, before the token was captured.
     pub captured_at: Timestamp,
-    /// Where live begins; `None` if the source has no stream.
+    /// Where the stream consumer has to begin; `None` if the source has no stream.
     pub token: Option<HandoffToken>,
-    /// When it was finished, if it is.
+    /// When the run was finished; `None` if it is not.
     pub finished_at: Option<Timestamp>,
 }
 
-/// What is kept of a run cannot be read.
+/// Why the record of a run, or a checkpoint, cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunRecordError {
     /// It could not be loaded.
     #[error("it could not be loaded")]
     Store(#[source] StoreError),
-    /// It is not what was saved there, or not all of it.
+    /// The checkpoint was changed, or is incomplete.
     #[error(
-        "the checkpoint `{name}` is not what is kept of a run, or not all of it; restore it, or remove it together with the pipeline's state"
+        "the checkpoint `{name}` is not a run's checkpoint, or not all of it; restore it, or remove \
+         it together with the pipeline's state"
     )]
     Unreadable {
         /// The checkpoint's name.
@@ -54,9 +54,10 @@ pub enum RunRecordError {
         #[source]
         source: serde_json::Error,
     },
-    /// It is of a version not known here.
+    /// This release does not know the checkpoint's version.
     #[error(
-        "the checkpoint `{name}` is of version {version}, and this release reads {reads}; use the release that wrote it, or the later one of the two"
+        "the checkpoint `{name}` is of version {version}, and this release reads {reads}; use the \
+         release that wrote it, or the later one of the two"
     )]
     Unknown {
         /// The checkpoint's name.
@@ -84,10 +85,10 @@ impl RunRecordError {
     }
 }
 
-/// The record as it is kept.
+/// The record as it is saved.
 ///
-/// Every field has to be there, and no other: a record that lost its token would else be one of a
-/// table without a stream.
+/// Every field is required, and no other is allowed: a record that lost its token must not pass for
+/// one of a table without a stream.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
@@ -104,13 +105,13 @@ struct Kept {
 }
 
 impl RunRecord {
-    /// The record of the run of `pipeline` over the source called `source`, as kept in `place`;
-    /// `None` if there never was one. This is where live gets its token when the bootstrap ran
-    /// in another process.
+    /// Loads the record of the run of `pipeline` over the source called `source` from `place`; `None`
+    /// if there never was one. A stream consumer gets its token here if the bootstrap ran in another
+    /// process.
     ///
     /// # Errors
     ///
-    /// [`RunRecordError`] if it cannot be loaded or is not one.
+    /// [`RunRecordError`] if the record cannot be loaded or read.
     ///
     /// # Cancel safety
     ///
@@ -125,15 +126,15 @@ impl RunRecord {
         found.map(|found| Self::decode(&name, &found)).transpose()
     }
 
-    /// Where the record of the run of `pipeline` is kept: in the place that was `chosen`, or in the
-    /// pipeline's own marker table.
+    /// Where the record of the run of `pipeline` is kept: in the `chosen` place, or in the pipeline's
+    /// own marker table.
     pub(crate) fn place<'p, T>(
         chosen: Option<&'p Arc<dyn Checkpoints>>,
         pipeline: &'p Pipeline<T>,
     ) -> Result<&'p Arc<dyn Checkpoints>, OptionError> {
         chosen.or(pipeline.checkpoints()).ok_or_else(|| {
             let reason = format!(
-                "pipeline `{}` has no marker table to keep the run's record in; say where it is kept",
+                "pipeline `{}` has no marker table for the run's record; give another place for it",
                 pipeline.name()
             );
             OptionError::new("checkpoints", reason)
@@ -191,7 +192,7 @@ impl RunRecord {
     }
 }
 
-/// Sees that `data` is of the version that this release `reads`.
+/// Checks that `data` is of the version that this release `reads`.
 pub(crate) fn decode_version(name: &str, data: &str, reads: u32) -> Result<(), RunRecordError> {
     #[derive(Deserialize)]
     struct Head {

@@ -5,23 +5,24 @@ use std::io::{IsTerminal, Write, stderr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressStyle};
-use murmur_state::Outage;
+use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
+use murmur_state::{Grouped, Outage};
 use serde_json::{Value, json};
 
 use crate::bootstrap::{Counts, Ended, Progress, Report};
 
-/// How often a line tells of pages unless told otherwise.
+/// The default of `interval`.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// The length of a bar: its position is the share done.
+/// The length of a bar; its position is the share done.
 const LENGTH: u64 = 1000;
 
-/// Shows people how a bootstrap, a [reconcile](ShowProgress::show_reconcile) or an
-/// [audit](ShowProgress::show_audit) goes: a bar on a terminal, elsewhere lines of JSON.
+/// Shows the progress of a bootstrap, a [reconcile](ShowProgress::show_reconcile) or an
+/// [audit](ShowProgress::show_audit): a bar on a terminal, and lines of JSON elsewhere.
 ///
-/// Both tell rows, rows a second, read units, the share done and the time left; the latter two are
-/// estimates, since a table's number of rows is one (DynamoDB renews it every six hours or so).
+/// Both show rows, rows a second, read units, the share done and the time left. The last two are
+/// estimates, because a table's number of rows is an estimate, which DynamoDB updates about every six
+/// hours.
 ///
 /// ```
 /// # use murmur_core::{Pipeline, Processor, Sum};
@@ -46,15 +47,15 @@ const LENGTH: u64 = 1000;
 ///
 /// # Lines
 ///
-/// One object a line, with `event` and `run`, and by event:
+/// Each line is an object with `event` and `run`, and further fields by event:
 ///
-/// | `event` | when | beside that |
+/// | `event` | when | further fields |
 /// |---|---|---|
 /// | `started` | before the first page | `goes_on`, `segments`, `segments_done`, `rows_before` |
-/// | `progress` | after a page, at most every [`interval`](ShowProgress::interval) | `rows`, `rows_per_second`, `read_units`, `share_done`, `seconds_left` (null if nobody knows), `seconds` |
+/// | `progress` | after a page, at most every [`interval`](ShowProgress::interval) | `rows`, `rows_per_second`, `read_units`, `share_done`, `seconds_left` (null if not known), `seconds` |
 /// | `late` | when the stream may be too short | `advice`, `seconds_since_capture`, `seconds_left` |
-/// | `outage` | while what fails in passing is tried again | `message`, `error`, `seconds` without success |
-/// | `outage_over` | when it succeeds again | `message` |
+/// | `outage` | while requests fail and are retried | `message`, `error`, `seconds` without success |
+/// | `outage_over` | when they succeed again | `message` |
 /// | `finished`, `finished_before`, `part_finished`, `stopped` | at the end | every count of the report |
 pub struct ShowProgress {
     to: To,
@@ -71,14 +72,14 @@ enum To {
 struct State {
     run: String,
     rows_before: u64,
-    /// When a page was last told of.
+    /// When progress was last written.
     told: Option<Duration>,
-    /// The step of a reconcile or an audit that was told of.
+    /// The step of a reconcile or an audit that was last written.
     step: String,
 }
 
 impl ShowProgress {
-    /// Shows it on standard error: as a bar if that is a terminal, else as lines.
+    /// Shows progress on standard error: as a bar if it is a terminal, otherwise as lines.
     pub fn on_stderr() -> Self {
         match stderr().is_terminal() {
             true => Self::to(To::Bar(bar(ProgressBar::new(LENGTH)))),
@@ -86,7 +87,7 @@ impl ShowProgress {
         }
     }
 
-    /// Writes lines. What cannot be written is not shown, and harms nothing else.
+    /// Writes lines to `out`. Errors of writing are ignored.
     pub fn lines(out: impl Write + Send + 'static) -> Self {
         Self::to(To::Lines(Mutex::new(Box::new(out))))
     }
@@ -99,15 +100,16 @@ impl ShowProgress {
         }
     }
 
-    /// How often a line tells of pages, at most. A bar is redrawn as it pleases. Default 10 s.
+    /// The least time between two lines about pages. Does not apply to a bar. Default 10 s.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Shows an outage that a reconcile or an audit
-    /// [meets](murmur_core::ProcessorBuilder::on_outage). A bootstrap tells it with the rest.
+    /// Shows an outage of a reconcile or an audit, for
+    /// [`on_outage`](murmur_core::ProcessorBuilder::on_outage). A bootstrap reports outages as
+    /// progress.
     pub fn show_outage(&self, outage: &Outage<'_>) {
         match &self.to {
             To::Bar(bar) => bar.println(outage.to_string()),
@@ -115,7 +117,8 @@ impl ShowProgress {
         }
     }
 
-    /// Shows what a bootstrap [tells](crate::BootstrapBuilder::on_progress).
+    /// Shows the progress of a bootstrap, for
+    /// [`on_progress`](crate::BootstrapBuilder::on_progress).
     pub fn show(&self, progress: &Progress<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Progress::Started { run, earlier, .. } = progress {
@@ -131,7 +134,7 @@ impl ShowProgress {
                 let Some(mut line) = line(&mut state, self.interval, progress) else {
                     return;
                 };
-                // Of a run that was finished before nothing else was told.
+                // A run that was finished before reports nothing but its end.
                 line["run"] = match progress {
                     Progress::Finished { report } => json!(report.run),
                     _ => json!(state.run),
@@ -144,7 +147,7 @@ impl ShowProgress {
 
 fn write_line(out: &Mutex<Box<dyn Write + Send>>, line: &Value) {
     let mut out = out.lock().unwrap_or_else(PoisonError::into_inner);
-    // Nobody may be there to read it any more.
+    // The reader may be gone.
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
@@ -158,10 +161,10 @@ fn on_bar(bar: &ProgressBar, state: &State, progress: &Progress<'_>) {
         Progress::Started { rerun, .. } => {
             let run = &state.run;
             bar.println(match rerun {
-                false => format!("run {run} begun"),
+                false => format!("run `{run}` begins"),
                 true => format!(
-                    "run {run} goes on: {} rows were done before",
-                    HumanCount(state.rows_before)
+                    "run `{run}` goes on: {} rows are done already",
+                    Grouped(state.rows_before)
                 ),
             });
         }
@@ -177,16 +180,17 @@ fn on_bar(bar: &ProgressBar, state: &State, progress: &Progress<'_>) {
                 Some(left) => format!("about {} left", HumanDuration(*left)),
                 None => "time left not known yet".to_owned(),
             };
+            // Floats saturate when they are cast.
             bar.set_message(format!(
-                "about {:.0} %, {} rows, {:.0}/s, {:.0} read units, {left}",
+                "about {:.0} %, {} rows, {}/s, {} read units, {left}",
                 share_done * 100.0,
-                HumanCount(total.rows),
-                rate(state, total, *elapsed),
-                total.read_units,
+                Grouped(total.rows),
+                Grouped(rate(state, total, *elapsed).round() as u64),
+                Grouped(total.read_units.round() as u64),
             ));
         }
         Progress::Late { advice, .. } => bar.println(format!(
-            "it may take longer than the stream keeps what comes after it: {advice}"
+            "the run may take longer than the stream keeps changes: {advice}"
         )),
         Progress::Outage { outage } => bar.println(outage.to_string()),
         Progress::SegmentDone { .. } => {}
@@ -203,7 +207,7 @@ fn rate(state: &State, total: &Counts, elapsed: Duration) -> f64 {
     }
 }
 
-/// The line that tells of it, if one does.
+/// The line for this progress, if there is one.
 fn line(state: &mut State, interval: Duration, progress: &Progress<'_>) -> Option<Value> {
     Some(match progress {
         Progress::Started {

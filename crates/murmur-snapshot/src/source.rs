@@ -11,68 +11,67 @@ use crate::error::SourceError;
 
 /// A table or file that can be read from beginning to end, page by page.
 ///
-/// Rows come undecoded: the pipeline's own decoder reads them, the same that reads the images of
-/// live changes. All six methods are required; `fn … -> impl Future` is implemented by
-/// `async fn`. The module `conformance` (feature of the same name) puts a source to the
-/// proof.
+/// Rows come undecoded. The pipeline's own decoder reads them, as it reads the images of stream
+/// records. All six methods are required; implement `fn … -> impl Future` by `async fn`. The module
+/// `conformance` (feature of the same name) tests a source.
 ///
 /// # Contract
 ///
-/// The pages of one segment form a chain: `page(s, None)` is its first, `page(s, Some(next))`
-/// the one after, and a page without `next` its last. An empty page can still have a `next`.
-/// A `next` is never the cursor that led to it.
+/// The pages of one segment form a chain: `page(s, None)` is the first page, `page(s, Some(next))`
+/// the page after it, and a page without `next` the last. An empty page can have a `next`. A page
+/// never returns the cursor that it was read from.
 ///
-/// The segments are disjoint, and together they hold every row that was there during the whole
-/// scan. A row that comes or goes meanwhile may or may not be seen.
+/// The segments are disjoint. Together they hold every row that existed during the whole scan. A row
+/// that appears or disappears during the scan may or may not be seen.
 ///
-/// A cursor continues its chain in another process too, on a source of the same settings, and
-/// gives exactly what is left of the segment.
+/// A cursor also continues its chain in another process, on a source of the same settings, and
+/// returns exactly the rest of the segment.
 ///
 /// # Identity
 ///
-/// A row's event id and item id are made of its primary key and of nothing else, so that they
-/// are the same in every run. [`murmur_core::item_id`] and
-/// [`ItemId::scan_event`](murmur_state::ItemId::scan_event) make them; another event id is right
-/// as long as it is stable and unique in the source. A position, a page or a time is neither.
+/// A row's event id and item id are made of its primary key and of nothing else, so that they are
+/// the same in every run. [`murmur_core::item_id`] and
+/// [`ItemId::scan_event`](murmur_state::ItemId::scan_event) make them. Another event id works if it
+/// is stable and unique in the source; a position, a page or a time is not.
 ///
 /// # Bad rows
 ///
-/// What cannot be made a row goes into [`Page::bad`], and the page goes on. Only what stops the
-/// reading itself is an error.
+/// An entry that cannot be read as a row goes into [`Page::bad`], and the page goes on. Only a
+/// failure of the reading itself is an error.
 ///
 /// # Errors
 ///
-/// [`SourceError`], which says whether trying again can help. A failed `page` can be asked for
-/// again.
+/// [`SourceError`] says whether trying again can help. A failed `page` can be called again.
 ///
 /// # Cancel safety
 ///
-/// Every method is cancel safe: a page that was dropped, finished or not, is given again when it
-/// is asked for again.
+/// Every method is cancel safe: after a call of `page` was dropped, finished or not, the same call
+/// returns the page again.
 ///
 /// # Wrappers
 ///
 /// `Arc<S>` is a source too.
 pub trait Source: Send + Sync + 'static {
-    /// The source's name: part of the name of a run's record, so it stays the same between runs.
+    /// The source's name. It is part of the name of a run's record, so it must stay the same between
+    /// runs.
     fn name(&self) -> &str;
 
-    /// How many segments there are, at least 1; they are called `0..segments()`.
+    /// The number of segments, at least 1. They are numbered `0..segments()`.
     fn segments(&self) -> u32;
 
-    /// What is to be read. Called in every attempt at a run, before anything is read or written,
-    /// so what the source can find to be wrong by itself (a table that is being deleted, a filter
-    /// that cannot work) is an error here.
+    /// Describes what is to be read. Called in every attempt at a run, before anything is read or
+    /// written. Problems that the source can find by itself (a table that is being deleted, a filter
+    /// that cannot work) are errors here.
     fn describe(&self) -> impl Future<Output = Result<Description, SourceError>> + Send;
 
-    /// Where live has to begin so that nothing is missed between the scan and the stream. Called
-    /// once in a run's life, before its first page; `None` where there is no stream.
+    /// Captures where the stream consumer has to begin so that no change is missed between scan and
+    /// stream. Called once in a run's life, before its first page. `None` if there is no stream.
     fn capture_handoff(
         &self,
     ) -> impl Future<Output = Result<Option<HandoffToken>, SourceError>> + Send;
 
-    /// The page of `segment` after `after`; its first page for `None`. It looks at no more than
-    /// `limit` rows, where the source can tell, and at no more than is its own habit.
+    /// Reads the page of `segment` after `after`, or its first page for `None`. It examines at most
+    /// `limit` rows, if the source can limit that, and at most the source's own page size.
     fn page(
         &self,
         segment: u32,
@@ -80,42 +79,42 @@ pub trait Source: Send + Sync + 'static {
         limit: Option<NonZeroU32>,
     ) -> impl Future<Output = Result<Page, SourceError>> + Send;
 
-    /// Gives back what the source holds open. No page is asked for afterwards.
+    /// Closes what the source holds open. `page` is not called afterwards.
     fn close(&self) -> impl Future<Output = Result<(), SourceError>> + Send;
 }
 
 /// What a [`Source`] reads, as it stands now.
 ///
-/// Made by [`new`](Description::new); what a source knows beyond that it sets.
+/// Made by [`new`](Description::new); set the fields that the source knows.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Description {
-    /// What the cursors and the set of rows depend on, in words: the table, the number of
-    /// segments, the filter. The same text in every process that reads the same; a run is not
-    /// continued under another one.
+    /// In words, what the cursors and the set of rows depend on: the table, the number of segments,
+    /// the filter. Two processes that read the same rows give the same text. A run does not go on
+    /// under another text.
     pub settings: String,
-    /// About how many rows there are: an estimate. Default: not known.
+    /// An estimate of the number of rows. Default: not known.
     pub rows: Option<u64>,
-    /// How many read units a second the table was given; `None` where it is billed by request, or
-    /// nobody knows. Default: `None`.
+    /// The table's provisioned read units a second; `None` if it is billed by request, or if that is
+    /// not known. Default: `None`.
     pub provisioned_read_units: Option<f64>,
-    /// Whether a page shows everything that was written before it was asked for. A ledger needs
-    /// that. Default: no.
+    /// Whether a page shows everything that was written before the call. A ledger needs that.
+    /// Default: no.
     pub consistent: bool,
-    /// The attributes outside the primary key by which the source leaves rows out. A ledger
-    /// allows none: an item that changes in one of them would have to be counted and forgotten by
-    /// whether it was scanned before or after. Default: none.
+    /// The attributes outside the primary key by which the source leaves rows out. A ledger allows
+    /// none: after a change of such an attribute it would depend on the time of the scan whether the
+    /// item counts. Default: none.
     pub leaves_out_by: Vec<String>,
     /// The ARN of the table that is read; `None` if the source reads something else, or does not
-    /// know. A reconcile refuses state that was filled from another one. Default: `None`.
+    /// know the ARN. A reconcile refuses state that was filled from another table. Default: `None`.
     pub table_arn: Option<String>,
-    /// The stream that live will read; `None` if there is none, or the source does not know.
-    /// Default: `None`.
+    /// The stream that the stream consumer will read; `None` if there is none, or the source does not
+    /// know it. Default: `None`.
     pub stream: Option<StreamView>,
 }
 
 impl Description {
-    /// A source of these [`settings`](Description::settings), of which nothing else is known.
+    /// Describes a source by its [`settings`](Description::settings) alone.
     pub fn new(settings: impl Into<String>) -> Self {
         Self {
             settings: settings.into(),
@@ -129,31 +128,31 @@ impl Description {
 pub struct StreamView {
     /// The stream's ARN.
     pub arn: String,
-    /// Whether they carry the item as it is after the change.
+    /// Whether records carry the item as it is after the change.
     pub new_images: bool,
-    /// Whether they carry the item as it was before the change.
+    /// Whether records carry the item as it was before the change.
     pub old_images: bool,
 }
 
-/// What one request to a source brought.
+/// The result of one request to a source.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
     /// The rows.
     pub rows: Vec<Row>,
-    /// What stood where a row should, and cannot be made one.
+    /// The entries that cannot be read as rows.
     pub bad: Vec<BadRow>,
-    /// Where the next page begins; `None` if the segment ends here.
+    /// Where the next page begins; `None` at the end of the segment.
     pub next: Option<Cursor>,
-    /// How many rows the source looked at, filtered ones included.
+    /// How many rows the source examined, filtered rows included.
     pub examined: u64,
-    /// What the page cost in read units, where the source says.
+    /// The cost of the page in read units, if the source knows it.
     pub read_units: Option<f64>,
 }
 
-/// Something that stood where a row should, and cannot be made one.
+/// An entry that cannot be read as a row.
 #[derive(Debug, Clone)]
 pub struct BadRow {
-    /// Where it stands, such as `line 17`; the same in every run.
+    /// Its place, such as `line 17`; the same in every run.
     pub id: String,
     /// As much of it as could be read; may be empty.
     pub item: Item,
@@ -167,13 +166,13 @@ impl PartialEq for BadRow {
     }
 }
 
-/// A place in a segment, as its source wrote it: opaque to everybody else, made to be kept.
+/// A place in a segment, as its source wrote it. Opaque to all other code, and can be stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Cursor(String);
 
 impl Cursor {
-    /// The cursor whose text is `text`; only a source makes sense of it.
+    /// The cursor of this text. Only its source can interpret it.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

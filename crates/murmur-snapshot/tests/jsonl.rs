@@ -400,7 +400,7 @@ async fn a_file_in_another_form_is_named_and_nothing_is_counted() {
             source.build().unwrap(),
         );
         let error = run.accept_all_rejected().run().await.unwrap_err();
-        let BootstrapError::Source { source, .. } = &error else {
+        let BootstrapError::Source(source) = &error else {
             panic!("{wanted}: {error}");
         };
         assert!(source.to_string().contains(wanted), "{wanted}: {source}");

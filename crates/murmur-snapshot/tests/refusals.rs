@@ -338,7 +338,7 @@ async fn a_run_that_will_come_too_late_says_so_unless_live_is_running() {
         (
             false,
             ledger as fn(&str, &MemoryStore<Sum>, &MemoryDeduper) -> _,
-            Some("start live"),
+            Some("start the stream consumer"),
         ),
         (false, exactly_once, Some("budget")),
         (true, ledger, None),

@@ -1,47 +1,53 @@
-//! What the commands share: arguments, progress, exit statuses.
+//! What the commands share: arguments, the check of tables, output, exit statuses.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "it is of command line tools"
 )]
 
+use std::collections::HashMap;
+use std::error::Error;
 use std::future::ready;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::Builder;
+use aws_sdk_dynamodb::config::retry::RetryConfig;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::types::AttributeValue;
 use clap::value_parser;
 use murmur_core::{KeyDifference, Pipeline, Processor};
 use murmur_lambda_ddbstreams::Mapping;
 use murmur_snapshot::{Bootstrap, BootstrapBuilder, Ended, ReadBudget, Report, ShowProgress};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
 use murmur_state::{
-    OptionError, PipelineName, Random, Retry, RetryPolicy, SystemClock, TracingRecorder,
+    Grouped, OptionError, PipelineName, Random, Retry, RetryPolicy, SystemClock, TracingRecorder,
 };
 use tracing_subscriber::EnvFilter;
 
-use crate::Order;
+use crate::{Order, Tables};
 
 /// The exit status of a command that failed.
 pub const FAILED: u8 = 1;
 
-/// The exit status of a command that was stopped before its end.
+/// The exit status of a command that was stopped before it was done.
 pub const STOPPED: u8 = 3;
 
-/// The exit status of a bootstrap that found rows that can never count, in any of its attempts.
+/// The exit status of a bootstrap that rejected rows, in this attempt or an earlier one.
 pub const SOME_REJECTED: u8 = 4;
 
-/// The exit status of a reconcile or an audit that found differences, and did not mend all of them.
+/// The exit status of a reconcile or an audit that left differences unrepaired.
 pub const DIFFERENCES: u8 = 5;
 
-/// Which table is read, and in what parts.
+/// Which table is read, and in how many parts.
 #[derive(Debug, clap::Args)]
 pub struct Orders {
     /// The table of orders.
     #[arg(long)]
     pub table: String,
-    /// How many parts the table is read in; a bootstrap goes on with the number it began with.
+    /// How many parts the table is read in; a bootstrap that is run again needs the same number.
     #[arg(long, default_value_t = 8)]
     pub segments: u32,
     /// How many rows one request may read [default: 1000, or as many as fit 1 MB].
@@ -61,7 +67,7 @@ impl Orders {
     }
 }
 
-/// How an audit or a reconcile listens to its limits.
+/// The limits of an audit or a reconcile.
 #[derive(Debug, clap::Args)]
 pub struct Limits {
     /// How many parts of tables are read at a time.
@@ -70,8 +76,8 @@ pub struct Limits {
     /// How many read units may be used a second [default: as many as there are].
     #[arg(long, value_name = "UNITS")]
     pub read_units: Option<f64>,
-    /// How many keys are held in memory, about 200 bytes each; more are compared in several parts,
-    /// for each of which all is read once more.
+    /// How many keys are held in memory, about 200 bytes each. More keys are compared in several
+    /// parts, and each part reads everything again.
     #[arg(long, value_name = "KEYS", default_value_t = 2_000_000, value_parser = at_least_one)]
     pub max_keys: usize,
     /// How many differing keys of each pipeline are listed.
@@ -114,17 +120,17 @@ pub struct Scan {
     /// How many percent of the table's provisioned read units may be used.
     #[arg(long, value_name = "PERCENT")]
     pub read_percent: Option<f64>,
-    /// Says that live has been reading the stream since before this run began: then it may take
-    /// longer than the 22 hours that live may begin after it.
+    /// The stream consumer has been running since before this run began: the run may then take
+    /// longer than 22 hours.
     #[arg(long)]
     pub live_is_running: bool,
-    /// Takes a table of which every row is rejected, which is else taken for the wrong one.
+    /// Accept a table of which every row is rejected; otherwise it is taken for the wrong table.
     #[arg(long)]
     pub accept_all_rejected: bool,
 }
 
 impl Scan {
-    /// The bootstrap of `pipelines` from this table, which tells its progress; to be built.
+    /// The options of a bootstrap of `pipelines` from this table, which shows its progress.
     ///
     /// # Errors
     ///
@@ -158,12 +164,12 @@ impl Scan {
     }
 }
 
-/// Tries again what fails in passing, as long as bootstrap and trigger do.
+/// Retries for as long as a bootstrap and a trigger do.
 pub fn patience() -> Retry {
     Retry::new(RetryPolicy::patient(), SystemClock::shared(), Random::new())
 }
 
-/// The bootstrap, refused before anything is written if `mapping` would miss changes.
+/// Refuses the bootstrap before anything is written if `mapping` would miss changes.
 pub fn checking(
     bootstrap: BootstrapBuilder<Order, ParallelScan>,
     mapping: Mapping,
@@ -175,7 +181,7 @@ pub fn checking(
 ///
 /// # Errors
 ///
-/// Naming the file, if it cannot be read, or is nothing of the kind.
+/// Names the file, if it cannot be read or is something else.
 pub fn read_mapping(file: &Path) -> anyhow::Result<Mapping> {
     let text = std::fs::read_to_string(file);
     let text = text.with_context(|| format!("`{}` cannot be read", file.display()))?;
@@ -187,11 +193,11 @@ pub fn read_mapping(file: &Path) -> anyhow::Result<Mapping> {
     })
 }
 
-/// Logs to standard error what `RUST_LOG` says, by default warnings. On a terminal each line
-/// takes the place of the one that is being redrawn.
+/// Logs to standard error what `RUST_LOG` says, by default warnings. On a terminal each log line
+/// replaces the status line, which is then drawn again.
 pub fn log() {
     let filter = EnvFilter::try_from_default_env();
-    // The errors among the metrics are warned of where they happen, too.
+    // Errors among the metrics are logged as warnings where they happen as well.
     let filter = filter.unwrap_or_else(|_| EnvFilter::new("warn,murmur::metrics=off"));
     let terminal = stderr().is_terminal();
     tracing_subscriber::fmt()
@@ -206,39 +212,39 @@ pub fn log() {
         .init();
 }
 
-/// Takes a terminal back to the beginning of its line, which is empty then.
+/// Clears the line of a terminal, and moves the cursor to its beginning.
 pub const CLEAR_LINE: &str = "\r\x1b[2K";
 
-/// What is said of a bootstrap that was stopped in the middle of pages.
-pub const GIVEN_UP: &str = "stopped before the end, with pages under way, which are read again: run it \
-                            again, within 22 hours of its first start, and it goes on from there";
+/// The message of a bootstrap that was stopped in the middle of pages.
+pub const GIVEN_UP: &str = "stopped in the middle of pages, which will be read again: run it again \
+                            within 22 hours of its first start to go on";
 
-/// Says what became of the rows.
+/// Prints how many rows were counted, and how the bootstrap ended.
 pub fn tell_report(report: &Report) {
     if let Ended::FinishedBefore { finished_at } = report.ended {
         return eprintln!(
-            "the bootstrap was finished before, as run {}, at {finished_at}: nothing was read",
+            "the bootstrap was finished before, as run `{}`, at {finished_at}: nothing was read",
             report.run
         );
     }
     let counts = &report.counts;
     eprintln!(
-        "{} rows: {} count now, {} did before, of {} live knows something later, {} expired, {} \
-         skipped, {} rejected",
-        grouped(counts.rows),
-        grouped(counts.applied),
-        grouped(counts.duplicates),
-        grouped(counts.superseded),
-        grouped(counts.expired),
-        grouped(counts.skipped),
-        grouped(counts.rejected)
+        "{} rows scanned: {} counted, {} already counted, {} superseded by newer changes, {} \
+         expired, {} skipped, {} rejected",
+        Grouped(counts.rows),
+        Grouped(counts.applied),
+        Grouped(counts.duplicates),
+        Grouped(counts.superseded),
+        Grouped(counts.expired),
+        Grouped(counts.skipped),
+        Grouped(counts.rejected)
     );
     let earlier = &report.earlier;
     if earlier.counts.rows > 0 {
         eprintln!(
-            "{} rows ({} rejected) and {} whole segments were done before, and are not among them",
-            grouped(earlier.counts.rows),
-            grouped(earlier.counts.rejected),
+            "an earlier attempt did another {} rows ({} rejected) and finished {} segments",
+            Grouped(earlier.counts.rows),
+            Grouped(earlier.counts.rejected),
             earlier.segments
         );
     }
@@ -248,26 +254,78 @@ pub fn tell_report(report: &Report) {
     match report.ended {
         Ended::Finished | Ended::FinishedBefore { .. } => {}
         Ended::OwnPart => eprintln!(
-            "this part is done, and others are not yet: the run is finished when the last of them is"
+            "this part is done, other parts are not: the run is finished when the last part is"
         ),
         Ended::Stopped => eprintln!(
-            "stopped before the end: run it again, within 22 hours of its first start, and it goes \
-             on from here"
+            "stopped before the end: run it again within 22 hours of its first start to go on"
         ),
     }
 }
 
-/// A count as people write it: `1,234,567`.
-pub fn grouped(count: u64) -> String {
-    let digits = count.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
+/// Looks at every table before the work begins: all missing tables are named together, and a
+/// server that does not answer is named at once.
+///
+/// # Errors
+///
+/// Names the tables that do not exist. Every other failure is left to the work itself, which
+/// retries it or says what to do.
+pub async fn check_tables(
+    client: &Client,
+    tables: &Tables,
+    orders: Option<&str>,
+) -> anyhow::Result<()> {
+    let once = || Builder::new().retry_config(RetryConfig::disabled());
+    let mut missing = Vec::new();
+    let states = [tables.totals.as_str(), &tables.counts];
+    for table in orders.into_iter().chain(states) {
+        let scan = client.scan().table_name(table).limit(1).customize();
+        let scanned = scan.config_override(once()).send().await;
+        if !is_answered(table, &scanned, &mut missing) {
+            return Ok(());
         }
-        text.push(digit);
     }
-    text
+    let key = HashMap::from([
+        ("pk".to_owned(), AttributeValue::S("-".to_owned())),
+        ("sk".to_owned(), AttributeValue::N("0".to_owned())),
+    ]);
+    let markers = tables.markers.as_str();
+    let get = client.get_item().table_name(markers).set_key(Some(key));
+    let got = get.customize().config_override(once()).send().await;
+    if is_answered(markers, &got, &mut missing) && !missing.is_empty() {
+        bail!(
+            "no such table in this account and region: {}; create what is missing, or correct \
+             names and region",
+            missing.join(", ")
+        );
+    }
+    Ok(())
+}
+
+/// Whether the server answered. Says so if it did not, and notes `table` if it is missing.
+fn is_answered<T, E: ProvideErrorMetadata + Error + 'static>(
+    table: &str,
+    answer: &Result<T, SdkError<E>>,
+    missing: &mut Vec<String>,
+) -> bool {
+    let Err(error) = answer else { return true };
+    match error {
+        SdkError::DispatchFailure(failure) if failure.is_io() || failure.is_timeout() => {}
+        SdkError::TimeoutError(_) => {}
+        error => {
+            if error.code() == Some("ResourceNotFoundException") {
+                missing.push(format!("`{table}`"));
+            }
+            return true;
+        }
+    }
+    let mut cause: &dyn Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    eprintln!(
+        "DynamoDB does not answer: {cause}; check endpoint, region and network. Still trying"
+    );
+    false
 }
 
 /// Prints the differing keys of a pipeline, one a line, and says how many are not listed.
@@ -279,24 +337,7 @@ pub fn print_keys(pipeline: &PipelineName, keys: &[KeyDifference], differing: u6
     if more > 0 {
         eprintln!(
             "{pipeline}: {} more keys differ; `--max-listed` lists more",
-            grouped(more)
+            Grouped(more)
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::grouped;
-
-    #[test]
-    fn counts_are_grouped() {
-        for (count, shown) in [
-            (0, "0"),
-            (999, "999"),
-            (1_000, "1,000"),
-            (18_104_200, "18,104,200"),
-        ] {
-            assert_eq!(grouped(count), shown);
-        }
     }
 }

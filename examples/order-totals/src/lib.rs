@@ -1,8 +1,8 @@
 //! Live totals and counts of orders, per customer and day.
 //!
-//! The pipelines are defined once, here; `bootstrap` fills them from the table of orders, and
-//! `lambda` keeps them live from its stream. `run` does both in one process. Orders leave the ledger by
-//! their first change after the bootstrap.
+//! The pipelines are defined once, here. `bootstrap` fills them from the table of orders, and `lambda`
+//! keeps them live from its stream; `run` does both in one process. Each order leaves the ledger by
+//! its first change after the bootstrap.
 
 pub mod cli;
 pub mod stop;
@@ -20,17 +20,17 @@ use murmur_state_ddb::{Int64SumStore, Marked};
 /// Days, kept for 90 of them.
 pub const WINDOW: Window = Window::daily().retention_days(90);
 
-/// How long one request may take before it is made again.
+/// How long one request may take before it is sent again.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// An item of the source table, as far as it is needed here.
+/// An item of the source table: the attributes that are needed here.
 #[derive(Debug, Clone, PartialEq, serde::Deserialize)]
 pub struct Order {
-    /// Who ordered.
+    /// The customer.
     pub customer: String,
-    /// For how much, in cents.
+    /// The amount, in cents.
     pub amount_cents: i64,
-    /// When, in seconds since 1970.
+    /// When it was placed, in seconds since 1970.
     pub placed_at: i64,
 }
 
@@ -40,7 +40,7 @@ impl Order {
     }
 }
 
-/// What each customer ordered for, per day, in cents.
+/// The total amount of orders of each customer per day, in cents.
 ///
 /// # Errors
 ///
@@ -56,7 +56,7 @@ pub fn order_totals(store: Marked<Int64SumStore>) -> Result<Pipeline<Order>, Bui
         .ledger()
 }
 
-/// How many orders each customer made, per day.
+/// The number of orders of each customer per day.
 ///
 /// # Errors
 ///
@@ -79,11 +79,11 @@ pub struct Tables {
     pub totals: String,
     /// State of [`order_counts`].
     pub counts: String,
-    /// What was counted already.
+    /// Ledger, run records and positions of both pipelines.
     pub markers: String,
 }
 
-/// An environment variable that has to be set is not.
+/// A required environment variable is not set.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the environment variable {variable} is not set; set it to the name of the {table}")]
 pub struct NotSet {
@@ -136,9 +136,9 @@ impl Tables {
     }
 }
 
-/// Region, credentials and endpoint, from where every AWS tool takes them.
+/// Region, credentials and endpoint, as every AWS tool finds them.
 pub async fn aws_config() -> aws_config::SdkConfig {
-    // By default an answer is waited for without end, also on a connection that is dead.
+    // By default the SDK waits without limit, even on a dead connection.
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT);
     aws_config::defaults(BehaviorVersion::latest())
         .timeout_config(timeouts.build())
@@ -146,7 +146,18 @@ pub async fn aws_config() -> aws_config::SdkConfig {
         .await
 }
 
-/// The code of the project's README, which compiles.
+/// The code of the project's pages, which compiles and holds.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-pub struct ProjectReadme;
+pub mod pages {
+    #[doc = include_str!("../../../README.md")]
+    pub struct Readme;
+
+    #[doc = include_str!("../../../docs/getting-started.md")]
+    pub struct GettingStarted;
+
+    #[doc = include_str!("../../../docs/choosing-a-mode.md")]
+    pub struct ChoosingAMode;
+
+    #[doc = include_str!("../../../docs/extending.md")]
+    pub struct Extending;
+}

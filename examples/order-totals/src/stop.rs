@@ -1,4 +1,4 @@
-//! Ctrl-C, and what tells a container to stop, obeyed within two seconds whatever a command is doing.
+//! Ends a command within two seconds of Ctrl-C or SIGTERM.
 #![allow(clippy::print_stderr, reason = "it is of command line tools")]
 
 use std::io::{self, IsTerminal, stderr};
@@ -13,14 +13,15 @@ use tokio::sync::watch;
 
 use crate::cli::{CLEAR_LINE, FAILED, STOPPED};
 
-/// How long what is under way may take to be finished, after a signal.
+/// How long work under way may take to finish after a signal.
 const GRACE: Duration = Duration::from_millis(1_400);
 
-/// How long the command may take to end, after a signal; a thread that is held up is not waited for.
+/// How long the command may take to end after a signal. After that the process exits, even if a
+/// thread is blocked.
 const LIMIT: Duration = Duration::from_millis(1_900);
 
-/// Runs a command. What its runtime leaves behind, such as the look-up of a name that does not come
-/// back, is not waited for.
+/// Runs a command. Does not wait for what its runtime leaves behind, such as a blocked name
+/// look-up.
 pub fn run(command: impl Future<Output = ExitCode>) -> ExitCode {
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => {
@@ -29,14 +30,14 @@ pub fn run(command: impl Future<Output = ExitCode>) -> ExitCode {
             code
         }
         Err(error) => {
-            eprintln!("error: no runtime can be had: {error}");
+            eprintln!("error: the async runtime cannot start: {error}");
             ExitCode::from(FAILED)
         }
     }
 }
 
-/// Whether the process was told to stop. The first signal is told to people, with what is waited
-/// for; a second one ends the process at once, with the exit status 130 or 143.
+/// Whether the process was told to stop. The first signal prints what the process waits for. A
+/// second one ends the process at once, with the exit status 130 or 143.
 #[derive(Debug, Clone)]
 pub struct Stop {
     told: watch::Receiver<bool>,
@@ -44,11 +45,11 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// Listens from now on, in a thread of its own: what keeps the others busy does not hold it up.
+    /// Listens from now on, in its own thread, so that busy threads do not delay it.
     ///
     /// # Errors
     ///
-    /// If the system lets nobody listen.
+    /// If signal handlers cannot be installed.
     pub fn listen() -> io::Result<Self> {
         let (tell, told) = watch::channel(false);
         let waits_for = Arc::new(Mutex::new(None));
@@ -64,7 +65,7 @@ impl Stop {
                 });
                 match listening {
                     Ok((runtime, signals)) => {
-                        // Who asked may be gone, and then there is nothing to stop.
+                        // The caller may be gone; then there is nothing to stop.
                         let _ = ready.send(Ok(()));
                         runtime.block_on(obey(signals, &tell, &what));
                     }
@@ -84,14 +85,14 @@ impl Stop {
     /// Cancel safe.
     pub async fn wait(&self) {
         let mut told = self.told.clone();
-        // An error means that nobody listens any more, so nobody will tell.
+        // An error means that the listening thread is gone, so no signal will come.
         if told.wait_for(|told| *told).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
 
-    /// What `work` gives; `None` once the process was told to stop. Work is dropped then, so it has
-    /// to be such that this harms nothing.
+    /// The result of `work`; `None` if the process was told to stop first. `work` is dropped then,
+    /// so it must be cancel safe.
     pub async fn or<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             done = work => Some(done),
@@ -99,8 +100,8 @@ impl Stop {
         }
     }
 
-    /// What `work` gives, which ends itself when the process is told to stop, once `what` is
-    /// finished; `None` if that takes longer than a moment. Work is dropped then.
+    /// The result of `work`, which ends itself when the process is told to stop, after it has
+    /// finished `what`; `None` if that takes too long. `work` is dropped then.
     pub async fn finishing<T>(
         &self,
         what: &'static str,
@@ -121,7 +122,7 @@ impl Stop {
     }
 }
 
-/// Tells of the first signal, and ends the process at the second, or when it does not end itself.
+/// Announces the first signal. Ends the process at the second, or when it does not end in time.
 async fn obey(
     mut signals: Signals,
     tell: &watch::Sender<bool>,
@@ -145,7 +146,7 @@ async fn obey(
     match tokio::time::timeout(LIMIT, again).await {
         Ok(code) => exit(code),
         Err(_) => {
-            eprintln!("stopped before the end: run it again");
+            eprintln!("stopped before the end; run it again");
             exit(STOPPED.into());
         }
     }
@@ -173,7 +174,7 @@ impl Signals {
         })
     }
 
-    /// The exit status that goes with the next one.
+    /// Waits for the next signal; returns the exit status that belongs to it.
     async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.interrupted.recv() => INTERRUPTED,

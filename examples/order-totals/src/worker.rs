@@ -1,5 +1,5 @@
-//! The bootstrap as a function on Lambda: each call does some segments of a run, for as long as a call
-//! may take, and the next one goes on. `deploy/bootstrap.asl.json` calls it until all is done.
+//! The bootstrap as a function on Lambda. Each call works on some segments of a run until its time is
+//! up, and the next call goes on. `deploy/bootstrap.asl.json` calls it until the run is finished.
 #![allow(clippy::print_stderr, reason = "it is the log of a function")]
 
 use std::process::ExitCode;
@@ -16,67 +16,66 @@ use murmur_state::TracingRecorder;
 use crate::Tables;
 use crate::cli::{self, FAILED};
 
-/// What is kept of a call's time for finishing the pages under way and saving how far it came.
+/// How much of a call's time is kept for finishing pages and saving checkpoints.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// Of a call that has less than that in all, half is kept.
+/// A call that has less time than this keeps half of it.
 const SHORT_CALL: Duration = Duration::from_secs(120);
 
-/// What one worker is to do.
+/// The work of one worker.
 #[derive(Debug, Clone, serde::Deserialize)]
 pub struct Part {
-    /// What all workers do together.
+    /// The run that all workers share.
     pub fill: Fill,
-    /// The first segment of this worker's.
+    /// The first segment of this worker.
     pub from: u32,
 }
 
-/// A run, as the input of the state machine describes it. A field that is not one of these is an
-/// error, so that no option is lost by a slip.
+/// A run, as the input of the state machine describes it. An unknown field is an error, so that a
+/// misspelt option is not lost.
 #[derive(Debug, Clone, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fill {
-    /// The run's name: the same when it is started again.
+    /// The run's name; use the same name to start the run again.
     pub run: String,
     /// The table of orders.
     pub table: String,
-    /// How many segments there are in all.
+    /// How many segments the table is read in.
     pub segments: u32,
-    /// How many each worker takes, or as many as there are.
+    /// How many segments each worker takes; the last worker may take fewer.
     pub take: u32,
-    /// The mapping that the run relies on, looked at before anything is written; `None` for no look.
+    /// The mapping that keeps the totals live, checked before anything is written. Default: no check.
     #[serde(default)]
     pub mapping: Option<Mapping>,
-    /// Whether live has been reading the stream since before this run began: then it may be of any
-    /// age. Default false.
+    /// Whether the stream consumer has been running since before this run began; the run may then be
+    /// of any age. Default false.
     #[serde(default)]
     pub live_is_running: bool,
-    /// How many read units of the table each worker may use a second; `None` for as many as it gives.
+    /// How many read units of the table each worker may use a second. Default: no limit.
     #[serde(default)]
     pub read_units: Option<f64>,
-    /// Whether the state machine ends as succeeded although rows were rejected, and goes on where
-    /// every row is. Default false.
+    /// Whether the state machine succeeds although rows were rejected, even if all were. Default
+    /// false.
     #[serde(default)]
     pub accept_rejected: bool,
 }
 
-/// How far it came.
+/// What one call achieved.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Answer {
-    /// Whether its segments are done; else it has to be called again.
+    /// Whether its segments are done; if not, it has to be called again.
     pub done: bool,
     /// Whether the whole run is finished.
     pub finished: bool,
     /// How many rows it counted in this call.
     pub rows: u64,
-    /// How many rows of its segments can never count, those of earlier calls included; the log names
-    /// them.
+    /// How many rows of its segments can never count, earlier calls included; the log names them.
     pub rejected: u64,
-    /// Whether that is known: not where the run was finished before, since nothing is kept of it then.
+    /// Whether `rejected` is known. It is not if the run was finished before this call.
     pub rejected_is_known: bool,
 }
 
-/// Whether this process is a function that Lambda has started.
+/// Whether Lambda started this process.
 pub fn is_called() -> bool {
     std::env::var_os("AWS_LAMBDA_RUNTIME_API").is_some()
 }
@@ -93,13 +92,13 @@ pub async fn serve() -> ExitCode {
     }
 }
 
-/// The type of an error that may pass, by which the state machine knows what to try again.
+/// The type of an error that may pass: the state machine tries again.
 const RETRYABLE: &str = "Retryable";
 
-/// The type of an error that does not: somebody has to change something first.
+/// The type of an error that needs a person: the state machine fails.
 const FAILED_FOR_GOOD: &str = "FailedForGood";
 
-/// A call that was cut off may be at its segments for a while.
+/// Also for segments that another call holds: one that was cut off may still be running.
 fn may_pass(error: &BootstrapError) -> bool {
     let meets_another = matches!(
         error,
@@ -116,7 +115,7 @@ async fn call(event: LambdaEvent<Part>) -> Result<Answer, Diagnostic> {
         .map_or(Duration::ZERO, |left| left.duration());
     let margin = if left < SHORT_CALL { left / 2 } else { MARGIN };
     let answer = work(event.payload, tokio::time::sleep(left - margin)).await;
-    // Lambda is told what an error says of itself, and not its causes.
+    // Lambda shows only the message of the error itself, so the causes go into it.
     answer.map_err(|error| Diagnostic {
         error_type: match error.downcast_ref::<BootstrapError>() {
             Some(error) if may_pass(error) => RETRYABLE.into(),
@@ -126,7 +125,7 @@ async fn call(event: LambdaEvent<Part>) -> Result<Answer, Diagnostic> {
     })
 }
 
-/// Does the part until it is done or `stop` completes.
+/// Works on the part until it is done or `stop` completes.
 async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Result<Answer> {
     let config = crate::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
@@ -157,13 +156,13 @@ async fn work(part: Part, stop: impl Future<Output = ()> + Send) -> anyhow::Resu
     }
     let report = bootstrap.build()?.run_until(stop).await?;
     match report.ended {
-        // Called again it would come no further: what keeps it is for people to see.
+        // Another call would get no further, so this is an error for people to see.
         Ended::Stopped if report.counts.examined == 0 => Err(BootstrapError::Stopped {
             source_name: fill.table,
         }
         .into()),
         Ended::FinishedBefore { .. } if report.run != run => bail!(
-            "the totals were filled before, by run `{}`: start it under that name, or fill new tables",
+            "run `{}` has filled these tables already: start it under that name, or fill new tables",
             report.run
         ),
         ended => {

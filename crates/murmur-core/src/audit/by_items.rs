@@ -185,7 +185,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         items: &[ItemId],
     ) -> Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        let read = || ledger.known(pipeline, items, self.context.operation_deadline());
+        let read = || ledger.known(items, self.context.operation_deadline());
         let known = self.context.read(pipeline, read).await?;
         all_answered(|| ledger.place(), items.len(), known)
     }
@@ -259,7 +259,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         after: Option<&str>,
     ) -> Result<Contributing, InspectionError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        let part = || ledger.list_known(pipeline, segment, after);
+        let part = || ledger.list_known(segment, after);
         let listed = self.context.list(pipeline, part).await;
         let Listed { entries, next, .. } = listed.map_err(|e| self.failed(e))?;
         let rows = entries.len() as u64;
@@ -514,7 +514,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             mends.collect(),
             |mend: &Mend<_>| of_keys(&mend.now).collect(),
             |mends: Vec<_>, until| async move {
-                let outcomes = ledger.mend(pipeline, &mends, until).await;
+                let outcomes = ledger.mend(&mends, until).await;
                 (mends, outcomes)
             },
         )

@@ -11,7 +11,7 @@ pub enum AuditError {
     Option(#[from] OptionError),
     /// The pipeline has no ledger to compare its state with.
     #[error(
-        "pipeline `{pipeline}` keeps no ledger, so there is nothing to audit its state by; recount its table instead, or define it with `.ledger(..)` and bootstrap it into new tables"
+        "pipeline `{pipeline}` keeps no ledger, so there is nothing to audit its state by; recount its table instead, or define it with `.ledger()` and bootstrap it into new tables"
     )]
     NoLedger {
         /// The pipeline.

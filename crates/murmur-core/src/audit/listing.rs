@@ -111,7 +111,7 @@ impl<'a, M: Monoid> Listing<'a, M> {
             ..
         } = self;
         Box::pin(async move {
-            let read = || ledger.list_known(pipeline, segment, after.as_deref());
+            let read = || ledger.list_known(segment, after.as_deref());
             Ok((segment, context.list(pipeline, read).await?))
         })
     }

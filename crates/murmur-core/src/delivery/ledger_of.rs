@@ -1,7 +1,7 @@
 use futures::future::BoxFuture;
 use murmur_state::{
-    Deadline, ItemId, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome, Overflow,
-    PipelineName, Place, StoreError,
+    Deadline, ItemId, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome, Overflow, Place,
+    StoreError,
 };
 
 pub(super) type Answer<'a, A> = BoxFuture<'a, Result<A, StoreError>>;
@@ -12,21 +12,18 @@ pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
 
     fn known<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<LedgerEntry<M::Value>>>>;
 
     fn list_known<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<LedgerEntry<M::Value>>>;
 
     fn mend<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>>;

@@ -21,5 +21,5 @@ pub(crate) use exactly_once::OncePerKey;
 pub(crate) use ledger::InLedger;
 pub(crate) use ledger_of::LedgerOf;
 pub(crate) use mode::Delivery;
-pub(crate) use owned::Owned;
+pub(crate) use owned::{Owned, Ownership};
 pub(crate) use retrying::{of_keys, until_done};

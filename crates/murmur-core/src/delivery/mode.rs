@@ -1,10 +1,10 @@
-use std::future::{Future, ready};
-use std::sync::Arc;
+use std::future::Future;
 
-use murmur_state::{Monoid, PipelineName, Read, Repeats, StoreError};
+use murmur_state::{Monoid, PipelineName, Read, Repeats};
 
 use super::context::Context;
 use super::ledger_of::LedgerOf;
+use super::owned::{Ownership, Unowned};
 use crate::batch::BatchAdds;
 use crate::verdict::Verdict;
 
@@ -28,46 +28,9 @@ pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
         None
     }
 
-    /// Binds the store to the pipeline and to `stream`, or checks that it is bound so.
-    fn bind(
-        &self,
-        pipeline: &PipelineName,
-        stream: Option<&str>,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send {
-        let _ = (pipeline, stream, context);
-        ready(Ok(()))
-    }
-
-    /// Checks that the store is bound to the pipeline, and writes nothing. Returns the stream that
-    /// it is bound to.
-    fn check_binding(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<Option<Arc<str>>, StoreError>> + Send {
-        let _ = (pipeline, context);
-        ready(Ok(None))
-    }
-
-    /// Lets items of a ledger settle from now on.
-    fn settle(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send {
-        let _ = (pipeline, context);
-        ready(Ok(()))
-    }
-
-    /// Whether items of a ledger settle.
-    fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
-        let _ = (pipeline, context);
-        ready(Ok(false))
+    /// Which pipeline the store is bound to.
+    fn ownership(&self) -> &dyn Ownership {
+        &Unowned
     }
 
     /// One verdict per share.

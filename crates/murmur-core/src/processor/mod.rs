@@ -217,7 +217,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
         let bind = async |pipeline: &Pipeline<T>| {
-            let bound = pipeline.erased.bind(stream, context).await;
+            let bound = pipeline.erased.ownership().bind(stream, context).await;
             bound.map_err(|source| not_its_state(pipeline, source))
         };
         if let [pipeline] = self.pipelines() {
@@ -225,7 +225,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
         let mut unclaimed = Vec::new();
         for pipeline in self.pipelines() {
-            match pipeline.erased.check_binding(context).await {
+            match pipeline.erased.ownership().check_binding(context).await {
                 Ok(_) => bind(pipeline).await?,
                 Err(source @ StoreError::OtherOwner { .. }) => {
                     return Err(not_its_state(pipeline, source));
@@ -260,7 +260,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         let mut streams = Vec::with_capacity(self.pipelines().len());
         for pipeline in self.pipelines() {
-            let checked = pipeline.erased.check_binding(context).await;
+            let checked = pipeline.erased.ownership().check_binding(context).await;
             streams.push(checked.map_err(|source| not_its_state(pipeline, source))?);
         }
         Ok(streams)
@@ -286,7 +286,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             .iter()
             .filter(|pipeline| pipeline.settles())
         {
-            let settled = pipeline.erased.settle(context).await;
+            let settled = pipeline.erased.ownership().settle(context).await;
             settled.map_err(|source| not_its_state(pipeline, source))?;
         }
         Ok(())
@@ -306,7 +306,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         let mut settling = Vec::with_capacity(self.pipelines().len());
         for pipeline in self.pipelines() {
-            let asked = pipeline.erased.is_settling(context).await;
+            let asked = pipeline.erased.ownership().is_settling(context).await;
             settling.push(asked.map_err(|source| not_its_state(pipeline, source))?);
         }
         Ok(settling)

@@ -13,15 +13,15 @@ use crate::budget::{ReadBudget, ReadPacer};
 use crate::run_record::RunRecord;
 use crate::source::Source;
 
-/// Pages under way at a time unless told otherwise.
+/// The default of `concurrency`.
 const CONCURRENCY: usize = 8;
 
-/// Rejected rows listed in the report unless told otherwise.
+/// The default of `max_listed`.
 const MAX_LISTED: usize = 100;
 
 impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     /// Begins a bootstrap of the processor's pipelines from `source`, in one scan. Each row is decoded
-    /// once, by the processor's decoder, which also decodes the images of live changes.
+    /// once, by the processor's decoder, which also decodes the images of stream records.
     pub fn builder(processor: Processor<T>, source: S) -> BootstrapBuilder<T, S> {
         BootstrapBuilder {
             made: Self {
@@ -50,40 +50,42 @@ pub struct BootstrapBuilder<T, S> {
 }
 
 impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
-    /// Hears how the run goes; called between pages, so it should return soon. Default: nobody.
+    /// Receives the progress of the run. Called between pages, so it should return soon. Default:
+    /// no callback.
     pub fn on_progress(mut self, progress: impl Fn(&Progress<'_>) + Send + Sync + 'static) -> Self {
         self.made.progress = Arc::new(progress);
         self
     }
 
-    /// How many pages are under way at a time, being read or being written; at least 1. Each is in
-    /// memory: more is faster until the tables' capacity or this task's CPU is used up. The pages
-    /// of one segment are read one after the other but written side by side, so segments need
-    /// not be more than this. Default 8.
+    /// How many pages are read or written at a time; at least 1. Each page is held in memory. More
+    /// pages are faster until the tables' capacity or this task's CPU is used up. The pages of one
+    /// segment are read one after the other but written in parallel, so there need not be more
+    /// segments than this. Default 8.
     pub fn concurrency(mut self, pages: usize) -> Self {
         self.made.concurrency = pages;
         self
     }
 
-    /// How fast the source is read, so that others have their share of the table's capacity.
-    /// Writes are not part of it. Default: [`ReadBudget::Unlimited`].
+    /// How fast the source is read, to leave read capacity of the table to other readers. Does not
+    /// limit writes. Default: [`ReadBudget::Unlimited`].
     pub fn read_budget(mut self, budget: ReadBudget) -> Self {
         self.made.budget = budget;
         self
     }
 
-    /// Looks at where live has to begin before anything is written: the place to check that it
-    /// does, as `murmur_lambda_ddbstreams::Mapping::check` does for a mapping of Lambda's. `Err`
-    /// refuses the run ([`TokenRefused`](BootstrapError::TokenRefused)); no page was read then, and
-    /// nothing is kept of a run that was not begun before, so the next attempt captures a new token.
+    /// Receives the handoff token before anything is written, so that you can check that streaming
+    /// will start there, as `murmur_lambda_ddbstreams::Mapping::check` does for a Lambda mapping.
+    /// `Err` refuses the run ([`TokenRefused`](BootstrapError::TokenRefused)): no page was read, and
+    /// no record is kept of a new run, so the next attempt captures a new token.
     ///
-    /// Called in every attempt with the run's token, that of its first attempt, also when the run
-    /// goes on: whoever must not have been changed since then is looked at again. A worker that
-    /// finds that another was faster is asked once more, about the other's token. It is waited for
-    /// without a limit of time, and dropped when the run is stopped. An `Err` of a [`SourceError`](crate::SourceError)
-    /// or a [`StoreError`](murmur_state::StoreError) that [may pass](crate::SourceError::is_retryable) refuses nothing: it is asked
-    /// again, as what fails in passing is. A source that has no token is refused
-    /// ([`Option`](BootstrapError::Option)). Default: nobody looks.
+    /// The check is called in every attempt, with the token of the run's first attempt, so a mapping
+    /// that was edited since the first attempt is caught. A worker that loses the race to begin a run
+    /// is called again, with the winner's token. The check has no time limit, and is dropped when the
+    /// run is stopped. An `Err` of a [`SourceError`](crate::SourceError) or a
+    /// [`StoreError`](murmur_state::StoreError) that
+    /// [may pass](crate::SourceError::is_retryable) refuses nothing: the check is called again, under
+    /// the retry policy. A source without a token is refused ([`Option`](BootstrapError::Option)).
+    /// Default: no check.
     pub fn on_token<F, Fut>(mut self, check: F) -> Self
     where
         F: Fn(HandoffToken) -> Fut + Send + Sync + 'static,
@@ -93,85 +95,87 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
         self
     }
 
-    /// Reads only these segments, as one of several processes at the run called `run`.
+    /// Reads only these segments, as one of several processes that work on the run called `run`.
     ///
-    /// All workers of a run are given the same id, source settings and pipelines, and ranges that
-    /// are disjoint and together hold every segment; they share the pipelines' marker tables (or
-    /// [`checkpoints`](Self::checkpoints)) and nothing else. Whichever comes first captures
-    /// the token and begins the run, and whichever finishes the last segment finishes it:
-    /// [`Report::ended`](crate::Report::ended) says which one that was. A worker that failed or was killed is run
-    /// again like any bootstrap, in whatever place, with the same range or parts of it.
+    /// All workers of a run have the same id, source settings and pipelines. Their ranges are
+    /// disjoint and together hold every segment. Workers share the pipelines' marker tables (or
+    /// [`checkpoints`](Self::checkpoints)) and nothing else. The first worker captures the token and
+    /// begins the run. The worker that finishes the last segment finishes the run;
+    /// [`Report::ended`](crate::Report::ended) says which one did. A worker that failed or was killed
+    /// is run again like any bootstrap, on any machine, with the same range or parts of it.
     ///
-    /// Another unfinished run is refused, with both ids named;
-    /// [`restart`](Self::restart) begins anew instead, once, whichever worker comes first.
-    /// Pipelines that count repeats are refused. Default: all segments, and an id drawn at random.
+    /// Another unfinished run is refused with both ids. With [`restart`](Self::restart) the first
+    /// worker begins a new run instead, once. Pipelines that count repeats are refused. Default: all
+    /// segments, and a random id.
     pub fn worker(mut self, run: impl Into<String>, segments: Range<u32>) -> Self {
         let run = run.into();
         self.made.worker = Some(Worker { run, segments });
         self
     }
 
-    /// Says that live has been reading this stream since before the run began (a mapping of
-    /// Lambda's at TRIM_HORIZON, enabled before the first attempt, or a trigger begun from the
-    /// run's token), and is still. The run may then be of any age, and nobody warns of that.
+    /// States that the stream consumer has been running since before the run began, and still runs:
+    /// a Lambda mapping at TRIM_HORIZON, enabled before the first attempt, or a trigger started from
+    /// the run's token. The run may then be of any age, without a warning.
     ///
-    /// The age of a run is limited since what is changed while it goes on has to be in the stream
-    /// when live begins. If live has begun, it has those changes already; a ledger takes them in
-    /// whatever order scan and stream bring them. If it has not, or rested for a day, changes are
-    /// missing for good, and nothing here would notice. Every pipeline has to keep a ledger.
-    /// Default: not said.
+    /// The age of a run is limited because changes made during the run must still be in the stream
+    /// when the stream consumer starts. A consumer that is already running has those changes, and a
+    /// ledger takes scan and stream in any order. If the consumer was not running, or paused for a
+    /// day, changes are missing permanently, and the bootstrap cannot notice. Every pipeline has to
+    /// keep a ledger. Default: not stated.
     pub fn live_is_running(mut self) -> Self {
         self.made.live_is_running = true;
         self
     }
 
-    /// Keeps the records of the run here instead of in each pipeline's marker table. Needed by
-    /// at-least-once pipelines, which have none. Must be the same place in every run. Default:
-    /// each pipeline's marker table, one row per pipeline and source.
+    /// Keeps the records of the run in `place` instead of in each pipeline's marker table. Required
+    /// for at-least-once pipelines, which have no marker table. Must be the same place in every run.
+    /// Default: each pipeline's marker table, one row per pipeline and source.
     pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
         self.made.place = Some(Arc::new(place));
         self
     }
 
-    /// How many rejected rows the report lists; each costs its id and reason in memory. Of earlier
-    /// attempts no more than the first 10 of each segment are known, which are kept in its
-    /// checkpoint. Default 100.
+    /// How many rejected rows the report lists. Each costs its id and reason in memory. Of earlier
+    /// attempts only the first 10 rows of each segment are known, from its checkpoint. Default 100.
     pub fn max_listed(mut self, rows: usize) -> Self {
         self.made.max_listed = rows;
         self
     }
 
-    /// Takes a source of which every row is rejected for what it is. Without this such a run fails
-    /// ([`AllRejected`](BootstrapError::AllRejected)) as soon as 1,000 rows were read and none was
-    /// accepted, or at the end of what is there: it is the wrong file, or the wrong decoder. A row
-    /// that the decoder skips is accepted; and once the run has accepted any row, any number may be
-    /// rejected. Default: not taken.
+    /// Accepts a source of which every row is rejected. Without this option such a run fails
+    /// ([`AllRejected`](BootstrapError::AllRejected)) after 1,000 rows without an accepted one, or at
+    /// the end of the source, because source or decoder are probably wrong. A row that the decoder
+    /// skips is accepted. Once the run has accepted any row, any number may be rejected. Default:
+    /// not accepted.
     pub fn accept_all_rejected(mut self) -> Self {
         self.made.accept_all_rejected = true;
         self
     }
 
-    /// Begins a new run, with a new token, whatever runs there were.
+    /// Begins a new run, with a new token, even if there was one before.
     ///
-    /// This means new, empty state tables *and* marker tables, and consumers that were stopped
-    /// meanwhile. Nothing is removed here, and what earlier runs or live left in the old ones
-    /// stays: rows they counted are counted again, or, where the markers or the ledger still know
-    /// them, taken for counted although the state may be new. Default: a run that is finished stays so, and
-    /// an outdated one is refused.
+    /// Use it with new, empty state tables *and* marker tables, and with the stream consumer stopped
+    /// while you make them. `restart` removes nothing. In old tables, rows that were counted before
+    /// are counted again, or, if the marker table still knows them, taken for counted although the
+    /// state may be new. Default: a finished run stays finished, and an outdated one is refused.
     pub fn restart(mut self) -> Self {
         self.made.restart = true;
         self
     }
 
-    /// Checks the options, as far as no table has to be asked.
+    /// Checks the options, without any request.
     ///
     /// # Errors
     ///
-    /// [`BootstrapError::Option`] naming the option: no concurrency (`concurrency`), a budget that cannot
-    /// be kept (`read_budget`), a pipeline without a marker table (`checkpoints`), a run without a name,
-    /// segments that the source does not have, or a pipeline that counts repeats (`worker`), a pipeline
-    /// without a ledger (`live_is_running`), a source without segments (`segments`);
-    /// [`BootstrapError::WindowsByArrival`].
+    /// [`BootstrapError::WindowsByArrival`], or [`BootstrapError::Option`] with the option's name:
+    ///
+    /// - `concurrency`: it is zero;
+    /// - `read_budget`: the budget cannot be kept;
+    /// - `checkpoints`: a pipeline has no marker table;
+    /// - `worker`: the run has no name, the source lacks these segments, or a pipeline counts
+    ///   repeats;
+    /// - `live_is_running`: a pipeline keeps no ledger;
+    /// - `segments`: the source has none.
     pub fn build(self) -> Result<Bootstrap<T, S>, BootstrapError> {
         self.check()?;
         let Bootstrap {
@@ -207,7 +211,7 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
         }
         let (name, segments) = (source.name(), source.segments());
         if segments == 0 {
-            let reason = format!("source `{name}` has none; at least 1");
+            let reason = format!("source `{name}` has none; it needs at least 1");
             return Err(OptionError::new("segments", reason).into());
         }
         ReadPacer::check(*budget)?;
@@ -229,19 +233,23 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
                 return wrong("the run's id is empty; give the same to all its workers".into());
             }
             if part.is_empty() || part.end > segments {
+                let (from, to) = (part.start, part.end);
                 return wrong(format!(
-                    "{part:?} are not segments of `{name}`; they are 0..{segments}"
+                    "{from}..{to} are not segments of `{name}`; they are 0..{segments}"
                 ));
             }
             if let Some(pipeline) = one(|pipeline| pipeline.repeats() == Repeats::Counted) {
                 return wrong(format!(
-                    "pipeline `{pipeline}` counts again what comes again, and nobody can tell a worker that joins a run from one that begins its part again; give it a mode that recognises repeats"
+                    "pipeline `{pipeline}` counts repeated rows again, and a worker that starts its \
+                     part again cannot be told from one that joins the run; give the pipeline a \
+                     mode that recognises repeats"
                 ));
             }
         }
         if *live_is_running && let Some(pipeline) = one(|pipeline| !pipeline.keeps_ledger()) {
             let reason = format!(
-                "pipeline `{pipeline}` keeps no ledger, so what live and the scan both see counts twice"
+                "pipeline `{pipeline}` keeps no ledger, so a row that scan and stream both bring \
+                 counts twice; leave the option out, or define the pipeline with a ledger"
             );
             return Err(OptionError::new("live_is_running", reason).into());
         }

@@ -5,35 +5,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::rejected_row::RejectedRow;
 
-/// What became of the rows.
+/// How many rows had which outcome.
 ///
-/// Every row is in exactly one of the six kinds, by the worst that became of it in any pipeline:
+/// Every row has exactly one of six outcomes, the worst that it had in any pipeline:
 /// `rows = applied + duplicates + superseded + skipped + expired + rejected`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Counts {
-    /// Rows the source looked at, filtered ones included.
+    /// Rows the source examined, filtered rows included.
     pub examined: u64,
-    /// Rows the source gave, bad ones included.
+    /// Rows the source returned, bad rows included.
     pub rows: u64,
-    /// Rows that count now.
+    /// Rows that were counted.
     pub applied: u64,
-    /// Rows that counted before, in an earlier attempt at the run.
+    /// Rows that were already counted, in an earlier attempt at the run.
     pub duplicates: u64,
-    /// Rows of items of which a later version counts already.
+    /// Rows of items of which a newer version is already counted.
     pub superseded: u64,
-    /// Rows the decoder skipped, or without a key to count for.
+    /// Rows that the decoder skipped, or that have no key.
     pub skipped: u64,
-    /// Rows of windows that are over.
+    /// Rows of windows whose retention is over.
     pub expired: u64,
-    /// Rows that can never count, or not everywhere: passed over.
+    /// Rows that at least one pipeline can never count. They are passed over.
     pub rejected: u64,
-    /// What reading cost in read units, where the source says.
+    /// The cost of reading in read units, if the source knows it.
     pub read_units: f64,
 }
 
 impl Counts {
-    /// Counts a row by its outcome; `None` for one that is neither counted nor passed over.
+    /// Counts a row by its outcome; `None` if the row failed or was blocked.
     pub(crate) fn take(&mut self, outcome: &RecordOutcome) -> Option<()> {
         let kind = match outcome {
             RecordOutcome::Applied => &mut self.applied,
@@ -48,12 +48,12 @@ impl Counts {
         Some(())
     }
 
-    /// Takes back what became of rows that will be read again, not what reading them cost.
+    /// Takes back the outcomes of rows that will be read again, but not the cost of reading them.
     pub(crate) fn take_back(&mut self, other: &Self) {
         self.each(other, |count, less| *count = count.saturating_sub(less));
     }
 
-    /// Combines each number of rows with the other's.
+    /// Combines each count of rows with the other's.
     fn each(&mut self, other: &Self, combine: impl Fn(&mut u64, u64)) {
         let Self {
             examined,
@@ -84,7 +84,7 @@ impl AddAssign for Counts {
     }
 }
 
-/// What became of the rows of a page, or of all pages of a segment so far.
+/// The outcome of a page, or of all pages of a segment so far.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Tally {
     pub(crate) counts: Counts,

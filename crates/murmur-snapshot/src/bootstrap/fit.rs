@@ -5,10 +5,10 @@ use murmur_core::Pipeline;
 use super::error::BootstrapError;
 use crate::source::Description;
 
-/// What a pipeline needs whose items settle.
+/// What a pipeline with settling items needs.
 const SETTLING_NEEDS: &str = "old and new images, by which its items settle (`.settle()`)";
 
-/// Whether the source gives each pipeline what it needs.
+/// Checks that the source gives each pipeline what it needs.
 pub(crate) fn check_source<T>(
     pipelines: &[Pipeline<T>],
     source_name: &str,
@@ -33,7 +33,7 @@ pub(crate) fn check_source<T>(
     check_images(pipelines, description)
 }
 
-/// Whether the stream carries what each pipeline needs.
+/// Checks that the stream carries the images that each pipeline needs.
 pub(crate) fn check_images<T>(
     pipelines: &[Pipeline<T>],
     description: &Description,

@@ -1,4 +1,4 @@
-//! Filling the state of pipelines from a snapshot, once.
+//! Fills the state of pipelines from a snapshot, once.
 
 mod builder;
 mod counts;

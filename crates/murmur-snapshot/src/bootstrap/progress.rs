@@ -7,77 +7,77 @@ use super::report::{Earlier, Report};
 
 pub(crate) type ProgressFn = dyn Fn(&Progress<'_>) + Send + Sync;
 
-/// What a bootstrap tells while it is running.
+/// The progress of a bootstrap.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub enum Progress<'a> {
-    /// Its record is saved, the first page comes next.
+    /// The run's record is saved, and the first page comes next.
     Started {
         /// The run's id.
         run: &'a str,
-        /// Whether the run was begun before: by an earlier attempt, or by another worker.
+        /// Whether an earlier attempt, or another worker, began the run.
         rerun: bool,
-        /// Where live begins.
+        /// Where the stream consumer has to begin.
         token: Option<&'a HandoffToken>,
-        /// How many segments there are for this process.
+        /// How many segments this process has to do.
         segments: u32,
-        /// What of them is not read, since it was done with before.
+        /// What earlier attempts did, which is not read again.
         earlier: &'a Earlier,
     },
-    /// A page is done with.
+    /// A page is done.
     Page {
         /// Its segment.
         segment: u32,
-        /// What became of its rows.
+        /// The outcome of its rows.
         page: &'a Counts,
-        /// What became of all rows so far, those of earlier attempts included. It becomes less where
-        /// pages that were done are read again, or left to another process.
+        /// The outcome of all rows so far, earlier attempts included. It decreases if finished pages
+        /// are read again, or left to another process.
         total: &'a Counts,
-        /// How much is done, 0 to 1: an estimate, by the number of rows that the source thinks
-        /// it has, or else by segments. 1 only when all is done.
+        /// The share that is done, 0 to 1. An estimate, by the source's estimate of its rows, or by
+        /// segments. 1 only when everything is done.
         share_done: f64,
-        /// How long the rest will take if it goes on like this: an estimate. `None` as long as
-        /// there is nothing to tell it by.
+        /// An estimate of how long the rest will take at the present speed. `None` if it cannot be
+        /// estimated yet.
         time_left: Option<Duration>,
-        /// How long this attempt has been reading.
+        /// How long this attempt has been reading so far.
         elapsed: Duration,
     },
-    /// A segment was read to its end, and its checkpoint says so.
+    /// A segment is done, and its checkpoint says so.
     SegmentDone {
-        /// Which.
+        /// The segment.
         segment: u32,
-        /// How many of them are done.
+        /// How many segments of this process are done.
         done: u32,
-        /// How many there are for this process.
+        /// How many segments this process has to do.
         of: u32,
     },
-    /// It may take longer than the stream keeps what comes after the token. Told, and traced, at
-    /// most once an hour.
+    /// The run may take longer than the stream keeps the changes that follow the token. Reported,
+    /// and traced, at most once an hour.
     Late {
         /// How long ago the token was captured.
         age: Duration,
-        /// How old it may become: [`SURE_LIFE`](murmur_state::SURE_LIFE).
+        /// How old the token may become: [`SURE_LIFE`](murmur_state::SURE_LIFE).
         life: Duration,
-        /// How long the rest will take if it goes on like this; `None` if nobody knows.
+        /// How long the rest will take at the present speed; `None` if that is not known.
         time_left: Option<Duration>,
         /// What to do.
         advice: &'a str,
     },
-    /// Operations fail in passing, and are tried again: told once for all of them, after 30 seconds,
-    /// then every minute, and when it is over. It can come before [`Started`](Progress::Started).
+    /// Requests fail and are retried. Reported once for all of them: after 30 seconds, then every
+    /// minute, and when it is over. Can come before [`Started`](Progress::Started).
     Outage {
-        /// What there is to tell.
+        /// The outage.
         outage: &'a Outage<'a>,
     },
-    /// All is read, and the record says so unless other workers have more to do; or an earlier process
-    /// had finished the run, and this is all that is told of it.
+    /// This process is done. The run's record says that the run is finished, unless other workers
+    /// have more to do. If an earlier process finished the run, this is the only progress reported.
     Finished {
         /// How it ended.
         report: &'a Report,
     },
-    /// It was stopped before its end.
+    /// The run was stopped before its end.
     Stopped {
-        /// How far it came.
+        /// How far it got.
         report: &'a Report,
     },
 }

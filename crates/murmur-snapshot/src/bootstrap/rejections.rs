@@ -5,23 +5,23 @@ use murmur_core::{AttributeValue, Record, Rejected, Row};
 
 use crate::rejected_row::RejectedRow;
 
-/// How many attributes of a row are named.
+/// How many attributes of a row are listed.
 const MAX_SHOWN: usize = 12;
 
-/// The first row that was rejected, of a source of which every row was.
+/// The first row of a source of which every row was rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FirstRejected {
-    /// Which, and why.
+    /// The row, and why it was rejected.
     pub row: RejectedRow,
-    /// What it looks like: the names and types of its attributes.
+    /// The names and types of its attributes.
     pub found: String,
 }
 
-/// The rows that were passed over because they can never count, noted for their pages.
+/// The rows that were rejected, until their pages are done.
 #[derive(Debug, Default)]
 pub(crate) struct Rejections {
-    /// By event id; of the pages that are being written only.
+    /// By event id; only of pages that are being written.
     noted: Mutex<HashMap<String, Vec<RejectedRow>>>,
     first: OnceLock<FirstRejected>,
 }
@@ -40,7 +40,7 @@ impl Rejections {
         self.noted().entry(row.id.clone()).or_default().push(row);
     }
 
-    /// What was noted of the rows called `ids`, which is forgotten here.
+    /// Takes out what was noted of the rows called `ids`.
     pub(crate) fn of<'a>(&self, ids: impl IntoIterator<Item = &'a str>) -> Vec<RejectedRow> {
         let mut noted = self.noted();
         if noted.is_empty() {
@@ -56,8 +56,7 @@ impl Rejections {
     }
 }
 
-/// What a row looks like: the names and types of its attributes, and no values, which may be
-/// secret.
+/// The names and types of a row's attributes, without their values, which may be secret.
 fn looks(record: &Record) -> String {
     let Record::Scanned(Row { item, .. }) = record else {
         return "no row".to_owned();
@@ -70,7 +69,7 @@ fn looks(record: &Record) -> String {
         .map(|(name, value)| format!("`{name}` ({})", kind(value)))
         .collect();
     match (shown.is_empty(), more) {
-        (true, _) => "of which no attribute could be read".to_owned(),
+        (true, _) => "whose attributes cannot be read".to_owned(),
         (false, 0) => format!("with {}", shown.join(", ")),
         (false, more) => format!("with {} and {more} more attributes", shown.join(", ")),
     }

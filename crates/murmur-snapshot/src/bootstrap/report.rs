@@ -9,29 +9,29 @@ use crate::rejected_row::RejectedRow;
 pub struct Report {
     /// The run's id: the same in every attempt at it, and for all its workers.
     pub run: String,
-    /// Whether the run was begun before: by an earlier attempt, or by another worker.
+    /// Whether an earlier attempt, or another worker, began the run.
     pub rerun: bool,
-    /// Whether all is done.
+    /// Whether the run is finished.
     pub ended: Ended,
-    /// Where live begins, as captured before the run's first page; `None` if the source has no
-    /// stream. [`handoff_token`](Report::handoff_token) has it for what cannot do without.
+    /// Where the stream consumer has to begin, captured before the run's first page; `None` if the
+    /// source has no stream. [`handoff_token`](Report::handoff_token) returns it or an error.
     pub token: Option<HandoffToken>,
-    /// What this attempt did not read, since it was done with before.
+    /// What earlier attempts did, which this one did not read again.
     pub earlier: Earlier,
-    /// What became of the rows in this attempt. A page that was read again counts as it was done with
-    /// in the end; what reading it cost counts each time that it was done with.
+    /// The outcome of the rows in this attempt. The rows of a page that was read again count once,
+    /// with their last outcome; the cost of reading it counts each time.
     pub counts: Counts,
-    /// How many segments of this part another process took and finished meanwhile. What it made of
-    /// their rows is in its report; what this one had saved of them is in `counts`.
+    /// How many segments of this part another process took over and finished. Their rows are in the
+    /// report of that process; what this process had saved of them is in `counts`.
     pub left: u32,
-    /// The rows that were rejected, by each pipeline that did, those of earlier attempts first,
-    /// up to the limit [set](crate::BootstrapBuilder::max_listed). [`Counts::rejected`] of `earlier` and
-    /// `counts` say how many rows there were in all.
+    /// The rejected rows, once for each pipeline that rejected them, earlier attempts first, up to
+    /// [`max_listed`](crate::BootstrapBuilder::max_listed). [`Counts::rejected`] of `earlier` and
+    /// `counts` have the number of all rejected rows.
     pub rejected: Vec<RejectedRow>,
 }
 
 impl Report {
-    /// Where live begins, for what cannot do without: a trigger, the check of a mapping.
+    /// Where the stream consumer has to begin, for a trigger or the check of a mapping.
     ///
     /// # Errors
     ///
@@ -43,10 +43,12 @@ impl Report {
     }
 }
 
-/// A bootstrap captured no handoff token, so nothing says where live begins.
+/// A bootstrap captured no handoff token, so it is not known where the stream consumer has to begin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "run `{run}` captured no handoff token, since its source has no stream, or was not given the client of its stream: nothing says where live begins; switch a stream on, and bootstrap into new state and marker tables"
+    "run `{run}` captured no handoff token, because its source has no stream, or no client for it: \
+     it is not known where to begin reading the stream; switch a stream on, and bootstrap into new \
+     state and marker tables"
 )]
 #[non_exhaustive]
 pub struct NoToken {
@@ -54,30 +56,30 @@ pub struct NoToken {
     pub run: String,
 }
 
-/// Whether all of a run is done.
+/// How a call of a bootstrap ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
     /// The run is finished: every segment is done, and its record says so.
     Finished,
-    /// The run was finished by an earlier process, so nothing was read: [`Report::counts`] and the rest
-    /// are empty, and [`Report::token`] is the one that the run captured.
+    /// An earlier process finished the run, so nothing was read. [`Report::counts`] and the rest are
+    /// empty; [`Report::token`] is the token that the run captured.
     FinishedBefore {
         /// When it was finished.
         finished_at: Timestamp,
     },
-    /// The segments of this [worker](crate::BootstrapBuilder::worker) are done. Others are not, and who
-    /// finishes the last of them finishes the run.
+    /// The segments of this [worker](crate::BootstrapBuilder::worker) are done, others are not. The
+    /// worker that finishes the last segment finishes the run.
     OwnPart,
-    /// It was stopped before its end: the run is unfinished, and can be run again.
+    /// The run was stopped before its end. It is unfinished, and can be run again.
     Stopped,
 }
 
-/// What earlier attempts at a run had done of the segments that this one is to read.
+/// What earlier attempts at a run did of the segments of this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Earlier {
-    /// Segments that were done, and are not read at all.
+    /// Segments that are done, and are not read.
     pub segments: u32,
-    /// What became of all rows that are not read again, those of segments begun included.
+    /// The outcome of all rows that are not read again, including those of unfinished segments.
     pub counts: Counts,
 }

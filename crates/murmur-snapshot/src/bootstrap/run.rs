@@ -31,7 +31,7 @@ use crate::retried::retried;
 use crate::run_record::RunRecord;
 use crate::source::{Description, Source};
 
-/// The part of a run that is this process's.
+/// The part of a run that this process does.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) run: String,
@@ -40,10 +40,10 @@ pub(crate) struct Worker {
 
 /// The run that a bootstrap takes part in.
 enum Entered {
-    /// It goes on, or begins.
+    /// A run that goes on or begins.
     Run {
         record: RunRecord,
-        /// Whether it was there before.
+        /// Whether it was begun before.
         rerun: bool,
     },
     FinishedBefore(Report),
@@ -51,21 +51,22 @@ enum Entered {
 
 /// Fills the state of pipelines from a snapshot, once.
 ///
-/// Every page goes through the same [`Processor`] as live changes, with the pipelines' own delivery
-/// modes. What fails in passing is tried again by [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient),
-/// 30 minutes, unless the processor was given another policy: reads of the source, writes, checkpoints. After
-/// that the run fails with [`GaveUp`](BootstrapError::GaveUp). An outage is told while it lasts
-/// ([`Progress::Outage`]).
+/// Every page goes through the same [`Processor`] as stream records, with the delivery mode of each
+/// pipeline. Transient failures of reads, writes and checkpoints are retried by
+/// [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient), for 30 minutes, unless the processor
+/// has another policy. After that the run fails with [`GaveUp`](BootstrapError::GaveUp). An outage is
+/// reported while it lasts ([`Progress::Outage`]).
 ///
-/// Beside the pipelines' own counts the processor's recorder gets `<source>:retry` for reads that are
-/// tried again and, after each page, the gauges `<source>:rows`, `:read_units`, `:share_done_percent` and
-/// `:seconds_left`: what [`Progress::Page`] tells.
+/// In addition to the pipelines' own counts, the processor's recorder gets `<source>:retry` for reads
+/// that are retried. After each page it gets the gauges `<source>:rows`, `:read_units`,
+/// `:share_done_percent` and `:seconds_left`, the figures of [`Progress::Page`].
 ///
 /// # Runs
 ///
-/// Where live begins (the handoff token) is captured before the first page and saved beside the
-/// run's record, one [`RunRecord`] per pipeline, in that pipeline's marker table
-/// or in [`checkpoints`](crate::BootstrapBuilder::checkpoints). The records decide whether a run may begin:
+/// The handoff token says where the stream consumer has to begin. It is captured before the first
+/// page and saved with the run's record: one [`RunRecord`] per pipeline, in that pipeline's marker
+/// table or in [`checkpoints`](crate::BootstrapBuilder::checkpoints). The records decide whether a
+/// run may begin:
 ///
 /// | records found | without [`restart`](crate::BootstrapBuilder::restart) |
 /// |---|---|
@@ -73,48 +74,52 @@ enum Entered {
 /// | finished, of one run, for all of these pipelines | nothing is read; the report has the run's token and says [`Ended::FinishedBefore`] |
 /// | finished, for some of these pipelines only | refused |
 /// | unfinished, of exactly these pipelines and this source, under 22 h 30 min old | the same run goes on, with the token of its first attempt; refused if any pipeline counts repeats |
-/// | unfinished, older | refused, but for [`live_is_running`](crate::BootstrapBuilder::live_is_running): a stream keeps 24 h, and of two clocks each may be 45 min off |
+/// | unfinished, older | refused without [`live_is_running`](crate::BootstrapBuilder::live_is_running): a stream keeps 24 h, and each of two clocks may be 45 min off |
 /// | unfinished, of other pipelines, definitions or source settings | refused |
 ///
-/// A run of several pipelines begins for all of them or for none, and stays one run: the record
-/// names them all, so that a start or an end that was interrupted between two records is
-/// completed, never guessed at.
+/// A run of several pipelines begins for all of them or for none, and stays one run. Each record
+/// names all of them, so a start or an end that was interrupted between two records is completed by
+/// the next attempt.
 ///
 /// # Going on
 ///
-/// Each segment has a checkpoint beside the record of the first pipeline (by name), saved
-/// whenever a page and all pages before it in its segment are done with. A run that was stopped,
-/// failed or was killed goes on from there: what is done is not read again, and what was done
-/// after the last checkpoint is recognised. [`Report::earlier`] says how much was skipped.
+/// Each segment has a checkpoint, kept with the record of the first pipeline (by name). It is saved
+/// whenever a page and all pages before it in its segment are done. A run that was stopped, failed or
+/// was killed goes on from its checkpoints: pages before them are not read again, and rows that were
+/// counted after them are recognised. [`Report::earlier`] says how much was skipped.
 ///
-/// Of two processes at one segment the later to save is refused, and leaves the segment to the
-/// other; it goes on with those that are its own, and fails at its end
-/// ([`SegmentTaken`](BootstrapError::SegmentTaken)) unless the other has done its part by then. So
-/// one that was thought dead does not go on beside the one that replaced it, and of any number at
-/// one run at least one comes to its end. Of two that begin a run at the same moment, one is
-/// refused. Still, do not begin a run again while it is under way elsewhere: under exactly-once and
-/// with ledgers it is wasted work, but claim-first can lose a row at which the other fails.
+/// If two processes work on one segment, the later one to save is refused. It leaves the segment to
+/// the other process, goes on with its other segments, and at its end fails with
+/// [`SegmentTaken`](BootstrapError::SegmentTaken) unless the other process has finished the segment.
+/// So a process that seemed dead does not go on beside its replacement, and of any number of
+/// processes at least one finishes. Of two processes that begin a run at the same moment, one is
+/// refused. Do not start a run again while it is running elsewhere: with exactly-once and ledgers it
+/// wastes work, and claim-first can lose a row at which the other process fails.
 ///
 /// When the run is finished, the checkpoints of its segments are removed.
 ///
 /// # Items that settle
 ///
-/// Items of pipelines whose definition says [`settle`](murmur_core::Definition::settle) settle from the
-/// end of the run on, by their first change after that: this is said beside their state before the run
-/// is recorded as finished, once for all workers. Where a run is found finished this is said, too, which
-/// costs a write for each pipeline; for definitions that were given `settle` after
-/// their bootstrap, [`Settle`](crate::Settle) is the command. A stream without old images is refused.
+/// If a definition says [`settle`](murmur_core::Definition::settle), its items settle from the end of
+/// the run on, each by its first change after that. A note beside the state says so. It is written
+/// before the run is recorded as finished, once for all workers. A call that finds the run finished
+/// writes the note again, which costs one write for each pipeline. If `settle` was added to a
+/// definition after its bootstrap, use [`Settle`](crate::Settle). A stream without old images is
+/// refused.
 ///
 /// # Rows
 ///
-/// A row that can never count (undecodable, with an unusable key, out of range) is counted,
-/// traced, handed to the processor's [`on_rejected`](murmur_core::ProcessorBuilder::on_rejected) if it
-/// has one, listed in the report and passed over; an `Err` of that callback fails the run. A row comes
-/// again when the run does. A source of nothing but such rows fails the run
-/// ([`accept_all_rejected`](crate::BootstrapBuilder::accept_all_rejected)). A row that fails for any other reason,
-/// after the [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page is written
-/// within an hour of being asked for, or read again; where a pipeline counts repeats it fails the run
-/// instead, and so does a claim that could not be released.
+/// A row that can never count (undecodable, with an unusable key, out of range) is counted as
+/// rejected, traced, listed in the report and passed over. If the processor has an
+/// [`on_rejected`](murmur_core::ProcessorBuilder::on_rejected) callback, it receives the row; its
+/// `Err` fails the run. A row can be received again when the run is run again. A source of which
+/// every row is rejected fails the run
+/// ([`accept_all_rejected`](crate::BootstrapBuilder::accept_all_rejected)).
+///
+/// A row that fails for any other reason, after the
+/// [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page that
+/// is not written within an hour of being requested is read again; if a pipeline counts repeats, it
+/// fails the run instead. A claim that could not be released also fails the run.
 #[must_use = "nothing is read before `run`"]
 pub struct Bootstrap<T, S> {
     pub(super) processor: Processor<T>,
@@ -137,31 +142,31 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     ///
     /// # Errors
     ///
-    /// [`BootstrapError`]: the run may not begin (nothing was read or written then), the source
-    /// or a row failed, or what is kept of the run could not be saved. After a failure the run can
-    /// be run again, within 22 h 30 min of its first attempt.
+    /// [`BootstrapError`]: the run may not begin (nothing was read or written), the source or a row
+    /// failed, or the run's record or a checkpoint could not be saved. After a failure the run can be
+    /// run again, within 22 h 30 min of its first attempt.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it is as if the process had been killed: it can be run again, and goes on from its
-    /// checkpoints; pages under way may be half written, and claims may be held, so claim-first can
-    /// lose rows. Use [`run_until`](Self::run_until) to stop it.
+    /// Not cancel safe. Dropping the future is like killing the process: the run can be run again,
+    /// and goes on from its checkpoints, but pages may be half written and claims may be held, so
+    /// claim-first can lose rows. Use [`run_until`](Self::run_until) to stop a run.
     pub async fn run(self) -> Result<Report, BootstrapError> {
         self.run_until(pending()).await
     }
 
-    /// As [`run`](Self::run), until `shutdown` completes: then the pages being written are
-    /// finished, what fails in passing is tried again for no longer than two seconds, and the report
-    /// says that it was stopped. The run stays unfinished.
+    /// As [`run`](Self::run), until `shutdown` completes. Then the pages being written are finished,
+    /// failures are retried for at most two more seconds, and the report says that the run was
+    /// stopped. The run stays unfinished.
     ///
     /// # Errors
     ///
-    /// As [`run`](Self::run); [`Stopped`](BootstrapError::Stopped) where it was stopped before
-    /// it had a run to report of.
+    /// As [`run`](Self::run), and [`Stopped`](BootstrapError::Stopped) if it was stopped before it
+    /// had a run to report.
     ///
     /// # Cancel safety
     ///
-    /// As [`run`](Self::run); `shutdown` is there for that.
+    /// As [`run`](Self::run); use `shutdown` instead of dropping the future.
     pub async fn run_until(
         self,
         shutdown: impl Future<Output = ()> + Send,
@@ -180,7 +185,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         let result = result.map_err(|error| match self.retry().gave_up_after() {
             _ if !error.is_retryable() => error,
             _ if stop.now_or_never().is_some() => {
-                tracing::debug!(error = %Causes(&error), "not done before the stop");
+                tracing::debug!(error = %Causes(&error), "failed after the stop");
                 BootstrapError::Stopped {
                     source_name: self.source.name().to_owned(),
                 }
@@ -192,7 +197,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             None => error,
         });
         if let Err(error) = self.source.close().await {
-            tracing::warn!(source = self.source.name(), error = %Causes(&error), "not closed");
+            tracing::warn!(source = self.source.name(), error = %Causes(&error), "the source was not closed");
         }
         result
     }
@@ -215,7 +220,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
 
         let rows = self.segment_rows(&register, &record)?;
         let part = self.part();
-        // Of a run that was begun just now there is nothing to go on with.
+        // A run that was begun just now has no checkpoints.
         let found = match rerun {
             true => rows.load_all(part.clone()).await?,
             false => Default::default(),
@@ -306,8 +311,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         }
     }
 
-    /// What there is to report if the run was finished before. An end that was interrupted is completed
-    /// first. What it filled must be what is here now: the caller goes on to live.
+    /// The report, if the run was finished before. Completes an interrupted end first. Definitions and
+    /// state must be those of the run, because the caller goes on to read the stream.
     async fn finished_before(
         &self,
         register: &mut Register<'_>,
@@ -320,12 +325,12 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         register.refuse_unfinished(&record)?;
         self.bind(record.token.as_ref(), description).await?;
         if self.processor.pipelines().iter().any(Pipeline::settles) {
-            // Of a run that an earlier definition has finished nobody has looked.
+            // A run that an earlier definition finished was not checked for images.
             check_images(self.processor.pipelines(), description)?;
         }
         self.settle().await?;
         register.finish(&record).await?;
-        // Of a run of other pipelines too, they may be the ones who look after the segments.
+        // If the run has further pipelines, one of those may keep the segments.
         if let Ok(rows) = self.segment_rows(register, &record) {
             rows.remove_all(&record).await;
         }
@@ -345,7 +350,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         Ok(Some(report))
     }
 
-    /// Takes up the run there is or begins one.
+    /// Continues the unfinished run, or begins one.
     async fn enter(
         &self,
         register: &mut Register<'_>,
@@ -370,10 +375,10 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
                 check_token(check, self.source.name(), &record, self.retry(), stop).await?;
             }
             self.bind(record.token.as_ref(), description).await?;
-            // The token has to be safe before the first page is read.
+            // The token has to be saved before the first page is read.
             match register.save(&record).await? {
                 None => return Ok(Entered::Run { record, rerun }),
-                // Another worker was first with the record: this one goes on under it. Each
+                // Another worker saved its record first: this worker goes on with that record. Each
                 // pipeline's record can be lost once.
                 Some(_) if self.worker.is_some() && lost < self.processor.pipelines().len() => {
                     lost += 1;
@@ -393,7 +398,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         register: &Register<'_>,
         description: &Description,
     ) -> Result<RunRecord, BootstrapError> {
-        // Taken first: in doubt a run is thought older than it is.
+        // Taken first, so that a run is never taken for younger than it is.
         let captured_at = self.retry().clock().now();
         let token = self.asked(|| self.source.capture_handoff()).await?;
         let run = match &self.worker {
@@ -411,7 +416,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         })
     }
 
-    /// Sees that the pipelines' state is theirs, and follows from the stream of `token`.
+    /// Checks that the state belongs to the pipelines and follows the stream of `token`.
     async fn bind(
         &self,
         token: Option<&HandoffToken>,
@@ -444,7 +449,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             let names: Vec<_> = record.pipelines.keys().cloned().collect();
             OptionError::new(
                 "pipelines",
-                format!("the run is of others: {}", names.join(", ")),
+                format!("the run is of other pipelines: {}", names.join(", ")),
             )
         })?;
         Ok(SegmentRows {
@@ -478,8 +483,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         }
     }
 
-    /// This process's part is done, but for what it `left` to others: the run is finished if all of
-    /// theirs is done, too.
+    /// Ends this process's part, except for the segments it `left` to others. Finishes the run if all
+    /// other segments are done too.
     async fn end(
         &self,
         register: &mut Register<'_>,
@@ -499,7 +504,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
             && rows.all_done(0..part.start).await?
             && rows.all_done(part.end..all).await?;
         if !others_done {
-            // Whoever was last removes the rows, and with them what there was to see.
+            // The process that finishes the run removes the rows, so look at the records again.
             register.reload_all().await?;
             let finished = register.finished(&self.wanted());
             return match (finished, taken) {
@@ -511,7 +516,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
                 (_, None) => Ok(Ended::OwnPart),
             };
         }
-        // First, so that no run is finished without it. Items may settle at any time.
+        // First, so that no run is finished without it. Items may settle at any time after it.
         self.settle().await?;
         record.finished_at = Some(self.retry().clock().now());
         register.finish(record).await?;
@@ -519,7 +524,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         Ok(Ended::Finished)
     }
 
-    /// Lets items settle where the definition says so.
+    /// Lets items settle if the definition says so.
     async fn settle(&self) -> Result<(), BootstrapError> {
         let settled = self.processor.settle(Deadline::NONE).await;
         settled.map_err(|error| BootstrapError::NotSettling {
@@ -528,7 +533,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         })
     }
 
-    /// Asks the source something that is not a page.
+    /// Sends a request other than a page to the source.
     async fn asked<A, Fut>(
         &self,
         operation: impl FnMut() -> Fut + Send,
@@ -539,10 +544,7 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     {
         let (name, recorder) = (self.source.name(), &**self.processor.recorder());
         let answer = retried(self.retry(), recorder, name, Deadline::NONE, operation);
-        answer.await.map_err(|source| BootstrapError::Source {
-            source_name: name.to_owned(),
-            source,
-        })
+        Ok(answer.await?)
     }
 }
 

@@ -285,13 +285,14 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         let page = match select(stop, pin!(page)).await {
             Either::Left(_) => Ok(None),
             Either::Right((Ok((page, _)), _)) if after.is_some() && page.next == *after => {
-                Err(self.source_error(SourceError::Cursor {
+                Err(SourceError::Cursor {
                     place: name.to_owned(),
                     cursor: after.iter().map(ToString::to_string).collect(),
                     reason: "the page after it ends where it began; the source is broken".into(),
-                }))
+                }
+                .into())
             }
-            Either::Right((page, _)) => page.map(Some).map_err(|error| self.source_error(error)),
+            Either::Right((page, _)) => page.map(Some).map_err(BootstrapError::from),
         };
         Step::Read {
             segment: *segment,
@@ -572,13 +573,6 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             source_name: self.source.name().to_owned(),
             segment,
             row: shown_row(row),
-            source,
-        }
-    }
-
-    fn source_error(&self, source: SourceError) -> BootstrapError {
-        BootstrapError::Source {
-            source_name: self.source.name().to_owned(),
             source,
         }
     }

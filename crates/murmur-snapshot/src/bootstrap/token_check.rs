@@ -1,4 +1,4 @@
-//! Asking the person's check of a run's handoff token.
+//! Calls the user's check of a run's handoff token.
 
 use std::error::Error;
 use std::fmt;
@@ -15,11 +15,11 @@ use super::scan::Stop;
 use crate::error::SourceError;
 use crate::run_record::RunRecord;
 
-/// Looks at the token of a run.
+/// The check of a run's token.
 pub(crate) type TokenFn =
     dyn Fn(HandoffToken) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
-/// What the check says against a token.
+/// Why the check refused a token.
 #[derive(Debug)]
 struct Checked(BoxError);
 
@@ -43,7 +43,7 @@ impl Failure for Checked {
     }
 }
 
-/// Asks `check` whether the run may go on with its token.
+/// Calls `check` with the run's token.
 pub(crate) async fn check_token(
     check: &TokenFn,
     source_name: &str,
@@ -53,7 +53,8 @@ pub(crate) async fn check_token(
 ) -> Result<(), BootstrapError> {
     let token = record.token.clone().ok_or_else(|| {
         let reason = format!(
-            "`{source_name}` has no stream, so there is no token to look at; switch one on, or leave this out"
+            "`{source_name}` has no stream, so there is no token to check; switch a stream on, or \
+             leave this option out"
         );
         OptionError::new("on_token", reason)
     })?;
@@ -62,7 +63,7 @@ pub(crate) async fn check_token(
         async { answer.await.map_err(Checked) }
     };
     let again = |error: &Checked| {
-        tracing::debug!(source = source_name, error = %Causes(error), "the token is shown again");
+        tracing::debug!(source = source_name, error = %Causes(error), "the check of the token is retried");
     };
     let asked = retry.run(Deadline::NONE, again, ask);
     match select(pin!(asked), stop.clone()).await {

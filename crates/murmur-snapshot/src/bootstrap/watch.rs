@@ -1,4 +1,4 @@
-//! How far a scan is, how long it will take, and whether that is too long.
+//! The progress of a scan, its time left, and whether it will take too long.
 
 use std::time::Duration;
 
@@ -7,23 +7,27 @@ use murmur_state::{Clock, Recorder, SURE_LIFE, Timestamp};
 use super::counts::Counts;
 use super::progress::Progress;
 
-/// How long a scan runs before it is judged by its own speed.
+/// How long a scan runs before its own speed is used.
 const WARM_UP: Duration = Duration::from_secs(600);
 
-/// The age from which a scan is late whose end nobody can tell: two thirds of what it has.
+/// The age from which a scan without an estimate of its end is late: two thirds of its time.
 const LATE_AGE: Duration = Duration::from_secs(SURE_LIFE.as_secs() / 3 * 2);
 
-/// How often it is told, at most.
+/// The least time between two warnings.
 const WARN_INTERVAL: Duration = Duration::from_secs(3600);
 
-const LATE_WITH_LEDGERS: &str = "start live now, from this run's token: with ledgers it may read beside the scan; more read budget or concurrency helps too";
-const LATE: &str = "give it more read budget, concurrency or workers; if that is not enough, make state and marker tables anew, scan a table at rest, and ask for `restart`";
+const LATE_WITH_LEDGERS: &str = "start the stream consumer now, from this run's token: with ledgers \
+                                 it may run beside the scan; more read budget or concurrency helps \
+                                 too";
+const LATE: &str = "give it more read budget, concurrency or workers; if that is not enough, make new \
+                    state and marker tables, scan the table while it is not written, and ask for \
+                    `restart`";
 
 /// What is known before the first page.
 pub(crate) struct ScanFacts {
     /// About how many rows this process has to read, where the source knows.
     pub(crate) rows: Option<f64>,
-    /// When the token was captured, if it is not to become too old.
+    /// When the token was captured, if its age is limited.
     pub(crate) token_from: Option<Timestamp>,
     pub(crate) ledgers: bool,
     /// What earlier attempts did.
@@ -34,7 +38,7 @@ pub(crate) struct ScanFacts {
 pub(crate) struct Watch {
     facts: ScanFacts,
     begun: Duration,
-    /// The share that was done at the beginning.
+    /// The share that was done at the start.
     share: f64,
     warned: Option<Duration>,
 }
@@ -56,17 +60,17 @@ impl Watch {
         }
     }
 
-    /// What became of all rows, those of earlier attempts included.
+    /// The outcome of all rows, earlier attempts included.
     pub(crate) fn total(&self) -> &Counts {
         &self.facts.total
     }
 
-    /// Pages that were done with are to be done once more.
+    /// Pages that were done will be done again.
     pub(crate) fn take_back(&mut self, counts: &Counts) {
         self.facts.total.take_back(counts);
     }
 
-    /// A page is done with, and `done` segments `of` all.
+    /// A page is done, and `done` segments `of` all.
     pub(crate) fn page(&mut self, page: &Counts, done: u32, of: u32, clock: &dyn Clock) -> Figures {
         self.facts.total += *page;
         let elapsed = clock.monotonic().saturating_sub(self.begun);
@@ -75,13 +79,13 @@ impl Watch {
         let left = elapsed.as_secs_f64() * (1.0 - share_done) / gained;
         Figures {
             share_done,
-            // Nothing gained is no number, or none that a duration can be.
+            // No gain makes a number that is no duration.
             time_left: Duration::try_from_secs_f64(left).ok(),
             elapsed,
         }
     }
 
-    /// Shows the figures as gauges.
+    /// Records the figures as gauges.
     pub(crate) fn gauge(&self, figures: &Figures, source_name: &str, recorder: &dyn Recorder) {
         // Floats saturate when they are cast.
         let gauge =
@@ -94,7 +98,7 @@ impl Watch {
         }
     }
 
-    /// What to say if the scan may take longer than the stream keeps what comes after its token.
+    /// The warning, if the scan may take longer than the stream keeps the changes after its token.
     pub(crate) fn late(
         &mut self,
         figures: &Figures,
@@ -123,8 +127,8 @@ impl Watch {
     }
 }
 
-/// How much is done, as an estimate; 1 only when all is. The number of rows is hours old where
-/// DynamoDB tells it, so whichever of rows and segments says more is believed.
+/// An estimate of the share done; 1 only when everything is. DynamoDB's number of rows is hours old,
+/// so the larger of the shares by rows and by segments is used.
 fn share(facts: &ScanFacts, total: &Counts, done: u32, of: u32) -> f64 {
     if done >= of {
         return 1.0;

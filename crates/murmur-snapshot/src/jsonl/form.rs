@@ -1,4 +1,4 @@
-//! Forms of files that are no JSON lines of items, told by their first line.
+//! Recognises files that are not JSON lines of items by their first line.
 
 use std::collections::HashMap;
 
@@ -6,11 +6,11 @@ use serde_json::value::RawValue;
 
 use super::line::{Format, KeyPart};
 
-/// What to say of a file that begins with `line`, if it is not what is read here.
+/// The advice for a file that begins with `line`, if it is not JSON lines of items.
 pub(super) fn foreign(format: Format, key: &[KeyPart], line: &[u8]) -> Option<String> {
     let said = match line {
         [0xef, 0xbb, 0xbf, ..] => {
-            "it begins with a byte order mark; take that away (`sed '1s/^\\xEF\\xBB\\xBF//'`)"
+            "it begins with a byte order mark; remove that (`sed '1s/^\\xEF\\xBB\\xBF//'`)"
         }
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [b'{', 0, ..] | [0, b'{', ..] => {
             "it is UTF-16; convert it (`iconv -f UTF-16 -t UTF-8`)"
@@ -26,10 +26,11 @@ pub(super) fn foreign(format: Format, key: &[KeyPart], line: &[u8]) -> Option<St
             "it is one JSON array, not one object a line; convert it (`jq -c '.[]'`)"
         }
         _ if is_incremental(key, line) => {
-            "it is an incremental export, a list of changes and not of items; export the table in full (`--export-type FULL_EXPORT`)"
+            "it is an incremental export, a list of changes and not of items; export the table in \
+             full (`--export-type FULL_EXPORT`)"
         }
         _ if format == Format::Plain && is_dynamodb(key, line) => {
-            "its lines are DynamoDB JSON, and plain JSON is read; say `dynamodb_json`"
+            "its lines are DynamoDB JSON, and the source reads plain JSON; say `dynamodb_json`"
         }
         _ => return None,
     };
@@ -40,7 +41,7 @@ fn trimmed(line: &[u8]) -> &[u8] {
     line.trim_ascii_start()
 }
 
-/// Whether the line is a change, as incremental exports write them, and no item with such attributes.
+/// Whether the line is a change of an incremental export, and not an item with such attributes.
 fn is_incremental(key: &[KeyPart], line: &[u8]) -> bool {
     let Ok(members) = serde_json::from_slice::<HashMap<String, &RawValue>>(line) else {
         return false;
@@ -51,8 +52,8 @@ fn is_incremental(key: &[KeyPart], line: &[u8]) -> bool {
         && !key.iter().any(|part| members.contains_key(&part.name))
 }
 
-/// Whether the line is an item as table exports write them: `{"Item":{"id":{"S":"7"}}}`, and no item
-/// with such an attribute.
+/// Whether the line is an item of a table export, `{"Item":{"id":{"S":"7"}}}`, and not an item with
+/// such an attribute.
 fn is_dynamodb(key: &[KeyPart], line: &[u8]) -> bool {
     let Ok(members) = serde_json::from_slice::<HashMap<String, &RawValue>>(line) else {
         return false;

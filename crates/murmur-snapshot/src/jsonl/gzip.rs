@@ -1,4 +1,4 @@
-//! Reading through gzip, where there is any.
+//! Decompresses gzip, if the input is compressed.
 
 use std::io::{self, Write};
 
@@ -7,13 +7,13 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
 pub(super) type Reader = Box<dyn AsyncBufRead + Send + Unpin>;
 
-/// The byte that gzip begins with, and no text does.
+/// The first byte of gzip, which no text begins with.
 const MAGIC: u8 = 0x1f;
 
-/// How much is inflated at a time: up to a thousand times as much comes of it.
+/// How much is decompressed at a time; the result can be a thousand times as large.
 const PIECE: usize = 4096;
 
-/// Nothing but what was read can be wrong: it is inflated into memory.
+/// Decompression into memory fails only if the input is wrong.
 fn damaged(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -29,7 +29,7 @@ enum State {
     Plain,
     Gzip {
         inflater: Box<MultiGzDecoder<Vec<u8>>>,
-        /// How much of what is inflated was taken.
+        /// How much of the decompressed text was consumed.
         taken: usize,
         is_over: bool,
     },
@@ -43,7 +43,7 @@ impl Inflating {
         }
     }
 
-    /// The text that comes next; empty at the end of all. Cancel safe.
+    /// The next text; empty at the end of the input. Cancel safe.
     pub(super) async fn fill(&mut self) -> io::Result<&[u8]> {
         if matches!(self.state, State::Unknown) {
             self.state = match self.reader.fill_buf().await?.first() {
@@ -82,7 +82,7 @@ impl Inflating {
         }
     }
 
-    /// Takes `bytes` of what was given.
+    /// Consumes `bytes` of the text that `fill` returned.
     pub(super) fn consume(&mut self, bytes: usize) {
         match &mut self.state {
             State::Unknown | State::Plain => self.reader.consume(bytes),

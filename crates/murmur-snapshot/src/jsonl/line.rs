@@ -9,22 +9,22 @@ use serde_json::value::RawValue;
 
 use crate::source::BadRow;
 
-/// Bytes of the longest line looked into. An item has at most 400 KB (Amazon DynamoDB Developer
-/// Guide, "Quotas"); this leaves room for JSON and for rows of other origin, and keeps a file
+/// Bytes of the longest line that is parsed. An item has at most 400 KB (Amazon DynamoDB Developer
+/// Guide, "Quotas"). The limit leaves room for JSON and for rows of other origin, and stops a file
 /// without line ends from filling the memory.
 pub(super) const MAX_LINE: usize = 16 * 1024 * 1024;
 
-/// Levels of nesting followed; DynamoDB has 32.
+/// The deepest nesting that is parsed; DynamoDB allows 32 levels.
 const MAX_DEPTH: usize = 128;
 
 /// The type of a key attribute in its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KeyType {
-    /// S.
+    /// A string (S).
     String,
-    /// N.
+    /// A number (N).
     Number,
-    /// B.
+    /// Binary (B).
     Binary,
 }
 
@@ -48,7 +48,7 @@ pub(super) enum Format {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct KeyPart {
     pub(super) name: String,
-    /// Its type in the table, where that was said.
+    /// Its type in the table, if given.
     pub(super) kind: Option<KeyType>,
 }
 
@@ -67,7 +67,7 @@ enum LineError {
     Plain(#[source] serde_json::Error),
     #[error("the line is not an item in DynamoDB JSON, such as `{{\"id\":{{\"S\":\"7\"}}}}`")]
     DynamoDb(#[source] serde_json::Error),
-    #[error("the line is longer than {MAX_LINE} bytes")]
+    #[error("the line is longer than 16 MiB")]
     TooLong,
     #[error("the line is nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
@@ -117,7 +117,7 @@ pub(super) fn row(
     })
 }
 
-/// The key of `item`, whose attributes get the types that they have in the table.
+/// The key of `item`, with the attribute types of the table.
 fn keys(format: Format, key: &[KeyPart], item: &mut Item) -> Result<Item, LineError> {
     let mut keys = HashMap::with_capacity(key.len());
     for KeyPart { name, kind } in key {
@@ -173,8 +173,8 @@ fn plain_members(
     members.into_iter().map(value).collect()
 }
 
-/// A JSON value by its text, which is known to be valid. Numbers are taken as they are written:
-/// a float on the way would change `12.34` and integers over 2⁵³.
+/// Converts the text of a JSON value, which is known to be valid. Numbers keep their text: a
+/// conversion to float would change `12.34` and integers over 2⁵³.
 fn plain(text: &str, depth: usize) -> Result<AttributeValue, LineError> {
     if depth >= MAX_DEPTH {
         return Err(LineError::TooDeep);

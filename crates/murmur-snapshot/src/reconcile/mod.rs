@@ -1,4 +1,4 @@
-//! Comparing the state with the table, and mending it, while live is running.
+//! Compares the state with the table, and repairs it, while the stream consumer keeps running.
 
 mod builder;
 mod error;

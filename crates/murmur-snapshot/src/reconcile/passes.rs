@@ -1,9 +1,8 @@
 //! The passes of a reconcile: over the table, over the ledgers, and over what differed.
 //!
-//! Pages are read as a bootstrap reads them: a worker takes a page from being asked for to being
-//! compared, and the next free worker reads on as soon as it is known where. Before items are looked
-//! at closely what is under way is finished, since that waits for the lag and changes what is known
-//! of the ledger.
+//! Pages are read as in a bootstrap: a worker requests a page and compares it, and the next free
+//! worker reads on as soon as the next cursor is known. Before items are looked at closely, the pages
+//! under way are finished, because the close look waits for the lag and changes the ledger.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -31,13 +30,13 @@ use crate::source::{BadRow, Cursor, Page};
 /// How many items are looked up at a time.
 const LOOK_UPS: usize = 32;
 
-/// In how many segments DynamoDB lists at most (API reference, Scan).
+/// The most segments of a Scan (Amazon DynamoDB API Reference, "Scan").
 const MOST_SEGMENTS: u32 = 1_000_000;
 
-/// What looking up an item costs at least, in read units.
+/// The least cost of looking up an item, in read units.
 const ONE_ITEM: f64 = 1.0;
 
-/// Something of a page that came to its end.
+/// A step of a page that has ended.
 enum Step {
     Read {
         segment: u32,
@@ -52,7 +51,7 @@ enum Step {
 }
 
 impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
-    /// Reads all pages, and looks closely at what differs whenever that is much.
+    /// Reads all pages. Looks closely at what differs whenever enough is gathered.
     pub(super) async fn scan(
         &self,
         inspection: &mut Inspection<'_, T>,
@@ -115,7 +114,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
                     None => return Ok(()),
                     Some(step) => step,
                 },
-                // A page that comes cuts the rest short, since it may cost less than was set aside.
+                // A page that arrives ends the pause, since it may cost less than was set aside.
                 Some(rest) => {
                     let page = async {
                         match steps.is_empty() {
@@ -168,13 +167,14 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let page = retried(retry, recorder, name, Deadline::NONE, || {
             self.source.page(segment, after.as_ref(), reserved.limit)
         });
-        let page = page.await.map_err(|error| self.source_error(error))?;
+        let page = page.await?;
         if page.next.is_some() && page.next == after {
-            return Err(self.source_error(SourceError::Cursor {
+            return Err(SourceError::Cursor {
                 place: name.to_owned(),
                 cursor: after.map(|after| after.to_string()).unwrap_or_default(),
                 reason: "the page after it ends where it began; the source is broken".into(),
-            }));
+            }
+            .into());
         }
         Ok(Step::Read {
             segment,
@@ -203,13 +203,13 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         state.rejected.extend(rows.take(room));
     }
 
-    /// Goes over what the ledgers know, for items that the scan has not seen.
+    /// Lists the ledgers, for items that the scan has not seen.
     pub(super) async fn list(
         &self,
         inspection: &mut Inspection<'_, T>,
         state: &mut State,
     ) -> Result<(), ReconcileError> {
-        // What the scan gathered first, since a repair changes what the ledgers know.
+        // First the items that the scan gathered, since a repair changes the ledgers.
         self.look(inspection, state).await?;
         let segments = u32::try_from(self.concurrency).unwrap_or(u32::MAX);
         let segments = NonZeroU32::new(segments.min(MOST_SEGMENTS)).unwrap_or(NonZeroU32::MIN);
@@ -250,7 +250,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         }
     }
 
-    /// Looks closely at all that is gathered.
+    /// Looks closely at all gathered items.
     async fn look(
         &self,
         inspection: &mut Inspection<'_, T>,
@@ -288,7 +288,7 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         found.map_err(|error: SourceError| Arc::new(error) as Cause)
     }
 
-    /// Waits until an item may be looked up, and sets aside what that costs at least.
+    /// Waits until an item may be looked up, and sets aside the least cost of that.
     async fn pay_for_look_up(&self) {
         loop {
             let now = self.now();

@@ -8,59 +8,60 @@ use crate::rejected_row::RejectedRow;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Reconciled {
-    /// How many rows the scan gave, bad ones included.
+    /// How many rows the scan returned, bad rows included.
     pub rows: u64,
-    /// How many times a row can never count, in one pipeline or in all: it contributes nothing.
+    /// How often a row was rejected, by one pipeline or by all. Rejected rows contribute nothing.
     pub rejected_rows: u64,
-    /// The first of them, up to the limit.
+    /// The first rejected rows, up to the limit.
     pub rejected: Vec<RejectedRow>,
-    /// What scanning the source and looking its items up cost in read units, where the source says.
+    /// The cost of scanning and looking items up in read units, if the source knows it.
     pub read_units: f64,
-    /// What was found of each pipeline, in their order.
+    /// The findings of each pipeline, in their order.
     pub pipelines: Vec<Inspected>,
 }
 
 impl Reconciled {
-    /// Whether every difference that stands was mended, or there is none. What cannot be told is none:
-    /// see [`SettledFindings::KeepsExpired`](murmur_core::SettledFindings::KeepsExpired).
+    /// Whether there is no difference, or every difference was repaired. What cannot be compared is not
+    /// a difference: see
+    /// [`SettledFindings::KeepsExpired`](murmur_core::SettledFindings::KeepsExpired).
     pub fn is_clean(&self) -> bool {
         self.pipelines.iter().all(|pipeline| pipeline.left() == 0)
     }
 }
 
-/// How far a reconcile is.
+/// The progress of a reconcile.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct ReconcileProgress {
-    /// What it is doing.
+    /// The current step.
     pub step: ReconcileStep,
-    /// How many rows of the table it looked at, each time it did.
+    /// How many rows of the table were examined, over all scans.
     pub rows: u64,
-    /// About how many rows the table has, where the source knows: an estimate.
+    /// An estimate of the rows of the table, if the source knows one.
     pub rows_expected: Option<u64>,
-    /// How many items the ledgers have listed.
+    /// How many items of the ledgers were listed.
     pub ledger_rows: u64,
     /// How many items, or keys in a recount, differed at first.
     pub suspects: u64,
-    /// What scanning and looking items up cost in read units so far, where the source says.
+    /// The cost of scanning and looking items up in read units so far, if the source knows it.
     pub read_units: f64,
-    /// How long it takes so far.
+    /// The time since the start.
     pub elapsed: Duration,
 }
 
-/// What a reconcile is doing.
+/// A step of a reconcile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReconcileStep {
     /// It scans the table.
     Scan,
-    /// It lists what the ledgers know.
+    /// It lists the ledgers.
     Ledger,
-    /// It looks at these items closely, and waits for the lag where any differ.
+    /// It looks at items closely, and waits for the lag if any differ.
     Settle {
-        /// How many.
+        /// How many items.
         items: u64,
     },
-    /// It waits for the lag, to recount the table once more.
+    /// It waits for the lag before it recounts the table again.
     Wait,
 }

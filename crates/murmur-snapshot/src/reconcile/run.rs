@@ -9,86 +9,95 @@ use super::error::ReconcileError;
 use super::report::{ReconcileProgress, ReconcileStep, Reconciled};
 use super::state::{Spending, State};
 use crate::budget::{Account, ReadBudget, ReadPacer};
-use crate::error::SourceError;
 use crate::lookup::Lookup;
 use crate::retried::retried;
 use crate::source::Description;
 
 type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 
-/// Compares the state of pipelines with their table, and repairs it where asked to, with live
-/// running all the while: after a gap in the stream, or to be sure.
+/// Compares the state of pipelines with their table, and repairs it on request, while the stream
+/// consumer keeps running: after a gap in the stream, or as a check.
 ///
-/// What fails in passing is tried again by [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient),
-/// 30 minutes, unless the processor was given another policy; after that the reconcile fails with
+/// Transient failures are retried by
+/// [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient), for 30 minutes, unless the processor
+/// has another policy. After that the reconcile fails with
 /// [`GaveUp`](ReconcileError::GaveUp). The processor's recorder gets `<pipeline>:retry` and
-/// `<source>:retry` for what is tried again.
+/// `<source>:retry` for what is retried.
 ///
-/// Live must be past the gap, and behind by no more than [`lag`](crate::ReconcileBuilder::lag). Changes that are
-/// lost *after* the reconcile has begun are for the next one.
+/// The stream consumer must be past the gap, and at most [`lag`](crate::ReconcileBuilder::lag) behind.
+/// Changes that are lost *after* the reconcile began are for the next one.
 ///
 /// # With a ledger
 ///
-/// Every item of the table, and every item that the ledger knows, is compared with what the ledger
-/// says it contributes: keys, values and windows by the pipeline's own definition. What differs is
-/// looked at closely: its ledger row, then the item itself, and both once more after the lag. A
-/// difference is named only if both were the same each time; what kept changing is counted as
-/// unsettled. [`repair`](crate::ReconcileBuilder::repair) makes the item contribute what it should, unless live
-/// was faster. It finds missed inserts, changes, moves and deletions.
+/// Every item of the table, and every item that the ledger knows, is compared with its ledger row:
+/// keys, values and windows by the pipeline's own definition. An item that differs is looked at
+/// closely: its ledger row, then the item itself, and both once more after the lag. A difference is
+/// reported only if both were the same each time; an item that kept changing is counted as unsettled.
+/// [`repair`](crate::ReconcileBuilder::repair) makes the item contribute what it should, unless the
+/// stream consumer was faster. Missed inserts, changes, moves and deletions are found.
 ///
-/// Not a difference: what lies in windows whose retention is over, by this process's clock. One that is
-/// fast takes windows for over that are not: what differs in them is not seen, and a repair of an item
-/// takes back what it contributed there, until a reconcile by the right clock mends it. (AWS refuses
-/// the requests of a machine whose clock is off by more than some minutes.) An item that is gone, in a
-/// pipeline that keeps what has expired, may have been removed by Time to Live: it is counted as
-/// untold, and never repaired. One that is there again may have expired in between as well, and is
-/// taken for a change. A wrong row of the state itself is found by
-/// [`Processor::audit`](murmur_core::Processor::audit), not here, unless items settle.
+/// These are not differences:
+///
+/// - Contributions to windows whose retention is over, by this process's clock. If that clock is fast,
+///   it takes windows for over too early: differences in them are not seen, and the repair of an item
+///   takes back its contribution there, until a reconcile with the right clock repairs that. (AWS
+///   refuses requests of a machine whose clock is off by more than some minutes.)
+/// - An item that is gone, in a pipeline that keeps expired items: Time to Live may have removed it. It
+///   is counted as untold, and never repaired. An item that is there again may have expired in between
+///   as well, and is taken for a change.
+/// - A wrong row of the state itself. Unless items settle, only
+///   [`Processor::audit`](murmur_core::Processor::audit) finds it.
 ///
 /// # Where items settle
 ///
-/// Of an item that has [settled](murmur_core::Definition::settle) the ledger does not say what it
-/// contributes, so it never differs there, in the table or gone from it. Where the items of a pipeline
-/// settle, or any is met that has, all its keys are recounted as well, as without a ledger: after the
-/// repair, if one is asked for. What that finds is [`settled`](murmur_core::Inspected::settled)'s.
+/// The ledger does not say what an item that has [settled](murmur_core::Definition::settle)
+/// contributes, so such an item never differs, whether it is in the table or gone. If a pipeline's
+/// items settle, or if any settled item is found, all keys of the pipeline are also recounted, as
+/// without a ledger; with a repair, the recount comes after it.
+/// [`settled`](murmur_core::Inspected::settled) has the result.
 ///
-/// Keys that the recount names are not mended. After a repair they are those of settled items, whose
-/// lost changes no ledger can give back: raise the definition's version, and bootstrap into new tables.
-/// Where what has expired goes on counting no recount is possible, and the findings
-/// [say so](murmur_core::SettledFindings::KeepsExpired); the other items are compared, and mended, all the same.
+/// Keys that only the recount reports are not repaired. After a repair they are keys of settled items,
+/// whose lost changes no ledger can restore: raise the definition's version, and bootstrap into new
+/// tables. If expired items go on counting, no recount is possible, and the findings
+/// [say so](murmur_core::SettledFindings::KeepsExpired); the other items are still compared and
+/// repaired.
 ///
 /// # Without a ledger
 ///
-/// The table is counted once more, in memory, and compared with the state; if anything differs,
-/// once more after the lag. Where there are more keys than [`max_keys`](crate::ReconcileBuilder::max_keys), this is
-/// done for a part of them after the other. A key is named if its row, and what each item contributes to
-/// it, were the same both times, so a key that never rests is only ever counted as unsettled. A key that
-/// is right in the first recount by chance, since what live has yet to do makes up for what was lost, is
-/// for the next run. Nothing can be repaired. Without [`retract`](murmur_core::Definition::retract), and
-/// for monoids without an inverse (Min, Max, Set), a deletion or a change does not undo what was counted,
-/// so such a key differs from then on. Of First and Last only the times are compared.
+/// The table is counted again, in memory, and compared with the state; if anything differs, once more
+/// after the lag. With more keys than [`max_keys`](crate::ReconcileBuilder::max_keys), the keys are
+/// compared in several parts, one after the other. A key is reported if its row, and the contribution
+/// of each item to it, were the same both times, so a key that keeps changing is only counted as
+/// unsettled. A key that is right in the first recount by chance, because pending changes make up for
+/// lost ones, is for the next run. Nothing can be repaired. Without
+/// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max, Set), a
+/// deletion or a change does not undo what was counted, so such a key differs from then on. For First
+/// and Last only the times are compared.
 ///
 /// # Rows that can never count
 ///
-/// They contribute nothing: counted, and listed up to the limit. The callback for rejected records
-/// is not asked again.
+/// They contribute nothing. They are counted, and listed up to the limit. The callback for rejected
+/// records is not called for them.
 ///
-/// # What it costs
+/// # Cost
 ///
-/// One scan, and with a ledger a read of each of its rows twice, by the scan's pages and as a list.
-/// An item that the ledger knows is looked up if it differed, or was not among the
-/// [remembered](crate::ReconcileBuilder::remember) ones. Without a ledger one listing of the state and, if anything
-/// differs, a second scan, for each part of the keys. Where items settle it is both together, and the
-/// first scan serves both; if items were mended the recount begins anew after that, so that the table is
-/// scanned twice, and a third time if anything differs.
+/// With a ledger: one scan, and two reads of each ledger row, by the scan's pages and in a listing. An
+/// item that the ledger knows is looked up if it differed, or was not among the
+/// [remembered](crate::ReconcileBuilder::remember) ones.
 ///
-/// Memory is bounded, whatever the size of the table:
+/// Without a ledger, for each part of the keys: one listing of the state, one scan and, if anything
+/// differs, a second scan.
+///
+/// If items settle: the cost of both, with one first scan for both. After a repair the recount starts
+/// over, so the table is scanned twice, and a third time if anything differs.
+///
+/// Memory is bounded for tables of any size:
 ///
 /// | held | option | about |
 /// |---|---|---|
 /// | items of the scan | [`remember`](crate::ReconcileBuilder::remember) | 20 to 40 bytes each, 140 MB by default |
 /// | items looked at closely | [`max_suspects`](crate::ReconcileBuilder::max_suspects) | 500 bytes each, 50 MB |
-/// | items and keys that differ | [`max_differing`](crate::ReconcileBuilder::max_differing) | 40 bytes an item until it is mended, 200 a key, 240 MB at most |
+/// | items and keys that differ | [`max_differing`](crate::ReconcileBuilder::max_differing) | 40 bytes an item until it is repaired, 200 a key, 240 MB at most |
 /// | keys of a recount | [`max_keys`](crate::ReconcileBuilder::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
 /// | pages under way | [`concurrency`](crate::ReconcileBuilder::concurrency) | 1 MB of the table each, decoded |
 #[must_use = "nothing is read before `run`"]
@@ -104,16 +113,16 @@ pub struct Reconcile<T, S> {
 }
 
 impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
-    /// Reads the table to its end, compares, and repairs where asked to.
+    /// Reads the whole table, compares it with the state, and repairs differences on request.
     ///
     /// # Errors
     ///
-    /// [`ReconcileError`]: it was refused (no row was read then), or a read failed after all
-    /// retries. A repair that fails is no error: it stands in the report.
+    /// [`ReconcileError`]: it was refused (no row was read), or a read failed after all retries. A
+    /// failed repair of an item is not an error; the report has it.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, each item is mended or is not; what was found is lost. Run it again.
+    /// Cancel safe: each item is either repaired or not. The findings are lost; run it again.
     pub async fn run(self) -> Result<Reconciled, ReconcileError> {
         let result = self.to_end().await;
         let result = result.map_err(|error| match self.processor.retry().gave_up_after() {
@@ -124,14 +133,14 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             _ => error,
         });
         if let Err(error) = self.source.close().await {
-            tracing::warn!(source = self.source.name(), error = %Causes(&error), "not closed");
+            tracing::warn!(source = self.source.name(), error = %Causes(&error), "the source was not closed");
         }
         result
     }
 
     async fn to_end(&self) -> Result<Reconciled, ReconcileError> {
         let whole = self.source.holds_every_item();
-        whole.map_err(|error| self.source_error(error))?;
+        whole?;
         let checked = self.processor.check_binding(Deadline::NONE).await;
         let streams = checked.map_err(|error| ReconcileError::Refused(Box::new(error)))?;
         let description = self.describe().await?;
@@ -176,8 +185,8 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         })
     }
 
-    /// Refuses a table that none of the state came from: all of it would be taken for lost. The
-    /// table's stream may be another by now.
+    /// Refuses a table that the state does not come from: everything would seem lost. The table may
+    /// have another stream by now.
     fn check_table(
         &self,
         streams: &[Option<Arc<str>>],
@@ -208,10 +217,10 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         let described = retried(retry, recorder, name, Deadline::NONE, || {
             self.source.describe()
         });
-        described.await.map_err(|error| self.source_error(error))
+        Ok(described.await?)
     }
 
-    /// Begins to keep the budget; what keeps it for listings of ledgers and states.
+    /// Begins to keep the budget. Returns the account for listings of ledgers and states.
     fn begin_spending(&self, description: &Description) -> Result<Account, ReconcileError> {
         let pace = ReadPacer::new(self.budget, self.source.name(), description)?;
         let listings = Account::new(
@@ -241,13 +250,6 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
             read_units,
             elapsed: self.now().saturating_sub(state.begun),
         });
-    }
-
-    pub(super) fn source_error(&self, source: SourceError) -> ReconcileError {
-        ReconcileError::Source {
-            source_name: self.source.name().to_owned(),
-            source,
-        }
     }
 }
 

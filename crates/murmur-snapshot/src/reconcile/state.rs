@@ -1,11 +1,11 @@
-//! What a reconcile knows while it runs.
+//! The state of a reconcile while it runs.
 
 use std::time::Duration;
 
 use crate::budget::ReadPacer;
 use crate::rejected_row::RejectedRow;
 
-/// What the source has cost so far, and when it may be read again.
+/// The cost of the source so far, and when it may be read again.
 #[derive(Default)]
 pub(super) struct Spending {
     /// `None` before the source was described.
@@ -13,16 +13,16 @@ pub(super) struct Spending {
     pub(super) units: f64,
 }
 
-/// What a reconcile knows while it runs.
+/// The state of a reconcile while it runs.
 pub(super) struct State {
-    /// How many times the table was begun to be read.
+    /// How many scans were begun.
     pub(super) scans: u32,
     pub(super) rows: u64,
-    /// How many rows the first scan gave.
+    /// How many rows the first scan returned.
     pub(super) first_rows: u64,
     pub(super) rows_expected: Option<u64>,
     pub(super) rejected_rows: u64,
-    /// As many of them as the report lists.
+    /// The rejected rows that the report lists.
     pub(super) rejected: Vec<RejectedRow>,
     pub(super) ledger_rows: u64,
     pub(super) begun: Duration,

@@ -4,14 +4,14 @@ use murmur_state::{OptionError, PipelineName};
 use crate::error::SourceError;
 use crate::run_record::RunRecordError;
 
-/// Why items may not settle, or could not be let.
+/// Why items may not settle, or could not be told to.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
     /// An option cannot be used.
     #[error("`Settle` cannot be built")]
     Option(#[from] OptionError),
-    /// There is no ledger to leave.
+    /// A pipeline has no ledger that its items could leave.
     #[error("pipeline `{pipeline}` keeps no ledger, so no item of it can settle; leave it out")]
     NoLedger {
         /// The pipeline.
@@ -19,7 +19,9 @@ pub enum SettleError {
     },
     /// The definition does not say that items settle.
     #[error(
-        "the definition of pipeline `{pipeline}` does not say `.settle()`, and a process without it reports every change of a settled item; add it, deploy it in every process that runs the pipeline, and run this again"
+        "the definition of pipeline `{pipeline}` does not say `.settle()`, and a process without it \
+         reports every change of a settled item; add it, deploy it in every process that runs the \
+         pipeline, and run this again"
     )]
     NotDefined {
         /// The pipeline.
@@ -27,7 +29,8 @@ pub enum SettleError {
     },
     /// The pipeline was not bootstrapped from this source.
     #[error(
-        "there is no record of a bootstrap of pipeline `{pipeline}` from `{source_name}`; bootstrap it first, whose end lets items settle, or say where the record is kept (`checkpoints`)"
+        "there is no record of a bootstrap of pipeline `{pipeline}` from `{source_name}`; bootstrap \
+         it first, which also lets items settle, or say where the record is kept (`checkpoints`)"
     )]
     NeverBootstrapped {
         /// The pipeline.
@@ -35,9 +38,11 @@ pub enum SettleError {
         /// The source.
         source_name: String,
     },
-    /// The bootstrap is under way, or was given up.
+    /// The bootstrap is under way, or was stopped before its end.
     #[error(
-        "the bootstrap of pipeline `{pipeline}` from `{source_name}`, run `{run}`, is not finished; let it come to its end, or run it again: by a definition that says `.settle()` its end lets items settle"
+        "the bootstrap of pipeline `{pipeline}` from `{source_name}`, run `{run}`, is not finished; \
+         let it finish, or run it again: with a definition that says `.settle()` its end lets items \
+         settle"
     )]
     NotFinished {
         /// The pipeline.
@@ -47,9 +52,11 @@ pub enum SettleError {
         /// The run.
         run: String,
     },
-    /// The bootstrap filled another state table, or by another definition.
+    /// The bootstrap filled another state table, or used another definition.
     #[error(
-        "the bootstrap from `{source_name}` filled pipeline `{pipeline}` as `{theirs}`, and now it is `{ours}`; give the definition and the tables that were bootstrapped, or bootstrap the ones that are given here"
+        "the bootstrap from `{source_name}` filled pipeline `{pipeline}` as `{theirs}`, and now it \
+         is `{ours}`; give the definition and the tables that were bootstrapped, or bootstrap the \
+         ones that are given here"
     )]
     OtherDefinition {
         /// The pipeline.
@@ -61,9 +68,10 @@ pub enum SettleError {
         /// Its fingerprint now.
         ours: String,
     },
-    /// The source has no stream, or does not say so.
+    /// The source has no stream, or does not know it.
     #[error(
-        "`{source_name}` has no stream, or does not tell of it, and items settle by the images of its changes; give the table, with a stream of view type NEW_AND_OLD_IMAGES"
+        "`{source_name}` has no known stream, and items settle by the images of its changes; give \
+         the table, with a stream of view type NEW_AND_OLD_IMAGES"
     )]
     NoStream {
         /// The source.
@@ -71,7 +79,10 @@ pub enum SettleError {
     },
     /// The stream lacks images.
     #[error(
-        "stream `{stream}` of `{source_name}` does not carry old and new images, by which items settle; a stream's view type cannot be changed, and one that is switched on anew is another: bootstrap the pipeline as a new version from a table whose stream has NEW_AND_OLD_IMAGES, or leave `.settle()` out"
+        "stream `{stream}` of `{source_name}` does not carry old and new images, by which items \
+         settle; a stream's view type cannot be changed, and switching it off and on makes another \
+         stream: bootstrap the pipeline as a new version from a table whose stream has \
+         NEW_AND_OLD_IMAGES, or leave `.settle()` out"
     )]
     MissingImages {
         /// The source.
@@ -79,12 +90,15 @@ pub enum SettleError {
         /// The stream.
         stream: String,
     },
-    /// The state of a pipeline belongs to something else or to none yet, or could not be asked.
-    #[error("the items of this state cannot be let settle")]
+    /// The state of a pipeline belongs to something else, or to no pipeline yet, or could not be
+    /// read.
+    #[error("the items of this state cannot settle")]
     Refused(#[source] Box<RecordError>),
     /// The state follows another stream.
     #[error(
-        "the state of pipeline `{pipeline}` follows stream `{theirs}`, and the source's stream is `{ours}`; give the table that the totals are of, or, if its stream was switched on anew, bootstrap into new state and marker tables"
+        "the state of pipeline `{pipeline}` follows stream `{theirs}`, and the source's stream is \
+         `{ours}`; give the table that the totals are of, or, if its stream was switched off and \
+         on, bootstrap into new state and marker tables"
     )]
     OtherStream {
         /// The pipeline.
@@ -105,27 +119,21 @@ pub enum SettleError {
         #[source]
         source: Box<RunRecordError>,
     },
-    /// The source could not be asked what it is.
-    #[error("`{source_name}` could not be described; mend the cause and run this again")]
-    Source {
-        /// The source.
-        source_name: String,
-        /// Why.
-        #[source]
-        source: SourceError,
-    },
-    /// It could not be said beside the state.
-    #[error("items could not be let settle everywhere; mend the cause and run this again")]
+    /// The source could not be described. The message is the source's own.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The note beside the state could not be written for every pipeline.
+    #[error("items do not settle in every pipeline yet; fix the cause and run this again")]
     State(#[source] Box<RecordError>),
 }
 
 impl SettleError {
-    /// Whether the same again can help without anything being changed first.
+    /// Whether running the same again can help without anything being changed first.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused(source) | Self::State(source) => source.is_retryable(),
             Self::Record { source, .. } => source.is_retryable(),
-            Self::Source { source, .. } => source.is_retryable(),
+            Self::Source(source) => source.is_retryable(),
             _ => false,
         }
     }

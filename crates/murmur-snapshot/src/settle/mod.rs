@@ -14,32 +14,32 @@ use crate::source::{Description, Source};
 
 pub use error::SettleError;
 
-/// Lets the items of pipelines settle whose bootstrap was finished before their definition said
-/// [`settle`](murmur_core::Definition::settle). A bootstrap by a definition that says it needs none of
-/// this: its end does the same.
+/// Lets the items of pipelines settle that were bootstrapped before their definition said
+/// [`settle`](murmur_core::Definition::settle). A bootstrap with a definition that says `settle` does
+/// the same at its end, and needs no `Settle`.
 ///
-/// First deploy the definition with `settle` in every process that runs the pipeline. One without it
-/// reports every change of a settled item, and does not count it.
+/// First deploy the definition with `settle` in every process that runs the pipeline. A process
+/// without it reports every change of a settled item, and does not count the change.
 ///
-/// It writes one attribute beside each pipeline's state, for good. Processes that run the pipeline look
-/// for it about once a minute; from then on an item leaves the ledger by its first change. Running it
-/// again, at any time, changes nothing.
+/// `Settle` writes one permanent attribute beside each pipeline's state. Processes that run the
+/// pipeline look for the attribute about once a minute. From then on each item leaves the ledger by
+/// its first change. Running `Settle` again, at any time, changes nothing.
 ///
 /// # Refused
 ///
-/// Before anything is written, of all pipelines together:
+/// All pipelines are checked before anything is written. These are refused:
 ///
 /// - a pipeline without a ledger, or whose definition does not say `settle`;
-/// - a bootstrap that was never begun, is not finished, or was of another definition or state table;
+/// - a bootstrap that was never begun, is not finished, or had another definition or state table;
 /// - a source without a stream of new and old images;
-/// - state that belongs to something else, or to another stream than the one that the source has now.
+/// - state that belongs to something else, or to a stream that is not the source's current one.
 ///
 /// # Cost
 ///
 /// A few reads and one write for each pipeline. No item and no row of the table is read.
 ///
-/// What fails in passing is tried again by [`RetryPolicy::patient`], 30 minutes, unless the processor was
-/// given another policy.
+/// Transient failures are retried by [`RetryPolicy::patient`], for 30 minutes, unless the processor
+/// has another policy.
 #[must_use = "nothing is written before `run`"]
 pub struct Settle<T, S> {
     processor: Processor<T>,
@@ -48,8 +48,8 @@ pub struct Settle<T, S> {
 }
 
 impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
-    /// For the processor's pipelines, which were bootstrapped from `source`. Of the source only its name
-    /// and what it says of itself matter; no item is decoded.
+    /// Begins a settle of the processor's pipelines, which were bootstrapped from `source`. Only the
+    /// source's name and description are used; no item is decoded.
     pub fn builder(processor: Processor<T>, source: S) -> SettleBuilder<T, S> {
         SettleBuilder {
             made: Self {
@@ -64,8 +64,8 @@ impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
     ///
     /// # Errors
     ///
-    /// [`SettleError`]: it was refused, and nothing was written; or a read or write failed after all
-    /// retries, and items of some pipelines may settle already.
+    /// [`SettleError`]: either it was refused, and nothing was written; or a read or write failed
+    /// after all retries, and items of some pipelines may settle already.
     ///
     /// # Cancel safety
     ///
@@ -122,10 +122,7 @@ impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
             Deadline::NONE,
             || self.source.describe(),
         );
-        described.await.map_err(|source| SettleError::Source {
-            source_name: name.to_owned(),
-            source,
-        })
+        Ok(described.await?)
     }
 
     /// The stream, if it carries both images.
@@ -143,7 +140,7 @@ impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
         }
     }
 
-    /// What is to be told of `pipeline`, if its bootstrap is finished.
+    /// The report of `pipeline`, if its bootstrap is finished.
     async fn finished(&self, pipeline: &Pipeline<T>) -> Result<SettlingPipeline, SettleError> {
         let name = || pipeline.name().clone();
         let source_name = || self.source.name().to_owned();
@@ -185,7 +182,7 @@ impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
         let source_name = self.source.name();
         let name = RunRecord::name(pipeline.name(), source_name);
         let again = |error: &_| {
-            tracing::debug!(source = source_name, %error, "a run's record is tried again");
+            tracing::debug!(source = source_name, %error, "loading the run's record is retried");
         };
         let load = || place.load(&name);
         let found = self
@@ -214,20 +211,20 @@ pub struct SettleBuilder<T, S> {
 }
 
 impl<T: Send + Sync + 'static, S: Source> SettleBuilder<T, S> {
-    /// Where the records of the bootstrap are kept, as in
-    /// [`BootstrapBuilder::checkpoints`](crate::BootstrapBuilder::checkpoints). Default: each pipeline's
-    /// marker table.
+    /// Where the records of the bootstrap are kept; the same place as in
+    /// [`BootstrapBuilder::checkpoints`](crate::BootstrapBuilder::checkpoints). Default: each
+    /// pipeline's marker table.
     pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
         self.made.place = Some(Arc::new(place));
         self
     }
 
-    /// Checks the options, as far as no table has to be asked.
+    /// Checks the options, without any request.
     ///
     /// # Errors
     ///
-    /// [`SettleError`]: a pipeline keeps no ledger, does not say that its items settle, or has no marker
-    /// table (`checkpoints`).
+    /// [`SettleError`]: a pipeline keeps no ledger, does not say that its items settle, or has no
+    /// marker table (`checkpoints`).
     pub fn build(self) -> Result<Settle<T, S>, SettleError> {
         for pipeline in self.made.processor.pipelines() {
             check_definition(pipeline)?;
@@ -266,15 +263,15 @@ pub struct SettleReport {
 pub struct SettlingPipeline {
     /// The pipeline.
     pub pipeline: PipelineName,
-    /// Whether its items were let settle before.
+    /// Whether its items settled before this call.
     pub already: bool,
-    /// The run that has bootstrapped it.
+    /// The run that bootstrapped it.
     pub run: String,
-    /// When that was finished.
+    /// When that run was finished.
     pub finished_at: Timestamp,
 }
 
-/// Refuses what cannot settle by its definition.
+/// Refuses a pipeline that cannot settle by its definition.
 fn check_definition<T>(pipeline: &Pipeline<T>) -> Result<(), SettleError> {
     let name = || pipeline.name().clone();
     if !pipeline.keeps_ledger() {

@@ -1,21 +1,23 @@
-//! How reconciles and audits are shown.
+//! Showing reconciles and audits.
 
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use indicatif::HumanCount;
 use murmur_core::AuditProgress;
+use murmur_state::Grouped;
 use serde_json::json;
 
 use super::{LENGTH, ShowProgress, To, tenths, write_line};
 use crate::reconcile::{ReconcileProgress, ReconcileStep};
 
 impl ShowProgress {
-    /// Shows what a reconcile [tells](crate::ReconcileBuilder::on_progress).
+    /// Shows the progress of a reconcile, for
+    /// [`on_progress`](crate::ReconcileBuilder::on_progress).
     ///
     /// A line has `event` (`reconcile`), `step` (`scan`, `settle`, `ledger` or `wait`), `rows`,
-    /// `rows_expected` (null if nobody knows), `rows_per_second`, `ledger_rows`, `suspects`,
-    /// `read_units` and `seconds`; `settle` has `items` too. The first of each step is told at once.
+    /// `rows_expected` (null if not known), `rows_per_second`, `ledger_rows`, `suspects`,
+    /// `read_units` and `seconds`; `settle` also has `items`. The first line of each step is written
+    /// at once.
     pub fn show_reconcile(&self, progress: &ReconcileProgress) {
         let step = match progress.step {
             ReconcileStep::Scan => "scan",
@@ -58,10 +60,11 @@ impl ShowProgress {
         }
     }
 
-    /// Shows what an audit [tells](murmur_core::AuditOptions::on_progress).
+    /// Shows the progress of an audit, for
+    /// [`on_progress`](murmur_core::AuditOptions::on_progress).
     ///
     /// A line has `event` (`audit`), `pipeline`, `part`, `pass`, `ledger_rows`, `state_rows`,
-    /// `read_units` and `seconds`. The first of each pass is told at once.
+    /// `read_units` and `seconds`. The first line of each pass is written at once.
     pub fn show_audit(&self, progress: &AuditProgress<'_>) {
         let AuditProgress {
             pipeline,
@@ -75,11 +78,11 @@ impl ShowProgress {
         } = *progress;
         match &self.to {
             To::Bar(bar) => bar.set_message(format!(
-                "{pipeline}: part {part}, pass {pass}: {} ledger rows, {} state rows, {:.0} read \
+                "{pipeline}: part {part}, pass {pass}: {} ledger rows, {} state rows, {} read \
                  units",
-                HumanCount(ledger_rows),
-                HumanCount(state_rows),
-                read_units,
+                Grouped(ledger_rows),
+                Grouped(state_rows),
+                Grouped(read_units.round() as u64),
             )),
             To::Lines(out) => {
                 let step = format!("{pipeline}/{part}/{pass}");
@@ -101,14 +104,14 @@ impl ShowProgress {
         }
     }
 
-    /// Takes the bar away, so that what is printed next stands alone.
+    /// Removes the bar, so that later output is not mixed with it.
     pub fn finish(&self) {
         if let To::Bar(bar) = &self.to {
             bar.finish_and_clear();
         }
     }
 
-    /// Whether a line is to tell of it: the first of a step, and then one an interval.
+    /// Whether to write a line: the first of a step, and then one per interval.
     fn is_due(&self, step: &str, elapsed: Duration, always: bool) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let same = state.step == step;
@@ -124,7 +127,7 @@ impl ShowProgress {
     }
 }
 
-/// How much of the first scan is done, as an estimate.
+/// An estimate of the share of the first scan that is done.
 fn share(progress: &ReconcileProgress) -> Option<f64> {
     let expected = progress.rows_expected.filter(|rows| *rows > 0)?;
     Some((progress.rows as f64 / expected as f64).min(1.0))
@@ -153,16 +156,17 @@ fn told(progress: &ReconcileProgress, rate: f64) -> String {
         },
         ReconcileStep::Ledger => "listing the ledger".to_owned(),
         ReconcileStep::Settle { items } => {
-            format!("looking closely at {} items", HumanCount(items))
+            format!("looking closely at {} items", Grouped(items))
         }
-        ReconcileStep::Wait => "waiting for the lag, to count once more".to_owned(),
+        ReconcileStep::Wait => "waiting for the lag, to count again".to_owned(),
     };
     format!(
-        "{doing}; {} rows, {rate:.0}/s, {} ledger rows, {} differed at first, {read_units:.0} read \
-         units",
-        HumanCount(rows),
-        HumanCount(ledger_rows),
-        HumanCount(suspects),
+        "{doing}; {} rows, {}/s, {} ledger rows, {} differed at first, {} read units",
+        Grouped(rows),
+        Grouped(rate.round() as u64),
+        Grouped(ledger_rows),
+        Grouped(suspects),
+        Grouped(read_units.round() as u64),
     )
 }
 
@@ -238,7 +242,7 @@ mod tests {
     #[test]
     fn people_are_told_with_separators() {
         let text = told(&reconcile(ReconcileStep::Scan, 10), 1_200.0);
-        let expected = "scanning, about 50 %; 12,000 rows, 1200/s, 7 ledger rows, 1,000 differed at \
+        let expected = "scanning, about 50 %; 12,000 rows, 1,200/s, 7 ledger rows, 1,000 differed at \
                         first, 10 read units";
         assert_eq!(text, expected);
     }

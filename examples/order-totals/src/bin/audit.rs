@@ -1,4 +1,4 @@
-//! Compares the totals with what the ledger says; the table of orders is not read.
+//! Compares the totals with the ledger; the table of orders is not read.
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
 use std::process::ExitCode;
@@ -7,9 +7,9 @@ use std::sync::Arc;
 use clap::Parser;
 use murmur_core::{AuditOptions, Audited, Processor};
 use murmur_snapshot::ShowProgress;
-use murmur_state::{RetryPolicy, SystemClock, TracingRecorder};
+use murmur_state::{Grouped, RetryPolicy, SystemClock, TracingRecorder};
 use order_totals::Tables;
-use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, STOPPED, grouped};
+use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, STOPPED};
 use order_totals::stop::{self, Stop};
 
 const AFTER_HELP: &str = "\
@@ -18,20 +18,20 @@ Environment:
   AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
   RUST_LOG                                   what is logged, default `warn`
 
-Live may go on meanwhile. Each differing key is a line on standard output, with the state less the
-sum of what the ledger says its items contribute. All else goes to standard error, progress as a
-bar where that is a terminal, elsewhere as lines of JSON. An outage is waited out for up to 30
-minutes. Ctrl-C or SIGTERM ends it at once.
+The stream consumer may keep running. Each differing key is a line on standard output: by how much
+the total differs from the sum of what the ledger says its orders contribute. Everything else goes
+to standard error; progress is a bar on a terminal, and lines of JSON elsewhere. Failing requests
+are retried for up to 30 minutes. Ctrl-C or SIGTERM ends it at once.
 
 Exit status:
   0  no difference was found
-  1  it failed; mend the cause and run it again
+  1  it failed; fix the cause and run it again
   2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before its end; run it again
-  5  there are differences: fill new state and marker tables, and say what wrote to these";
+  5  there are differences: find out what else wrote to these tables, and fill new ones";
 
-/// Compares every total with its ledger. Needs pipelines that keep one, and orders none of which has
-/// left it; `reconcile` compares totals with the table at any time.
+/// Compare every total with the ledger. This works until the first order has left the ledger;
+/// `reconcile` compares totals with the table of orders at any time.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
@@ -49,7 +49,7 @@ async fn command() -> ExitCode {
     match audit(&arguments).await {
         Ok(Some(audited)) => finish(&audited),
         Ok(None) => {
-            eprintln!("stopped before the end: run it again");
+            eprintln!("stopped before the end; run it again");
             ExitCode::from(STOPPED)
         }
         Err(error) => {
@@ -75,6 +75,8 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
     } = arguments.limits;
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
+    let tables = Tables::from_env()?;
+    cli::check_tables(&client, &tables, None).await?;
     let shown = Arc::new(ShowProgress::on_stderr());
     let (told, outages) = (Arc::clone(&shown), Arc::clone(&shown));
     let budget = arguments.limits.read_budget();
@@ -84,7 +86,7 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
         .max_listed(max_listed)
         .pacing(budget.pacing(Arc::new(SystemClock::default()))?)
         .on_progress(move |progress| told.show_audit(progress));
-    let processor = Processor::builder(Tables::from_env()?.pipelines(&client)?)
+    let processor = Processor::builder(tables.pipelines(&client)?)
         .recorder(TracingRecorder)
         .retry(RetryPolicy::patient())
         .on_outage(move |outage| outages.show_outage(outage))
@@ -94,16 +96,17 @@ async fn run(arguments: &Arguments) -> anyhow::Result<Vec<Audited>> {
     Ok(audited?)
 }
 
-/// Says what was found.
+/// Prints what was found.
 fn finish(audited: &[Audited]) -> ExitCode {
     for of in audited {
         let pipeline = &of.pipeline;
         eprintln!(
-            "{pipeline}: {} rows, {} items in the ledger; {} keys differ, {} unsettled",
-            grouped(of.state_rows),
-            grouped(of.ledger_rows),
-            grouped(of.differing),
-            grouped(of.unsettled)
+            "{pipeline}: {} totals and {} orders in the ledger compared: {} totals differ, {} kept \
+             changing",
+            Grouped(of.state_rows),
+            Grouped(of.ledger_rows),
+            Grouped(of.differing),
+            Grouped(of.unsettled)
         );
         cli::print_keys(pipeline, &of.keys, of.differing);
     }

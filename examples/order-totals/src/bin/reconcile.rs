@@ -1,4 +1,4 @@
-//! Compares the totals with the table of orders, and mends them where asked to.
+//! Compares the totals with the table of orders, and repairs them on request.
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
 use std::collections::BTreeMap;
@@ -9,9 +9,9 @@ use std::time::Duration;
 use clap::Parser;
 use murmur_core::{KeyDifference, Processor, RecountFindings};
 use murmur_snapshot::{Findings, Inspected, Reconcile, Reconciled, SettledFindings, ShowProgress};
-use murmur_state::{Key, PipelineName, TracingRecorder};
+use murmur_state::{Grouped, Key, PipelineName, TracingRecorder};
 use order_totals::Tables;
-use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, Orders, STOPPED, grouped};
+use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, Orders, STOPPED};
 use order_totals::stop::{self, Stop};
 
 const AFTER_HELP: &str = "\
@@ -20,45 +20,46 @@ Environment:
   AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
   RUST_LOG                                   what is logged, default `warn`
 
-Live may go on meanwhile; it must be past the gap, if there was one, and no further behind than
-`--lag`. Each differing key is a line on standard output, with the state less what it should be:
-`order_totals (\"alice\", 19876): off by -500` lacks 500. All else goes to standard error. What kept
-changing, and what nobody can tell, is counted there, and is no difference. Progress is a bar where
-standard error is a terminal, elsewhere lines of JSON. An outage is waited out for up to 30 minutes.
-Ctrl-C or SIGTERM ends it at once.
+The stream consumer may keep running. It must be past the gap, if there was one, and at most `--lag`
+behind. Each differing key is a line on standard output, with the total minus what it should be:
+`order_totals (\"alice\", 19876): off by -500` lacks 500. Everything else goes to standard error.
+Orders and totals that kept changing, or that cannot be compared, are counted there and are no
+difference. Progress is a bar on a terminal, and lines of JSON elsewhere. Failing requests are
+retried for up to 30 minutes. Ctrl-C or SIGTERM ends it at once.
 
 Exit status:
-  0  no difference was found, or all of them were mended
-  1  it failed; mend the cause and run it again
+  0  no difference was found, or all differences were repaired
+  1  it failed; fix the cause and run it again
   2  the arguments cannot be read; a value that turns out wrong later is 1
-  3  it was stopped before its end; what was mended stays mended, run it again
-  5  there are differences, and not all of them were mended";
+  3  it was stopped before its end; what was repaired stays repaired, run it again
+  5  there are differences, and not all of them were repaired";
 
-/// Compares the totals of orders with their table.
+/// Compare the totals with the table of orders.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
     #[command(flatten)]
     orders: Orders,
-    /// Mend what differs. Refused unless the pipelines keep a ledger. Totals that are off because of
-    /// orders that have left the ledger are named, and not mended.
+    /// Repair what differs. Refused unless the pipelines keep a ledger. Totals that are off because
+    /// of orders that have left the ledger are named, and not repaired.
     #[arg(long)]
     repair: bool,
-    /// How many seconds live may be behind: a difference counts only if it stands that long.
+    /// How many seconds the stream consumer may be behind: a difference counts only if it lasts
+    /// that long.
     #[arg(long, default_value_t = 60)]
     lag: u64,
     #[command(flatten)]
     limits: Limits,
-    /// How many items of the scan are remembered, 20 to 40 bytes each; those that the ledger knows
-    /// beside them are looked up, for a read unit each.
+    /// How many orders of the scan are remembered, 20 to 40 bytes each. Other orders that the ledger
+    /// knows are looked up, for a read unit each.
     #[arg(long, value_name = "ITEMS", default_value_t = 7_000_000)]
     max_remembered: usize,
-    /// How many items are gathered before they are looked at closely, about 500 bytes each; the lag
-    /// is waited for each time.
+    /// How many orders are gathered before they are looked at closely, about 500 bytes each. Each
+    /// time costs a wait of `--lag`.
     #[arg(long, value_name = "ITEMS", default_value_t = 100_000, value_parser = cli::at_least_one)]
     max_suspects: usize,
-    /// How many items, or keys of them, of a pipeline may differ before it gives up, about 240 bytes
-    /// each. Items that are mended do not count, their keys do.
+    /// How many orders, or their keys, may differ in a pipeline before the command gives up, about
+    /// 240 bytes each. Repaired orders do not count, their keys do.
     #[arg(long, value_name = "ITEMS", default_value_t = 1_000_000)]
     max_differing: usize,
 }
@@ -73,7 +74,7 @@ async fn command() -> ExitCode {
     match reconcile(arguments).await {
         Ok(Some(reconciled)) => finish(&reconciled),
         Ok(None) => {
-            eprintln!("stopped before the end: what was mended stays mended; run it again");
+            eprintln!("stopped before the end; what was repaired stays repaired: run it again");
             ExitCode::from(STOPPED)
         }
         Err(error) => {
@@ -92,12 +93,12 @@ async fn reconcile(arguments: Arguments) -> anyhow::Result<Option<Reconciled>> {
 async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
-    let pipelines = Tables::from_env()?.pipelines(&client)?;
+    let tables = Tables::from_env()?;
     let source = arguments.orders.source(&client).build()?;
 
     let shown = Arc::new(ShowProgress::on_stderr());
     let (told, outages) = (Arc::clone(&shown), Arc::clone(&shown));
-    let processor = Processor::builder(pipelines)
+    let processor = Processor::builder(tables.pipelines(&client)?)
         .recorder(TracingRecorder)
         .on_outage(move |outage| outages.show_outage(outage))
         .build()?;
@@ -114,17 +115,19 @@ async fn run(arguments: Arguments) -> anyhow::Result<Reconciled> {
     if arguments.repair {
         reconcile = reconcile.repair();
     }
-    let reconciled = reconcile.build()?.run().await;
+    let reconcile = reconcile.build()?;
+    cli::check_tables(&client, &tables, Some(&arguments.orders.table)).await?;
+    let reconciled = reconcile.run().await;
     shown.finish();
     Ok(reconciled?)
 }
 
-/// Says what was found.
+/// Prints what was found.
 fn finish(reconciled: &Reconciled) -> ExitCode {
     eprintln!(
-        "{} rows, of which {} can never count",
-        grouped(reconciled.rows),
-        grouped(reconciled.rejected_rows)
+        "{} rows scanned: {} can never count",
+        Grouped(reconciled.rows),
+        Grouped(reconciled.rejected_rows)
     );
     for row in &reconciled.rejected {
         eprintln!("rejected: {row}");
@@ -148,16 +151,16 @@ fn tell_pipeline(reconciled: &Inspected) {
     let keys = match findings {
         Findings::Ledger(found) => {
             eprintln!(
-                "{pipeline}: {} items differ, {} of them mended; {} unsettled, {} gone that may \
-                 have expired; {} have left the ledger",
-                grouped(found.differing),
-                grouped(found.mended),
-                grouped(found.unsettled),
-                grouped(found.untold),
-                grouped(found.settled)
+                "{pipeline}: {} orders differ, {} of them repaired; {} kept changing, {} are gone \
+                 and may have expired, {} have left the ledger",
+                Grouped(found.differing),
+                Grouped(found.mended),
+                Grouped(found.unsettled),
+                Grouped(found.untold),
+                Grouped(found.settled)
             );
             for item in &found.items {
-                eprintln!("{pipeline}: item {}: {}", item.item, item.mending);
+                eprintln!("{pipeline}: order {}: {}", item.item, item.mending);
             }
             found.differing_keys
         }
@@ -173,7 +176,7 @@ fn tell_pipeline(reconciled: &Inspected) {
     if let Some(advice) = settled.advice() {
         eprintln!("{pipeline}: {advice}");
     }
-    // A key that both name is as far off as the recount says, which sees all of its items.
+    // The recount sees all items of a key, so its figure wins where both name the key.
     let all = reconciled.keys().iter().chain(settled.keys());
     let all: BTreeMap<&Key, &KeyDifference> = all.map(|key| (&key.key, key)).collect();
     let all: Vec<KeyDifference> = all.into_values().cloned().collect();
@@ -182,8 +185,8 @@ fn tell_pipeline(reconciled: &Inspected) {
 
 fn tell_recount(pipeline: &PipelineName, found: &RecountFindings) {
     eprintln!(
-        "{pipeline}: {} keys differ, {} unsettled",
-        grouped(found.differing),
-        grouped(found.unsettled)
+        "{pipeline}: {} totals differ, {} kept changing",
+        Grouped(found.differing),
+        Grouped(found.unsettled)
     );
 }

@@ -1,4 +1,4 @@
-//! Fills the totals from the orders table, then keeps them live from its stream.
+//! Fills the totals from the table of orders, then keeps them live from its stream.
 #![allow(clippy::print_stderr, reason = "it is a command line tool")]
 
 use std::cmp::Reverse;
@@ -16,7 +16,7 @@ use clap::{Parser, ValueEnum, value_parser};
 use murmur_core::{Change, Processor, Record, Rejected, item_id};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{BootstrapError, Ended, Source};
-use murmur_state::{Causes, Deadline, HandoffToken, RetryPolicy, TracingRecorder};
+use murmur_state::{Causes, Deadline, Grouped, HandoffToken, RetryPolicy, TracingRecorder};
 use murmur_state_ddb::Deduper;
 use murmur_streams::{
     Monitor, OnGap, ShardStatus, StreamError, StreamViewType, StreamsApi, Summary, Trigger,
@@ -30,86 +30,86 @@ const AFTER_HELP: &str = "\
 Environment:
   TOTALS_TABLE, COUNTS_TABLE, MARKER_TABLE   tables of the application
   AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
-  RUST_LOG                                   what is logged, default `warn`; counts and lag are
-                                             there with `murmur::metrics=debug`
+  RUST_LOG                                   what is logged, default `warn`;
+                                             `murmur::metrics=debug` logs counts and lag
 
-Ctrl-C or SIGTERM ends it within two seconds: what is under way is finished if it comes in that time,
-else it is done again, and the position in each shard is saved. Run again, after that or after a
-crash, it goes on from there, within the 24 hours that a stream keeps. A second signal ends it at once.
-All it prints goes to standard error.
+Ctrl-C or SIGTERM ends it within two seconds: work under way is finished if there is time, and done
+again otherwise; the position in each shard is saved. Run again, after that or after a crash, it
+goes on from there, within the 24 hours that a stream keeps. A second signal ends it at once. All
+output goes to standard error.
 
 Exit status:
-  0  it was live, and was told to stop
-  1  it failed; mend the cause and run it again
+  0  it was reading the stream, and was told to stop
+  1  it failed; fix the cause and run it again
   2  the arguments cannot be read; a value that turns out wrong later is 1
-  3  it was stopped before live began; run it again
+  3  it was stopped before it read the stream; run it again
   130, 143  a second Ctrl-C or SIGTERM ended it at once";
 
-/// Name of the positions in the marker table, and the beginning of the trigger's metrics.
+/// The name of the positions in the marker table, and the prefix of the trigger's metrics.
 const LIVE: &str = "orders_live";
 
-/// How long one delivery of a batch goes on while nothing of it gets done.
+/// How long one delivery of a batch is retried without success.
 const DELIVERY_BUDGET: Duration = Duration::from_secs(30);
 
-/// Of how many shards, the slowest, the status tells the lag.
+/// The status tells the lag of this many shards, the slowest ones.
 const SHARDS_TOLD: usize = 6;
 
-/// How often the status is told where nobody can watch it.
+/// How often the status is printed where standard error is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Fills the totals of orders from their table, then keeps them live from its stream. The table
-/// may be written all the while.
+/// Fill the totals from the table of orders, then keep them live from its stream. The table may be
+/// written at the same time.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
     #[command(flatten)]
     scan: Scan,
-    /// The most changes of one batch, 1 to 10000; those of one customer share a write.
+    /// The most changes in one batch, 1 to 10000; changes of one customer share a write.
     #[arg(long, default_value_t = 1000, value_parser = value_parser!(u16).range(1..=10_000))]
     batch_size: u16,
-    /// How many batches of a shard are under way at once, 1 to 10; raise it when the lag grows.
+    /// How many batches of a shard are worked on at once, 1 to 10; raise it when the lag grows.
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u16).range(1..=10))]
     parallelization_factor: u16,
-    /// Who holds the leases of shards. Of processes that run at once each needs its own name; one
-    /// that is started again goes on at once under its old one [default: random, so that one that
-    /// was killed waits for its old leases to end].
+    /// The name under which this process leases shards. Processes that run at the same time need
+    /// different names. A process that starts again under its old name goes on at once; with the
+    /// default it waits for its old leases to end [default: random].
     #[arg(long, value_parser = NonEmptyStringValueParser::new())]
     worker: Option<String>,
     /// How many shards this process reads at most [default: an even share of all].
     #[arg(long, value_parser = value_parser!(u32).range(1..))]
     maximum_shards: Option<u32>,
-    /// How many MiB of changes may be read ahead of the totals, at least 4; less slows down a
-    /// stream of many shards.
+    /// How many MiB of changes may be read ahead, at least 4; less slows down a stream of many
+    /// shards.
     #[arg(long, default_value_t = 256, value_parser = value_parser!(u32).range(4..=1_048_576))]
     read_ahead_mib: u32,
-    /// After how many seconds, at least 3, another worker takes over the shards of one that died.
+    /// After how many seconds, at least 3, another worker takes over the shards of a dead one.
     #[arg(long, default_value_t = 30, value_parser = value_parser!(u16).range(3..))]
     lease_seconds: u16,
-    /// What becomes of changes that can never count, such as of an order without an amount.
+    /// What to do with changes that can never count, such as an order without an amount.
     #[arg(long, value_enum, default_value_t = OnRejected::Stop)]
     on_rejected: OnRejected,
-    /// How often changes that fail come again, up to 10000, before the command stops. By default
-    /// that takes some minutes.
+    /// How often a failing change is retried, up to 10000, before the command stops. The default
+    /// takes some minutes.
     #[arg(long, default_value_t = 100, value_parser = value_parser!(u16).range(..=10_000))]
     maximum_retry_attempts: u16,
-    /// What to do when changes are gone from the stream that were not read.
+    /// What to do when the stream has lost changes that were not read.
     #[arg(long, value_enum, default_value_t = GapPolicy::Fail)]
     on_gap: GapPolicy,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum OnRejected {
-    /// They fail like others, so that the command stops, and begins with them when run again.
+    /// Treat them as failing: the command stops, and starts with them when it is run again.
     Stop,
-    /// They are printed, with key and sequence number, and passed over.
+    /// Print their key and sequence number, and skip them.
     Skip,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum GapPolicy {
-    /// The command fails: the totals lack them.
+    /// Fail: the totals would lack them.
     Fail,
-    /// It goes on without them.
+    /// Continue without them.
     Continue,
 }
 
@@ -137,7 +137,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Some(code) => code,
         None if is_live.load(Ordering::Relaxed) => {
             eprintln!(
-                "live ended, with batches under way, which are delivered again: run it again"
+                "live ended in the middle of batches, which will be delivered again: run it again"
             );
             Ok(ExitCode::SUCCESS)
         }
@@ -157,6 +157,7 @@ async fn fill_and_follow(
     let client = Client::new(&config);
     let streams = aws_sdk_dynamodbstreams::Client::new(&config);
     let tables = Tables::from_env()?;
+    cli::check_tables(&client, &tables, Some(&arguments.scan.orders.table)).await?;
     // Before anything is counted from a table that cannot be kept live.
     check_stream(&arguments.scan.orders, &client, &streams).await?;
 
@@ -181,15 +182,15 @@ async fn fill_and_follow(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Sees that the table has a stream that these pipelines can use. That it is the one that they have
-/// been following is the bootstrap's to see.
+/// Checks that the table has a stream that these pipelines can use. The bootstrap checks that it is
+/// the stream that they have followed so far.
 async fn check_stream(
     orders: &Orders,
     client: &Client,
     streams: &aws_sdk_dynamodbstreams::Client,
 ) -> anyhow::Result<()> {
     let (table, patience) = (orders.table.as_str(), cli::patience());
-    // Outlives an outage; what is wrong for good is said below.
+    // Retries until the table answers. The checks below report what no retry can help.
     let source = orders.source(client).streams(streams.clone()).build()?;
     let described = patience.run(Deadline::NONE, |_| (), || source.describe());
     if let Err(error) = described.await
@@ -202,7 +203,7 @@ async fn check_stream(
         .with_context(|| format!("table `{table}` cannot be described; check name and region"))?;
     let found = described.table.and_then(|table| table.latest_stream_arn);
     let switch_on = "switch one on with view type NEW_AND_OLD_IMAGES (`aws dynamodb \
-                     update-table`), and take new state and marker tables if these have totals \
+                     update-table`), and use new state and marker tables if these have totals \
                      already";
     let Some(arn) = found else {
         bail!("table `{table}` has no stream to keep the totals live from; {switch_on}");
@@ -229,7 +230,7 @@ async fn check_stream(
     Ok(())
 }
 
-/// Keeps the totals live until it is told to stop.
+/// Keeps the totals live until the process is told to stop.
 async fn live(
     arguments: &Arguments,
     token: HandoffToken,
@@ -239,16 +240,15 @@ async fn live(
     stop: &Stop,
 ) -> anyhow::Result<()> {
     let rejected = Arc::new(AtomicU64::new(0));
-    // What fails in passing is limited by time alone: by this for each delivery, of which there are
-    // `maximum_retry_attempts`. So a batch outlives an outage of most of an hour, and the command
-    // still ends soon when it is told to stop in one.
+    // The time of each delivery is limited, and their number by `maximum_retry_attempts`. A batch
+    // survives an outage of most of an hour, and the command still ends soon when told to stop.
     let mut processor = Processor::builder(tables.pipelines(client)?)
         .recorder(TracingRecorder)
         .retry(RetryPolicy::patient().budget(DELIVERY_BUDGET));
     if arguments.on_rejected == OnRejected::Skip {
         let count = Arc::clone(&rejected);
-        // Here and not in the trigger's `on_failure`: that would give up whatever fails, after
-        // an outage too, and both images of a change of which one can count.
+        // Not the trigger's `on_failure`, which would also give up changes that an outage failed,
+        // and both images of a change of which one can count.
         processor = processor.on_rejected(move |rejected| {
             count.fetch_add(1, Ordering::Relaxed);
             tell_rejected(&rejected);
@@ -265,10 +265,10 @@ async fn live(
         .handoff(token)
         .batch_size(arguments.batch_size.into())
         .parallelization_factor(arguments.parallelization_factor.into())
-        // Without `on_failure` and `maximum_record_age` nothing is given up: what fails for too
-        // long, or is older than the pipelines recognise, stops the command.
+        // Without `on_failure` and `maximum_record_age` no change is given up: one that fails for
+        // too long, or is older than the pipelines recognise, stops the command.
         .maximum_retry_attempts(arguments.maximum_retry_attempts.into())
-        // So that the one change that fails is found, and named.
+        // Finds the one change that fails, so that it can be named.
         .bisect_batch_on_error(true)
         .on_gap(match arguments.on_gap {
             GapPolicy::Fail => OnGap::Fail,
@@ -295,7 +295,7 @@ async fn live(
         eprint!("{CLEAR_LINE}");
     }
     let done = watched.monitor.status().summary.records;
-    let done = cli::grouped(done);
+    let done = Grouped(done);
     eprintln!("live ended: changes done {done}, {}", watched.troubles());
     ended.map_err(advise)?;
     Ok(())
@@ -304,19 +304,19 @@ async fn live(
 fn advise(error: TriggerError) -> anyhow::Error {
     let option = match &error {
         TriggerError::RetriesExhausted { .. } => {
-            "if it can never count, `--on-rejected skip` prints it and passes it over"
+            "if it can never count, `--on-rejected skip` prints it and skips it"
         }
-        TriggerError::Gap { .. } => "`--on-gap continue` goes on without them",
+        TriggerError::Gap { .. } => "`--on-gap continue` continues without them",
         TriggerError::Stream(StreamError::Disabled { .. } | StreamError::UnknownStream { .. }) => {
-            "what is changed while it is off is in no stream, so bootstrap into new state and \
-             marker tables then"
+            "changes made while it is off are in no stream: switch it on, and bootstrap into new \
+             state and marker tables"
         }
         _ => return error.into(),
     };
     anyhow!("{}; {option}", Causes(&error))
 }
 
-/// Names a change that does not count, so that it can be looked up while the stream keeps it.
+/// Prints a change that does not count, so that it can be looked up while the stream keeps it.
 fn tell_rejected(rejected: &Rejected) {
     if stderr().is_terminal() {
         eprint!("{CLEAR_LINE}");
@@ -335,15 +335,15 @@ fn tell_rejected(rejected: &Rejected) {
     }
 }
 
-/// What there is to tell of live.
+/// What the status line shows.
 struct Watched {
     monitor: Monitor,
-    /// How many changes were passed over.
+    /// How many changes were skipped.
     rejected: Arc<AtomicU64>,
 }
 
 impl Watched {
-    /// Tells how it goes: on a terminal every second in one line, else now and then in a new one.
+    /// Prints the status: on a terminal every second in one line, elsewhere every ten seconds.
     async fn tell(&self) -> Infallible {
         let terminal = stderr().is_terminal();
         let interval = match terminal {
@@ -369,7 +369,7 @@ impl Watched {
         }
     }
 
-    /// What went wrong so far.
+    /// The failures so far.
     fn troubles(&self) -> String {
         let Summary {
             failures,
@@ -378,18 +378,19 @@ impl Watched {
             gaps,
             ..
         } = self.monitor.status().summary;
-        let mut text = format!("failures {}, retries {retries}", failures + errors);
+        let failures = Grouped(failures + errors);
+        let mut text = format!("failures {failures}, retries {}", Grouped(retries));
         let rejected = self.rejected.load(Ordering::Relaxed);
         for (what, many) in [("rejected", rejected), ("gaps", gaps)] {
             if many > 0 {
-                text += &format!(", {what} {many}");
+                text += &format!(", {what} {}", Grouped(many));
             }
         }
         text
     }
 }
 
-/// How many shards there are, and how far each is behind, the slowest first.
+/// How many shards this process reads, and how far each is behind, the slowest first.
 fn lag(shards: &[ShardStatus]) -> String {
     let mut lags: Vec<_> = shards.iter().map(|shard| shard.lag).collect();
     lags.sort_by_key(|lag| Reverse(lag.unwrap_or(Duration::MAX)));

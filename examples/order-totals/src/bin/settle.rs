@@ -1,4 +1,4 @@
-//! Lets orders leave the ledger, and says how many have.
+//! Says how many orders have left the ledger, or lets them leave it.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -12,9 +12,9 @@ use clap::{Parser, value_parser};
 use murmur_core::{AuditOptions, LedgerStatus, Processor};
 use murmur_snapshot::{ReadBudget, Settle, ShowProgress};
 use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{RetryPolicy, SystemClock, TracingRecorder};
+use murmur_state::{Grouped, RetryPolicy, SystemClock, TracingRecorder};
 use order_totals::Tables;
-use order_totals::cli::{self, FAILED, STOPPED, grouped};
+use order_totals::cli::{self, FAILED, STOPPED};
 use order_totals::stop::{self, Stop};
 
 const AFTER_HELP: &str = "\
@@ -23,13 +23,13 @@ Environment:
   AWS_REGION, AWS_PROFILE, ...               as for every AWS tool
   RUST_LOG                                   what is logged, default `warn`
 
-Prints for each pipeline how many orders have settled, on standard output, after reading the whole
-ledger. All else goes to standard error, progress as a bar where that is a terminal, elsewhere as lines
-of JSON. An outage is waited out for up to 30 minutes. Ctrl-C or SIGTERM ends it at once.
+Reads the whole ledger, and prints for each pipeline how many orders have settled, on standard
+output. Everything else goes to standard error; progress is a bar on a terminal, and lines of JSON
+elsewhere. Failing requests are retried for up to 30 minutes. Ctrl-C or SIGTERM ends it at once.
 
-With `--table`, it reads no ledger, but lets orders settle whose tables were filled by a release that did
-not: first deploy this one everywhere. A bootstrap of this release does so at its end. Orders then leave
-the ledger, each by its first change, and cannot come back.
+With `--table` it reads no ledger, but lets orders settle whose tables were filled by a release
+without `.settle()`: first deploy this release everywhere. A bootstrap of this release does the same
+at its end. From then on each order leaves the ledger by its first change, and cannot come back.
 
 Exit status:
   0  it is done
@@ -37,7 +37,7 @@ Exit status:
   2  the arguments cannot be read; a value that turns out wrong later is 1
   3  it was stopped before its end; run it again";
 
-/// Says how many orders have left the ledger, or lets them.
+/// Say how many orders have left the ledger, or let them leave it.
 #[derive(Parser)]
 #[command(after_help = AFTER_HELP)]
 struct Arguments {
@@ -65,7 +65,7 @@ async fn command() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(None) => {
-            eprintln!("stopped before the end: run it again");
+            eprintln!("stopped before the end; run it again");
             ExitCode::from(STOPPED)
         }
         Err(error) => {
@@ -85,6 +85,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<Vec<LedgerStatus>> {
     let config = order_totals::aws_config().await;
     let client = aws_sdk_dynamodb::Client::new(&config);
     let tables = Tables::from_env()?;
+    cli::check_tables(&client, &tables, arguments.table.as_deref()).await?;
     if let Some(table) = &arguments.table {
         let streams = aws_sdk_dynamodbstreams::Client::new(&config);
         let source = ParallelScan::builder(client.clone(), table.as_str());
@@ -134,6 +135,6 @@ fn print_status(status: &LedgerStatus) {
     } else {
         "orders do not settle yet"
     };
-    let (settled, items) = (grouped(*settled), grouped(*items));
-    println!("{pipeline}: {settling}; {settled} of {items} orders in the ledger have");
+    let (settled, items) = (Grouped(*settled), Grouped(*items));
+    println!("{pipeline}: {settling}; {settled} of {items} orders have left the ledger");
 }

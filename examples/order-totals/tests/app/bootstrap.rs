@@ -60,7 +60,7 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
         token.stream_arn
     );
     assert!(
-        stderr(&output).contains("100 rows: 100 count now"),
+        stderr(&output).contains("100 rows scanned: 100 counted"),
         "{}",
         stderr(&output)
     );
@@ -87,7 +87,7 @@ async fn the_table_becomes_totals_and_a_token_and_is_not_counted_twice() {
     let output = run(&app, &["--restart"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("100 did before"),
+        stderr(&output).contains("100 already counted"),
         "{}",
         stderr(&output)
     );
@@ -273,7 +273,7 @@ async fn stopped_it_says_so_and_run_again_it_counts_each_row_once() {
     let output = run(&app, &["--segments", "1"]).await;
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     assert!(
-        stderr(&output).contains("and 0 whole segments were done before"),
+        stderr(&output).contains("and finished 0 segments"),
         "{}",
         stderr(&output)
     );

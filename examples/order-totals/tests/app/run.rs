@@ -71,7 +71,7 @@ async fn what_cannot_be_used_is_named_before_anything_is_counted() {
     let gone = App::without_tables().await;
     let (status, text) = ended(&gone, &[]).await;
     assert_eq!(status, Some(1), "{text}");
-    contains(&text, &[&gone.orders, "check name and region"]);
+    contains(&text, &[&gone.orders, "no such table"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +79,7 @@ async fn a_stream_switched_off_and_on_again_is_refused_by_both_names() {
     let app = app().await;
     let first = app.switch_stream(Some(IMAGES)).await.unwrap();
     let text = live_and_stopped(&app).await;
-    contains(&text, &[&first, "20 rows: 20 count now"]);
+    contains(&text, &[&first, "20 rows scanned: 20 counted"]);
 
     app.switch_stream(None).await;
     let (status, text) = ended(&app, &[]).await;

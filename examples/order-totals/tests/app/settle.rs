@@ -64,8 +64,8 @@ async fn a_bootstrap_lets_orders_settle_and_they_do_by_their_changes() {
 
     let status = settle(&app, &[]).await;
     assert_eq!(status.status.code(), Some(0), "{}", stderr(&status));
-    let wanted = "order_totals: orders settle; 1 of 3 orders in the ledger have\n\
-                  order_counts: orders settle; 1 of 3 orders in the ledger have\n";
+    let wanted = "order_totals: orders settle; 1 of 3 orders have left the ledger\n\
+                  order_counts: orders settle; 1 of 3 orders have left the ledger\n";
     assert_eq!(stdout(&status), wanted);
     assert_eq!(app.state("alice").await, (Some(103), Some(2)));
 
