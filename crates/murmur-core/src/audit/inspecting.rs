@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{Cause, ItemId, PipelineName, StoreError};
+use murmur_state::{Cause, Grouped, ItemId, PipelineName, StoreError};
 
 use super::found::ItemNow;
 
@@ -75,7 +75,8 @@ pub enum InspectionError {
     },
     /// More items or keys differ than may be held in memory.
     #[error(
-        "more than {most} items of pipeline `{pipeline}` differ, or they change more than {most} keys, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
+        "more than {limit} items of pipeline `{pipeline}` differ, or they change more than {limit} keys, the limit of `max_differing`; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables",
+        limit = Grouped(*most as u64)
     )]
     TooManyDiffer {
         /// The pipeline.
