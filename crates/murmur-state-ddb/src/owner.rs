@@ -193,7 +193,7 @@ impl<'a> Pair<'a> {
             (None, Some(_)) => Ok(None),
             (_, None) => Err(self.setup(
                 "it belongs to no pipeline yet, so there is nothing to compare; check the names \
-                 of the tables, and bootstrap the pipeline or start live first",
+                 of the tables, and bootstrap the pipeline or start streaming first",
             )),
         }
     }

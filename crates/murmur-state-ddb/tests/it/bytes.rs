@@ -214,7 +214,7 @@ async fn a_swap_beaten_by_another_writer_is_combined_anew() {
         ("tok", b(b"tok")),
     ];
     put_row(&dynamo.client(), &table, "k", &attributes).await;
-    // It knew no row and its answer was lost; now there is version 1, of somebody else.
+    // It knew no row and its answer was lost; now there is version 1, of another writer.
     let name = table.clone();
     let wire = Wire::new(
         move |request| match (request.operation.as_str(), request.nth) {

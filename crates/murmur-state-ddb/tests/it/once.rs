@@ -334,7 +334,7 @@ async fn events_without_a_creation_time_have_pages_of_their_own() {
     for process in [process, totals.process(&wire)] {
         assert_eq!(process.done(&events).await, 0);
     }
-    // Its source has it still, and hands it over anew.
+    // Its source still has it, and hands it over again.
     let mut held = totals.event(9, &[("a", 1)]);
     held.created = None;
     totals.clock.advance(HOUR + Duration::from_secs(1));

@@ -260,7 +260,7 @@ async fn of_two_pipelines_that_want_a_table_at_once_one_gets_it() {
         .map(|(binding, _)| binding.pipeline.as_str())
         .collect();
     assert_eq!(winners.len(), 1, "{bound:?}");
-    // Whoever lost was told so, or that somebody was in the way.
+    // Each loser gets the error of another owner, or a conflict.
     for error in bound.iter().filter_map(|bound| bound.as_ref().err()) {
         assert!(
             matches!(error.fault(), Fault::Setup | Fault::Contention),

@@ -382,7 +382,7 @@ async fn that_items_settle_is_said_beside_the_rows_of_their_pipeline() {
         version: 9,
         ..binding.clone()
     };
-    // The tables were made anew since, and belong to another.
+    // The tables were made again since, and belong to another pipeline.
     let other = Bound::new(other);
     let refused = Ledger::<Total>::settle(&books.store, &other, Deadline::NONE).await;
     assert!(

@@ -166,7 +166,7 @@ pub(crate) fn b(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }
 
-/// Writes a row as somebody else would.
+/// Writes a row as another writer would.
 pub(crate) async fn put_row(
     client: &Client,
     table: &str,

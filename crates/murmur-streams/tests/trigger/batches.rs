@@ -154,7 +154,7 @@ async fn a_lane_that_fails_holds_up_its_own_items_until_the_shard_has_read_far_e
         .build()
         .unwrap();
     let summary = trigger.run(sleep(Duration::from_secs(60))).await.unwrap();
-    // Of ten lanes one is stuck, with whatever items share it.
+    // One of ten lanes is stuck, with all items that share it.
     assert!((150..300).contains(&summary.records), "{summary:?}");
     assert_eq!(seen.lock().unwrap().len() as u64, summary.records);
     assert!(summary.errors > 5);

@@ -179,7 +179,7 @@ async fn a_zombie_finds_out_with_its_next_save_and_moves_no_position() {
     assert_eq!(monitor.status().summary.leases_lost, 0);
     let summary = held_up.await.unwrap();
     assert_eq!(summary.leases_lost, 1);
-    // What it had under way counts as delivered, and nobody's position moves for it.
+    // The records it was processing count as delivered, and no position moves for them.
     assert_eq!(*calls.lock().unwrap(), 1);
     let shard = store.describe_stream(ARN).unwrap().shards.remove(0).id;
     let row = PipelineName::new("live")
