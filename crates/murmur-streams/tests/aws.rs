@@ -547,7 +547,7 @@ async fn a_record_that_cannot_be_read_says_so_and_its_neighbours_come_as_ever() 
         ),
         (
             with_attribute(8, json!("text")),
-            vec!["`NewImage.new`", "no JSON object"],
+            vec!["`NewImage.new`", "not a JSON object"],
         ),
         (bad_keys, vec!["`Keys.id`", local]),
         (no_change, vec!["`dynamodb` is missing"]),

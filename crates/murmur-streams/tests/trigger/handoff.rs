@@ -106,7 +106,7 @@ async fn the_token_of_another_bootstrap_is_refused_once_reading_has_begun() {
         "{later:?}"
     );
     assert!(
-        later.to_string().contains("name another trigger"),
+        later.to_string().contains("use another trigger name"),
         "{later}"
     );
 }

@@ -248,7 +248,7 @@ async fn the_positions_of_another_stream_are_refused_by_both_names() {
 
 #[tokio::test(start_paused = true)]
 async fn positions_that_cannot_be_read_stop_the_trigger_by_name() {
-    for (data, part) in [("{", "not all of it"), ("{\"version\":9}", "version 9")] {
+    for (data, part) in [("{", "is incomplete"), ("{\"version\":9}", "version 9")] {
         let (store, place) = (store(), Arc::new(MemoryDeduper::new()));
         let name = "live/stream/";
         place.save(name, data, None).await.unwrap();
