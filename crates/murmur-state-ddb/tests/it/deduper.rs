@@ -31,7 +31,7 @@ async fn put_marker(client: &Client, table: &str, id: &str, rest: &[(&str, Attri
     put.send().await.unwrap();
 }
 
-/// A client that sends again on its own, over `wire`.
+/// A client with retries of its own, over `wire`.
 fn eager(dynamo: &Dynamo, wire: &Wire) -> Client {
     let retries = RetryConfig::standard().with_max_attempts(9);
     let config = dynamo
