@@ -61,7 +61,7 @@ pub struct ShardStatus {
     /// How far it is behind the stream's end:
     ///
     /// - the age of the oldest record that is not done;
-    /// - if everything that was there at the last read is done: zero, or the time since that read if
+    /// - zero if everything that was there at the last read is done, or the time since that read if
     ///   it was 10 s ago or more;
     /// - `None` until the first read.
     ///
