@@ -95,8 +95,8 @@ impl<T: Send + Sync + 'static> Handler<T> {
     /// An empty image counts as one that was not sent. A [`LenientEvent`] tells the two apart, as
     /// does a source that writes [`ImageNotes`](murmur_state::ImageNotes).
     ///
-    /// `deadline` is when the invocation ends. What is not finished one
-    /// [margin](HandlerBuilder::deadline_margin) before it is reported as failed, so that the
+    /// `deadline` is when the invocation ends. Records that are not done one
+    /// [margin](HandlerBuilder::deadline_margin) before it are reported as failed, so that the
     /// answer is sent in time. If the deadline has already passed, nothing is processed.
     ///
     /// The answer names every record that is not done by its sequence number, exactly as received,
