@@ -26,8 +26,8 @@ const ENOUGH: u64 = 500;
 /// regrouped or delivered twice at once, processes that are killed, stall or have wrong clocks, and
 /// requests that fail, are lost, throttled or arrive late. Runs take place inside this process in
 /// virtual time, or against a DynamoDB Local. A table of all faults is printed at the end. In
-/// exactly-once every total must equal the recount. If a total does not, its seed is printed and the
-/// task fails. It also fails if 500 runs or more never met some kind of fault.
+/// exactly-once every total must equal the recount. If a total does not, its seed is printed and
+/// the task fails. It also fails if 500 runs or more never met some kind of fault.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// How many seeds to play
@@ -39,8 +39,8 @@ pub(crate) struct Args {
     /// Play only this seed, as printed by a run that failed
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// exactly-once, claim-first, at-least-once, or all; the totals of claim-first and at-least-once
-    /// are wrong under faults, which does not fail the task
+    /// exactly-once, claim-first, at-least-once, or all; the totals of claim-first and
+    /// at-least-once are wrong under faults, which does not fail the task
     #[arg(long, default_value = "exactly-once", value_name = "MODE", value_parser = modes)]
     mode: Modes,
     /// A DynamoDB Local to play against, such as http://127.0.0.1:8000. Every run makes two

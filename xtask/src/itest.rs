@@ -9,9 +9,9 @@ use crate::server::{Found, Server, choose};
 /// Run all tests, those of DynamoDB against a real DynamoDB Local.
 ///
 /// Runs `cargo test --workspace --all-features` with a server beside it. The server is the one that
-/// MURMUR_DYNAMODB_ENDPOINT names. Without that variable a server is started for this run and stopped
-/// after it, by docker compose or by Java 17 and Maven. If neither is installed, the tests use the
-/// embedded DynamoDB; with CI=true that is a failure.
+/// MURMUR_DYNAMODB_ENDPOINT names. Without that variable a server is started for this run and
+/// stopped after it, by docker compose or by Java 17 and Maven. If neither is installed, the tests
+/// use the embedded DynamoDB; with CI=true that is a failure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Passed to `cargo test`; a `-p` replaces `--workspace`:

@@ -69,8 +69,8 @@ pub(super) struct Written {
     pub(super) after: Changes,
 }
 
-/// Makes all live writes, wave after wave, and logs them. The last wave starts when the scan is over,
-/// all others when it begins.
+/// Makes all live writes, wave after wave, and logs them. The last wave starts when the scan is
+/// over, all others when it begins.
 pub(super) async fn write(
     tables: &Tables,
     rows: &Rows,

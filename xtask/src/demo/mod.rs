@@ -33,12 +33,12 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Turn a DynamoDB table into live totals, and compare them with a recount.
 ///
-/// Makes a table, fills it with generated orders (or the rows of a file), and switches its stream on.
-/// Then three things happen at the same time: a parallel scan bootstraps the totals, the Lambda
-/// handler keeps them live, and a writer inserts, changes, moves and removes orders before and after
-/// the scan reaches them. Items leave the ledger by their first change after the scan; the demo
-/// prints how many have. At the end it compares the totals with a recount of its own log of writes,
-/// and fails if any total differs, or if there was none to compare.
+/// Makes a table, fills it with generated orders (or the rows of a file), and switches its stream
+/// on. Then three things happen at the same time: a parallel scan bootstraps the totals, the Lambda
+/// handler keeps them live, and a writer inserts, changes, moves and removes orders before and
+/// after the scan reaches them. Items leave the ledger by their first change after the scan; the
+/// demo prints how many have. At the end it compares the totals with a recount of its own log of
+/// writes, and fails if any total differs, or if there was none to compare.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// How many orders to generate; a tenth as many are added while the table is scanned and after

@@ -45,8 +45,8 @@ impl Log {
         totals
     }
 
-    /// The keys that ever had a row. Such a key may have a total of zero, or none if its rows were gone
-    /// before the pipeline saw them.
+    /// The keys that ever had a row. Such a key may have a total of zero, or none if its rows were
+    /// gone before the pipeline saw them.
     fn keys(&self) -> BTreeSet<&String> {
         let facts = self.0.iter().filter_map(|(_, fact)| fact.as_ref());
         facts.map(|(key, _)| key).collect()
