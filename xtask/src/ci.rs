@@ -4,6 +4,7 @@ mod boundaries;
 mod circles;
 mod deny;
 mod docs;
+mod newcomer;
 mod package;
 mod pages;
 mod tidy;
@@ -49,6 +50,8 @@ enum Check {
     Rustdoc,
     /// Every crate compiles alone, without its features and with each of them
     Features,
+    /// The project of docs/getting-started.md compiles with the manifest shown there
+    Newcomer,
     /// All crates can be packaged, and the packages compile
     Package,
     /// Renaming murmur-core, which publishing needs, works
@@ -94,6 +97,7 @@ impl Check {
                 process::run(&mut doc).await
             }
             Self::Features => features().await,
+            Self::Newcomer => newcomer::check().await,
             Self::Package => package::check().await,
             Self::Rename => package::check_rename().await,
             Self::Test => match itest::run(itest::Args::all()).await? {

@@ -1,6 +1,6 @@
 use murmur_state::{Place, StoreError};
 
-/// The answers, if there is one for each that was asked for.
+/// Returns the answers if there is one for each entry.
 ///
 /// # Errors
 ///
@@ -20,8 +20,8 @@ fn miscounted(place: Place, asked: usize, answered: usize) -> StoreError {
     StoreError::Setup {
         place,
         advice: format!(
-            "it gave {answered} answers to {asked} entries, so that nothing tells which of them \
-             are done; mend the store: one answer for each entry, in order"
+            "it gave {answered} answers to {asked} entries, so it is unknown which of them \
+             are done; fix the store to give one answer for each entry, in order"
         ),
         source: None,
     }

@@ -1,4 +1,4 @@
-//! What the records of a batch add, with each key looked up and kept once.
+//! The additions of a batch's records, with each key looked up and kept once.
 
 use std::hash::{BuildHasher, Hash};
 
@@ -9,31 +9,32 @@ use smallvec::SmallVec;
 
 use crate::record::Record;
 
-/// What a batch adds, before delivery.
+/// The additions of a batch, before delivery.
 pub(crate) struct BatchAdds<'a, V> {
     pub(crate) rows: Rows,
     pub(crate) shares: Vec<RecordShare<'a, V>>,
 }
 
 impl<V> BatchAdds<'_, V> {
-    /// Every addition, in the order of the shares.
+    /// All additions, in the order of the shares.
     pub(crate) fn additions(&self) -> impl Iterator<Item = &Addition<V>> {
         self.shares.iter().flat_map(|share| &share.adds)
     }
 }
 
-/// What one record adds; mostly it is to one key.
+/// The additions of one record, mostly to one key.
 pub(crate) struct RecordShare<'a, V> {
     pub(crate) record: &'a Record,
     pub(crate) adds: Additions<V>,
-    /// What its item goes on contributing for good, in a ledger.
+    /// Contributions that its item makes for good, in a ledger.
     pub(crate) keep: Additions<V>,
-    /// What its item contributed before, in a ledger that settles; `None` if nothing tells.
+    /// Its item's contributions before the change, in a ledger that settles; `None` if they are
+    /// unknown.
     pub(crate) before: Option<Additions<V>>,
 }
 
 impl<'a, V> RecordShare<'a, V> {
-    /// One that adds nothing.
+    /// A share without additions.
     pub(crate) fn nothing(record: &'a Record) -> Self {
         Self {
             record,
@@ -46,13 +47,13 @@ impl<'a, V> RecordShare<'a, V> {
 
 pub(crate) type Additions<V> = SmallVec<[Addition<V>; 1]>;
 
-/// A value to be combined into one of the batch's [`Rows`].
+/// A value to combine into one of the batch's [`Rows`].
 pub(crate) struct Addition<V> {
     pub(crate) row: usize,
     pub(crate) value: V,
 }
 
-/// The rows a batch adds to: each once, however many records name it.
+/// The rows that a batch adds to: each once, no matter how many records name it.
 pub(crate) struct Rows {
     rows: Vec<Row>,
     places: Index,
@@ -64,7 +65,7 @@ struct Row {
 }
 
 impl Rows {
-    /// None yet; there is room for `capacity`.
+    /// No rows yet, with room for `capacity`.
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self {
             rows: Vec::with_capacity(capacity),
@@ -76,7 +77,7 @@ impl Rows {
         self.rows.len()
     }
 
-    /// The place of `entity` in `bucket`, whose `ttl` is the same whichever record names it.
+    /// The index of `entity` in `bucket`. Its `ttl` is the same for every record that names it.
     pub(crate) fn place(
         &mut self,
         entity: &str,
@@ -103,7 +104,7 @@ impl Rows {
         &self.rows[place].key
     }
 
-    /// The addition as a store takes it.
+    /// The addition in the form that a store takes.
     pub(crate) fn add<V: Clone>(&self, Addition { row, value }: &Addition<V>) -> Add<V> {
         let Row { key, ttl } = &self.rows[*row];
         Add {
@@ -114,10 +115,10 @@ impl Rows {
     }
 }
 
-/// The places of things in a list, found by what names them; the names stay in the list.
+/// Indexes of values in a list, found by name; the names stay in the list.
 pub(crate) struct Index {
     places: HashTable<usize>,
-    /// Seeded at random, since names are made of what a table's writers please.
+    /// Seeded randomly, since the writers of a table choose the names.
     hasher: DefaultHashBuilder,
 }
 
@@ -129,8 +130,8 @@ impl Index {
         }
     }
 
-    /// The place of what is called `name`, or where to note it. `name_of` names what is at a
-    /// place.
+    /// The index of the value called `name`, or the place to store it. `name_of` returns the name
+    /// of the value at an index.
     pub(crate) fn entry<N: Hash + Eq>(
         &mut self,
         name: N,

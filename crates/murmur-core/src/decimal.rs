@@ -4,30 +4,30 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error, Visitor};
 
-/// A text is not an amount that can be kept exactly.
+/// A text that is not an amount, or cannot be kept exactly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecimalError {
-    /// Not a decimal number.
+    /// The text is not a decimal number.
     #[error("`{0}` is not a decimal number like -12.34")]
     NotANumber(String),
-    /// More decimals than the smallest unit has.
+    /// The text has more decimals than the smallest unit.
     #[error("`{text}` has more than {scale} decimals; choose a larger scale, or round it yourself")]
     TooFine {
         /// The text.
         text: String,
-        /// How many decimals the unit has.
+        /// The number of decimals of the unit.
         scale: u32,
     },
-    /// Out of the range of `i64`.
+    /// The amount is out of the range of `i64`.
     #[error("`{0}` in its smallest unit does not fit 64 bits")]
     TooLarge(String),
 }
 
-/// `text` in its smallest unit, exactly: `minor_units("12.34", 2)` is 1234.
+/// Converts `text` into its smallest unit, exactly: `minor_units("12.34", 2)` is 1234.
 ///
-/// Takes what DynamoDB gives for a Number: an optional sign, digits, an optional fraction, an
-/// optional exponent. Decimals beyond `scale` must be zero; nothing is rounded.
+/// Takes DynamoDB's form of a Number: an optional sign, digits, an optional fraction, an optional
+/// exponent. Decimals beyond `scale` must be zero; nothing is rounded.
 ///
 /// # Errors
 ///
@@ -70,23 +70,24 @@ pub fn minor_units(text: &str, scale: u32) -> Result<i64, DecimalError> {
     i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| too_large())
 }
 
-/// Whether the texts are of the same number.
+/// Whether the texts are the same number.
 pub(crate) fn same(one: &str, other: &str) -> bool {
     let [one, other] = [one, other].map(Decimal::parse);
     one.is_some() && one == other
 }
 
-/// A number as `digits · 10^exponent`, the same for every text of it.
+/// A number as `digits · 10^exponent`, the same for every text of the number.
 #[derive(PartialEq)]
 struct Decimal {
     negative: bool,
-    /// Neither begins nor ends with a zero; empty for zero itself.
+    /// Begins and ends with a digit other than zero; empty for zero itself.
     digits: String,
     exponent: i64,
 }
 
 impl Decimal {
-    /// `None` for what is not an optional sign, digits, an optional fraction, an optional exponent.
+    /// `None` for a text that is not an optional sign, digits, an optional fraction, an optional
+    /// exponent.
     fn parse(text: &str) -> Option<Self> {
         let (mantissa, exponent) = match text.split_once(['e', 'E']) {
             Some((mantissa, exponent)) => (mantissa, exponent.parse::<i32>().ok()?),
@@ -120,18 +121,19 @@ impl Decimal {
     }
 }
 
-/// How [`deserialize`] asks [`from_item`](crate::from_item) for the digits of a number.
+/// The name by which [`deserialize`] asks [`from_item`](crate::from_item) for the digits of a
+/// number.
 pub(crate) const DIGITS: &str = "$murmur_core::decimal";
 
 /// Deserializes an amount with `SCALE` decimals into its smallest unit.
 ///
-/// For a field that is a text, an integer, or a DynamoDB Number: all that
-/// [`minor_units`] takes is taken, and nothing else.
+/// For a field that is a text, an integer, or a DynamoDB Number. It takes what [`minor_units`]
+/// takes.
 ///
-/// The digits of a Number with a fraction come only from [`Decoder::serde`](crate::Decoder::serde)
-/// and [`from_item`](crate::from_item). Other deserializers, `serde_dynamo`'s among them, make a
-/// float of it before it gets here, as do flattened and untagged types. A float may have lost
-/// digits, and is refused.
+/// A Number with a fraction needs [`Decoder::serde`](crate::Decoder::serde) or
+/// [`from_item`](crate::from_item), which pass its digits on. Other deserializers, including
+/// `serde_dynamo`'s, first convert it to a float, and so do flattened and untagged types. A float
+/// may have lost digits, and is refused.
 ///
 /// ```
 /// #[derive(serde::Deserialize)]
@@ -150,7 +152,7 @@ pub(crate) const DIGITS: &str = "$murmur_core::decimal";
 ///
 /// # Errors
 ///
-/// The deserializer's, with the text of a [`DecimalError`].
+/// The deserializer's error, with the text of a [`DecimalError`].
 pub fn deserialize<'de, const SCALE: u32, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<i64, D::Error> {
@@ -191,7 +193,7 @@ pub fn deserialize<'de, const SCALE: u32, D: Deserializer<'de>>(
             minor_units(text, SCALE).map_err(E::custom)
         }
 
-        /// A deserializer that does not know what it was asked for.
+        /// For a deserializer that does not know the requested name.
         fn visit_newtype_struct<D: Deserializer<'de>>(
             self,
             deserializer: D,

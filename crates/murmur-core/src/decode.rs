@@ -10,26 +10,26 @@ use crate::record::{EventName, Record, Side};
 /// Any error, as user code returns it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What a decoder made of an image.
+/// The result of decoding an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decoded<T> {
     /// A value to aggregate.
     Record(T),
-    /// Nothing to aggregate, and nothing wrong: counted as skipped.
+    /// Nothing to aggregate, and no error: counted as skipped.
     Skip,
 }
 
-/// What a whole-record decoder sees.
+/// The input of a decoder of whole records ([`Decoder::record`]).
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
-    /// The record, with everything its source said.
+    /// The record, as its source gave it.
     pub record: &'a Record,
-    /// Which state is asked for.
+    /// Which side of the change to decode.
     pub side: Side,
 }
 
 impl<'a> View<'a> {
-    /// The item in the state asked for, if the record carries it.
+    /// The image of this side, if the record carries it.
     pub fn item(&self) -> Option<&'a Item> {
         match (self.record, self.side) {
             (Record::Scanned(row), Side::New) => Some(&row.item),
@@ -40,7 +40,7 @@ impl<'a> View<'a> {
     }
 }
 
-/// Turns items into `T`, the same way for scanned rows, old and new images.
+/// Turns items into `T`, in the same way for scanned rows, old images and new images.
 ///
 /// The default, [`Decoder::serde`], suits any `T: Deserialize`. Cloning is cheap.
 pub struct Decoder<T>(Form<T>);
@@ -54,7 +54,7 @@ enum Form<T> {
 }
 
 impl<T: 'static> Decoder<T> {
-    /// Deserializes the item by [`from_item`], by which every number is exact or refused.
+    /// Deserializes the item by [`from_item`], which reads every number exactly or refuses it.
     pub fn serde() -> Self
     where
         T: DeserializeOwned,
@@ -62,36 +62,40 @@ impl<T: 'static> Decoder<T> {
         Self::item(|item| Ok(Decoded::Record(from_item(item)?)))
     }
 
-    /// Decodes an item by `decode`. It is called for each image that is there and needed: the
-    /// row or new image, and the old image if a pipeline retracts.
+    /// Decodes an item by `decode`. It is called for each image that exists and is needed: the row
+    /// or new image, and the old image if a pipeline retracts.
     pub fn item(
         decode: impl Fn(&Item) -> Result<Decoded<T>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         Self(Form::Item(Arc::new(decode)))
     }
 
-    /// Decodes by `decode`, which sees the whole record: its event name, keys and both images.
+    /// Decodes by `decode`, which sees the whole record: event name, keys and both images.
     ///
-    /// It is asked for [`Side::New`] of every record, whether or not there is a new image, so
-    /// that removals can be counted and streams without images be used; and for [`Side::Old`] of
-    /// changes of items that were there before, if a pipeline retracts. A retracting pipeline takes
-    /// nothing from the new side of a removal. Answer [`Decoded::Skip`] for what does not matter.
+    /// It is called:
     ///
-    /// It is not asked about a record one of whose images could not be read
-    /// ([`Change::unreadable_images`](crate::Change::unreadable_images)), since it may look at both:
-    /// such a record is rejected as a whole.
+    /// - for [`Side::New`] of every record, even without a new image, so that it can count removals
+    ///   and read streams without images;
+    /// - for [`Side::Old`] of changes to items that existed before, if a pipeline retracts.
+    ///
+    /// A retracting pipeline takes nothing from the new side of a removal. Return [`Decoded::Skip`]
+    /// for records that do not count.
+    ///
+    /// It is not called for a record with an unreadable image
+    /// ([`Change::unreadable_images`](crate::Change::unreadable_images)), since it may look at both
+    /// images: such a record is rejected as a whole.
     pub fn record(
         decode: impl Fn(View<'_>) -> Result<Decoded<T>, BoxError> + Send + Sync + 'static,
     ) -> Self {
         Self(Form::Record(Arc::new(decode)))
     }
 
-    /// Whether it sees whole records, not one image at a time.
+    /// Whether it sees whole records instead of one image at a time.
     pub(crate) fn sees_records(&self) -> bool {
         matches!(self.0, Form::Record(_))
     }
 
-    /// Decodes one side of `record`. `None` where the record has no such side.
+    /// Decodes one side of `record`; `None` if the record does not have that side.
     pub(crate) fn decode(
         &self,
         record: &Record,
@@ -130,8 +134,8 @@ pub(crate) enum DecodeFailure {
     MissingImage,
 }
 
-/// Whether an image that is not there should be: a change of this kind has one, in a stream that
-/// carries it.
+/// Whether a missing image is an error: a change of this kind has one, if the stream carries images
+/// of this side.
 fn expected(record: &Record, side: Side) -> bool {
     match record {
         Record::Scanned(_) => false,

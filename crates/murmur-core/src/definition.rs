@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use murmur_state::{
-    Checkpoints, Deduper, ExactlyOnce, Group, IdError, LEDGER_MODE, Ledger, Monoid, OptionError,
+    Binding, Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError,
     PipelineName, Store, Timestamp,
 };
 
@@ -19,8 +19,8 @@ use crate::window::Window;
 impl<T: Send + Sync + 'static> Pipeline<T> {
     /// Begins the definition of the pipeline called `name`.
     ///
-    /// The name appears in metrics and marker keys, and must stay the same for the pipeline's
-    /// life: 1 to 128 of the characters `A-Z a-z 0-9 _ - .`, checked at the end.
+    /// The name appears in metrics and in marker keys, so it stays the same for the pipeline's
+    /// life. It has 1 to 128 of the characters `A-Z a-z 0-9 _ - .`; the last step checks it.
     pub fn builder(name: &str) -> PipelineBuilder<T> {
         PipelineBuilder {
             name: name.to_owned(),
@@ -61,9 +61,10 @@ impl<T: Send + Sync + 'static> PipelineBuilder<T> {
         self.keys(move |record, out| out(key(record).as_ref()))
     }
 
-    /// Each record counts for every key that is put `out`: roll-ups, without an allocation per
-    /// key. A key put out twice counts once; a record that puts out none counts for nothing and
-    /// is counted as skipped.
+    /// Each record counts for every key that `keys` passes to `out`: for roll-ups, without an
+    /// allocation per key.
+    ///
+    /// A key passed twice counts once. A record without keys is skipped, and counted as skipped.
     pub fn keys(self, keys: impl Fn(&T, &mut dyn FnMut(&str)) + Send + Sync + 'static) -> Keyed<T> {
         Keyed {
             name: self.name,
@@ -80,7 +81,7 @@ pub struct Keyed<T> {
 }
 
 impl<T: Send + Sync + 'static> Keyed<T> {
-    /// What a record adds, before the monoid lifts it.
+    /// The value that a record adds, before the monoid lifts it.
     pub fn value<I: 'static>(
         self,
         value: impl Fn(&T) -> I + Send + Sync + 'static,
@@ -134,9 +135,11 @@ pub struct Definition<T, M: Monoid> {
 }
 
 impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
-    /// Values are kept per window of time. The time comes from the item, so that an old image is
-    /// taken back from its own bucket, a scanned row lands where its change would, and a recount
-    /// is possible. Default: no window, bucket 0.
+    /// Keeps one value per key and window of time.
+    ///
+    /// The time comes from the item. An old image is therefore taken back from its own bucket, a
+    /// scanned row lands where its change would, and a recount is possible. Default: no window,
+    /// bucket 0.
     pub fn window<At: Into<Timestamp>>(
         mut self,
         window: Window,
@@ -149,26 +152,31 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
         self
     }
 
-    /// Values are kept per window of the time at which the *change* was made, as the stream says
-    /// it (`ApproximateCreationDateTime`, rounded to the second, the same on every redelivery).
+    /// Keeps one value per key and window of the time at which the *change* was made, as the stream
+    /// gives it (`ApproximateCreationDateTime`, rounded to the second, the same on every
+    /// redelivery).
     ///
-    /// The item itself then says nothing about its bucket: retraction and bootstrap are refused,
-    /// and no recount of the table can be compared. A record without the time is rejected, as is one
-    /// whose time cannot be in seconds. One whose time is more than 45 minutes ahead of the clock is
-    /// reported: either may be wrong.
+    /// The bucket cannot be computed from the item, so retraction and bootstrap are refused, and a
+    /// recount of the table has nothing to compare with. A record is rejected if it has no time, or
+    /// a time that cannot be in seconds. A record whose time is more than 45 minutes ahead of the
+    /// clock is reported, since either of the two may be wrong.
     pub fn window_by_arrival(mut self, window: Window) -> Self {
         self.plan.window = Some((window, Time::Arrival));
         self
     }
 
-    /// MODIFY and REMOVE take back what the old image had added, whoever removed the item
-    /// ([`keep_expired_items`](Definition::keep_expired_items) makes an exception). Needs a monoid
-    /// with an inverse, and a stream of NEW_AND_OLD_IMAGES.
+    /// A MODIFY or REMOVE takes back what the old image added, no matter whether a user or Time to
+    /// Live removed the item. [`keep_expired_items`](Definition::keep_expired_items) makes an
+    /// exception of Time to Live.
     ///
-    /// Default: none. A [`ledger`](Stored::ledger) takes back by itself. In the other modes a definition
-    /// says either this or [`every_change`](Definition::every_change), and is refused at the end if it
-    /// says neither or both. Idempotent monoids (Max, Min, Set, First, Last) need neither: nothing is ever
-    /// taken back, so that a maximum is the maximum ever seen.
+    /// Needs a monoid with an inverse, and a stream of NEW_AND_OLD_IMAGES.
+    ///
+    /// Default: none. A definition says either this or [`every_change`](Definition::every_change);
+    /// with neither or both, the last step refuses it. Two kinds of pipeline need neither:
+    ///
+    /// - A [`ledger`](Stored::ledger) retracts by itself.
+    /// - Idempotent monoids (Max, Min, Set, First, Last) never take anything back: a maximum is the
+    ///   maximum ever seen.
     pub fn retract(mut self) -> Self
     where
         M: Group,
@@ -177,51 +185,56 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
         self
     }
 
-    /// Every change adds what the new image says, and nothing is taken back: a MODIFY of an item counts
-    /// again, and a REMOVE changes nothing. For tables whose items are events that never change, and for
-    /// counting changes. Any stream with new images will do.
+    /// Every change adds the value of its new image, and nothing is taken back: a MODIFY counts its
+    /// item again, and a REMOVE changes nothing.
     ///
-    /// Default: none; see [`retract`](Definition::retract). Refused at the end together with `retract`, and
-    /// with a [`ledger`](Stored::ledger), where totals follow the table. For idempotent monoids it says
-    /// what is so anyway.
+    /// For tables whose items are events that never change, and for counting changes. Any stream
+    /// with new images will do.
+    ///
+    /// Default: none; see [`retract`](Definition::retract). The last step refuses it together with
+    /// `retract`, and with a [`ledger`](Stored::ledger), whose totals follow the table. Idempotent
+    /// monoids behave like this anyway.
     pub fn every_change(mut self) -> Self {
         self.plan.every_change = true;
         self
     }
 
-    /// An item that DynamoDB's Time to Live removes goes on counting with what it was last; only
-    /// a user's removal takes it back. For tables that forget old items while their totals stay.
+    /// An item that DynamoDB's Time to Live removes keeps counting with its last value; only a
+    /// removal by a user takes it back. For tables that drop old items while their totals stay.
     ///
     /// A removal is by Time to Live if the stream says so, or the item's own time
     /// ([`expires_at`](Definition::expires_at)). It changes no total, and is counted under
-    /// `:ttl_kept`. Its old image is not even decoded where the stream says so, but for a
-    /// [ledger](Stored::ledger), which keeps what it says: the stream must be of NEW_AND_OLD_IMAGES
-    /// then. An item put anew under the same key afterwards counts beside what is kept. A bootstrap
-    /// finds only what is in the table: of what was removed before, only that counts whose removal
-    /// live reads, with a ledger.
+    /// `:ttl_kept`.
     ///
-    /// Default: a removal by Time to Live is taken back like any other. Refused at the end
-    /// unless removals are taken back at all, by [`retract`](Definition::retract) or a ledger.
+    /// - The old image of a removal that the stream marks is not decoded, except for a
+    ///   [ledger](Stored::ledger), which stores its value. A ledger therefore needs a stream of
+    ///   NEW_AND_OLD_IMAGES.
+    /// - An item that is put under the same key afterwards counts in addition to the kept value.
+    /// - A bootstrap only finds items that are in the table. Of the items removed before it, only
+    ///   those count whose removal the stream consumer reads, and only with a ledger.
+    ///
+    /// Default: a removal by Time to Live is taken back like any other. The last step refuses this
+    /// option unless [`retract`](Definition::retract) or a ledger takes removals back.
     pub fn keep_expired_items(mut self) -> Self {
         self.plan.keeps_expired = true;
         self
     }
 
-    /// When Time to Live may remove an item: the time in the attribute that the table's Time to Live
-    /// goes by, `None` if the item has none. With [`keep_expired_items`], every removal of an item
-    /// at or after that time then counts as one by Time to Live.
+    /// The time from which Time to Live may remove an item, as the table's TTL attribute holds it;
+    /// `None` if the item has none. With [`keep_expired_items`], every removal of an item at or
+    /// after that time counts as one by Time to Live.
     ///
-    /// Needed for replicas of a global table: there, a removal by Time to Live that another region
-    /// made comes as if a user had made it. The other way round, an item that a user removes after
-    /// its time, and before Time to Live does (that takes up to some days), is kept as well. The time
-    /// of the removal is the change's own creation time, by the clock where there is none.
+    /// Replicas of a global table need this option: a removal by Time to Live in another region
+    /// arrives there as if a user had made it. In return, an item that a user removes after its
+    /// time, but before Time to Live does (which takes up to some days), is kept as well. The time
+    /// of the removal is the change's creation time, or the clock's if the change has none.
     ///
-    /// It reads the old image, in a [ledger](Stored::ledger) too: the stream must be of
-    /// NEW_AND_OLD_IMAGES, and the old image of every removal is decoded. A bootstrap or a reconcile
-    /// finds no old images: to them an item that is gone may have been removed by anything.
+    /// Needs a stream of NEW_AND_OLD_IMAGES, also with a [ledger](Stored::ledger): the old image of
+    /// every removal is decoded. A bootstrap or a reconcile sees no old images, so it cannot tell
+    /// why an item is gone.
     ///
-    /// Default: a removal is by Time to Live if the stream says so. Refused at the end without
-    /// [`keep_expired_items`].
+    /// Default: a removal is by Time to Live if the stream says so. The last step refuses this
+    /// option without [`keep_expired_items`].
     ///
     /// [`keep_expired_items`]: Definition::keep_expired_items
     ///
@@ -252,56 +265,60 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
         self
     }
 
-    /// Items leave the [ledger](Stored::ledger) one by one once the bootstrap is finished, and their
-    /// changes cost what [`exactly_once`](Stored::exactly_once) costs from then on, instead of three to
-    /// four write units. An item leaves it by its first change that a process counts after it has heard,
-    /// which takes a minute at the most.
+    /// Lets items leave the [ledger](Stored::ledger) one by one after the bootstrap. Changes of a
+    /// settled item then cost what [`exactly_once`](Stored::exactly_once) costs, instead of three
+    /// to four write units.
     ///
-    /// The end of a bootstrap lets items settle. A pipeline that was bootstrapped without this option
-    /// is first deployed with it, everywhere, and then told by `Settle` of `murmur-snapshot`. It cannot
-    /// be taken back: a process without the option reports every change of a settled item.
+    /// Items settle after a bootstrap has ended: each process notices the end within a minute, and
+    /// an item then settles at its first change. To settle a pipeline that was bootstrapped without
+    /// this option, deploy the option everywhere first, then run `Settle` of `murmur-snapshot`.
+    /// Settling cannot be undone: a process without the option reports every change of a settled
+    /// item as failed.
     ///
-    /// # What it asks for
+    /// # Requirements
     ///
-    /// - A stream of NEW_AND_OLD_IMAGES: every change must say what its item was before. What cannot be
-    ///   decoded as an old image counts for nothing, as it did when it was rejected as a new one.
-    /// - Decoder, keys and values that are functions of one image alone, and the same ones as long as the
-    ///   [version](Definition::version) is: what an image contributed is taken back by what it says later.
-    ///   A decoder of whole records is refused.
+    /// - A stream of NEW_AND_OLD_IMAGES: every change must carry the state before it. An old image
+    ///   that cannot be decoded counts for nothing, as it did when it was rejected as a new image.
+    /// - Decoder, keys and values depend on one image alone, and stay the same as long as the
+    ///   [version](Definition::version) does: the old image of a later change takes back what it
+    ///   added as a new image. A decoder of whole records is refused.
     ///
     /// # What it gives up
     ///
-    /// - A change that is lost (a gap in the stream, a record that is too old when it is delivered) is
-    ///   healed by its item's next change in a ledger, and never once the item has settled. A reconcile
-    ///   finds keys that differ by a recount, and cannot mend them: begin anew, as a new version.
-    /// - An audit, which compares rows with the ledger alone, is refused once an item has settled.
-    /// - A change of a settled item that fits no sum, or that cannot be read at all, is always reported,
-    ///   and never passed over by a callback.
-    /// - The ledger row of a settled item, some 100 bytes and twice its name, stays for good, also after
-    ///   the item is gone.
+    /// - A ledger heals a lost change (a gap in the stream, a record that is too old when it is
+    ///   delivered) with the item's next change. For a settled item it stays lost. A reconcile
+    ///   finds the keys that differ by a recount, but cannot mend them: start over with a new
+    ///   version.
+    /// - An audit compares rows with the ledger alone, so it is refused once an item has settled.
+    /// - A change of a settled item that overflows a sum, or that cannot be read at all, is always
+    ///   reported as failed. The callback for rejected records cannot pass it over.
+    /// - The ledger row of a settled item (about 100 bytes plus twice the item's name) is never
+    ///   removed, even after the item is gone.
     ///
     /// # Cost
     ///
-    /// An item's first change costs a write unit more than exactly-once (one for each KB of its ledger
-    /// row), later ones half a read unit at the most: the last 16,384 settled items and more are remembered.
+    /// The first change of an item costs one write unit more than in exactly-once mode (one for
+    /// each KB of its ledger row). Later changes cost at most half a read unit: a process remembers
+    /// at least the last 16,384 settled items.
     ///
-    /// Default: items stay in the ledger. Refused at the end without a ledger.
+    /// Default: items stay in the ledger. The last step refuses this option without a ledger.
     pub fn settle(mut self) -> Self {
         self.plan.settles = true;
         self
     }
 
-    /// The version of this definition: raise it whenever keys, value, monoid, window or what is
-    /// taken back change, so that what the old definition counted is not mixed with what the new
-    /// one counts. A new version needs new, empty state and marker tables; the exact modes refuse the
-    /// old ones, and a window, a built-in monoid or a retraction that changes without a new version.
-    /// Default 1.
+    /// The version of this definition. Default: 1.
+    ///
+    /// Raise it whenever keys, value, monoid, window or retraction change, so that values of the
+    /// old definition do not mix with values of the new one. A new version needs new, empty state
+    /// and marker tables. The exact modes refuse tables of another version. They also refuse a
+    /// window, a built-in monoid or a retraction that changes without a new version.
     pub fn version(mut self, version: u32) -> Self {
         self.version = version;
         self
     }
 
-    /// Where the values are kept. It must be able to hold this monoid.
+    /// The store that keeps the values. It must be able to hold this monoid.
     pub fn store<S: Store<M>>(self, store: S) -> Stored<T, M, S> {
         Stored {
             definition: self,
@@ -318,42 +335,46 @@ pub struct Stored<T, M: Monoid, S> {
 }
 
 impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
-    /// Every record is counted **at least** once: redelivery, and a write whose answer was lost,
-    /// count it again. Exact only for idempotent monoids (Min, Max, Set, First, Last). One write
-    /// per key and batch.
+    /// Counts every record **at least** once: redelivery, and a write whose answer was lost, count
+    /// it again. Exact only for idempotent monoids (Min, Max, Set, First, Last).
+    ///
+    /// Costs one write per key and batch.
     ///
     /// # Errors
     ///
     /// [`BuildError`] if the name or an option cannot be used.
     pub fn at_least_once(self) -> Result<Pipeline<T>, BuildError> {
-        self.build(|store| AtLeastOnce { store }, None)
+        self.build(|store, _| AtLeastOnce { store }, None)
     }
 
-    /// Claims each event's id in the marker table, then counts it: what the original does.
+    /// Claims each event's id in the marker table, then counts the event. This is the mode of the
+    /// original Murmur.
     ///
-    /// Redelivered events are recognised. A claim carries its owner: nobody releases another's,
-    /// and one whose answer was lost is known for one's own. If a merge fails, the claim is
+    /// Redelivered events are recognised. A claim names its owner: a process recognises its own
+    /// claim after a lost answer, and never releases another's. If a merge fails, the claim is
     /// released, so that redelivery counts the event.
     ///
     /// # What remains wrong
     ///
     /// - An invocation that dies between claim and write loses the event.
-    /// - Who meets a claim takes the event for counted, though its holder may still fail.
+    /// - A process that finds a claim takes the event as counted, although the claim's owner may
+    ///   still fail.
     /// - A write that was applied although its answer was lost is counted again.
-    /// - Of an event with several keys, those merged before a failure are counted again.
-    /// - A claim that is so late that it arrives after its release hides its event.
-    /// - A claim that cannot be released hides its event. Its record fails, as a fault of the set-up
-    ///   that names the row to delete, and ends a bootstrap; once it comes again it is lost.
+    /// - If an event with several keys fails, the keys merged before the failure are counted again.
+    /// - A claim that arrives after its own release hides its event.
+    /// - A claim that cannot be released hides its event. The record fails with a setup fault that
+    ///   names the row to delete, and ends a bootstrap. If the record comes again before the row is
+    ///   deleted, it is lost.
     ///
     /// Measured on orders of six customers: after a function was killed 47 times in the middle of
-    /// its batches all six totals were wrong, some too high and some too low; in
-    /// [`exactly_once`](Stored::exactly_once) none was, after 74 kills.
+    /// its batches, all six totals were wrong, some too high and some too low. With
+    /// [`exactly_once`](Stored::exactly_once) none was wrong after 74 kills.
     ///
     /// # Cost
     ///
-    /// One conditional write per event (the claim) beside one write per key and batch. A claim's
-    /// name is the pipeline's name and the event id, so that pipelines can share the table; it is
-    /// kept as long as `deduper` was made to keep it.
+    /// One conditional write per event (the claim), and one write per key and batch. A claim is
+    /// named by the pipeline's name and the event id, so pipelines can share the table. `deduper`
+    /// decides how long claims are kept.
     ///
     /// # Errors
     ///
@@ -365,9 +386,9 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         self.claim(deduper, ClaimNames::PipelineAndEvent)
     }
 
-    /// As [`claim_first`](Stored::claim_first), with claims named by the bare event id as in
-    /// tables of the original. Pipelines that share such a table hide events from each other:
-    /// give each its own.
+    /// Like [`claim_first`](Stored::claim_first), but a claim is named by the bare event id, as in
+    /// tables of the original Murmur. Pipelines that share such a table hide events from each
+    /// other, so give each pipeline its own.
     ///
     /// # Errors
     ///
@@ -387,7 +408,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let deduper = Arc::new(deduper);
         let checkpoints = Arc::clone(&deduper) as Arc<dyn Checkpoints>;
         self.build(
-            |store| ClaimFirst {
+            |store, _| ClaimFirst {
                 store,
                 deduper,
                 names,
@@ -396,11 +417,11 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         )
     }
 
-    /// Every event is counted exactly once on each of its keys, under redelivery, crashes, races
-    /// and lost answers.
+    /// Counts every event exactly once on each of its keys, under redelivery, crashes, races and
+    /// lost answers.
     ///
-    /// The same item once scanned and once streamed is two events: for a bootstrap of a table
-    /// that keeps changing use [`ledger`](Stored::ledger).
+    /// An item that is scanned and streamed is two events. For a bootstrap of a table that changes
+    /// meanwhile, use [`ledger`](Stored::ledger).
     ///
     /// # Errors
     ///
@@ -410,21 +431,21 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         S: ExactlyOnce<M>,
     {
         let checkpoints = self.store.checkpoints();
-        let version = self.definition.version;
-        let definition = self.definition.plan.definition().into();
-        let mode = "exactly-once";
         self.build(
-            |store| OncePerKey(Owned::new(store, version, mode, definition)),
+            |store, binding| OncePerKey(Owned::new(store, binding)),
             Some(checkpoints),
         )
     }
 
-    /// Every item counts exactly once with what it is now, also where a scan and the stream
-    /// overlap: the mode for a table that is bootstrapped while it changes. What each item
-    /// contributes is kept in a row of the marker table, the ledger, and replaced by what comes
-    /// later. Implies retraction, by what the ledger knows; old images are not needed, NEW_IMAGE
-    /// will do. Min, Max, Set and the like have no inverse, so that this does not compile for
-    /// them: bootstrap them in another mode, and a deletion does not undo what its item gave.
+    /// Counts every item exactly once with its current value, also where a scan and the stream
+    /// overlap: the mode for a table that is bootstrapped while it changes.
+    ///
+    /// A row of the marker table keeps what each item contributes; all these rows are the ledger. A
+    /// later change replaces the item's contribution, so retraction is implied, and a stream of
+    /// NEW_IMAGE is enough.
+    ///
+    /// Monoids without an inverse (Min, Max, Set and the like) do not compile with this mode.
+    /// Bootstrap them in another mode; there, a deletion does not undo what its item added.
     ///
     /// ```compile_fail
     /// # use murmur_core::{Max, Pipeline};
@@ -441,19 +462,21 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     /// # What to expect
     ///
     /// - The state table must be empty when the ledger begins, and belongs to one stream.
-    /// - An item may name at most [`MAX_KEYS`](murmur_state::MAX_KEYS) keys; one with more is
+    /// - An item may name at most [`MAX_KEYS`](murmur_state::MAX_KEYS) keys; an item with more is
     ///   rejected.
-    /// - Totals may step back for a while: records from before a scan bring older contents of
-    ///   their items, until those that follow are done.
-    /// - A pipeline stays with its ledger: another mode refuses the tables. Its items leave it one by
-    ///   one where the definition says [`settle`](Definition::settle), and cost less from then on.
+    /// - Totals may step back for a while: records from before a scan bring older values of their
+    ///   items, until the records after them are processed.
+    /// - A pipeline stays with its ledger: another mode refuses the tables. With
+    ///   [`settle`](Definition::settle), items leave the ledger one by one, and cost less from then
+    ///   on.
     ///
     /// # Cost
     ///
-    /// On DynamoDB, two write units per item and batch, and two per key and transaction of up to
-    /// 100 rows; a read unit per changed item. Storage: one row per item of the table, of some
-    /// 300 bytes. The row of an item that is gone, or counts only in windows whose rows have expired,
-    /// expires 48 hours after its last write.
+    /// On DynamoDB: two write units per item and batch, two per key and transaction of up to 100
+    /// rows, and a read unit per changed item.
+    ///
+    /// Storage: one row of some 300 bytes per item of the table. A row expires 48 hours after its
+    /// last write if its item is gone, or counts only in windows whose rows have expired.
     ///
     /// # Errors
     ///
@@ -466,21 +489,16 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
         let mut stored = self;
         stored.definition.plan.invert = None;
         let checkpoints = stored.store.checkpoints();
-        let version = stored.definition.version;
         let settles = stored.definition.plan.settles;
-        let definition = stored.definition.plan.definition().into();
         stored.build(
-            |store| {
-                let owned = Owned::new(store, version, LEDGER_MODE, definition);
-                InLedger::new(owned, settles)
-            },
+            |store, binding| InLedger::new(Owned::new(store, binding), settles),
             Some(checkpoints),
         )
     }
 
     fn build<D: Delivery<M>>(
         self,
-        delivery: impl FnOnce(S) -> D,
+        delivery: impl FnOnce(S, Binding) -> D,
         markers: Option<Arc<dyn Checkpoints>>,
     ) -> Result<Pipeline<T>, BuildError> {
         let Definition {
@@ -494,7 +512,14 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
             pipeline: name,
             source,
         })?;
-        let erased = TypedPipeline::new(pipeline, version, plan, delivery(self.store));
+        let binding = Binding {
+            pipeline: pipeline.clone(),
+            version,
+            mode: D::MODE.into(),
+            definition: plan.definition().into(),
+            stream: None,
+        };
+        let erased = TypedPipeline::new(pipeline, version, plan, delivery(self.store, binding));
         Ok(Pipeline {
             erased: Arc::new(erased),
             markers,

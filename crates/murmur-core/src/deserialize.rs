@@ -1,4 +1,4 @@
-//! From an item to any type of serde's, with every number exact.
+//! Deserializes an item into any type with serde, with every number exact.
 
 use std::collections::HashMap;
 
@@ -9,23 +9,23 @@ use serde_dynamo::{AttributeValue, Error, Item};
 
 use crate::decimal;
 
-/// Deserializes `item`, as [`Decoder::serde`](crate::Decoder::serde) does.
+/// Deserializes `item`, like [`Decoder::serde`](crate::Decoder::serde).
 ///
-/// Every number arrives as it is or is refused:
+/// Every number arrives exactly, or is refused:
 ///
-/// - Integer fields, up to 128 bits, take integers of their range and nothing else.
+/// - Integer fields, up to 128 bits, take integers in their range and nothing else.
 /// - [`decimal::deserialize`] sees the number's digits as DynamoDB keeps them.
-/// - A field of `f64` or `f32` asks for the nearest float, and gets it. Do not add up amounts in it.
-/// - A type that does not say what it wants (flattened and untagged ones, `serde_json::Value`) gets
-///   a 64-bit integer or a float if that prints as the same number, a 128-bit integer or a text of
-///   the digits otherwise. Many such types refuse those.
+/// - A field of `f64` or `f32` gets the nearest float. Do not add up amounts in floats.
+/// - A type that does not say what it wants (flattened and untagged types, `serde_json::Value`)
+///   gets a 64-bit integer or a float if that prints as the same number, and otherwise a 128-bit
+///   integer or a text of the digits. Many such types refuse the latter two.
 ///
-/// Otherwise it agrees with [`serde_dynamo::from_item`], whose numbers pass through floats. Nothing
-/// of the item is copied that `T` does not keep.
+/// Apart from numbers it agrees with [`serde_dynamo::from_item`], whose numbers pass through
+/// floats. Only the parts of the item that `T` keeps are copied.
 ///
 /// # Errors
 ///
-/// Says what was found, and what `T` expects instead.
+/// Names what was found, and what `T` expects instead.
 ///
 /// ```
 /// use murmur_core::{AttributeValue, Item, decimal, from_item};
@@ -96,7 +96,7 @@ impl Value<'_> {
     }
 }
 
-/// Gives a sequence's elements to `visitor`.
+/// Passes a sequence's elements to `visitor`.
 fn sequence<'de, V: Visitor<'de>>(
     values: impl Iterator<Item = Value<'de>>,
     visitor: V,
@@ -104,14 +104,14 @@ fn sequence<'de, V: Visitor<'de>>(
     visitor.visit_seq(SeqDeserializer::new(values))
 }
 
-/// The members of a map, as serde's own access to maps takes them.
+/// The members of a map, in the form of serde's own map access.
 fn members<'a>(
     map: &'a HashMap<String, AttributeValue>,
 ) -> MapDeserializer<'a, impl Iterator<Item = (Name<'a>, Value<'a>)>, Error> {
     MapDeserializer::new(map.iter().map(|(name, value)| (Name(name), value.into())))
 }
 
-/// Gives a number to a visitor that takes anything.
+/// Passes a number to a visitor that takes any type.
 fn any_number<'de, V: Visitor<'de>>(digits: &'de str, visitor: V) -> Result<V::Value, Error> {
     if let Ok(number) = digits.parse() {
         return visitor.visit_i64(number);
@@ -234,7 +234,7 @@ impl<'de> Deserializer<'de> for Value<'de> {
         visitor.visit_unit()
     }
 
-    // What these find they give to the visitor, which says what it expected instead.
+    // These pass the value found to the visitor, which names what it expects instead.
     forward_to_deserialize_any! {
         bool char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct
         identifier
@@ -249,7 +249,7 @@ impl<'de> IntoDeserializer<'de, Error> for Value<'de> {
     }
 }
 
-/// The name of a map's member. Types that are keyed by numbers read it as one.
+/// The name of a map's member. Types with numbers as keys read it as a number.
 #[derive(Clone, Copy)]
 struct Name<'a>(&'a str);
 

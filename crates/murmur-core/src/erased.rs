@@ -1,69 +1,56 @@
-//! A pipeline as a processor sees it: definition and delivery put together, monoid and store erased.
-
-use std::sync::Arc;
+//! A pipeline as a processor uses it: definition and delivery combined, monoid and store erased.
 
 use futures::future::BoxFuture;
-use murmur_state::{MAX_KEYS, Monoid, PipelineName, Place, Read, Repeats, StoreError, Timestamp};
+use murmur_state::{MAX_KEYS, Monoid, PipelineName, Place, Read, Repeats, Timestamp};
 
 use crate::audit::{
     self, AuditError, AuditOptions, Audited, ByItems, ByKeys, InspectionOptions, LedgerStatus,
 };
 use crate::batch::{Additions, BatchAdds, RecordShare, Rows};
-use crate::delivery::{Context, Delivery};
+use crate::delivery::{Context, Delivery, Ownership};
 use crate::plan::{Contribution, Plan, Time};
 use crate::record::{EventName, Record};
 use crate::verdict::{Entry, PassedOver, Verdict};
 
 /// A pipeline with its monoid and store erased: one boxed future per batch.
 pub(crate) trait ErasedPipeline<T>: Send + Sync {
-    /// What is known of it without asking anything.
+    /// What is known of it without asking the store.
     fn facts(&self) -> &Facts;
-    fn bind<'a>(
-        &'a self,
-        stream: Option<&'a str>,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>>;
-    fn check_binding<'a>(
-        &'a self,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>>;
+    /// Which pipeline its state is bound to.
+    fn ownership(&self) -> &dyn Ownership;
     /// One verdict per entry.
     fn run<'a>(
         &'a self,
         entries: &'a [Entry<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
-    /// Has a ledger note that the items of these changes contribute nothing, whatever they say:
-    /// one verdict per entry.
+    /// Has a ledger note that the items of these changes contribute nothing, without looking at
+    /// their images. One verdict per entry.
     fn pass_over<'a>(
         &'a self,
         entries: &'a [PassedOver<'a, T>],
         context: Context<'a>,
     ) -> BoxFuture<'a, Vec<Verdict>>;
-    /// Lets items settle from now on.
-    fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>>;
-    /// Whether items settle.
-    fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>>;
-    /// What compares the state with the table by the ledger; `None` if it keeps none.
+    /// Compares the state with the table by the ledger; `None` without a ledger.
     fn by_items<'a>(
         &'a self,
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Option<Box<dyn ByItems<T> + 'a>>;
-    /// What compares the state with the table by a recount, with a ledger or without.
+    /// Compares the state with the table by a recount, with or without a ledger.
     fn by_keys<'a>(
         &'a self,
         options: InspectionOptions,
         context: Context<'a>,
     ) -> Box<dyn ByKeys<T> + 'a>;
-    /// How many items of its ledger have settled; `None` if it keeps none.
+    /// The number of settled items in its ledger; `None` without a ledger.
     fn ledger_status<'a>(
         &'a self,
         settling: bool,
         options: &'a AuditOptions,
         context: Context<'a>,
     ) -> BoxFuture<'a, Result<Option<LedgerStatus>, AuditError>>;
-    /// Whether the state is what the ledger says.
+    /// Compares the state with the ledger.
     fn audit<'a>(
         &'a self,
         options: &'a AuditOptions,
@@ -71,14 +58,14 @@ pub(crate) trait ErasedPipeline<T>: Send + Sync {
     ) -> BoxFuture<'a, Result<Audited, AuditError>>;
 }
 
-/// What a pipeline says of itself.
+/// Facts about a pipeline.
 pub(crate) struct Facts {
     pub(crate) name: PipelineName,
-    /// Whether it takes old images back.
+    /// Whether it retracts.
     pub(crate) retracts: bool,
     /// Whether it needs the old image of an item that Time to Live removed.
     pub(crate) needs_old_of_expired: bool,
-    /// Whether it needs the old image of an item that is removed, whatever else it needs.
+    /// Whether it needs the old image of every removed item, independent of its other needs.
     pub(crate) needs_old_of_removed: bool,
     pub(crate) windows_by_arrival: bool,
     pub(crate) repeats: Repeats,
@@ -86,7 +73,7 @@ pub(crate) struct Facts {
     pub(crate) keeps_expired: bool,
     /// Whether the definition lets items of a ledger settle.
     pub(crate) settles: bool,
-    /// What of the definition can be put into words.
+    /// The definition as text, as far as it can be put into words.
     pub(crate) fingerprint: String,
     /// Where its values are.
     pub(crate) place: Place,
@@ -128,8 +115,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
         }
     }
 
-    /// What is known without asking the store, and what must be delivered, each share with its
-    /// place in the batch.
+    /// Returns the verdicts that are known without asking the store, and the shares to deliver,
+    /// each with its index in the batch.
     fn prepare<'a>(
         &self,
         entries: &'a [Entry<'a, T>],
@@ -149,12 +136,12 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                 tracing::debug!(
                     pipeline = self.facts.name.as_str(),
                     event_id = record.event_id(),
-                    "removed by Time to Live: the item goes on counting",
+                    "removed by Time to Live: the item keeps counting",
                 );
                 verdicts.push(match D::LEDGER {
                     false => Verdict::Kept,
-                    // What the ledger knows may be of an item that was put since, so that what
-                    // goes on counting is what the old image says.
+                    // The ledger may know an item that was put later, so the kept contributions
+                    // come from the old image.
                     true => {
                         let images = (None, old.as_ref());
                         match self.plan.contribution(record, images, now, &mut rows) {
@@ -174,7 +161,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                 });
                 continue;
             }
-            // The new side of a removal counts for nothing where old images are taken back.
+            // With retraction, the new side of a removal counts for nothing.
             let gone = record.is(&EventName::Remove) && (self.facts.retracts || D::LEDGER);
             let images = (old.as_ref(), new.as_ref().filter(|_| !gone));
             let contribution = self.plan.contribution(record, images, now, &mut rows);
@@ -182,9 +169,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
                 Err(error) => Verdict::Failed(error),
                 Ok(Contribution { adds, late, named }) => {
                     expired += late;
-                    // In a ledger, that a change leaves nothing is something to remember. A
-                    // scanned row that adds nothing is not: it changes nothing, whatever is
-                    // known of its item.
+                    // A ledger must remember a change that leaves nothing. A scanned row that adds
+                    // nothing changes nothing.
                     let noted = D::LEDGER && matches!(record, Record::Changed(_));
                     let silent = adds.is_empty() && !noted;
                     if !silent {
@@ -207,9 +193,10 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
         (verdicts, places, BatchAdds { rows, shares })
     }
 
-    /// What the item of `entry` contributed before, where items settle and the record tells: the same
-    /// function of its old image as its contribution was when that was new. So what is refused as a new
-    /// image contributes nothing as an old one.
+    /// The contributions of the item of `entry` before the change, if items settle and the record
+    /// carries them. They are the same function of the old image as the contributions were when
+    /// that image was new, so an image that was refused as a new one contributes nothing as an old
+    /// one.
     fn before(
         &self,
         entry: &Entry<'_, T>,
@@ -223,7 +210,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> TypedPipeline<T, M, D>
         let images = (None, old.as_ref());
         let contribution = self.plan.contribution(record, images, now, rows);
         let adds = contribution.map_or_else(|_| Additions::new(), |found| found.adds);
-        // An item of more keys is refused.
+        // An item with more keys is refused.
         Some(match adds.len() {
             ..=MAX_KEYS => adds,
             _ => Additions::new(),
@@ -238,23 +225,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
         &self.facts
     }
 
-    fn bind<'a>(
-        &'a self,
-        stream: Option<&'a str>,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.delivery.bind(&self.facts.name, stream, &context).await })
-    }
-
-    fn check_binding<'a>(
-        &'a self,
-        context: Context<'a>,
-    ) -> BoxFuture<'a, Result<Option<Arc<str>>, StoreError>> {
-        Box::pin(async move {
-            self.delivery
-                .check_binding(&self.facts.name, &context)
-                .await
-        })
+    fn ownership(&self) -> &dyn Ownership {
+        self.delivery.ownership()
     }
 
     fn pass_over<'a>(
@@ -266,8 +238,8 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
             let now = context.retry.clock().now();
             let mut rows = Rows::with_capacity(entries.len());
             let nothing = |passed: &PassedOver<'a, T>| RecordShare {
-                // Its next change will take back what this one says, so that an item that is over a sum's
-                // range must not settle by it.
+                // The item's next change takes back what this one says, so an item that overflows a
+                // sum must not settle by it.
                 before: match passed.by_its_images {
                     true => self.before(passed.entry, now, &mut rows),
                     false => None,
@@ -280,14 +252,6 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
                 .deliver(&self.facts.name, &self.plan.monoid, batch, &context)
                 .await
         })
-    }
-
-    fn settle<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move { self.delivery.settle(&self.facts.name, &context).await })
-    }
-
-    fn is_settling<'a>(&'a self, context: Context<'a>) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move { self.delivery.is_settling(&self.facts.name, &context).await })
     }
 
     fn run<'a>(
@@ -305,7 +269,7 @@ impl<T: Send + Sync + 'static, M: Monoid, D: Delivery<M>> ErasedPipeline<T>
                 .deliver(&self.facts.name, &self.plan.monoid, batch, &context)
                 .await;
             for (place, verdict) in places.into_iter().zip(delivered) {
-                // Skipped stays skipped where a ledger has only noted it.
+                // A skipped record stays skipped if a ledger has only noted it.
                 if !matches!(verdict, Verdict::Applied) {
                     verdicts[place] = verdict;
                 }

@@ -1,8 +1,8 @@
-//! Whether the state is what the table says: item by item where a pipeline keeps a ledger, key by key
-//! where it keeps none, and both where items settle.
+//! Compares the state with the table: item by item for pipelines with a ledger, key by key for
+//! those without, and in both ways where items settle.
 //!
-//! Why a difference that is named is one, and why mending it is right: ARCHITECTURE.md, "Reconcile and
-//! repair".
+//! ARCHITECTURE.md, "Reconcile and repair", explains why a reported difference is real, and why
+//! repairing it is right.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,20 +23,20 @@ use crate::processor::Processor;
 use crate::record::{Record, Row, Side};
 
 /// One comparison of the state of a processor's pipelines with their table, made by
-/// [`Processor::inspect`]. Processing may go on meanwhile.
+/// [`Processor::inspect`]. Stream processing may go on meanwhile.
 ///
-/// It says [what to do next](Inspection::next), until that is nothing:
+/// Call [`next`](Inspection::next) for the next pass, until it is `Done`:
 ///
 /// | [`Pass`] | what to do |
 /// |---|---|
-/// | `Table` | give every [row of the table](Inspection::rows) |
-/// | `TableAgain` | wait for the [lag](InspectionOptions::lag), then the same |
+/// | `Table` | pass every [row of the table](Inspection::rows) |
+/// | `TableAgain` | wait for the [lag](InspectionOptions::lag), then do the same |
 /// | `Ledgers` | read every [part of the ledgers](Inspection::ledger_parts) |
 /// | `Done` | take the [findings](Inspection::findings) |
 ///
-/// On the way it gathers items that may differ; whenever [enough](Inspection::gathered) are gathered,
-/// and at the end of each pass of `Ledgers`, it is told to [look](Inspection::look) at them. Rows, and
-/// parts, may be given side by side and in any order.
+/// On the way it gathers items that may differ. Call [`look`](Inspection::look) whenever
+/// [enough](Inspection::gathered) are gathered, and at the end of each pass of `Ledgers`. Rows and
+/// parts may be passed concurrently and in any order.
 pub struct Inspection<'a, T> {
     processor: &'a Processor<T>,
     options: InspectionOptions,
@@ -60,7 +60,7 @@ impl<T> fmt::Debug for Inspection<'_, T> {
 pub enum Pass {
     /// Every row of the table.
     Table,
-    /// Every row of the table, once the lag is over.
+    /// Every row of the table, after the lag.
     TableAgain,
     /// Every part of the ledgers.
     Ledgers,
@@ -68,10 +68,10 @@ pub enum Pass {
     Done,
 }
 
-/// A part of a ledger that is to be read.
+/// A part of a ledger to read.
 #[derive(Debug)]
 pub struct LedgerPart {
-    /// Which of the ledgers.
+    /// Index of the ledger.
     ledger: usize,
     segment: ListSegment,
     after: Option<String>,
@@ -79,43 +79,44 @@ pub struct LedgerPart {
 
 /// A pipeline's items, compared with its ledger.
 struct OfLedger<'a, T> {
-    /// Which of the pipelines.
+    /// Index of the pipeline.
     place: usize,
     items: Box<dyn ByItems<T> + 'a>,
-    /// Whether the table tells all that its items contribute.
+    /// Whether the table alone tells what its items contribute.
     can_be_recounted: bool,
 }
 
 /// A pipeline's keys, recounted.
 struct OfKeys<'a, T> {
-    /// Which of the pipelines.
+    /// Index of the pipeline.
     place: usize,
-    /// Whether its items are compared with a ledger, too.
+    /// Whether its items are compared with a ledger as well.
     beside_ledger: bool,
     keys: Box<dyn ByKeys<T> + 'a>,
 }
 
-/// What is gathered by calls that go on side by side.
+/// What concurrent calls gather.
 struct Gathering<'a, T> {
     recounts: Vec<OfKeys<'a, T>>,
     /// Items that the scan has seen, as far as they are remembered.
     seen: ItemSet,
-    /// For each ledger the items to be looked at closely.
+    /// For each ledger, the items to look at closely.
     suspects: Vec<Vec<ItemId>>,
 }
 
-/// Where an inspection is.
+/// The pass that an inspection is in.
 enum Progress {
     Begun,
-    /// The first pass over the table, which is compared with the ledgers too.
+    /// The first pass over the table, which is also compared with the ledgers.
     FirstTable,
-    /// Over the ledgers; then these recounts need the same keys again, and those further ones.
+    /// The pass over the ledgers. These recounts come next: those that need the same keys again,
+    /// and those with further keys.
     Ledgers {
         again: Vec<usize>,
         rest: Vec<usize>,
     },
-    /// A pass over the table for these recounts, which need the same keys again; then for those with
-    /// further ones.
+    /// A pass over the table for these recounts, which need the same keys again; then those with
+    /// further keys.
     Again {
         recounts: Vec<usize>,
         rest: Vec<usize>,
@@ -128,13 +129,13 @@ enum Progress {
 }
 
 impl<T: Send + Sync + 'static> Processor<T> {
-    /// Begins to compare the state of every pipeline with the table. `pacing` holds back the listings of
-    /// ledgers and states.
+    /// Begins to compare the state of every pipeline with the table. `pacing` limits the rate at
+    /// which ledgers and states are listed.
     ///
     /// # Errors
     ///
-    /// [`RecordError::State`] naming the first pipeline whose state could not be asked whether its items
-    /// settle.
+    /// [`RecordError::State`] naming the first pipeline whose state could not be read to see
+    /// whether its items settle.
     ///
     /// # Cancel safety
     ///
@@ -183,7 +184,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         })
     }
 
-    /// Decodes a row as a scan or a look into the table found it.
+    /// Decodes a row that a scan or a look-up found.
     fn found(&self, row: Row) -> Found<T> {
         let item = row.item_id.clone();
         let record = Record::Scanned(row);
@@ -203,7 +204,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
 }
 
 impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
-    /// What is needed next; the pass before has come to its end.
+    /// Ends the current pass, and returns the next one.
     ///
     /// # Errors
     ///
@@ -211,7 +212,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, the inspection has to be begun once more.
+    /// Not cancel safe: start over with a new inspection.
     pub async fn next(&mut self) -> Result<Pass, InspectionError> {
         let state = std::mem::replace(&mut self.state, Progress::Done);
         let (again, rest) = match state {
@@ -258,8 +259,8 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         Ok(Pass::Table)
     }
 
-    /// Takes rows of the table, as a scan found them, and gives back those that can never count, in one
-    /// pipeline or in all: in the first pass over the table, and in later ones none.
+    /// Takes rows of the table, as a scan found them. In the first pass over the table it returns
+    /// the rows that can never count, in one pipeline or in all; in later passes it returns none.
     ///
     /// # Errors
     ///
@@ -267,7 +268,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the rows were not taken.
+    /// Cancel safe: the rows were not taken, so pass them again.
     pub async fn rows(&self, rows: Vec<Row>) -> Result<Vec<Rejected>, InspectionError> {
         let rows = rows.into_iter();
         let mut found: Vec<Found<T>> = rows.map(|row| self.processor.found(row)).collect();
@@ -282,7 +283,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         for (place, of) in gathering.recounts.iter_mut().enumerate() {
             if self.counts(place) {
                 let refused = of.keys.add(&found);
-                // The comparison with the ledger tells of the same.
+                // The comparison with the ledger reports the same row.
                 if !of.beside_ledger {
                     rejected.extend(refused);
                 }
@@ -306,8 +307,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         Ok(rejected)
     }
 
-    /// The parts of all ledgers to begin with, each listed in so many segments; those of one ledger
-    /// follow each other.
+    /// The parts to begin with: `segments` for each ledger, those of one ledger next to each other.
     pub fn ledger_parts(&self, segments: NonZeroU32) -> VecDeque<LedgerPart> {
         let ledgers = 0..self.ledgers.len();
         let of_ledger = |ledger| {
@@ -320,7 +320,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         ledgers.flat_map(of_ledger).collect()
     }
 
-    /// Reads a part of a ledger; how many items it lists, and the part that follows.
+    /// Reads a part of a ledger. Returns the number of items listed, and the part that follows.
     ///
     /// # Errors
     ///
@@ -328,7 +328,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: the part was not read.
+    /// Cancel safe: the part was not read, so read it again.
     pub async fn ledger(
         &self,
         part: LedgerPart,
@@ -355,24 +355,25 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         Ok((listed.rows, next))
     }
 
-    /// How many items are gathered to be looked at; each is held in memory.
+    /// The number of items gathered for [`look`](Inspection::look); all are held in memory.
     pub fn gathered(&self) -> usize {
         self.gathering().suspects.iter().map(Vec::len).sum()
     }
 
-    /// Looks closely at all that is gathered: each item in the ledger, and then in the table by
-    /// `look_up`; those that differ once more after the lag. What is the same both times is named, and
-    /// with [`repair`](InspectionOptions::repair) mended at once. An item that changed in between is
-    /// looked at again, three times in all.
+    /// Looks closely at all gathered items: at each in the ledger, then in the table by `look_up`,
+    /// and after the lag once more at those that differ. A difference that is the same both times
+    /// is listed, and with [`repair`](InspectionOptions::repair) repaired at once. An item that
+    /// changed in between is looked at again, three times in all.
     ///
     /// # Errors
     ///
-    /// [`InspectionError`], after all retries, or because more differs than is held in memory. What was
-    /// named and mended before stays so. A repair that fails is no error: it stands in the findings.
+    /// [`InspectionError`], after all retries, or because more items differ than fit in memory.
+    /// Items listed and repaired before stay so. A repair that fails is not an error: the findings
+    /// report it.
     ///
     /// # Cancel safety
     ///
-    /// Dropped, each item is mended or is not; what was found is lost.
+    /// Dropped, each item is either repaired or not, and the findings are lost.
     pub async fn look(&mut self, look_up: &LookUp<'_>) -> Result<(), InspectionError> {
         let processor = self.processor;
         let find = |items: Vec<ItemId>| {
@@ -398,7 +399,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         Ok(())
     }
 
-    /// How many items, or keys in a recount, differed at first, so far.
+    /// The number of items, or of keys in a recount, that differed at first, so far.
     pub fn suspects(&self) -> u64 {
         let of_ledgers = self.ledgers.iter().map(|of| of.items.suspects());
         let gathering = self.gathering();
@@ -406,7 +407,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         of_ledgers.sum::<u64>() + of_recounts.sum::<u64>()
     }
 
-    /// What was found of each pipeline, in their order.
+    /// The findings for each pipeline, in the order of the pipelines.
     pub fn findings(self) -> Vec<Inspected> {
         let name = |place: usize| self.processor.pipelines().get(place).map(Pipeline::name);
         let mut all: Vec<(usize, Findings, SettledFindings)> = Vec::new();
@@ -444,7 +445,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         matches!(self.state, Progress::FirstTable)
     }
 
-    /// Whether this pass over the table is for the recount at this place.
+    /// Whether this pass over the table is for the recount with this index.
     fn counts(&self, recount: usize) -> bool {
         match &self.state {
             Progress::FirstTable => true,
@@ -455,8 +456,8 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         }
     }
 
-    /// Compares these recounts with the state: those that need the same keys again, and those that
-    /// have further keys.
+    /// Compares these recounts with the state. Returns those that need the same keys again, and
+    /// those that have further keys.
     async fn compare(
         &mut self,
         recounts: &[usize],
@@ -474,8 +475,9 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         Ok((again, rest))
     }
 
-    /// Once all items were compared with the ledgers: begins the recounts that have to begin now, since
-    /// items were mended after the first one, or settled ones were met where none was expected.
+    /// After all items were compared with the ledgers: begins the recounts that have become
+    /// necessary, because items were repaired after the first one, or because settled items
+    /// appeared where none was expected.
     fn begin_due_recounts(&mut self) -> Vec<usize> {
         let pipelines = self.processor.pipelines();
         let (options, context) = (self.options, self.context);

@@ -1,7 +1,7 @@
-//! The laws a monoid must keep, as checks you can call on your own.
+//! Checks for the laws of a monoid, to run on your own.
 //!
-//! Each check takes values and says which law they break. Feed them with whatever generator you
-//! like; with proptest:
+//! Each check takes values and returns the law that they break. Use any generator of values, such
+//! as proptest:
 //!
 //! ```
 //! use murmur_core::{Sum, laws};
@@ -13,21 +13,21 @@
 //! });
 //! ```
 //!
-//! Where a step overflows there is nothing to compare, and the law holds by default. Values are
-//! compared by `==`; a monoid whose equal states differ in form (a sketch) needs a `Value` whose
-//! `PartialEq` compares what it answers, not its bytes.
+//! If a step overflows there is nothing to compare, and the law counts as kept. Values are compared
+//! by `==`. A monoid whose equal states differ in form (a sketch) needs a `Value` whose `PartialEq`
+//! compares its answers, not its bytes.
 
 use std::fmt;
 
 use murmur_state::{Codec, Group, Monoid};
 
-/// A law that does not hold, with the values that show it.
+/// A law that does not hold, with values that show it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{law} does not hold: {left} ≠ {right}")]
 pub struct BrokenLaw {
     /// The law's name.
     pub law: &'static str,
-    /// One side, as `Debug` shows it.
+    /// One side, in its `Debug` form.
     pub left: String,
     /// The other side.
     pub right: String,
@@ -53,11 +53,11 @@ fn combine<M: Monoid>(monoid: &M, values: [&M::Value; 2]) -> Option<M::Value> {
     monoid.combine(&mut all, values[1]).ok().map(|()| all)
 }
 
-/// Associativity, identity, commutativity, and idempotence where the monoid claims it.
+/// Checks associativity, identity and commutativity, and idempotence if the monoid claims it.
 ///
 /// # Errors
 ///
-/// [`BrokenLaw`], the first found.
+/// [`BrokenLaw`]: the first one found.
 pub fn monoid<M: Monoid>(
     monoid: &M,
     a: &M::Value,
@@ -80,11 +80,11 @@ pub fn monoid<M: Monoid>(
     Ok(())
 }
 
-/// The laws of [`monoid`], and that every value has an inverse.
+/// Checks the laws of [`monoid`], and that every value has an inverse.
 ///
 /// # Errors
 ///
-/// [`BrokenLaw`], the first found.
+/// [`BrokenLaw`]: the first one found.
 pub fn group<M: Group>(
     group: &M,
     a: &M::Value,
@@ -104,11 +104,11 @@ pub fn group<M: Group>(
     Ok(())
 }
 
-/// That bytes give back the value, and that equal values have equal bytes.
+/// Checks that decoding returns the encoded value, and that equal values have equal bytes.
 ///
 /// # Errors
 ///
-/// [`BrokenLaw`], the first found.
+/// [`BrokenLaw`]: the first one found.
 pub fn codec<M: Codec>(codec: &M, a: &M::Value, b: &M::Value) -> Result<(), BrokenLaw> {
     for value in [a, b, &codec.identity()] {
         let decoded = codec.decode(&codec.encode(value));

@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 
-// Modules import in one direction: record, decode, window, monoids → batch → plan → verdict → delivery
-// → audit → erased → pipeline → definition, processor → inspection.
+// Modules import in one direction: record, decode, window, monoids → batch → plan → verdict
+// → delivery → audit → erased → pipeline → definition, processor → inspection.
 mod answers;
 mod audit;
 mod batch;
@@ -37,6 +37,6 @@ pub use outcome::{RecordError, RecordOutcome, Rejected};
 pub use pipeline::Pipeline;
 pub use processor::{Processor, ProcessorBuilder};
 pub use record::{Change, EventName, Record, Row, Side, item_id, item_key};
-/// The attribute types that records, decoders and sources speak of.
+/// The attribute types that records, decoders and sources use.
 pub use serde_dynamo::{AttributeValue, Item};
 pub use window::{Window, read_range};

@@ -4,30 +4,30 @@ use murmur_state::{Failure, Fault, IdError, PipelineName, StoreError};
 
 use crate::record::{Record, Side};
 
-/// What became of a record: the worst of what became of it in each pipeline.
+/// The outcome of a record: the worst of its outcomes in all pipelines.
 #[derive(Debug, Clone)]
 pub enum RecordOutcome {
-    /// It counts.
+    /// It was counted.
     Applied,
-    /// It counted before; nothing changed.
+    /// It was counted before; nothing changed.
     Duplicate,
-    /// A later version of its item counts; nothing changed.
+    /// A later version of its item was counted already; nothing changed.
     Superseded,
     /// The decoder skipped it, it names no key, or it is a removal by Time to Live in a pipeline
-    /// that keeps what has expired.
+    /// that keeps expired items.
     Skipped,
-    /// Its windows are over; dropped and counted.
+    /// Its windows' retention has ended; it was dropped and counted.
     Expired,
     /// It, or a part of it, can never count; the callback for rejected records took it.
     PassedOver,
-    /// An earlier record of one of its keys failed. It must come again.
+    /// An earlier record of one of its keys failed. It must be delivered again.
     Blocked,
-    /// It does not count everywhere it should. It must come again.
+    /// It was not counted in every pipeline. It must be delivered again.
     Failed(Box<RecordError>),
 }
 
 impl RecordOutcome {
-    /// Whether the record is done with, so that it need not come again.
+    /// Whether the record is finished, so that it need not be delivered again.
     pub fn is_done(&self) -> bool {
         !matches!(self, Self::Blocked | Self::Failed(_))
     }
@@ -45,7 +45,7 @@ impl RecordOutcome {
         }
     }
 
-    /// Becomes the worse of the two.
+    /// Keeps the worse of the two.
     pub(crate) fn worsen(&mut self, by: Self) {
         if by.rank() > self.rank() {
             *self = by;
@@ -53,20 +53,20 @@ impl RecordOutcome {
     }
 }
 
-/// Why a record does not count.
+/// Why a record was not counted.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
-    /// The decoder could not read it.
+    /// The decoder failed.
     #[error("the {side} cannot be decoded")]
     Undecodable {
         /// Which image.
         side: Side,
-        /// What the decoder said.
+        /// The decoder's error.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// It tells of something this release does not know.
+    /// Its event name is unknown to this release.
     #[error("the event name `{name}` is not known; a newer release may know it")]
     UnknownEvent {
         /// The name.
@@ -75,7 +75,7 @@ pub enum RecordError {
     /// Its source could not read it.
     #[error("the record cannot be read: {reason}")]
     Unreadable {
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// Its source could not read one of its images.
@@ -83,7 +83,7 @@ pub enum RecordError {
     UnreadableImage {
         /// Which image.
         side: Side,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
     /// It does not say which item changed.
@@ -101,35 +101,35 @@ pub enum RecordError {
         /// Which image.
         side: Side,
     },
-    /// A pipeline could not store it.
+    /// A pipeline could not count it.
     #[error("pipeline `{pipeline}` could not count the record")]
     Store {
         /// The pipeline's name.
         pipeline: PipelineName,
-        /// Why.
+        /// The cause.
         #[source]
         source: StoreError,
     },
-    /// A pipeline's state cannot be used, whatever the record.
+    /// A pipeline's state cannot be used, for any record.
     #[error("the state of pipeline `{pipeline}` cannot be used")]
     State {
         /// The pipeline's name.
         pipeline: PipelineName,
-        /// Why.
+        /// The cause.
         #[source]
         source: StoreError,
     },
     /// The callback for rejected records failed, so the record is not passed over.
     #[error("the callback for rejected records failed")]
     Callback {
-        /// What it said.
+        /// The callback's error.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl RecordError {
-    /// What the failure asks of the caller.
+    /// What the caller can do about it.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Undecodable { .. }
@@ -144,7 +144,7 @@ impl RecordError {
         }
     }
 
-    /// Whether trying the same again can help.
+    /// Whether a retry can help.
     pub fn is_retryable(&self) -> bool {
         Failure::is_retryable(self)
     }
@@ -156,14 +156,14 @@ impl Failure for RecordError {
     }
 }
 
-/// A record that can never count as it is, on its way to the callback.
+/// A record that can never count, as the callback for rejected records receives it.
 #[derive(Debug, Clone)]
 pub struct Rejected {
     /// The record, as its source gave it.
     pub record: Record,
-    /// Which pipeline rejected it; `None` where all did, because it cannot be decoded.
+    /// Which pipeline rejected it; `None` if all did, because the record cannot be read or decoded.
     pub pipeline: Option<PipelineName>,
-    /// Why.
+    /// The reason.
     pub error: RecordError,
 }
 

@@ -5,11 +5,11 @@ use murmur_state::{Checkpoints, PipelineName, Repeats};
 
 use crate::erased::{ErasedPipeline, Facts};
 
-/// One aggregate of a table: which keys a record counts for, what it adds, how values combine,
-/// over which window, in which store, with which delivery guarantee.
+/// One aggregate of a table: which keys a record counts for, what it adds, how values combine, over
+/// which window, in which store, with which delivery guarantee.
 ///
-/// The same definition serves bootstrap, Lambda handler and stream reader; each obeys the mode,
-/// which is therefore the definition's last step. Cloning is cheap and shares the store.
+/// Bootstrap, Lambda handler and stream reader share one definition. Its last step is the delivery
+/// mode, since each of them obeys it. Cloning is cheap and shares the store.
 ///
 /// ```
 /// use murmur_core::{BuildError, Pipeline, Sum, Window};
@@ -30,7 +30,7 @@ use crate::erased::{ErasedPipeline, Facts};
 /// # order_totals(MemoryStore::new(Sum::new())).unwrap();
 /// ```
 ///
-/// What cannot work does not compile. A maximum cannot be taken back:
+/// Mistakes do not compile. A maximum cannot be retracted:
 ///
 /// ```compile_fail
 /// # use murmur_core::{Max, Pipeline};
@@ -42,7 +42,7 @@ use crate::erased::{ErasedPipeline, Facts};
 ///     .retract();
 /// ```
 ///
-/// a store of sums holds no maximum:
+/// A store of sums holds no maximum:
 ///
 /// ```compile_fail
 /// # use murmur_core::{Max, Pipeline, Sum};
@@ -56,7 +56,7 @@ use crate::erased::{ErasedPipeline, Facts};
 ///     .at_least_once();
 /// ```
 ///
-/// and without a key, a value, a store or a mode there is no pipeline:
+/// A pipeline without a key, a value, a store or a mode is incomplete:
 ///
 /// ```compile_fail
 /// # use murmur_core::{Pipeline, Sum};
@@ -80,13 +80,13 @@ impl<T> Pipeline<T> {
         &self.facts().name
     }
 
-    /// Whether it takes old images back.
+    /// Whether it retracts: takes back the values of old images.
     pub fn retracts(&self) -> bool {
         self.facts().retracts
     }
 
-    /// Whether its stream must carry old images: to take them back, to keep in a ledger what has
-    /// expired, or because items settle.
+    /// Whether its stream must carry old images: for retraction, for a ledger that stores the
+    /// values of expired items, or for items that settle.
     pub fn needs_old_images(&self) -> bool {
         let facts = self.facts();
         facts.settles || facts.retracts || facts.needs_old_of_expired || facts.needs_old_of_removed
@@ -97,7 +97,7 @@ impl<T> Pipeline<T> {
         self.facts().windows_by_arrival
     }
 
-    /// What its mode makes of a record that comes again.
+    /// What its delivery mode does with a redelivered record.
     pub fn repeats(&self) -> Repeats {
         self.facts().repeats
     }
@@ -112,22 +112,24 @@ impl<T> Pipeline<T> {
         self.facts().settles
     }
 
-    /// Whether items that Time to Live removed go on counting
+    /// Whether items that Time to Live removed keep counting
     /// ([`keep_expired_items`](crate::Definition::keep_expired_items)).
     pub fn keeps_expired_items(&self) -> bool {
         self.facts().keeps_expired
     }
 
-    /// What of its definition can be put into words: name, version, mode, window, and where its state
-    /// is. Work that goes over several processes must not go on under another one. It cannot tell one function that
-    /// gives keys or values from another: that is what the
-    /// [version](crate::Definition::version) is for.
+    /// The definition as text, as far as it can be put into words: name, version, mode, window, and
+    /// the location of its state.
+    ///
+    /// Work that spans several processes must not continue under another fingerprint. The text
+    /// cannot tell two functions for keys or values apart; the
+    /// [version](crate::Definition::version) does that.
     pub fn fingerprint(&self) -> String {
         self.facts().fingerprint.clone()
     }
 
-    /// Its marker table as a place for checkpoints; `None` in the at-least-once mode, which has
-    /// no marker table.
+    /// Its marker table as a checkpoint store; `None` in at-least-once mode, which has no marker
+    /// table.
     pub fn checkpoints(&self) -> Option<&Arc<dyn Checkpoints>> {
         self.markers.as_ref()
     }

@@ -1,4 +1,4 @@
-//! From decoded images to what each record adds.
+//! Converts decoded images into the additions of each record.
 
 use murmur_state::{
     Add, HORIZON, Key, Monoid, OptionError, Origin, Overflow, Place, StoreError, Timestamp,
@@ -15,7 +15,7 @@ pub(crate) type ExpiryFn<T> = dyn Fn(&T) -> Option<Timestamp> + Send + Sync;
 pub(crate) type InvertFn<M> =
     fn(&M, &<M as Monoid>::Value) -> Result<<M as Monoid>::Value, Overflow>;
 
-/// Where an event's time comes from.
+/// The source of an event's time.
 pub(crate) enum Time<T> {
     Item(Box<dyn Fn(&T) -> Timestamp + Send + Sync>),
     Arrival,
@@ -27,19 +27,20 @@ pub(crate) struct Plan<T, M: Monoid> {
     pub(crate) value: Box<ValueFn<T, M::Input>>,
     pub(crate) monoid: M,
     pub(crate) window: Option<(Window, Time<T>)>,
-    /// How to take an old image back; `None` without retraction.
+    /// Inverts the values of old images; `None` without retraction.
     pub(crate) invert: Option<InvertFn<M>>,
-    /// Whether it was said that every change adds and nothing is taken back.
+    /// Whether `every_change` was set: every change adds, and nothing is taken back.
     pub(crate) every_change: bool,
     /// Whether removals by Time to Live change nothing.
     pub(crate) keeps_expired: bool,
     /// Whether items of its ledger may settle.
     pub(crate) settles: bool,
-    /// When Time to Live may remove an item, if ever: it did whatever removes it from then on.
+    /// The time from which Time to Live may remove an item; every removal from then on counts as
+    /// one by Time to Live.
     pub(crate) expires_at: Option<Box<ExpiryFn<T>>>,
 }
 
-/// What a record adds, and how many of its additions came too late.
+/// The additions of a record, and the number of those that were too late.
 pub(crate) struct Contribution<V> {
     pub(crate) adds: Additions<V>,
     pub(crate) late: u64,
@@ -54,11 +55,11 @@ impl<T, M: Monoid> Plan<T, M> {
                 "every_change",
                 match ledger {
                     true => {
-                        "in a ledger totals follow the table, so that an item counts with what it is \
-                         now; leave it out, or end the definition by another mode"
+                        "in a ledger totals follow the table: an item counts with its current \
+                         value; leave it out, or end the definition by another mode"
                     }
                     false => {
-                        "old images are taken back by `retract`, or every change counts; say one of \
+                        "`retract` takes old images back, and `every_change` never does; use only one of \
                          the two"
                     }
                 },
@@ -67,14 +68,14 @@ impl<T, M: Monoid> Plan<T, M> {
         if self.keeps_expired && self.invert.is_none() && !ledger {
             return Err(OptionError::new(
                 "keep_expired_items",
-                "removals change nothing in this pipeline, whoever makes them; leave it out, or \
+                "no removal changes anything in this pipeline; leave it out, or \
                  take removals back by `retract` or a ledger",
             ));
         }
         if self.expires_at.is_some() && !self.keeps_expired {
             return Err(OptionError::new(
                 "expires_at",
-                "it tells removals by Time to Live from others, which makes no difference here; \
+                "it distinguishes removals by Time to Live from others, which has no effect here; \
                  add `keep_expired_items`, or leave it out",
             ));
         }
@@ -88,8 +89,8 @@ impl<T, M: Monoid> Plan<T, M> {
         if !(ledger || M::IDEMPOTENT || self.every_change || self.invert.is_some()) {
             return Err(OptionError::new(
                 "retract",
-                "what a modified item counts for has to be said: `.retract()` takes back what its old \
-                 image had added (of a stream with old images), `.every_change()` counts it again with \
+                "choose how modified items count: `.retract()` takes back what the old \
+                 image added (the stream must carry old images), `.every_change()` counts the item again with \
                  every change",
             ));
         }
@@ -107,7 +108,7 @@ impl<T, M: Monoid> Plan<T, M> {
         Ok(())
     }
 
-    /// Whether `record` tells that its item, last `old`, was removed by Time to Live and goes on
+    /// Whether `record` reports that its item, last `old`, was removed by Time to Live and keeps
     /// counting.
     pub(crate) fn keeps(&self, record: &Record, old: Option<&T>, now: Timestamp) -> bool {
         let has_expired = || {
@@ -118,13 +119,14 @@ impl<T, M: Monoid> Plan<T, M> {
         self.keeps_expired && (record.is_removal_by_ttl() || has_expired() == Some(true))
     }
 
-    /// Whether nothing counts in the row of `key` any more: its window's retention is over.
+    /// Whether nothing counts in the row of `key` any more, because its window's retention has
+    /// ended.
     pub(crate) fn is_past(&self, key: &Key, now: Timestamp) -> bool {
         let window = self.window.as_ref();
         window.is_some_and(|(window, _)| window.is_expired(key.bucket(), now))
     }
 
-    /// Its window, and what is taken back.
+    /// Its window and retraction as text.
     pub(crate) fn terms(&self) -> String {
         let window = match &self.window {
             None => "no window".to_owned(),
@@ -139,7 +141,8 @@ impl<T, M: Monoid> Plan<T, M> {
         format!("{window}{retracts}{keeps}{expires}")
     }
 
-    /// What of it decides what its rows hold, as far as it can be put into words.
+    /// The part of the definition that decides what the rows hold, as text, as far as it can be put
+    /// into words.
     pub(crate) fn definition(&self) -> String {
         let mut definition = self.terms();
         if matches!(self.window, Some((_, Time::Arrival))) {
@@ -152,7 +155,8 @@ impl<T, M: Monoid> Plan<T, M> {
         definition
     }
 
-    /// What a row of the table contributes at `now`, by key: what its change would if it came now.
+    /// The contributions of a row of the table at `now`, by key: those of its change if it came
+    /// now.
     pub(crate) fn of_row(
         &self,
         record: &Record,
@@ -167,7 +171,7 @@ impl<T, M: Monoid> Plan<T, M> {
         Ok(adds)
     }
 
-    /// All that a record with these images adds, one entry per key.
+    /// All additions of a record with these images, one entry per key.
     pub(crate) fn contribution(
         &self,
         record: &Record,
@@ -186,7 +190,8 @@ impl<T, M: Monoid> Plan<T, M> {
         let from_old = contribution.adds.len();
         if let Some(new) = new {
             self.image(record, new, None, now, rows, &mut contribution)?;
-            // What the old image took away the new one may have put back: nothing to write then.
+            // The new image may have put back what the old one took away: then there is nothing to
+            // write.
             if from_old > 0 {
                 let identity = self.monoid.identity();
                 let mut position = 0;
@@ -274,9 +279,9 @@ impl<T, M: Monoid> Plan<T, M> {
     }
 }
 
-/// The time at which a window must not be over for `record` to count in it: the change's own, so
-/// that every delivery, on every clock, decides alike, and an addition that was dropped is never
-/// taken back. Where the row may be gone already, the clock decides after all.
+/// The time at which a window's retention must not have ended for `record` to count in it. It is
+/// the change's own time, so that every delivery, on every clock, decides alike, and a dropped
+/// addition is never taken back. For a change so old that the row may be gone, the clock decides.
 fn judged(record: &Record, now: Timestamp) -> Timestamp {
     match record.created_by(now) {
         Some(created) => created.max(now.minus(HORIZON)),
@@ -284,7 +289,7 @@ fn judged(record: &Record, now: Timestamp) -> Timestamp {
     }
 }
 
-/// Where an error happened that no table has a part in.
+/// The place of an error that involves no table.
 pub(crate) fn the_record() -> Place {
     Place::table("the record itself", "-")
 }
@@ -296,17 +301,18 @@ fn overflow(key: Option<&Key>) -> Box<StoreError> {
     })
 }
 
-/// The time of `record` that a window by arrival goes by: the change's own, whatever the clock says.
+/// The time of `record` for a window by arrival: the change's own, independent of the clock.
 fn arrival(record: &Record, now: Timestamp) -> Result<Timestamp, Box<StoreError>> {
     let place = the_record();
     match (record.created(), record.created_by(now)) {
         (_, Some(created)) => Ok(created),
-        // As likely the clock is slow: not the record's fault, and over once the clock is there.
+        // The clock is as likely to be slow. That is not the record's fault, and ends when the
+        // clock is right.
         (Some(created), None) => Err(Box::new(StoreError::Setup {
             place,
             advice: format!(
-                "the window goes by its creation time, {} s after 1970, which is more than 45 min \
-                 ahead of this machine's clock, {} s: set the clock right",
+                "the window uses its creation time, {} s after 1970, which is more than 45 min \
+                 ahead of this machine's clock, {} s; correct the clock",
                 created.as_secs(),
                 now.as_secs()
             ),
@@ -314,10 +320,9 @@ fn arrival(record: &Record, now: Timestamp) -> Result<Timestamp, Box<StoreError>
         })),
         (None, None) => Err(Box::new(StoreError::InvalidValue {
             place,
-            reason:
-                "it has no creation time, or an impossible one, and the pipeline's window goes \
-                     by it"
-                    .into(),
+            reason: "it has no creation time, or an impossible one, and the pipeline's window \
+                     needs one"
+                .into(),
             source: None,
         })),
     }

@@ -7,7 +7,7 @@ use murmur_state::{ItemId, Position, SequenceNumber, Timestamp, UNREADABLE};
 use serde_dynamo::{AttributeValue, Item};
 use smallvec::SmallVec;
 
-/// What a pipeline is fed with: a row found by a scan, or a change told by a stream.
+/// The input of a pipeline: a row found by a scan, or a change from a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
     /// A row of the table as a scan found it.
@@ -19,7 +19,7 @@ pub enum Record {
 /// A row of the table as a scan found it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
-    /// What makes it the same row in another run: made of the primary key.
+    /// Identifies the row in every run; made from the primary key.
     pub event_id: String,
     /// The item's name, the same in scan and stream ([`item_id`]).
     pub item_id: ItemId,
@@ -27,7 +27,7 @@ pub struct Row {
     pub item: Item,
 }
 
-/// A change of an item, as a DynamoDB stream tells it.
+/// A change of an item, as a DynamoDB stream reports it.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Change {
     /// The stream's `eventID`, unique in the whole stream.
@@ -38,16 +38,17 @@ pub struct Change {
     pub keys: Item,
     /// The item after the change, if there is one and the stream carries new images.
     pub new_image: Option<Item>,
-    /// The item before the change, if there was one and the stream carries old images. An empty
-    /// one that a MODIFY carries says that there was nothing before.
+    /// The item before the change, if there was one and the stream carries old images. If a MODIFY
+    /// carries an empty one, the item did not exist before.
     pub old_image: Option<Item>,
-    /// The images that the record carries and its source could not read, each with the reason. Such
-    /// an image is `None` above; where it is needed its side is rejected, and the other side counts.
+    /// The images that the record carries but its source could not read, each with the reason. Such
+    /// an image is `None` above. Where the image is needed its side is rejected, and the other side
+    /// counts.
     pub unreadable_images: Vec<(Side, String)>,
-    /// The record's place among the changes of its item.
+    /// The record's place in the order of its item's changes.
     pub sequence_number: Option<SequenceNumber>,
-    /// When the change was made, rounded down to the second; `None` if the stream does not say. One
-    /// that is impossible counts as `None` ([`Record::created`]).
+    /// When the change was made, rounded down to the second; `None` if the stream does not say. An
+    /// impossible time counts as `None` ([`Record::created`]).
     pub created: Option<Timestamp>,
     /// Whether the stream says that DynamoDB's Time to Live removed the item, not a user
     /// ([`Definition::keep_expired_items`](crate::Definition::keep_expired_items)).
@@ -59,17 +60,17 @@ pub struct Change {
 /// What happened to an item.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum EventName {
-    /// It was not there before.
+    /// The item did not exist before.
     #[default]
     Insert,
-    /// It was there before and is there now.
+    /// The item existed before and exists now.
     Modify,
-    /// It is not there any more.
+    /// The item no longer exists.
     Remove,
-    /// A name this release does not know; such a record is rejected, not guessed at.
+    /// An event name that this release does not know; such a record is rejected.
     Other(String),
-    /// Its source could not read the record, for this reason. It is rejected; what the record says
-    /// beside it is what could be read.
+    /// The source could not read the record, for this reason. The record is rejected; its other
+    /// fields hold what could be read.
     Unreadable(String),
 }
 
@@ -87,14 +88,14 @@ impl From<&str> for EventName {
     }
 }
 
-/// How far two clocks may be apart for a creation time to be believed.
+/// How far two clocks may differ before a creation time is not believed.
 const CLOCKS: Duration = Duration::from_secs(45 * 60);
 
-/// The first time that cannot be one in seconds: the year 5138. As milliseconds it is in 1973.
+/// The first time that cannot be in seconds: the year 5138. Read as milliseconds it is in 1973.
 const NOT_IN_SECONDS: Timestamp = Timestamp::from_secs(100_000_000_000);
 
 impl Record {
-    /// What makes the record the same when it comes again, as its source gave it.
+    /// The id that is the same on every delivery of the record, as its source gave it.
     pub fn event_id(&self) -> &str {
         match self {
             Self::Scanned(row) => &row.event_id,
@@ -102,7 +103,7 @@ impl Record {
         }
     }
 
-    /// The name of the item the record is about.
+    /// The name of the record's item.
     pub fn item_id(&self) -> ItemId {
         match self {
             Self::Scanned(row) => row.item_id.clone(),
@@ -110,7 +111,7 @@ impl Record {
         }
     }
 
-    /// Its sequence number; a scanned row has none.
+    /// The sequence number; `None` for a scanned row.
     pub fn sequence_number(&self) -> Option<&SequenceNumber> {
         match self {
             Self::Scanned(_) => None,
@@ -118,21 +119,21 @@ impl Record {
         }
     }
 
-    /// When the change was made, if its source says; a scanned row does not.
+    /// When the change was made, if its source says; `None` for a scanned row.
     ///
-    /// `None` too for a time that cannot be one in seconds (milliseconds in their place, the year
-    /// 5138 or later). That depends on no clock, so every delivery of an event, in every process,
-    /// gives the event the same time or none: stores keep events by it.
+    /// Also `None` for a time that cannot be in seconds (milliseconds by mistake, or the year 5138
+    /// or later). This check uses no clock, so every delivery of an event in every process gives
+    /// the same time or none: stores decide by it how long to keep events.
     pub fn created(&self) -> Option<Timestamp> {
         self.said_created().filter(|at| *at < NOT_IN_SECONDS)
     }
 
-    /// [`created`](Record::created), unless it is ahead of `now` by more than clocks may be apart.
+    /// [`created`](Record::created), unless it is too far ahead of `now`.
     pub(crate) fn created_by(&self, now: Timestamp) -> Option<Timestamp> {
         self.created().filter(|at| *at <= now.plus(CLOCKS))
     }
 
-    /// The creation time, if there is one that says nothing at `now`.
+    /// The creation time, if there is one that is impossible at `now`.
     pub(crate) fn impossible_creation(&self, now: Timestamp) -> Option<Timestamp> {
         let said = self.said_created();
         said.filter(|_| self.created_by(now).is_none())
@@ -145,7 +146,7 @@ impl Record {
         }
     }
 
-    /// The ARN of the stream it came from, if it came from one that says so.
+    /// The ARN of the stream that the record came from, if its source says.
     pub fn stream_arn(&self) -> Option<&str> {
         match self {
             Self::Scanned(_) => None,
@@ -158,7 +159,7 @@ impl Record {
         matches!(self, Self::Changed(change) if change.event == *event)
     }
 
-    /// Whether it is a MODIFY that says, by an empty old image, that its item was not there before.
+    /// Whether it is a MODIFY whose empty old image says that the item did not exist before.
     pub(crate) fn had_nothing_before(&self) -> bool {
         match self {
             Self::Scanned(_) => false,
@@ -169,7 +170,7 @@ impl Record {
         }
     }
 
-    /// Whether it says what its item was before the change, be it nothing or what cannot be read.
+    /// Whether it carries the state before the change, including nothing and an unreadable image.
     pub(crate) fn tells_what_was_before(&self) -> bool {
         let Self::Changed(change) = self else {
             return false;
@@ -183,7 +184,7 @@ impl Record {
         }
     }
 
-    /// Why the image of this side could not be read, if it could not.
+    /// Why the image of this side could not be read; `None` if it could.
     pub(crate) fn unreadable(&self, side: Side) -> Option<&str> {
         let Self::Changed(change) = self else {
             return None;
@@ -193,12 +194,12 @@ impl Record {
         Some(reason)
     }
 
-    /// Whether it tells that DynamoDB's Time to Live removed the item.
+    /// Whether it reports that DynamoDB's Time to Live removed the item.
     pub fn is_removal_by_ttl(&self) -> bool {
         self.is(&EventName::Remove) && matches!(self, Self::Changed(change) if change.expired)
     }
 
-    /// Where the record was seen; `None` for a change without a sequence number.
+    /// The position at which the record was seen; `None` for a change without a sequence number.
     pub fn position(&self) -> Option<Position> {
         match self {
             Self::Scanned(_) => Some(Position::Scan),
@@ -207,8 +208,8 @@ impl Record {
     }
 }
 
-/// The name of the item with this primary key: attributes in order of their names, each with its
-/// type, so that the same key gives the same name whichever way it was read.
+/// The name of the item with this primary key: its attributes in order of their names, each with
+/// its type. The same key gives the same name, no matter how it was read.
 pub fn item_id(keys: &Item) -> ItemId {
     let mut attributes: SmallVec<[_; 2]> = keys.iter().collect();
     attributes.sort_unstable_by_key(|(name, _)| *name);
@@ -222,7 +223,7 @@ pub fn item_id(keys: &Item) -> ItemId {
                 "B",
                 bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
             ),
-            // Not a key type; still named, never dropped.
+            // Not a key type. Named all the same, so that the item is not dropped.
             other => (name.as_str(), "?", format!("{other:?}").into()),
         })
         .collect();
@@ -233,8 +234,8 @@ pub fn item_id(keys: &Item) -> ItemId {
     )
 }
 
-/// The primary key of the item called `id`: what [`item_id`] made the name of. `None` if it did
-/// not make it, or of attributes that are no key.
+/// The primary key of the item called `id`, the inverse of [`item_id`]. `None` if `item_id` did not
+/// make the name, or made it from attributes that cannot be a key.
 pub fn item_key(id: &ItemId) -> Option<Item> {
     let parts = id.parts()?;
     let mut key = HashMap::with_capacity(2);
@@ -251,11 +252,11 @@ pub fn item_key(id: &ItemId) -> Option<Item> {
         key.insert(name.to_owned(), value);
     }
     let key = Item::from(key);
-    // Neither names twice nor digits in another form.
+    // Rejects repeated names and digits in another form.
     (!key.is_empty() && item_id(&key) == *id).then_some(key)
 }
 
-/// The bytes of which `hex` has two digits each.
+/// The bytes that `hex` writes with two digits each.
 fn bytes(hex: &str) -> Option<Vec<u8>> {
     let digit = |digit: u8| char::from(digit).to_digit(16);
     let byte = |pair: &[u8]| match pair {
@@ -265,12 +266,12 @@ fn bytes(hex: &str) -> Option<Vec<u8>> {
     hex.as_bytes().chunks(2).map(byte).collect()
 }
 
-/// Which state of the item is being decoded.
+/// Which state of an item is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// As it is now: a scanned row, or the state after a change.
+    /// The current state: a scanned row, or the state after a change.
     New,
-    /// As it was before a change.
+    /// The state before a change.
     Old,
 }
 

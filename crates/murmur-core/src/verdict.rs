@@ -1,12 +1,12 @@
-//! A record on its way through a pipeline, and what becomes of it there.
+//! A record on its way through a pipeline, and its outcome there.
 
 use murmur_state::{Outcome, PipelineName, Recorder, StoreError};
 
 use crate::record::{Record, Side};
 
-/// One record as a pipeline sees it: decoded, valid, and the only one of its event id.
+/// A record as a pipeline sees it: decoded, valid, and the only one with its event id.
 pub(crate) struct Entry<'a, T> {
-    /// Where its record stands in the batch.
+    /// The index of its record in the batch.
     pub(crate) place: usize,
     pub(crate) record: &'a Record,
     pub(crate) new: Option<T>,
@@ -22,7 +22,7 @@ impl<T> Entry<'_, T> {
     }
 }
 
-/// What became of one record in one pipeline. Small, because there is one per record.
+/// The outcome of one record in one pipeline. Small, because there is one per record.
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Applied,
@@ -30,9 +30,9 @@ pub(crate) enum Verdict {
     Superseded,
     /// It adds nothing.
     Skipped,
-    /// Time to Live removed its item, which goes on counting.
+    /// Time to Live removed its item, which keeps counting.
     Kept,
-    /// All it would add lies in windows whose retention is over.
+    /// All its additions are in windows whose retention has ended.
     Expired,
     Blocked,
     Failed(Box<StoreError>),
@@ -50,7 +50,7 @@ impl From<Outcome> for Verdict {
     }
 }
 
-/// How many records of a batch have each verdict, so that each counter is moved once.
+/// The number of records of a batch per verdict, so that each counter is updated once.
 #[derive(Default)]
 pub(crate) struct Tally {
     applied: u64,
@@ -70,7 +70,7 @@ impl Tally {
             Verdict::Skipped => self.skipped += 1,
             Verdict::Kept => self.kept += 1,
             Verdict::Blocked => self.blocked += 1,
-            // Counted image by image where they are dropped, and where they are handed over.
+            // Counted per image where they are dropped, and where they are handed over.
             Verdict::Expired | Verdict::Failed(_) => {}
         }
     }
@@ -99,10 +99,10 @@ impl Tally {
     }
 }
 
-/// A record that can never count in a pipeline, and that the callback took.
+/// A record that can never count in a pipeline, taken by the callback.
 pub(crate) struct PassedOver<'a, T> {
     pub(crate) entry: &'a Entry<'a, T>,
-    /// Whether that lies in its images alone, so that it is the same wherever they are seen; a sum
-    /// that would leave its range depends on others.
+    /// Whether the reason lies in its images alone, so that it is the same wherever they occur. An
+    /// overflow also depends on other records.
     pub(crate) by_its_images: bool,
 }

@@ -8,7 +8,7 @@ use murmur_state::{
 
 use crate::answers::all_answered;
 
-/// How many rows one request for a range asks the store for at a time.
+/// Rows per request to the store when a range is read.
 const RANGE_CHUNK: usize = 1_000;
 
 /// Cuts time into buckets of one length, aligned to 1970-01-01T00:00:00Z.
@@ -16,13 +16,18 @@ const RANGE_CHUNK: usize = 1_000;
 /// Bucket `n` holds the times from `n · length` (included) to `(n + 1) · length` (excluded); times
 /// before 1970 have negative buckets.
 ///
-/// With a retention, a bucket's rows carry a `ttl` of the bucket's end plus the retention plus
-/// [`ROW_LIFE`]. What would be added to a bucket, or taken back from it, by a change made after
-/// its retention was over is dropped and counted, so that a row that was removed never comes back
-/// as a fraction of itself, or below nothing. With a ledger nothing is added either, but an item
-/// that is changed then takes back what it contributed, as long as the row is there. Scanned rows
-/// and changes that do not say when they were made go by the clock, as do changes older than the
-/// horizon.
+/// # Retention
+///
+/// With a retention, the rows of a bucket carry a `ttl`: the bucket's end, plus the retention, plus
+/// [`ROW_LIFE`]. A change made after a bucket's retention has ended is dropped and counted, whether
+/// it adds or retracts. A row that was removed therefore never comes back with a part of its value,
+/// or a negative one.
+///
+/// A ledger adds nothing after that either. A changed item still takes back what it contributed, as
+/// long as the row exists.
+///
+/// The time of the change decides; a change older than [`HORIZON`](murmur_state::HORIZON) counts as
+/// one made that long ago. Scanned rows and changes without a time go by the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     length: Duration,
@@ -45,7 +50,7 @@ impl Window {
         Self::of(Duration::from_secs(24 * 3600))
     }
 
-    /// Buckets of any length: whole milliseconds, at least one.
+    /// Buckets of any length: whole milliseconds, at least 1.
     pub const fn of(length: Duration) -> Self {
         Self {
             length,
@@ -53,8 +58,8 @@ impl Window {
         }
     }
 
-    /// Rows may be removed this long after their bucket's end. Default: kept forever, which
-    /// costs their storage.
+    /// Rows may be removed this long after their bucket's end. Default: rows are kept forever,
+    /// which costs their storage.
     #[must_use]
     pub const fn retention(mut self, retention: Duration) -> Self {
         self.retention = Some(retention);
@@ -82,25 +87,26 @@ impl Window {
         self.start(bucket.saturating_add(1))
     }
 
-    /// When the rows of `bucket` may be removed, in seconds since the epoch.
+    /// When the rows of `bucket` may be removed, in seconds since the epoch; `None` without
+    /// retention.
     pub fn ttl(&self, bucket: i64) -> Option<i64> {
         let retention = self.retention?;
         Some(self.end(bucket).plus(retention).plus(ROW_LIFE).as_secs())
     }
 
-    /// Whether the retention of `bucket` is over at `now`.
+    /// Whether the retention of `bucket` has ended at `now`.
     pub fn is_expired(&self, bucket: i64, now: Timestamp) -> bool {
         self.retention
             .is_some_and(|retention| self.end(bucket).plus(retention) <= now)
     }
 
-    /// The buckets that hold any of the times from `from` to `to`, both included.
+    /// The buckets that hold the times from `from` to `to`, both included.
     pub fn range(&self, from: Timestamp, to: Timestamp) -> RangeInclusive<i64> {
         self.bucket(from)..=self.bucket(to)
     }
 
-    /// The bucket of `now` and as many before it as make up `length`, rounded up: the last 7 days
-    /// of daily buckets are today and the six days before.
+    /// The newest buckets that together cover `length`, rounded up, ending with the bucket of
+    /// `now`: the last 7 days of daily buckets are today and the six days before.
     pub fn last(&self, length: Duration, now: Timestamp) -> RangeInclusive<i64> {
         let buckets = length
             .as_millis()
@@ -135,7 +141,7 @@ impl Window {
     }
 }
 
-/// Its length and retention, in seconds.
+/// Length and retention, in seconds.
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "windows of {} s", self.length.as_secs_f64())?;
@@ -146,10 +152,10 @@ impl fmt::Display for Window {
     }
 }
 
-/// The merged value of `entity` over `buckets`: `None` if none of them has a row.
+/// The merged value of `entity` over `buckets`; `None` if none of them has a row.
 ///
-/// Reads every bucket's row, 1,000 at a time, so that memory stays flat; a week of minutes is
-/// 10,080 rows. Choose the buckets by [`Window::last`] or [`Window::range`].
+/// Reads the row of every bucket, 1,000 at a time, so memory stays flat; a week of minutes is
+/// 10,080 rows. [`Window::last`] and [`Window::range`] give the buckets.
 ///
 /// # Errors
 ///

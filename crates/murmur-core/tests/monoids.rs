@@ -223,7 +223,7 @@ fn first_and_last_go_by_time_then_sequence_number_then_id() {
         first.combine(&mut earliest, &other).unwrap();
     }
     assert_eq!(earliest.unwrap().value, 3);
-    // The later time, whatever the sequence number.
+    // The later time wins, for any sequence number.
     assert_eq!(
         wins(
             &lift(2, 1, &early, Some(&two)),

@@ -1,4 +1,4 @@
-//! From Lambda's form of a stream record to Murmur's.
+//! Converts a stream record from Lambda's form to Murmur's.
 
 use std::mem;
 
@@ -6,7 +6,7 @@ use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
 use murmur_core::{Change, EventName, Item, Side};
 use murmur_state::{ImageNote, ImageNotes, SequenceNumber, Timestamp};
 
-/// The change that a record tells of. What the change has of the record is taken out of it, until
+/// The change that a record describes. Its contents are moved out of the record until
 /// [`give_back`].
 pub(crate) fn take(record: &mut EventRecord) -> Change {
     let ImageNotes {
@@ -21,7 +21,7 @@ pub(crate) fn take(record: &mut EventRecord) -> Change {
     let change = &mut record.change;
     let mut unreadable_images = Vec::new();
     let mut image = |side, item: &mut Item, note| match note {
-        // An image has the item's key at least, so an empty one did not come.
+        // An image has at least the item's key, so an empty one was not sent.
         ImageNote::AsShown => (!item.is_empty()).then(|| mem::take(item)),
         ImageNote::Empty => Some(mem::take(item)),
         ImageNote::Unreadable(reason) => {
@@ -31,8 +31,8 @@ pub(crate) fn take(record: &mut EventRecord) -> Change {
     };
     let new_image = image(Side::New, &mut change.new_image, new);
     let old_image = image(Side::Old, &mut change.old_image, old);
-    // An `Event` scales a fraction of a second wrongly, and a missing time is 1970: only whole
-    // seconds other than zero say something.
+    // An `Event` scales a fraction of a second incorrectly, and turns a missing time into 1970. So
+    // only whole seconds other than zero are used.
     let created = match change.approximate_creation_date_time.timestamp() {
         0 => None,
         seconds => Some(Timestamp::from_secs(seconds)),
@@ -58,7 +58,7 @@ pub(crate) fn take(record: &mut EventRecord) -> Change {
     }
 }
 
-/// Makes a record again what it was before its change was [taken](take).
+/// Restores a record from which a change was [taken](take).
 pub(crate) fn give_back(record: &mut EventRecord, change: Change) {
     let Change {
         event_id,
@@ -71,7 +71,7 @@ pub(crate) fn give_back(record: &mut EventRecord, change: Change) {
     record.event_id = event_id;
     record.event_source_arn = stream_arn;
     record.change.keys = keys;
-    // The others were not taken.
+    // The other images were not taken.
     if let Some(image) = new_image {
         record.change.new_image = image;
     }

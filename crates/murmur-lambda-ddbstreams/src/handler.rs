@@ -13,20 +13,21 @@ use tracing::field::{Empty, display};
 use crate::convert::{give_back, take};
 use crate::lenient::LenientEvent;
 
-/// What is kept of an invocation's time for its answer, unless told otherwise.
+/// The default deadline margin.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// Feeds pipelines with the change records that Lambda hands over, and answers which failed.
+/// Feeds pipelines with the change records that Lambda delivers, and reports which records failed.
 ///
 /// # Delivery
 ///
-/// What the answer does not report is done: counted, skipped, or taken by the callback for
-/// rejected records. What it reports comes again, with everything after it in its shard; how
-/// often such a record then counts is up to each pipeline's delivery mode. The event source
-/// mapping must have `ReportBatchItemFailures` among its `FunctionResponseTypes`: without it
-/// Lambda ignores the answer, and what failed is **lost**.
+/// A record that the answer does not report is done: counted, skipped, or taken by the callback for
+/// rejected records. A reported record is delivered again, with everything after it in its shard.
+/// How often such a record then counts depends on each pipeline's delivery mode.
 ///
-/// Cloning is cheap and shares everything.
+/// The event source mapping must have `ReportBatchItemFailures` among its `FunctionResponseTypes`.
+/// Without it Lambda ignores the answer, and records that failed are **lost**.
+///
+/// Cloning is cheap, and clones share everything.
 pub struct Handler<T> {
     inner: Arc<Inner<T>>,
 }
@@ -36,32 +37,34 @@ struct Inner<T> {
     margin: Duration,
 }
 
-/// The invocation failed as a whole, so that Lambda sends its whole batch again.
+/// An error for which Lambda delivers the whole batch again.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvocationError {
-    /// A record that must come again has no sequence number to report it by.
+    /// A record that must be delivered again has no sequence number to report it by.
     #[error(
-        "the record with event id `{event_id}` is not done and has no sequence number to report; the whole batch must come again"
+        "the record with event id `{event_id}` is not done and has no sequence number to report; the whole batch must be delivered again"
     )]
     NoSequenceNumber {
         /// The stream's `eventID`.
         event_id: String,
-        /// Why it is not done; `None` if a record before it, or the deadline, held it up.
+        /// Why the record is not done. `None` if a record before it or the deadline held it up.
         #[source]
         source: Option<Box<RecordError>>,
     },
 }
 
 impl<T: Send + Sync + 'static> Handler<T> {
-    /// A handler that takes events through `processor`, with every option of its own at its default.
+    /// Creates a handler that passes events to `processor`, with the handler's own options at their
+    /// defaults.
     ///
-    /// Retries, recorder, clock and the callback for records that can never count are the processor's.
+    /// Retries, recorder, clock and the callback for records that can never count are options of
+    /// the processor.
     pub fn new(processor: Processor<T>) -> Self {
         Self::made(processor, MARGIN)
     }
 
-    /// Begins a handler that takes events through `processor`.
+    /// Starts to build a handler that passes events to `processor`.
     pub fn builder(processor: Processor<T>) -> HandlerBuilder<T> {
         HandlerBuilder {
             processor,
@@ -75,37 +78,38 @@ impl<T: Send + Sync + 'static> Handler<T> {
         }
     }
 
-    /// The pipelines fed.
+    /// The pipelines that the handler feeds.
     pub fn pipelines(&self) -> &[Pipeline<T>] {
         self.inner.processor.pipelines()
     }
 
-    /// The clock a deadline for [`handle`](Handler::handle) is made on.
+    /// The clock on which deadlines for [`handle`](Handler::handle) are made.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.inner.processor.clock()
     }
 
-    /// Processes one event, with no input but its arguments and the stores. An empty image counts as
-    /// one that was not sent; a [`LenientEvent`] tells the two apart, as does a source that writes
-    /// [`ImageNotes`](murmur_state::ImageNotes).
+    /// Processes one event. Its only inputs are its arguments and the stores.
     ///
-    /// `deadline` is when the invocation ends. What is not finished a
+    /// An empty image counts as one that was not sent. A [`LenientEvent`] tells the two apart, as
+    /// does a source that writes [`ImageNotes`](murmur_state::ImageNotes).
+    ///
+    /// `deadline` is when the invocation ends. What is not finished one
     /// [margin](HandlerBuilder::deadline_margin) before it is reported as failed, so that the
-    /// answer gets out in time; after a deadline that has passed nothing is begun.
+    /// answer is sent in time. If the deadline has already passed, nothing is processed.
     ///
-    /// The answer names every record that is not done by its sequence number, letter for letter
-    /// as it came, in the event's order. Lambda goes on from the lowest (AWS Lambda Developer
-    /// Guide, "Configuring partial batch response with DynamoDB and Lambda").
+    /// The answer names every record that is not done by its sequence number, exactly as received,
+    /// in the event's order. Lambda continues from the lowest one (AWS Lambda Developer Guide,
+    /// "Configuring partial batch response with DynamoDB and Lambda").
     ///
     /// # Errors
     ///
-    /// [`InvocationError::NoSequenceNumber`] if a record that is not done has none, or an empty
-    /// one. Nothing else fails an invocation.
+    /// [`InvocationError::NoSequenceNumber`] if a record that is not done has no sequence number,
+    /// or an empty one. Nothing else fails an invocation.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: any part of the event may have been applied, and claims may be held,
-    /// whose events are then lost. Give a deadline instead of dropping the future.
+    /// Not cancel safe: any part of the event may have been applied, and claims may be held whose
+    /// events are then lost. Pass a deadline instead of dropping the future.
     pub async fn handle(
         &self,
         event: Event,
@@ -114,7 +118,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         self.handle_lenient(event.into(), deadline).await
     }
 
-    /// As [`handle`](Handler::handle), for an event that was read record by record.
+    /// Like [`handle`](Handler::handle), for an event that was read record by record.
     ///
     /// # Errors, Cancel safety
     ///
@@ -127,7 +131,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         self.handle_lent(&mut event.records, deadline).await
     }
 
-    /// As [`handle`](Handler::handle), for records that are as they were when it has answered.
+    /// Like [`handle`](Handler::handle), for borrowed records. They are unchanged when it returns.
     async fn handle_lent(
         &self,
         records: &mut [EventRecord],
@@ -141,8 +145,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         self.process(records, deadline).instrument(span).await
     }
 
-    /// Processes one event without a deadline, for a loop of one's own. The future is its own,
-    /// it borrows nothing.
+    /// Processes one event without a deadline, for a loop of your own. The future borrows nothing.
     ///
     /// # Errors, Cancel safety
     ///
@@ -163,7 +166,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         let taken = lent.iter_mut().map(|record| Record::Changed(take(record)));
         let records: Vec<_> = taken.collect();
         let outcomes = if deadline.passed(&**self.clock()) {
-            tracing::warn!("the deadline has passed, nothing is begun");
+            tracing::warn!("the deadline has passed, so no record is processed");
             vec![RecordOutcome::Blocked; records.len()]
         } else {
             let work = self.leave_margin(deadline);
@@ -184,7 +187,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
         answer
     }
 
-    /// When work must end for the answer to be out by `deadline`.
+    /// The time by which work must end so that the answer is sent by `deadline`.
     fn leave_margin(&self, deadline: Deadline) -> Deadline {
         let clock = &**self.clock();
         match deadline.remaining(clock) {
@@ -194,7 +197,8 @@ impl<T: Send + Sync + 'static> Handler<T> {
     }
 }
 
-/// What a trigger of this process calls: without a deadline, since nothing ends its calls.
+/// The entry point for a trigger in the same process. It has no deadline, because a trigger does
+/// not end its calls.
 ///
 /// # Errors, Cancel safety
 ///
@@ -211,7 +215,7 @@ impl<T: Send + Sync + 'static> EventHandler<Event> for Handler<T> {
         Ok(self.handle_lent(records, Deadline::NONE).await?)
     }
 
-    /// The least of what its pipelines make of a record that comes again.
+    /// The least of what the pipelines do with a record that is delivered again.
     fn repeats(&self) -> Repeats {
         self.inner.processor.repeats()
     }
@@ -227,7 +231,8 @@ fn report(
         if outcome.is_done() {
             continue;
         }
-        // As it came: Lambda compares texts, and knows its own even if it is no number.
+        // Exactly as received: Lambda compares texts, so it recognises its own text even if that is
+        // not a number.
         let number = record.change.sequence_number.clone();
         let Some(number) = number.filter(|number| !number.is_empty()) else {
             return Err(InvocationError::NoSequenceNumber {
@@ -262,7 +267,8 @@ impl<T> fmt::Debug for Handler<T> {
     }
 }
 
-/// The options of a [`Handler`] that are not its processor's. Made by [`Handler::builder`].
+/// The options of a [`Handler`] itself; the other options are the processor's. Made by
+/// [`Handler::builder`].
 #[must_use = "a handler is made by `build`"]
 pub struct HandlerBuilder<T> {
     processor: Processor<T>,
@@ -270,23 +276,23 @@ pub struct HandlerBuilder<T> {
 }
 
 impl<T: Send + Sync + 'static> HandlerBuilder<T> {
-    /// How long before the invocation's deadline work ends, so that the answer gets out and
-    /// Lambda does not cut the invocation off. At most half of the time there is when the
-    /// invocation begins, so that a short timeout still leaves time to work.
+    /// How long before the invocation's deadline work ends, so that the answer is sent before
+    /// Lambda stops the invocation. It is at most half of the time left when the invocation begins,
+    /// so that a short timeout still leaves time to work.
     ///
-    /// Default 1 s. Less works longer, and risks that a slow answer of DynamoDB, which is
-    /// waited for, is overtaken by the deadline: then the whole batch comes again, and in the
-    /// claim-first mode what was claimed and not yet counted is lost.
+    /// Default 1 s. A smaller margin works longer, but a slow answer of DynamoDB, which is waited
+    /// for, may then exceed the deadline. In that case the whole batch is delivered again, and in
+    /// claim-first mode events that were claimed and not yet counted are lost.
     pub fn deadline_margin(mut self, margin: Duration) -> Self {
         self.margin = margin;
         self
     }
 
-    /// Checks the options.
+    /// Checks the options and builds the handler.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming the option. None can be wrong yet: any margin can be kept.
+    /// [`OptionError`] naming the option. At present every margin is valid, so it does not fail.
     pub fn build(self) -> Result<Handler<T>, OptionError> {
         Ok(Handler::made(self.processor, self.margin))
     }

@@ -1,4 +1,4 @@
-//! An event, read record by record.
+//! An event that is read record by record.
 
 use std::collections::HashMap;
 
@@ -10,23 +10,24 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error as _};
 use serde_json::value::RawValue;
 
-/// An [`Event`] whose records are read one by one, so that one that cannot be read is one rejected
-/// record and not a failed invocation: the payload that [`run`](crate::run) and
-/// [`Handler::invoke`](crate::Handler::invoke) take.
+/// An [`Event`] whose records are read one by one, so that an unreadable record is one rejected
+/// record and not a failed invocation. It is the payload of [`run`](crate::run) and
+/// [`Handler::invoke`](crate::Handler::invoke).
 ///
-/// What cannot be read goes the way of every record that can never count: to the callback for
-/// rejected records, or into the answer by its sequence number. Without either, the batch fails.
-/// Where all but an image can be read, only that image is rejected, as one that a decoder refuses
-/// is: once a callback took the record, what its other image says counts.
+/// An unreadable record is handled like every record that can never count: it goes to the callback
+/// for rejected records, or into the answer by its sequence number. Without either, the batch
+/// fails. If only an image is unreadable, only that image is rejected, like one that a decoder
+/// refuses. Once the callback has taken the record, its other image counts.
 ///
-/// - Only what a handler needs is read. `SizeBytes`, `awsRegion` and the like may be missing.
-/// - An image that is `{}` is told from one that is missing, which an [`Event`] cannot do. A MODIFY
-///   with an old image of `{}` had nothing before; any other image of `{}` is an item without
-///   attributes, for the decoder to judge. In a stream whose view type leaves the image out it is
-///   missing all the same.
+/// - Only the fields that a handler needs are read. `SizeBytes`, `awsRegion` and others may be
+///   missing.
+/// - An image `{}` is told apart from a missing one, which an [`Event`] cannot do. A MODIFY with an
+///   old image of `{}` had nothing before. Any other image of `{}` is an item without attributes,
+///   for the decoder to judge. If the stream's view type leaves the image out, it is missing all
+///   the same.
 ///
-/// It deserializes from `serde_json` only. What is no event at all (no JSON, no `Records`) is an
-/// error.
+/// It deserializes from `serde_json` only. A payload that is not an event (not JSON, or without
+/// `Records`) is an error.
 ///
 /// ```
 /// use murmur_lambda_ddbstreams::LenientEvent;
@@ -46,18 +47,18 @@ pub struct LenientEvent {
 struct Incoming(EventRecord);
 
 impl LenientEvent {
-    /// How many records there are, those that could not be read included.
+    /// The number of records, unreadable ones included.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no records.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 }
 
-/// Its images of `{}` are missing ones.
+/// Images of `{}` become missing ones.
 impl From<Event> for LenientEvent {
     fn from(event: Event) -> Self {
         Self {
@@ -78,8 +79,8 @@ impl<'de> Deserialize<'de> for LenientEvent {
         let payload = Payload::deserialize(deserializer)?;
         let records = payload.records.ok_or_else(|| {
             D::Error::custom(
-                "the payload has no `Records`: it is no event of a DynamoDB stream; \
-                 see what invokes this function",
+                "the payload has no `Records`, so it is not an event of a DynamoDB stream; \
+                 check what invokes this function",
             )
         })?;
         Ok(Self {
@@ -88,7 +89,7 @@ impl<'de> Deserialize<'de> for LenientEvent {
     }
 }
 
-/// Fails on nothing that is JSON.
+/// Accepts all JSON.
 impl<'de> Deserialize<'de> for Incoming {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let json = Box::<RawValue>::deserialize(deserializer)?;
@@ -121,9 +122,9 @@ struct ChangeFields<I> {
 }
 
 fn read(json: &str) -> EventRecord {
-    // Derived types take a list of values for an object, too.
+    // Derived types accept a list of values in place of an object.
     if !json.starts_with('{') {
-        return unreadable(json, "it is not an object".to_owned());
+        return unreadable(json, "the record is not an object".to_owned());
     }
     let error = match serde_json::from_str(json) {
         Ok(fields) => return record(fields, |_, image| Ok(image)),
@@ -135,7 +136,7 @@ fn read(json: &str) -> EventRecord {
     }
 }
 
-/// The record with its images read by `image`, which is told what each is called.
+/// The record with its images read by `image`, which gets the name of each.
 fn record<I>(
     fields: RecordFields<I>,
     image: impl Fn(&str, I) -> Result<Item, String>,
@@ -191,8 +192,8 @@ fn note(image: &Result<Option<Item>, String>) -> ImageNote {
     }
 }
 
-/// The whole second; the last there is for a time in some other unit that no date can show, which
-/// is as impossible.
+/// The whole second. A time in some other unit, which no date can show, becomes the last possible
+/// second, which is as impossible.
 fn creation_time(seconds: f64) -> DateTime<Utc> {
     let date = DateTime::from_timestamp(seconds.floor() as i64, 0);
     date.unwrap_or(match seconds > 0.0 {
@@ -201,8 +202,8 @@ fn creation_time(seconds: f64) -> DateTime<Utc> {
     })
 }
 
-/// What can be read of a record that cannot be read, by more than its images, field by field.
-/// `error` is what there is to say if every field can be read by itself.
+/// The readable parts of a record that is unreadable beyond its images, field by field. `error` is
+/// the reason if every field can be read by itself.
 fn unreadable(json: &str, error: String) -> EventRecord {
     let mut reason = None;
     let fields = members(json);
@@ -219,7 +220,7 @@ fn unreadable(json: &str, error: String) -> EventRecord {
             Err(error) => _ = reason.get_or_insert(error),
         }
     }
-    // Read for the reason only.
+    // Read only to find the reason.
     let _: Option<String> = field(&fields, "eventName", &mut reason);
     let _: Option<UserIdentity> = field(&fields, "userIdentity", &mut reason);
     let _: Option<f64> = field(&change, "ApproximateCreationDateTime", &mut reason);
@@ -230,12 +231,13 @@ fn unreadable(json: &str, error: String) -> EventRecord {
 
 type Members<'a> = HashMap<String, &'a RawValue>;
 
-/// The members of an object, each by its text; none if it is not one.
+/// The members of an object, each as text, or none if it is not an object.
 fn members(json: &str) -> Members<'_> {
     serde_json::from_str(json).unwrap_or_default()
 }
 
-/// The member called `name`, if it can be read. Notes why not, if that is the first there is.
+/// The member called `name`, if it can be read. Otherwise stores the reason, unless there already
+/// is one.
 fn field<T: DeserializeOwned>(
     of: &Members<'_>,
     name: &str,
@@ -244,7 +246,7 @@ fn field<T: DeserializeOwned>(
     let json = of.get(name)?.get();
     match serde_json::from_str(json) {
         Ok(value) => Some(value),
-        // What may be missing may be null.
+        // A member that may be missing may also be null.
         Err(_) if json == "null" && name != "eventID" && name != "eventName" => None,
         Err(error) => {
             reason.get_or_insert_with(|| format!("`{name}`: {error}"));
@@ -253,7 +255,7 @@ fn field<T: DeserializeOwned>(
     }
 }
 
-/// The item called `name`; the error names the attribute that cannot be read.
+/// The item called `name`. The error names the attribute that cannot be read.
 fn item(name: &str, json: &str) -> Result<Item, String> {
     serde_json::from_str(json).map_err(|error| {
         let attributes = members(json);

@@ -8,7 +8,7 @@ mod mapping;
 #[cfg(feature = "runtime")]
 mod runtime;
 
-/// The types of Lambda's own that a handler takes and gives.
+/// Lambda's own types that a handler takes and returns.
 pub use aws_lambda_events::event::dynamodb::Event;
 pub use aws_lambda_events::streams::DynamoDbEventResponse;
 pub use handler::{Handler, HandlerBuilder, InvocationError};

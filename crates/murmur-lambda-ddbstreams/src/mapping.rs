@@ -4,12 +4,13 @@ use chrono::DateTime;
 use murmur_state::{HandoffToken, Timestamp};
 use serde::{Deserialize, Deserializer, de};
 
-/// An event source mapping, as Lambda describes it: what
-/// `aws lambda get-event-source-mapping --uuid …` prints.
+/// An event source mapping as Lambda describes it: the output of `aws lambda
+/// get-event-source-mapping --uuid …`.
 ///
-/// Lambda cannot begin at a [`HandoffToken`]. A mapping that was there before the token was captured,
-/// begins at the oldest record and leaves nothing out reads all that the token asks for and more, and
-/// [`check`](Mapping::check) says whether it does. What it reads beyond that, a ledger absorbs.
+/// Lambda cannot start at a [`HandoffToken`]. But a mapping that existed before the token was
+/// captured, starts at the oldest record and leaves nothing out reads everything that the token
+/// asks for, and more. [`check`](Mapping::check) tells whether a mapping is like that. A ledger
+/// absorbs the additional changes.
 ///
 /// ```
 /// # use murmur_state::{HandoffToken, Timestamp};
@@ -42,9 +43,9 @@ pub struct Mapping {
     tumbling_window_in_seconds: u32,
     #[serde(default)]
     filter_criteria: FilterCriteria,
-    /// -1 is without limit, as when it is not there.
+    /// -1 means no limit, as does a missing setting.
     maximum_retry_attempts: Option<i64>,
-    /// In seconds; -1 as above.
+    /// In seconds. -1 as above.
     maximum_record_age_in_seconds: Option<i64>,
     destination_config: Option<DestinationConfig>,
 }
@@ -55,7 +56,7 @@ struct FilterCriteria {
     filters: Vec<de::IgnoredAny>,
 }
 
-/// Who is told of what the mapping gives up.
+/// Where Lambda sends records that the mapping gives up.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct DestinationConfig {
@@ -68,7 +69,7 @@ struct OnFailure {
     destination: Option<String>,
 }
 
-/// What is wrong with an event source mapping, all of it: each with what to do.
+/// Everything that is wrong with an event source mapping, each with what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappingUnfit(Vec<String>);
 
@@ -83,7 +84,7 @@ impl fmt::Display for MappingUnfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the event source mapping does not bring what the bootstrap relies on: {}",
+            "the event source mapping does not deliver what the bootstrap relies on: {}",
             self.0.join("; ")
         )
     }
@@ -92,15 +93,18 @@ impl fmt::Display for MappingUnfit {
 impl std::error::Error for MappingUnfit {}
 
 impl Mapping {
-    /// Whether this mapping brings every change from before `token` was captured on.
+    /// Checks that this mapping delivers every change made since `token` was captured, or before.
     ///
     /// # Errors
     ///
-    /// [`MappingUnfit`] names everything that keeps it from doing so: another stream, another
-    /// starting position, a state other than `Enabled`, a change of the mapping after the capture
-    /// (nobody can tell whether it was enabled then), a filter, a limit after which it gives
-    /// changes up while no destination is told of them, and settings with which this crate's
-    /// handler cannot work.
+    /// [`MappingUnfit`] names every reason why it may not:
+    ///
+    /// - it reads another stream, or has another starting position;
+    /// - its state is not `Enabled`;
+    /// - it was changed after the capture, so it may have been disabled at that time;
+    /// - it has a filter;
+    /// - it has a limit after which it gives changes up, and no destination for them;
+    /// - it has settings with which this crate's handler cannot work.
     pub fn check(&self, token: &HandoffToken) -> Result<(), MappingUnfit> {
         let Self {
             event_source_arn,
@@ -117,32 +121,32 @@ impl Mapping {
         let mut wrong = Vec::new();
         if *event_source_arn != token.stream_arn {
             wrong.push(format!(
-                "it reads `{event_source_arn}`, and the bootstrap relies on `{}`; make a mapping of \
+                "it reads `{event_source_arn}`, but the bootstrap relies on `{}`; make a mapping of \
                  that stream",
                 token.stream_arn
             ));
         }
         if starting_position != "TRIM_HORIZON" {
             wrong.push(format!(
-                "it begins at {starting_position}, which misses what came before it was ready; make it \
-                 anew with TRIM_HORIZON, and only then bootstrap"
+                "it begins at {starting_position}, so it misses the changes before it was ready; make \
+                 a new one with TRIM_HORIZON, and bootstrap after that"
             ));
         }
         if state != "Enabled" {
             wrong.push(format!(
-                "its state is {state}; enable it, wait until it says Enabled, and only then bootstrap"
+                "its state is {state}; enable it, wait until it says Enabled, and bootstrap after that"
             ));
         }
         if *last_modified > token.captured_at {
             wrong.push(
                 "it was changed after the handoff token was captured, so it may have been disabled \
-                 then; begin the bootstrap after the last change of the mapping"
+                 at that time; start the bootstrap after the last change of the mapping"
                     .to_owned(),
             );
         }
         if !filter_criteria.filters.is_empty() {
             wrong.push(
-                "it has filter criteria, so that changes are left out; remove them, and let the \
+                "it has filter criteria, which leave changes out; remove them, and let the \
                  decoder skip what does not count"
                     .to_owned(),
             );
@@ -150,14 +154,14 @@ impl Mapping {
         let reports = |kind: &String| kind == "ReportBatchItemFailures";
         if !function_response_types.iter().any(reports) {
             wrong.push(
-                "its function response types lack ReportBatchItemFailures, so that what fails is \
-                 taken for done; add it"
+                "its function response types lack ReportBatchItemFailures, so Lambda treats failed \
+                 records as done; add it"
                     .to_owned(),
             );
         }
         if *tumbling_window_in_seconds > 0 {
             wrong.push(
-                "it has a tumbling window, which is not for this handler; set it to 0".into(),
+                "it has a tumbling window, which this handler does not support; set it to 0".into(),
             );
         }
         let limits: Vec<String> = [
@@ -173,9 +177,9 @@ impl Mapping {
             .and_then(|config| config.on_failure.as_ref()?.destination.as_deref());
         if !limits.is_empty() && on_failure.unwrap_or_default().is_empty() {
             wrong.push(format!(
-                "its {}, and it has no destination on failure, so that nobody is told of the changes \
-                 it gives up; set DestinationConfig.OnFailure to a queue or a topic, or the limits \
-                 to -1",
+                "its {}, and it has no destination on failure, so the changes it gives up are lost \
+                 without a notice; set DestinationConfig.OnFailure to a queue or a topic, or the \
+                 limits to -1",
                 limits.join(" and ")
             ));
         }
@@ -186,7 +190,7 @@ impl Mapping {
     }
 }
 
-/// A time as one version of the AWS CLI prints it or as another does: a text, or seconds.
+/// A time as the versions of the AWS CLI print it: a text, or seconds.
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -211,7 +215,7 @@ mod tests {
     const ARN: &str =
         "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
 
-    /// As the CLI prints one, mostly.
+    /// A mapping roughly as the CLI prints it.
     fn printed() -> Value {
         json!({
             "UUID": "14e0db71-5d35-4eb5-b481-8945cf9d10c2",
@@ -236,7 +240,7 @@ mod tests {
         })
     }
 
-    /// 2026-11-21T09:17:24Z: after that mapping was changed last.
+    /// 2026-11-21T09:17:24Z, which is after the mapping's last change.
     const LATER: i64 = 1_795_252_644;
 
     fn check(printed: Value, captured_at: i64) -> Result<(), MappingUnfit> {

@@ -11,7 +11,7 @@ use murmur_state::{Causes, Deadline};
 use crate::handler::{Handler, InvocationError};
 use crate::lenient::LenientEvent;
 
-/// What the runtime reads at its start, and panics without.
+/// The variables that the runtime reads at its start, and without which it panics.
 const NEEDED: [&str; 4] = [
     "AWS_LAMBDA_RUNTIME_API",
     "AWS_LAMBDA_FUNCTION_NAME",
@@ -19,7 +19,7 @@ const NEEDED: [&str; 4] = [
     "AWS_LAMBDA_FUNCTION_VERSION",
 ];
 
-/// The process was not started by Lambda, or by something that stands for it.
+/// The process was started neither by Lambda nor by a substitute for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{variable}` is not set, so this is no Lambda environment: deploy the function, or run it here with `cargo lambda watch`"
@@ -29,16 +29,18 @@ pub struct NotInLambda {
     pub variable: &'static str,
 }
 
-/// Serves Lambda invocations with `handler`, until the process is ended.
+/// Serves Lambda invocations with `handler` until the process ends.
 ///
-/// The deadline is the invocation's own. One that lies in the past already when the invocation
-/// begins (`cargo lambda watch` sends 1970) counts as none, and is warned of once.
+/// The deadline is that of the invocation. A deadline that has passed before the invocation begins
+/// (`cargo lambda watch` sends 1970) is ignored, with one warning.
 ///
 /// # Errors
 ///
-/// [`NotInLambda`]; whatever the runtime cannot go on after. A payload that is no event, and a
-/// [`InvocationError`], fail their invocation only: its batch comes again. A record that cannot be
-/// read is one rejected record ([`LenientEvent`]).
+/// [`NotInLambda`], or any error after which the runtime cannot continue.
+///
+/// A payload that is not an event, or an [`InvocationError`], fails only its invocation, and its
+/// batch is delivered again. A record that cannot be read is one rejected record
+/// ([`LenientEvent`]).
 ///
 /// # Cancel safety
 ///
@@ -51,8 +53,8 @@ pub async fn run<T: Send + Sync + 'static>(handler: Handler<T>) -> Result<(), Er
 }
 
 impl<T: Send + Sync + 'static> Handler<T> {
-    /// Processes one invocation, deadline and all: what [`run`] calls, for whoever needs a
-    /// runtime with layers of his own.
+    /// Processes one invocation, including its deadline. [`run`] calls it; use it directly to run a
+    /// runtime with your own layers.
     ///
     /// # Errors, Cancel safety
     ///
@@ -76,7 +78,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
                     tracing::warn!(
                         deadline = at,
                         now,
-                        "invocations begin after their deadline, so it is taken for none; \
+                        "invocations begin after their deadline, so the deadline is ignored; \
                          on AWS this means that the clock is wrong"
                     );
                 });

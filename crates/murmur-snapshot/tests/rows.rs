@@ -22,9 +22,10 @@ use murmur_core::{
 use murmur_snapshot::{
     Bootstrap, BootstrapError, Counts, Cursor, Description, Page, Source, SourceError,
 };
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
-    Add, Clock, Deadline, HandoffToken, Key, Listed, ManualClock, MemoryDeduper, MemoryStore,
-    Outcome, Place, Random, Read, Recorder, RetryPolicy, StateRow, Store, StoreError, Timestamp,
+    Add, Clock, Deadline, HandoffToken, ManualClock, MemoryDeduper, MemoryStore, Outcome, Place,
+    Random, Recorder, RetryPolicy, Store, StoreError, Timestamp,
 };
 use support::*;
 
@@ -218,21 +219,14 @@ struct Shaky {
     inner: MemoryStore<Sum>,
 }
 
-impl Read<i64> for Shaky {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for Shaky {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl Store<Sum> for Shaky {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         if self.calls.fetch_add(1, Ordering::SeqCst) % 3 == 2 {
             return self.inner.merge(adds, deadline).await;
@@ -257,7 +251,7 @@ async fn writes_are_retried_by_the_policy() {
             .value(|o| o.cents)
             .aggregate(Sum::new())
             .every_change()
-            .store(Shaky { calls, inner })
+            .store(Intercepted(Shaky { calls, inner }))
             .claim_first(MemoryDeduper::new())
             .unwrap();
         let processor = Processor::builder([pipeline]).clock(Arc::new(ManualClock::new(NOW)));
@@ -280,21 +274,14 @@ struct Answers {
     inner: MemoryStore<Sum>,
 }
 
-impl Read<i64> for Answers {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for Answers {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl Store<Sum> for Answers {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         for add in adds {
@@ -315,11 +302,11 @@ async fn run_against(answer: Outcome) -> (BootstrapError, MemoryStore<Sum>) {
         .value(|o| o.cents)
         .aggregate(Sum::new())
         .every_change()
-        .store(Answers {
+        .store(Intercepted(Answers {
             customer: "bob",
             answer,
             inner: store.clone(),
-        })
+        }))
         .claim_first(markers.clone())
         .unwrap();
     let rows = [
@@ -414,9 +401,9 @@ async fn pages_under_way_are_finished_when_another_segment_fails() {
             _ => Ok(()),
         }
     });
-    let slow = SlowStore {
+    let slow = Intercepted(SlowStore {
         inner: store.clone(),
-    };
+    });
     let pipeline = Pipeline::builder("totals")
         .key(|o: &Order| o.customer.clone())
         .value(|o| o.cents)
@@ -452,21 +439,14 @@ struct SlowStore {
     inner: MemoryStore<Sum>,
 }
 
-impl Read<i64> for SlowStore {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for SlowStore {
+    type Monoid = Sum;
+    type Inner = MemoryStore<Sum>;
+
+    fn inner(&self) -> &MemoryStore<Sum> {
+        &self.inner
     }
 
-    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
-        self.inner.get_many(keys).await
-    }
-
-    async fn list(&self, after: Option<&str>) -> Result<Listed<StateRow<i64>>, StoreError> {
-        self.inner.list(after).await
-    }
-}
-
-impl Store<Sum> for SlowStore {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         for _ in 0..100 {
             tokio::task::yield_now().await;

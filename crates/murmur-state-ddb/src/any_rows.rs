@@ -1,5 +1,5 @@
-//! Rows for the tests of what reads them: good ones with attributes of any type and value in place
-//! of their own, or without them.
+//! Generates rows for tests of code that reads rows: good rows in which attributes are missing, or
+//! have any type and value.
 
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -8,7 +8,7 @@ use murmur_testkit::damage::CASES;
 
 use crate::attribute::{Item, PK, SK, TTL, V};
 
-/// Texts and numbers at the edges of what is expected.
+/// Texts and numbers at the limits of what is expected.
 const TEXTS: [&str; 16] = [
     "",
     "0",
@@ -28,12 +28,12 @@ const TEXTS: [&str; 16] = [
     " ",
 ];
 
-/// Gives `look` many rows: each of `good` unharmed, then with up to three of its attributes, or of
-/// `others`, removed or replaced by anything.
+/// Gives `look` many rows: each of `good` unchanged, then with up to three of its attributes, or of
+/// `others`, removed or replaced by any value.
 ///
 /// # Panics
 ///
-/// If `look` refuses a good row, or never refuses a harmed one.
+/// If `look` refuses a good row, or accepts every changed row.
 pub(crate) fn look_at(good: &[Item], others: &[&str], look: impl Fn(&Item) -> bool) {
     for row in good {
         assert!(look(row), "a good row is refused: {row:?}");
@@ -49,7 +49,7 @@ pub(crate) fn look_at(good: &[Item], others: &[&str], look: impl Fn(&Item) -> bo
             let name = names[rng.usize(..names.len())].clone();
             match rng.u8(..8) {
                 0 => drop(row.remove(&name)),
-                // A part of a good one, in the wrong place.
+                // A part of a good row, in the wrong place.
                 1 => {
                     let other = &good[rng.usize(..good.len())];
                     if let Some(value) = other.get(&names[rng.usize(..names.len())]) {
@@ -87,7 +87,7 @@ fn bytes(rng: &mut Rng) -> Blob {
     Blob::new(vec![rng.u8(..3); length])
 }
 
-/// Any value, with others in it to that depth.
+/// Any value, with values nested to that depth.
 fn value(rng: &mut Rng, depth: u32) -> AttributeValue {
     let several = |rng: &mut Rng| 0..rng.usize(..3);
     match rng.u8(..if depth > 0 { 13 } else { 9 }) {
@@ -112,7 +112,7 @@ fn value(rng: &mut Rng, depth: u32) -> AttributeValue {
     }
 }
 
-/// Whether two values are the same, however their numbers are written.
+/// Whether two values are the same, even if their numbers are written differently.
 pub(crate) fn same(one: &AttributeValue, other: &AttributeValue) -> bool {
     match (one, other) {
         (AttributeValue::N(one), AttributeValue::N(other)) => {
@@ -131,7 +131,7 @@ pub(crate) fn same(one: &AttributeValue, other: &AttributeValue) -> bool {
     }
 }
 
-/// Whether `attribute` of `row` holds `value`, or is not there if that is none.
+/// Whether `attribute` of `row` holds `value`, or is absent if `value` is `None`.
 pub(crate) fn holds(row: &Item, attribute: &str, value: Option<&AttributeValue>) -> bool {
     match (row.get(attribute), value) {
         (Some(found), Some(value)) => same(found, value),

@@ -1,17 +1,17 @@
 //! The names of all attributes, and how the shared ones are read.
 //!
-//! `pk`, `sk`, `v`, `ttl` and `ver` mean what they mean to the Go original, so that both can work
-//! on one table. All others are Murmur's own.
+//! `pk`, `sk`, `v`, `ttl` and `ver` have the same meaning as in the Go original, so that both can
+//! work on one table. All others are specific to this implementation.
 
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::{Key, Place, StoreError};
 
-/// A row as it travels.
+/// A row in the form of requests and answers.
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
-/// The most bytes an item has (Amazon DynamoDB Developer Guide, quotas).
+/// The size limit of an item in bytes (Amazon DynamoDB Developer Guide, quotas).
 pub(crate) const ITEM_LIMIT: usize = 400 * 1024;
 
 /// Partition key, S: the entity of a state row, the id of a marker row.
@@ -24,44 +24,45 @@ pub(crate) const V: &str = "v";
 pub(crate) const TTL: &str = "ttl";
 /// How often a compare-and-swap row was written, N; the version of a checkpoint.
 pub(crate) const VER: &str = "ver";
-/// Who wrote a compare-and-swap row last, B: 16 random bytes of one merge, by which a writer
-/// whose answer was lost recognises its own write. In the main row of a checkpoint, S: the name
-/// of its parts.
+/// The last writer of a compare-and-swap row, B: 16 random bytes of one merge, by which a writer
+/// whose answer was lost recognises its own write. In the main row of a checkpoint, S: the name of
+/// its parts.
 pub(crate) const TOK: &str = "tok";
-/// Who holds a claim, S; the original's markers have none.
+/// The owner of a claim, S. Markers of the Go original have none.
 pub(crate) const OWN: &str = "own";
 /// In a control row: the ARN of the stream, S. A reserved word: always an alias.
 pub(crate) const STREAM: &str = "stream";
 /// In a control row: the region in which the pipeline writes, S. A reserved word: always an alias.
 pub(crate) const REGION: &str = "region";
-/// In a control row: what decides what the rows hold, S. A reserved word: always an alias.
+/// In a control row: what determines the content of the rows, S. A reserved word: always an alias.
 pub(crate) const DEFINITION: &str = "definition";
 /// The text of a checkpoint, S. A reserved word: always an alias.
 pub(crate) const DATA: &str = "data";
-/// In the main row of a checkpoint whose text is in rows of their own: how many these are, N.
+/// In the main row of a checkpoint whose text is in parts: the number of parts, N.
 pub(crate) const PARTS: &str = "parts";
 /// In the same row: the SHA-256 of the whole text, S.
 pub(crate) const SUM: &str = "sum";
 
-// Reserved for the exact modes. A state row that carries any of them is refused by the modes
-// without ids; see `NO_TRACES`.
+// Reserved for the exact modes. The modes without ids refuse a state row that has any of them; see
+// `NO_TRACES`.
 
 /// Exactly-once: the newest events the row has taken, BS.
 pub(crate) const CUR: &str = "cur";
-/// Exactly-once: those before them, BS.
+/// Exactly-once: the events before those in `cur`, BS.
 pub(crate) const PREV: &str = "prev";
 /// Exactly-once: how often `cur` became `prev`, N.
 pub(crate) const PER: &str = "per";
-/// Exactly-once: how far the row's pages reach, M: by level the last second of creation in them.
+/// Exactly-once: how far the row's pages reach, M: for each level the last second of creation in
+/// them.
 pub(crate) const TOPS: &str = "tops";
 /// Exactly-once: the events in a page, BS.
 pub(crate) const IDS: &str = "ids";
-/// In rows of an earlier layout, which are refused: their ids are elsewhere.
+/// In rows of an earlier layout, which are refused because their ids are elsewhere.
 pub(crate) const HOT: &str = "hot";
 /// Ledger: the row is a sum of contributions that a ledger keeps.
 pub(crate) const LED: &str = "led";
 
-/// What a row must not carry to be written by a mode without ids.
+/// The condition under which a mode without ids may write a row.
 pub(crate) const NO_TRACES: &str = "attribute_not_exists(cur) AND attribute_not_exists(prev) \
      AND attribute_not_exists(per) AND attribute_not_exists(led)";
 
@@ -83,7 +84,7 @@ pub(crate) fn no_traces(place: &Place, row: &Item) -> Result<(), StoreError> {
     })
 }
 
-/// The address of a state row.
+/// The key of a state row.
 pub(crate) fn row_key(key: &Key) -> Item {
     HashMap::from([
         (PK.to_owned(), AttributeValue::S(key.entity().to_owned())),
@@ -91,12 +92,12 @@ pub(crate) fn row_key(key: &Key) -> Item {
     ])
 }
 
-/// A number as DynamoDB takes it.
+/// A number as a DynamoDB attribute value.
 pub(crate) fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
 
-/// The integer in `attribute`, which must fit `T`.
+/// The integer in `attribute`, which must fit in `T`.
 pub(crate) fn integer<T: std::str::FromStr>(
     place: &Place,
     row: &Item,
@@ -123,7 +124,7 @@ pub(crate) fn text<'a>(
     }
 }
 
-/// The error for an attribute that is not what it should be.
+/// The error for an attribute of the wrong type or content.
 pub(crate) fn wrong_shape(
     place: &Place,
     row: &Item,

@@ -24,29 +24,31 @@ use crate::table::Table;
 
 const STORE: &str = "BytesStore";
 
-/// Waits between swaps begin at up to 10 ms and double up to 1 s: the winner needs one round
-/// trip, and the more lose, the further they spread.
+/// The wait between two swaps starts at up to 10 ms and doubles up to 1 s. The winner needs one
+/// round trip, and the waits spread further the more writers lose.
 const SWAP_BASE: Duration = Duration::from_millis(10);
 const SWAP_CAP: Duration = Duration::from_secs(1);
 
-/// Values of any monoid as bytes: each entry is a read, a combination in this process, and a
-/// compare-and-swap on the row's version.
+/// Holds the values of any monoid as bytes. Each entry is a read, a combination in this process,
+/// and a compare-and-swap on the row's version.
 ///
-/// A swap lost to another writer is tried again on the row that won, without reading it anew
-/// (the failed condition returns it), after a wait of full jitter.
+/// A swap lost to another writer is tried again after a wait of full jitter. It continues from the
+/// row that won, which the failed condition returns, so the row is not read again.
 ///
 /// # At least once
 ///
-/// Every merge leaves a random token in the row. A swap whose answer was lost is looked up: if
-/// the row carries the token, it is done; if the row stands at the next version with another's
-/// token, it was not; only if the row has moved on further can nobody tell. Then, for a monoid
-/// that is not idempotent, the entry fails with `may_have_applied: true`; an idempotent one is
-/// combined again, which is harmless.
+/// Every merge leaves a random token in the row. After a lost answer the row is read:
+///
+/// - If the row has the token, the swap was applied.
+/// - If the row is at the next version with another token, the swap was not applied.
+/// - If the row is more than one version ahead, this cannot be told. A monoid that is not
+///   idempotent then fails the entry with `may_have_applied: true`; an idempotent one combines it
+///   again, which is harmless.
 ///
 /// # Cost
 ///
-/// One consistent read (one read unit per 4 KB) and one write unit per KB of the row and entry;
-/// a lost swap costs the write units again. An entry that changes nothing is not written.
+/// One consistent read (one read unit per 4 KB) and one write unit per KB of the row and entry. A
+/// lost swap costs the write units again. An entry that changes nothing is not written.
 #[derive(Clone)]
 pub struct BytesStore<M: Codec> {
     table: Table,
@@ -56,9 +58,9 @@ pub struct BytesStore<M: Codec> {
 }
 
 impl<M: Codec> BytesStore<M> {
-    /// A store of `monoid`'s values on `table`, as
-    /// [`create_bytes_table`](crate::create_bytes_table) makes it. The caller keeps the client;
-    /// nothing is sent until the store is used.
+    /// Creates a store of `monoid`'s values on `table`, a table made by
+    /// [`create_bytes_table`](crate::create_bytes_table). The caller keeps the client. No request
+    /// is sent until the store is used.
     pub fn new(client: Client, table: impl Into<Arc<str>>, monoid: M) -> Self {
         Self {
             table: Table::new(STORE, client, table),
@@ -68,11 +70,11 @@ impl<M: Codec> BytesStore<M> {
         }
     }
 
-    /// The same with options.
+    /// Like [`new`](Self::new), with options.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming an option that cannot be used.
+    /// [`OptionError`] names an option that is not valid.
     pub fn with_options(
         client: Client,
         table: impl Into<Arc<str>>,
@@ -86,19 +88,20 @@ impl<M: Codec> BytesStore<M> {
         })
     }
 
-    /// How often an entry is tried again after its swap was lost to another writer, before it
-    /// fails with [`StoreError::RetriesExhausted`]; 0 tries once.
+    /// How often an entry is tried again after it lost a swap to another writer. Then it fails with
+    /// [`StoreError::RetriesExhausted`]. 0 tries once.
     ///
-    /// Default 10: up to 11 writes for one entry, about 2 s of waits. The answer to more
-    /// contention than that is fewer writers per key.
+    /// Default 10: up to 11 writes for one entry, with about 2 s of waits. Under more contention
+    /// than that, use fewer writers per key.
     #[must_use]
     pub fn max_retries(mut self, max_retries: u32) -> Self {
         self.max_retries = max_retries;
         self
     }
 
-    /// The store together with its marker table: what the exact modes need, and no other. Give its
-    /// name, or a [`Deduper`] that is shared. The state table is not it.
+    /// Combines the store with its marker table, which the exact modes need; the other modes do
+    /// not. Takes the table's name or a shared [`Deduper`]. The marker table must not be the state
+    /// table.
     #[must_use]
     pub fn markers(self, markers: impl Into<MarkerTable>) -> Marked<Self> {
         let table = self.table.clone();
@@ -121,7 +124,7 @@ impl<M: Codec> BytesStore<M> {
             })
     }
 
-    /// What a merge needs to know of a row; `None` if there is no row.
+    /// What a merge needs to know about a row, or `None` if there is no row.
     fn known(&self, place: &Place, row: &Item) -> Result<Option<ReadRow<M::Value>>, StoreError> {
         no_traces(place, row)?;
         self.known_of_any_mode(place, row)
@@ -184,7 +187,7 @@ impl<M: Codec> BytesStore<M> {
         Ok(value)
     }
 
-    /// `change` with `value` in place of the version that is known, and of nothing else.
+    /// The update that puts `value` in place of the known version, and only of that one.
     fn swap(
         &self,
         change: Change,
@@ -201,8 +204,8 @@ impl<M: Codec> BytesStore<M> {
             .value(":value", AttributeValue::B(value))
             .value(":next", number(next))
             .value(":token", AttributeValue::B(token.clone()));
-        // The token makes a version unlike any other, also after the row was removed and its
-        // versions began anew.
+        // The token makes each version unique, even after the row was removed and its version
+        // numbers started again.
         match over {
             None => change.only_if("attribute_not_exists(pk)"),
             Some(Version { ver, token: None }) => change
@@ -218,14 +221,14 @@ impl<M: Codec> BytesStore<M> {
         }
     }
 
-    /// What tells a write's row from every other's.
+    /// A token that no other write's row has.
     fn token(&self, place: &Place) -> Result<Blob, StoreError> {
         let bits = self.table.options.tokens.bits();
         let bits = bits.map_err(|error| error.at(place.clone()))?;
         Ok(Blob::new(bits.to_be_bytes()))
     }
 
-    /// Blames the value if it could not be stored in any row, the row otherwise.
+    /// Blames the value if it does not fit in any row, and the row otherwise.
     fn too_large(&self, place: &Place, add: &Add<M::Value>, grown: bool) -> StoreError {
         let alone = self.monoid.encode(&add.value).len() + add.key.entity().len();
         if grown && alone < ITEM_LIMIT {
@@ -242,28 +245,28 @@ impl<M: Codec> BytesStore<M> {
     }
 }
 
-/// A row, as far as a swap depends on it.
+/// The parts of a row that a swap depends on.
 struct ReadRow<V> {
     value: V,
     ttl: Option<i64>,
     version: Version,
 }
 
-/// The state of a row that a swap replaces. Rows of the original carry no token.
+/// The state of a row that a swap replaces. Rows of the Go original have no token.
 #[derive(Clone, PartialEq, Eq)]
 struct Version {
     ver: u64,
     token: Option<Blob>,
 }
 
-/// A swap whose answer was lost: what it was to replace, and the failure.
+/// A swap whose answer was lost: the version it was to replace, and the failure.
 struct Doubt {
     over: Option<Version>,
     error: StoreError,
 }
 
 impl Doubt {
-    /// What a row found later says about the swap, if it does not carry the swap's token.
+    /// What a row that was read later, and does not have the swap's token, says about the swap.
     fn verdict(&self, found: Option<&Version>) -> Verdict {
         if found == self.over.as_ref() {
             return Verdict::NotYet;
@@ -281,11 +284,11 @@ impl Doubt {
 }
 
 enum Verdict {
-    /// It may still arrive; the same swap can be sent again, since only one of the two can win.
+    /// The swap may still arrive. It can be sent again, because only one of the two can win.
     NotYet,
-    /// Another writer replaced what it was to replace.
+    /// Another writer replaced the version that the swap was to replace.
     Never,
-    /// The row has moved on, perhaps over it.
+    /// The row is more than one version ahead. The swap may be one of those versions.
     Unknown,
 }
 
@@ -395,8 +398,8 @@ impl<M: Codec> Store<M> for BytesStore<M> {
     }
 }
 
-/// By ids in the row as [`Int64SumStore`](crate::Int64SumStore) keeps them, beside the
-/// compare-and-swap; a monoid that is idempotent needs none, and is merged.
+/// Keeps ids in the row, as [`Int64SumStore`](crate::Int64SumStore) does, beside the
+/// compare-and-swap. An idempotent monoid needs no ids and is merged.
 impl<M: Codec> Markable<M> for BytesStore<M> {
     const LAYOUT: &'static str = if M::IDEMPOTENT {
         "idempotent bytes"

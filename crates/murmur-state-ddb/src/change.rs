@@ -9,7 +9,7 @@ use aws_sdk_dynamodb::types::{
 
 use crate::attribute::{DEFINITION, Item, REGION, STREAM, TTL, number};
 
-/// One conditional update of one item, under construction: alone or as part of a transaction.
+/// One conditional update of one item, under construction. It is sent alone or in a transaction.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
     set: Vec<&'static str>,
@@ -35,7 +35,7 @@ impl Change {
         self
     }
 
-    /// A condition; all of them must hold.
+    /// Adds a condition. All conditions must hold.
     pub(crate) fn only_if(mut self, condition: impl Into<Cow<'static, str>>) -> Self {
         self.conditions.push(condition.into());
         self
@@ -46,7 +46,7 @@ impl Change {
         self
     }
 
-    /// When the item may be removed. "Never" is said, not left to whatever the item had.
+    /// Sets when the item may be removed. `None` removes the item's `ttl`, rather than leaving it.
     pub(crate) fn ttl(self, ttl: Option<i64>) -> Self {
         match ttl {
             Some(ttl) => self.set("#ttl = :ttl").value(":ttl", number(ttl)),
@@ -71,7 +71,7 @@ impl Change {
         update
     }
 
-    /// Aliases for attributes whose names are reserved words, where they are used.
+    /// Aliases for the reserved words among the attribute names that are used.
     fn names(&self) -> Option<HashMap<String, String>> {
         let names: HashMap<_, _> = [
             ("#ttl", TTL),
@@ -98,7 +98,7 @@ impl Change {
         }
     }
 
-    /// The change as a request of its own; a refusal brings the item as it is.
+    /// The change as a request of its own. A refusal returns the item as it is.
     pub(crate) fn request(
         self,
         request: UpdateItemFluentBuilder,
@@ -116,7 +116,7 @@ impl Change {
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
     }
 
-    /// The change as an action of a transaction; a refusal brings the item as it is.
+    /// The change as an action of a transaction. A refusal returns the item as it is.
     pub(crate) fn action(self, table: &str, key: Item) -> Result<TransactWriteItem, BuildError> {
         let parts = self.parts();
         let update = Update::builder()

@@ -1,28 +1,30 @@
 //! Checkpoints as rows of the marker table.
 //!
-//! A checkpoint is a *main row*: `ver`, and its text as `data`. Text that does not fit an item is
-//! cut into *parts*, rows of their own with `data` alone; the main row then has how many there are
-//! (`parts`), the name they share (`tok`, random for each call of `save`), and a digest of the
-//! whole (`sum`).
+//! A checkpoint is a *main row* with `ver`, and with its text as `data`. Text that does not fit in
+//! one item is cut into *parts*, which are rows of their own with only `data`. The main row then
+//! has the number of parts (`parts`), the name that they share (`tok`, random for each call of
+//! `save`), and a digest of the whole text (`sum`).
 //!
-//! **A main row is never without its parts.** A save writes its parts first, then the main row, on
-//! the condition that a checkpoint always has. Parts are removed in two cases only:
+//! **A main row is never without its parts.** A save writes its parts first. Then it writes the
+//! main row, on the condition that a checkpoint always has. Parts are removed in two cases only:
 //!
 //! - By the save that wrote them, if its main row was certainly not written: the service refused
-//!   it, or it was never sent. No other request names that token, so no main row ever will.
-//! - By the save or removal that took the place of a main row, as DynamoDB told it in the answer
+//!   it, or it was never sent. No other request has that token, so no main row will ever have it.
+//! - By the save or removal that replaced a main row, as DynamoDB returned it in the answer
 //!   (`ALL_OLD`). The one request that could write that row has been carried out, so no main row
-//!   names the token any longer, or again.
+//!   has the token now or later.
 //!
-//! So neither the same text saved twice, nor a name that is used again, nor a request that arrives
-//! late can meet somebody else's removal: it has another token. (With names made from the text it
-//! would not hold: a save refused at version 3 removes the parts that a save of the same text, after
-//! a removal of the checkpoint, is about to name.) What is left behind is parts of no main row:
-//! after a crash in between, or a save or removal whose answer was lost. They cost storage only.
+//! Every save has another token, so a removal never meets the parts of another save: not if the
+//! same text is saved twice, not if a name is used again, and not if a request arrives late. (Names
+//! made from the text would not do: a save refused at version 3 would remove the parts that a save
+//! of the same text, after a removal of the checkpoint, is about to name.) Parts without a main row
+//! can remain after a crash in between, or after a save or removal whose answer was lost. They cost
+//! only storage.
 //!
-//! A load reads the main row, then the parts, and compares the digest. Where that fails it reads the
-//! main row again: if it has changed, another save has removed the parts meanwhile, and the load
-//! begins again; if not, something else has, and that is an error.
+//! A load reads the main row, then the parts, and compares the digest. If the digest does not
+//! match, it reads the main row again. If that has changed, another save has removed the parts
+//! meanwhile, and the load starts again. If it has not, something else has removed or changed the
+//! parts, which is an error.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use futures::future::BoxFuture;
@@ -36,28 +38,28 @@ use crate::attribute::{DATA, Item, PARTS, PK, SUM, TOK, VER, integer, number, te
 use crate::deduper::Deduper;
 use crate::error::{Written, written};
 
-/// The most bytes of text in one row. An item takes 400 KB with its names (Amazon DynamoDB
-/// Developer Guide, quotas); a name takes up to 2 KB.
+/// The most bytes of text in one row. An item is limited to 400 KB with its names (Amazon DynamoDB
+/// Developer Guide, quotas); a name has up to 2 KB.
 const MOST: usize = 390_000;
 
-/// How many parts are read or removed at a time.
+/// How many parts are read or removed concurrently.
 const AT_ONCE: usize = 8;
 
-/// How many parts are written at a time: each costs some 390 write units.
+/// How many parts are written concurrently. Each costs some 390 write units.
 const WRITES_AT_ONCE: usize = 2;
 
-/// How often a part that fails in passing is written again.
+/// How often a part that fails with a transient error is written again.
 const PART_RETRIES: u32 = 8;
 
-/// How often a load begins again because of another save.
+/// How often a load starts again because of another save.
 const RELOADS: u32 = 10;
 
 /// Checkpoints as rows of the marker table, without a `ttl`.
 ///
-/// Text of up to 390,000 bytes is one row. Longer text takes a row for each 390,000 bytes and one
-/// more, and as many requests for a load or a save: 1,000,000 bytes cost some 1,000 write units to
-/// save. Rows that are no longer needed are removed, which costs the same, and needs
-/// `dynamodb:DeleteItem`; without that they stay, with a warning.
+/// Text of up to 390,000 bytes is one row. Longer text takes one row for each 390,000 bytes and one
+/// more, and as many requests for a load or a save. Saving 1,000,000 bytes costs some 1,000 write
+/// units. Rows that are no longer needed are removed, which costs the same and needs
+/// `dynamodb:DeleteItem`. Without that permission they stay, and a warning is logged.
 impl Checkpoints for Deduper {
     fn load<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Checkpoint>, StoreError>> {
         async move {
@@ -73,12 +75,14 @@ impl Checkpoints for Deduper {
                     Content::Parts(parts) => parts,
                 };
                 if before.as_ref() == Some(&parts) {
-                    // The same twice, and not all there: no other save has removed them.
+                    // The main row did not change, so no other save has removed the parts.
                     return Err(StoreError::WrongShape {
                         place,
                         attribute: SUM,
-                        found: "not that of its parts, of which some are gone or changed".to_owned(),
-                        expected: "the digest of all rows of the checkpoint: restore them, or remove it",
+                        found: "not the digest of its parts: some are missing or changed"
+                            .to_owned(),
+                        expected: "the digest of all rows of the checkpoint: restore the rows, or \
+                                   remove the checkpoint",
                         source: None,
                     });
                 }
@@ -172,7 +176,7 @@ impl Checkpoints for Deduper {
                     self.drop_replaced(name, &place, done.attributes).await;
                     Ok(Removed::Gone)
                 }
-                // A row that is no checkpoint is nobody's save.
+                // A row that is not a checkpoint is not the result of another save.
                 Written::Refused(row) => main_row(&place, &row).map(|_| Removed::Conflict),
             }
         }
@@ -180,7 +184,7 @@ impl Checkpoints for Deduper {
     }
 }
 
-/// What a main row says of its text.
+/// What a main row holds of its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Content {
     Whole(String),
@@ -188,7 +192,7 @@ enum Content {
 }
 
 impl Content {
-    /// Whether it is the same text, whichever call saved it.
+    /// Whether both are the same text, even if different calls saved it.
     fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Whole(one), Self::Whole(other)) => one == other,
@@ -200,10 +204,10 @@ impl Content {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Parts {
-    /// Names them; of one call of `save`.
+    /// The name of the parts; each call of `save` has its own.
     token: String,
     count: usize,
-    /// Of the whole text.
+    /// The digest of the whole text.
     digest: String,
 }
 
@@ -215,8 +219,8 @@ impl Parts {
 }
 
 impl Deduper {
-    /// Writes the main row over version `over`, and removes the parts of the one it replaces, or
-    /// its own if it is refused.
+    /// Writes the main row over version `over`. Then removes the parts of the row it replaced, or
+    /// its own parts if it was refused.
     async fn save_main(
         &self,
         name: &str,
@@ -264,7 +268,7 @@ impl Deduper {
         if row.is_empty() {
             return Ok(Saved::Conflict);
         }
-        // One's own save whose answer was lost is found as it was made.
+        // An own save whose answer was lost is found as it was written.
         let (found, known) = main_row(&place, &row)?;
         Ok(match found == version && known.is_same(content) {
             true => Saved::Version(version),
@@ -272,7 +276,7 @@ impl Deduper {
         })
     }
 
-    /// Tries again by itself what fails in passing: whoever saves would begin with the first part.
+    /// Retries transient errors here, because a repeated save would start with the first part.
     async fn put_part(&self, name: String, part: String) -> Result<(), StoreError> {
         let (place, policy) = (self.place(&name)?, RetryPolicy::default());
         let mut round = 0;
@@ -308,7 +312,7 @@ impl Deduper {
         written(place, result).map(|_| ())
     }
 
-    /// The text of the parts; `None` if it is not all there.
+    /// The text of the parts, or `None` if it is incomplete.
     async fn read_parts(&self, name: &str, parts: &Parts) -> Result<Option<String>, StoreError> {
         let names = (0..parts.count).map(|at| parts.name(name, at));
         let reads = names.map(|name| async move { self.get(&name, Deadline::NONE).await });
@@ -323,7 +327,7 @@ impl Deduper {
         Ok((digest(&whole) == parts.digest).then_some(whole))
     }
 
-    /// Removes the parts of a main row that is no more.
+    /// Removes the parts of a main row that was replaced or removed.
     async fn drop_replaced(&self, name: &str, place: &Place, row: Option<Item>) {
         let replaced = row.and_then(|row| main_row(place, &row).ok());
         if let Some((_, content)) = replaced {
@@ -331,7 +335,7 @@ impl Deduper {
         }
     }
 
-    /// Removes parts that no main row has. What stays is in nobody's way.
+    /// Removes parts that no main row has. Parts that stay do no harm.
     async fn drop_parts(&self, name: &str, content: &Content) {
         let Content::Parts(parts) = content else {
             return;
@@ -345,7 +349,7 @@ impl Deduper {
                 table = &*self.table.name,
                 rows = failures.len(),
                 error = %Causes(error),
-                "rows of a checkpoint that are no longer needed could not be removed, and stay; they are harmless"
+                "unneeded rows of a checkpoint could not be removed; they cost storage and do no harm"
             );
         }
     }
@@ -400,7 +404,7 @@ fn digest(data: &str) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The version of a main row, and what it says of its text.
+/// The version of a main row, and what it holds of its text.
 fn main_row(place: &Place, row: &Item) -> Result<(u64, Content), StoreError> {
     let version = integer(place, row, VER, "the version of a checkpoint");
     let content = match row.get(DATA) {

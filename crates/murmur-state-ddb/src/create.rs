@@ -13,49 +13,55 @@ use murmur_state::{Cause, Clock, Place, StoreError, SystemClock};
 use crate::attribute::{PK, SK, TTL};
 use crate::error::{Access, store_error};
 
-/// How long a table may take to become active; new ones need some seconds.
+/// How long a table may take to become active. A new table needs some seconds.
 const ACTIVE_WITHIN: Duration = Duration::from_secs(300);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Makes the table of an [`Int64SumStore`](crate::Int64SumStore),
-/// [`Int64MaxStore`](crate::Int64MaxStore) or [`Int64MinStore`](crate::Int64MinStore): keys `pk`
-/// (S) and `sk` (N), paid per request, TTL on `ttl`. Returns once it is active.
+/// [`Int64MaxStore`](crate::Int64MaxStore) or [`Int64MinStore`](crate::Int64MinStore). The table
+/// has the keys `pk` (S) and `sk` (N), is billed per request, and has TTL on `ttl`. Returns once it
+/// is active, which may take up to five minutes.
 ///
-/// A table of that name with the right keys is taken as it is, TTL switched on where it is off.
-/// It may wait up to five minutes.
+/// An existing table of that name with the right keys is used as it is. TTL is switched on if it is
+/// off.
 ///
 /// # Errors
 ///
-/// [`StoreError::Setup`] if the name belongs to a table with other keys or with TTL on another
-/// attribute, if the table is being deleted, or did not become active; others as the service
-/// fails. Safe to call again after any of them.
+/// [`StoreError::Setup`] if:
+///
+/// - the table exists with other keys, or with TTL on another attribute;
+/// - the table is being deleted;
+/// - the table did not become active in time.
+///
+/// Other errors as the service fails. The call can be repeated after any of them.
 ///
 /// # Cancel safety
 ///
-/// A dropped call may have made the table; calling again finishes what is missing.
+/// A dropped call may have made the table. Calling again finishes what is missing.
 pub async fn create_int64_table(client: &Client, table: &str) -> Result<(), StoreError> {
     create(client, table, STATE, &SystemClock::new()).await
 }
 
-/// Makes the table of a [`BytesStore`](crate::BytesStore). Keys, promises, errors and cancel
-/// safety are those of [`create_int64_table`]: only the type of `v` differs, which is no part of
-/// a table's schema.
+/// Makes the table of a [`BytesStore`](crate::BytesStore). Keys, promises, errors and cancel safety
+/// are those of [`create_int64_table`]. The two differ only in the type of `v`, which is not part
+/// of a table's schema.
 pub async fn create_bytes_table(client: &Client, table: &str) -> Result<(), StoreError> {
     create(client, table, STATE, &SystemClock::new()).await
 }
 
-/// Makes the marker table of a [`Deduper`](crate::Deduper): key `pk` (S), paid per request, TTL
-/// on `ttl`. Promises, errors and cancel safety are those of [`create_int64_table`].
+/// Makes the marker table of a [`Deduper`](crate::Deduper). The table has the key `pk` (S), is
+/// billed per request, and has TTL on `ttl`. Promises, errors and cancel safety are those of
+/// [`create_int64_table`].
 pub async fn create_dedup_table(client: &Client, table: &str) -> Result<(), StoreError> {
     create(client, table, MARKERS, &SystemClock::new()).await
 }
 
-/// Makes every table that some pipelines need, side by side: a state table for each of `states`, and
-/// the marker table that they share. All have the promises and costs of [`create_int64_table`], whose
+/// Makes the tables of several pipelines concurrently: a state table for each of `states`, and the
+/// marker table that they share. Promises and costs are those of [`create_int64_table`], whose
 /// schema serves every kind of store.
 ///
-/// A state table belongs to one pipeline. A pipeline in the at-least-once mode needs no marker table:
-/// make its table by [`create_int64_table`].
+/// A state table belongs to one pipeline. A pipeline in at-least-once mode needs no marker table;
+/// make its table with [`create_int64_table`].
 ///
 /// ```no_run
 /// # async fn make(client: aws_sdk_dynamodb::Client) -> Result<(), murmur_state::StoreError> {
@@ -65,12 +71,12 @@ pub async fn create_dedup_table(client: &Client, table: &str) -> Result<(), Stor
 ///
 /// # Errors
 ///
-/// As [`create_int64_table`], of the first table that could not be made; the others are made all the
-/// same. Safe to call again.
+/// As [`create_int64_table`], for the first table that could not be made. The other tables are made
+/// all the same. The call can be repeated.
 ///
 /// # Cancel safety
 ///
-/// A dropped call may have made some of the tables; calling again finishes what is missing.
+/// A dropped call may have made some of the tables. Calling again finishes what is missing.
 pub async fn create_tables<S: AsRef<str>>(
     client: &Client,
     states: impl IntoIterator<Item = S>,
@@ -118,7 +124,7 @@ struct Creation<'a> {
 }
 
 impl Creation<'_> {
-    /// Asks for the table; one that exists is as good.
+    /// Asks the service to create the table. An existing table is as good.
     async fn ask_for(&self, schema: KeySchema) -> Result<(), StoreError> {
         let mut request = self
             .client
@@ -152,7 +158,7 @@ impl Creation<'_> {
         }
     }
 
-    /// Waits until the table is active, and describes it.
+    /// Waits until the table is active, and returns its description.
     async fn active(&self) -> Result<TableDescription, StoreError> {
         let until = self.clock.monotonic().saturating_add(ACTIVE_WITHIN);
         loop {
@@ -162,7 +168,7 @@ impl Creation<'_> {
                 .table_name(self.table)
                 .send()
                 .await;
-            // Right after the request a table can still be unknown.
+            // Right after the request, DescribeTable may not find the table yet.
             let found = match answer {
                 Ok(answer) => answer.table,
                 Err(error)
@@ -175,7 +181,7 @@ impl Creation<'_> {
                 Err(error) => return Err(self.failed(Access::Read, error)),
             };
             match found.as_ref().and_then(TableDescription::table_status) {
-                // An update (of the stream, of indexes) does not keep a table from being used.
+                // A table stays usable while its stream or indexes are being updated.
                 Some(TableStatus::Active | TableStatus::Updating) => {
                     return found.ok_or_else(|| self.setup("the table has no description", None));
                 }
@@ -222,8 +228,8 @@ impl Creation<'_> {
         }
         let (found, wanted) = (found.join(", "), wanted.join(", "));
         let advice = format!(
-            "the table exists with the keys ({found}), and ({wanted}) are needed; choose another \
-             name, or delete the table if nobody needs it"
+            "the table exists with the keys ({found}), but ({wanted}) are needed; choose another \
+             name, or delete the table if it is not needed"
         );
         Err(self.setup(advice, None))
     }
@@ -238,7 +244,7 @@ impl Creation<'_> {
             .build()
             .map_err(|error| {
                 self.setup(
-                    "TTL could not be asked for",
+                    "the request to switch TTL on could not be built",
                     Some(std::sync::Arc::new(error)),
                 )
             })?;
@@ -251,7 +257,7 @@ impl Creation<'_> {
             .await;
         match result {
             Ok(_) => Ok(()),
-            // Somebody else may have been faster: then the service refuses, and all is well.
+            // The service refuses if another process switched TTL on first, which is fine.
             Err(_) if self.ttl_is_on().await? => Ok(()),
             Err(error) => Err(self.failed(Access::Write, error)),
         }
@@ -277,8 +283,8 @@ impl Creation<'_> {
                 Some(TTL) => Ok(true),
                 other => Err(self.setup(
                     format!(
-                        "TTL is on for attribute `{}`, and `{TTL}` is needed; switch it over, or \
-                         choose another table",
+                        "TTL is on for attribute `{}`, but `{TTL}` is needed; switch TTL to \
+                         `{TTL}`, or choose another table",
                         other.unwrap_or_default()
                     ),
                     None,
@@ -322,8 +328,8 @@ mod tests {
 
     use super::*;
 
-    /// A server on which the table has `status` from the `ready`-th look on, and is not known
-    /// to exist before.
+    /// Runs a creation against a server on which the table has `status` from the `ready`-th
+    /// DescribeTable on, and does not exist before.
     async fn create_on(status: &'static str, ready: usize) -> (Result<(), StoreError>, Wire) {
         let dynamo = Dynamo::connect().await;
         let wire = Wire::new(move |request| {

@@ -19,33 +19,37 @@ const STORE: &str = "Deduper";
 /// DynamoDB's limit on a partition key value, in bytes (Amazon DynamoDB Developer Guide, quotas).
 const MAX_ID_BYTES: usize = 2048;
 
-/// Kinesis keeps records for a year at the most.
+/// Kinesis keeps records for a year at most.
 const LONGEST_HORIZON: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// The marker table: what exactly-once pipelines remember outside their rows, claims of ids that
-/// expire, and checkpoints that do not.
+/// The marker table. It holds the event ids of exactly-once pipelines that are outside their rows,
+/// claims of ids, which expire, and checkpoints, which do not.
 ///
-/// Stores get it by their `markers`, by name or as a `Deduper` that is shared. For `exactly_once` it holds pages of about 40 event ids that state rows have no room for, and a
+/// A store gets it through its `markers` method, by name or as a shared `Deduper`. For
+/// `exactly_once` it holds pages of about 40 event ids that do not fit in state rows, and one
 /// control row per state table; see the crate's documentation.
 ///
-/// A claim is one conditional put of (id, owner, expiry). A put whose answer was lost is
-/// recognised by its owner when it is repeated; a row past its expiry blocks nobody, though
-/// DynamoDB removes it days later; markers of the original, which name no owner, count as
-/// claimed by somebody else until they expire.
+/// A claim is one conditional put of id, owner and expiry. If the answer of the put was lost, the
+/// repeated put recognises its own claim by the owner. A row past its expiry no longer blocks a
+/// claim, though DynamoDB removes it days later. Markers of the Go original have no owner; they
+/// count as claimed by another process until they expire.
 ///
 /// It also keeps [`Checkpoints`](murmur_state::Checkpoints), as rows that never expire. Ids and
-/// checkpoint names share the table: name both by
-/// [`PipelineName::marker`](murmur_state::PipelineName::marker), with kinds of their own.
+/// checkpoint names share the table, so name both with
+/// [`PipelineName::marker`](murmur_state::PipelineName::marker), each with a kind of its own.
 ///
 /// # What it does not promise
 ///
-/// Claiming before merging (the claim-first mode) is not exactly-once. A process that dies between claim and merge
-/// leaves an id claimed whose event is in no total, until the claim expires. A claim whose answer
-/// was lost may also arrive late: after the same owner has claimed anew and released.
+/// A claim before the merge (claim-first mode) is not exactly-once:
+///
+/// - If a process dies between claim and merge, the id is claimed until the claim expires, and the
+///   event is in no total.
+/// - A claim whose answer was lost may arrive late, after the same owner has claimed again and
+///   released.
 ///
 /// # Cost
 ///
-/// One write unit per claim, duplicates included, and one per release; ids are far below 1 KB.
+/// One write unit per claim, duplicates included, and one per release. Ids are far below 1 KB.
 #[derive(Debug, Clone)]
 pub struct Deduper {
     pub(crate) table: Table,
@@ -53,13 +57,14 @@ pub struct Deduper {
 }
 
 impl Deduper {
-    /// How long claims are remembered unless told otherwise: 48 h, the 24 h a stream keeps its
-    /// records twice over.
+    /// How long a claim is remembered by default: 48 h, twice the 24 h for which a stream keeps its
+    /// records.
     pub const DEFAULT_TTL: Duration = Duration::from_secs(48 * 3600);
 
-    /// A deduper on `table`, as [`create_dedup_table`](crate::create_dedup_table) makes it, that
-    /// remembers claims for [`DEFAULT_TTL`](Self::DEFAULT_TTL). The caller keeps the client;
-    /// nothing is sent until the deduper is used.
+    /// Creates a deduper on `table`, a table made by
+    /// [`create_dedup_table`](crate::create_dedup_table). It remembers claims for
+    /// [`DEFAULT_TTL`](Self::DEFAULT_TTL). The caller keeps the client. No request is sent until
+    /// the deduper is used.
     pub fn new(client: Client, table: impl Into<Arc<str>>) -> Self {
         Self {
             table: Table::new(STORE, client, table),
@@ -67,13 +72,15 @@ impl Deduper {
         }
     }
 
-    /// The same with options. `concurrency` is how many pages of ids are written at a time, and how many
-    /// requests for 100 ledger rows or pages are under way; all else is one request each. `eventually_consistent_reads` means nothing here:
-    /// what is read decides something.
+    /// Like [`new`](Self::new), with options.
+    ///
+    /// `concurrency` is the number of id pages written at the same time, and the number of
+    /// concurrent requests for 100 ledger rows or pages. All other operations are one request each.
+    /// `eventually_consistent_reads` has no effect, because every read decides something.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming an option that cannot be used.
+    /// [`OptionError`] names an option that is not valid.
     pub fn with_options(
         client: Client,
         table: impl Into<Arc<str>>,
@@ -86,11 +93,11 @@ impl Deduper {
         })
     }
 
-    /// How long a claim is remembered, rounded up to whole seconds. It must be longer than an
-    /// event can take to come again: below 24 h a redelivered stream record may count twice.
-    /// Above zero.
+    /// How long a claim is remembered, rounded up to whole seconds. It must be longer than the time
+    /// in which an event can be delivered again: below 24 h a redelivered stream record may count
+    /// twice. Must be above zero.
     ///
-    /// Default [`DEFAULT_TTL`](Self::DEFAULT_TTL), 48 h. Longer costs storage only.
+    /// Default [`DEFAULT_TTL`](Self::DEFAULT_TTL), 48 h. A longer time only costs storage.
     ///
     /// # Errors
     ///
@@ -106,29 +113,34 @@ impl Deduper {
         Ok(self)
     }
 
-    /// How long after its creation an event may come to an exactly-once pipeline. Events older than
-    /// 49/52 of it are refused as [`TooOld`](StoreError::TooOld), and pages of ids live 24/13 of it after
-    /// the last creation in them. All processes of a pipeline must say the same; the state table
-    /// remembers it.
+    /// How long after its creation an exactly-once pipeline may receive an event. An event older
+    /// than 49/52 of the horizon is refused as [`TooOld`](StoreError::TooOld). A page of ids is
+    /// kept for 24/13 of the horizon after the last creation time in it. All processes of a
+    /// pipeline must use the same horizon; the state table remembers it.
     ///
-    /// Default [`HORIZON`], 26 h: the 24 h a stream keeps its records, and 2 h for late deliveries.
-    /// Events are refused from 24 h 30 min on, pages live for 48 h; so a clock may be 23 h slow before
-    /// anything counts twice. One that is over half an hour fast refuses what comes at the end of the
-    /// 24 h. Longer costs storage only. Windows with a retention gain nothing by it: their rows
-    /// are removed 27 h after that.
+    /// Default [`HORIZON`], 26 h: the 24 h for which a stream keeps its records, and 2 h for late
+    /// deliveries. With it:
+    ///
+    /// - Events are refused from an age of 24 h 30 min, and pages are kept for 48 h.
+    /// - A clock may be 23 h slow before anything counts twice.
+    /// - A clock that is more than half an hour fast refuses events delivered at the end of the 24
+    ///   h.
+    ///
+    /// A longer horizon only costs storage. Windows with a retention gain nothing from it: their
+    /// rows are removed 27 h after the retention.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] if it is shorter than that: a record could come again after its id is
-    /// forgotten, and count twice. For sources that keep their records for less than a stream,
-    /// see [`horizon_below_a_streams`](Self::horizon_below_a_streams).
+    /// [`OptionError`] if it is shorter than the default: a record could be delivered again after
+    /// its id is forgotten, and count twice. For sources that keep their records for less time than
+    /// a stream, see [`horizon_below_a_streams`](Self::horizon_below_a_streams).
     pub fn horizon(self, horizon: Duration) -> Result<Self, OptionError> {
         if horizon < HORIZON {
             return Err(OptionError::new(
                 "horizon",
                 format!(
-                    "{horizon:?} is shorter than {HORIZON:?}, the time a stream's record can take \
-                     to come again; use a longer one, or `horizon_below_a_streams` for a source \
+                    "{horizon:?} is shorter than {HORIZON:?}, the time in which a stream's record \
+                     can be delivered again; use a longer one, or `horizon_below_a_streams` for a source \
                      that keeps its records for less"
                 ),
             ));
@@ -136,9 +148,9 @@ impl Deduper {
         self.horizon_below_a_streams(horizon)
     }
 
-    /// The same without the lower limit, for sources that never bring an event again later than
-    /// 12/13 of `horizon` after its creation (24 h of 26 h). On a stream it counts twice what
-    /// comes later than that. Above one second.
+    /// Like [`horizon`](Self::horizon), without its lower limit. It is for sources that never
+    /// deliver an event again later than 12/13 of `horizon` after its creation (24 h of 26 h). On a
+    /// stream, an event delivered later than that counts twice. Must be at least one second.
     ///
     /// # Errors
     ///
@@ -153,7 +165,7 @@ impl Deduper {
         Ok(self)
     }
 
-    /// The one called `name`, by the client and options of `table`.
+    /// The marker table called `name`, with the client and options of `table`.
     pub(crate) fn beside(table: &Table, name: Arc<str>) -> Self {
         Self {
             table: table.beside(STORE, name),
@@ -161,13 +173,13 @@ impl Deduper {
         }
     }
 
-    /// The same by `client`.
+    /// The same marker table, used through `client`.
     pub(crate) fn by(mut self, client: &Client) -> Self {
         self.table.client = client.clone();
         self
     }
 
-    /// How rows are kept whose ids these markers belong to: what all processes must agree on.
+    /// How the rows are kept whose ids these markers belong to. All processes must agree on it.
     pub(crate) fn layout(&self, kind: &str) -> String {
         format!(
             "{kind}, ids 2, horizon {:?}",
@@ -197,8 +209,8 @@ impl Deduper {
         Ok(answer.item)
     }
 
-    /// The rows that there are of those called `names`, in no order; as they are, or as they were a
-    /// moment ago, for half the read units.
+    /// The rows that exist among those called `names`, in no particular order. The read is strongly
+    /// consistent, or eventually consistent for half the read units.
     pub(crate) async fn get_many(
         &self,
         names: &[&str],
@@ -213,7 +225,7 @@ impl Deduper {
             .await
     }
 
-    /// Where a row is, if its name can be one.
+    /// The place of the row called `name`, if that is a valid key.
     pub(crate) fn place(&self, name: &str) -> Result<Place, StoreError> {
         if name.is_empty() {
             return Err(StoreError::InvalidId(IdError::EmptyEventId));
@@ -231,7 +243,7 @@ impl Deduper {
             })
     }
 
-    /// The second at which a claim made at `now` is forgotten, never too early.
+    /// The second at which a claim made at `now` expires, rounded up.
     fn expiry(&self, now: Timestamp) -> i64 {
         now.plus(self.ttl)
             .plus(Duration::from_millis(999))
@@ -284,7 +296,8 @@ impl murmur_state::Deduper for Deduper {
             .config_override(self.table.write_once(&place, deadline)?)
             .send()
             .await;
-        // Refused: it is somebody else's, or gone already. Either way it is not this owner's.
+        // A refused delete means that another owner has the claim or that it is gone. Either way it
+        // does not belong to this owner.
         written(&place, result).map(|_| ())
     }
 }

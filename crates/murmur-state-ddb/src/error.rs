@@ -1,4 +1,4 @@
-//! The one place where the SDK's errors become Murmur's.
+//! Translates the SDK's errors into Murmur's. No other module does.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -20,16 +20,16 @@ pub(crate) enum Access {
     Write,
 }
 
-/// What became of a conditional write that the service answered.
+/// The result of a conditional write that the service answered.
 #[derive(Debug)]
 pub(crate) enum Written<T> {
-    /// The condition held, the write is done.
+    /// The condition held, and the write is done.
     Done(T),
-    /// The condition did not hold on this row; empty if there is none.
+    /// The condition did not hold on this row, which is empty if there is none.
     Refused(Item),
 }
 
-/// Tells a condition that did not hold from a failure.
+/// Separates a condition that did not hold from a failure.
 pub(crate) fn written<T, E>(
     place: &Place,
     result: Result<T, SdkError<E>>,
@@ -46,27 +46,27 @@ where
     }
 }
 
-/// What became of a transaction that the service answered.
+/// The result of a transaction that the service answered.
 #[derive(Debug)]
 pub(crate) enum Transacted {
     /// All its actions are done.
     Done,
-    /// None of them is; why, action by action.
+    /// No action is done. There is one reason per action.
     Cancelled(Vec<Reason>),
 }
 
-/// What one action has to do with the cancellation of its transaction.
+/// One action's part in the cancellation of its transaction.
 #[derive(Debug, Clone)]
 pub(crate) enum Reason {
-    /// Nothing.
+    /// The action is not a reason.
     None,
-    /// Its condition did not hold on this row; empty if there is none.
+    /// Its condition did not hold on this row, which is empty if there is none.
     Refused(Item),
-    /// It could not be done.
+    /// The action failed.
     Failed(StoreError),
 }
 
-/// Tells a cancelled transaction, reason by reason, from one that failed as a whole.
+/// Separates a cancelled transaction, with its reasons, from one that failed as a whole.
 ///
 /// Codes: "TransactionCanceledException" (API reference, TransactWriteItems).
 pub(crate) fn transacted<T>(
@@ -107,7 +107,7 @@ pub(crate) fn transacted<T>(
 
 /// Errors of operations that take a condition.
 pub(crate) trait Conditional {
-    /// The row on which the condition did not hold, if that is what went wrong.
+    /// The row on which the condition did not hold, if that is the error.
     fn refused(&self) -> Option<Item>;
 }
 
@@ -127,10 +127,10 @@ macro_rules! conditional {
 }
 conditional!(DeleteItemError, PutItemError, UpdateItemError);
 
-/// The status of a refusal, which the reasons of a cancelled transaction do not repeat.
+/// The HTTP status of a refusal, which the reasons of a cancelled transaction do not repeat.
 const REFUSED: u16 = 400;
 
-/// What a failed call means to the caller.
+/// The [`StoreError`] for a failed call.
 pub(crate) fn store_error<E>(place: &Place, access: Access, error: SdkError<E>) -> StoreError
 where
     E: ProvideErrorMetadata + Error + Send + Sync + 'static,
@@ -152,7 +152,7 @@ where
     })
 }
 
-/// A request that could not be put together: no record's fault.
+/// The error for a request that could not be built. No record causes it.
 pub(crate) fn unbuilt(place: &Place, error: BuildError) -> StoreError {
     StoreError::Setup {
         place: place.clone(),
@@ -161,8 +161,8 @@ pub(crate) fn unbuilt(place: &Place, error: BuildError) -> StoreError {
     }
 }
 
-/// What became of a call. (`murmur-streams` has the same for its crates: neither crate may name
-/// the other, and what both say is in [`CallFailure`].)
+/// Classifies a failed call. `murmur-streams` has the same function for its crates, because neither
+/// crate may depend on the other; both return [`CallFailure`].
 fn call_failure<E>(error: &SdkError<E>) -> CallFailure
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -182,16 +182,16 @@ where
             None if failure.is_user() => CallFailure::Unsendable,
             None => CallFailure::undispatched(error, failure.is_io() || failure.is_timeout()),
         },
-        // The body broke off, or no answer came in time.
+        // The body ended early, or no answer came in time.
         _ => CallFailure::Unanswered,
     }
 }
 
-/// What a credentials provider's failure means, if that is what stopped the request.
+/// The failure of a credentials provider, if it stopped the request.
 fn no_credentials(error: &(dyn Error + 'static)) -> Option<CallFailure> {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     let failed = causes.find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
-    // An endpoint of credentials that cannot be reached is an unhandled error of its provider.
+    // An unreachable credentials endpoint appears as an unhandled error of its provider.
     let causes = std::iter::successors(failed.source(), |&error| error.source());
     let mut calls = causes.filter_map(|cause| cause.downcast_ref::<SdkError<CredentialsError>>());
     let unreachable = calls.any(|call| {
@@ -209,7 +209,7 @@ fn no_credentials(error: &(dyn Error + 'static)) -> Option<CallFailure> {
     })
 }
 
-/// A call that failed, and what is known of it.
+/// A failed call and what is known about it.
 struct Refusal<'a> {
     place: Place,
     access: Access,
@@ -220,8 +220,8 @@ struct Refusal<'a> {
     source: Option<Cause>,
 }
 
-/// What a failure asks of the caller. Only a value that is proven bad is the record's fault; what
-/// else the service refuses would be refused whatever the record.
+/// The [`StoreError`] for a failure. Only a value that is proven bad is blamed on the record. The
+/// service would refuse the rest for any record.
 fn refused(refusal: Refusal<'_>) -> StoreError {
     let Refusal {
         place,
@@ -258,14 +258,14 @@ fn refused(refusal: Refusal<'_>) -> StoreError {
              `create_` functions, or one with the same keys"
         ),
         CallFailure::Invalid => format!(
-            "the service refuses the request whatever the record; check the table's name, keys \
-             and indexes by what it says: {code}: {message}"
+            "the service refuses the request for every record; check the table's name, keys and \
+             indexes against its message: {code}: {message}"
         ),
         CallFailure::Unsendable => "the request could not be made; give the client a region, \
                                     credentials and an endpoint that exists"
             .to_owned(),
         CallFailure::NotFound => "there is no such table in the client's region and account; \
-                                  create the table, or mend its name or the region"
+                                  create the table, or correct its name or the region"
             .to_owned(),
         CallFailure::Denied => format!(
             "access denied: {message}; grant the actions that the crate's documentation lists"
@@ -275,12 +275,12 @@ fn refused(refusal: Refusal<'_>) -> StoreError {
              and the machine's clock"
         ),
         CallFailure::CollectionFull => format!(
-            "the items of one partition key have reached their limit of 10 GB, which a table has \
-             that has local secondary indexes ({code}); use a table without them"
+            "the items of one partition key have reached the limit of 10 GB that applies to a \
+             table with local secondary indexes ({code}); use a table without them"
         ),
         _ => format!(
-            "the endpoint answered {status} {code} {message}; check that it is DynamoDB, and \
-             what it says"
+            "the endpoint answered {status} {code} {message}; check that message, and that the \
+             endpoint is DynamoDB"
         ),
     };
     StoreError::Setup {
@@ -295,9 +295,9 @@ fn is_item_size(message: &str) -> bool {
 }
 
 /// Whether a message proves that a value of the request fits no row: a number out of range or
-/// precision, or a key that is empty or too long. Keys of indexes are the table's own affair.
+/// precision, or a key that is empty or too long. Index keys belong to the table, not the record.
 ///
-/// The words are DynamoDB's, and those of the servers used in tests, which repeat them.
+/// The texts are DynamoDB's, which the servers used in tests repeat.
 fn is_bad_value(message: &str) -> bool {
     let says = |texts: &[&str]| texts.iter().any(|text| message.contains(text));
     let is_number = says(&[
@@ -317,7 +317,7 @@ fn is_bad_value(message: &str) -> bool {
     is_number || is_key && !is_of_index
 }
 
-/// The last two are DynamoDB Local's words.
+/// The last two texts are DynamoDB Local's.
 fn is_key_schema(message: &str) -> bool {
     [
         "does not match the schema",

@@ -29,18 +29,19 @@ macro_rules! int64_store {
         }
 
         impl $store {
-            /// A store on `table`, as [`create_int64_table`](crate::create_int64_table) makes
-            /// it. The caller keeps the client; nothing is sent until the store is used.
+            /// Creates a store on `table`, a table made by
+            /// [`create_int64_table`](crate::create_int64_table). The caller keeps the client. No
+            /// request is sent until the store is used.
             pub fn new(client: Client, table: impl Into<Arc<str>>) -> Self {
                 let table = Table::new(stringify!($store), client, table);
                 Self { rows: Int64Rows::new(table, $rule) }
             }
 
-            /// The same with options.
+            /// Like [`new`](Self::new), with options.
             ///
             /// # Errors
             ///
-            /// [`OptionError`] naming an option that cannot be used.
+            /// [`OptionError`] names an option that is not valid.
             pub fn with_options(
                 client: Client,
                 table: impl Into<Arc<str>>,
@@ -50,8 +51,9 @@ macro_rules! int64_store {
                 Ok(Self { rows: Int64Rows::new(table, $rule) })
             }
 
-            /// The store together with its marker table: what the exact modes need, and no other. Give
-            /// its name, or a [`Deduper`] that is shared. The state table is not it.
+            /// Combines the store with its marker table, which the exact modes need; the other
+            /// modes do not. Takes the table's name or a shared [`Deduper`]. The marker table must
+            /// not be the state table.
             #[must_use]
             pub fn markers(self, markers: impl Into<MarkerTable>) -> Marked<Self> {
                 let table = self.rows.table.clone();
@@ -85,67 +87,73 @@ macro_rules! int64_store {
 }
 
 int64_store! {
-    /// Totals: each entry is one atomic `ADD`, without a read.
+    /// Holds totals. Each entry is one atomic `ADD`, without a read.
     ///
-    /// A total stays within `i64`: the write that would leave it is
+    /// A total stays within `i64`. A write that would leave that range fails with
     /// [`StoreError::Overflow`] and changes nothing.
     ///
     /// # Exactly once
     ///
-    /// With [`markers`](Int64SumStore::markers). A row keeps the ids of the last events it has taken, and one conditional update takes ids and
-    /// total together. When they take more than half of the
-    /// [budget](TableOptions::row_budget), the older ones are written to *pages*, rows of the marker
-    /// table, and then forgotten. An event older than the [horizon](crate::Deduper::horizon) allows is
-    /// [`StoreError::TooOld`]; one without a creation time that was handed over more than an hour ago is
-    /// [`StoreError::HeldTooLong`], and comes again.
+    /// Needs a marker table; see [`markers`](Int64SumStore::markers). A row keeps the ids of the
+    /// last events it took, and one conditional update writes ids and total together. When the ids
+    /// take more than half of the [budget](TableOptions::row_budget), the older ones are written to
+    /// *pages*, which are rows of the marker table, and are then removed from the row.
     ///
-    /// It costs one request and one write unit per KB of the row for up to 70 events of one batch and
-    /// key, a write unit for each page of about 40 ids, mostly twice, and a consistent read of an event's
-    /// page where it is no newer than what was paged out. Rows that this process has not written lately
-    /// are read first, all rows of a batch together, at half a read unit each. Cloned stores share what
-    /// they know of rows; separate ones learn it by a refused write. Never delete a row by hand: the ids
-    /// in it go with it.
+    /// - An event that is older than the [horizon](crate::Deduper::horizon) allows fails with
+    ///   [`StoreError::TooOld`].
+    /// - An event that has no creation time and was handed over more than an hour ago fails with
+    ///   [`StoreError::HeldTooLong`] and is delivered again.
+    ///
+    /// Costs:
+    ///
+    /// - One request and one write unit per KB of the row for up to 70 events of one batch and key.
+    /// - One write unit for each page of about 40 ids; most ids are written twice.
+    /// - One consistent read of an event's page if the event is no newer than the ids in pages.
+    /// - Half a read unit for each row that this process has not written lately. All rows of a
+    ///   batch are read together, before the update.
+    ///
+    /// Clones of a store share what they know about rows. Separate stores learn of each other's
+    /// writes when a write of theirs is refused. Never delete a row by hand: its ids are deleted
+    /// with it.
     ///
     /// # At least once
     ///
-    /// An `ADD` whose answer was lost may have been applied, and nothing in the row tells. Such
-    /// an entry is sent once and fails with `may_have_applied: true`; whoever sends it again
-    /// may count it twice, whoever does not may lose it.
+    /// An `ADD` whose answer was lost may have been applied, and the row does not show it. Such an
+    /// entry is sent once and fails with `may_have_applied: true`. A caller that sends it again may
+    /// count it twice; a caller that does not may lose it.
     ///
     /// # Cost
     ///
-    /// One write unit per KB of the row and entry, also for one that is refused.
+    /// One write unit per KB of the row and entry, also for an entry that is refused.
     Int64SumStore, Rule::Add, Additive
 }
 
 int64_store! {
-    /// The greatest value seen: each entry is one conditional write, without a read. A lower or
-    /// equal one leaves the row as it is, its `ttl` too, and is
-    /// [`Applied`](Outcome::Applied).
+    /// Keeps the greatest value seen. Each entry is one conditional write, without a read. A lower
+    /// or equal value leaves the row and its `ttl` unchanged and is [`Applied`](Outcome::Applied).
     ///
     /// # At least once
     ///
-    /// Safe: the same value again changes nothing, in whatever order values come.
+    /// Safe: writing the same value again changes nothing, in any order of values.
     ///
     /// # Cost
     ///
-    /// One write unit per KB of the row and entry; a value that is not greater costs the same
-    /// (a failed condition consumes write units: API reference, UpdateItem).
+    /// One write unit per KB of the row and entry. A value that is not greater costs the same,
+    /// because a failed condition consumes write units (API reference, UpdateItem).
     Int64MaxStore, Rule::Greatest, KeepsGreatest
 }
 
 int64_store! {
-    /// The least value seen: each entry is one conditional write, without a read. A greater or
-    /// equal one leaves the row as it is, its `ttl` too, and is
-    /// [`Applied`](Outcome::Applied).
+    /// Keeps the least value seen. Each entry is one conditional write, without a read. A greater
+    /// or equal value leaves the row and its `ttl` unchanged and is [`Applied`](Outcome::Applied).
     ///
     /// # At least once
     ///
-    /// Safe: the same value again changes nothing, in whatever order values come.
+    /// Safe: writing the same value again changes nothing, in any order of values.
     ///
     /// # Cost
     ///
-    /// As [`Int64MaxStore`].
+    /// The same as [`Int64MaxStore`].
     Int64MinStore, Rule::Least, KeepsLeast
 }
 
@@ -264,7 +272,7 @@ exactly_once_without_ids! {
     Int64MinStore: KeepsLeast, "min";
 }
 
-/// How an entry meets the value stored.
+/// How an entry changes the stored value.
 #[derive(Debug, Clone, Copy)]
 enum Rule {
     Add,
@@ -273,11 +281,11 @@ enum Rule {
 }
 
 impl Rule {
-    /// The stored values, first and last, to which an entry of `value` is written; `None` if
-    /// there are none. All lie within `i64`, so a stored number outside it is never written to.
+    /// The first and the last stored value to which an entry of `value` is written, or `None` if
+    /// there is none. Both are within `i64`, so a stored number outside `i64` is never overwritten.
     fn meets(self, value: i64) -> Option<(i64, i64)> {
         match self {
-            // `ADD` does not stop at the range of i64, so the condition does.
+            // `ADD` does not stop at the range of `i64`, so the condition has to.
             Self::Add => Some((
                 i64::MIN.saturating_sub(value.min(0)),
                 i64::MAX.saturating_sub(value.max(0)),
@@ -331,12 +339,12 @@ impl Int64Rows {
 
 const INT64: &str = "a 64-bit integer";
 
-/// The condition that a value stored, if there is one, lies between two others.
+/// The condition that the stored value, if there is one, lies between two others.
 const WITHIN: &str = "(attribute_not_exists(pk) OR v BETWEEN :first AND :last)";
 
-/// Totals, exactly once.
+/// Totals in exactly-once mode.
 impl Cell<i64> for Int64Rows {
-    /// In 128 bits, where the values of one write always fit.
+    /// 128 bits, in which the values of one write always fit.
     type Total = i128;
 
     const READS: bool = false;
@@ -352,7 +360,7 @@ impl Cell<i64> for Int64Rows {
         _row: &Item,
         total: &i128,
     ) -> Result<Change, Unwritable> {
-        // `ADD` does not stop at the range of i64, so the condition does.
+        // `ADD` does not stop at the range of `i64`, so the condition has to.
         let first = i128::from(i64::MIN).max(i128::from(i64::MIN) - total);
         let last = i128::from(i64::MAX).min(i128::from(i64::MAX) - total);
         if first > last {
@@ -397,7 +405,7 @@ impl Write<i64> for Int64Rows {
 
     async fn write(&self, add: &Add<i64>, deadline: Deadline) -> Result<(), StoreError> {
         let change = self.rule.change(add.value);
-        // A row without `v` is not Murmur's to fill: only a missing row counts as nothing.
+        // Only a missing row counts as nothing. A row without `v` was not written by Murmur.
         let change = match self.rule.meets(add.value) {
             Some((first, last)) => change
                 .only_if(WITHIN)

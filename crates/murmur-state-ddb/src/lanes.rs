@@ -4,9 +4,9 @@ use futures::StreamExt;
 use futures::stream;
 use murmur_state::{Add, Deadline, Fault, Key, Once, Outcome, StoreError};
 
-/// Writing one entry into its row.
+/// Writes one entry into its row.
 pub(crate) trait Write<V>: Sync {
-    /// How many keys are written at a time.
+    /// How many keys are written concurrently.
     fn concurrency(&self) -> usize;
 
     /// Combines `add` into its row.
@@ -17,7 +17,8 @@ pub(crate) trait Write<V>: Sync {
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }
 
-/// Writes distinct keys concurrently and each key's entries in order; one outcome per entry.
+/// Writes distinct keys concurrently and the entries of each key in order. Returns one outcome per
+/// entry.
 pub(crate) async fn merge<V: Sync>(
     writer: &impl Write<V>,
     adds: &[Add<V>],
@@ -46,7 +47,7 @@ pub(crate) async fn merge<V: Sync>(
     outcomes.into_iter().map(|(_, outcome)| outcome).collect()
 }
 
-/// Events whose repetition changes nothing: what they add is merged, with no regard to ids.
+/// Merges what the events add, without their ids, because a repetition changes nothing.
 pub(crate) async fn merge_events<V: Clone + Sync>(
     writer: &impl Write<V>,
     events: &[Once<V>],
@@ -64,7 +65,7 @@ pub(crate) async fn merge_events<V: Clone + Sync>(
     events.iter().map(of_event).collect()
 }
 
-/// One key's entries, until one fails for a reason that is not its own.
+/// Writes one key's entries until one fails for a reason that is not its own.
 async fn run<V: Sync>(
     writer: &impl Write<V>,
     entries: Vec<(usize, &Add<V>)>,

@@ -9,12 +9,14 @@ use crate::deduper::Deduper;
 use crate::owner;
 use crate::table::Table;
 
-/// A store together with its marker table, as `markers` of the store makes it: it takes events
-/// [exactly once](ExactlyOnce), and of an [`Int64SumStore`](crate::Int64SumStore) keeps a
-/// [`Ledger`](murmur_state::Ledger) too.
+/// A store combined with its marker table; made by the store's `markers` method.
 ///
-/// Requests for both tables go by the store's client, so that account and region are the same. Reading
-/// and plain merges are the store's own. Clones share what the store knows of its rows.
+/// It takes events [exactly once](ExactlyOnce). On an [`Int64SumStore`](crate::Int64SumStore) it
+/// also keeps a [`Ledger`](murmur_state::Ledger).
+///
+/// Requests for both tables go through the store's client, so both tables are in one account and
+/// region. Reads and plain merges go to the store unchanged. Clones share what the store knows
+/// about its rows.
 #[derive(Debug, Clone)]
 pub struct Marked<S> {
     pub(crate) store: S,
@@ -30,23 +32,23 @@ impl<S> Marked<S> {
         Self { store, deduper }
     }
 
-    /// The store without its markers.
+    /// The store without its marker table.
     pub fn store(&self) -> &S {
         &self.store
     }
 
-    /// The marker table, for what else is kept in it: the positions of a stream reader, or claims.
+    /// The marker table, for other uses of it: the positions of a stream reader, or claims.
     pub fn deduper(&self) -> &Deduper {
         &self.deduper
     }
 }
 
-/// Which marker table a store gets.
+/// The marker table for a store.
 ///
-/// - A **name** (`&str`, `String`, `Arc<str>`): the table of that name, with the options of the store and
-///   what a [`Deduper`] has by default.
-/// - A **[`Deduper`]**: the same table with the same times, options and limit of writes under way, which
-///   several stores can share. Requests go by the store's client, not by the deduper's.
+/// - A **name** (`&str`, `String`, `Arc<str>`): the table of that name, with the options of the
+///   store and the defaults of a [`Deduper`].
+/// - A **[`Deduper`]**: its table, durations, options and limit of concurrent writes, which several
+///   stores can share. Requests go through the store's client, not the deduper's.
 #[derive(Debug, Clone)]
 pub struct MarkerTable(Given);
 
@@ -86,14 +88,14 @@ impl From<&Deduper> for MarkerTable {
     }
 }
 
-/// A store that can take events once, with a marker table beside it.
+/// A store that can take events exactly once with a marker table beside it.
 pub(crate) trait Markable<M: Monoid>: Store<M> {
-    /// How its rows are kept, as control rows say it.
+    /// How the store keeps its rows, as control rows name it.
     const LAYOUT: &'static str;
 
     fn table(&self) -> &Table;
 
-    /// As [`ExactlyOnce::apply`].
+    /// The same as [`ExactlyOnce::apply`].
     fn apply(
         &self,
         pipeline: &PipelineName,
@@ -123,8 +125,9 @@ impl<M: Monoid, S: Store<M>> Store<M> for Marked<S> {
     }
 }
 
-/// By ids in the rows and in pages of the marker table; where a monoid is idempotent, by plain writes,
-/// since the same value again changes nothing: every event is [`Applied`](Outcome::Applied) then.
+/// Uses ids in the rows and in pages of the marker table. An idempotent monoid uses plain writes
+/// instead, because applying a value again changes nothing; then every event is
+/// [`Applied`](Outcome::Applied).
 impl<M: Monoid, S: Markable<M>> ExactlyOnce<M> for Marked<S> {
     fn checkpoints(&self) -> Arc<dyn Checkpoints> {
         Arc::new(self.deduper.clone())

@@ -6,9 +6,10 @@ use murmur_state::{Clock, OptionError, Random, SystemClock, Tokens};
 use crate::attribute::ITEM_LIMIT;
 use crate::once::{Element, Rules};
 
-/// How a store or deduper talks to its table; the same for all of them.
+/// How a store or deduper makes its requests. All of them take the same options.
 ///
-/// Checked by the constructor that takes it, which names an option that cannot be used.
+/// The constructor that takes the options checks them, and its error names an option that is not
+/// valid.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -43,21 +44,21 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// How many writes a store and its clones have under way at a time, over all calls, and how
-    /// many reads one call: distinct keys are written concurrently, one key's entries always in
-    /// order. At least 1.
+    /// How many writes a store and its clones make at the same time, over all calls, and how many
+    /// reads one call makes at the same time. Distinct keys are written concurrently; the entries
+    /// of one key are always written in order. Must be at least 1.
     ///
-    /// Default 16. More is faster until the client's connections or the table's capacity are
-    /// used up. While the table throttles, fewer writes are let begin: half as many as were under
-    /// way, then one more for each time that all of them went well.
+    /// Default 16. A higher number is faster until the client's connections or the table's capacity
+    /// are used up. While the table throttles, fewer writes are started: half as many as were
+    /// running, then one more each time all of them succeed.
     #[must_use]
     pub fn concurrency(mut self, concurrency: usize) -> Self {
         self.concurrency = concurrency;
         self
     }
 
-    /// Lets `get_many` answer with what was there a moment ago: half the read units, and a read
-    /// after a write may miss it. What a merge reads for itself stays consistent.
+    /// Lets `get_many` read eventually consistently, for half the read units. A read after a write
+    /// may then miss the write. Reads that a merge makes stay strongly consistent.
     ///
     /// Default: strongly consistent, one read unit per 4 KB.
     #[must_use]
@@ -66,31 +67,32 @@ impl TableOptions {
         self
     }
 
-    /// How long one request may take before it is given up; less where a deadline leaves less.
-    /// A write given up may have been applied. Above zero.
+    /// How long one request may take before the store gives it up. A closer deadline shortens it. A
+    /// write that was given up may have been applied. Must be above zero.
     ///
-    /// Default 5 s. Shorter finds a dead connection sooner, and gives up slow answers.
+    /// Default 5 s. A shorter time detects a dead connection sooner, but gives up slow answers.
     #[must_use]
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self
     }
 
-    /// How many bytes a state row may have, with the ids of events that exactly-once keeps in it,
-    /// before the older ids go to pages of the marker table. A row whose value takes more gets as
-    /// many times the budget as it needs. From 21, the bytes of one id, to 409,600, what an item holds.
-    /// It decides nothing but cost: processes may differ, and it can be changed at any time.
+    /// The size in bytes of a state row, including the event ids that exactly-once mode keeps in
+    /// it, above which the older ids are written to pages of the marker table. A row whose value
+    /// alone is larger gets as many times the budget as it needs. From 21, the bytes of one id, to
+    /// 409,600, the size limit of an item. It affects cost only: processes may differ, and it can
+    /// be changed at any time.
     ///
-    /// Default 1,024: what a write unit pays for. More costs a unit more for each further KB and
-    /// write, and saves less than that in pages.
+    /// Default 1,024, the size that one write unit covers. Each further KB costs one more unit per
+    /// write and saves less than that in pages.
     #[must_use]
     pub fn row_budget(mut self, bytes: usize) -> Self {
         self.row_budget = bytes;
         self
     }
 
-    /// The clock that waits, judges expiry and is compared with deadlines: it must be the clock
-    /// the caller's [`Deadline`](murmur_state::Deadline)s were made on.
+    /// The clock for waits, expiry and deadlines. It must be the clock on which the caller's
+    /// [`Deadline`](murmur_state::Deadline)s were made.
     ///
     /// Default [`SystemClock`].
     #[must_use]
@@ -99,7 +101,7 @@ impl TableOptions {
         self
     }
 
-    /// Where jitter comes from.
+    /// The source of random jitter.
     ///
     /// Default: seeded by the system.
     #[must_use]
@@ -108,16 +110,17 @@ impl TableOptions {
         self
     }
 
-    /// Where write tokens come from, which no two processes may share: only tests should change it.
+    /// The source of write tokens, which must differ between processes. Only tests should change
+    /// it.
     ///
-    /// Default: the operating system, each time.
+    /// Default: the operating system, for each token.
     #[must_use]
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.tokens = tokens;
         self
     }
 
-    /// Other numbers for the exactly-once protocol; those of the marker table's options count.
+    /// Other numbers for the exactly-once protocol. The marker table's options decide.
     #[cfg(feature = "flaws")]
     #[doc(hidden)]
     #[must_use]
@@ -141,8 +144,8 @@ impl TableOptions {
             return Err(OptionError::new(
                 "row_budget",
                 format!(
-                    "must be from {} bytes, what one id takes, to {}, what an item holds; the \
-                     default of 1,024 is what a write unit pays for",
+                    "must be from {} bytes, the size of one id, to {}, the size limit of an item; \
+                     the default of 1,024 is what one write unit covers",
                     budgets.start(),
                     budgets.end()
                 ),

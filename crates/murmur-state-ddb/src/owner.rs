@@ -1,9 +1,10 @@
-//! Control rows: whom a state table belongs to, and to which marker table.
+//! Control rows: they record which pipeline a state table belongs to, and which marker table
+//! belongs to it.
 //!
-//! One row in the state table and one in the marker table say the same, and carry the same random
-//! `life`, drawn when the pair is made. So it shows when either table is replaced or emptied
-//! while the other still remembers: its ids would be missing, or those of rows that are gone
-//! would be taken for theirs.
+//! One row in the state table and one in the marker table hold the same facts and the same random
+//! `life`, which is drawn when the pair is made. A different `life` shows that one of the tables
+//! was replaced or emptied. Without the check, ids would be missing, or ids of deleted rows would
+//! be taken for those of new rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,14 +22,14 @@ use crate::deduper::Deduper;
 use crate::error::{Reason, Transacted, Written};
 use crate::table::Table;
 
-/// The entity of the state table's control row. Its bucket is one that no window gives.
+/// The entity of the state table's control row. No window has its bucket.
 const ENTITY: &str = "#murmur";
 const BUCKET: i64 = i64::MIN;
 
-/// How often the pair is read again because somebody else was at it.
+/// How often the pair is read again because another process was writing it.
 const LOOKS: u32 = 10;
 
-/// What their attributes should be.
+/// What the attributes of control rows should be.
 const CONTROL: &str = "a text, as Murmur's control rows have it";
 
 const PIPELINE: &str = "pipeline";
@@ -37,19 +38,19 @@ const MODE: &str = "mode";
 const LAYOUT: &str = "layout";
 const STATE_TABLE: &str = "state_table";
 const MARKER_TABLE: &str = "marker_table";
-/// What the two rows of a pair have in common.
+/// The attribute that the two rows of a pair share.
 const LIFE: &str = "life";
-/// In the marker table's row: the state table's row is there, too.
+/// In the marker table's row: the state table's row exists as well.
 const PAIRED: &str = "paired";
 /// In the marker table's row: items of the ledger settle.
 const SETTLING: &str = "settling";
 
-/// Whether the row at `key` says whom a state table belongs to, and is no state.
+/// Whether the row at `key` is a control row, and so holds no state.
 pub(crate) fn is_control_row(key: &Key) -> bool {
     (key.entity(), key.bucket()) == (ENTITY, BUCKET)
 }
 
-/// Makes `table` belong to `binding`, with its markers in `markers`, or sees that it does.
+/// Binds `table` to `binding`, with its markers in `markers`, or checks that it already is.
 /// `layout` is how the store keeps values and ids.
 pub(crate) async fn bind(
     table: &Table,
@@ -67,8 +68,8 @@ pub(crate) async fn bind(
     Err(pair.conflict())
 }
 
-/// Sees that `table` belongs to `binding`, with its markers in `markers`, and writes nothing; the
-/// stream that it belongs to.
+/// Checks that `table` belongs to `binding`, with its markers in `markers`, and writes nothing.
+/// Returns the stream that the table belongs to.
 pub(crate) async fn check(
     table: &Table,
     markers: &Deduper,
@@ -85,7 +86,7 @@ pub(crate) async fn check(
     Err(pair.conflict())
 }
 
-/// Notes beside a complete pair of `binding` that items of its ledger settle from now on.
+/// Records in a complete pair of `binding` that items of its ledger settle from now on.
 pub(crate) async fn settle(
     table: &Table,
     markers: &Deduper,
@@ -104,7 +105,7 @@ pub(crate) async fn settle(
     Err(pair.conflict())
 }
 
-/// Whether [`settle`] was noted for the pair of `pipeline` and `table`.
+/// Whether [`settle`] was recorded for the pair of `pipeline` and `table`.
 pub(crate) async fn is_settling(
     table: &Table,
     markers: &Deduper,
@@ -148,10 +149,11 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// One step towards a complete pair; `true` if it is complete, and this binding's.
+    /// Takes one step towards a complete pair. Returns `true` if the pair is complete and belongs
+    /// to this binding.
     ///
-    /// The marker row is written first, then the state row with its life, then the marker row is
-    /// told so. Whoever finds the pair half made goes on where the other stopped.
+    /// The marker row is written first, then the state row with the same life, and then the marker
+    /// row is marked as paired. A process that finds the pair half made continues from there.
     async fn complete(&self) -> Result<bool, StoreError> {
         let name = self.name();
         match self.look(&name).await? {
@@ -183,8 +185,8 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// The marker row, if both rows are there and this binding's; `None` if they are to be looked at
-    /// again.
+    /// The marker row, if both rows exist and belong to this binding, or `None` if the rows must be
+    /// read again.
     async fn found(&self) -> Result<Option<Item>, StoreError> {
         match self.look(&self.name()).await? {
             (Some(marker), Some(_)) => Ok(Some(marker)),
@@ -196,9 +198,9 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// The marker row called `name` and the state row, as far as they are there: of this binding,
-    /// and of one pair. A state row without its marker row is of a pair that was made between the
-    /// looks.
+    /// Reads the marker row called `name` and the state row, as far as they exist, and checks that
+    /// they belong to this binding and to one pair. A state row without its marker row means that
+    /// another process made the pair between the two reads.
     async fn look(&self, name: &str) -> Result<(Option<Item>, Option<Item>), StoreError> {
         let marker = self.markers.get(name, self.deadline).await?;
         let key = Key::new(ENTITY, BUCKET).map_err(StoreError::InvalidId)?;
@@ -208,23 +210,23 @@ impl<'a> Pair<'a> {
         }
         match (&marker, &state) {
             (Some(marker), None) if marker.contains_key(PAIRED) => Err(self.setup(&format!(
-                "the marker table `{}` remembers events of an earlier table of this name; after \
-                 the state table was made anew, make a new marker table as well",
+                "the marker table `{}` remembers events of an earlier table of this name; if the \
+                 state table was made again, make a new marker table as well",
                 self.markers.table.name
             ))),
             // The state row is the later of the two.
             (None, Some(state)) if self.markers.get(name, self.deadline).await?.is_none() => {
                 let used = text(&self.place(), state, MARKER_TABLE, CONTROL)?;
                 Err(self.setup(&format!(
-                    "its events are remembered in the marker table `{used}`, and `{}` knows \
-                     nothing of it; use that table, or begin anew with an empty state table",
+                    "its events are remembered in the marker table `{used}`, not in `{}`; use \
+                     `{used}`, or start over with an empty state table",
                     self.markers.table.name
                 )))
             }
             (Some(marker), Some(state)) if marker.get(LIFE) != state.get(LIFE) => {
                 Err(self.setup(&format!(
                     "it and the marker table `{}` do not belong together: one of them was made \
-                     anew; begin anew with two new, empty tables of other names",
+                     again; start over with two new, empty tables of other names",
                     self.markers.table.name
                 )))
             }
@@ -232,8 +234,8 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Whether a pair may be made of a state table that had no control row a moment ago. A ledger
-    /// begins in an empty table: what is there already would be in no contribution.
+    /// Whether a pair may be made for a state table that had no control row a moment ago. A ledger
+    /// must start with an empty table, because existing rows would be in no contribution.
     async fn may_begin(&self, name: &str) -> Result<bool, StoreError> {
         if &*self.binding.mode != LEDGER_MODE {
             return Ok(true);
@@ -244,11 +246,11 @@ impl<'a> Pair<'a> {
         if rows.is_empty() {
             return Ok(true);
         }
-        // Whoever writes rows has made the pair before: it may have been made just now.
+        // A process that writes rows has made the pair before, perhaps just now.
         match self.markers.get(name, self.deadline).await? {
             Some(_) => Ok(false),
             None => Err(self.setup(
-                "it has rows already that no ledger knows of; give a pipeline with a ledger an \
+                "it already has rows that are in no ledger; give a pipeline with a ledger an \
                  empty state table, as `create_int64_table` makes it",
             )),
         }
@@ -269,7 +271,7 @@ impl<'a> Pair<'a> {
             pipeline: PipelineName::new(read(PIPELINE)?).map_err(StoreError::InvalidId)?,
             version: integer(&place, row, VERSION, "a version")?,
             mode: read(MODE)?.into(),
-            // Rows of earlier releases do not say it; the first that comes does.
+            // Rows of earlier releases have no definition. The first process to bind adds its own.
             definition: match row.contains_key(DEFINITION) {
                 true => read(DEFINITION)?.into(),
                 false => Arc::clone(&self.binding.definition),
@@ -282,10 +284,10 @@ impl<'a> Pair<'a> {
         {
             let found = read(REGION)?;
             return Err(self.setup(&format!(
-                "the pipeline writes it in region `{found}`, and this is `{region}`: where two \
+                "the pipeline writes it in region `{found}`, and this is `{region}`: if two \
                  regions write one global table, the later write of a row replaces the other's and \
-                 totals are lost. Run the pipeline in `{found}` only. After a failover begin anew \
-                 with empty tables and a bootstrap, since a replica may lack the last writes"
+                 totals are lost. Run the pipeline in `{found}` only. After a failover, start over \
+                 with empty tables and a bootstrap, because a replica may lack the last writes"
             )));
         }
         let layout = read(LAYOUT)?;
@@ -321,8 +323,8 @@ impl<'a> Pair<'a> {
         row
     }
 
-    /// What a complete pair's marker row does not say yet: a stream that is named for the first time,
-    /// or what rows of earlier releases do not have.
+    /// What the marker row of a complete pair lacks: a stream that is named for the first time, or
+    /// attributes that rows of earlier releases do not have.
     fn missing(&self, marker: &Item) -> Vec<(&'static str, String)> {
         let Binding {
             definition, stream, ..
@@ -340,16 +342,16 @@ impl<'a> Pair<'a> {
             .collect()
     }
 
-    /// The region of the tables, as the client says it.
+    /// The region of the tables, according to the client.
     fn region(&self) -> Option<&str> {
         self.table.client.config().region().map(AsRef::as_ref)
     }
 
-    /// Puts a control row where none is. One that came first is looked at in the next step.
+    /// Puts a control row if there is none. The next step checks a row that was there first.
     ///
-    /// By a transaction, though a put alone would do: a table that takes none cannot keep what an
-    /// exact mode writes, and is refused before it holds anything. It need not be looked at again:
-    /// only an empty table can become one.
+    /// A plain put would do, but a transaction also finds out, before anything is stored, that a
+    /// table supports no transactions and so cannot hold what an exact mode writes. This need not
+    /// be checked again: only an empty table can become such a table.
     async fn put(&self, table: &Table, row: Item) -> Result<(), StoreError> {
         let place = table.place();
         let put = Put::builder()
@@ -373,7 +375,7 @@ impl<'a> Pair<'a> {
                 Some(message) => StoreError::Setup {
                     place,
                     advice: format!(
-                        "it takes no transactions ({message}), and the exact modes need them; \
+                        "it takes no transactions ({message}), but the exact modes need them; \
                          global tables of multi-region strong consistency (MRSC) have none, and no \
                          Time to Live: make the state and marker tables as tables of one region"
                     ),
@@ -383,7 +385,7 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Notes in the marker row that the pair is complete, and what it does not say yet.
+    /// Records in the marker row that the pair is complete, and adds what the row lacks.
     async fn note(
         &self,
         marker: &Item,
@@ -420,11 +422,12 @@ impl<'a> Pair<'a> {
         }
         let key = HashMap::from([(PK.to_owned(), AttributeValue::S(name))]);
         let written = table.write(&place, key, change, None, self.deadline);
-        // Refused, another came first, or another life: the next step says which.
+        // If the update is refused, another process was first or the life differs. The next step
+        // tells which.
         written.await.map(|_| ())
     }
 
-    /// Notes in the marker row that items settle; whether it was still of this pair.
+    /// Records in the marker row that items settle. Returns whether the row was still of this pair.
     async fn note_settling(&self, marker: &Item) -> Result<bool, StoreError> {
         let place = self.place();
         let life = text(&place, marker, LIFE, CONTROL)?;
@@ -441,7 +444,7 @@ impl<'a> Pair<'a> {
         Ok(matches!(written, Written::Done(_)))
     }
 
-    /// What the marker row is called.
+    /// The name of the marker row.
     fn name(&self) -> String {
         marker_name(&self.binding.pipeline, &self.table.name)
     }
@@ -450,7 +453,7 @@ impl<'a> Pair<'a> {
         self.table.place()
     }
 
-    /// Others were at the pair at every look.
+    /// Other processes were writing the pair at every read.
     fn conflict(&self) -> StoreError {
         StoreError::Conflict {
             place: self.place(),
@@ -467,7 +470,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// What the service said, if it refused a transaction as one that cannot be.
+/// The service's message, if it refused a transaction as invalid.
 fn refused_as_invalid(error: &StoreError) -> Option<String> {
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {

@@ -1,9 +1,9 @@
-//! A map that holds what was asked for lately.
+//! A map that keeps recently used entries.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// A map of two generations: when the young one is full, the old one is forgotten.
+/// A map of two generations. When the young one is full, the old one is dropped.
 #[derive(Debug)]
 pub(crate) struct Recent<K, V> {
     young: HashMap<K, V>,
@@ -12,7 +12,7 @@ pub(crate) struct Recent<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V> Recent<K, V> {
-    /// One that holds at least the last `most`, and at most twice as many.
+    /// A map that keeps at least the last `most` entries, and at most twice as many.
     pub(crate) fn new(most: usize) -> Self {
         Self {
             young: HashMap::new(),
@@ -21,7 +21,7 @@ impl<K: Hash + Eq + Clone, V> Recent<K, V> {
         }
     }
 
-    /// What is kept under `key`.
+    /// The value under `key`.
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
         if let Some(value) = self.old.remove(key) {
             self.insert(key.clone(), value);

@@ -1,4 +1,4 @@
-//! Rows of a state table: read in bulk, written one by one under the guard of the modes.
+//! Rows of a state table, read in bulk and written one by one under the conditions of the modes.
 
 use std::collections::{HashMap, HashSet};
 use std::iter;
@@ -26,20 +26,20 @@ use crate::table::Table;
 /// Keys of one BatchGetItem (API reference, BatchGetItem).
 pub(crate) const KEYS_PER_READ: usize = 100;
 
-/// Answers in a row that bring nothing, after which a read is given up as throttled.
+/// Consecutive answers without an item after which a read fails as throttled.
 const FRUITLESS: u32 = 10;
 
 /// A page of a table.
 pub(crate) struct Scanned {
     pub(crate) rows: Vec<Item>,
-    /// The key of the last item that was looked at; `None` for the last page.
+    /// The key of the last item that was evaluated, or `None` for the last page.
     pub(crate) last: Option<Item>,
-    /// What it cost, if the server says.
+    /// What the page cost, if the server says so.
     pub(crate) read_units: Option<f64>,
 }
 
 impl Table {
-    /// The values of `keys`, one answer each, in their order.
+    /// The values of `keys`, one answer for each, in their order.
     pub(crate) async fn get_many<V: Clone>(
         &self,
         keys: &[Key],
@@ -59,7 +59,7 @@ impl Table {
         Ok(keys.iter().map(|key| values.get(key).cloned()).collect())
     }
 
-    /// One row as it is now, read consistently.
+    /// One row, read consistently.
     pub(crate) async fn get_row(
         &self,
         key: &Key,
@@ -70,7 +70,7 @@ impl Table {
         Ok(rows.await?.into_iter().next())
     }
 
-    /// One row as it was a moment ago: half the read units.
+    /// One row, read eventually consistently for half the read units.
     pub(crate) async fn peek_row(
         &self,
         key: &Key,
@@ -81,7 +81,7 @@ impl Table {
         Ok(rows.await?.into_iter().next())
     }
 
-    /// The items that there are of distinct `keys`, in no order.
+    /// The items that exist for distinct `keys`, in no particular order.
     pub(crate) async fn get_items(
         &self,
         keys: Vec<Item>,
@@ -104,7 +104,7 @@ impl Table {
         Ok(items.into_iter().flatten().collect())
     }
 
-    /// The items of up to 100 distinct keys, asking again for what was left unprocessed.
+    /// The items of up to 100 distinct keys. Unprocessed keys are requested again.
     async fn get_chunk(
         &self,
         place: &Place,
@@ -155,7 +155,7 @@ impl Table {
         Ok(items)
     }
 
-    /// A part of all rows, the control row left out.
+    /// A part of all rows, without the control row.
     pub(crate) async fn list<V>(
         &self,
         after: Option<&str>,
@@ -198,7 +198,7 @@ impl Table {
         })
     }
 
-    /// The key that a listing went on at.
+    /// The key at which a listing continues.
     fn key_named(&self, text: &str) -> Result<Key, StoreError> {
         let parts = text.split_once('/');
         let key = parts.and_then(|(bucket, entity)| Key::new(entity, bucket.parse().ok()?).ok());
@@ -213,7 +213,7 @@ impl Table {
     }
 
     /// A page of the items of a segment of the table, read consistently. With `prefix`, only items
-    /// whose `pk` begins with it; with `limit`, of so many that are looked at.
+    /// whose `pk` begins with it. `limit` is the number of items that are evaluated.
     pub(crate) async fn scan(
         &self,
         start: Option<Item>,
@@ -275,8 +275,8 @@ impl Table {
             .map_err(|_| wrong_shape(&place, row, PK, "a key that a state row can have"))
     }
 
-    /// One conditional write to the row of `add`, sent once; refuses a row that an exact mode has
-    /// written. `change` says all but the `ttl`.
+    /// One conditional write to the row of `add`, sent once. Refuses a row that an exact mode has
+    /// written. `change` holds everything but the `ttl`.
     pub(crate) async fn update<V>(
         &self,
         add: &Add<V>,
@@ -293,8 +293,8 @@ impl Table {
         Ok(written)
     }
 
-    /// One transaction, sent once under a token of its own: one used before, in which nothing
-    /// differs, would be answered as done with nothing written. Errors name `place`.
+    /// One transaction, sent once with a token of its own. A repeated token with the same content
+    /// would be answered as done without a write. Errors name `place`.
     pub(crate) async fn transact(
         &self,
         place: &Place,
@@ -322,7 +322,7 @@ impl Table {
         done
     }
 
-    /// One conditional put, sent once; a refusal brings the item as it is. Errors name `place`.
+    /// One conditional put, sent once. A refusal returns the item as it is. Errors name `place`.
     pub(crate) async fn put(
         &self,
         place: &Place,
@@ -342,8 +342,8 @@ impl Table {
         done
     }
 
-    /// One conditional update of the item at `key`, sent once; `back` says what it brings back
-    /// where it is applied. Errors name `place`.
+    /// One conditional update of the item at `key`, sent once. `back` says what an applied update
+    /// returns. Errors name `place`.
     pub(crate) async fn write(
         &self,
         place: &Place,
@@ -366,7 +366,7 @@ impl Table {
     }
 }
 
-/// How a listing says that it goes on after `key`.
+/// The text by which a listing continues after `key`.
 fn listed_at(key: &Key) -> String {
     format!("{}/{}", key.bucket(), key.entity())
 }

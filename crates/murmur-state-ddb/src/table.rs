@@ -12,7 +12,7 @@ use murmur_state::{Deadline, Fault, OptionError, Place, RetryPolicy, StoreError}
 use crate::options::TableOptions;
 use crate::write_gate::{WriteGate, Writing};
 
-/// A table, and how each call to it is made.
+/// A table, and the way each call to it is made.
 #[derive(Debug, Clone)]
 pub(crate) struct Table {
     pub(crate) client: Client,
@@ -40,7 +40,7 @@ impl Table {
         Ok(self)
     }
 
-    /// The table called `name`, by the same client and options.
+    /// The table called `name`, with the same client and options.
     pub(crate) fn beside(&self, store: &'static str, name: Arc<str>) -> Self {
         Self {
             name,
@@ -54,10 +54,11 @@ impl Table {
         Place::table(self.store, Arc::clone(&self.name))
     }
 
-    /// The settings of a write: sent once, whatever the client was told.
+    /// The settings of a write. It is sent once, even if the client is configured to retry.
     ///
-    /// The SDK sends a write again after a timeout or a 5xx, when the first may have been
-    /// applied: an `ADD` would count twice, a claim would find itself and be called a duplicate.
+    /// The SDK sends a write again after a timeout or a 5xx, when the first may have been applied.
+    /// An `ADD` would then count twice, and a claim would find itself and be reported as a
+    /// duplicate.
     pub(crate) fn write_once(
         &self,
         place: &Place,
@@ -72,7 +73,7 @@ impl Table {
             .timeout_config(timeouts))
     }
 
-    /// The settings of a read: the client's retries stay, the deadline bounds them all.
+    /// The settings of a read. The client's retries stay, and the deadline limits them all.
     pub(crate) fn read(
         &self,
         place: &Place,
@@ -93,14 +94,14 @@ impl Table {
         }
     }
 
-    /// A text that nothing else has, for a write at `place`.
+    /// A unique text, for a write at `place`.
     pub(crate) fn token(&self, place: &Place) -> Result<String, StoreError> {
         let token = self.options.tokens.text();
         token.map_err(|error| error.at(place.clone()))
     }
 
-    /// Waits before trying again for the `round`-th time, counted from 0; does not, and fails at
-    /// once, where the wait would end past the deadline.
+    /// Waits before the `round`-th retry, counted from 0. Fails at once, without waiting, if the
+    /// wait would end after the deadline.
     pub(crate) async fn pause(
         &self,
         place: &Place,
@@ -117,7 +118,7 @@ impl Table {
         Ok(())
     }
 
-    /// Begins a write at `place` once it is its turn among those that are under way.
+    /// Starts a write at `place` when it is its turn among the concurrent writes.
     pub(crate) async fn begin_write(
         &self,
         place: &Place,
@@ -126,7 +127,7 @@ impl Table {
         self.in_time(place, deadline, self.gate.enter()).await
     }
 
-    /// Waits for `wait`, a lock or a gate, and no longer than to the deadline.
+    /// Waits for `wait`, a lock or a gate, but not longer than until the deadline.
     pub(crate) async fn in_time<F: Future>(
         &self,
         place: &Place,
@@ -134,7 +135,7 @@ impl Table {
         wait: F,
     ) -> Result<F::Output, StoreError> {
         let mut wait = pin!(wait);
-        // Mostly it is over, and the clock need not be asked.
+        // Usually it is ready, and the clock need not be read.
         if let Some(done) = wait.as_mut().now_or_never() {
             return Ok(done);
         }

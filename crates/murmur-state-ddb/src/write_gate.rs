@@ -1,21 +1,21 @@
-//! How many writes are under way at a time, as the table bears it.
+//! How many writes run concurrently, adapted to what the table can take.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 
-/// Lets writes begin, in the order they asked: so many at a time; half as many as are under way when
-/// one is throttled; then one more for each time that all of them went well, up to the number at
-/// first. Clones share the count.
+/// Lets writes start in the order in which they asked, up to a limit of concurrent writes. A
+/// throttled write halves the limit, counted from the writes that are running. Each time all of
+/// them succeed, the limit rises by one, up to its initial value. Clones share the limit.
 ///
-/// That is additive increase and multiplicative decrease, as in Chiu and Jain, "Analysis of the
+/// This is additive increase and multiplicative decrease, as in Chiu and Jain, "Analysis of the
 /// increase and decrease algorithms for congestion avoidance" (1989).
 #[derive(Clone)]
 pub(crate) struct WriteGate(Arc<Gate>);
 
 struct Gate {
-    /// A permit for each write more that may begin.
+    /// One permit for each further write that may start.
     free: Semaphore,
     state: Mutex<State>,
 }
@@ -23,21 +23,21 @@ struct Gate {
 struct State {
     most: f64,
     limit: f64,
-    /// How many permits there are, free ones and those of writes under way: more than the limit
-    /// until enough of the writes that were under way when it was lowered are done.
+    /// How many permits there are, both free ones and those of running writes. It exceeds the limit
+    /// until enough of the writes that were running when the limit was lowered are done.
     permits: usize,
     /// How often the limit was lowered.
     lowered: u64,
 }
 
-/// A write that is under way until this is dropped.
+/// A running write, until this is dropped.
 pub(crate) struct Writing {
     gate: Arc<Gate>,
     began_after: u64,
 }
 
 impl WriteGate {
-    /// Lets `most` writes be under way at a time.
+    /// Allows up to `most` concurrent writes.
     pub(crate) fn of(most: usize) -> Self {
         let permits = most.min(Semaphore::MAX_PERMITS);
         Self(Arc::new(Gate {
@@ -53,7 +53,8 @@ impl WriteGate {
 
     /// Waits for its turn.
     pub(crate) async fn enter(&self) -> Writing {
-        // It is never closed. The permit comes back when the write is done, or is one too many then.
+        // The semaphore is never closed. When the write is done, its permit is returned, or removed
+        // if there are too many.
         if let Ok(permit) = self.0.free.acquire().await {
             permit.forget();
         }
@@ -78,7 +79,7 @@ impl State {
 }
 
 impl Writing {
-    /// What the table answered.
+    /// Records whether the table throttled the write.
     pub(crate) fn answered(&self, throttled: bool) {
         let Gate { free, .. } = &*self.gate;
         let mut state = self.gate.state();
@@ -88,7 +89,7 @@ impl Writing {
             state.permits += more;
             free.add_permits(more);
         } else if state.lowered == self.began_after {
-            // Of all that were under way at that time, one is enough to tell.
+            // One throttled write of those that were running at that time is enough.
             let under_way = state.permits - free.available_permits();
             state.limit = (under_way as f64 / 2.0).max(1.0);
             state.lowered += 1;

@@ -1,8 +1,9 @@
-//! What every store, deduper and checkpoint store must do, as code: run yours through it.
+//! The contracts of stores, dedupers and checkpoint stores as test code: run your implementation
+//! through it.
 //!
-//! Unstable by design: a new release may ask for more. Every function panics with the broken
-//! promise as its message, and uses names of its own, so that one table serves a whole suite.
-//! Races are real: call it on a runtime with several threads.
+//! Unstable by design: a new release may check more. Every function panics with the broken promise
+//! as its message, and uses its own names, so one table serves a whole suite. The suite contains
+//! real races: call it on a runtime with several threads.
 //!
 //! ```
 //! # use murmur_state::{conformance, MemoryDeduper};
@@ -34,7 +35,7 @@ const TASKS: u64 = 8;
 const ROUNDS: u64 = 10;
 const MODE_EVENTS: u64 = 100;
 
-/// A store under test, with the monoid it holds and a supply of its values.
+/// A store under test, with its monoid and a supply of values.
 #[derive(Debug)]
 pub struct Subject<M, S, F> {
     store: Arc<S>,
@@ -48,8 +49,8 @@ where
     S: Store<M>,
     F: Fn(u64) -> M::Value + Send + Sync,
 {
-    /// `value(n)` gives the n-th of any number of values, small enough that hundreds combine
-    /// without overflow.
+    /// `value(n)` returns the n-th of any number of values, which are so small that hundreds of
+    /// them combine without overflow.
     pub fn new(store: S, monoid: M, value: F) -> Self {
         Self {
             store: Arc::new(store),
@@ -92,7 +93,7 @@ where
         assert_eq!(found, Some(self.fold(values)), "the value of {key}");
     }
 
-    /// Every promise of [`Store`] and [`Read`].
+    /// Checks every promise of [`Store`] and [`Read`].
     pub async fn store(&self) {
         self.missing_keys_are_none().await;
         self.many_keys_are_answered_in_order().await;
@@ -116,7 +117,7 @@ where
             .map(|n| self.add("store/many", n as i64, n))
             .collect();
         merge(&*self.store, &adds).await;
-        // Over one service request's worth of keys, missing ones and repeated ones among them.
+        // More keys than one service request takes, including missing and repeated ones.
         let asked: Vec<Key> = (0..230)
             .chain(0..230)
             .rev()
@@ -188,8 +189,8 @@ where
     S: ExactlyOnce<M>,
     F: Fn(u64) -> M::Value + Send + Sync,
 {
-    /// Every promise of [`ExactlyOnce`]. For an idempotent monoid, whose store need not remember
-    /// ids, only what the state must be is checked.
+    /// Checks every promise of [`ExactlyOnce`]. The store of an idempotent monoid need not remember
+    /// ids, so only its state is checked.
     pub async fn exactly_once(&self) {
         self.redelivery_changes_nothing().await;
         self.repeats_within_a_batch_count_once().await;
@@ -263,7 +264,7 @@ where
         bind("owner", 3, "exactly-once", Some("arn/1"))
             .await
             .unwrap();
-        // Whoever names no stream, or the same again, goes on.
+        // A binding without a stream, or with the same one, is accepted.
         bind("owner", 3, "exactly-once", None).await.unwrap();
         bind("owner", 3, "exactly-once", Some("arn/1"))
             .await
@@ -348,7 +349,7 @@ where
             .collect();
         let task = |task: u64| {
             let store = Arc::clone(&self.store);
-            // Every task sends all events, each in batches cut at other places.
+            // Every task sends all events, in batches that are cut at other places.
             let batches: Vec<Vec<_>> = events
                 .chunks(task as usize + 1)
                 .map(<[Once<M::Value>]>::to_vec)
@@ -402,7 +403,7 @@ where
     S: Ledger<M>,
     F: Fn(u64) -> M::Value + Send + Sync,
 {
-    /// Every promise of [`Ledger`].
+    /// Checks every promise of [`Ledger`].
     pub async fn ledger(&self) {
         self.every_cell_of_the_rule_table().await;
         self.items_move_between_keys().await;
@@ -478,7 +479,8 @@ where
         };
         let sent = async |entries: &[Replace<M::Value>]| replace(&*self.store, entries).await;
 
-        // A change of what the ledger has: marked just below it, and counted by its id.
+        // A change from what the ledger has: the item settles just below it, and the change counts
+        // by its id.
         for (item, known) in [
             ("settled-new", None),
             ("settled-scanned", Some(None)),
@@ -493,7 +495,7 @@ where
             sent(std::slice::from_ref(&first)).await;
             assert_eq!(settled_at(item).await, at(4), "{item}");
             self.expect(&entity, 0, [2]).await;
-            // Later ones, heard of or not; again; older ones; a scanned row.
+            // Later changes, with and without the hint; repeated ones; older ones; a scanned row.
             let stale = self.replace(item, None, vec![self.add(&entity, 0, 7)]);
             let second = change(item, 6, &[2], &[3], false);
             for entry in [
@@ -513,7 +515,7 @@ where
             );
         }
 
-        // A change of something else than the ledger has: by what the ledger has, at the change.
+        // A change from something else than the ledger has: the item settles at the change.
         let item = "settled-apart";
         let entity = format!("ledger/{item}");
         sent(&[self.replace(item, None, vec![self.add(&entity, 0, 9)])]).await;
@@ -527,7 +529,7 @@ where
         .await;
         self.expect(&entity, 0, []).await;
 
-        // What is kept goes on counting, and what was kept before.
+        // Kept contributions keep counting, those of this change and earlier ones.
         let item = "settled-kept";
         let entity = format!("ledger/{item}");
         let gone = |at, before: u64, settles| Replace {
@@ -546,7 +548,7 @@ where
             self.expect(&entity, 0, wanted.iter().copied()).await;
         }
 
-        // Without what it was before nothing can be said.
+        // A change without the state before it is refused.
         let bare = self.replace("settled-new", Some(9), Vec::new());
         let outcomes = self
             .store
@@ -556,7 +558,7 @@ where
             matches!(&outcomes[..], [Outcome::Failed(error)] if error.fault() == Fault::Setup),
             "{outcomes:?}"
         );
-        // Nor is a settled item mended.
+        // A settled item is not repaired.
         let mend = Mend {
             item: ItemId::from_parts(["settled-new"]),
             over: self.known("settled-new").await.map(|known| known.version),
@@ -574,7 +576,7 @@ where
     }
 
     async fn every_cell_of_the_rule_table(&self) {
-        // (known, then, what counts in the end)
+        // (entries before, the entry, what counts in the end); an entry is its position and value
         type Seen = (Option<u64>, u64);
         let cells: [(&[Seen], Seen, u64); 7] = [
             (&[], (None, 2), 2),
@@ -666,7 +668,7 @@ where
         let kept: Vec<_> = known.kept.into_iter().map(|add| add.value).collect();
         assert_eq!((kept, known.now), (vec![self.fold([1, 3])], Vec::new()));
 
-        // A scan found the item that was put later: what is kept is what it was before.
+        // A scan found the item that was put later: the kept contribution stays as it was.
         let of = |entry| Replace {
             item: ItemId::from_parts(["expired-before"]),
             ..entry
@@ -690,7 +692,7 @@ where
             let add = |n| self.add(&format!("ledger/wide-{n}"), 0, 1);
             self.replace("wide", Some(at), (from..from + keys).map(add).collect())
         };
-        // From as many to as many others.
+        // From 49 keys to 49 others.
         for entry in [of(1, 0, MAX_KEYS), of(2, MAX_KEYS, MAX_KEYS)] {
             let outcomes = replace(&*self.store, &[entry]).await;
             assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
@@ -707,7 +709,7 @@ where
         self.expect("ledger/wide-0", 0, []).await;
         self.expect(&format!("ledger/wide-{MAX_KEYS}"), 0, [1])
             .await;
-        // Neither to settle by nor once it has settled.
+        // Too many keys in `before`: neither for settling, nor after it.
         for (at, before, settles) in [(1, &[][..], true), (3, &[1], false)] {
             let entry = Replace {
                 now: of(at, 0, MAX_KEYS + 1).now,
@@ -752,7 +754,7 @@ where
         let entries: Vec<_> = names.iter().enumerate().map(entry).collect();
         replace(&*self.store, &entries).await;
 
-        // Over one service request's worth, unknown and repeated ones among them.
+        // More items than one service request takes, including unknown and repeated ones.
         let mut asked: Vec<ItemId> = entries.iter().rev().map(|e| e.item.clone()).collect();
         asked.push(ItemId::from_parts(["listed-none"]));
         asked.extend_from_within(..3);
@@ -802,7 +804,7 @@ where
         }
     }
 
-    /// All items that are known, listed segment by segment.
+    /// All items of the ledger, listed segment by segment.
     async fn listed_in(&self, segments: u32) -> Vec<LedgerEntry<M::Value>> {
         let of = NonZeroU32::new(segments).unwrap();
         let mut listed = Vec::new();
@@ -868,13 +870,13 @@ where
         );
         self.expect(entity, 0, [2]).await;
 
-        // It stays where it was seen.
+        // A repair keeps the position at which the item was seen.
         replace(&*self.store, &[at(Some(5), 7), at(None, 7)]).await;
         self.expect(entity, 0, [2]).await;
         replace(&*self.store, &[at(Some(6), 3)]).await;
         self.expect(entity, 0, [3]).await;
 
-        // Deleted unseen, and unseen from the start.
+        // Deleted without a record of it, and never seen at all.
         mended(mend("mended", version("mended").await, &[])).await;
         self.expect(entity, 0, []).await;
         replace(&*self.store, &[at(None, 7)]).await;
@@ -888,9 +890,9 @@ where
         self.expect(entity, 0, [4]).await;
     }
 
-    /// Each item has versions 1..=ROUNDS; the last one is what must count in the end. Tasks deliver
-    /// all of them in stream order, those of which `settles` says so settling items, and scan rows of
-    /// arbitrary age in between.
+    /// Each item has versions 1..=ROUNDS, and the last one must count in the end. Tasks deliver all
+    /// versions in stream order, with scanned rows of arbitrary age in between. `settles` selects
+    /// the versions by which items settle.
     async fn any_interleaving_converges(&self, name: &str, settles: impl Fn(u64) -> bool) {
         let items = 5;
         let entity = format!("ledger/{name}");
@@ -939,7 +941,7 @@ where
     }
 }
 
-/// Every promise of [`Deduper`].
+/// Checks every promise of [`Deduper`].
 pub async fn deduper<D: Deduper>(deduper: D) {
     let deduper = Arc::new(deduper);
     let tokens = Tokens::new();
@@ -966,7 +968,7 @@ pub async fn deduper<D: Deduper>(deduper: D) {
     assert_eq!(
         claim("id-1", &b).await,
         Claim::Duplicate,
-        "nobody releases another's claim"
+        "a claim is only released by its owner"
     );
     release("id-1", &a).await;
     release("id-1", &a).await;
@@ -1004,7 +1006,7 @@ pub async fn deduper<D: Deduper>(deduper: D) {
     }
 }
 
-/// Every promise of [`Checkpoints`].
+/// Checks every promise of [`Checkpoints`].
 pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
     let checkpoints = Arc::new(checkpoints);
     let save =
@@ -1102,7 +1104,7 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
     assert_eq!(
         save("r", "anew", None).await,
         Saved::Version(1),
-        "a name can be used anew"
+        "a removed name can be used again"
     );
     assert!(load("c").await.is_some(), "other names are left alone");
 
@@ -1144,14 +1146,14 @@ pub async fn checkpoints<C: Checkpoints>(checkpoints: C) {
     large_checkpoints(&checkpoints).await;
 }
 
-/// A checkpoint may be larger than what its store keeps in one piece.
+/// Checks a checkpoint that is larger than the largest piece that its store keeps.
 async fn large_checkpoints<C: Checkpoints>(checkpoints: &Arc<C>) {
     let text = |name: &str, bytes: usize| name.repeat(bytes / name.len());
     let save = async |data: &str, over| checkpoints.save("large", data, over).await.unwrap();
     let load = async || checkpoints.load("large").await.unwrap();
     let found = async |data: &str, version| {
         let found = load().await.expect("it was saved");
-        // Not compared by `assert_eq`, which would print both.
+        // Not by `assert_eq`, which would print both.
         assert!(
             found.data == data,
             "a large checkpoint is loaded as it was saved"
@@ -1206,7 +1208,7 @@ async fn large_checkpoints<C: Checkpoints>(checkpoints: &Arc<C>) {
         let task = |task: usize| {
             let checkpoints = Arc::clone(checkpoints);
             tokio::spawn(async move {
-                // Two of each text, so that some take each other's saves for their own.
+                // Two tasks for each text, so that some take each other's saves for their own.
                 let data = text(&format!("{version}-{}, ", task / 2), 500_000);
                 let saved = checkpoints.save("large", &data, Some(version)).await;
                 (saved.unwrap() == Saved::Version(version + 1), data)
@@ -1233,7 +1235,7 @@ async fn large_checkpoints<C: Checkpoints>(checkpoints: &Arc<C>) {
         assert_eq!(found.version, version + 1);
         assert!(
             !won.is_empty() && won.iter().all(|data| *data == found.data),
-            "one text is saved, and whoever saved it hears so"
+            "one text is saved, and its writer is told so"
         );
     }
 }
@@ -1242,8 +1244,8 @@ fn key(entity: &str, bucket: i64) -> Key {
     Key::new(entity, bucket).unwrap()
 }
 
-/// A proof for tests that work with rows of `pipeline` without binding them: a store's own rows are then
-/// bound to nothing.
+/// A proof for tests that use rows of `pipeline` without binding them; a store's own rows are then
+/// not bound.
 pub fn bound(pipeline: &str) -> Bound {
     Bound::new(Binding {
         pipeline: PipelineName::new(pipeline).unwrap(),
@@ -1254,7 +1256,7 @@ pub fn bound(pipeline: &str) -> Bound {
     })
 }
 
-/// Merges, sending again what lost to contention: that was not applied.
+/// Merges, and sends again the entries that lost to contention, since they were not applied.
 async fn merge<M: Monoid, S: Store<M>>(store: &S, adds: &[Add<M::Value>]) {
     let mut pending = adds.to_vec();
     while !pending.is_empty() {

@@ -5,21 +5,21 @@ use crate::error::StoreError;
 use crate::time::Deadline;
 use crate::tokens::{NoRandomness, Tokens};
 
-/// Who holds a claim: random, so that nobody releases a claim of somebody else.
+/// The holder of a claim: random, so that no process releases another's claim.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Owner(String);
 
 impl Owner {
-    /// A new owner, unlike any other.
+    /// A new, unique owner.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the operating system gives none.
+    /// [`NoRandomness`] if the operating system provides none.
     pub fn new(tokens: &Tokens) -> Result<Self, NoRandomness> {
         tokens.text().map(Self)
     }
 
-    /// The owner's name, 32 hexadecimal digits.
+    /// The owner's name: 32 hexadecimal digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -34,27 +34,28 @@ impl fmt::Display for Owner {
 /// The answer to a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// The id is this owner's now (or was already: a claim whose answer was lost).
+    /// The owner holds the id, by this claim or by an earlier one whose answer was lost.
     First,
-    /// Another owner has it.
+    /// Another owner holds it.
     Duplicate,
 }
 
-/// Remembers ids so that each is acted upon once.
+/// Remembers ids, so that each is acted upon once.
 ///
 /// # Contract
 ///
-/// Of any number of concurrent claims of one id by different owners, exactly one is
-/// [`Claim::First`]. The same owner claiming again gets `First` again. An id is remembered for
-/// at least the time the implementation was made with, and is free again after it.
+/// - Of any number of concurrent claims of one id by different owners, exactly one is
+///   [`Claim::First`].
+/// - If the same owner claims again, the answer is `First` again.
+/// - An id is remembered for at least the time set at construction, and is free again after it.
 ///
 /// # Errors
 ///
-/// A failed claim may have been made; claim again with the same owner to find out.
+/// A failed claim may have been applied; claim again with the same owner to find out.
 ///
 /// # Cancel safety
 ///
-/// Not cancel safe: a dropped `claim` may have claimed the id, a dropped `release` may or may
+/// Not cancel safe: a dropped `claim` may have claimed the id, and a dropped `release` may or may
 /// not have freed it. Both are safe to repeat with the same owner.
 pub trait Deduper: Send + Sync + 'static {
     /// Claims `id` for `owner`.
@@ -65,7 +66,7 @@ pub trait Deduper: Send + Sync + 'static {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Claim, StoreError>> + Send;
 
-    /// Gives `id` back if `owner` holds it; does nothing otherwise.
+    /// Releases `id` if `owner` holds it; does nothing otherwise.
     fn release(
         &self,
         id: &str,

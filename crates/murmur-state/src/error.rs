@@ -4,23 +4,23 @@ use std::sync::Arc;
 use crate::ids::{IdError, ItemId, Key};
 use crate::time::Timestamp;
 
-/// The error behind an error, kept for `source()`; shared, because one failed write can be the
-/// answer to many records.
+/// The error behind an error, kept for `source()`. It is shared, because one failed write can
+/// affect many records.
 pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Where a store error happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The kind of store, for example `Int64SumStore`.
+    /// The kind of store, such as `Int64SumStore`.
     pub store: &'static str,
-    /// The table, or what stands for it.
+    /// The table, or the equivalent of one.
     pub table: Arc<str>,
-    /// The row, where one is to blame.
+    /// The row, if the error is about one.
     pub key: Option<Box<Key>>,
 }
 
 impl Place {
-    /// A table as a whole.
+    /// A whole table.
     pub fn table(store: &'static str, table: impl Into<Arc<str>>) -> Self {
         Self {
             store,
@@ -29,7 +29,7 @@ impl Place {
         }
     }
 
-    /// The same table, at `key`.
+    /// The row of `key` in the same table.
     pub fn at(&self, key: &Key) -> Self {
         Self {
             key: Some(Box::new(key.clone())),
@@ -48,64 +48,65 @@ impl fmt::Display for Place {
     }
 }
 
-/// What a failure asks of the caller.
+/// What the caller can do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Fault {
-    /// This one record is proven never to be storable; its neighbours are not concerned. Hand it
-    /// to a person (the callback for rejected records) or report it.
+    /// The record itself is at fault and can never be stored; other records are not affected. Hand
+    /// it to a person (the callback for rejected records), or report it.
     Record,
-    /// Others got in the way (throttling, a conflict). Trying again helps and costs only time.
+    /// Other work interfered (throttling, a conflict). A retry helps, and costs only time.
     Contention,
-    /// The service or the way to it failed. Trying again may help; attempts are limited.
+    /// The service or the network failed. A retry may help; attempts are limited.
     Transient,
-    /// Nothing will work until somebody mends the set-up (a missing table, no permission, a row
-    /// of the wrong shape). The records are fine: report them, so that they come again.
+    /// The setup is wrong (a missing table, no permission, a row of the wrong shape), and nothing
+    /// works until it is fixed. The records are fine: report them as failed, so that they are
+    /// delivered again.
     Setup,
 }
 
-/// An error that knows what it asks of the caller, so that [`Retry`](crate::Retry) can act on it.
+/// An error with a [`Fault`], so that [`Retry`](crate::Retry) can act on it.
 pub trait Failure: std::error::Error {
-    /// What the failure asks of the caller.
+    /// What the caller can do about it.
     fn fault(&self) -> Fault;
 
-    /// Whether trying the same again can help.
+    /// Whether a retry can help.
     fn is_retryable(&self) -> bool {
         matches!(self.fault(), Fault::Contention | Fault::Transient)
     }
 }
 
-/// Why a store could not do what it was asked.
+/// Why a store could not complete an operation.
 ///
 /// [`fault`](StoreError::fault) says what the caller can do about it.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The table's or partition's capacity is used up.
+    /// The capacity of the table or partition is used up.
     #[error("{place}: throttled; it is tried again while time allows, more capacity helps")]
     Throttled {
         /// Where.
         place: Place,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// Another writer was at the same row.
+    /// Another writer changed the same row at the same time.
     #[error("{place}: another writer was at the same row; it is tried again while time allows")]
     Conflict {
         /// Where.
         place: Place,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// A compare-and-swap lost to other writers as often as it was allowed to.
+    /// A compare-and-swap lost to other writers in all its attempts.
     #[error(
         "{place}: lost the compare-and-swap {attempts} times; raise `max_retries`, or spread the writes over more keys"
     )]
     RetriesExhausted {
         /// Where.
         place: Place,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
     /// A server error, a timeout or a broken connection.
@@ -113,13 +114,13 @@ pub enum StoreError {
     Unavailable {
         /// Where.
         place: Place,
-        /// Whether the write may have happened although no answer came.
+        /// Whether the write may have been applied although no answer arrived.
         may_have_applied: bool,
-        /// What failed.
+        /// The cause.
         #[source]
         source: Option<Cause>,
     },
-    /// The deadline passed before the work could be done.
+    /// The deadline passed before the work began.
     #[error(
         "{place}: not finished before the deadline; it was not begun, and is safe to send again"
     )]
@@ -127,31 +128,32 @@ pub enum StoreError {
         /// Where.
         place: Place,
     },
-    /// The record names a key or id that cannot exist.
+    /// The record has a key or id that cannot be used.
     #[error("the record's key or id cannot be used")]
     InvalidId(#[source] IdError),
-    /// The result would not fit the row.
+    /// The result does not fit the type of the value.
     #[error("{place}: the value would leave the range of its type; the total is unchanged")]
     Overflow {
         /// Where.
         place: Place,
     },
-    /// This one value is proven to fit no row: too large by itself, a number out of range, a key
-    /// that no row can have. A request that the service refuses for another reason is
+    /// This one value fits no row: it is too large by itself, a number out of range, or a key that
+    /// no row can have. A request that the service refuses for another reason is
     /// [`Setup`](Self::Setup).
     #[error("{place}: the value cannot be stored: {reason}")]
     InvalidValue {
         /// Where.
         place: Place,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// Time to Live may remove the row within two hours, and what came then would make it anew.
+    /// Time to Live may remove the row within two hours. An addition after that would create the
+    /// row again, with a part of its value.
     #[error(
-        "{place}: the row may be removed from {ttl} s after 1970 on, and nothing is added in the two hours before that; give the window a longer retention"
+        "{place}: Time to Live may remove the row from {} on, and nothing is added in the two hours before that; give the window a longer retention", Timestamp::from_secs(*ttl)
     )]
     RowEnds {
         /// Where.
@@ -159,8 +161,8 @@ pub enum StoreError {
         /// The row's `ttl`, in seconds since the epoch.
         ttl: i64,
     },
-    /// An event without a creation time was handed over so long ago that what was known of it may be
-    /// forgotten. It is not written; its source has it still, and hands it over again.
+    /// An event without a creation time was handed over so long ago that its marker may have
+    /// expired. It is not written; its source still has it, and delivers it again.
     #[error(
         "{place}: an event without a creation time was handed over more than an hour ago, so it is not written; report it, and it comes again"
     )]
@@ -170,9 +172,10 @@ pub enum StoreError {
         /// When it was handed over.
         handed_over: Timestamp,
     },
-    /// The event is too old to be told from one already taken.
+    /// The event is too old: its marker may have expired, so it cannot be told from an event
+    /// already counted.
     #[error(
-        "{place}: the event of {created} is older than the store remembers events; not applied"
+        "{place}: the event of {created} is older than the store remembers events; it was not counted"
     )]
     TooOld {
         /// Where.
@@ -180,7 +183,7 @@ pub enum StoreError {
         /// When the event was created.
         created: Timestamp,
     },
-    /// A row has grown to the service's size limit.
+    /// A row has reached the service's size limit.
     #[error(
         "{place}: the row is at the item size limit of 400 KB; split the key, or use a smaller value"
     )]
@@ -188,31 +191,31 @@ pub enum StoreError {
         /// Where.
         place: Place,
     },
-    /// A row of the table does not have the shape this store writes.
+    /// A row of the table does not have the shape that this store writes.
     #[error(
-        "{place}: attribute `{attribute}` is {found}, expected {expected}; mend the row, or point the pipeline at its own table"
+        "{place}: attribute `{attribute}` is {found}, expected {expected}; fix the row, or point the pipeline at its own table"
     )]
     WrongShape {
         /// Where.
         place: Place,
-        /// Which attribute.
+        /// The attribute.
         attribute: &'static str,
-        /// What it is.
+        /// The type or value found.
         found: String,
-        /// What it should be.
+        /// The type or value expected.
         expected: &'static str,
         /// The decoding error, for bytes.
         #[source]
         source: Option<Cause>,
     },
-    /// The row belongs to another delivery mode.
+    /// The row was written in another delivery mode.
     #[error(
         "{place}: the row was written by {found}, and this is {wanted}; modes never mix in a table, use a new state table"
     )]
     OtherMode {
         /// Where.
         place: Place,
-        /// The mode whose traces the row carries.
+        /// The mode that the row was written in.
         found: &'static str,
         /// The mode of this write.
         wanted: &'static str,
@@ -224,26 +227,26 @@ pub enum StoreError {
     OtherOwner {
         /// Where.
         place: Place,
-        /// Whom the rows belong to.
+        /// The owner of the rows.
         found: Box<str>,
-        /// Who wanted to write.
+        /// The pipeline that wanted to write.
         wanted: Box<str>,
     },
-    /// The set-up is wrong: `advice` says what to do.
+    /// The setup is wrong; `advice` says what to do.
     #[error("{place}: {advice}")]
     Setup {
         /// Where.
         place: Place,
         /// What to do.
         advice: String,
-        /// What failed.
+        /// The cause.
         #[source]
         source: Option<Cause>,
     },
 }
 
 impl StoreError {
-    /// What the failure asks of the caller.
+    /// What the caller can do about it.
     pub fn fault(&self) -> Fault {
         match self {
             Self::InvalidId(_)
@@ -265,16 +268,16 @@ impl StoreError {
         }
     }
 
-    /// The same failure of a request that carried no record: what would be a record's fault is
-    /// the set-up's.
+    /// Converts the failure of a request that carried no record: a record's fault becomes a setup
+    /// fault.
     #[must_use]
     pub fn blameless(self, place: Place) -> Self {
         match self.fault() {
             Fault::Record => Self::Setup {
                 place,
                 advice:
-                    "a request that carries no record was refused; mend the set-up by what the \
-                         cause says"
+                    "a request that carries no record was refused; fix the setup according to the \
+                         cause"
                         .to_owned(),
                 source: Some(Arc::new(self)),
             },
@@ -282,24 +285,25 @@ impl StoreError {
         }
     }
 
-    /// A change of `item`, which has [settled](crate::Ledger#what-settles), without what the item was
-    /// before.
+    /// A change of `item`, which has [settled](crate::Ledger#settling), that does not carry the
+    /// state before it.
     pub fn unknown_before(place: Place, item: &ItemId) -> Self {
         Self::Setup {
             place,
             advice: format!(
-                "item {item} has settled, and the change does not say what it was before: run every \
-                 process with `.settle()` in the definition, on a stream of NEW_AND_OLD_IMAGES; where \
-                 it is the record itself that cannot be read, begin anew as a new version"
+                "item {item} has settled, and the change does not say what it was before; run every \
+                 process with `.settle()` in the definition, on a stream of NEW_AND_OLD_IMAGES; if \
+                 the record itself cannot be read, start over with a new version"
             ),
             source: None,
         }
     }
 
-    /// The same failure of a change of `item`, which has [settled](crate::Ledger#what-settles): what
-    /// would be the record's fault must not be passed over, because the item's next change takes back
-    /// what this one should have added. Only what comes too late is left as it is
-    /// ([`TooOld`](StoreError::TooOld), [`RowEnds`](StoreError::RowEnds)): it can never be counted.
+    /// Converts the failure of a change of `item`, which has [settled](crate::Ledger#settling). A
+    /// record's fault becomes a setup fault: the change must not be passed over, because the item's
+    /// next change takes back what this one should have added. A change that is too late
+    /// ([`TooOld`](StoreError::TooOld), [`RowEnds`](StoreError::RowEnds)) keeps its fault, since it
+    /// can never be counted.
     #[must_use]
     pub fn of_settled(self, place: Place, item: &ItemId) -> Self {
         match (&self, self.fault()) {
@@ -307,9 +311,9 @@ impl StoreError {
             (_, Fault::Record) => Self::Setup {
                 place,
                 advice: format!(
-                    "a change of item {item}, which has settled, cannot be counted, and is not passed \
-                     over, because every later total of its keys would be wrong: mend the item or the \
-                     keys' other items by what the cause says, or begin anew as a new version"
+                    "a change of item {item}, which has settled, cannot be counted; it is not passed \
+                     over, because every later total of its keys would be wrong; fix the item or the \
+                     keys' other items according to the cause, or start over with a new version"
                 ),
                 source: Some(Arc::new(self)),
             },
@@ -317,7 +321,7 @@ impl StoreError {
         }
     }
 
-    /// Whether trying the same again can help.
+    /// Whether a retry can help.
     pub fn is_retryable(&self) -> bool {
         Failure::is_retryable(self)
     }
@@ -329,11 +333,11 @@ impl Failure for StoreError {
     }
 }
 
-/// A setting that cannot be used; the message names it.
+/// An option that cannot be used; the message names it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("option `{option}`: {reason}")]
 pub struct OptionError {
-    /// The option's name, as the builder method is called.
+    /// The option's name: that of its builder method.
     pub option: &'static str,
     /// What is wrong with it, and what would be right.
     pub reason: String,

@@ -1,70 +1,76 @@
 use std::future::Future;
 
-/// What a handler fails with.
+/// The error of a handler.
 pub type HandlerError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What becomes of a record that comes again.
+/// What happens to a record that is delivered again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Repeats {
     /// It is counted again.
     Counted,
-    /// It is recognised by its event id and counted once. The same item, once scanned and once
-    /// streamed, has two event ids and is counted twice.
+    /// It is recognised by its event id and counted once. An item that is scanned and streamed has
+    /// two event ids, and is counted twice.
     EventOnce,
-    /// The same item counts once, however often it is scanned or streamed.
+    /// An item counts once, no matter how often it is scanned or streamed.
     ItemOnce,
 }
 
-/// How the event name of a record that its source could not read begins; the reason follows.
+/// The prefix of the event name of a record that its source could not read; the reason follows.
 ///
-/// Part of the contract between a source of events and its [`EventHandler`]: a source passes on
-/// what it could read of such a record (event id, sequence number, keys) under this name, so that
-/// the handler rejects one record instead of failing on a whole batch. Where all but images could be
-/// read, [`ImageNotes`](crate::ImageNotes) say so.
+/// It is part of the contract between a source of events and its [`EventHandler`]. The source
+/// passes on what it could read of the record (event id, sequence number, keys) under this name, so
+/// that the handler rejects one record instead of failing the whole batch.
+/// [`ImageNotes`](crate::ImageNotes) tell if only images could not be read.
 pub const UNREADABLE: &str = "UNREADABLE: ";
 
-/// What takes events of type `E`, each a batch of records in the form its source gives them, and
-/// says what became of them.
+/// Takes events of type `E`, each a batch of records in the form of their source, and answers which
+/// records are done.
 ///
-/// Every `Fn(E) -> Future<Output = Result<Answer, Error>>` is one, so that the function a trigger
-/// in the cloud calls can be handed to a trigger of this process as it is; it is given a copy of
-/// each event. The trait is here so that whoever handles and whoever reads need not know each other.
+/// Every `Fn(E) -> Future<Output = Result<Answer, Error>>` implements it. The function that a
+/// Lambda trigger calls can therefore be given to a trigger in this process without changes; it
+/// gets a copy of each event. The trait is in this crate so that handlers and stream readers need
+/// not depend on each other.
 ///
 /// # Contract
 ///
-/// An event is lent: what is not done its caller hands over again, without having kept a copy. A
-/// handler may take parts out of the event while it works on them. When it answers that a record is
-/// not done, or fails, the event is as it was; when all is done it may have kept any of it.
+/// The event is lent to the handler. The caller keeps no copy, and hands over again what is not
+/// done. The handler may take parts out of the event while it works on them:
 ///
-/// Records may come more than once, in whatever company, even after they were answered as done;
-/// [`repeats`](EventHandler::repeats) says what becomes of them then. A record whose event name
-/// begins with [`UNREADABLE`] could not be read by its source. It is rejected like any record that
-/// can never count, and never counted by what is left of it, unless its
-/// [`ImageNotes`](crate::ImageNotes) say that what is left is whole: then only the images that could
-/// not be read are rejected.
+/// - If a record is not done, or the handler fails, the event must be unchanged when the handler
+///   returns.
+/// - If all records are done, the handler may have kept any part of the event.
+///
+/// Records may arrive more than once, in other batches, and even after they were answered as done;
+/// [`repeats`](EventHandler::repeats) tells what happens to them then.
+///
+/// A record whose event name begins with [`UNREADABLE`] could not be read by its source. It is
+/// rejected like any record that can never count; its readable parts are not counted. The exception
+/// is a record whose [`ImageNotes`](crate::ImageNotes) say that everything but images is complete:
+/// then only the unreadable images are rejected.
 ///
 /// # Cancel safety
 ///
-/// A call may be dropped halfway: nothing reads its event then, and its records come again.
+/// A call may be dropped halfway: its event is not read after that, and its records are delivered
+/// again.
 pub trait EventHandler<E>: Send + Sync {
-    /// Says which records are done.
+    /// The answer: which records are done.
     type Answer;
 
-    /// Processes the records of one batch, which all are of one shard and in its order, and leaves
-    /// `event` as it was unless all is done.
+    /// Processes the records of one batch, which are all of one shard and in its order. Leaves
+    /// `event` unchanged unless all records are done.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the whole batch from being done: all of it comes again.
+    /// Any error that keeps the batch from being done: the whole batch is delivered again.
     fn handle(
         &self,
         event: &mut E,
         shard: &str,
     ) -> impl Future<Output = Result<Self::Answer, HandlerError>> + Send;
 
-    /// What becomes of records that come again. Default, and the answer of every function:
-    /// [`Repeats::Counted`], the cautious one.
+    /// What happens to records that are delivered again. Default, also for every function:
+    /// [`Repeats::Counted`], the weakest promise.
     fn repeats(&self) -> Repeats {
         Repeats::Counted
     }

@@ -4,33 +4,37 @@ use sha2::{Digest, Sha256};
 use crate::shard_ids::ShardIds;
 use crate::time::Timestamp;
 
-/// The version of the token this release writes.
+/// The token version that this release writes.
 const VERSION: u32 = 2;
 
-/// The only kind there is: the shards of one DynamoDB stream.
+/// The only kind: the shards of one DynamoDB stream.
 const KIND: &str = "dynamodb-streams";
 
-/// Where live processing begins: which shards of the stream were closed *before* the scan.
+/// Where stream processing begins after a bootstrap: the shards of the stream that were closed
+/// *before* the scan.
 ///
-/// Its reader skips these (what they hold was in the table before the scan) and reads every other
-/// shard from its beginning, parents first. What lies between a shard's beginning and the capture
-/// comes twice, once scanned and once streamed; a pipeline has to absorb that. The token is void
-/// once a shard that was open then was not begun within the stream's 24 hours of retention.
+/// The stream consumer skips these shards, since their changes were in the table before the scan.
+/// It reads every other shard from its beginning, parents first. Changes between a shard's
+/// beginning and the capture arrive twice, once scanned and once streamed; a pipeline must absorb
+/// that.
 ///
-/// A stream lists about seven shards for each partition and day, and nearly all of them are
-/// closed: a token of 100,000 is about 2 MB of text.
+/// The token is void once a shard that was open at the capture was not begun within the stream's 24
+/// hours of retention.
+///
+/// A stream lists about seven shards for each partition and day, and nearly all of them are closed:
+/// a token of 100,000 shards is about 2 MB of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HandoffToken {
-    /// The stream's ARN, which names table and generation of the stream.
+    /// The stream's ARN, which identifies the table and the generation of the stream.
     pub stream_arn: String,
-    /// When it was captured.
+    /// When the token was captured.
     pub captured_at: Timestamp,
     /// The shards that could take no more records: those with an ending sequence number *and* a
-    /// listed child. In doubt a shard is open, and reading it is harmless.
+    /// listed child. If in doubt, a shard counts as open, since reading it is harmless.
     pub closed: ShardIds,
 }
 
-/// The token as it is written.
+/// The written form of the token.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Written {
@@ -39,27 +43,27 @@ struct Written {
     stream_arn: String,
     captured_at: Timestamp,
     closed: ShardIds,
-    /// Of all the others.
+    /// The digest of all other fields.
     digest: String,
 }
 
-/// A handoff token cannot be used.
+/// A handoff token that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandoffError {
-    /// It is not a token, or a truncated one.
+    /// The text is not a token, or a truncated one.
     #[error(
         "this is not a handoff token, or not all of it; use the text exactly as the bootstrap reported it"
     )]
     Unreadable(#[source] serde_json::Error),
-    /// It was a token, and something of it was changed.
+    /// The text is a token, but a part of it was changed.
     #[error(
         "the handoff token was changed after it was written; use the text exactly as the bootstrap reported it"
     )]
     Altered,
-    /// It is of a kind or version not known here.
+    /// The token is of a kind or version that this release does not know.
     #[error(
-        "the handoff token is of kind `{kind}`, version {version}; this release reads `{KIND}`, version {VERSION}: use the release that wrote it, or bootstrap anew with `restart`"
+        "the handoff token is of kind `{kind}`, version {version}; this release reads `{KIND}`, version {VERSION}: use the release that wrote it, or start a new bootstrap with `restart`"
     )]
     Unknown {
         /// Its kind.
@@ -70,7 +74,7 @@ pub enum HandoffError {
 }
 
 impl HandoffToken {
-    /// A token that names `closed` as the ids of the shards that were closed.
+    /// A token with `closed` as the ids of the closed shards.
     pub fn new(stream_arn: impl Into<String>, captured_at: Timestamp, closed: Vec<String>) -> Self {
         Self {
             stream_arn: stream_arn.into(),
@@ -98,12 +102,12 @@ impl HandoffToken {
         written(digest.collect())
     }
 
-    /// Reads a token back, from the text as it was written; space around it does no harm.
+    /// Reads a token from its text; surrounding whitespace is ignored.
     ///
     /// # Errors
     ///
-    /// [`HandoffError`] if it is truncated, changed in any way, or of an unknown version. There is
-    /// no fallback to some other starting point.
+    /// [`HandoffError`] if the text is truncated, changed in any way, or of an unknown version.
+    /// There is no fallback to another starting point.
     pub fn decode(text: &str) -> Result<Self, HandoffError> {
         #[derive(Deserialize)]
         struct Head {

@@ -10,41 +10,41 @@ use smol_str::SmolStr;
 /// DynamoDB's limit on a partition key value, in bytes.
 pub(crate) const MAX_PARTITION_KEY_BYTES: usize = 2048;
 
-/// Marker keys longer than this carry a hash of their tail instead.
+/// Longer marker keys carry a hash of their tail instead.
 const MAX_PLAIN_MARKER_BYTES: usize = 512;
 
 /// Why a name or id was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdError {
-    /// An entity of no characters: DynamoDB has no empty keys.
+    /// The entity is empty. DynamoDB has no empty keys.
     #[error(
         "the entity is empty; give every record a key of at least one character, or none at all"
     )]
     EmptyEntity,
-    /// An entity over DynamoDB's limit for partition keys.
+    /// The entity exceeds DynamoDB's limit for partition keys.
     #[error(
         "the entity has {bytes} bytes, over DynamoDB's limit of {MAX_PARTITION_KEY_BYTES}; shorten or hash it"
     )]
     EntityTooLong {
-        /// Its length in bytes of UTF-8.
+        /// The entity's length in bytes of UTF-8.
         bytes: usize,
     },
-    /// An event id of no characters would make all such events one.
+    /// The event id is empty. All events with empty ids would be one event.
     #[error("the event id is empty; without it a redelivered event cannot be told from a new one")]
     EmptyEventId,
-    /// Not a decimal number.
+    /// The text is not a decimal number.
     #[error("`{0}` is not a sequence number; expected decimal digits only")]
     SequenceNumber(String),
-    /// A pipeline name outside the alphabet that keeps marker keys unambiguous.
+    /// The pipeline name has other characters than those that keep marker keys unambiguous.
     #[error("`{0}` is not a pipeline name; use 1 to 128 of the characters A-Z a-z 0-9 _ - .")]
     PipelineName(String),
 }
 
 /// The address of one row of state: an entity and a time bucket.
 ///
-/// Cloning is cheap, and an entity of up to 23 bytes takes no memory of its own: a batch makes many
-/// keys. Ordered by entity, then bucket.
+/// Cloning is cheap. An entity of up to 23 bytes needs no allocation, since a batch makes many
+/// keys. Keys are ordered by entity, then bucket.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     entity: SmolStr,
@@ -52,11 +52,11 @@ pub struct Key {
 }
 
 impl Key {
-    /// The key of `entity` in `bucket`; bucket 0 is used where there is no window.
+    /// The key of `entity` in `bucket`; without a window, the bucket is 0.
     ///
     /// # Errors
     ///
-    /// [`IdError`] if the entity is empty or longer than 2,048 bytes, which no row could hold.
+    /// [`IdError`] if the entity is empty, or longer than the 2,048 bytes that a row can hold.
     pub fn new(entity: impl AsRef<str>, bucket: i64) -> Result<Self, IdError> {
         let entity = entity.as_ref();
         match entity.len() {
@@ -69,12 +69,12 @@ impl Key {
         }
     }
 
-    /// Whom or what the row is about (`pk`).
+    /// The entity that the row is about (`pk`).
     pub fn entity(&self) -> &str {
         &self.entity
     }
 
-    /// The time bucket (`sk`); 0 where there is no window.
+    /// The time bucket (`sk`); 0 without a window.
     pub fn bucket(&self) -> i64 {
         self.bucket
     }
@@ -92,15 +92,16 @@ impl fmt::Debug for Key {
     }
 }
 
-/// What makes an event the same event when it comes again.
+/// The id that is the same on every delivery of an event.
 ///
-/// For a stream record the stream's `eventID`, for a scanned row a name made of its primary key.
+/// For a stream record it is the stream's `eventID`, for a scanned row a name made from its primary
+/// key.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EventId(Arc<str>);
 
 impl EventId {
-    /// The id `id`.
+    /// The event id `id`.
     ///
     /// # Errors
     ///
@@ -114,7 +115,7 @@ impl EventId {
         }
     }
 
-    /// The id as given.
+    /// The id's text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -139,17 +140,17 @@ impl fmt::Display for EventId {
     }
 }
 
-/// How the events of a scan begin.
+/// The prefix of the event ids of a scan.
 const SCAN: &str = "scan/";
 
-/// The name of a source item, made of its primary key: the same in a scan and in the stream.
+/// The name of a source item, made from its primary key: the same in a scan and in the stream.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ItemId(Arc<str>);
 
 impl ItemId {
-    /// The id made of `parts` in order; injective, because each part carries its length.
+    /// The id made from `parts`, in order; injective, because each part carries its length.
     pub fn from_parts<'a>(parts: impl IntoIterator<Item = &'a str>) -> Self {
-        // Most need no more.
+        // Enough for most names.
         let mut name = String::with_capacity(64);
         for part in parts {
             push_part(&mut name, part);
@@ -157,12 +158,13 @@ impl ItemId {
         Self(name.into())
     }
 
-    /// The id whose text is `text`, as [`as_str`](ItemId::as_str) gave it.
+    /// The id with the text `text`, as [`as_str`](ItemId::as_str) returned it.
     pub fn from_text(text: impl Into<Arc<str>>) -> Self {
         Self(text.into())
     }
 
-    /// The parts it was [made of](ItemId::from_parts), in order; `None` if no parts give its text.
+    /// The parts that it was [made from](ItemId::from_parts), in order; `None` if its text was made
+    /// otherwise.
     pub fn parts(&self) -> Option<Vec<&str>> {
         let mut parts = Vec::new();
         let mut rest = self.as_str();
@@ -172,7 +174,7 @@ impl ItemId {
             parts.push(part);
             rest = tail;
         }
-        // A length may be written in other ways, such as `+1`: then this is no such text.
+        // A length in another form, such as `+1`, is not accepted.
         (Self::from_parts(parts.iter().copied()) == *self).then_some(parts)
     }
 
@@ -181,20 +183,20 @@ impl ItemId {
         &self.0
     }
 
-    /// The event that is "this item was scanned": the same in every run over the same table.
+    /// The id of the event "this item was scanned": the same in every run over the same table.
     pub fn scan_event(&self) -> EventId {
         EventId(format!("{SCAN}{}", self.0).into())
     }
 
-    /// The item of which `event` tells that [it was scanned](ItemId::scan_event), if it does.
+    /// The item of a [scan event](ItemId::scan_event); `None` if `event` is not one.
     pub fn of_scan_event(event: &str) -> Option<Self> {
         event.strip_prefix(SCAN).map(Self::from_text)
     }
 }
 
-/// As people write it: `order_id = "o18104"`, attributes of a primary key separated by commas,
-/// numbers as they are, bytes as `0x01ff`. A name that was made of anything else is shown as its
-/// parts, or as its text if it has none. What is kept, or compared, is [`as_str`](ItemId::as_str).
+/// In the form people write: `order_id = "o18104"`, attributes of a primary key separated by
+/// commas, numbers as they are, bytes as `0x01ff`. A name made otherwise is shown as its parts, or
+/// as its text if it has none. For storage and comparison use [`as_str`](ItemId::as_str).
 impl fmt::Display for ItemId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(parts) = self.parts() else {
@@ -220,9 +222,9 @@ impl fmt::Display for ItemId {
     }
 }
 
-/// A stream record's sequence number: 21 to 40 digits from AWS, here any number of digits.
+/// A stream record's sequence number: 21 to 40 digits from AWS, any number of digits here.
 ///
-/// Compared as a number, shown as it was given: Lambda wants it back letter for letter.
+/// Compared as a number, and shown as it was given, since Lambda requires the exact text back.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct SequenceNumber(Arc<str>);
@@ -232,7 +234,7 @@ impl SequenceNumber {
     ///
     /// # Errors
     ///
-    /// [`IdError::SequenceNumber`] if it is empty or has anything but decimal digits.
+    /// [`IdError::SequenceNumber`] if it is empty or contains anything but decimal digits.
     pub fn new(digits: impl Into<Arc<str>>) -> Result<Self, IdError> {
         let digits = digits.into();
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -241,20 +243,20 @@ impl SequenceNumber {
         Ok(Self(digits))
     }
 
-    /// The digits as given.
+    /// The digits, as given.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The digits without leading zeros: equal numbers have the same, and it is empty for zero.
+    /// The digits without leading zeros: the same for equal numbers, and empty for zero.
     pub fn significant(&self) -> &str {
         self.0.trim_start_matches('0')
     }
 
-    /// The greatest number below it; `None` for zero.
+    /// The greatest smaller number; `None` for zero.
     pub fn predecessor(&self) -> Option<Self> {
         let digits = self.significant();
-        // The last digit that is no zero goes down by one, and the zeros behind it become nines.
+        // The last digit other than zero decreases by one, and the zeros after it become nines.
         let last = digits.rfind(|digit| digit != '0')?;
         let (head, zeros) = digits.split_at_checked(last + 1)?;
         let head = head.get(..last)?;
@@ -310,15 +312,15 @@ impl fmt::Display for SequenceNumber {
     }
 }
 
-/// A pipeline's name: names its markers and metrics, and stays the same for its life.
+/// A pipeline's name. It is part of its markers and metrics, and stays the same for its life.
 ///
-/// Its alphabet (`A-Z a-z 0-9 _ - .`, 1 to 128 of them) leaves `/` to separate it from what
-/// follows in a marker key, so that two pipelines never share one.
+/// It has 1 to 128 of the characters `A-Z a-z 0-9 _ - .`. A `/` is not among them and separates the
+/// name from the rest of a marker key, so two pipelines never share one.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct PipelineName(Arc<str>);
 
 impl PipelineName {
-    /// The name `name`.
+    /// The pipeline name `name`.
     ///
     /// # Errors
     ///
@@ -343,8 +345,8 @@ impl PipelineName {
 
     /// The key of one of this pipeline's rows in a marker table.
     ///
-    /// Injective in (`kind`, `parts`): parts carry their lengths, and where the key would be
-    /// longer than 512 bytes they are replaced by their SHA-256. `kind` is a word of Murmur's.
+    /// Injective in (`kind`, `parts`): parts carry their lengths. If the key would be longer than
+    /// 512 bytes, its parts are replaced by their SHA-256. `kind` is a word that Murmur chooses.
     pub fn marker(&self, kind: &str, parts: &[&str]) -> String {
         let room: usize = parts.iter().map(|part| part.len() + 4).sum();
         let mut plain = String::with_capacity(self.0.len() + kind.len() + 2 + room);

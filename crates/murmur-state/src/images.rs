@@ -1,13 +1,13 @@
 use serde::{Deserialize, Serialize};
 
-/// What Lambda's form of a stream record cannot say about the images of a change: there, an image
-/// is a map that may be empty and nothing else.
+/// Facts about the images of a change that Lambda's form of a stream record cannot express: there,
+/// an image is only a map, which may be empty.
 ///
-/// Part of the contract between a source of events and its [`EventHandler`](crate::EventHandler),
-/// beside [`UNREADABLE`](crate::UNREADABLE). A source writes it into the record's `recordFormat`
-/// ([`to_record_format`](ImageNotes::to_record_format)), a field that DynamoDB's streams do not
-/// use; a handler that does not know it sees the record as Lambda hands it over, or an unreadable
-/// record.
+/// It is part of the contract between a source of events and its
+/// [`EventHandler`](crate::EventHandler), beside [`UNREADABLE`](crate::UNREADABLE). A source writes
+/// it into the record's `recordFormat` ([`to_record_format`](ImageNotes::to_record_format)), a
+/// field that DynamoDB's streams do not use. A handler that does not know it sees an ordinary
+/// Lambda record, or an unreadable one.
 ///
 /// ```
 /// use murmur_state::{ImageNote, ImageNotes};
@@ -19,33 +19,32 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageNotes {
-    /// What happened, if the record's event name says [`UNREADABLE`](crate::UNREADABLE) in its
-    /// place although only images could not be read.
+    /// The actual event name, if the record's event name is [`UNREADABLE`](crate::UNREADABLE)
+    /// although only images could not be read.
     pub event_name: Option<String>,
-    /// What to know about the new image.
+    /// The note on the new image.
     pub new: ImageNote,
-    /// What to know about the old image.
+    /// The note on the old image.
     pub old: ImageNote,
 }
 
-/// What to know about one image.
+/// A note on one image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ImageNote {
-    /// It is what the record shows; an empty map is an image that did not come.
+    /// The image is as the record shows it; an empty map means that there is no image.
     #[default]
     AsShown,
-    /// It came, as an item without attributes.
+    /// The image exists, as an item without attributes.
     Empty,
-    /// It came, and could not be read for this reason.
+    /// The image exists, but could not be read, for this reason.
     Unreadable(String),
 }
 
 impl ImageNotes {
-    /// What to know about a change, where an image that came as an empty map is given as
-    /// [`ImageNote::Empty`].
+    /// The notes on a change; an image that came as an empty map is given as [`ImageNote::Empty`].
     ///
-    /// Such an image did not come after all where there can be none: the old one of an insert, the
-    /// new one of a removal, and one that a stream of this view type leaves out.
+    /// An empty image counts as absent where there can be none: the old one of an insert, the new
+    /// one of a removal, and one that a stream of this view type leaves out.
     pub fn of(event_name: &str, view_type: Option<&str>, new: ImageNote, old: ImageNote) -> Self {
         let carried = |note, none_of: &str, left_out_by: &str| match note {
             ImageNote::Empty
@@ -69,7 +68,7 @@ impl ImageNotes {
         notes
     }
 
-    /// Why an image could not be read, if one could not: the new one's reason before the old one's.
+    /// Why an image could not be read, if one could not; the new image's reason comes first.
     pub fn unreadable(&self) -> Option<&str> {
         [&self.new, &self.old]
             .into_iter()
@@ -85,12 +84,12 @@ impl ImageNotes {
         serde_json::to_string(notes).ok()
     }
 
-    /// What a record with this `recordFormat` has noted; nothing if it is of another kind.
+    /// The notes in a record's `recordFormat`; empty if it has another form.
     pub fn read(record_format: Option<&str>) -> Self {
         let read = |format| {
             let notes: Self = serde_json::from_str(format).ok()?;
             let is_whole = notes.event_name.is_some() == notes.unreadable().is_some();
-            // Only what was written is taken for notes.
+            // Accepts only the exact text that is written for the notes.
             (is_whole && notes.to_record_format()? == format).then_some(notes)
         };
         record_format.and_then(read).unwrap_or_default()

@@ -1,8 +1,8 @@
-//! Stores for tests, which do what another store does except where they say otherwise.
+//! Stores for tests, which behave like another store except where a test overrides them.
 //!
-//! Unstable, as [`conformance`](crate::conformance) is. A double implements [`Intercept`], writes only the
-//! calls that it changes, and is used as [`Intercepted`], which is a store of every level that the inner
-//! one is of.
+//! Unstable, like [`conformance`](crate::conformance). A test double implements [`Intercept`],
+//! overrides only the calls that it changes, and is used as [`Intercepted`], which has the same
+//! store traits as the inner store.
 //!
 //! ```
 //! use murmur_state::intercept::{Intercept, Intercepted};
@@ -40,18 +40,18 @@ use crate::{
 
 type Value<I> = <<I as Intercept>::Monoid as Monoid>::Value;
 
-/// What a test does in place of the calls of a store. Each call goes on to the [inner](Intercept::inner)
-/// store unless it is written.
+/// The calls of a store that a test overrides. Each call that is not overridden goes to the
+/// [inner](Intercept::inner) store.
 pub trait Intercept: Sized + Send + Sync + 'static {
-    /// What the store holds values of.
+    /// The monoid of the store.
     type Monoid: Monoid;
-    /// The store that is intercepted.
+    /// The intercepted store.
     type Inner: Store<Self::Monoid>;
 
-    /// The store that is intercepted.
+    /// The intercepted store.
     fn inner(&self) -> &Self::Inner;
 
-    /// In place of [`Read::get_many`].
+    /// Replaces [`Read::get_many`].
     fn get_many(
         &self,
         keys: &[Key],
@@ -59,7 +59,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().get_many(keys)
     }
 
-    /// In place of [`Read::list`].
+    /// Replaces [`Read::list`].
     fn list(
         &self,
         after: Option<&str>,
@@ -67,7 +67,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().list(after)
     }
 
-    /// In place of [`Store::merge`].
+    /// Replaces [`Store::merge`].
     fn merge(
         &self,
         adds: &[Add<Value<Self>>],
@@ -76,7 +76,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().merge(adds, deadline)
     }
 
-    /// In place of [`ExactlyOnce::checkpoints`].
+    /// Replaces [`ExactlyOnce::checkpoints`].
     fn checkpoints(&self) -> Arc<dyn Checkpoints>
     where
         Self::Inner: ExactlyOnce<Self::Monoid>,
@@ -84,7 +84,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().checkpoints()
     }
 
-    /// In place of [`ExactlyOnce::bind`].
+    /// Replaces [`ExactlyOnce::bind`].
     fn bind(
         &self,
         binding: &Binding,
@@ -96,7 +96,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().bind(binding, deadline)
     }
 
-    /// In place of [`ExactlyOnce::check_binding`].
+    /// Replaces [`ExactlyOnce::check_binding`].
     fn check_binding(
         &self,
         binding: &Binding,
@@ -108,7 +108,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().check_binding(binding, deadline)
     }
 
-    /// In place of [`ExactlyOnce::apply`].
+    /// Replaces [`ExactlyOnce::apply`].
     fn apply(
         &self,
         bound: &Bound,
@@ -121,7 +121,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().apply(bound, events, deadline)
     }
 
-    /// In place of [`Ledger::replace`].
+    /// Replaces [`Ledger::replace`].
     fn replace(
         &self,
         bound: &Bound,
@@ -135,7 +135,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().replace(bound, items, deadline)
     }
 
-    /// In place of [`Ledger::known`].
+    /// Replaces [`Ledger::known`].
     fn known(
         &self,
         bound: &Bound,
@@ -149,7 +149,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().known(bound, items, deadline)
     }
 
-    /// In place of [`Ledger::list_known`].
+    /// Replaces [`Ledger::list_known`].
     fn list_known(
         &self,
         bound: &Bound,
@@ -163,7 +163,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().list_known(bound, segment, after)
     }
 
-    /// In place of [`Ledger::settle`].
+    /// Replaces [`Ledger::settle`].
     fn settle(
         &self,
         bound: &Bound,
@@ -176,7 +176,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().settle(bound, deadline)
     }
 
-    /// In place of [`Ledger::is_settling`].
+    /// Replaces [`Ledger::is_settling`].
     fn is_settling(
         &self,
         bound: &Bound,
@@ -189,7 +189,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
         self.inner().is_settling(bound, deadline)
     }
 
-    /// In place of [`Ledger::mend`].
+    /// Replaces [`Ledger::mend`].
     fn mend(
         &self,
         bound: &Bound,
@@ -204,7 +204,7 @@ pub trait Intercept: Sized + Send + Sync + 'static {
     }
 }
 
-/// A store as an [`Intercept`] has it.
+/// A store with the calls that an [`Intercept`] overrides.
 #[derive(Debug, Clone)]
 pub struct Intercepted<I>(pub I);
 

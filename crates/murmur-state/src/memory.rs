@@ -1,4 +1,4 @@
-//! Stores and the marker table in this process.
+//! Stores and the marker table in memory.
 
 mod deduper;
 mod ledger;
@@ -22,13 +22,14 @@ pub use deduper::MemoryDeduper;
 
 const STORE: &str = "MemoryStore";
 
-/// How many stores were made in this process: each has rows of its own, and a name that says so.
+/// The number of stores made in this process. Each has its own rows, and a name with its number.
 static STORES: AtomicU64 = AtomicU64::new(1);
 
-/// A store in this process: the reference for what every other store must do, and what tests of
-/// pipelines run on. It serves every delivery mode: it has a marker table of its own. It holds
-/// everything until it is dropped; clones share rows and markers. It answers at once, so deadlines do
-/// not concern it.
+/// A store in memory: the reference for the behaviour of every other store, and the store for tests
+/// of pipelines.
+///
+/// It serves every delivery mode, since it has its own marker table. It keeps everything until it
+/// is dropped; clones share rows and markers. It answers at once, so it ignores deadlines.
 #[derive(Clone)]
 pub struct MemoryStore<M: Monoid> {
     monoid: M,
@@ -69,7 +70,7 @@ impl Mode {
 }
 
 impl<M: Monoid> MemoryStore<M> {
-    /// An empty store with an empty marker table, by the machine's clock.
+    /// An empty store with an empty marker table, on the machine's clock.
     pub fn new(monoid: M) -> Self {
         Self {
             monoid,
@@ -84,15 +85,15 @@ impl<M: Monoid> MemoryStore<M> {
         }
     }
 
-    /// The same with this marker table: one that a test looks into, that goes by a clock of its own, or
-    /// that several pipelines share. Default: a new one.
+    /// Uses this marker table: one that a test inspects, that has its own clock, or that several
+    /// pipelines share. Default: a new one.
     #[must_use]
     pub fn markers(mut self, markers: MemoryDeduper) -> Self {
         self.markers = markers;
         self
     }
 
-    /// Every row, in order of the keys.
+    /// All rows, in order of their keys.
     pub fn rows(&self) -> Vec<StateRow<M::Value>> {
         let inner = self.lock();
         let row = |(key, row): (&Key, &Row<M::Value>)| StateRow {
@@ -166,7 +167,7 @@ impl<M: Monoid> fmt::Debug for MemoryStore<M> {
     }
 }
 
-/// Keys at which an entry failed for a reason that is not its own.
+/// Keys whose entries failed for a reason that is not their own.
 #[derive(Default)]
 struct Stopped(HashSet<Key>);
 
@@ -251,7 +252,7 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
             None => Err(StoreError::Setup {
                 place: self.place.clone(),
                 advice: "it belongs to no pipeline yet, so there is nothing to compare; bootstrap \
-                         the pipeline or start live first"
+                         the pipeline or start its stream consumer first"
                     .to_owned(),
                 source: None,
             }),
@@ -264,7 +265,7 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
         events: &[Once<M::Value>],
         _deadline: Deadline,
     ) -> Vec<Outcome> {
-        // State first, then markers, always: the two locks make one transaction.
+        // Always state before markers: the two locks make one transaction.
         let mut inner = self.lock();
         let mut marked = self.markers.lock();
         let pipeline = bound.pipeline();
@@ -287,7 +288,7 @@ impl<M: Monoid> ExactlyOnce<M> for MemoryStore<M> {
 }
 
 impl<M: Monoid> MemoryStore<M> {
-    /// Has each key of `event` take it, unless it has.
+    /// Counts `event` on each of its keys, unless the key has counted it before.
     fn take(
         &self,
         rows: &mut HashMap<Key, Row<M::Value>>,
@@ -306,7 +307,7 @@ impl<M: Monoid> MemoryStore<M> {
                 applied = true;
             }
         }
-        // An event without keys has nothing to repeat.
+        // An event without keys has nothing that could repeat.
         Ok(match applied || event.adds.is_empty() {
             true => Outcome::Applied,
             false => Outcome::Duplicate,

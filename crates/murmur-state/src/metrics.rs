@@ -1,20 +1,24 @@
 use std::fmt;
 
-/// Where counts and gauges go.
+/// The destination of counts, gauges and errors. Implementations must not block.
 ///
-/// Names of counters follow one pattern: `<pipeline>` for records that took effect, and
-/// `<pipeline>:retry`, `:dedup_skip`, `:dead_letter`, `:skip`, `:expired`, `:ttl_kept`,
-/// `:superseded`, `:failed`, `:blocked` for what else became of them. Beside these,
-/// `:impossible_time` counts records whose creation time is left out of account. Gauges are named by what they
-/// measure and its unit, as in `<pipeline>:lag_ms`. Implementations must not block.
+/// Counters follow one naming pattern:
+///
+/// - `<pipeline>` counts records that took effect.
+/// - `<pipeline>:retry`, `:dedup_skip`, `:dead_letter`, `:skip`, `:expired`, `:ttl_kept`,
+///   `:superseded`, `:failed` and `:blocked` count records with these outcomes.
+/// - `<pipeline>:impossible_time` counts records whose creation time is ignored because it is
+///   impossible.
+///
+/// A gauge is named by what it measures and its unit, as in `<pipeline>:lag_ms`.
 pub trait Recorder: fmt::Debug + Send + Sync + 'static {
     /// Adds `by` to the counter called `name`.
     fn count(&self, name: &str, by: u64);
 
-    /// Notes `value` as what the gauge called `name` shows now; it may rise and fall.
+    /// Sets the gauge called `name` to `value`; it may rise and fall.
     fn gauge(&self, name: &str, value: u64);
 
-    /// Notes an error under `name`; it is counted separately.
+    /// Reports an error under `name`; errors are counted separately.
     fn error(&self, name: &str, error: &(dyn std::error::Error + 'static));
 }
 
@@ -28,8 +32,8 @@ impl Recorder for NoopRecorder {
     fn error(&self, _name: &str, _error: &(dyn std::error::Error + 'static)) {}
 }
 
-/// Writes `tracing` events of target `murmur::metrics`: counts at debug level with fields `name` and
-/// `by`, gauges at debug level with `name` and `value`, errors at warn level with their causes.
+/// Writes `tracing` events with target `murmur::metrics`: counts at debug level with fields `name`
+/// and `by`, gauges at debug level with `name` and `value`, errors at warn level with their causes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TracingRecorder;
 
@@ -47,7 +51,7 @@ impl Recorder for TracingRecorder {
     }
 }
 
-/// Shows an error followed by all its causes, each after `": "`.
+/// Displays an error followed by all its causes, each after `": "`.
 #[derive(Debug)]
 pub struct Causes<'a>(pub &'a (dyn std::error::Error + 'static));
 

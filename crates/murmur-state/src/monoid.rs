@@ -4,14 +4,14 @@ use crate::ids::SequenceNumber;
 
 /// Two values could not be combined: the result does not fit the value's type.
 ///
-/// Nothing is wrapped or saturated: a total that would be wrong is refused.
+/// Nothing is wrapped or saturated: a wrong total is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the combined value does not fit its type; keep such totals in a wider unit or split the key"
 )]
 pub struct Overflow;
 
-/// Which record an input came from: what orders records whose user-given times are equal.
+/// The record that an input came from. It orders records whose user-given times are equal.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
     /// The record's event id.
@@ -20,42 +20,42 @@ pub struct Origin<'a> {
     pub sequence: Option<&'a SequenceNumber>,
 }
 
-/// How the values of one key are put together.
+/// How the values of one key combine.
 ///
 /// # Contract
 ///
 /// For all values `a`, `b`, `c` for which no step overflows:
 ///
-/// - `combine` is associative and **commutative**. Records of one key meet in whatever order
-///   retries, shards and parallel segments bring them, so an order-sensitive fold is not a
-///   `Monoid`. ("First" and "last" are minimum and maximum over a time the user gives.)
+/// - `combine` is associative and **commutative**. Retries, shards and parallel segments bring the
+///   records of a key in any order, so an order-sensitive fold is not a `Monoid`. ("First" and
+///   "last" are minimum and maximum over a time that the user gives.)
 /// - [`identity`](Monoid::identity) combined with `a` is `a`.
-/// - If [`IDEMPOTENT`](Monoid::IDEMPOTENT) is true, `a` combined with `a` is `a`. Redelivery
-///   then needs no bookkeeping, and Murmur writes none.
+/// - If [`IDEMPOTENT`](Monoid::IDEMPOTENT) is true, `a` combined with `a` is `a`. Redelivery then
+///   needs no bookkeeping, and Murmur writes none.
 ///
-/// `murmur_core::laws` checks all of it on values of your choosing.
+/// `murmur_core::laws` checks these laws on values that you choose.
 pub trait Monoid: Clone + Send + Sync + 'static {
-    /// What one record gives, before [`lift`](Monoid::lift).
+    /// The input from one record, before [`lift`](Monoid::lift).
     type Input;
-    /// What a row holds.
+    /// The value of a row.
     type Value: Clone + PartialEq + Debug + Send + Sync + 'static;
 
     /// Whether combining a value with itself changes nothing.
     const IDEMPOTENT: bool = false;
 
-    /// What it is called in a store's [`Binding`](crate::Binding), so that rows of one monoid are
-    /// not gone on with by another of the same value type. Default: nothing, which compares as
-    /// equal.
+    /// The monoid's name in a store's [`Binding`](crate::Binding). It keeps another monoid of the
+    /// same value type from continuing with the rows. Default: empty, which equals every other
+    /// empty name.
     const NAME: &'static str = "";
 
-    /// The value of a row to which nothing was added.
+    /// The value of a row without additions.
     fn identity(&self) -> Self::Value;
 
-    /// Turns one record's input into a value.
+    /// Converts one record's input into a value.
     fn lift(&self, input: Self::Input) -> Self::Value;
 
-    /// As [`lift`](Monoid::lift), where the value also depends on the record it came from.
-    /// A pipeline calls this one; the default ignores `origin`.
+    /// Like [`lift`](Monoid::lift), for values that also depend on the record they come from.
+    /// Pipelines call this method; the default ignores `origin`.
     fn lift_from(&self, input: Self::Input, origin: Origin<'_>) -> Self::Value {
         let _ = origin;
         self.lift(input)
@@ -65,22 +65,22 @@ pub trait Monoid: Clone + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Overflow`] if the result does not fit; `into` is unchanged then.
+    /// [`Overflow`] if the result does not fit; `into` is then unchanged.
     fn combine(&self, into: &mut Self::Value, other: &Self::Value) -> Result<(), Overflow>;
 
-    /// Whether `state` may be what live made of the items of which `recount` was made by a scan,
-    /// which knows of no sequence number. The default: if they are equal. To be replaced where
-    /// values depend on the record they [came from](Monoid::lift_from).
+    /// Whether `state`, made by stream processing, may come from the same items as `recount`, made
+    /// by a scan, which knows no sequence numbers. Default: whether they are equal. Override it if
+    /// values depend on the record they [come from](Monoid::lift_from).
     fn agrees(&self, state: &Self::Value, recount: &Self::Value) -> bool {
         state == recount
     }
 }
 
-/// A monoid whose every value has an inverse, so that what was added can be taken back.
+/// A monoid with inverses: every addition can be taken back.
 ///
 /// # Contract
 ///
-/// `a` combined with `invert(a)` is the identity, wherever `invert` does not overflow.
+/// `a` combined with `invert(a)` is the identity, unless `invert` overflows.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be taken back, so `.retract()` and `.ledger()` are not for it",
     label = "no `Group`: its values have no inverse",
@@ -88,7 +88,7 @@ pub trait Monoid: Clone + Send + Sync + 'static {
             maximum ever seen)"
 )]
 pub trait Group: Monoid {
-    /// The value that undoes `value`.
+    /// The inverse of `value`.
     ///
     /// # Errors
     ///
@@ -99,13 +99,13 @@ pub trait Group: Monoid {
 /// Monoids that are integer addition: a store may add with one atomic instruction.
 pub trait Additive: Group<Value = i64> {}
 
-/// Monoids that keep the greatest integer: a store may write only if greater.
+/// Monoids that keep the greatest integer: a store may write only if the new value is greater.
 pub trait KeepsGreatest: Monoid<Value = i64> {}
 
-/// Monoids that keep the least integer: a store may write only if less.
+/// Monoids that keep the least integer: a store may write only if the new value is less.
 pub trait KeepsLeast: Monoid<Value = i64> {}
 
-/// Bytes in a state row are not an encoding this monoid knows.
+/// Stored bytes are not an encoding that this monoid knows.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("cannot decode the stored value: {reason}")]
 pub struct CodecError {
@@ -113,7 +113,7 @@ pub struct CodecError {
 }
 
 impl CodecError {
-    /// An error that says what was found and what was expected.
+    /// An error with what was found and what was expected.
     pub fn new(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
@@ -121,20 +121,20 @@ impl CodecError {
     }
 }
 
-/// A monoid whose values can be kept as bytes.
+/// A monoid whose values can be stored as bytes.
 ///
 /// # Contract
 ///
-/// `decode(encode(v)) == v`, and equal values encode to equal bytes. The first byte names the
-/// version of the encoding, so that a later release can read what an earlier one wrote.
+/// `decode(encode(v)) == v`, and equal values encode to equal bytes. The first byte is the version
+/// of the encoding, so that a later release can read what an earlier one wrote.
 pub trait Codec: Monoid {
-    /// The value's bytes.
+    /// Encodes a value.
     fn encode(&self, value: &Self::Value) -> Vec<u8>;
 
-    /// The value of these bytes.
+    /// Decodes a value.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] if the bytes are truncated, or of a version or kind not known here.
+    /// [`CodecError`] if the bytes are truncated, or of an unknown version or kind.
     fn decode(&self, bytes: &[u8]) -> Result<Self::Value, CodecError>;
 }

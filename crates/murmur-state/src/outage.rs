@@ -1,4 +1,4 @@
-//! What the operations of one run have in common: an outage that all of them meet is told once.
+//! The state that the operations of one run share, so that an outage is reported once.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -8,22 +8,23 @@ use std::time::Duration;
 
 use crate::metrics::Causes;
 
-/// How long an operation has failed when it is told for the first time.
+/// How long an operation must fail before it is first reported.
 const TOLD_AFTER: Duration = Duration::from_secs(30);
 
-/// How often it is told after that.
+/// The interval of further reports.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
 
-/// An outage: operations fail in passing, again and again. Its `Display` is a sentence for people.
+/// An outage: operations fail again and again with errors that a retry can help. Its `Display` is a
+/// sentence for people.
 ///
-/// It is told once for all operations that share a [`Retry`](crate::Retry): after 30 seconds, then
-/// once a minute, and when it is over.
+/// All operations that share a [`Retry`](crate::Retry) report it once: after 30 seconds, then once
+/// a minute, and when it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outage<'a> {
-    /// It goes on.
+    /// It continues.
     Lasts {
-        /// How long the operation that has failed longest has had no success.
+        /// For how long the operation that has failed longest has had no success.
         lasted: Duration,
         /// The last error, with its causes.
         error: &'a str,
@@ -47,7 +48,7 @@ impl fmt::Display for Outage<'_> {
     }
 }
 
-/// A duration for people: `45 s`, `3 min`, `1 h 5 min`.
+/// A duration in the form people write: `45 s`, `3 min`, `1 h 5 min`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Roughly(pub Duration);
 
@@ -72,19 +73,19 @@ pub(crate) struct Outages {
     state: Mutex<State>,
 }
 
-/// What the operations of one run have in common. Times are monotonic.
+/// The state that the operations of one run share. Times are monotonic.
 #[derive(Default)]
 pub(crate) struct State {
-    /// How many operations have had a place.
+    /// The number of places given out so far.
     places: u64,
-    /// Since when each has had no success.
+    /// For each failing operation, the time since which it has had no success.
     failing: BTreeMap<u64, Duration>,
     told: Option<Told>,
     /// How long the operation had failed that last used up its time.
     pub(crate) gave_up_after: Option<Duration>,
-    /// Whether any used up its attempts or its time.
+    /// Whether any operation used up its attempts or its time.
     pub(crate) is_exhausted: bool,
-    /// When all were told to stop.
+    /// When the operations were told to stop.
     pub(crate) stopped: Option<Duration>,
 }
 
@@ -102,14 +103,14 @@ impl Outages {
         }
     }
 
-    /// A place among the others for an operation that fails.
+    /// Gives a failing operation its place.
     pub(crate) fn place(&self) -> u64 {
         let mut state = self.state();
         state.places += 1;
         state.places
     }
 
-    /// The operation at `place`, without success `since` then, failed again `now`.
+    /// Notes that the operation at `place`, without success since `since`, failed again at `now`.
     pub(crate) fn failed(
         &self,
         place: u64,
@@ -133,7 +134,7 @@ impl Outages {
         self.tell(&Outage::Lasts { lasted, error });
     }
 
-    /// An operation succeeded, or a part of it; it had `place` if it had failed before.
+    /// Notes that an operation, or a part of it, succeeded; `place` is set if it had failed before.
     pub(crate) fn succeeded(&self, place: Option<u64>, now: Duration) {
         self.ended(place);
         let mut state = self.state();
@@ -146,7 +147,7 @@ impl Outages {
         }
     }
 
-    /// An operation ended; it had `place` if it had failed.
+    /// Notes that an operation ended; `place` is set if it had failed.
     pub(crate) fn ended(&self, place: Option<u64>) {
         if let Some(place) = place {
             self.state().failing.remove(&place);

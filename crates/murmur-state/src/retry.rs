@@ -1,4 +1,4 @@
-//! The one retry layer.
+//! The retry layer, the only one.
 
 mod policy;
 
@@ -16,20 +16,19 @@ use crate::time::{Clock, Deadline, Random};
 use policy::FullJitter;
 pub use policy::RetryPolicy;
 
-/// How long operations are still tried again after they were told to stop.
+/// How long operations are still retried after a stop.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// An operation that is past its budget by more than this was suspended: no attempt takes so long,
-/// with the timeouts that clients have and the SDK's own retries.
+/// An operation that exceeds its budget by more than this was suspended: with the clients' timeouts
+/// and the SDK's own retries, no attempt takes that long.
 const OVERRUN: Duration = Duration::from_secs(2 * 60);
 
-/// How long a rest goes on before it is looked whether to stop.
+/// The interval at which a waiting operation checks for a stop.
 const SLICE: Duration = Duration::from_secs(1);
 
-/// Tries operations again, by a policy, on a clock.
+/// Retries operations by a policy, on a clock.
 ///
-/// Clones share what they know of an [outage](Outage), so that the operations of one run tell it
-/// once.
+/// Clones share the state of an [outage](Outage), so the operations of one run report it once.
 #[derive(Debug, Clone)]
 pub struct Retry {
     policy: RetryPolicy,
@@ -40,7 +39,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Follows `policy` on `clock`, jitter from `random`. An outage is traced.
+    /// Uses `policy` on `clock`, with jitter from `random`. Outages are traced.
     pub fn new(policy: RetryPolicy, clock: Arc<dyn Clock>, random: Random) -> Self {
         Self {
             policy,
@@ -51,15 +50,14 @@ impl Retry {
         }
     }
 
-    /// The same, and `tell` hears of an outage, too. It is called in between attempts, so it should
-    /// return soon.
+    /// Reports outages to `tell` as well. It is called between attempts, so it should return soon.
     #[must_use]
     pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
         self.outages = Arc::new(Outages::new(tell));
         self
     }
 
-    /// The same by another policy; what is known of an outage stays shared.
+    /// The same with another policy; the state of an outage stays shared.
     #[must_use]
     pub fn by(&self, policy: RetryPolicy) -> Self {
         Self {
@@ -68,8 +66,8 @@ impl Retry {
         }
     }
 
-    /// The same for what has to be put in order after a [stop](Retry::stop): tried again for so
-    /// long after it, instead of one second.
+    /// The same, but retries for `grace` after a [stop](Retry::stop) instead of one second: for
+    /// cleanup.
     #[must_use]
     pub fn with_grace(&self, grace: Duration) -> Self {
         Self {
@@ -78,51 +76,51 @@ impl Retry {
         }
     }
 
-    /// The policy followed.
+    /// The policy.
     pub fn policy(&self) -> &RetryPolicy {
         &self.policy
     }
 
-    /// The clock waited on.
+    /// The clock that measures waits.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    /// Until when an operation that begins now may take: `deadline`, or the policy's budget if that
-    /// ends sooner.
+    /// The deadline of an operation that begins now: `deadline`, or the end of the policy's budget
+    /// if that is earlier.
     pub fn batch_deadline(&self, deadline: Deadline) -> Deadline {
         deadline.earlier(Deadline::within(&*self.clock, self.policy.budget))
     }
 
-    /// Lets operations that fail end soon: from a second later on nothing is tried again.
+    /// Ends failing operations soon: one second later, nothing is retried any more.
     pub fn stop(&self) {
         let now = self.clock.monotonic();
         self.outages.state().stopped.get_or_insert(now);
     }
 
-    /// How long the operation had failed that was last given up because its budget was used up.
+    /// How long the operation had failed that last gave up because its budget was used up.
     pub fn gave_up_after(&self) -> Option<Duration> {
         self.outages.state().gave_up_after
     }
 
-    /// Whether any operation used up its attempts or its budget; what failed else had no time left
-    /// before its own deadline.
+    /// Whether any operation used up its attempts or its budget. Other failed operations had no
+    /// time left before their own deadline.
     pub fn is_exhausted(&self) -> bool {
         self.outages.state().is_exhausted
     }
 
-    /// Whether nothing is tried again any more, since it was told to [stop](Retry::stop).
+    /// Whether nothing is retried any more, since [`stop`](Retry::stop) was called.
     pub fn is_stopped(&self) -> bool {
         let stopped = self.outages.state().stopped;
         stopped.is_some_and(|at| self.clock.monotonic() >= at.saturating_add(self.grace))
     }
 
-    /// Runs `operation` until it succeeds, fails for good, or attempts or time are used up; then
-    /// its last error is returned. `on_retry` hears of every failure that is tried again.
+    /// Runs `operation` until it succeeds, fails permanently, or attempts or time are used up, and
+    /// returns its last result. `on_retry` is called for every failure that is retried.
     ///
     /// # Cancel safety
     ///
-    /// As the operation's own: nothing is held between attempts.
+    /// Like the operation itself: nothing is held between attempts.
     pub async fn run<T, E, Op, Fut>(
         &self,
         deadline: Deadline,
@@ -173,11 +171,11 @@ impl Retry {
 pub struct Attempts<'a> {
     retry: &'a Retry,
     deadline: Deadline,
-    /// When it began, or last had success, or woke up past its budget.
+    /// When it began, last succeeded, or woke up past its budget.
     since: Duration,
-    /// How many transient failures there were in a row.
+    /// The number of consecutive transient failures.
     transient: u32,
-    /// Whether it has its budget once more because it was suspended.
+    /// Whether it got a second budget because it was suspended.
     resumed: bool,
     schedule: FullJitter<'a>,
     /// Its place among the operations that fail at the moment.
@@ -185,14 +183,14 @@ pub struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    /// Until when the next attempt may take: the deadline, or what is left of the budget.
+    /// The deadline of the next attempt: the operation's own, or the end of the budget.
     pub fn deadline(&self) -> Deadline {
         let left = self.retry.policy.budget.saturating_sub(self.failing_for());
         let budget = Deadline::within(&*self.retry.clock, left);
         self.deadline.earlier(budget)
     }
 
-    /// Notes that the operation succeeded, or a part of it: from now on it has its whole budget.
+    /// Notes that the operation, or a part of it, succeeded: its budget starts over.
     pub fn progressed(&mut self) {
         let now = self.retry.clock.monotonic();
         self.retry.outages.succeeded(self.failing.take(), now);
@@ -200,8 +198,8 @@ impl Attempts<'_> {
         self.schedule.reset();
     }
 
-    /// How long to rest before the whole operation is tried again, after it failed; `None` if that
-    /// cannot help, or attempts or time are used up.
+    /// How long to wait before the failed operation is retried as a whole; `None` if a retry cannot
+    /// help, or attempts or time are used up.
     pub fn after<E: Failure + 'static>(&mut self, error: &E) -> Option<Duration> {
         let fault = error.fault();
         if fault == Fault::Transient {
@@ -214,8 +212,9 @@ impl Attempts<'_> {
         self.wait_after(fault, Some(error))
     }
 
-    /// Gives back the budget of an operation that was suspended: what failed before says nothing of
-    /// now. Once, since an operation that takes no heed of its deadline looks the same.
+    /// Starts the budget of a suspended operation over, since its earlier failures say nothing
+    /// about the present. This happens once, because an operation that ignores its deadline looks
+    /// the same.
     fn resume(&mut self) {
         let budget = self.retry.policy.budget;
         if !self.resumed && self.failing_for() > budget.saturating_add(OVERRUN) {
@@ -228,8 +227,8 @@ impl Attempts<'_> {
         self.retry.outages.state().is_exhausted = true;
     }
 
-    /// How long to rest before the next attempt, after one that failed with `fault`; `None` if the
-    /// time is used up. `error` is told in an [outage](Outage).
+    /// How long to wait before the next attempt, after one failed with `fault`; `None` if the time
+    /// is used up. `error` is reported in an [outage](Outage).
     pub fn wait_after(
         &mut self,
         fault: Fault,
@@ -259,7 +258,7 @@ impl Attempts<'_> {
         Some(wait)
     }
 
-    /// Rests for `wait`; `false` if nothing is to be tried again because all was told to
+    /// Waits for `wait`. Returns `false` if nothing is to be retried, because of a
     /// [stop](Retry::stop).
     ///
     /// # Cancel safety

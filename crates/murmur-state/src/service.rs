@@ -1,37 +1,37 @@
-//! What DynamoDB and DynamoDB Streams mean by what they answer, and by not answering: the one
-//! table of error codes. It knows plain strings, so that it needs no AWS crate.
+//! The meaning of DynamoDB's and DynamoDB Streams' error answers, and of missing answers: the one
+//! table of error codes. It uses plain strings, so it needs no AWS crate.
 
 use std::error::Error;
 
 use crate::error::Fault;
 
-/// What became of a call to DynamoDB or DynamoDB Streams that did not succeed.
+/// The kind of failure of a call to DynamoDB or DynamoDB Streams.
 ///
-/// [`answered`](Self::answered) judges an answer by its HTTP status and error code,
-/// [`undispatched`](Self::undispatched) a request that got none. [`fault`](Self::fault) says what
-/// that asks of the caller.
+/// [`answered`](Self::answered) classifies an answer by its HTTP status and error code,
+/// [`undispatched`](Self::undispatched) a request without an answer. [`fault`](Self::fault) tells
+/// what the caller can do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CallFailure {
     /// Too many requests, or too much capacity asked for. Nothing was done.
     Throttled,
-    /// Another request was at the same item, or used the same token. Nothing was done.
+    /// Another request changed the same item, or used the same token. Nothing was done.
     Conflict,
     /// The resource is being created, changed or deleted. Nothing was done.
     Changing,
-    /// The credentials, or the request's signature, are past their time; the next attempt is
-    /// signed with renewed ones. Nothing was done.
+    /// The credentials, or the request's signature, have expired; the next attempt is signed with
+    /// renewed ones. Nothing was done.
     Expired,
-    /// The service failed. The request may have been carried out.
+    /// The service failed. The request may have been applied.
     Unavailable,
-    /// The connection was never made. Nothing was done.
+    /// No connection was made. Nothing was done.
     NotConnected,
-    /// No answer came: a timeout, or a broken connection. The request may have been carried out.
+    /// No answer arrived: a timeout, or a broken connection. The request may have been applied.
     Unanswered,
-    /// The answer said success and could not be read. The request was carried out.
+    /// The answer reported success but could not be read. The request was applied.
     Unreadable,
-    /// Credentials could not be loaded at the moment: their provider timed out or failed. Nothing
-    /// was sent.
+    /// Credentials could not be loaded this time: their provider timed out or failed. Nothing was
+    /// sent.
     NoCredentialsYet,
     /// The request could not be built, signed or addressed: no region, no credentials, or no
     /// usable endpoint. Nothing was sent.
@@ -40,22 +40,22 @@ pub enum CallFailure {
     ConditionFailed,
     /// A transaction was cancelled; its reasons say why. Nothing was done.
     Cancelled,
-    /// There is no such table, index, stream or shard.
+    /// The table, index, stream or shard does not exist.
     NotFound,
-    /// The caller may not do this.
+    /// The caller lacks permission.
     Denied,
     /// The credentials or the signature are wrong.
     BadCredentials,
-    /// The request is not valid; the message says what of it.
+    /// The request is not valid; the message says why.
     Invalid,
-    /// The items of one partition key are at their limit of 10 GB, which only tables with local
-    /// secondary indexes have.
+    /// The items of one partition key have reached their limit of 10 GB, which only tables with
+    /// local secondary indexes have.
     CollectionFull,
-    /// The stream's records that were asked for are trimmed.
+    /// The requested records have been trimmed from the stream.
     Trimmed,
     /// The shard iterator is older than 15 minutes.
     IteratorExpired,
-    /// Refused, for a reason that concerns none of Murmur's calls or is not known.
+    /// Refused for a reason that does not apply to Murmur's calls, or is unknown.
     Other,
 }
 
@@ -73,7 +73,7 @@ use CallFailure::{
 const CODES: &[(&str, CallFailure)] = &[
     ("BandwidthLimitExceeded", Throttled),
     ("EC2ThrottledException", Throttled),
-    // Of Streams: more than two readers of a shard. Of tables: too many changes at a time.
+    // For streams: more than two readers of a shard. For tables: too many changes at a time.
     ("LimitExceededException", Throttled),
     ("PriorRequestNotComplete", Throttled),
     ("ProvisionedThroughputExceeded", Throttled),
@@ -87,8 +87,8 @@ const CODES: &[(&str, CallFailure)] = &[
     ("ThrottlingError", Throttled),
     ("ThrottlingException", Throttled),
     ("TooManyRequestsException", Throttled),
-    // Each attempt draws a token of its own. That another request has used it says nothing about
-    // this one but that it was not carried out; the next attempt draws another token.
+    // Each attempt draws its own token. If another request has used it, this request was not
+    // applied, and the next attempt draws another token.
     ("IdempotentParameterMismatchException", Conflict),
     ("ReplicatedWriteConflictException", Conflict),
     ("TransactionConflict", Conflict),
@@ -126,7 +126,7 @@ const CODES: &[(&str, CallFailure)] = &[
     ("MissingAuthenticationTokenException", BadCredentials),
     ("RequestTimeTooSkewed", BadCredentials),
     ("SignatureDoesNotMatch", BadCredentials),
-    ("UnrecognizedClientException", BadCredentials),
+    ("UnrecognisedClientException", BadCredentials),
     ("MalformedHttpRequestException", Invalid),
     ("RequestEntityTooLargeException", Invalid),
     ("SerializationException", Invalid),
@@ -137,7 +137,7 @@ const CODES: &[(&str, CallFailure)] = &[
     ("ItemCollectionSizeLimitExceededException", CollectionFull),
     ("TrimmedDataAccessException", Trimmed),
     ("ExpiredIteratorException", IteratorExpired),
-    // Of calls that Murmur does not make.
+    // For calls that Murmur does not make.
     ("BackupInUseException", Other),
     ("BackupNotFoundException", Other),
     ("ContinuousBackupsUnavailableException", Other),
@@ -160,10 +160,10 @@ const CODES: &[(&str, CallFailure)] = &[
 ];
 
 impl CallFailure {
-    /// What an answer with this HTTP status and error code means. An unknown code is
+    /// The meaning of an answer with this HTTP status and error code. An unknown code is
     /// [`Unavailable`](Self::Unavailable) with a status of 500 and above, and
-    /// [`Other`](Self::Other) below. Codes of cancellation reasons are known, too; they have no
-    /// status of their own, and take 400.
+    /// [`Other`](Self::Other) below. Codes of cancellation reasons are known too; they have no
+    /// status of their own, so pass 400.
     pub fn answered(status: u16, code: &str) -> Self {
         match Self::named(code) {
             Some(known) => known,
@@ -173,9 +173,9 @@ impl CallFailure {
         }
     }
 
-    /// The same by what the answer says, too: a signature that is past its time has no code of its
-    /// own. That passes, since the next attempt is signed anew; after a machine was suspended it is
-    /// the first answer there is.
+    /// Like [`answered`](Self::answered), but also reads the message, since an expired signature
+    /// has no code of its own. It is temporary, because the next attempt is signed again. After a
+    /// machine was suspended, it is the first answer to arrive.
     pub fn said(status: u16, code: &str, message: &str) -> Self {
         let past = ["Signature expired", "Signature not yet current"];
         match Self::answered(status, code) {
@@ -184,16 +184,17 @@ impl CallFailure {
         }
     }
 
-    /// What `code` means, if it is in the table.
+    /// The meaning of `code`, if the table has it.
     pub fn named(code: &str) -> Option<Self> {
         let known = CODES.iter().find(|(name, _)| *name == code);
         known.map(|(_, means)| *means)
     }
 
-    /// What became of a request that was handed to the HTTP client and got no answer. `broken`
-    /// says that the client named a broken connection or a timeout. Credentials are judged by the
-    /// caller, who knows their provider's errors; the rest is told by the words of the AWS SDK and
-    /// of its HTTP library, since neither has a type for it.
+    /// The kind of failure of a request that was handed to the HTTP client and got no answer.
+    /// `broken` tells that the client reported a broken connection or a timeout. The caller
+    /// classifies errors of credentials, since it knows their provider's errors. Other errors are
+    /// recognised by the messages of the AWS SDK and its HTTP library, since neither has a type for
+    /// them.
     pub fn undispatched(error: &(dyn Error + 'static), broken: bool) -> Self {
         let says = |words: &[&str]| {
             let mut causes = std::iter::successors(Some(error), |&error| error.source());
@@ -215,8 +216,8 @@ impl CallFailure {
         }
     }
 
-    /// What the failure asks of the caller: never [`Fault::Record`], since no code by itself proves
-    /// that a record is to blame.
+    /// What the caller can do about it. Never [`Fault::Record`], since no code by itself proves
+    /// that a record is at fault.
     pub fn fault(self) -> Fault {
         match self {
             Throttled | Conflict => Fault::Contention,
@@ -232,7 +233,7 @@ impl CallFailure {
         }
     }
 
-    /// Whether the request may have been carried out all the same.
+    /// Whether the request may have been applied nevertheless.
     pub fn may_have_applied(self) -> bool {
         matches!(self, Unavailable | Unanswered | Self::Unreadable)
     }

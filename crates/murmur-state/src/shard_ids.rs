@@ -4,11 +4,12 @@ use std::sync::Arc;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A set of shard ids, kept small where it is saved: sorted, each id as what it adds to the one
+/// A set of shard ids with a compact text form: sorted, each id stored as its difference to the one
 /// before it.
 ///
-/// 100,000 ids as DynamoDB names them take about 1.8 MB of text instead of 4.2 MB. Any text can be
-/// an id. Equal sets have equal texts, and only such a text is read back. Clones share the ids.
+/// 100,000 ids of DynamoDB's form take about 1.8 MB of text instead of 4.2 MB. Any text can be an
+/// id. Equal sets have equal texts, and only such texts are accepted when read. Clones share the
+/// ids.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct ShardIds(Arc<[Box<str>]>);
 
@@ -23,18 +24,18 @@ impl ShardIds {
         self.0.iter().map(|id| &**id)
     }
 
-    /// How many there are.
+    /// The number of ids.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The set as text: for each id, in order, `shared.length:rest`, where the id is the first
-    /// `shared` bytes of the id before it and then the `length` bytes of `rest`.
+    /// The set as text. Each id, in order, is written as `shared.length:rest`: it consists of the
+    /// first `shared` bytes of the previous id, followed by the `length` bytes of `rest`.
     fn encode(&self) -> String {
         let (mut text, mut before) = (String::new(), "");
         for id in self.iter() {
@@ -46,7 +47,7 @@ impl ShardIds {
         text
     }
 
-    /// `None` for what [`encode`](Self::encode) does not write.
+    /// `None` for a text that [`encode`](Self::encode) does not write.
     fn decode(text: &str) -> Option<Self> {
         let (mut ids, mut left): (Vec<Box<str>>, _) = (Vec::new(), text);
         while !left.is_empty() {
@@ -64,7 +65,7 @@ impl ShardIds {
     }
 }
 
-/// How many bytes two texts have in common from the beginning, in whole characters.
+/// The length in bytes of the longest common prefix, in whole characters.
 fn shared(a: &str, b: &str) -> usize {
     let pairs = a.chars().zip(b.chars());
     let same = pairs.take_while(|(a, b)| a == b);
@@ -93,7 +94,7 @@ impl<'de> Deserialize<'de> for ShardIds {
     }
 }
 
-/// How many, since there may be a hundred thousand.
+/// Shows only the number of ids, since there may be a hundred thousand.
 impl fmt::Debug for ShardIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} shard ids", self.len())

@@ -19,70 +19,80 @@ use crate::time::{Deadline, Random};
 /// The most rows a key may have.
 const MAX_ROWS: u32 = 1_000;
 
-/// How many rows one read asks the store for at a time.
+/// Rows per read of the store.
 const PART: usize = 1_000;
 
-/// What stands between an entity and the number of its row.
+/// Separates an entity from the number of its row.
 const MARK: char = '#';
 
-/// A store that keeps each hot key in several rows, so that more can be written to it than one row
-/// takes.
+/// A store that keeps each hot key in several rows, which together take more writes than one row.
 ///
 /// A partition of DynamoDB, and so a row, takes 1,000 write units a second (Amazon DynamoDB
-/// Developer Guide, "Designing partition keys to distribute your workload"). A key that gets more
-/// than some 500 a second needs `Spread`; others do not. A write unit is one KB of the row, written
-/// once; in a transaction it counts twice.
+/// Developer Guide, "Designing partition keys to distribute your workload"). Use `Spread` for a key
+/// that gets more than about 500 a second; other keys do not need it. A write unit is one KB of the
+/// row written once; in a transaction it counts twice.
 ///
 /// # Rows
 ///
-/// The key (`all`, 0), spread over 8 rows, is in the rows (`all#0`, 0) to (`all#7`, 0): the *sub-rows*
-/// of the key. Errors name the row of the table that is concerned. An event goes to the sub-row that
-/// its id tells, so that it meets its own id when it comes again; in a ledger the item's id tells, so
-/// that what an item contributed is taken back from the row that has it. The number of the sub-row is
-/// the first 8 bytes of the id's SHA-256, as a big-endian integer, modulo the number of rows; this is
-/// the same in every release (of 8 rows the event `e1` is in `all#2`). Plain merges have no id: the additions of one call to a key go to one
-/// of its sub-rows, those of the next call to the next.
+/// The key (`all`, 0), spread over 8 rows, is in the rows (`all#0`, 0) to (`all#7`, 0): the
+/// *sub-rows* of the key. Errors name the row of the table.
+///
+/// - The id of an event determines its sub-row, so a redelivered event meets its own id.
+/// - In a ledger the id of the item does, so that a contribution is taken back from the row that
+///   has it.
+/// - Plain merges have no id. The additions of one call to a key go to one of its sub-rows, those
+///   of the next call to the next.
+///
+/// The number of the sub-row is the first 8 bytes of the id's SHA-256, as a big-endian integer,
+/// modulo the number of rows. This is the same in every release: of 8 rows, the event `e1` is in
+/// `all#2`.
 ///
 /// # Promises
 ///
-/// Those of the store, by the key: what it applies once is applied once, and a key's value is what
-/// its sub-rows combine to. Where they differ from one row:
+/// Each key has the promises of the wrapped store: an event that it applies once is applied once,
+/// and the key's value is the combination of its sub-rows. The differences to a single row are:
 ///
-/// - A sub-row by itself says nothing: where old images are taken back, one may be negative while
-///   the sum is right.
-/// - A key is read row by row, not at one moment: each addition is in the value or is not.
-/// - Whether a sum fits its type is seen row by row. A key whose rows combine to more than the type
-///   holds is written and cannot be read ([`StoreError::Overflow`]).
-/// - What fails at one sub-row does not hold up what goes to the others.
-/// - [`list`](Read::list) gives one entry per sub-row, each with the key: combine those of one key.
-/// - A write of another delivery mode is refused where it meets a row, and a key of few events may
-///   have less than all of its rows.
+/// - A single sub-row has no meaning: with retraction, one may be negative while the sum is
+///   correct.
+/// - A key is read row by row, not at one moment: each concurrent addition is either in the value
+///   or not.
+/// - Overflow is checked row by row. A key whose rows combine to more than the type holds can be
+///   written, but not read ([`StoreError::Overflow`]).
+/// - A failure at one sub-row does not block entries for the others.
+/// - [`list`](Read::list) has one entry per sub-row, each with the key: combine the entries of a
+///   key.
+/// - A write of another delivery mode is only refused when it meets a row, and a key with few
+///   events may not have all of its rows.
 ///
 /// # Names
 ///
-/// Where only [some](Spread::only) entities are spread, an entity that looks like a sub-row of
-/// one (`all#` and digits) is refused as [`StoreError::InvalidValue`], the record's own fault, and
-/// reading it finds nothing. Where all are spread, the last `#` and number of a row's entity are the
-/// sub-row's, so any name will do. The name of a spread entity has room for the longest suffix in
-/// the 2,048 bytes of a key; longer ones are refused in the same way.
+/// If only [some](Spread::only) entities are spread, an entity that looks like a sub-row of one of
+/// them (`all#` and digits) is refused as [`StoreError::InvalidValue`], the record's own fault, and
+/// reading it finds nothing. If all entities are spread, any name is allowed, since the last `#`
+/// and number of a row's entity are always the sub-row's.
+///
+/// The name of a spread entity must leave room for the longest suffix in the 2,048 bytes of a key;
+/// longer names are refused in the same way.
 ///
 /// # Cost
 ///
-/// - A read of a key reads all of its sub-rows: over 8 rows it costs 8 read units instead of 1, as
-///   long as each row has up to 4 KB.
-/// - A batch with *k* events of one key writes up to min(*k*, rows) rows instead of 1; plain merges,
-///   which have no id, go on to write 1. So spread over as few rows as the traffic needs, and only
+/// - A read of a key reads all of its sub-rows: with 8 rows of up to 4 KB it costs 8 read units
+///   instead of 1.
+/// - A batch with *k* events of one key writes up to min(*k*, rows) rows instead of 1. Plain
+///   merges, which have no id, still write 1. So use as few rows as the traffic needs, and only for
 ///   the keys that need it.
 /// - Every event of a spread key costs a SHA-256 of its id.
 ///
 /// # Changing the number of rows
 ///
-/// Number and entities are part of the definition that a store is [bound](ExactlyOnce::bind) by. With
-/// others, an event or item would be looked for in another row than it is in, so they need a new
-/// version of the pipeline and new tables; without them the store refuses
-/// ([`StoreError::OtherOwner`]). The modes without ids (at-least-once, claim-first) bind nothing:
-/// there the number may be raised at any time, and must never be lowered, nor an entity added or
-/// left out, because rows that are not read any more would be missing in the totals.
+/// The number of rows and the entities are part of the definition that a store is
+/// [bound](ExactlyOnce::bind) by. A change needs a new version of the pipeline and new tables,
+/// since an event or item would be looked for in another row than it is in. Without a new version,
+/// the store refuses the change ([`StoreError::OtherOwner`]).
+///
+/// The modes without ids (at-least-once, claim-first) bind nothing. There, the number may be raised
+/// at any time. It must never be lowered, and no entity added or left out: rows that are no longer
+/// read would be missing in the totals.
 ///
 /// # Example
 ///
@@ -130,19 +140,19 @@ pub struct Spread<M, S> {
 impl<M, S> Spread<M, S> {
     /// Spreads every key of `store`, which holds values of `monoid`, over `rows` rows.
     ///
-    /// Choose the write units a second that the hottest key needs, divided by 500. More than 1,000
-    /// rows are refused: those take up to a million write units a second, 25 times what a table has
-    /// by default (40,000), and a read of one key is ten requests.
+    /// `rows` should be the write units a second that the hottest key needs, divided by 500. More
+    /// than 1,000 rows are refused: 1,000 rows take up to a million write units a second, 25 times
+    /// a table's default limit (40,000), and a read of one key is ten requests.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming `rows` unless it is from 2 to 1,000.
+    /// [`OptionError`] naming `rows` unless it is between 2 and 1,000.
     pub fn new(monoid: M, store: S, rows: u32) -> Result<Self, OptionError> {
         if !(2..=MAX_ROWS).contains(&rows) {
             return Err(OptionError::new(
                 "rows",
                 format!(
-                    "{rows} is not from 2 to {MAX_ROWS}: a read of a key reads all of its rows"
+                    "{rows} is not between 2 and {MAX_ROWS}; a read of a key reads all of its rows"
                 ),
             ));
         }
@@ -151,18 +161,19 @@ impl<M, S> Spread<M, S> {
             store,
             rows,
             only: None,
-            // Processes that begin together do not begin at the same row.
+            // Random, so that processes that begin together begin at different rows.
             merges: Arc::new(AtomicU32::new(Random::new().bits() as u32)),
         })
     }
 
     /// Spreads only the keys of these entities, in every bucket; all others keep their one row. A
-    /// second call replaces the first. Default: every key, which costs reads where it is not needed.
+    /// second call replaces the first. Default: every key, which costs reads for keys that do not
+    /// need it.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming `only` if there is none, if one is empty or too long to be a key with
-    /// a number behind it, or if one looks like a sub-row of another.
+    /// [`OptionError`] naming `only` if `entities` is empty, if one of them is empty or too long to
+    /// be a key with a number appended, or if one looks like a sub-row of another.
     pub fn only<E: Into<String>>(
         mut self,
         entities: impl IntoIterator<Item = E>,
@@ -170,7 +181,7 @@ impl<M, S> Spread<M, S> {
         let refused = |reason: String| Err(OptionError::new("only", reason));
         let entities: BTreeSet<String> = entities.into_iter().map(Into::into).collect();
         if entities.is_empty() {
-            return refused("names no entity; leave it out to spread every key".to_owned());
+            return refused("it names no entity; leave it out to spread every key".to_owned());
         }
         self.only = Some(Arc::new(entities));
         for entity in self.only.iter().flat_map(|only| only.iter()) {
@@ -194,21 +205,21 @@ impl<M, S> Spread<M, S> {
         self.only.as_ref().is_none_or(|only| only.contains(entity))
     }
 
-    /// The spread entity, and the digits behind it, where `entity` looks like a sub-row of one.
+    /// The spread entity and the digits after it, if `entity` looks like a sub-row of one.
     fn sub_row<'a>(&self, entity: &'a str) -> Option<(&'a str, &'a str)> {
         let (of, digits) = entity.rsplit_once(MARK)?;
         let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         (is_number && !of.is_empty() && self.is_spread(of)).then_some((of, digits))
     }
 
-    /// Whether a sub-row has this number, written like this.
+    /// Whether a sub-row has this number, written in this way.
     fn has(&self, digits: &str) -> bool {
         digits
             .parse()
             .is_ok_and(|number: u32| number < self.rows && number.to_string() == digits)
     }
 
-    /// How many bytes a spread entity has at most.
+    /// The longest name of a spread entity, in bytes.
     fn longest(&self) -> usize {
         let digits = (self.rows - 1).checked_ilog10().unwrap_or(0) as usize + 1;
         MAX_PARTITION_KEY_BYTES - MARK.len_utf8() - digits
@@ -216,14 +227,16 @@ impl<M, S> Spread<M, S> {
 
     fn too_long(&self, entity: &str) -> String {
         let (bytes, rows, longest) = (entity.len(), self.rows, self.longest());
-        format!("it has {bytes} bytes, and one that is spread over {rows} rows can have {longest}")
+        format!(
+            "it has {bytes} bytes, and an entity that is spread over {rows} rows can have at most {longest}"
+        )
     }
 
     /// The rows of `key`.
     fn rows_of<'a>(&self, key: &'a Key) -> impl Iterator<Item = Key> + Send + use<'a, M, S> {
         let entity = key.entity();
         let (spread, numbers) = if self.is_spread(entity) {
-            // One that is too long has none.
+            // An entity that is too long has none.
             let rows = if entity.len() > self.longest() {
                 0
             } else {
@@ -239,7 +252,7 @@ impl<M, S> Spread<M, S> {
         })
     }
 
-    /// What the definition says of it.
+    /// Its part of the definition as text.
     fn words(&self) -> String {
         let mut words = format!("spread over {} rows", self.rows);
         let mut separator = ": ";
@@ -260,7 +273,7 @@ impl<M, S> Spread<M, S> {
 }
 
 impl<M: Monoid, S: Read<M::Value>> Spread<M, S> {
-    /// The row of `key` with this number, where it is spread.
+    /// The row of `key` with this number, if the key is spread.
     fn row(&self, key: &Key, number: impl FnOnce() -> u32) -> Result<Key, StoreError> {
         let entity = key.entity();
         let invalid = |reason| StoreError::InvalidValue {
@@ -283,7 +296,7 @@ impl<M: Monoid, S: Read<M::Value>> Spread<M, S> {
         }
     }
 
-    /// The key that `row` is a row of.
+    /// The key that `row` belongs to.
     fn key(&self, row: Key) -> Result<Key, StoreError> {
         match self.sub_row(row.entity()) {
             Some((entity, digits)) if self.has(digits) => {
@@ -293,7 +306,7 @@ impl<M: Monoid, S: Read<M::Value>> Spread<M, S> {
             _ => Err(StoreError::Setup {
                 place: self.store.place().at(&row),
                 advice: format!(
-                    "the store is {}, and this row is none of it: it was written without `Spread`, \
+                    "the store is {}, and this row is not one of its rows; it was written without `Spread`, \
                      or with other options; give each version of a pipeline a state table of its own",
                     self.words()
                 ),
@@ -302,7 +315,7 @@ impl<M: Monoid, S: Read<M::Value>> Spread<M, S> {
         }
     }
 
-    /// `adds` as the store takes them from the event or item `id`.
+    /// Converts the `adds` of the event or item `id` into additions to rows.
     fn to_rows(&self, adds: &[Add<M::Value>], id: &str) -> Result<Vec<Add<M::Value>>, StoreError> {
         let number = LazyCell::new(|| number_of(id, self.rows));
         adds.iter()
@@ -343,8 +356,8 @@ fn numbered(key: &Key, number: u32) -> Result<Key, StoreError> {
     Key::new(entity, key.bucket()).map_err(StoreError::InvalidId)
 }
 
-/// Which of `rows` sub-rows the event or item `id` is in. Never to be changed: what was counted in a
-/// row is found by it.
+/// The sub-row, out of `rows`, of the event or item `id`. This must never change: contributions are
+/// found by it.
 fn number_of(id: &str, rows: u32) -> u32 {
     let digest = Sha256::digest(id.as_bytes());
     let first = digest.iter().take(8);
@@ -353,7 +366,7 @@ fn number_of(id: &str, rows: u32) -> u32 {
     (first % u64::from(rows)) as u32
 }
 
-/// Writes a name so that a list of names tells one from several, whatever they are made of.
+/// Writes a name so that a list of names is unambiguous for any names.
 fn push_name(into: &mut String, name: &str) {
     if !name.contains([',', ' ', '"', '\\']) {
         return into.push_str(name);
@@ -368,10 +381,10 @@ fn push_name(into: &mut String, name: &str) {
     into.push('"');
 }
 
-/// Entries as the store takes them.
+/// Entries in the form that the wrapped store takes.
 struct Taken<E> {
     entries: Vec<E>,
-    /// What is refused without asking the store, with its place among all.
+    /// Entries refused without asking the store, each with its index.
     refused: Vec<(usize, StoreError)>,
 }
 
@@ -390,8 +403,8 @@ impl<E> Taken<E> {
         taken
     }
 
-    /// The outcomes of all entries, in their order. Where the store answers more or fewer than it was
-    /// asked for, so does this.
+    /// The outcomes of all entries, in their order. If the store gives too many or too few answers,
+    /// so does this.
     fn with(self, outcomes: Vec<Outcome>) -> Vec<Outcome> {
         if self.refused.is_empty() {
             return outcomes;
@@ -409,10 +422,10 @@ impl<E> Taken<E> {
     }
 }
 
-/// What the rows of one key combine to.
+/// The combined value of the rows of one key.
 struct Combined<V> {
     value: Option<V>,
-    /// Values with which it would have left its range so far.
+    /// Values that would have taken the result out of its range so far.
     spilt: Vec<V>,
 }
 
@@ -428,7 +441,7 @@ impl<V: Clone> Combined<V> {
         }
     }
 
-    /// What came in an order that left the range may be within it all together.
+    /// Values that left the range in one order may be within it in another.
     fn value<M: Monoid<Value = V>>(mut self, monoid: &M) -> Result<Option<V>, Overflow> {
         while let Some(value) = &mut self.value
             && !self.spilt.is_empty()
@@ -479,8 +492,8 @@ impl<M: Monoid, S: Read<M::Value>> Read<M::Value> for Spread<M, S> {
                 return Err(StoreError::Setup {
                     place: self.store.place(),
                     advice: format!(
-                        "it gave {} answers to {} keys, so that nothing tells which is whose; \
-                         mend the store: one answer for each key, in order",
+                        "it gave {} answers to {} keys, so the answers cannot be assigned to keys; \
+                         fix the store to give one answer for each key, in order",
                         found.len(),
                         part.len()
                     ),
@@ -593,7 +606,7 @@ impl<M: Group, S: Ledger<M>> Ledger<M> for Spread<M, S> {
                 now: self.to_rows(&entry.now, entry.item.as_str())?,
                 keep: self.to_rows(&entry.keep, entry.item.as_str())?,
                 change: entry.change.as_ref().map(|change| ItemChange {
-                    // What is refused as `now` contributes nothing as `before`, either.
+                    // A key refused in `now` contributes nothing in `before` either.
                     before: self
                         .to_rows(&change.before, entry.item.as_str())
                         .unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! The contracts of state stores, from reading to knowing what each item contributes.
+//! The contracts of state stores: reading, combining, exactly-once events, and the ledger.
 
 mod binding;
 mod entries;
@@ -20,30 +20,30 @@ pub use entries::{
 pub use exactly_once::ExactlyOnce;
 pub use ledger::{Ledger, MAX_KEYS};
 
-/// How long after its creation an event may still come: a stream's 24 hours of retention, and
-/// two hours for the spread of clocks and for stalls.
+/// How long after its creation an event may still be delivered: a stream's 24 hours of retention,
+/// plus two hours for clock differences and stalls.
 pub const HORIZON: Duration = Duration::from_secs(26 * 3600);
 
 /// How old an event may be when it is first written: 49/52 of the [`HORIZON`], 24 h 30 min. Older
-/// ones are refused as [`TooOld`](StoreError::TooOld), since what they left may be forgotten.
+/// events are refused as [`TooOld`](StoreError::TooOld), since their markers may have expired.
 pub const EVENT_LIFE: Duration = Duration::from_secs(24 * 3600 + 30 * 60);
 
-/// How long a row of a window outlives its retention. The last event that counts in it comes within
-/// [`EVENT_LIFE`]; nothing is added in the two hours before Time to Live may remove it, so that it is
-/// never made anew; the half hour left is for windows that go by the clock.
+/// How long the row of a window outlives its retention. The last event that counts in it is written
+/// within [`EVENT_LIFE`]. Nothing is added in the two hours before Time to Live may remove the row,
+/// so it is never created again. The remaining half hour is for windows that go by the clock.
 pub const ROW_LIFE: Duration = Duration::from_secs(27 * 3600);
 
-/// How long a stream keeps its records for sure: 24 hours (Amazon DynamoDB Developer Guide,
-/// "Change data capture for DynamoDB Streams") less twice the 45 minutes that a clock may be off,
-/// since the clock that wrote a time and the one that reads it may be off to opposite sides.
-/// Whoever has not begun to read by then may have missed something.
+/// How long a stream certainly keeps its records: 24 hours (Amazon DynamoDB Developer Guide,
+/// "Change data capture for DynamoDB Streams") minus twice the 45 minutes that a clock may be off,
+/// since the clock that wrote a time and the one that reads it may be off in opposite directions. A
+/// reader that has not begun by then may have missed records.
 pub const SURE_LIFE: Duration = Duration::from_secs((24 * 60 - 2 * 45) * 60);
 
 /// Reading the state.
 ///
 /// # Contract
 ///
-/// `get_many` answers every key asked for, in the order asked, also if a key is asked for twice.
+/// `get_many` answers every key, in the order of the keys, also if a key is given twice.
 ///
 /// # Missing keys
 ///
@@ -51,16 +51,16 @@ pub const SURE_LIFE: Duration = Duration::from_secs((24 * 60 - 2 * 45) * 60);
 ///
 /// # Consistency
 ///
-/// A read that begins after a write was answered sees it, unless the implementation was told
-/// otherwise by name.
+/// A read that begins after a write was answered sees the write, unless an explicit option of the
+/// implementation says otherwise.
 ///
 /// # Cancel safety
 ///
 /// Cancel safe: reading changes nothing.
 pub trait Read<V>: Send + Sync + 'static {
-    /// Where the rows are, as errors say it: the same in every process that reads the same rows,
-    /// another one for other rows as far as names can tell. Two pipelines of one processor whose
-    /// places name the same table are refused.
+    /// Where the rows are, as errors name it. The place is the same in every process that reads the
+    /// same rows, and different for other rows as far as names can tell. A processor refuses two
+    /// pipelines whose places name the same table.
     fn place(&self) -> Place;
 
     /// The values of `keys`, one answer each.
@@ -73,11 +73,13 @@ pub trait Read<V>: Send + Sync + 'static {
         keys: &[Key],
     ) -> impl Future<Output = Result<Vec<Option<V>>, StoreError>> + Send;
 
-    /// A part of all rows, in no order: the first for `None`, then each for the
-    /// [`next`](Listed::next) of the one before. A row that is written while the parts are
-    /// asked for is listed as it was before or after; one that is there all the while is listed
-    /// once. A key that is kept in several rows ([`Spread`](crate::Spread)) has an entry for each,
-    /// in any parts of the listing: together they combine to its value.
+    /// Lists all rows in parts, in no order. `None` asks for the first part, and the
+    /// [`next`](Listed::next) of a part for the one after it.
+    ///
+    /// A row that exists throughout the listing is listed once. A row that is written meanwhile is
+    /// listed as it was before or after the write. A key that is kept in several rows
+    /// ([`Spread`](crate::Spread)) has an entry for each of them, possibly in different parts;
+    /// together they combine to its value.
     ///
     /// # Errors
     ///
@@ -88,7 +90,7 @@ pub trait Read<V>: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Listed<StateRow<V>>, StoreError>> + Send;
 }
 
-/// Conveniences over [`Read`].
+/// Convenience methods for [`Read`].
 pub trait ReadExt<V>: Read<V> {
     /// The value of one key.
     fn get(&self, key: &Key) -> impl Future<Output = Result<Option<V>, StoreError>> + Send {
@@ -104,35 +106,37 @@ pub trait ReadExt<V>: Read<V> {
 
 impl<V, R: Read<V> + ?Sized> ReadExt<V> for R {}
 
-/// A state store for a monoid: the least a pipeline needs.
+/// A state store for a monoid: the minimum that a pipeline needs.
 ///
 /// # Contract
 ///
-/// `merge` combines each entry into its row and answers each, in order. An answer with more or fewer
-/// outcomes than entries is a broken store: nothing of it counts as done. Entries of one key are
-/// combined in the order given; entries of different keys in any order, concurrently.
+/// `merge` combines each entry into its row, and answers each, in order. A store that answers with
+/// more or fewer outcomes than entries is broken: none of its answers counts as done. Entries of
+/// one key are combined in the order given; entries of different keys concurrently, in any order.
 ///
 /// # Atomicity
 ///
-/// Each entry is one atomic read-modify-write of its row. Entries are not atomic together.
+/// Each entry is one atomic read-modify-write of its row. Several entries are not atomic together.
 ///
 /// # Delivery
 ///
-/// At least once. An implementation may try again only what it knows was not applied; a failure
+/// At least once. An implementation may retry only writes that it knows were not applied. A failure
 /// that [may have been applied](StoreError::Unavailable) is returned, and the caller decides
-/// whether to risk counting it twice. For an idempotent monoid there is no such risk.
+/// whether to risk counting it twice. An idempotent monoid has no such risk.
 ///
 /// # Errors
 ///
 /// One per entry, as [`Outcome::Failed`]. After a failure that is not the entry's own fault
-/// ([`Fault::Record`]), later entries of the same key are
-/// [`Outcome::Blocked`] and not tried. Neighbours on other keys are never concerned.
+/// ([`Fault::Record`]), later entries of the same key are [`Outcome::Blocked`] and not tried.
+/// Entries of other keys are not affected.
+///
+/// [`Fault::Record`]: crate::Fault::Record
 ///
 /// # Cancel safety
 ///
 /// Not cancel safe: if the future is dropped, each entry may or may not have been applied.
 pub trait Store<M: Monoid>: Read<M::Value> {
-    /// Combines `adds` into their rows, each as often as it is asked to.
+    /// Combines `adds` into their rows, once per call.
     fn merge(
         &self,
         adds: &[Add<M::Value>],

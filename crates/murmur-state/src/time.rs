@@ -14,12 +14,12 @@ use serde::{Deserialize, Serialize};
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The point `millis` milliseconds after the epoch.
+    /// The time `millis` milliseconds after the epoch.
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// The point `secs` seconds after the epoch; saturates at the ends of the range.
+    /// The time `secs` seconds after the epoch; saturates at the ends of the range.
     pub const fn from_secs(secs: i64) -> Self {
         Self(secs.saturating_mul(1000))
     }
@@ -29,28 +29,28 @@ impl Timestamp {
         self.0
     }
 
-    /// Whole seconds since the epoch, rounded down also before it.
+    /// Whole seconds since the epoch, rounded down, also before the epoch.
     pub const fn as_secs(self) -> i64 {
         self.0.div_euclid(1000)
     }
 
-    /// This point moved later by `by`; saturates.
+    /// The time `by` later; saturates.
     pub fn plus(self, by: Duration) -> Self {
         Self(self.0.saturating_add(millis(by)))
     }
 
-    /// This point moved earlier by `by`; saturates.
+    /// The time `by` earlier; saturates.
     pub fn minus(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(millis(by)))
     }
 
-    /// How long after `earlier` this is; zero if it is not after it.
+    /// The time passed since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 }
 
-/// In UTC, to the second, as RFC 3339 writes it: `2026-11-30T06:39:18Z`.
+/// UTC with seconds, in the form of RFC 3339: `2026-11-30T06:39:18Z`.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (days, second) = (
@@ -98,19 +98,19 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// Where time comes from: the one place to replace it in tests and simulations.
+/// The source of time: the one place to replace it in tests and simulations.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The wall clock, which may be wrong and may step.
+    /// The wall clock. It may be wrong, and it may step.
     fn now(&self) -> Timestamp;
 
-    /// Time since some fixed point of this clock's own; never goes back.
+    /// Time since a fixed point of this clock; it never goes back.
     fn monotonic(&self) -> Duration;
 
-    /// Completes once `duration` has passed. Cancel safe.
+    /// Completes after `duration`. Cancel safe.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 
-    /// Completes once `duration` has passed, to bound a wait for something else: unlike a sleep it
-    /// never makes time pass on a clock that sleeps move. Cancel safe.
+    /// Completes after `duration`, to limit a wait for something else. Unlike a sleep, it never
+    /// moves a clock that sleeps move. Cancel safe.
     ///
     /// Default: a sleep.
     fn passes(&self, duration: Duration) -> BoxFuture<'static, ()> {
@@ -118,14 +118,15 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// The machine's clock; sleeps on tokio's timer.
+/// The machine's clock; it sleeps on tokio's timer.
 ///
-/// All of a process's system clocks are one: a [`Deadline`] made on one means the same on another.
-/// Under tokio's paused time `monotonic` and `sleep` are virtual, `now` is not.
+/// All system clocks of a process share one monotonic time, so a [`Deadline`] made with one is
+/// valid on another. Under tokio's paused time, `monotonic` and `sleep` are virtual, but `now` is
+/// not.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock(());
 
-/// Where monotonic time begins, for every system clock of the process.
+/// The origin of monotonic time for all system clocks of the process.
 static ORIGIN: LazyLock<tokio::time::Instant> = LazyLock::new(tokio::time::Instant::now);
 
 impl SystemClock {
@@ -134,7 +135,7 @@ impl SystemClock {
         Self(())
     }
 
-    /// The same, shared.
+    /// The machine's clock, shared.
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self::new())
     }
@@ -154,11 +155,11 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is moved; a sleep moves it and returns at once.
+/// A clock that stands still until it is moved. A sleep moves it, and returns at once.
 #[derive(Debug, Clone)]
 pub struct ManualClock {
     state: Arc<Mutex<(Timestamp, Duration)>>,
-    /// Those who wait for time to pass, each woken when it moves.
+    /// Tasks that wait for time to pass; all are woken when the clock moves.
     waiting: Arc<Mutex<Vec<Waker>>>,
 }
 
@@ -171,7 +172,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves wall and monotonic time on by `by`.
+    /// Moves wall and monotonic time forward by `by`.
     pub fn advance(&self, by: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         *state = (state.0.plus(by), state.1.saturating_add(by));
@@ -186,7 +187,8 @@ impl ManualClock {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Steps the wall time to `now`, forth or back, as a machine's clock may. Monotonic time stays.
+    /// Sets the wall time to `now`, forward or back, as a machine's clock may step. Monotonic time
+    /// stays.
     pub fn step(&self, now: Timestamp) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.0 = now;
@@ -221,14 +223,14 @@ impl Clock for ManualClock {
     }
 }
 
-/// The point in time past which an operation must not go on.
+/// The time after which an operation must not continue.
 ///
-/// It is one of monotonic and one of wall time, and has passed when either says so: monotonic time
-/// may stand still while a machine sleeps ([`std::time::Instant`]), and wall time may be set back.
-/// Wall time that is set forth makes it pass early.
+/// It holds a monotonic and a wall time, and has passed when either of them has. Monotonic time may
+/// stand still while a machine sleeps ([`std::time::Instant`]), and wall time may be set back. If
+/// wall time is set forward, the deadline passes early.
 ///
-/// Whoever takes a `Deadline` starts nothing new after it, bounds what it sends by what is left,
-/// and reports what it could not finish; it does not rely on being cut off.
+/// A function that takes a `Deadline` starts nothing new after it, limits its requests to the time
+/// left, and reports what it could not finish. It does not rely on being interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline(Option<Point>);
 
@@ -242,7 +244,7 @@ impl Deadline {
     /// No deadline.
     pub const NONE: Self = Self(None);
 
-    /// The deadline `within` from now on `clock`.
+    /// The deadline `within` from now, on `clock`.
     pub fn within(clock: &dyn Clock, within: Duration) -> Self {
         Self(Some(Point {
             monotonic: clock.monotonic().saturating_add(within),
@@ -261,7 +263,7 @@ impl Deadline {
         }
     }
 
-    /// What is left on `clock`; `None` if there is no deadline, zero if it has passed.
+    /// The time left on `clock`; `None` without a deadline, zero if it has passed.
     pub fn remaining(self, clock: &dyn Clock) -> Option<Duration> {
         self.0.map(|Point { monotonic, wall }| {
             let left = monotonic.saturating_sub(clock.monotonic());
@@ -275,26 +277,28 @@ impl Deadline {
     }
 }
 
-/// Randomness for jitter: a generator in memory, seeded in tests, from the system otherwise.
+/// Randomness for jitter: a generator in memory, seeded explicitly in tests and by the system
+/// otherwise.
 ///
-/// Not for secrets, and not for what has to be unique: processes restored from one snapshot hold the
-/// same generator. That comes from [`Tokens`](crate::Tokens).
+/// Not for secrets, and not for unique ids: processes restored from one snapshot have the same
+/// generator state. Use [`Tokens`](crate::Tokens) for those.
 #[derive(Debug, Clone)]
 pub struct Random(Arc<Mutex<fastrand::Rng>>);
 
 impl Random {
     /// Seeded by the system.
     pub fn new() -> Self {
-        // Its keys are from the system's randomness; a generator of fastrand's own goes by uptime.
+        // `RandomState` takes its keys from the system's randomness; fastrand's own seed uses the
+        // uptime.
         Self::seeded(RandomState::new().hash_one(()))
     }
 
-    /// The same numbers for the same seed.
+    /// A generator that gives the same numbers for the same seed.
     pub fn seeded(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))))
     }
 
-    /// 128 bits of the generator.
+    /// 128 random bits.
     pub fn bits(&self) -> u128 {
         self.0
             .lock()
@@ -302,7 +306,7 @@ impl Random {
             .u128(..)
     }
 
-    /// A duration drawn uniformly from zero to `max`, both included: full jitter.
+    /// A uniform duration between zero and `max`, both included: full jitter.
     pub fn up_to(&self, max: Duration) -> Duration {
         let nanos = u64::try_from(max.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(

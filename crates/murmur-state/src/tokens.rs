@@ -4,13 +4,13 @@ use std::{fmt, io};
 use crate::error::{Cause, OptionError, Place, StoreError};
 use crate::time::Random;
 
-/// Where names come from that no two processes may share: owners of claims, write tokens, epochs,
-/// ids of runs.
+/// The source of names that no two processes may share: owners of claims, write tokens, epochs, run
+/// ids.
 ///
-/// Each is 128 bits of the operating system's randomness, asked for each time. A generator in
+/// Each token is 128 bits of the operating system's randomness, read every time. A generator in
 /// memory would not do: processes restored from one snapshot (Lambda SnapStart, a copied virtual
-/// machine) hold the same one, and would take each other's writes for their own. Jitter, where
-/// equal numbers do no harm, comes from [`Random`].
+/// machine) have the same generator state, and would take each other's writes for their own.
+/// Jitter, where equal numbers do no harm, comes from [`Random`].
 ///
 /// Cost: one system call, below a microsecond.
 #[derive(Clone)]
@@ -19,7 +19,7 @@ pub struct Tokens(Arc<Draw>);
 type Draw = dyn Fn() -> Result<u128, NoRandomness> + Send + Sync;
 
 impl Tokens {
-    /// From the operating system.
+    /// Tokens from the operating system.
     pub fn new() -> Self {
         Self::drawn_by(|| {
             let mut bytes = [0; 16];
@@ -29,31 +29,31 @@ impl Tokens {
         })
     }
 
-    /// From `random`, the same ones for the same seed. Only for tests that must be repeatable: two
-    /// processes of one seed take each other's writes for their own.
+    /// Tokens from `random`: the same tokens for the same seed. Only for tests that must be
+    /// repeatable: two processes with one seed take each other's writes for their own.
     pub fn repeatable(random: Random) -> Self {
         Self::drawn_by(move || Ok(random.bits()))
     }
 
-    /// From a source of one's own, which must never give the same bits twice, in no process.
+    /// Tokens from your own source. It must never return the same bits twice, in any process.
     pub fn drawn_by(draw: impl Fn() -> Result<u128, NoRandomness> + Send + Sync + 'static) -> Self {
         Self(Arc::new(draw))
     }
 
-    /// 128 bits that nothing else has.
+    /// 128 unique bits.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the operating system gives none.
+    /// [`NoRandomness`] if the operating system provides none.
     pub fn bits(&self) -> Result<u128, NoRandomness> {
         (self.0)()
     }
 
-    /// A text that nothing else has: 32 hexadecimal digits.
+    /// A unique text: 32 hexadecimal digits.
     ///
     /// # Errors
     ///
-    /// [`NoRandomness`] if the operating system gives none.
+    /// [`NoRandomness`] if the operating system provides none.
     pub fn text(&self) -> Result<String, NoRandomness> {
         Ok(format!("{:032x}", self.bits()?))
     }
@@ -71,18 +71,18 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// The operating system gave no random bytes.
+/// The operating system provided no random bytes.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the operating system gives no random bytes, which keep apart what two processes write")]
 pub struct NoRandomness(#[source] Cause);
 
 impl NoRandomness {
-    /// Why, for a [source of one's own](Tokens::drawn_by).
+    /// The error of [your own source](Tokens::drawn_by), with its cause.
     pub fn because(cause: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self(Arc::new(cause))
     }
 
-    /// As the failure of a write at `place`, which was not sent: a matter of the set-up.
+    /// The failure of a write at `place` that was not sent: a setup fault.
     pub fn at(self, place: Place) -> StoreError {
         StoreError::Setup {
             place,

@@ -10,11 +10,12 @@ use std::sync::Mutex;
 
 use futures::future::BoxFuture;
 use murmur_state::conformance::{self, Subject};
+use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::{
     Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce,
     ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment, Listed, MAX_KEYS, MemoryDeduper,
-    MemoryStore, Mend, Once, Outcome, Owner, Place, Position, Random, Read, ReadExt, Removed,
-    Replace, Saved, StateRow, Store, StoreError, Timestamp, Tokens,
+    MemoryStore, Mend, Once, Outcome, Owner, Position, Random, Read, ReadExt, Removed, Replace,
+    Saved, StateRow, Store, StoreError, Timestamp, Tokens,
 };
 use total::Total;
 
@@ -37,6 +38,8 @@ enum Flaw {
     BelongsToAnybody,
     ChecksNoOwner,
     ChecksWhatWasNeverBound,
+    ProvesForAnother,
+    ForgetsCheckpoints,
     // Of the ledger.
     NeverTakesBack,
     TakesBackFromRowsThatMayBeGone,
@@ -62,13 +65,13 @@ struct Flawed {
 }
 
 impl Flawed {
-    fn subject(flaw: Flaw) -> Subject<Total, Self, fn(u64) -> i64> {
+    fn subject(flaw: Flaw) -> Subject<Total, Intercepted<Self>, fn(u64) -> i64> {
         let store = Self {
             flaw,
             inner: MemoryStore::new(Total),
             seen: Mutex::default(),
         };
-        Subject::new(store, Total, |n| n as i64 + 1)
+        Subject::new(Intercepted(store), Total, |n| n as i64 + 1)
     }
 
     fn first_time(&self, name: String) -> bool {
@@ -76,9 +79,12 @@ impl Flawed {
     }
 }
 
-impl Read<i64> for Flawed {
-    fn place(&self) -> Place {
-        self.inner.place()
+impl Intercept for Flawed {
+    type Monoid = Total;
+    type Inner = MemoryStore<Total>;
+
+    fn inner(&self) -> &MemoryStore<Total> {
+        &self.inner
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<i64>>, StoreError> {
@@ -103,9 +109,7 @@ impl Read<i64> for Flawed {
         }
         Ok(listed)
     }
-}
 
-impl Store<Total> for Flawed {
     async fn merge(&self, adds: &[Add<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut adds = adds.to_vec();
         match self.flaw {
@@ -141,11 +145,12 @@ impl Store<Total> for Flawed {
         }
         self.inner.merge(&adds, deadline).await
     }
-}
 
-impl ExactlyOnce<Total> for Flawed {
     fn checkpoints(&self) -> Arc<dyn Checkpoints> {
-        self.inner.checkpoints()
+        match self.flaw {
+            Flaw::ForgetsCheckpoints => Arc::new(MemoryDeduper::new()),
+            _ => self.inner.checkpoints(),
+        }
     }
 
     async fn bind(&self, binding: &Binding, deadline: Deadline) -> Result<Bound, StoreError> {
@@ -153,6 +158,7 @@ impl ExactlyOnce<Total> for Flawed {
             Err(StoreError::OtherOwner { .. }) if self.flaw == Flaw::BelongsToAnybody => {
                 Ok(Bound::new(binding.clone()))
             }
+            Ok(_) if self.flaw == Flaw::ProvesForAnother => Ok(conformance::bound("another")),
             bound => bound,
         }
     }
@@ -199,9 +205,7 @@ impl ExactlyOnce<Total> for Flawed {
         }
         outcomes
     }
-}
 
-impl Ledger<Total> for Flawed {
     async fn replace(
         &self,
         bound: &Bound,
@@ -279,14 +283,6 @@ impl Ledger<Total> for Flawed {
         Ok(listed)
     }
 
-    async fn settle(&self, bound: &Bound, deadline: Deadline) -> Result<(), StoreError> {
-        Ledger::<Total>::settle(&self.inner, bound, deadline).await
-    }
-
-    async fn is_settling(&self, bound: &Bound, deadline: Deadline) -> Result<bool, StoreError> {
-        Ledger::<Total>::is_settling(&self.inner, bound, deadline).await
-    }
-
     async fn mend(&self, bound: &Bound, items: &[Mend<i64>], deadline: Deadline) -> Vec<Outcome> {
         let mut items = items.to_vec();
         for item in &mut items {
@@ -341,6 +337,8 @@ async fn every_flaw_of_exactly_once_is_noticed() {
         Flaw::BelongsToAnybody,
         Flaw::ChecksNoOwner,
         Flaw::ChecksWhatWasNeverBound,
+        Flaw::ProvesForAnother,
+        Flaw::ForgetsCheckpoints,
     ] {
         let subject = Flawed::subject(flaw);
         let suite = async move { subject.exactly_once().await };
@@ -398,7 +396,7 @@ impl Deduper for FlawedMarkers {
                 self.1.claim(id, &other, by).await
             }
             MarkerFlaw::AnybodyReleases => {
-                // One name for all: whoever asks is the owner, but a claim is still made once.
+                // One name for all owners: every caller owns the claim, but it is still made once.
                 let all = Owner::new(&Tokens::repeatable(Random::seeded(0))).unwrap();
                 let probe = Owner::new(&Tokens::new()).unwrap();
                 match self.1.claim(id, &probe, by).await? {

@@ -26,36 +26,36 @@ use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;
 use crate::source::{Cursor, MAX_READ, ReadBatch, Start, StreamSource};
 
-/// DescribeStream takes 10 calls a second per account and region
-/// (Amazon DynamoDB API Reference, "DescribeStream").
+/// DescribeStream allows 10 calls a second per account and region (Amazon DynamoDB API Reference,
+/// "DescribeStream").
 const PAGE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long an answer is waited for; one brings at most 1 MB.
+/// How long to wait for an answer, which has at most 1 MB.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long one page of DescribeStream is asked for again while that fails in passing.
+/// How long one page of DescribeStream is requested again after transient errors.
 const PAGE_BUDGET: Duration = Duration::from_secs(60);
 
-/// How many iterators at a sequence number are asked for in one read: each may expire before it
-/// is used where the machine is suspended in between.
+/// How many iterators at a sequence number are requested in one read. Each may expire before it is
+/// used if the machine is suspended in between.
 const FRESH_ITERATORS: usize = 3;
 
-/// One stream, read through the DynamoDB Streams API.
-///
-/// It is there with feature `aws` of this crate, which is off by default.
+/// One stream, read through the DynamoDB Streams API. Available with the feature `aws` of this
+/// crate, which is off by default.
 ///
 /// Needs `dynamodb:DescribeStream`, `dynamodb:GetShardIterator` and `dynamodb:GetRecords` on the
-/// stream. The client's own retries may stay on: everything here only reads. An answer is waited
-/// for 10 s, then the request is made again: the SDK by itself would wait without end on a
-/// connection that is dead. An iterator that has expired (after 15 minutes) is replaced by one that
-/// begins after the last record read; one that gave no record yet is a
+/// stream. The client's own retries may stay on, because everything here only reads.
+///
+/// An answer is waited for 10 s; then the request is made again. The SDK by itself waits without
+/// end on a dead connection. An iterator that has expired (after 15 minutes) is replaced by one
+/// that starts after the last record read. If it gave no record yet, the read fails with
 /// [`StreamError::IteratorExpired`].
 ///
-/// Records are as Lambda hands them to a function, `eventSourceARN` included, `tableName` not. A
-/// record that cannot be understood, such as one with the `{}` that DynamoDB Local 3.1.0 writes for
-/// an empty map, comes with what could be read of it and an event name of
-/// [`UNREADABLE`] and the reason; its neighbours come as they are. If it is only an image that
-/// cannot be understood, or one came that is empty, the record's `recordFormat` says so
+/// Records are as Lambda passes them to a function, with `eventSourceARN` and without `tableName`.
+/// A record that cannot be understood, such as one with the `{}` that DynamoDB Local 3.1.0 writes
+/// for an empty map, keeps the parts that could be read, and has [`UNREADABLE`] and the reason as
+/// its event name. Its neighbours are unaffected. If only an image cannot be understood, or an
+/// image was sent empty, the record's `recordFormat` says so
 /// ([`ImageNotes`](murmur_state::ImageNotes)).
 #[derive(Debug, Clone)]
 pub struct StreamsApi {
@@ -66,7 +66,7 @@ pub struct StreamsApi {
 }
 
 impl StreamsApi {
-    /// The stream with this ARN, through `client`. Nothing is sent yet.
+    /// The stream with this ARN, read through `client`. No request is sent yet.
     pub fn new(client: Client, stream_arn: impl Into<String>) -> Self {
         Self {
             client,
@@ -76,16 +76,16 @@ impl StreamsApi {
         }
     }
 
-    /// The same, pausing between the pages of DescribeStream, and before one is asked for again, on
-    /// `clock`. Default the machine's.
+    /// Uses `clock` for the pauses between pages of DescribeStream, and before a page is requested
+    /// again. Default: the machine's clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The same, drawing the pauses before a page of DescribeStream is asked for again from
-    /// `random`. Default seeded by the system.
+    /// Uses `random` for the pauses before a page of DescribeStream is requested again. Default:
+    /// seeded by the system.
     #[must_use]
     pub fn with_random(mut self, random: Random) -> Self {
         self.random = random;
@@ -203,7 +203,7 @@ impl StreamSource for StreamsApi {
             if fresh == FRESH_ITERATORS {
                 return Err(StreamError::unexpected(
                     &arn,
-                    "iterators expire as soon as they are given",
+                    "its iterators expire as soon as they are made",
                 ));
             }
         };
@@ -215,14 +215,14 @@ impl StreamSource for StreamsApi {
                 sequence_number = first.change.sequence_number,
                 records = records.iter().filter(unreadable).count(),
                 reason = first.event_name,
-                "records that cannot be read are handed on as such"
+                "some records cannot be read; they are delivered as unreadable"
             );
         }
         let numbers = records
             .iter()
             .rev()
             .filter_map(|r| r.change.sequence_number.as_deref());
-        // A number that is none cannot be gone on after.
+        // Reading cannot continue after an invalid number.
         let last = numbers
             .filter_map(|number| SequenceNumber::new(number).ok())
             .next();
@@ -236,30 +236,30 @@ fn is_unreadable(record: &EventRecord) -> bool {
     record.event_name.starts_with(UNREADABLE)
 }
 
-/// The body of an answer that says all is well, and that the SDK cannot read.
+/// The body of a successful answer that the SDK cannot parse.
 fn unparsed<E>(error: &SdkError<E, HttpResponse>) -> Option<&[u8]> {
     let answer = error.raw_response()?;
     answer.status().is_success().then_some(())?;
     answer.body().bytes()
 }
 
-/// The settings of every request: the client's own, and a bound to waiting.
+/// The settings of every request: the client's own, with a limit on waiting.
 fn bounded() -> config::Builder {
     let timeouts = TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT_TIMEOUT);
     config::Builder::new().timeout_config(timeouts.build())
 }
 
-/// A stream and all its shards, over as many pages of DescribeStream as there are.
+/// Describes a stream and all its shards, over all pages of DescribeStream.
 ///
-/// Pages are asked for at most 10 times a second, the service's limit for an account. One that
-/// fails in passing (throttled, a server error) is asked for again, with growing pauses, for up to
-/// a minute: those before it are not.
+/// Pages are requested at most 10 times a second, the service's limit for an account. A page with a
+/// transient error (throttling, a server error) is requested again, with growing pauses, for up to
+/// a minute. The pages before it are not requested again.
 ///
 /// # Errors
 ///
-/// [`StreamError`]: the stream is missing or may not be described, the service failed (see
-/// [`StreamError::is_retryable`]), or it repeats its pages. A disabled stream is none, see
-/// [`StreamDescription::ensure_enabled`].
+/// [`StreamError`] if the stream is missing or may not be described, the service failed (see
+/// [`StreamError::is_retryable`]), or the service repeats its pages. A disabled stream is not an
+/// error; see [`StreamDescription::ensure_enabled`].
 ///
 /// # Cancel safety
 ///
@@ -279,9 +279,10 @@ pub async fn describe_stream(
     .await
 }
 
-/// A stream without its shards: one call of DescribeStream, whatever their number.
+/// Describes a stream without its shards, in one call of DescribeStream, independent of their
+/// number.
 ///
-/// A call that fails in passing is made again, as by [`describe_stream`].
+/// A call with a transient error is repeated, as in [`describe_stream`].
 ///
 /// # Errors
 ///
@@ -305,7 +306,7 @@ pub async fn describe_stream_info(
     Ok(convert::description(page, Vec::new(), stream_arn)?.info)
 }
 
-/// What is needed to go through the pages of DescribeStream.
+/// What is needed to list the pages of DescribeStream.
 struct Listing<'a> {
     client: &'a Client,
     arn: &'a str,
@@ -334,8 +335,8 @@ impl Listing<'_> {
         convert::description(first, shards, self.arn)
     }
 
-    /// One page, asked for again while it fails in passing: whoever began the listing again
-    /// instead would, where many list, never get to its end.
+    /// Requests one page, again after transient errors. A caller that restarted the whole listing
+    /// instead might never finish it while many others list.
     async fn page(
         &self,
         after: Option<String>,
@@ -346,7 +347,7 @@ impl Listing<'_> {
             .budget(PAGE_BUDGET);
         let retry = Retry::new(policy, Arc::clone(self.clock), self.random.clone());
         let on_retry = |error: &StreamError| {
-            tracing::debug!(error = %Causes(error), "a page of DescribeStream is asked for again");
+            tracing::debug!(error = %Causes(error), "a page of DescribeStream is requested again");
         };
         let ask = || self.ask(after.clone(), limit);
         retry.run(Deadline::NONE, on_retry, ask).await

@@ -20,7 +20,7 @@ use crate::trigger::{
     Trigger,
 };
 
-/// A lease others can see, unless told otherwise.
+/// The default lease, if other readers can see it.
 const LEASE: Duration = Duration::from_secs(30);
 
 impl<S, H> Trigger<S, H>
@@ -28,13 +28,13 @@ where
     S: StreamSource,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
 {
-    /// A trigger that hands what `source` has to `handler`.
+    /// Starts to build a trigger that passes the records of `source` to `handler`.
     pub fn builder(source: S, handler: H) -> TriggerBuilder<S, H> {
         TriggerBuilder::new(source, handler)
     }
 }
 
-/// Settings of a [`Trigger`], named as Lambda's event source mapping names them.
+/// Settings of a [`Trigger`], with the names of Lambda's event source mapping.
 pub struct TriggerBuilder<S, H> {
     source: S,
     handler: H,
@@ -62,67 +62,78 @@ where
         }
     }
 
-    /// The most records of one batch, 1 to 10,000. Default 100; larger ones mean fewer calls,
-    /// more memory, and more that comes again when one record fails.
+    /// The most records in one batch, 1 to 10,000.
+    ///
+    /// Default 100. Larger batches mean fewer calls, more memory, and more records delivered again
+    /// when one fails.
     #[must_use]
     pub fn batch_size(mut self, records: usize) -> Self {
         self.options.batch_size = records;
         self
     }
 
-    /// How long to wait for a batch to fill, at most 300 s, from when its first record was read.
-    /// Default zero: whatever a read brings is delivered at once. Longer means fuller batches,
-    /// so fewer writes, and totals that are that much later.
+    /// How long to wait for a batch to fill, counted from the read of its first record; at most 300
+    /// s.
+    ///
+    /// Default zero: the records of a read are delivered at once. A longer window gives fuller
+    /// batches and so fewer writes, and totals that are later by that time.
     #[must_use]
     pub fn maximum_batching_window(mut self, window: Duration) -> Self {
         self.options.batching_window = window;
         self
     }
 
-    /// How many batches of a shard are under way at once, 1 to 10; each item's changes are in
-    /// one of them at a time, so that its order is kept. Default 1. Records of a shard that
-    /// fail are read past up to twice what all its batches take, then the shard waits.
+    /// How many batches of a shard are processed concurrently, 1 to 10. The changes of one item are
+    /// in only one of them at a time, so that their order is kept. Behind records that fail,
+    /// reading continues up to twice what all batches of the shard take; then the shard waits.
+    ///
+    /// Default 1.
     #[must_use]
     pub fn parallelization_factor(mut self, batches: usize) -> Self {
         self.options.parallelization_factor = batches;
         self
     }
 
-    /// Whether a batch of which nothing got done comes again in two halves, so that the record
-    /// it fails of is found. Cutting is no retry. Default no.
+    /// Whether a batch with no record done is delivered again in two halves, to isolate the record
+    /// that fails. Cutting does not count as a retry.
+    ///
+    /// Default no.
     #[must_use]
     pub fn bisect_batch_on_error(mut self, bisect: bool) -> Self {
         self.options.bisect_batch_on_error = bisect;
         self
     }
 
-    /// How often a batch may come again, at most 10,000; then it goes to
+    /// How often a batch may be delivered again, at most 10,000. After that it goes to
     /// [`on_failure`](Self::on_failure), or the trigger stops with
     /// [`TriggerError::RetriesExhausted`](crate::TriggerError::RetriesExhausted). 0 allows one
-    /// delivery only. A batch of which something got done begins to count anew. Default: without
-    /// end, as in Lambda; one record that always fails then holds up its shard until it is
-    /// trimmed.
+    /// delivery only. The count starts again when a record of the batch is done.
+    ///
+    /// Default: unlimited, as in Lambda. A record that always fails then holds up its shard until
+    /// it is trimmed.
     #[must_use]
     pub fn maximum_retry_attempts(mut self, attempts: u32) -> Self {
         self.options.maximum_retry_attempts = Some(attempts);
         self
     }
 
-    /// How old a record may be when it is delivered, 60 s to 7 days; older ones go to
+    /// How old a record may be when it is delivered, 60 s to 7 days. Older records go to
     /// [`on_failure`](Self::on_failure), or the trigger stops with
-    /// [`TriggerError::RecordTooOld`](crate::TriggerError::RecordTooOld). Where the handler
-    /// [recognises events](Repeats::EventOnce) it is at most [`EVENT_LIFE`], and that is the
-    /// default there; else there is no limit by default. A record that does not say when it was
-    /// made is never too old.
+    /// [`TriggerError::RecordTooOld`](crate::TriggerError::RecordTooOld). A record without a
+    /// creation time is never too old.
+    ///
+    /// Default: [`EVENT_LIFE`] for a handler that [recognises events](Repeats::EventOnce), for
+    /// which it is also the maximum; no limit for other handlers.
     #[must_use]
     pub fn maximum_record_age(mut self, age: Duration) -> Self {
         self.options.maximum_record_age = Some(age);
         self
     }
 
-    /// Takes the records that are given up, with their positions. `Ok` passes them over and
-    /// counts them; `Err` makes them come again after a pause. Default: nobody, and the trigger
-    /// stops instead of losing them.
+    /// Takes the records that are given up, with their positions. On `Ok` the records are passed
+    /// over and counted. On `Err` they are delivered again after a pause.
+    ///
+    /// Default: no callback, and the trigger stops instead of losing records.
     #[must_use]
     pub fn on_failure<F, Fut>(mut self, callback: F) -> Self
     where
@@ -133,42 +144,49 @@ where
         self
     }
 
-    /// Delivers only changes with one of these event names; the others are passed over and
-    /// counted. Records that could not be read ([`UNREADABLE`]) are delivered all the same; where
-    /// only an image could not be read ([`ImageNotes`]), the filter goes by what happened. Default:
-    /// all, and at least one name. Totals that take old images back need all of them.
+    /// Delivers only changes with one of these event names; other changes are passed over and
+    /// counted. At least one name is needed.
+    ///
+    /// Records that could not be read ([`UNREADABLE`]) are delivered all the same. If only an image
+    /// could not be read ([`ImageNotes`]), the filter goes by the event name.
+    ///
+    /// Default: all names. Totals that take old images back need all of them.
     #[must_use]
     pub fn filter_event_names(mut self, names: impl IntoIterator<Item = OperationType>) -> Self {
         self.options.event_names = Some(names.into_iter().collect());
         self
     }
 
-    /// Where to begin if the stream was not read before under this name. Default
-    /// [`StartingPosition::TrimHorizon`], which reads up to 24 hours of old records first.
+    /// Where to start if the stream was not read before under this name.
+    ///
+    /// Default [`StartingPosition::TrimHorizon`], which first reads up to 24 hours of old records.
     #[must_use]
     pub fn starting_position(mut self, position: StartingPosition) -> Self {
         self.options.starting_position = position;
         self
     }
 
-    /// Begins where a bootstrap's token says, if the stream was not read before under this name:
-    /// shards listed closed are left out, every other is read from its oldest record, parents
-    /// first.
+    /// Starts where a bootstrap's token says, if the stream was not read before under this name:
+    /// shards that the token lists as closed are left out, and every other shard is read from its
+    /// oldest record, parents first.
     ///
-    /// What was put before the capture then comes although it was scanned, so the handler must
-    /// count an item [once however it comes](Repeats::ItemOnce), or the table must have
-    /// [rested](Self::table_at_rest). A token is void, which is a [gap](Self::on_gap), where a
-    /// shard listed open is not begun within a day of the capture: 22 h 30 min, since clocks may
-    /// be off. Default: no token.
+    /// Records put before the capture are then delivered although their items were scanned. So the
+    /// handler must count an item [once in either way](Repeats::ItemOnce), or the table must have
+    /// been [at rest](Self::table_at_rest).
+    ///
+    /// A token is void, which is a [gap](Self::on_gap), if a shard that it lists as open is not
+    /// begun within a day of the capture. The limit is 22 h 30 min, because clocks may be wrong.
+    ///
+    /// Default: no token.
     #[must_use]
     pub fn handoff(mut self, token: HandoffToken) -> Self {
         self.options.handoff = Some(token);
         self
     }
 
-    /// Promises that nothing was written to the table from the beginning of its stream, or for
-    /// 24 hours, until the bootstrap's scan had ended; then a [`handoff`](Self::handoff) is
-    /// exact with any handler. If it is not true, changes of that time count twice.
+    /// Promises that nothing was written to the table from the beginning of its stream, or for 24
+    /// hours, until the bootstrap's scan had ended. Then a [`handoff`](Self::handoff) is exact with
+    /// any handler. If the promise does not hold, changes of that time count twice.
     #[must_use]
     pub fn table_at_rest(mut self) -> Self {
         self.options.table_at_rest = true;
@@ -182,13 +200,14 @@ where
         self
     }
 
-    /// Keeps how far each shard is at `place`, for instance a marker table, under `name`: 1 to
-    /// 128 of the characters `A-Z a-z 0-9 _ - .`. Triggers of one name share the shards among
-    /// them and go on where another stopped. Costs one write per batch, and one every third of
-    /// a [lease](Self::lease) per shard. The name also begins the names of its metrics, so it
-    /// should not be a pipeline's.
+    /// Stores the position of each shard at `place`, for instance in a marker table, under `name`:
+    /// 1 to 128 of the characters `A-Z a-z 0-9 _ - .`. Triggers with the same name share the shards
+    /// and continue where another stopped. The name also begins the names of the trigger's metrics,
+    /// so it should not be a pipeline's.
     ///
-    /// Default: within this value, under the name `trigger`.
+    /// Costs one write per batch, and one per shard every third of a [lease](Self::lease).
+    ///
+    /// Default: kept in this value only, under the name `trigger`.
     #[must_use]
     pub fn positions(mut self, place: impl Checkpoints, name: impl Into<String>) -> Self {
         self.place = Some(Arc::new(place));
@@ -196,8 +215,10 @@ where
         self
     }
 
-    /// Who holds the leases; unlike every other reader that runs at the same time. A process
-    /// that is started again under its old name need not wait until its own leases expire.
+    /// The owner of this reader's leases. It must differ from that of every other reader that runs
+    /// at the same time. A process that restarts under its old name need not wait for its own
+    /// leases to expire.
+    ///
     /// Default: random.
     #[must_use]
     pub fn owner(mut self, name: impl Into<String>) -> Self {
@@ -205,89 +226,103 @@ where
         self
     }
 
-    /// How long a lease lasts if it is not renewed, 3 s to 1 hour: by then another reader takes
-    /// the shards of one that died. Compared by wall clocks; where they differ, leases are taken
-    /// over early or late, which costs deliveries of the same records, and nothing else. A third of it,
-    /// but at most 10 s, is also how often readers look at each other's shards. Default 30 s.
+    /// How long a lease lasts if it is not renewed, 3 s to 1 hour. After that time another reader
+    /// takes the shards of one that died. Leases are compared by wall clocks. If the clocks differ,
+    /// leases are taken over early or late, which only costs repeated deliveries. A third of the
+    /// lease, but at most 10 s, is also how often readers check each other's shards.
+    ///
+    /// Default 30 s.
     #[must_use]
     pub fn lease(mut self, duration: Duration) -> Self {
         self.lease = duration;
         self
     }
 
-    /// How many shards this reader holds at most, at least 1, where its share would be more. A
-    /// shard that no reader has room for is not read: together they need room for all that are
-    /// open at once, those that take over from one that died included. Default: its share.
+    /// The most shards that this reader holds, at least 1, even if its share is larger. A shard
+    /// that no reader has room for is not read. Together the readers need room for all shards that
+    /// are open at the same time, also when one of them has died.
+    ///
+    /// Default: its share.
     #[must_use]
     pub fn maximum_shards(mut self, shards: usize) -> Self {
         self.options.maximum_shards = shards;
         self
     }
 
-    /// How many bytes of records may be read and not done, over all shards, at least 4 MiB, by an
-    /// estimate of the memory they take. A read under way counts as 4 MiB, so that this also bounds
-    /// how many are; only a read that brings more goes beyond it. Records with the handler
-    /// count too, and their copies that it gets do not: in the worst case they take as much again.
+    /// How many bytes of records may be read and not done, over all shards, as an estimate of the
+    /// memory they take; at least 4 MiB.
     ///
-    /// Where room is short, [batches](Self::maximum_batching_window) are not waited for to fill. A
-    /// shard whose batches keep failing without a
-    /// [limit](Self::maximum_retry_attempts) then drops what it has read, and reads it again later.
-    /// Default 256 MiB, which is 64 reads at a time; less makes a stream of many shards slower.
+    /// A read in progress counts as 4 MiB, so this also limits the number of concurrent reads. Only
+    /// a read that returns more exceeds the limit. Records that the handler is processing count
+    /// too. The copies that the handler receives do not count, and take up to as much again.
+    ///
+    /// When memory is short, the trigger does not wait for [batches](Self::maximum_batching_window)
+    /// to fill. A shard whose batches keep failing without a [limit](Self::maximum_retry_attempts)
+    /// then drops what it has read, and reads it again later.
+    ///
+    /// Default 256 MiB, which is 64 reads at the same time. A lower limit slows down a stream of
+    /// many shards.
     #[must_use]
     pub fn read_ahead(mut self, bytes: usize) -> Self {
         self.options.read_ahead = bytes;
         self
     }
 
-    /// The pauses before a batch comes again and before a failed read is made again: drawn
-    /// uniformly from zero to `min(cap, base · 2ⁿ)`. Default 50 ms and 5 s; a shorter cap mends
-    /// faster, and costs more useless calls while what is broken stays so.
+    /// The pauses before a batch is delivered again and before a failed read is repeated: random
+    /// from zero to `min(cap, base · 2ⁿ)`.
+    ///
+    /// Default 50 ms and 5 s. A shorter cap recovers faster, and makes more useless calls while the
+    /// fault lasts.
     #[must_use]
     pub fn retry_backoff(mut self, base: Duration, cap: Duration) -> Self {
         self.options.retry = self.options.retry.waits(base, cap);
         self
     }
 
-    /// How long reads of the stream, and loads and saves of positions, that fail in passing
-    /// (throttled, server errors) are tried again before the trigger stops with
-    /// [`TriggerError::GaveUp`](crate::TriggerError::GaveUp): the time that each may go without
-    /// success. An outage is traced while it lasts, after 30 s and then once a minute. Default
-    /// 30 min; zero tries once.
+    /// How long transient errors (throttling, server errors) of reads of the stream, and of loads
+    /// and saves of positions, are retried before the trigger stops with
+    /// [`TriggerError::GaveUp`](crate::TriggerError::GaveUp). The time counts for each operation,
+    /// without a success. An outage is logged after 30 s and then once a minute.
+    ///
+    /// Default 30 min. Zero tries once.
     #[must_use]
     pub fn retry_budget(mut self, budget: Duration) -> Self {
         self.options.retry = self.options.retry.budget(budget);
         self
     }
 
-    /// The longest pause between reads. After one that left nothing behind it is a fifth of this,
-    /// and doubles while reads give nothing. Default 1 s, at least 1 ms; shorter means less delay,
-    /// smaller batches and more calls (a shard takes 5 reads a second). Iterators expire after 15
-    /// minutes, so with [`StartingPosition::Latest`] it is less than that.
+    /// The longest pause between reads, at least 1 ms. After a read that left nothing behind, the
+    /// pause is a fifth of it, and doubles while reads return nothing.
+    ///
+    /// Default 1 s. A shorter interval means less delay, smaller batches and more calls (a shard
+    /// takes 5 reads a second). Iterators expire after 15 minutes, so with
+    /// [`StartingPosition::Latest`] it must be shorter than that.
     #[must_use]
     pub fn poll_interval(mut self, interval: Duration) -> Self {
         self.options.poll_interval = interval;
         self
     }
 
-    /// How many empty answers in a row are taken for the end of a shard that is still open,
-    /// 1 to 1000: [`Trigger::drain`] then leaves it, and a [`Monitor`](crate::Monitor) shows no
-    /// lag. Default 1, which is exact for the in-process store, DynamoDB Local
-    /// and the embedded one. AWS may answer empty though records follow: take 10 or more there,
-    /// each costing a `poll_interval`.
+    /// How many consecutive empty answers count as the end of a shard that is still open, 1 to
+    /// 1000. After them [`Trigger::drain`] leaves the shard, and a [`Monitor`](crate::Monitor)
+    /// shows no lag.
+    ///
+    /// Default 1, which is exact for the in-process store, DynamoDB Local and the embedded one. AWS
+    /// may answer empty though records follow. Use 10 or more there; each costs a `poll_interval`.
     #[must_use]
     pub fn drain_empty_reads(mut self, reads: u32) -> Self {
         self.options.drain_empty_reads = reads;
         self
     }
 
-    /// Where time comes from. Default the machine's clock.
+    /// The source of time. Default: the machine's clock.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.options.clock = clock;
         self
     }
 
-    /// Where jitter comes from. Default seeded by the system.
+    /// The source of random jitter. Default: seeded by the system.
     #[must_use]
     pub fn random(mut self, random: Random) -> Self {
         self.options.random = random;
@@ -296,19 +331,20 @@ where
 
     /// Where counts go, under the trigger's name: `<name>:records`, `:batches`, `:retry`,
     /// `:failed`, `:errors`, `:bisected`, `:filtered`, `:given_up`, `:gap`, `:lease_lost`,
-    /// `:lease_given`, and
-    /// the gauge `:lag_ms`, how far the slowest shard is behind. Default: nowhere.
+    /// `:lease_given`, and the gauge `:lag_ms`, which is how far the slowest shard is behind.
+    ///
+    /// Default: nowhere.
     #[must_use]
     pub fn recorder(mut self, recorder: impl Recorder) -> Self {
         self.options.recorder = Arc::new(recorder);
         self
     }
 
-    /// The trigger. Nothing is read before it is run.
+    /// Builds the trigger. Nothing is read before it runs.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming the option that cannot be used.
+    /// [`OptionError`] names an option that is not valid.
     pub fn build(mut self) -> Result<Trigger<S, H>, OptionError> {
         let refuse = |option, reason: String| Err(OptionError::new(option, reason));
         let name = PipelineName::new(self.name.as_str());
@@ -357,7 +393,7 @@ where
             }
             if repeats == Repeats::EventOnce && age > EVENT_LIFE {
                 let reason = format!(
-                    "{age:?} is above {EVENT_LIFE:?}, after which the handler no longer recognises an event that comes again; take that or less"
+                    "{age:?} is above {EVENT_LIFE:?}, after which the handler no longer recognises a repeated event; set that or less"
                 );
                 return refuse("maximum_record_age", reason);
             }
@@ -379,13 +415,13 @@ where
         }
         if *starting_position == StartingPosition::Latest && *poll_interval >= ITERATOR_LIFE {
             let reason = format!(
-                "{poll_interval:?} is too long with LATEST: an iterator that gave no record yet expires after {ITERATOR_LIFE:?}, and with it the place it stood at"
+                "{poll_interval:?} is too long with LATEST: an iterator that gave no record yet expires after {ITERATOR_LIFE:?}, and its place is lost; set a shorter one"
             );
             return refuse("poll_interval", reason);
         }
         if event_names.as_ref().is_some_and(Vec::is_empty) {
             let reason =
-                "no event name is left, so that nothing is ever delivered; leave it out for all";
+                "there is no event name, so nothing would be delivered; leave it out for all names";
             return refuse("filter_event_names", reason.to_owned());
         }
         let lease = Duration::from_secs(3)..=Duration::from_secs(3600);
@@ -396,7 +432,7 @@ where
         if options.handoff.is_some() && repeats != Repeats::ItemOnce && !options.table_at_rest {
             return refuse(
                 "handoff",
-                "what was put before its capture is streamed although it was scanned, and this handler counts it twice; use pipelines with a ledger, or, if nothing was written from the stream's beginning to the scan's end, say `table_at_rest`".to_owned(),
+                "changes from before its capture are both scanned and streamed, and this handler counts them twice; use pipelines with a ledger, or, if nothing was written from the stream's beginning to the scan's end, set `table_at_rest`".to_owned(),
             );
         }
         options.retry.validate()?;

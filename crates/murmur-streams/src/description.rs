@@ -1,4 +1,4 @@
-//! What a stream and its shards are.
+//! Descriptions of a stream and its shards.
 
 use std::collections::HashSet;
 
@@ -7,29 +7,29 @@ use murmur_state::{SequenceNumber, Timestamp};
 
 use crate::error::StreamError;
 
-/// What is known of a stream as a whole.
+/// What is known about a stream as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamInfo {
-    /// The ARN: names table and generation of the stream.
+    /// The ARN, which names the table and the generation of the stream.
     pub stream_arn: String,
     /// The table whose changes it carries.
     pub table_name: String,
     /// Which images its records carry.
     pub stream_view_type: StreamViewType,
-    /// The moment it was switched on, as text; the last part of the ARN.
+    /// When it was switched on, as text; the last part of the ARN.
     pub stream_label: String,
     /// Whether it takes records.
     pub stream_status: StreamStatus,
-    /// The table's primary key; empty where the server does not say.
+    /// The table's primary key. Empty if the server does not return it.
     pub key_schema: Vec<KeySchemaElement>,
-    /// When it was made; the in-process store fills in the time of registration.
+    /// When it was created. The in-process store uses the time of registration.
     pub creation_time: Option<Timestamp>,
 }
 
 impl StreamInfo {
-    /// An enabled stream; table name and label are taken from the ARN
-    /// (`arn:aws:dynamodb:region:account:table/NAME/stream/LABEL`), empty where it has none.
+    /// Describes an enabled stream. Table name and label are taken from the ARN
+    /// (`arn:aws:dynamodb:region:account:table/NAME/stream/LABEL`), and are empty if it has none.
     pub fn new(stream_arn: impl Into<String>, stream_view_type: StreamViewType) -> Self {
         let stream_arn = stream_arn.into();
         let part = |at| {
@@ -50,7 +50,7 @@ impl StreamInfo {
         }
     }
 
-    /// The same with another status.
+    /// The same stream with another status.
     #[must_use]
     pub fn with_status(self, stream_status: StreamStatus) -> Self {
         Self {
@@ -71,7 +71,7 @@ impl StreamInfo {
     ///
     /// # Errors
     ///
-    /// [`StreamError::Disabled`] for a stream that is switched off or being so.
+    /// [`StreamError::Disabled`] for a stream that is disabled or being disabled.
     pub fn ensure_enabled(&self) -> Result<(), StreamError> {
         if self.is_enabled() {
             return Ok(());
@@ -95,17 +95,17 @@ pub struct KeySchemaElement {
 pub struct ShardInfo {
     /// The shard's id.
     pub id: String,
-    /// The shard it continues, whose records come first; it may be gone from the list already.
+    /// The shard that it continues, whose records come first. It may have left the list already.
     pub parent: Option<String>,
-    /// The first sequence number in it, where the stream says.
+    /// The first sequence number in it, if the stream gives it.
     pub first: Option<SequenceNumber>,
-    /// The last sequence number it will ever have. Some servers show one for a shard that is
-    /// still open: ask [`StreamDescription::is_closed`].
+    /// The last sequence number it will ever have. Some servers show one for a shard that is still
+    /// open; use [`StreamDescription::is_closed`].
     pub ending: Option<SequenceNumber>,
 }
 
 impl ShardInfo {
-    /// A shard that continues `parent`, or none; without sequence numbers.
+    /// A shard that continues `parent`, or no shard. It has no sequence numbers.
     pub fn new(id: impl Into<String>, parent: Option<String>) -> Self {
         Self {
             id: id.into(),
@@ -122,19 +122,19 @@ impl ShardInfo {
 pub struct StreamDescription {
     /// The stream.
     pub info: StreamInfo,
-    /// Its shards, in the order listed.
+    /// Its shards, in listed order.
     pub shards: Vec<ShardInfo>,
 }
 
 impl StreamDescription {
-    /// A stream with these shards, in the order listed.
+    /// A stream with these shards, in listed order.
     pub fn new(info: StreamInfo, shards: Vec<ShardInfo>) -> Self {
         Self { info, shards }
     }
 
     /// Whether a shard can take no more records: it has an ending sequence number *and* a listed
-    /// child. In doubt it is open, and reading it is harmless. It looks through all shards: for many
-    /// take [`closed`](Self::closed).
+    /// child. In doubt it counts as open, and reading it is harmless. The call looks through all
+    /// shards; for many shards use [`closed`](Self::closed).
     pub fn is_closed(&self, shard: &ShardInfo) -> bool {
         let is_child = |other: &ShardInfo| other.parent.as_deref() == Some(&*shard.id);
         shard.ending.is_some() && self.shards.iter().any(is_child)
@@ -154,7 +154,7 @@ impl StreamDescription {
     ///
     /// # Errors
     ///
-    /// [`StreamError::Disabled`] for a stream that is switched off or being so.
+    /// [`StreamError::Disabled`] for a stream that is disabled or being disabled.
     pub fn ensure_enabled(&self) -> Result<(), StreamError> {
         self.info.ensure_enabled()
     }
@@ -164,7 +164,7 @@ impl StreamDescription {
         self.shards.iter().map(|shard| &*shard.id).collect()
     }
 
-    /// The ids that some shard names as its parent.
+    /// The ids of all shards that are the parent of a shard.
     pub(crate) fn parents(&self) -> HashSet<&str> {
         let parents = self.shards.iter();
         parents

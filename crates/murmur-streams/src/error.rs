@@ -1,8 +1,8 @@
-//! Why a stream could not be read, or written to.
+//! Why a stream could not be read or written.
 
 use murmur_state::{Cause, Failure, Fault, IdError, OptionError, SequenceNumber};
 
-/// Why a stream could not be read, or written to.
+/// Why a stream could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
@@ -11,26 +11,26 @@ pub enum StreamError {
         "no stream `{arn}`: check ARN, account and region (a stream switched off and on again has a new ARN); a stream of the in-process store is registered first"
     )]
     UnknownStream {
-        /// The ARN that was asked for.
+        /// The requested ARN.
         arn: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// The stream has no such shard, or has it no longer.
+    /// The stream does not have this shard, or no longer.
     #[error(
-        "stream `{arn}` has no shard `{shard}`: its records have been trimmed if it was listed before; what was not read of it is gone, and needs a repair or a new bootstrap"
+        "stream `{arn}` has no shard `{shard}`: its records have been trimmed if it was listed before; records that were not read are lost, which needs a repair or a new bootstrap"
     )]
     UnknownShard {
         /// The stream.
         arn: String,
-        /// The shard that was asked for.
+        /// The requested shard.
         shard: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// The stream is switched off, so no record will ever come.
+    /// The stream is switched off, so no further record will come.
     #[error(
         "stream `{arn}` is disabled: switch the table's stream on, and use the ARN it then has"
     )]
@@ -45,11 +45,11 @@ pub enum StreamError {
     Denied {
         /// The stream.
         arn: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// The requests could not even be sent: no credentials, no region, a wrong endpoint.
+    /// The request could not be sent: no credentials, no region, or a wrong endpoint.
     #[error(
         "stream `{arn}`: the request could not be made; check that credentials, region and endpoint are set"
     )]
@@ -67,7 +67,7 @@ pub enum StreamError {
     Throttled {
         /// The stream.
         arn: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
@@ -80,9 +80,9 @@ pub enum StreamError {
         #[source]
         source: Option<Cause>,
     },
-    /// The service answered with success, and the SDK cannot parse the answer.
+    /// The service answered with success, but the SDK cannot parse the answer.
     #[error(
-        "stream `{arn}`: the answer cannot be parsed; if that lasts, the endpoint is newer than this release, or is not DynamoDB Streams"
+        "stream `{arn}`: the answer cannot be parsed; if this continues, the endpoint is newer than this release, or is not DynamoDB Streams"
     )]
     Unreadable {
         /// The stream.
@@ -91,7 +91,7 @@ pub enum StreamError {
         #[source]
         source: Option<Cause>,
     },
-    /// The shard takes no more records: its children do.
+    /// The shard takes no more records; its children do.
     #[error(
         "stream `{arn}`: shard `{shard}` is closed already; describe the stream, and take one of its open shards"
     )]
@@ -101,7 +101,7 @@ pub enum StreamError {
         /// The shard that was to be closed.
         shard: String,
     },
-    /// The shard is responsible for a single hash, which cannot be shared out.
+    /// The shard's range is a single hash, which cannot be divided.
     #[error(
         "stream `{arn}`: shard `{shard}` is too narrow to be split; roll it over, or split another"
     )]
@@ -111,24 +111,24 @@ pub enum StreamError {
         /// The shard that was to be split.
         shard: String,
     },
-    /// The records asked for have passed the stream's 24 hours, or the retention of the
+    /// The requested records are older than the stream's 24 hours, or the retention of the
     /// in-process store.
     #[error(
-        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (DynamoDB keeps 24 hours, the in-process store its retention); what was not read is gone, and needs a repair or a new bootstrap"
+        "stream `{arn}`, shard `{shard}`: the records asked for are trimmed (DynamoDB keeps 24 hours, the in-process store its retention); records that were not read are lost, which needs a repair or a new bootstrap"
     )]
     Trimmed {
         /// The stream.
         arn: String,
         /// The shard.
         shard: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// An iterator that began at TRIM_HORIZON or LATEST expired before it gave a record, so that
-    /// no sequence number says where it stood.
+    /// An iterator that started at TRIM_HORIZON or LATEST expired before it gave a record, so no
+    /// sequence number tells where it was.
     #[error(
-        "stream `{arn}`, shard `{shard}`: the iterator expired before its first record; what was put and trimmed since it was made is missed where it is begun again, so begin again at TRIM_HORIZON if that was less than 22 h 30 min ago, and read at least every 15 minutes"
+        "stream `{arn}`, shard `{shard}`: the iterator expired before its first record; a new one misses records put and trimmed since it was made, so start again at TRIM_HORIZON if that was less than 22 h 30 min ago, and read at least every 15 minutes"
     )]
     IteratorExpired {
         /// The stream.
@@ -143,12 +143,12 @@ pub enum StreamError {
     NotRising {
         /// The stream.
         arn: String,
-        /// The number given.
+        /// The given number.
         given: SequenceNumber,
         /// The last number of the stream.
         last: SequenceNumber,
     },
-    /// The service refused the request as it stands.
+    /// The service refused the request.
     #[error(
         "stream `{arn}`: the service refused the request ({code}); sending it again will not help"
     )]
@@ -157,11 +157,11 @@ pub enum StreamError {
         arn: String,
         /// The service's error code.
         code: String,
-        /// The answer that said so.
+        /// The service's answer.
         #[source]
         source: Option<Cause>,
     },
-    /// The stream answered something that cannot be understood.
+    /// The stream's answer cannot be understood.
     #[error(
         "stream `{arn}`: {reason}; the service may be newer than this release, or not DynamoDB Streams"
     )]
@@ -171,10 +171,10 @@ pub enum StreamError {
         /// What was wrong with the answer.
         reason: String,
     },
-    /// A sequence number that is none.
+    /// An invalid sequence number.
     #[error(transparent)]
     SequenceNumber(#[from] IdError),
-    /// An argument that cannot be used.
+    /// An invalid argument.
     #[error(transparent)]
     Option(#[from] OptionError),
 }
@@ -186,7 +186,7 @@ impl Failure for StreamError {
 }
 
 impl StreamError {
-    /// What the failure asks of the caller.
+    /// What the caller can do about the failure.
     pub fn fault(&self) -> Fault {
         match self {
             Self::Throttled { .. } => Fault::Contention,
@@ -195,7 +195,7 @@ impl StreamError {
         }
     }
 
-    /// Whether trying the same again later can help.
+    /// Whether it can help to try the same again later.
     pub fn is_retryable(&self) -> bool {
         Failure::is_retryable(self)
     }

@@ -1,11 +1,12 @@
-//! How a handler answers, and what of a batch is done by that.
+//! The answers of a handler, and which records of a batch they report as done.
 
 use std::collections::HashMap;
 
 use aws_lambda_events::event::dynamodb::EventRecord;
 use aws_lambda_events::streams::{DynamoDbBatchItemFailure, DynamoDbEventResponse};
 
-/// The answer that reports these records, by sequence number, as failed; none: all is done.
+/// The answer that reports the records with these sequence numbers as failed. Without any, all
+/// records are done.
 pub fn report_failures<I>(sequence_numbers: I) -> DynamoDbEventResponse
 where
     I: IntoIterator,
@@ -23,9 +24,10 @@ where
     response
 }
 
-/// How many records at the batch's beginning an answer that reports failures says are done.
+/// How many records at the start of the batch are done, according to an answer that reports
+/// failures.
 pub(crate) fn done_records(batch: &[EventRecord], response: &DynamoDbEventResponse) -> usize {
-    // Reversed, so that of records with one number the first one stands.
+    // Reversed, so that the first of several records with one number is kept.
     let places: HashMap<&str, usize> = batch
         .iter()
         .enumerate()
@@ -34,7 +36,7 @@ pub(crate) fn done_records(batch: &[EventRecord], response: &DynamoDbEventRespon
         .collect();
     let failures = response.batch_item_failures.iter();
     let named = failures.map(|failure| places.get(failure.item_identifier.as_deref()?));
-    // Whatever names no record of the batch sorts first as `None`, and nothing is done.
+    // A number that is in no record of the batch sorts first as `None`, so that no record is done.
     named.min().flatten().copied().unwrap_or(0)
 }
 

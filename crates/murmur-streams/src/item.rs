@@ -1,4 +1,4 @@
-//! Which items are the same.
+//! Decides which items are the same.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -6,9 +6,9 @@ use std::mem;
 
 use serde_dynamo::{AttributeValue, Item};
 
-/// The hash of an item's primary key: the same for equal keys as long as the process lives.
+/// The hash of an item's primary key. It is the same for equal keys for the life of the process.
 pub(crate) fn key_hash(keys: &Item) -> u64 {
-    // The sum depends on no order.
+    // A sum does not depend on the order.
     keys.iter().map(attribute_hash).fold(0, u64::wrapping_add)
 }
 
@@ -19,7 +19,7 @@ fn attribute_hash((name, value): (&String, &AttributeValue)) -> u64 {
     match value {
         AttributeValue::S(text) | AttributeValue::N(text) => text.hash(&mut hasher),
         AttributeValue::B(bytes) => bytes.hash(&mut hasher),
-        // DynamoDB has no keys of other types; equal ones still hash alike.
+        // DynamoDB has no keys of other types. Equal ones still have the same hash.
         _ => {}
     }
     hasher.finish()
@@ -44,7 +44,7 @@ mod tests {
         let forwards = || ["a", "b", "c", "d", "e"].map(|name| (name, s(name)));
         let mut backwards = forwards();
         backwards.reverse();
-        // Each map of the standard library has an order of its own.
+        // Each map of the standard library has its own order.
         for _ in 0..20 {
             assert_eq!(
                 key_hash(&key(forwards())),

@@ -1,8 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-// In one direction: error → description → source → store, aws → trigger → builder; `item`, `record`
-// and `handler` stand below all of them. What the trigger is made of says `trigger/mod.rs`.
+// Module order: error → description → source → store, aws → trigger → builder. `item`, `record` and
+// `handler` are below all of them. `trigger/mod.rs` lists the parts of the trigger.
 
 #[cfg(feature = "aws")]
 pub mod aws;

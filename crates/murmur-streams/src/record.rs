@@ -11,47 +11,47 @@ use serde_dynamo::Item;
 
 /// One change of one item, as the in-process store keeps it.
 ///
-/// [`EventRecord::from`] gives what a Lambda function would be handed. What is left empty is
-/// filled in by [`StreamStore::put_record`](crate::StreamStore::put_record) where a field says
-/// so; `..StreamRecord::default()` is meant to be used.
+/// [`EventRecord::from`] gives the record that a Lambda function would receive. Fields left empty
+/// are filled in by [`StreamStore::put_record`](crate::StreamStore::put_record) where the field's
+/// documentation says so. Construct it with `..StreamRecord::default()`.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StreamRecord {
-    /// Unique in the whole stream. Empty: one is assigned.
+    /// Unique in the whole stream. Empty: an id is assigned.
     pub event_id: String,
     /// What happened to the item.
     pub event_name: OperationType,
     /// The version of the record's form. Empty: `1.1`.
     pub event_version: String,
-    /// The service it is from. Empty: `aws:dynamodb`.
+    /// The service that made the record. Empty: `aws:dynamodb`.
     pub event_source: String,
     /// The region. Empty: the one in the stream's ARN.
     pub aws_region: String,
-    /// Which images it carries. The store makes it the stream's, whatever it was.
+    /// Which images it has. The store always sets it to the stream's view type.
     pub stream_view_type: Option<StreamViewType>,
     /// The table. Empty: the stream's.
     pub table_name: String,
     /// The stream it belongs to. Always required.
     pub stream_arn: String,
-    /// The item's primary key; decides which shard it goes to.
+    /// The item's primary key, which decides the shard.
     pub keys: Item,
-    /// The item after the change; empty if there is none, or the stream does not carry it.
+    /// The item after the change. Empty if there is none, or if the stream does not carry it.
     pub new_image: Item,
-    /// The item before the change; empty if there was none, or the stream does not carry it.
+    /// The item before the change. Empty if there was none, or if the stream does not carry it.
     pub old_image: Item,
-    /// Its place in the stream. `None`: the next one is assigned.
+    /// Its place in the stream. `None`: the next number is assigned.
     pub sequence_number: Option<SequenceNumber>,
     /// When the change was made. `None`: now, by the store's clock.
     pub created_at: Option<Timestamp>,
     /// Its size in bytes, as given.
     pub size_bytes: i64,
-    /// Who made the change, where it was not a user: see [`time_to_live`].
+    /// Who made the change, if it was not a user; see [`time_to_live`].
     pub user_identity: Option<UserIdentity>,
 }
 
-/// The identity that marks a removal as done by Time to Live
-/// (Amazon DynamoDB Developer Guide, "DynamoDB Streams and Time to Live").
+/// The identity that marks a removal as made by Time to Live (Amazon DynamoDB Developer Guide,
+/// "DynamoDB Streams and Time to Live").
 ///
-/// No local server sets it; a record put by hand can:
+/// No local server sets it. A record that you put yourself can have it:
 ///
 /// ```
 /// use murmur_streams::{Item, OperationType, StreamRecord, time_to_live};
@@ -74,10 +74,10 @@ pub fn time_to_live() -> UserIdentity {
     identity
 }
 
-/// The record as Lambda hands it to a function.
+/// The record in the form that Lambda passes to a function.
 ///
-/// The creation time is cut to whole seconds, as DynamoDB does; a missing one, and one that no
-/// date can show, becomes 1970.
+/// The creation time is cut to whole seconds, as DynamoDB does. A missing creation time, and one
+/// that no date can show, become 1970.
 impl From<&StreamRecord> for EventRecord {
     fn from(record: &StreamRecord) -> Self {
         let StreamRecord {
@@ -123,11 +123,11 @@ fn some(text: &str) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// How far off two clocks may be from each other, and a creation time ahead of the present.
+/// How far two clocks may differ, and how far a creation time may be ahead of the present.
 const CLOCK_ERROR: Duration = Duration::from_secs(45 * 60);
 
-/// When the change was made, as far as the record says; 1970 is what a missing time became. A time
-/// that is far ahead of `now`, such as milliseconds taken for seconds, says nothing.
+/// When the change was made, as far as the record says. A missing time was stored as 1970, and
+/// counts as none. So does a time far ahead of `now`, such as milliseconds taken for seconds.
 pub(crate) fn created_at(record: &EventRecord, now: Timestamp) -> Option<Timestamp> {
     let millis = record
         .change

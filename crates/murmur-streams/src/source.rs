@@ -1,4 +1,4 @@
-//! What a source of a stream has to offer, and the values it is asked with and answers.
+//! The interface of a stream source, with its arguments and answers.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use crate::error::StreamError;
 
 pub use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 
-/// The most records one read may ask for, as DynamoDB's `GetRecords`.
+/// The most records one read may request, as in DynamoDB's `GetRecords`.
 pub(crate) const MAX_READ: usize = 1000;
 
-/// How long DynamoDB Streams remembers an iterator it gave.
+/// How long DynamoDB Streams keeps an iterator.
 pub(crate) const ITERATOR_LIFE: Duration = Duration::from_secs(15 * 60);
 
-/// Where reading a shard begins.
+/// Where reading a shard starts.
 ///
-/// There is no start by time: DynamoDB Streams has none.
+/// There is no start by time, because DynamoDB Streams has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
-    /// The oldest record the shard still has.
+    /// The oldest record that the shard still has.
     TrimHorizon,
     /// After the newest record at the time of the first read.
     Latest,
@@ -33,24 +33,24 @@ pub enum Start {
 }
 
 impl Start {
-    /// Whether it is the same place whenever it is looked up; then the stream itself tells where
-    /// records from there on are gone.
+    /// Whether it is the same place at every look-up. Then the stream itself reports that records
+    /// from there on are gone.
     pub(crate) fn is_exact(&self) -> bool {
         matches!(self, Self::At(_) | Self::After(_))
     }
 }
 
-/// A place in a shard: where to begin, or where the last read ended.
+/// A place in a shard: where to start, or where the last read ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cursor {
-    /// To be looked up.
+    /// A place to be looked up.
     Start(Start),
     /// The source's own token, from [`ReadBatch::next`].
     Iterator {
-        /// Means something to the source that made it, and to nobody else.
+        /// Has a meaning only for the source that made it.
         token: String,
-        /// The place to begin at once the source has forgotten the token (DynamoDB: after 15
-        /// minutes): after the last record read, or where reading began.
+        /// Where to start once the source has forgotten the token (DynamoDB: after 15 minutes):
+        /// after the last record read, or where reading started.
         renew: Start,
     },
 }
@@ -61,52 +61,57 @@ impl From<Start> for Cursor {
     }
 }
 
-/// What one read gave.
+/// The result of one read.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct ReadBatch {
-    /// The records in the shard's order, in Lambda's form. May be empty without being the end.
+    /// The records in the shard's order, in Lambda's form. May be empty before the end of the
+    /// shard.
     pub records: Vec<EventRecord>,
-    /// Where to go on; `None` once a closed shard is read to its end.
+    /// Where to continue, or `None` once a closed shard is read to its end.
     pub next: Option<Cursor>,
 }
 
 impl ReadBatch {
-    /// Records in the shard's order, and where to go on.
+    /// Records in the shard's order, and where to continue.
     pub fn new(records: Vec<EventRecord>, next: Option<Cursor>) -> Self {
         Self { records, next }
     }
 }
 
-/// One stream, to be read shard by shard.
+/// One stream, read shard by shard.
 ///
 /// Both methods are required.
 ///
 /// # Contract
 ///
-/// `describe` lists every shard, over as many pages as it takes. `read` answers up to `limit`
-/// records (1 to 1000) of one shard in order, none left out: reading on from each
-/// [`ReadBatch::next`] meets every record once. An empty answer with a `next` says that nothing is
-/// there *yet*, or that the source has more to look through. The source does not keep children
-/// behind their parents; the [`Trigger`](crate::Trigger) does.
+/// `describe` lists every shard, over as many pages as it takes.
+///
+/// `read` returns up to `limit` records (1 to 1000) of one shard in order, with none left out.
+/// Reading on from each [`ReadBatch::next`] returns every record once. An empty answer with a
+/// `next` means that there is no record *yet*, or that the source has more to look through.
+///
+/// The source does not hold children back until their parents are read; the
+/// [`Trigger`](crate::Trigger) does.
 ///
 /// # Errors
 ///
-/// [`StreamError::is_retryable`] tells what may be tried again. A source that forgets iterators
-/// looks one up again by itself at a sequence number: there the stream refuses, as
-/// [`StreamError::Trimmed`], what would leave records out. One that began at TRIM_HORIZON or LATEST
-/// and gave no record yet it fails with [`StreamError::IteratorExpired`], since beginning there
-/// again passes over in silence what was trimmed, or put, meanwhile; the caller knows whether
-/// anything can have been.
+/// [`StreamError::is_retryable`] tells which errors may be retried.
+///
+/// A source whose iterators expire looks a new one up by itself at a sequence number; if that would
+/// leave records out, the stream refuses it with [`StreamError::Trimmed`]. An iterator that started
+/// at TRIM_HORIZON or LATEST and gave no record yet cannot be replaced: starting there again would
+/// silently skip records that were trimmed or put meanwhile. The source then fails with
+/// [`StreamError::IteratorExpired`], and the caller decides whether there can be such records.
 ///
 /// # Cancel safety
 ///
-/// Reading changes nothing: a dropped call can be made again with the same arguments.
+/// Reading changes nothing. A dropped call can be made again with the same arguments.
 pub trait StreamSource: Send + Sync {
-    /// The stream and all its shards.
+    /// Describes the stream and all its shards.
     fn describe(&self) -> impl Future<Output = Result<StreamDescription, StreamError>> + Send;
 
-    /// Up to `limit` records of `shard` from `from` on.
+    /// Reads up to `limit` records of `shard`, starting at `from`.
     fn read(
         &self,
         shard: &str,

@@ -23,38 +23,38 @@ use self::stream::Stream;
 /// DynamoDB Streams keeps records for 24 hours.
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The most shards a page may have, as DynamoDB's `DescribeStream`.
+/// The most shards on a page, as in DynamoDB's `DescribeStream`.
 const MAX_PAGE: usize = 100;
 
-/// The most shards a stream may begin with.
+/// The most shards a stream may start with.
 const MAX_SHARDS: usize = 10_000;
 
-/// Streams kept in this process: what writes items puts records here, what reads streams gets
+/// Streams kept in this process. A writer of items puts records here, and a stream reader gets
 /// them.
 ///
 /// # Shards
 ///
-/// The open shards of a stream share out its items: each is responsible for a range of the hash
-/// of the item's key ([`StreamRecord::keys`], the order of its attributes aside; a number counts
-/// as it is written, so write it one way, as DynamoDB does). [`split`] and [`roll_over`] close
-/// shards and open their children, which go on with the parent's range. So all changes of an
-/// item are in one shard or its descendants, in the order they were put, with rising sequence
-/// numbers: who reads parents before children reads them in order.
+/// The open shards of a stream divide its items among them. Each shard has a range of the hash of
+/// the item's key ([`StreamRecord::keys`]). The order of the key's attributes does not matter; a
+/// number counts as it is written, so write it in one form, as DynamoDB does. [`split`] and
+/// [`roll_over`] close shards and open their children, which continue the parent's range. So all
+/// changes of an item are in one shard or its descendants, in the order in which they were put,
+/// with rising sequence numbers. A reader that reads parents before children reads them in order.
 ///
 /// # Retention
 ///
-/// A record is kept for 24 hours, or what [`retention`] says, by the store's clock. What is older
-/// is dropped by the next call that puts, reads or describes, always from the front of a shard: a
-/// record never goes before those put into its shard before it. A closed shard leaves the list
-/// once all its records are gone and it was closed that long ago; its children go on naming it
-/// as their parent. What was once dropped stays so, also if the clock is set back.
+/// A record is kept for 24 hours, or for the set [`retention`], by the store's clock. The next call
+/// that puts, reads or describes drops older records, always from the front of a shard: a record is
+/// never dropped before the records put earlier into its shard. A closed shard leaves the list once
+/// all its records are gone and it was closed that long ago. Its children still name it as their
+/// parent. A dropped record stays dropped, even if the clock is set back.
 ///
 /// # Concurrency
 ///
 /// Clones share one store. Any number of threads may put, read, describe, split and roll over at
-/// once: each call takes effect as a whole, and no caller's code, the clock's included, runs
-/// while the store is locked. Every call looks at each shard of its stream, and its cost rises
-/// with their number; reading shares records instead of copying them.
+/// the same time. Each call takes effect as a whole, and no code of the caller, including the
+/// clock, runs while the store is locked. Every call visits each shard of its stream, so its cost
+/// rises with the number of shards. Reading shares records instead of copying them.
 ///
 /// [`split`]: StreamStore::split
 /// [`roll_over`]: StreamStore::roll_over
@@ -74,20 +74,20 @@ struct Streams {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DescribePage {
-    /// The stream, and the shards of this page. Put the pages together before asking
+    /// The stream, and the shards of this page. Combine the pages before calling
     /// [`StreamDescription::is_closed`], which looks for children.
     pub description: StreamDescription,
-    /// The last shard of this page, where the next one goes on; `None` if there are no more.
+    /// The last shard of this page, where the next page starts, or `None` if there are no more.
     pub last_evaluated_shard_id: Option<String>,
 }
 
 impl StreamStore {
-    /// An empty store on the machine's clock.
+    /// Creates an empty store on the machine's clock.
     pub fn new() -> Self {
         Self::with_clock(SystemClock::shared())
     }
 
-    /// An empty store that takes the creation time of records, and their age, from `clock`.
+    /// Creates an empty store that takes the creation time and the age of records from `clock`.
     pub fn with_clock(clock: Arc<dyn Clock>) -> Self {
         Self {
             streams: Arc::new(Mutex::new(Streams {
@@ -98,40 +98,39 @@ impl StreamStore {
         }
     }
 
-    /// Keeps records for `retention`. Default 24 hours; milliseconds count, what is shorter does
-    /// not.
+    /// Keeps records for `retention`, counted in whole milliseconds. Default 24 hours.
     ///
-    /// Holds for every clone and for what is in the store already. A record is gone once it is
-    /// `retention` old: with zero at once, with [`Duration::MAX`] never.
+    /// It applies to every clone and to records that are already in the store. A record is dropped
+    /// once it is `retention` old: with zero at once, with [`Duration::MAX`] never.
     #[must_use]
     pub fn retention(self, retention: Duration) -> Self {
         self.lock().retention = retention;
         self
     }
 
-    /// The store of this process, for a producer and a reader that do not know each other.
+    /// The store shared by this process, for a producer and a reader that do not know each other.
     pub fn global() -> &'static Self {
         static GLOBAL: OnceLock<StreamStore> = OnceLock::new();
         GLOBAL.get_or_init(Self::new)
     }
 
-    /// Makes a stream known under its ARN, with one open shard.
+    /// Registers a stream under its ARN, with one open shard.
     ///
-    /// Registering an ARN again replaces what is said of the stream and keeps its shards and
-    /// records. With a status that takes no records (DISABLED, DISABLING) its open shards are
-    /// closed; once it takes records again, each has a child that goes on.
+    /// Registering an ARN again replaces the description of the stream and keeps its shards and
+    /// records. A status that takes no records (DISABLED, DISABLING) closes its open shards. Once
+    /// the stream takes records again, each of them has a child that continues it.
     pub fn register_stream(&self, info: StreamInfo) {
         self.register(info, 1);
     }
 
-    /// Makes a stream known under its ARN, with `shards` open shards of equal ranges.
+    /// Registers a stream under its ARN, with `shards` open shards of equal ranges.
     ///
-    /// As [`register_stream`](StreamStore::register_stream) otherwise: a stream that has had
-    /// shards already keeps those it has.
+    /// Otherwise as [`register_stream`](StreamStore::register_stream): a stream that already had
+    /// shards keeps those it has.
     ///
     /// # Errors
     ///
-    /// [`OptionError`] for `shards` outside 1..=10,000. Then nothing was changed.
+    /// [`OptionError`] for `shards` outside 1..=10,000. Then nothing is changed.
     pub fn register_stream_with_shards(
         &self,
         info: StreamInfo,
@@ -142,25 +141,26 @@ impl StreamStore {
         Ok(())
     }
 
-    /// Appends a record to the open shard that has its key, filling in what it leaves empty;
-    /// answers its sequence number.
+    /// Appends a record to the open shard that has its key, fills in fields that it leaves empty,
+    /// and returns its sequence number.
     ///
-    /// The stream's view type becomes the record's, and images it leaves out are not kept:
-    /// KEYS_ONLY has none, NEW_IMAGE no old one, OLD_IMAGE no new one. A sequence number
-    /// of its own must be above all of the stream, and above those at which empty shards were
-    /// closed.
+    /// The record gets the stream's view type, and images outside that type are not kept: KEYS_ONLY
+    /// has none, NEW_IMAGE no old one, OLD_IMAGE no new one. A sequence number of the record's own
+    /// must be above all in the stream, and above those at which empty shards were closed.
     ///
     /// # Errors
     ///
-    /// [`StreamError::UnknownStream`] if its stream was not registered,
-    /// [`StreamError::Disabled`] if that takes no records, [`StreamError::NotRising`] if its own
-    /// sequence number is not above all before it. Then nothing was stored.
+    /// - [`StreamError::UnknownStream`] if its stream was not registered.
+    /// - [`StreamError::Disabled`] if the stream takes no records.
+    /// - [`StreamError::NotRising`] if its own sequence number is not above all before it.
+    ///
+    /// In each case nothing is stored.
     pub fn put_record(&self, record: StreamRecord) -> Result<SequenceNumber, StreamError> {
         let arn = record.stream_arn.clone();
         self.with_stream(&arn, |stream, now| stream.put(record, now))
     }
 
-    /// The stream and all its shards, oldest first.
+    /// Describes the stream and all its shards, oldest first.
     ///
     /// # Errors
     ///
@@ -169,19 +169,19 @@ impl StreamStore {
         self.with_stream(stream_arn, |stream, _| Ok(stream.describe()))
     }
 
-    /// The stream and up to `limit` of its shards, oldest first: those after
-    /// `exclusive_start_shard_id`, or the first.
+    /// Describes the stream and up to `limit` of its shards, oldest first: those after
+    /// `exclusive_start_shard_id`, or the first ones.
     ///
-    /// Pages asked for one after the other, each from the last's
+    /// Pages requested one after the other, each from the previous page's
     /// [`last_evaluated_shard_id`](DescribePage::last_evaluated_shard_id), list every shard once
-    /// that was there all the while, also if shards come or go meanwhile. The start shard may
-    /// have left the list.
+    /// that existed throughout, even if other shards come or go meanwhile. The start shard may have
+    /// left the list.
     ///
     /// # Errors
     ///
-    /// [`StreamError::UnknownStream`], [`StreamError::UnknownShard`] for a start shard that the
-    /// stream never had, and [`StreamError::Option`] for a `limit` outside 1..=100, as DynamoDB
-    /// refuses it.
+    /// - [`StreamError::UnknownStream`].
+    /// - [`StreamError::UnknownShard`] for a start shard that the stream never had.
+    /// - [`StreamError::Option`] for a `limit` outside 1..=100, which DynamoDB refuses as well.
     pub fn describe_stream_page(
         &self,
         stream_arn: &str,
@@ -199,16 +199,18 @@ impl StreamStore {
         })
     }
 
-    /// Up to `limit` records of a shard from `position` on, and the position after them.
+    /// Returns up to `limit` records of a shard from `position` on, and the position after them.
     ///
-    /// Positions count from the first record the shard ever had, which is at 0: they stay the
-    /// same when records are dropped. A position past the end gives no records and itself.
+    /// Positions count from the first record that the shard ever had, which is at 0. They do not
+    /// change when records are dropped. A position past the end gives no records and the same
+    /// position.
     ///
     /// # Errors
     ///
-    /// [`StreamError::UnknownStream`], [`StreamError::UnknownShard`], also for a shard that has
-    /// left the list, [`StreamError::Trimmed`] if the record at `position` is past retention, and
-    /// [`StreamError::Option`] for a `limit` outside 1..=1000, as DynamoDB refuses it.
+    /// - [`StreamError::UnknownStream`].
+    /// - [`StreamError::UnknownShard`], also for a shard that has left the list.
+    /// - [`StreamError::Trimmed`] if the record at `position` is past retention.
+    /// - [`StreamError::Option`] for a `limit` outside 1..=1000, which DynamoDB refuses as well.
     pub fn get_records(
         &self,
         stream_arn: &str,
@@ -220,8 +222,8 @@ impl StreamStore {
         self.with_shard(stream_arn, shard_id, |shard| shard.read(position, limit))
     }
 
-    /// How many records were ever put into a shard, dropped ones included: the position of the
-    /// record that will be put next.
+    /// How many records were ever put into a shard, including dropped ones. This is the position of
+    /// the record that is put next.
     ///
     /// # Errors
     ///
@@ -234,41 +236,41 @@ impl StreamStore {
         self.with_shard(stream_arn, shard_id, |shard| Some(shard.count()))
     }
 
-    /// Closes an open shard and opens two children with half its range each, as DynamoDB does
-    /// with a partition that has grown; answers their ids, the lower half's first.
+    /// Closes an open shard and opens two children with half its range each, like DynamoDB for a
+    /// partition that has grown. Returns their ids, the lower half's first.
     ///
     /// # Errors
     ///
     /// [`StreamError::UnknownStream`], [`StreamError::Disabled`], [`StreamError::UnknownShard`],
-    /// [`StreamError::ShardClosed`], and [`StreamError::ShardTooNarrow`] for a shard that is left
-    /// with a single hash. Then nothing was changed.
+    /// [`StreamError::ShardClosed`], and [`StreamError::ShardTooNarrow`] for a shard whose range is
+    /// a single hash. Then nothing is changed.
     pub fn split(&self, stream_arn: &str, shard_id: &str) -> Result<[String; 2], StreamError> {
         self.with_stream(stream_arn, |stream, now| stream.split(shard_id, now))
     }
 
-    /// Closes an open shard and opens one child with its range; answers the child's id.
+    /// Closes an open shard and opens one child with its range. Returns the child's id.
     ///
     /// # Errors
     ///
     /// [`StreamError::UnknownStream`], [`StreamError::Disabled`], [`StreamError::UnknownShard`],
-    /// [`StreamError::ShardClosed`]. Then nothing was changed.
+    /// [`StreamError::ShardClosed`]. Then nothing is changed.
     pub fn roll_over_shard(&self, stream_arn: &str, shard_id: &str) -> Result<String, StreamError> {
         self.with_stream(stream_arn, |stream, now| {
             stream.roll_over_shard(shard_id, now)
         })
     }
 
-    /// Closes every open shard and opens its child, as DynamoDB does every few hours; answers the
+    /// Closes every open shard and opens its child, as DynamoDB does every few hours. Returns the
     /// children's ids, oldest first.
     ///
     /// # Errors
     ///
-    /// [`StreamError::UnknownStream`], [`StreamError::Disabled`]. Then nothing was changed.
+    /// [`StreamError::UnknownStream`], [`StreamError::Disabled`]. Then nothing is changed.
     pub fn roll_over(&self, stream_arn: &str) -> Result<Vec<String>, StreamError> {
         self.with_stream(stream_arn, |stream, now| stream.roll_over(now))
     }
 
-    /// One of its streams, to be read through the interface all sources share.
+    /// One of the store's streams, to be read through the interface that all sources share.
     pub fn source(&self, stream_arn: impl Into<String>) -> StoreSource {
         StoreSource {
             store: self.clone(),
@@ -285,17 +287,17 @@ impl StreamStore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Streams> {
-        // Nothing that is done under the lock panics, so no stream is ever found half changed.
+        // Nothing that runs under the lock panics, so no stream is ever found half changed.
         self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does something with a stream, past retention trimmed, as of now.
+    /// Runs a function on a stream, after dropping records past retention.
     fn with_stream<T>(
         &self,
         arn: &str,
         act: impl FnOnce(&mut Stream, Timestamp) -> Result<T, StreamError>,
     ) -> Result<T, StreamError> {
-        // Before locking: the clock may be anybody's.
+        // Before the lock: the clock may run code of the caller.
         let now = self.clock.now();
         let mut streams = self.lock();
         let horizon = now.minus(streams.retention);
@@ -305,7 +307,7 @@ impl StreamStore {
         act(stream, now)
     }
 
-    /// Reads a shard; `None` says that what is asked for is trimmed.
+    /// Reads a shard. `None` means that the requested record is trimmed.
     fn with_shard<T>(
         &self,
         arn: &str,
@@ -336,13 +338,18 @@ impl fmt::Debug for StreamStore {
 
 /// One stream of a [`StreamStore`], from [`StreamStore::source`].
 ///
-/// A shard is read to its end (`next` is `None`) once it is closed and its last record was
-/// given, or dropped. `TrimHorizon` begins at the oldest record the shard still has. A read that
-/// would pass over dropped records fails with [`StreamError::Trimmed`]: `At` or `After` a number
-/// if a record from there on is gone, and going on from a place that was overtaken. So does `After`
-/// the number of a record that is gone itself, as with DynamoDB, which takes no number before the
-/// oldest record it keeps. A shard that left the list is a [`StreamError::UnknownShard`]. Iterators
-/// expire after 15 minutes by the store's clock.
+/// A shard is read to its end (`next` is `None`) once it is closed and its last record was returned
+/// or dropped. `TrimHorizon` starts at the oldest record that the shard still has.
+///
+/// A read that would skip dropped records fails with [`StreamError::Trimmed`]:
+///
+/// - `At` or `After` a number, if a record from there on is gone;
+/// - `After` the number of a record that is itself gone, as with DynamoDB, which accepts no number
+///   before the oldest record it keeps;
+/// - reading on from a place whose next records were dropped meanwhile.
+///
+/// A shard that left the list is a [`StreamError::UnknownShard`]. Iterators expire after 15 minutes
+/// by the store's clock.
 #[derive(Debug, Clone)]
 pub struct StoreSource {
     store: StreamStore,
@@ -387,7 +394,7 @@ impl StreamSource for StoreSource {
 }
 
 impl StoreSource {
-    /// The position that an iterator names; `None` once it has expired.
+    /// The position of an iterator, or `None` once it has expired.
     fn place(&self, token: &str, now: Timestamp) -> Result<Option<usize>, StreamError> {
         let parts = token.split_once('@').and_then(|(position, given_at)| {
             let given_at = Timestamp::from_millis(given_at.parse().ok()?);

@@ -551,7 +551,7 @@ async fn a_record_that_cannot_be_read_says_so_and_its_neighbours_come_as_ever() 
         ),
         (bad_keys, vec!["`Keys.id`", local]),
         (no_change, vec!["`dynamodb` is missing"]),
-        (json!(17), vec!["the record is no JSON object"]),
+        (json!(17), vec!["the record is not a JSON object"]),
     ];
     let read = async |records: Value| {
         let (_, api) = wire(iterator_or(move |_, _| {

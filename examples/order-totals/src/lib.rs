@@ -146,7 +146,18 @@ pub async fn aws_config() -> aws_config::SdkConfig {
         .await
 }
 
-/// The code of the project's README, which compiles.
+/// The code of the project's pages, which compiles and holds.
 #[cfg(doctest)]
-#[doc = include_str!("../../../README.md")]
-pub struct ProjectReadme;
+pub mod pages {
+    #[doc = include_str!("../../../README.md")]
+    pub struct Readme;
+
+    #[doc = include_str!("../../../docs/getting-started.md")]
+    pub struct GettingStarted;
+
+    #[doc = include_str!("../../../docs/choosing-a-mode.md")]
+    pub struct ChoosingAMode;
+
+    #[doc = include_str!("../../../docs/extending.md")]
+    pub struct Extending;
+}

@@ -1,7 +1,7 @@
-//! With a ledger: item by item, in any company of live.
+//! Comparison with a ledger: item by item, while stream processing goes on.
 //!
-//! Why a difference that is named is one, and why mending it is right: ARCHITECTURE.md,
-//! "Reconcile and repair".
+//! ARCHITECTURE.md, "Reconcile and repair", explains why a reported difference is real, and why
+//! repairing it is right.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -24,76 +24,80 @@ use crate::delivery::{Context, LedgerOf, of_keys, until_done};
 use crate::outcome::Rejected;
 use crate::plan::Plan;
 
-/// How many items one look is for.
+/// Items per look-up.
 const BATCH: usize = 100;
 
-/// How often an item that keeps changing is looked at again before it is given up.
+/// How often an item that keeps changing is looked at before it is given up.
 const ROUNDS: usize = 3;
 
-/// How often mending an item is tried while live is faster.
+/// How often repairing an item is tried while stream processing is faster.
 const MENDINGS: usize = 5;
 
-/// How old a look may be when it is written, as a ledger that forgets asks for.
+/// The age up to which a look may be written, as a ledger that removes old rows requires.
 const FRESH: Duration = Duration::from_secs(3600);
 
 /// Compares what each item contributes with what the ledger says it does, with monoid and store
 /// erased.
 ///
-/// Three steps find the items to look at closely: every row of a scan is [compared](Self::compare), and
-/// what the ledger knows is [listed](Self::contributing) for items that no scan has seen.
-/// [`look`](Self::look) looks at them twice, names what differs both times, and repairs it where asked
-/// to. Contributions to windows whose retention is over do not count. Items that have settled never
-/// differ here, in the table or gone from it: a recount tells what they contribute.
+/// Items to look at closely come from two steps: every scanned row is [compared](Self::compare),
+/// and the ledger's items are [listed](Self::contributing) to find those that no scan has seen.
+/// [`look`](Self::look) then looks at these items twice, lists what differs both times, and repairs
+/// it if asked to.
+///
+/// Contributions to windows whose retention has ended do not count. Settled items never differ
+/// here, whether they are in the table or gone from it: a recount tells what they contribute.
 pub(crate) trait ByItems<T>: Send + Sync {
-    /// The items of these rows that seem to differ, as the ledger is now: a cheap look, since the
-    /// items may have changed since they were scanned. Rows that can never count contribute nothing.
+    /// The items of these rows that seem to differ from the ledger. This look is cheap and not
+    /// conclusive, since the items may have changed after the scan. Rows that can never count
+    /// contribute nothing.
     fn compare<'s>(&'s self, rows: &'s [Found<T>]) -> Answer<'s, Compared>;
 
-    /// A part of the items that contribute anything, as the ledger knows them in `segment`.
+    /// A part of the items in `segment` that contribute anything according to the ledger.
     fn contributing<'s>(
         &'s self,
         segment: ListSegment,
         after: Option<&'s str>,
     ) -> Answer<'s, Contributing>;
 
-    /// Looks at `items` closely: the ledger row, then the item by `find`; those that differ once more
-    /// after the lag. What is the same both times is named, and with `repair` mended at once. An item
-    /// that changed in between is looked at again, three times in all.
+    /// Looks at `items` closely: at the ledger row, then at the item by `find`, and after the lag
+    /// once more at those that differ. A difference that is the same both times is listed, and with
+    /// `repair` repaired at once. An item that changed in between is looked at again, three times
+    /// in all.
     ///
-    /// Dropped, each item is mended or is not.
+    /// Dropped, each item is either repaired or not.
     fn look<'s>(&'s mut self, items: Vec<ItemId>, find: &'s Find<'_, T>) -> Answer<'s, ()>;
 
-    /// How many items differed when they were first looked at closely, so far.
+    /// The number of items that differed at the first close look, so far.
     fn suspects(&self) -> u64;
 
-    /// How many items that have settled were listed so far.
+    /// The number of settled items listed so far.
     fn settled(&self) -> u64;
 
-    /// How many items were mended so far.
+    /// The number of items repaired so far.
     fn mended(&self) -> u64;
 
-    /// What was found.
+    /// The findings.
     fn findings(self: Box<Self>) -> LedgerFindings;
 }
 
 type Answer<'a, A> = BoxFuture<'a, Result<A, InspectionError>>;
 
-/// What came of comparing scanned rows with the ledger.
+/// The result of comparing scanned rows with the ledger.
 #[derive(Default)]
 pub(crate) struct Compared {
-    /// The items to be looked at closely.
+    /// The items to look at closely.
     pub(crate) differing: Vec<ItemId>,
     /// The rows that can never count in this pipeline.
     pub(crate) rejected: Vec<Rejected>,
 }
 
-/// A part of what a ledger knows.
+/// A part of a ledger's items.
 pub(crate) struct Contributing {
-    /// The items that contribute anything; there may be none although more follow.
+    /// The items that contribute anything. The list may be empty although more parts follow.
     pub(crate) items: Vec<ItemId>,
-    /// How many items were listed.
+    /// The number of items listed.
     pub(crate) rows: u64,
-    /// What the next part is asked for with; `None` if this is the segment's last.
+    /// Continues the listing; `None` at the end of the segment.
     pub(crate) next: Option<String>,
 }
 
@@ -126,25 +130,25 @@ struct Comparing<'a, T, M: Monoid> {
     context: Context<'a>,
     findings: LedgerFindings,
     ledger_rows: AtomicU64,
-    /// How many of them have settled.
+    /// The number of settled items.
     settled: AtomicU64,
-    /// By how much each key is off; `None` where that leaves the range of its type.
+    /// By how much each key is off; `None` if that leaves the range of its type.
     off: HashMap<Key, Option<M::Value>>,
-    /// Items that the findings tell of, and that differ still.
+    /// Items that the findings list, and that still differ.
     told: ItemSet,
 }
 
-/// An item as it was looked at: what the ledger knew of it, then what it was.
+/// One look at an item: first the ledger's contributions, then the item itself.
 struct Look<V> {
     item: ItemId,
     /// The version of its ledger row; `None` if there was none.
     over: Option<u64>,
-    /// What the ledger says it contributes, in order of the keys.
+    /// The contributions according to the ledger, in order of the keys.
     known: Vec<Add<V>>,
-    /// What it contributes, in order of the keys.
+    /// The contributions of the item that was found, in order of the keys.
     found: Vec<Add<V>>,
     is_gone: bool,
-    /// Whether the ledger does not know what it contributes.
+    /// Whether the item has settled, so that the ledger does not know its contributions.
     has_settled: bool,
 }
 
@@ -181,17 +185,17 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         items: &[ItemId],
     ) -> Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        let read = || ledger.known(pipeline, items, self.context.operation_deadline());
+        let read = || ledger.known(items, self.context.operation_deadline());
         let known = self.context.read(pipeline, read).await?;
         all_answered(|| ledger.place(), items.len(), known)
     }
 
-    /// What `found` contributes; nothing if it can never count.
+    /// The contributions of `found`; empty if it can never count.
     fn of(&self, found: &Found<T>, now: Timestamp) -> Result<Vec<Add<M::Value>>, Box<StoreError>> {
         contributes(self.plan, found, true, now)
     }
 
-    /// Puts together what the ledger knew and what was found.
+    /// Combines the ledger's contributions with the item that was found.
     fn seen(
         &self,
         known: Option<LedgerEntry<M::Value>>,
@@ -255,7 +259,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         after: Option<&str>,
     ) -> Result<Contributing, InspectionError> {
         let (ledger, pipeline) = (self.ledger, self.pipeline);
-        let part = || ledger.list_known(pipeline, segment, after);
+        let part = || ledger.list_known(segment, after);
         let listed = self.context.list(pipeline, part).await;
         let Listed { entries, next, .. } = listed.map_err(|e| self.failed(e))?;
         let rows = entries.len() as u64;
@@ -275,9 +279,9 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         })
     }
 
-    /// Looks at `items`: the ledger row first, then the item. What changes an item after it was
-    /// looked up changes its ledger row after that was read, so that nobody takes it for missed
-    /// and nothing is mended over it.
+    /// Looks at `items`: the ledger row first, then the item. A change that comes after an item was
+    /// looked up also changes its ledger row after that was read, so the change is never taken for
+    /// a lost one, and no repair overwrites it.
     async fn look_at(
         &self,
         items: Vec<ItemId>,
@@ -287,7 +291,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         let found = find(items).await.map_err(|source| self.not_found(source))?;
         let now = self.now();
         let looks = known.into_iter().zip(&found).map(|(known, found)| {
-            // What can never count was given back when it was scanned.
+            // Rows that can never count were returned when they were scanned.
             let contributes = self.of(found, now).unwrap_or_default();
             self.seen(known, found, contributes, now)
         });
@@ -318,7 +322,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
                 let second = self.look_at(items, find).await?;
                 let mut named = Vec::new();
                 for (first, second) in batch.iter().zip(second) {
-                    // What does not differ any more was only late.
+                    // An item that no longer differs was only processed late.
                     if self.differs(&second) {
                         let same = second.is_as(first);
                         if same { &mut named } else { &mut moved }.push(second);
@@ -333,12 +337,12 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         self.check_room()
     }
 
-    /// Until when what is looked at from now on may be written.
+    /// The deadline for writing what is looked at from now on.
     fn fresh(&self) -> Deadline {
         Deadline::within(&**self.context.retry.clock(), FRESH)
     }
 
-    /// Notes differences that stand, and mends them if asked to.
+    /// Lists differences that persist, and repairs them if asked to.
     async fn name(
         &mut self,
         named: Vec<Look<M::Value>>,
@@ -373,7 +377,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
 
     fn check_room(&self) -> Result<(), InspectionError> {
         let most = self.options.max_differing;
-        // What has expired or does not rest is no difference that a repair could end.
+        // Expired windows and items that keep changing are not differences that a repair could end.
         let others = self.findings.untold.saturating_add(self.findings.unsettled);
         let others = usize::try_from(others).unwrap_or(usize::MAX);
         let items = self.told.len().saturating_sub(others);
@@ -430,8 +434,8 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         differences
     }
 
-    /// Makes each item contribute what it was found to; one that live changes meanwhile is looked
-    /// at again.
+    /// Makes each item contribute the value that was found. An item that the stream consumer
+    /// changes meanwhile is looked at again.
     async fn mend(
         &mut self,
         mut open: Vec<(Option<usize>, Look<M::Value>)>,
@@ -449,7 +453,8 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
                     if look.has_settled {
                         self.ended(&look.item, listed, Mending::Settled);
                     } else if !self.differs(&look) {
-                        // Live did it, or a mending whose answer was lost.
+                        // The stream consumer corrected it, or an earlier repair whose answer was
+                        // lost.
                         self.ended(&look.item, listed, Mending::Mended);
                     } else if look.is_gone && self.plan.keeps_expired {
                         self.ended(&look.item, listed, Mending::Overtaken);
@@ -486,7 +491,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         Ok(())
     }
 
-    /// Writes what was found over what the ledger knew *before* that.
+    /// Writes what was found over the ledger row that was read *before* that.
     async fn write(
         &self,
         open: &[(Option<usize>, Look<M::Value>)],
@@ -509,7 +514,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
             mends.collect(),
             |mend: &Mend<_>| of_keys(&mend.now).collect(),
             |mends: Vec<_>, until| async move {
-                let outcomes = ledger.mend(pipeline, &mends, until).await;
+                let outcomes = ledger.mend(&mends, until).await;
                 (mends, outcomes)
             },
         )

@@ -1,5 +1,5 @@
-//! Without a ledger, or where items of it have settled: the table is counted once more, in memory, and
-//! compared key by key.
+//! Comparison without a ledger, or where items of one have settled: recounts the table in memory,
+//! and compares key by key.
 
 use std::fmt::{self, Write};
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -17,38 +17,38 @@ use crate::delivery::{Context, LedgerOf};
 use crate::outcome::Rejected;
 use crate::plan::Plan;
 
-/// Counts a table once more, and compares what comes out with a pipeline's state, with monoid and
-/// store erased.
+/// Recounts a table, and compares the result with a pipeline's state, with monoid and store erased.
 ///
-/// It takes two recounts: [`add`](Self::add) every row of the table, then [`compare`](Self::compare);
-/// where that finds anything, do both again after the lag. A key is named if its row and its recount
-/// were the same both times. What differs otherwise is counted as unsettled.
+/// It takes two recounts: [`add`](Self::add) every row of the table, then
+/// [`compare`](Self::compare); if that finds differences, do both again after the lag. A key is
+/// listed if its row and its recount were the same both times. Other differences are counted as
+/// unsettled.
 ///
-/// In memory are at most [`max_keys`](InspectionOptions::max_keys) keys. Where there are more, the
-/// keys that were left out are recounted in further parts, of at least half as many each.
+/// At most [`max_keys`](InspectionOptions::max_keys) keys are in memory. If there are more, the
+/// keys left out are recounted in further parts, of at least half as many keys each.
 pub(crate) trait ByKeys<T>: Send + Sync {
-    /// Counts these rows; those that can never count are given back, and contribute nothing.
+    /// Counts these rows. Returns those that can never count; they contribute nothing.
     fn add(&mut self, rows: &[Found<T>]) -> Vec<Rejected>;
 
-    /// Compares all that was added with the state; whether a further recount is needed. Dropped, it
-    /// has to be begun once more.
+    /// Compares everything that was added with the state, and returns whether a further recount is
+    /// needed. Dropped, it has to be started over.
     fn compare(&mut self) -> BoxFuture<'_, Result<Recounted, InspectionError>>;
 
-    /// How many keys differed in the first recount.
+    /// The number of keys that differed in the first recount.
     fn suspects(&self) -> u64;
 
-    /// What was found.
+    /// The findings.
     fn findings(self: Box<Self>) -> RecountFindings;
 }
 
-/// What a comparison of a recount asks for.
+/// What is needed after a comparison.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recounted {
     /// Nothing: all keys were compared.
     Done,
     /// The same keys once more, after the lag.
     Again,
-    /// Keys that were left out, at once.
+    /// The keys that were left out, without waiting.
     Rest,
 }
 
@@ -78,14 +78,14 @@ pub(crate) fn by_keys<'a, T: Send + Sync, M: Monoid, S: Read<M::Value>>(
 
 struct Counting<'a, T, M: Monoid, S> {
     state: State<'a, T, M, S>,
-    /// The pipeline's ledger, if it keeps one.
+    /// The pipeline's ledger, if it has one.
     ledger: Option<&'a dyn LedgerOf<M>>,
     hasher: DefaultHashBuilder,
     max_listed: usize,
     sums: Sums<M::Value>,
-    /// The keys that are recounted in this part, once they were compared.
+    /// The keys that this part recounts; known after the first comparison.
     share: KeyShare,
-    /// What differed in the first recount, once that is done.
+    /// The differences of the first recount, after it is done.
     first: Option<Differing<M::Value>>,
     findings: RecountFindings,
 }
@@ -126,7 +126,7 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> Counting<'_, T, M, S> {
         Ok(self.rest())
     }
 
-    /// Goes on with the keys that were left out, if there are any.
+    /// Continues with the keys that were left out, if there are any.
     fn rest(&mut self) -> Recounted {
         let Some(share) = self.share.next() else {
             return Recounted::Done;
@@ -186,8 +186,8 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> ByKeys<T> for Counting<'_, T,
     }
 }
 
-/// Tells what an item contributes from another value, and from what other items do: sums alone would be
-/// the same again where the items of a key change places.
+/// A hash of an item and its value. It tells contributions of the same sum apart: the sum alone
+/// would stay the same if the items of a key changed places.
 fn mark<V: fmt::Debug>(hasher: &DefaultHashBuilder, item: &ItemId, value: &V) -> u64 {
     struct Hashing<H>(H);
 
@@ -200,7 +200,7 @@ fn mark<V: fmt::Debug>(hasher: &DefaultHashBuilder, item: &ItemId, value: &V) ->
 
     let mut hashing = Hashing(hasher.build_hasher());
     item.hash(&mut hashing.0);
-    // A value that cannot be shown counts by its item alone.
+    // A value without a `Debug` form is hashed by its item alone.
     let _ = write!(hashing, "{value:?}");
     hashing.0.finish()
 }

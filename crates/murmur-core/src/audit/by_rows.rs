@@ -1,4 +1,4 @@
-//! Whether the state is what its ledger says.
+//! Audit: compares the state with its ledger.
 
 use std::hash::BuildHasher;
 use std::ops::ControlFlow;
@@ -16,41 +16,41 @@ use super::sums::{Differing, State, Sums, list};
 use crate::delivery::{Context, LedgerOf};
 use crate::plan::Plan;
 
-/// In how many passes over the ledger in a row a key has to be the same, and at odds, to be named.
-/// What moves into a key behind one pass and out of it before the next must be taken by another in
-/// time, of the same value, for a row to look wrong once more.
+/// The number of consecutive passes over the ledger in which a key must be the same, and unequal,
+/// to be listed. A correct row can only look wrong that often if a contribution moves into the key
+/// behind one pass and out of it before the next, each time replaced by another of the same value.
 const STANDS: u32 = 3;
 
-/// How often an audit goes over the ledger before it gives up on keys that keep changing.
+/// The number of passes over the ledger before an audit gives up on keys that keep changing.
 const PASSES: usize = 7;
 
-/// What an audit found of one pipeline.
+/// The audit of one pipeline.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Audited {
     /// The pipeline.
     pub pipeline: PipelineName,
-    /// How many items its ledger knows.
+    /// The number of items that its ledger knows.
     pub ledger_rows: u64,
-    /// How many rows its state has.
+    /// The number of rows in its state.
     pub state_rows: u64,
-    /// How many keys differ.
+    /// The number of keys that differ.
     pub differing: u64,
-    /// The first of them, in order of the keys, up to the limit.
+    /// The first differing keys, in order of the keys, up to the limit.
     pub keys: Vec<KeyDifference>,
-    /// How many keys may differ, and kept changing while they were looked at.
+    /// The number of keys that may differ, but kept changing during the audit.
     pub unsettled: u64,
-    /// In how many parts the keys were audited.
+    /// The number of parts in which the keys were audited.
     pub parts: u32,
-    /// What it cost in read units, where the store knows.
+    /// The cost in read units, if the store knows it.
     pub read_units: f64,
 }
 
 /// Compares the state with the ledger.
 ///
-/// A row and the contributions to it change together, so a row that stayed what it was, at odds with
-/// contributions that all stayed what they were, is wrong. Equal sums alone would not say so: what
-/// moves to and fro between a few keys makes the same ones again.
+/// A row and the contributions to it change together. So a row is wrong if it stayed the same,
+/// unequal to contributions that all stayed the same. Equal sums alone would not show that:
+/// contributions that move back and forth between a few keys produce the same sums again.
 pub(crate) async fn audit<T: Sync, M: Monoid, S: Read<M::Value>>(
     (pipeline, plan): (&PipelineName, &Plan<T, M>),
     (ledger, state): (&dyn LedgerOf<M>, &S),
@@ -96,7 +96,7 @@ struct Pass<'a, T, M: Monoid, S> {
 }
 
 impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
-    /// Audits the keys of `share`, or the first of them; which it were.
+    /// Audits the keys of `share`, or the first of them, and returns which.
     async fn part(
         &self,
         share: KeyShare,
@@ -166,14 +166,15 @@ impl<T: Sync, M: Monoid, S: Read<M::Value>> Pass<'_, T, M, S> {
         Ok(share)
     }
 
-    /// Hands every contribution that the ledger knows to `each`; says how many items it knows.
+    /// Passes every contribution of the ledger to `each`, and returns the number of items.
     async fn over_ledger(
         &self,
         telling: &mut Telling<'_>,
         mut each: impl FnMut(&LedgerEntry<M::Value>, &Add<M::Value>) + Send,
     ) -> Result<u64, AuditError> {
         let part = |part: &[LedgerEntry<M::Value>]| {
-            // What they contribute is in no row of the ledger, so that their keys would all be named.
+            // The ledger does not hold the contributions of settled items, so all their keys would
+            // be listed.
             let items = settled_of(part);
             if items > 0 {
                 return ControlFlow::Break(items);

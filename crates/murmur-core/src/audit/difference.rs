@@ -2,12 +2,12 @@ use std::fmt;
 
 use murmur_state::Key;
 
-/// How far the state of a key is from what it should be.
+/// How far the state of a key is off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyDifference {
     /// The key.
     pub key: Key,
-    /// How far.
+    /// How far it is off.
     pub difference: Difference,
 }
 
@@ -17,20 +17,20 @@ impl fmt::Display for KeyDifference {
     }
 }
 
-/// How far a value is from what it should be. Values are shown as their `Debug` has them.
+/// How far a value is off. Values are shown in their `Debug` form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Difference {
-    /// The state less what it should be: `-500` lacks 500, `500` has so much too many.
+    /// The state minus the correct value: `-500` is 500 too low, `500` is 500 too high.
     By(String),
-    /// What it is and what it should be, where one cannot be taken from the other.
+    /// Both values, for types without subtraction.
     Values {
-        /// What the state says.
+        /// The value in the state.
         state: String,
-        /// What it should say.
+        /// The correct value.
         should_be: String,
     },
-    /// What it should be leaves the range of its type.
+    /// The correct value is outside the range of its type.
     Overflow,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A difference of two values that have one, or one that leaves the range of its type.
+/// The difference of two values; `None` if it is outside the range of their type.
 pub(super) fn shown<V: fmt::Debug>(by: Option<&V>) -> Difference {
     match by {
         Some(by) => Difference::By(format!("{by:?}")),

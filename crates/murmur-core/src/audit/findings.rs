@@ -1,4 +1,4 @@
-//! What a comparison of a pipeline's state with its table finds.
+//! The findings of a comparison of a pipeline's state with its table.
 
 use std::fmt;
 
@@ -6,45 +6,46 @@ use murmur_state::{Causes, ItemId, PipelineName, StoreError};
 
 use super::difference::KeyDifference;
 
-/// What was found of one pipeline.
+/// The findings for one pipeline.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Inspected {
     /// The pipeline.
     pub pipeline: PipelineName,
-    /// What was found.
+    /// The findings.
     pub findings: Findings,
-    /// What was found of its keys, where items of its ledger have settled.
+    /// The findings for its keys, if items of its ledger have settled.
     pub settled: SettledFindings,
 }
 
-/// What was found, by the way it was looked for.
+/// The findings, by the kind of comparison.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Findings {
-    /// Item by item, by the ledger.
+    /// Item by item, with the ledger.
     Ledger(LedgerFindings),
-    /// Key by key, by a recount.
+    /// Key by key, with a recount.
     Recount(RecountFindings),
 }
 
-/// What was found of the keys of a pipeline whose items [settle](crate::Definition::settle).
+/// The findings for the keys of a pipeline whose items [settle](crate::Definition::settle).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SettledFindings {
-    /// Its items do not settle, and none has; or it keeps no ledger, and its findings are of keys anyway.
+    /// Not needed: its items do not settle and none has, or it has no ledger and was recounted
+    /// anyway.
     NotSettling,
-    /// What a recount of all its keys found, after the repair where one was asked for. A key differs
-    /// because of a settled item, or because of one that the findings by the ledger name and that was
-    /// not mended.
+    /// The recount of all its keys, after the repair if one was asked for. A key differs because of
+    /// a settled item, or because of an item that the ledger findings list and that was not
+    /// repaired.
     Recount(RecountFindings),
-    /// Nothing: items that Time to Live removed go on counting, and it is not known which of the settled
-    /// ones those are, so no recount can tell what the keys should be.
+    /// Not possible: expired items keep counting, and it is unknown which of the settled items
+    /// those are, so no recount can tell the correct values.
     KeepsExpired,
 }
 
 impl SettledFindings {
-    /// The differing keys that are listed, in order.
+    /// The listed differing keys, in order.
     pub fn keys(&self) -> &[KeyDifference] {
         match self {
             Self::Recount(found) => &found.keys,
@@ -52,7 +53,7 @@ impl SettledFindings {
         }
     }
 
-    /// How many keys differ.
+    /// The number of differing keys.
     pub fn differing(&self) -> u64 {
         match self {
             Self::Recount(found) => found.differing,
@@ -60,14 +61,15 @@ impl SettledFindings {
         }
     }
 
-    /// What to do about what cannot be mended, or told, here; `None` if there is nothing to be done.
+    /// What to do about differences that cannot be repaired, or found, here; `None` if there is
+    /// nothing to do.
     pub fn advice(&self) -> Option<&'static str> {
         match self {
             Self::Recount(found) if found.differing > 0 => Some(
-                "keys of settled items are not mended: repair the items that the ledger names, if there are any; for what is named after that, raise the definition's `version`, make new state and marker tables, and bootstrap into them",
+                "keys of settled items cannot be repaired: first repair the items that the ledger comparison lists, if any; if keys still differ after that, raise the definition's `version`, create new state and marker tables, and bootstrap into them",
             ),
             Self::KeepsExpired => Some(
-                "what Time to Live removed goes on counting, so keys of settled items cannot be recounted; if changes may have been lost, raise the definition's `version`, make new state and marker tables, and bootstrap into them",
+                "items that Time to Live removed keep counting, so the keys of settled items cannot be recounted; if changes may have been lost, raise the definition's `version`, create new state and marker tables, and bootstrap into them",
             ),
             Self::Recount(_) | Self::NotSettling => None,
         }
@@ -75,8 +77,8 @@ impl SettledFindings {
 }
 
 impl Inspected {
-    /// The differing keys that are listed, in order: by the ledger where there is one. Those of settled
-    /// items are [`settled`](Self::settled)'s.
+    /// The listed differing keys, in order: by the ledger if there is one.
+    /// [`settled`](Self::settled) lists those of settled items.
     pub fn keys(&self) -> &[KeyDifference] {
         match &self.findings {
             Findings::Ledger(found) => &found.keys,
@@ -84,8 +86,9 @@ impl Inspected {
         }
     }
 
-    /// How many differences were not mended: items by the ledger, and keys by a recount. Where items
-    /// settle both are counted, also of a key that differs because of an item of the ledger.
+    /// The number of differences that were not repaired: items for a ledger, keys for a recount.
+    /// Where items settle, both are counted, also for a key that differs because of an item of the
+    /// ledger.
     pub fn left(&self) -> u64 {
         let left = match &self.findings {
             Findings::Ledger(found) => found.differing - found.mended,
@@ -95,62 +98,62 @@ impl Inspected {
     }
 }
 
-/// What a comparison with the ledger found.
+/// The findings of a comparison with the ledger.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct LedgerFindings {
-    /// How many rows of the ledger were listed.
+    /// The number of ledger rows listed.
     pub ledger_rows: u64,
-    /// How many of them are of items that have settled. They do not differ here, since the ledger does
-    /// not know what they contribute.
+    /// The number of settled items among them. They never differ here, since the ledger does not
+    /// hold what they contribute.
     pub settled: u64,
-    /// How many items differed when they were first looked at closely.
+    /// The number of items that differed at the first close look.
     pub suspects: u64,
-    /// How many items differ.
+    /// The number of items that differ.
     pub differing: u64,
-    /// The first of them that were found, up to the limit.
+    /// The first differing items found, up to the limit.
     pub items: Vec<ItemDifference>,
-    /// How many of them were made to contribute what they should.
+    /// The number of items repaired.
     pub mended: u64,
-    /// How many keys these items change.
+    /// The number of keys that the differing items change.
     pub differing_keys: u64,
-    /// The first of them, in order of the keys, up to the limit: how far they are off by what the
-    /// differing items contribute, before any repair.
+    /// The first of these keys, in order of the keys, up to the limit: how far the differing items
+    /// put them off, before any repair.
     pub keys: Vec<KeyDifference>,
-    /// How many items are gone of which nobody can tell whether Time to Live removed them, so that
-    /// they go on counting, or a user. They are not repaired.
+    /// The number of items that are gone without a sign of whether Time to Live removed them (so
+    /// that they keep counting) or a user. They are not repaired.
     pub untold: u64,
-    /// How many items differed, and changed whenever they were looked at.
+    /// The number of items that differed, but changed whenever they were looked at.
     pub unsettled: u64,
 }
 
-/// An item that contributes something else than it should.
+/// An item whose contribution is wrong.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ItemDifference {
     /// The item.
     pub item: ItemId,
-    /// Its keys, with how far each is off because of it.
+    /// Its keys, and how far the item puts each off.
     pub keys: Vec<KeyDifference>,
-    /// What became of its repair.
+    /// The outcome of its repair.
     pub mending: Mending,
 }
 
-/// What became of the repair of an item.
+/// The outcome of an item's repair.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Mending {
-    /// It was not asked for.
+    /// No repair was asked for.
     NotAsked,
     /// The item contributes what it should.
     Mended,
-    /// Live changed the item faster than it could be mended, again and again.
+    /// The stream consumer changed the item faster than it could be repaired.
     Overtaken,
-    /// Live settled the item before it could be mended: only a recount tells what it contributes.
+    /// The item settled before it could be repaired: only a recount tells what it contributes.
     Settled,
-    /// Another item of one of its keys could not be mended.
+    /// Another item of one of its keys could not be repaired.
     Blocked,
-    /// It could not be written.
+    /// The repair could not be written.
     Failed(StoreError),
 }
 
@@ -160,11 +163,11 @@ impl fmt::Display for Mending {
             Self::NotAsked => f.write_str("differs"),
             Self::Mended => f.write_str("mended"),
             Self::Overtaken => {
-                f.write_str("not mended: the stream changed it faster, again and again")
+                f.write_str("not mended: each attempt was overtaken by a change of the item")
             }
-            Self::Settled => {
-                f.write_str("not mended: it has settled meanwhile, and only a recount tells")
-            }
+            Self::Settled => f.write_str(
+                "not mended: it has settled meanwhile, so only a recount tells what it contributes",
+            ),
             Self::Blocked => {
                 f.write_str("not mended: another item of one of its keys could not be mended")
             }
@@ -173,18 +176,18 @@ impl fmt::Display for Mending {
     }
 }
 
-/// What a recount found.
+/// The findings of a recount.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecountFindings {
-    /// How many rows the state has.
+    /// The number of rows in the state.
     pub state_rows: u64,
-    /// How many keys differed in the first recount.
+    /// The number of keys that differed in the first recount.
     pub suspects: u64,
-    /// How many keys differ.
+    /// The number of keys that differ.
     pub differing: u64,
-    /// The first of them, in order of the keys, up to the limit.
+    /// The first differing keys, in order of the keys, up to the limit.
     pub keys: Vec<KeyDifference>,
-    /// How many keys differed in both recounts, and changed in between.
+    /// The number of keys that differed in both recounts, but changed in between.
     pub unsettled: u64,
 }

@@ -5,18 +5,18 @@ use crate::outcome::{RecordError, Rejected};
 use crate::plan::{Plan, the_record};
 use crate::record::{Record, Row};
 
-/// An item as a consistent look into its table finds it.
+/// An item as a consistent read finds it in the table.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ItemNow {
-    /// It is there.
+    /// It exists.
     Row(Row),
-    /// It is there, and its source cannot read it: it contributes nothing.
+    /// It exists, but its source cannot read it: it contributes nothing.
     Unreadable,
-    /// It is not there.
+    /// It does not exist.
     Gone,
 }
 
-/// An item as it was found in its table, decoded.
+/// An item found in its table, decoded.
 pub(crate) struct Found<T> {
     pub(crate) item: ItemId,
     pub(crate) is_there: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Found<T> {
 }
 
 impl<T> Found<T> {
-    /// One that contributes nothing.
+    /// An item that contributes nothing.
     pub(crate) fn nothing(item: ItemId, is_there: bool) -> Self {
         Self {
             item,
@@ -41,8 +41,8 @@ impl<T> Found<T> {
 pub(crate) type Find<'a, T> =
     dyn Fn(Vec<ItemId>) -> BoxFuture<'a, Result<Vec<Found<T>>, Cause>> + Send + Sync + 'a;
 
-/// What an item contributes as it was found; nothing if it can never count. In a ledger an item has so
-/// many keys at most.
+/// The contributions of an item that was found; empty if it can never count. A ledger limits the
+/// number of keys per item.
 pub(super) fn contributes<T, M: Monoid>(
     plan: &Plan<T, M>,
     found: &Found<T>,
@@ -63,7 +63,7 @@ pub(super) fn contributes<T, M: Monoid>(
     }
 }
 
-/// What makes `row` of no use to `pipeline`.
+/// The rejection of `record` by `pipeline`.
 pub(super) fn rejected(pipeline: &PipelineName, record: &Record, source: StoreError) -> Rejected {
     Rejected {
         record: record.clone(),

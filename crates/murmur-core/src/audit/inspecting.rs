@@ -1,4 +1,4 @@
-//! What a comparison of the state with the table is told, and what it needs from its caller.
+//! Options, look-up and errors of a comparison of the state with the table.
 
 use std::time::Duration;
 
@@ -7,25 +7,25 @@ use murmur_state::{Cause, ItemId, PipelineName, StoreError};
 
 use super::found::ItemNow;
 
-/// How the state is looked at.
+/// The options of an inspection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InspectionOptions {
-    /// How far the stream's consumer may be behind: a difference is named only if it stands for so
-    /// long. Default 1 minute.
+    /// How far the stream consumer may be behind: a difference is listed only if it persists for
+    /// this long. Default 1 minute.
     pub lag: Duration,
-    /// Whether differing items are made to contribute what they should. Default: no.
+    /// Whether differing items are repaired, so that they contribute what they should. Default: no.
     pub repair: bool,
-    /// How many keys and items of each pipeline are listed. Default 100.
+    /// The number of keys and items listed for each pipeline. Default 100.
     pub max_listed: usize,
-    /// How many keys a recount holds in memory at a time; at least 1. Each takes about 200 bytes.
-    /// More are recounted in several parts. Default 2,000,000.
+    /// The number of keys that a recount holds in memory at a time; at least 1. Each takes about
+    /// 200 bytes. More keys are recounted in several parts. Default 2,000,000.
     pub max_keys: usize,
-    /// How many items that differ, and how many keys that they change, are held in memory before the
-    /// inspection gives up. An item takes up to 40 bytes until it is mended; a key about 200 bytes to
-    /// the end, mended or not, since the findings name it. Default 1,000,000.
+    /// The number of differing items, and of keys that they change, at which the inspection gives
+    /// up. Both are held in memory: an item takes up to 40 bytes until it is repaired, a key about
+    /// 200 bytes to the end, repaired or not, since the findings list it. Default 1,000,000.
     pub max_differing: usize,
-    /// How many of the scanned items are remembered, 20 to 40 bytes each, so that they need not be
+    /// The number of scanned items remembered, at 20 to 40 bytes each, so that they need not be
     /// looked up when a ledger lists them. Default 7,000,000.
     pub remember: usize,
 }
@@ -43,37 +43,37 @@ impl Default for InspectionOptions {
     }
 }
 
-/// Looks items up in their table, consistently, and answers each, in their order.
+/// Looks items up in their table by consistent reads, and answers each, in their order.
 pub type LookUp<'a> =
     dyn Fn(Vec<ItemId>) -> BoxFuture<'a, Result<Vec<ItemNow>, Cause>> + Send + Sync + 'a;
 
-/// Why an inspection did not come to its end.
+/// Why an inspection did not finish.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectionError {
     /// The state or the ledger of a pipeline could not be read.
     #[error(
-        "the state of pipeline `{pipeline}`, or its ledger, could not be read; mend the cause and run it again"
+        "the state of pipeline `{pipeline}`, or its ledger, could not be read; fix the cause and run it again"
     )]
     Store {
         /// The pipeline.
         pipeline: PipelineName,
-        /// Why.
+        /// The cause.
         #[source]
         source: StoreError,
     },
     /// An item could not be looked up in its table.
     #[error(
-        "an item of pipeline `{pipeline}` could not be looked up in its table; mend the cause and run it again"
+        "an item of pipeline `{pipeline}` could not be looked up in its table; fix the cause and run it again"
     )]
     LookUp {
         /// The pipeline.
         pipeline: PipelineName,
-        /// Why.
+        /// The cause.
         #[source]
         source: Cause,
     },
-    /// More differs than is held in memory.
+    /// More items or keys differ than may be held in memory.
     #[error(
         "more than {most} items of pipeline `{pipeline}` differ, or they change more than {most} keys, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
     )]

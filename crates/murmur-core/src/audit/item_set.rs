@@ -3,11 +3,11 @@ use std::hash::BuildHasher;
 use hashbrown::{DefaultHashBuilder, HashSet};
 use murmur_state::ItemId;
 
-/// A set of items that knows each by 128 bits of its name, which takes 20 to 40 bytes whatever the
-/// name is: up to 40 MB per million.
+/// A set of items that stores 128 bits for each. An item takes 20 to 40 bytes, no matter how long
+/// its name is: up to 40 MB per million.
 ///
-/// The bits come from two hashes that are seeded for every set, so two items of a table with a
-/// billion are taken for one with a probability of 10⁻²¹.
+/// The bits come from two hashes that are seeded for every set. In a table of a billion items, two
+/// are taken for one with a probability of 10⁻²¹.
 #[derive(Debug, Default)]
 pub(crate) struct ItemSet {
     hashers: [DefaultHashBuilder; 2],
@@ -24,18 +24,18 @@ impl ItemSet {
         self.items.insert(self.bits(item));
     }
 
-    /// Takes `item` out.
+    /// Removes `item`.
     pub(crate) fn remove(&mut self, item: &ItemId) {
         let bits = self.bits(item);
         self.items.remove(&bits);
     }
 
-    /// Whether `item` is in it.
+    /// Whether the set holds `item`.
     pub(crate) fn contains(&self, item: &ItemId) -> bool {
         self.items.contains(&self.bits(item))
     }
 
-    /// How many items are in it.
+    /// The number of items in the set.
     pub(crate) fn len(&self) -> usize {
         self.items.len()
     }

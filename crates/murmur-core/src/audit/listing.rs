@@ -1,4 +1,4 @@
-//! A ledger from its beginning to its end.
+//! Lists a ledger from beginning to end.
 
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
@@ -12,7 +12,7 @@ use super::error::AuditError;
 use super::options::{AuditOptions, AuditProgress, ProgressFn};
 use crate::delivery::{Context, LedgerOf};
 
-/// Tells how far an audit is.
+/// Reports the progress of an audit.
 pub(super) struct Telling<'a> {
     tell: &'a ProgressFn,
     clock: &'a dyn Clock,
@@ -21,7 +21,7 @@ pub(super) struct Telling<'a> {
 }
 
 impl<'a> Telling<'a> {
-    /// From now on, of `pipeline`.
+    /// Continues with `pipeline`.
     pub(super) fn begin(
         pipeline: &'a PipelineName,
         options: &'a AuditOptions,
@@ -45,7 +45,7 @@ impl<'a> Telling<'a> {
 
 type Part<'a, V> = BoxFuture<'a, Result<(ListSegment, Listed<LedgerEntry<V>>), StoreError>>;
 
-/// A ledger, and how it is listed.
+/// A ledger, and the options for listing it.
 pub(super) struct Listing<'a, M: Monoid> {
     pub(super) pipeline: &'a PipelineName,
     pub(super) ledger: &'a dyn LedgerOf<M>,
@@ -68,8 +68,8 @@ impl<'a, M: Monoid> Listing<'a, M> {
         }
     }
 
-    /// Hands all that the ledger knows to `each`, part by part, until that breaks off because of so many
-    /// settled items; says how many items that are.
+    /// Passes the ledger's items to `each`, part by part, until `each` stops because of settled
+    /// items; returns their number.
     pub(super) async fn over(
         &self,
         telling: &mut Telling<'_>,
@@ -111,7 +111,7 @@ impl<'a, M: Monoid> Listing<'a, M> {
             ..
         } = self;
         Box::pin(async move {
-            let read = || ledger.list_known(pipeline, segment, after.as_deref());
+            let read = || ledger.list_known(segment, after.as_deref());
             Ok((segment, context.list(pipeline, read).await?))
         })
     }

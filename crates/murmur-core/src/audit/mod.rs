@@ -1,4 +1,4 @@
-//! Whether the state is what the table says it should be, or what the ledger says.
+//! Comparisons of the state with the table, or with the ledger.
 
 mod by_items;
 mod by_keys;

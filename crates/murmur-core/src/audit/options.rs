@@ -1,4 +1,4 @@
-//! How an audit goes.
+//! The options of an audit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,18 +8,19 @@ use murmur_state::{OptionError, PipelineName, RetryPolicy};
 
 use crate::delivery::Pacing;
 
-/// Keys held in memory unless told otherwise.
+/// Default number of keys held in memory.
 const MAX_KEYS: usize = 2_000_000;
 
-/// Segments of the ledger listed at a time unless told otherwise.
+/// Default number of ledger segments listed at a time.
 const CONCURRENCY: u32 = 8;
 
-/// Differing keys listed unless told otherwise.
+/// Default number of differing keys listed.
 const MAX_LISTED: usize = 100;
 
 pub(crate) type ProgressFn = dyn Fn(&AuditProgress<'_>) + Send + Sync;
 
-/// How an [audit](crate::Processor::audit), or a [status of the ledgers](crate::Processor::ledgers), goes.
+/// The options of an [audit](crate::Processor::audit), or of a [status of the
+/// ledgers](crate::Processor::ledgers).
 #[derive(Clone)]
 #[must_use]
 pub struct AuditOptions {
@@ -45,41 +46,42 @@ impl Default for AuditOptions {
 }
 
 impl AuditOptions {
-    /// How many differing keys of each pipeline are listed. Default 100.
+    /// The number of differing keys listed for each pipeline. Default 100.
     pub fn max_listed(mut self, keys: usize) -> Self {
         self.max_listed = keys;
         self
     }
 
-    /// How many keys are held in memory at a time; at least 1. Each takes about 200 bytes, its
-    /// entity and value included: 200 MB per million. A state of more keys is audited in several
+    /// The number of keys held in memory at a time; at least 1. Each takes about 200 bytes,
+    /// including entity and value: 200 MB per million. A state of more keys is audited in several
     /// parts, each of which lists ledger and state once more. Default 2,000,000.
     pub fn max_keys(mut self, keys: usize) -> Self {
         self.max_keys = keys;
         self
     }
 
-    /// In how many segments the ledger is listed, all at a time; at least 1. Each has one part of
-    /// the listing in memory, about 1 MB. Default 8.
+    /// The number of segments in which the ledger is listed, all at the same time; at least 1. Each
+    /// holds one part of the listing in memory, about 1 MB. Default 8.
     pub fn concurrency(mut self, segments: u32) -> Self {
         self.concurrency = segments;
         self
     }
 
-    /// How often and how long a failed read is tried again. Default: as often as it takes, for 30
-    /// minutes each.
+    /// How often, and for how long, a failed read is tried again. Default: any number of times, for
+    /// 30 minutes each.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = policy;
         self
     }
 
-    /// What holds the listings back. Default: nothing.
+    /// Limits the rate of listings. Default: no limit.
     pub fn pacing(mut self, pacing: Arc<dyn Pacing>) -> Self {
         self.pacing = Some(pacing);
         self
     }
 
-    /// Hears how it goes; called between parts of a listing, so it should return soon. Default: nobody.
+    /// A callback for the progress. It is called between parts of a listing, so it should return
+    /// soon. Default: none.
     pub fn on_progress(
         mut self,
         progress: impl Fn(&AuditProgress<'_>) + Send + Sync + 'static,
@@ -111,25 +113,25 @@ impl fmt::Debug for AuditOptions {
     }
 }
 
-/// How far an audit, or a status of a ledger, is.
+/// The progress of an audit, or of a status of a ledger.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct AuditProgress<'a> {
-    /// The pipeline that is looked at.
+    /// The current pipeline.
     pub pipeline: &'a PipelineName,
-    /// Which part of the keys, counted from 1. There is a second one only where the keys are more
-    /// than are [held](AuditOptions::max_keys).
+    /// The current part of the keys, from 1. There is more than one only if there are more keys
+    /// than [`max_keys`](AuditOptions::max_keys).
     pub part: u32,
-    /// Which pass over the ledger in this part, counted from 1; the second and later ones are for
-    /// keys that differ.
+    /// The current pass over the ledger in this part, from 1. Second and later passes are for keys
+    /// that differ.
     pub pass: u32,
-    /// How many items the ledger has listed in this pass.
+    /// The number of items that the ledger has listed in this pass.
     pub ledger_rows: u64,
-    /// How many rows the state has listed in this part.
+    /// The number of rows that the state has listed in this part.
     pub state_rows: u64,
-    /// What the audit cost in read units so far, where the store knows.
+    /// The cost in read units so far, if the store knows it.
     pub read_units: f64,
-    /// How long the audit of this pipeline takes so far.
+    /// The time since the audit of this pipeline began.
     pub elapsed: Duration,
 }
 

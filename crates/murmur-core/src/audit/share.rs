@@ -3,19 +3,19 @@ use std::hash::BuildHasher;
 use hashbrown::DefaultHashBuilder;
 use murmur_state::Key;
 
-/// The keys that are held in memory at a time: those whose hash is in a range. It only ever
-/// shrinks, at its upper end, so that what is held of a key in it is all that there was of it.
+/// The keys that are held in memory at a time: those whose hash is in a range. The range only ever
+/// shrinks, at its upper end, so the contributions held for a key in it are complete.
 #[derive(Debug, Clone)]
 pub(super) struct KeyShare {
     hasher: DefaultHashBuilder,
     from: u64,
     to: u64,
-    /// The most keys.
+    /// The largest number of keys held.
     most: usize,
 }
 
 impl KeyShare {
-    /// All keys, of which at most `most` are held.
+    /// All keys; at most `most` of them are held.
     pub(super) fn first(most: usize) -> Self {
         Self {
             hasher: DefaultHashBuilder::default(),
@@ -25,7 +25,7 @@ impl KeyShare {
         }
     }
 
-    /// What it left out; `None` if that is nothing.
+    /// The keys that were left out; `None` if there are none.
     pub(super) fn next(&self) -> Option<Self> {
         Some(Self {
             hasher: self.hasher.clone(),
@@ -39,7 +39,7 @@ impl KeyShare {
         (self.from..=self.to).contains(&self.hasher.hash_one(key))
     }
 
-    /// Leaves out half of what is held if `held` keys are too many; whether it did.
+    /// Leaves out half of the range if `held` keys are too many; returns whether it did.
     pub(super) fn shrinks(&mut self, held: usize) -> bool {
         let shrinks = held > self.most && self.from < self.to;
         if shrinks {

@@ -1,4 +1,4 @@
-//! How many items of a ledger have settled.
+//! Counts the settled items of a ledger.
 
 use std::ops::ControlFlow;
 
@@ -9,20 +9,20 @@ use super::listing::{Listing, Telling};
 use super::options::AuditOptions;
 use crate::delivery::{Context, LedgerOf};
 
-/// What the ledger of a pipeline has.
+/// The status of a pipeline's ledger.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub struct LedgerStatus {
     /// The pipeline.
     pub pipeline: PipelineName,
-    /// Whether its items were [let settle](crate::Processor::settle), by a bootstrap or by a command.
+    /// Whether a bootstrap or a command [let its items settle](crate::Processor::settle).
     pub settling: bool,
-    /// How many items the ledger knows. It knows some that are gone from the table as well: those that
-    /// have settled, and for a while others.
+    /// The number of items that the ledger knows. Some of them are gone from the table: settled
+    /// items for good, others for a while.
     pub items: u64,
-    /// How many of them have settled.
+    /// The number of settled items.
     pub settled: u64,
-    /// What it cost in read units, where the store knows.
+    /// The cost in read units, if the store knows it.
     pub read_units: f64,
 }
 
@@ -49,7 +49,7 @@ pub(crate) async fn status<M: Monoid>(
     })
 }
 
-/// How many of these items have settled.
+/// The number of settled items among these.
 pub(super) fn settled_of<V>(known: &[LedgerEntry<V>]) -> u64 {
     known.iter().filter(|known| known.settled).count() as u64
 }

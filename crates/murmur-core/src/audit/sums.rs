@@ -1,4 +1,4 @@
-//! Key by key: what the state's rows hold beside sums of contributions.
+//! Compares the rows of the state with sums of contributions, key by key.
 
 use std::fmt;
 
@@ -11,27 +11,27 @@ use crate::answers::all_answered;
 use crate::delivery::Context;
 use crate::plan::Plan;
 
-/// How many keys one read of the state asks for.
+/// Keys per read of the state.
 const CHUNK: usize = 1_000;
 
-/// What is contributed to each key of a share, and what its rows hold.
+/// The contributions to each key of a share, and the values of its rows.
 pub(super) struct Sums<V> {
     keys: HashMap<Key, Sum<V>>,
     share: KeyShare,
 }
 
 struct Sum<V> {
-    /// What is contributed.
+    /// The sum of contributions.
     value: V,
-    /// What its rows hold together; `None` if there is none.
+    /// The combined value of its rows; `None` if there is none.
     state: Option<V>,
-    /// What is left of either, mostly nothing.
+    /// Values of either that did not fit into their sum; mostly none.
     spilt: Option<Box<Spilt<V>>>,
-    /// The marks of those that contribute, added up.
+    /// The sum of the contributions' hashes.
     marks: u64,
 }
 
-/// Values with which a sum would have left its range, in the order in which they came.
+/// Values that would have taken a sum out of its range, in the order in which they came.
 struct Spilt<V> {
     contributed: Vec<V>,
     rows: Vec<V>,
@@ -54,7 +54,7 @@ impl<V: Clone + PartialEq> Sums<V> {
         }
     }
 
-    /// Of these keys, so far without any contribution.
+    /// Sums for these keys, without any contribution.
     pub(super) fn of(keys: &[Key], identity: &V, share: &KeyShare) -> Self {
         let none = |key: &Key| (key.clone(), Sum::none(identity.clone()));
         Self {
@@ -63,7 +63,7 @@ impl<V: Clone + PartialEq> Sums<V> {
         }
     }
 
-    /// Adds `value`, contributed by what has this `mark`, unless `key` is none of the share's.
+    /// Adds `value`, a contribution with this `mark`, if `key` is in the share.
     pub(super) fn add<M: Monoid<Value = V>>(
         &mut self,
         monoid: &M,
@@ -84,10 +84,10 @@ impl<V: Clone + PartialEq> Sums<V> {
         self.fit();
     }
 
-    /// Adds what a row of `key` holds, unless `key` is none of the share's. A key may have several
-    /// rows, and they are listed anywhere.
+    /// Adds the value of a row of `key`, if `key` is in the share. A key may have several rows,
+    /// which are listed in any order.
     fn add_row<M: Monoid<Value = V>>(&mut self, monoid: &M, key: Key, value: V) {
-        // What nothing was added to is as good as no row, and takes no room.
+        // A row without additions is equal to no row, and need not take memory.
         let nothing = || value == monoid.identity();
         if !self.share.has(&key) || (!self.names(&key) && nothing()) {
             return;
@@ -105,7 +105,7 @@ impl<V: Clone + PartialEq> Sums<V> {
         self.fit();
     }
 
-    /// Leaves out what is held too much.
+    /// Drops what is held beyond the limit.
     fn fit(&mut self) {
         while self.share.shrinks(self.keys.len()) {
             let share = &self.share;
@@ -117,7 +117,7 @@ impl<V: Clone + PartialEq> Sums<V> {
         self.keys.contains_key(key)
     }
 
-    /// `key` beside what its rows were read to hold together.
+    /// Compares `key` with the combined value read from its rows.
     fn beside<M: Monoid<Value = V>>(&mut self, monoid: &M, key: &Key, state: Option<V>) -> Seen<V> {
         let sum = self.keys.remove(key);
         let mut sum = sum.unwrap_or_else(|| Sum::none(monoid.identity()));
@@ -140,8 +140,8 @@ impl<V> Sum<V> {
         }
     }
 
-    /// Combines what is left as far as it goes: what came in an order that left the range may be
-    /// within it all together.
+    /// Combines the left-over values as far as they fit: values that left the range in one order
+    /// may be within it in another.
     fn settle<M: Monoid<Value = V>>(&mut self, monoid: &M) {
         let Some(spilt) = &mut self.spilt else {
             return;
@@ -152,7 +152,7 @@ impl<V> Sum<V> {
         }
     }
 
-    /// What its rows should hold; `None` where that leaves the range.
+    /// The correct value of its rows; `None` if it is outside the range.
     fn should_be(&self) -> Option<V>
     where
         V: Clone,
@@ -162,11 +162,11 @@ impl<V> Sum<V> {
         fits.then(|| self.value.clone())
     }
 
-    /// `key` beside its rows that were listed.
+    /// Compares `key` with its listed rows.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Overflow`] where they hold more than the type can, as reading the key does.
+    /// [`StoreError::Overflow`] if they hold more than the type can, as in a read of the key.
     fn listed<M: Monoid<Value = V>>(
         mut self,
         monoid: &M,
@@ -188,7 +188,7 @@ impl<V> Sum<V> {
     }
 }
 
-/// Combines `spilt` into `value` as far as it stays within its range.
+/// Combines `spilt` into `value` as far as the result stays in range.
 fn settle<M: Monoid>(monoid: &M, value: &mut M::Value, spilt: &mut Vec<M::Value>) {
     loop {
         let left = spilt.len();
@@ -199,20 +199,19 @@ fn settle<M: Monoid>(monoid: &M, value: &mut M::Value, spilt: &mut Vec<M::Value>
     }
 }
 
-/// A key as it was looked at once.
+/// One look at a key.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Seen<V> {
-    /// What its rows hold; `None` if there is none.
+    /// The combined value of its rows; `None` if there is none.
     pub(super) state: Option<V>,
-    /// What its row should be; `None` where that leaves the range of its type.
+    /// The correct value; `None` if it is outside the range of its type.
     should_be: Option<V>,
-    /// By whom: as in [`Sum::marks`].
+    /// Identifies the contributions: as in [`Sum::marks`].
     marks: u64,
 }
 
 impl<V: Clone + PartialEq + fmt::Debug> Seen<V> {
-    /// Whether row and contributions are the same; no row is as good as one to which nothing was
-    /// added.
+    /// Whether row and contributions are equal. No row is equal to a row without additions.
     pub(super) fn agrees<M: Monoid<Value = V>>(&self, monoid: &M) -> bool {
         let identity = monoid.identity();
         let state = self.state.as_ref().unwrap_or(&identity);
@@ -220,7 +219,7 @@ impl<V: Clone + PartialEq + fmt::Debug> Seen<V> {
         should_be.is_some_and(|should_be| monoid.agrees(state, should_be))
     }
 
-    /// How far they are from each other, by `invert` where values have an inverse.
+    /// The difference of the two, by `invert` if values have an inverse.
     fn difference<M: Monoid<Value = V>>(
         &self,
         monoid: &M,
@@ -243,10 +242,10 @@ impl<V: Clone + PartialEq + fmt::Debug> Seen<V> {
     }
 }
 
-/// Keys that differ, or may.
+/// Keys that differ, or may differ.
 pub(super) type Differing<V> = HashMap<Key, Seen<V>>;
 
-/// Adds the keys of `differing`, with how far they are off, to a list that is in their order and has
+/// Adds the keys of `differing`, and how far they are off, to a list that is in their order and has
 /// at most `max_listed`.
 pub(super) fn list<M: Monoid>(
     list: &mut Vec<KeyDifference>,
@@ -278,9 +277,10 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         self.context.retry.clock().now()
     }
 
-    /// All keys of which the rows are not what `sums` say, how many rows there are, and the share that
-    /// this is true of: where there are too many keys, a smaller one. Rows of windows that are over
-    /// are left out. `on_part` hears how many rows were listed so far, and what each part cost.
+    /// All keys whose rows differ from `sums`, the number of rows, and the share that this is true
+    /// of, which is smaller if there are too many keys. Rows of windows whose retention has ended
+    /// are left out. `on_part` is called with the number of rows listed so far, and the cost of
+    /// each part.
     pub(super) async fn differing(
         &self,
         mut sums: Sums<M::Value>,
@@ -323,7 +323,7 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         Ok((differing, rows, sums.share))
     }
 
-    /// What the rows of these keys hold, in their order.
+    /// The combined values of the rows of these keys, in their order.
     async fn rows(&self, keys: &[Key]) -> Result<Vec<Option<M::Value>>, StoreError> {
         let mut rows = Vec::with_capacity(keys.len());
         for chunk in keys.chunks(CHUNK) {
@@ -334,7 +334,8 @@ impl<T, M: Monoid, S: Read<M::Value>> State<'_, T, M, S> {
         Ok(rows)
     }
 
-    /// Each key of `before` as it is now, with its sum, unless its window is over by now.
+    /// Each key of `before` as it is now, with its sum, unless its window's retention has ended
+    /// meanwhile.
     pub(super) async fn again(
         &self,
         before: &Differing<M::Value>,

@@ -2,7 +2,7 @@ use murmur_state::StoreError;
 
 use crate::verdict::Verdict;
 
-/// The shares of a batch whose verdict is known before delivery, and the places of the others.
+/// The shares of a batch whose verdict is known before delivery, and the indexes of the others.
 pub(super) struct Answered {
     pub(super) verdicts: Vec<Verdict>,
     open: Vec<usize>,
@@ -18,7 +18,7 @@ impl Answered {
     }
 }
 
-/// Parts what `deliverable` makes something to deliver of from what it refuses.
+/// Separates the shares that `deliverable` accepts from those that it refuses.
 pub(super) fn part<S, E>(
     shares: Vec<S>,
     mut deliverable: impl FnMut(S) -> Result<E, StoreError>,

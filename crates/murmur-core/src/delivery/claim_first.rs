@@ -15,18 +15,18 @@ use crate::batch::BatchAdds;
 use crate::record::Record;
 use crate::verdict::Verdict;
 
-/// How long after a stop the release of a claim is still tried again: a claim that stays behind
-/// loses its event.
+/// How long after a stop the release of a claim is still retried: a claim that stays hides its
+/// event.
 const RELEASE_GRACE: Duration = Duration::from_secs(30);
 
-/// What to do about a claim that its owner could not give back.
+/// The advice for a claim that its owner could not release.
 const CLAIM_LEFT: &str = "it could not be released: when its event comes again it will be taken for a \
                           duplicate and lost; delete this row of the marker table before that";
 
-/// How many claims of one batch are under way at a time.
+/// The number of claims of one batch in flight at a time.
 const CLAIM_CONCURRENCY: usize = 32;
 
-/// What a claim is called.
+/// How claims are named.
 pub(crate) enum ClaimNames {
     PipelineAndEvent,
     BareEvent,
@@ -64,7 +64,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
-        // A fifth of the time is kept for releasing: a claim that stays behind loses its event.
+        // A fifth of the time is reserved for releasing, since a claim that stays hides its event.
         let clock = &**context.retry.clock();
         let work = match context.deadline.remaining(clock) {
             Some(left) => Deadline::within(clock, left * 4 / 5),
@@ -83,7 +83,7 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         for share in shares {
             let name = self.claim_name(pipeline, share.record);
             claims.push(async move {
-                // Whether the claim may be held although no answer said so.
+                // Whether the claim may be held although no answer confirmed it.
                 let lost = AtomicBool::new(false);
                 let attempt = || async {
                     let until = context.retry.batch_deadline(work);
@@ -169,7 +169,8 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             .collect()
             .await;
         for (place, error) in left {
-            // What can never count is handed over all the same, and then does not come again.
+            // A record that can never count is handed to the callback, and then does not come
+            // again.
             let never = matches!(&verdicts[place], Verdict::Failed(error) if error.fault() == Fault::Record);
             if !never {
                 verdicts[place] = Verdict::Failed(Box::new(error));

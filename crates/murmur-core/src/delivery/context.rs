@@ -3,14 +3,14 @@ use std::future::Future;
 use futures::future::BoxFuture;
 use murmur_state::{Deadline, Listed, PipelineName, Recorder, Retry, StoreError, Tokens};
 
-/// What a batch is delivered with.
+/// What the delivery of a batch needs besides the batch.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) retry: &'a Retry,
     pub(crate) tokens: &'a Tokens,
     pub(crate) recorder: &'a dyn Recorder,
     pub(crate) deadline: Deadline,
-    /// What holds listings back.
+    /// Limits the rate of listings.
     pub(crate) pacing: Option<&'a dyn Pacing>,
 }
 
@@ -21,7 +21,7 @@ impl Context<'_> {
         }
     }
 
-    /// Calls again what may succeed, until the retries' time is up.
+    /// Calls `read` until it succeeds, fails permanently, or the retries' time is used up.
     pub(crate) async fn read<A, Read, Reading>(
         &self,
         pipeline: &PipelineName,
@@ -35,12 +35,12 @@ impl Context<'_> {
         self.retry.run(self.deadline, again, read).await
     }
 
-    /// Until when an operation that begins now may take, its retries included.
+    /// The deadline of an operation that begins now, including its retries.
     pub(crate) fn operation_deadline(&self) -> Deadline {
         self.retry.batch_deadline(self.deadline)
     }
 
-    /// Reads a part of a listing, when it may be read.
+    /// Reads a part of a listing when the pacing permits it.
     pub(crate) async fn list<A, Read, Reading>(
         &self,
         pipeline: &PipelineName,
@@ -67,16 +67,16 @@ impl Context<'_> {
     }
 }
 
-/// Holds back the listings of an audit or an inspection.
+/// Limits the rate of the listings of an audit or an inspection.
 ///
 /// # Contract
 ///
-/// [`before`](Pacing::before) is awaited before each part is read, [`after`](Pacing::after) is told
-/// what the part cost; several parts may be under way at once.
+/// [`before`](Pacing::before) is awaited before each part is read. [`after`](Pacing::after) is
+/// called with the cost of the part. Several parts may be in flight at once.
 pub trait Pacing: Send + Sync {
     /// Completes when a part may be read. Cancel safe.
     fn before(&self) -> BoxFuture<'_, ()>;
 
-    /// A part was read and cost so many read units; `None` where the store does not know.
+    /// Reports that a part was read at this cost; `None` if the store does not know it.
     fn after(&self, read_units: Option<f64>);
 }

@@ -1,19 +1,17 @@
-use std::sync::Arc;
-
 use murmur_state::{Bound, EventId, ExactlyOnce, Monoid, Once, PipelineName, Repeats, StoreError};
 
 use super::answered::part;
 use super::context::Context;
 use super::merge::merge;
 use super::mode::Delivery;
-use super::owned::Owned;
+use super::owned::{Owned, Ownership};
 use super::retrying::{of_keys, until_done};
 use crate::batch::BatchAdds;
 use crate::verdict::Verdict;
 
-pub(crate) struct OncePerKey<S>(pub(crate) Owned<S>);
+pub(crate) struct OncePerKey<M, S>(pub(crate) Owned<M, S>);
 
-impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
+impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<M, S> {
     type State = S;
     const MODE: &str = "exactly-once";
     const REPEATS: Repeats = Repeats::EventOnce;
@@ -22,23 +20,8 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
         &self.0.store
     }
 
-    async fn bind(
-        &self,
-        pipeline: &PipelineName,
-        stream: Option<&str>,
-        context: &Context<'_>,
-    ) -> Result<(), StoreError> {
-        self.0.bind::<M>(pipeline, stream, context).await?;
-        Ok(())
-    }
-
-    async fn check_binding(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let bound = self.0.check_binding::<M>(pipeline, context).await?;
-        Ok(bound.stream().cloned())
+    fn ownership(&self) -> &dyn Ownership {
+        &self.0
     }
 
     async fn deliver(
@@ -48,14 +31,14 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
         BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
     ) -> Vec<Verdict> {
-        let own = self.0.of_own_streams::<M>(pipeline, shares, context);
+        let own = self.0.of_own_streams(shares, context);
         let (answered, bound, shares) = own.await;
         let Some(bound) = bound else {
             return answered.verdicts;
         };
         let batch = BatchAdds { rows, shares };
         let delivered = if M::IDEMPOTENT {
-            // The same value again changes nothing: no ids are needed.
+            // Idempotent: the same value again changes nothing, so no ids are needed.
             merge(&self.0.store, pipeline, monoid, &batch, context).await
         } else {
             self.apply(&bound, batch, context).await
@@ -64,16 +47,13 @@ impl<M: Monoid, S: ExactlyOnce<M>> Delivery<M> for OncePerKey<S> {
     }
 }
 
-impl<S> OncePerKey<S> {
-    async fn apply<M: Monoid>(
+impl<M: Monoid, S: ExactlyOnce<M>> OncePerKey<M, S> {
+    async fn apply(
         &self,
         bound: &Bound,
         BatchAdds { rows, shares }: BatchAdds<'_, M::Value>,
         context: &Context<'_>,
-    ) -> Vec<Verdict>
-    where
-        S: ExactlyOnce<M>,
-    {
+    ) -> Vec<Verdict> {
         let handed_over = context.retry.clock().now();
         let (answered, events) = part(shares, |share| {
             Ok(Once {

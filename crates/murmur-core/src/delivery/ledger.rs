@@ -1,4 +1,4 @@
-//! Delivery into a ledger, which items may leave.
+//! Delivery into a ledger that items may leave.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,26 +15,26 @@ use super::answered::part;
 use super::context::Context;
 use super::ledger_of::{Answer, LedgerOf};
 use super::mode::Delivery;
-use super::owned::Owned;
+use super::owned::{Owned, Ownership};
 use super::retrying::{OrderedBy, of_keys, until_done};
 use crate::batch::{Additions, BatchAdds, RecordShare};
 use crate::plan::the_record;
 use crate::verdict::Verdict;
 
-/// How long after it was told that items do not settle a process asks again.
+/// How long a process waits before it asks again whether items settle.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-pub(crate) struct InLedger<S> {
-    pub(crate) owned: Owned<S>,
+pub(crate) struct InLedger<M, S> {
+    owned: Owned<M, S>,
     /// Whether the definition lets items settle.
     settles: bool,
-    /// Whether the store was heard to say so, and when it was asked last.
+    /// Whether the store has reported that items settle, and when it was last asked.
     heard: AtomicBool,
     asked: Mutex<Option<Duration>>,
 }
 
-impl<S> InLedger<S> {
-    pub(crate) fn new(owned: Owned<S>, settles: bool) -> Self {
+impl<M: Group, S: Ledger<M>> InLedger<M, S> {
+    pub(crate) fn new(owned: Owned<M, S>, settles: bool) -> Self {
         Self {
             owned,
             settles,
@@ -43,11 +43,9 @@ impl<S> InLedger<S> {
         }
     }
 
-    /// Whether items are to settle, as far as this process has heard. It is right either way.
-    async fn has_heard<M: Group>(&self, bound: &Bound, context: &Context<'_>) -> bool
-    where
-        S: Ledger<M>,
-    {
+    /// Whether items settle, as far as this process knows. Entries are handled correctly either
+    /// way.
+    async fn has_heard(&self, bound: &Bound, context: &Context<'_>) -> bool {
         if !self.settles || self.heard.load(Ordering::Relaxed) {
             return self.settles;
         }
@@ -66,7 +64,7 @@ impl<S> InLedger<S> {
                 tracing::warn!(
                     pipeline = bound.pipeline().as_str(),
                     error = %murmur_state::Causes(&error),
-                    "not told whether items settle; they stay in the ledger for now",
+                    "the store did not say whether items settle; they stay in the ledger for now",
                 );
                 false
             }
@@ -76,7 +74,7 @@ impl<S> InLedger<S> {
     }
 }
 
-impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
+impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<M, S> {
     type State = S;
     const MODE: &str = LEDGER_MODE;
     const REPEATS: Repeats = Repeats::ItemOnce;
@@ -90,53 +88,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
         Some(self)
     }
 
-    async fn bind(
-        &self,
-        pipeline: &PipelineName,
-        stream: Option<&str>,
-        context: &Context<'_>,
-    ) -> Result<(), StoreError> {
-        self.owned.bind::<M>(pipeline, stream, context).await?;
-        Ok(())
-    }
-
-    async fn check_binding(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<Option<Arc<str>>, StoreError> {
-        let bound = self.owned.check_binding::<M>(pipeline, context).await?;
-        Ok(bound.stream().cloned())
-    }
-
-    async fn settle(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<(), StoreError> {
-        let settle = async || {
-            let until = context.operation_deadline();
-            let bound = self.owned.bound::<M>(pipeline, until).await?;
-            self.owned.store.settle(&bound, until).await
-        };
-        let settled = context.read(pipeline, settle).await;
-        settled.map_err(|error| error.blameless(self.owned.store.place()))?;
-        self.heard.store(self.settles, Ordering::Relaxed);
-        Ok(())
-    }
-
-    async fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> Result<bool, StoreError> {
-        let ask = async || {
-            let until = context.operation_deadline();
-            let bound = self.owned.bound::<M>(pipeline, until).await?;
-            self.owned.store.is_settling(&bound, until).await
-        };
-        let asked = context.read(pipeline, ask).await;
-        asked.map_err(|error| error.blameless(self.owned.store.place()))
+    fn ownership(&self) -> &dyn Ownership {
+        self
     }
 
     async fn deliver(
@@ -147,12 +100,12 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
         context: &Context<'_>,
     ) -> Vec<Verdict> {
         let handed_over = context.retry.clock().now();
-        let own = self.owned.of_own_streams::<M>(pipeline, shares, context);
+        let own = self.owned.of_own_streams(shares, context);
         let (foreign, bound, shares) = own.await;
         let Some(bound) = &bound else {
             return foreign.verdicts;
         };
-        let settles = self.has_heard::<M>(bound, context).await;
+        let settles = self.has_heard(bound, context).await;
         let (unplaced, items) = part(shares, |share| {
             let RecordShare {
                 record,
@@ -185,8 +138,8 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
             self.owned.store.place(),
             context,
             items,
-            // Of its item, too: done before an earlier one that keeps something, it would make
-            // that one outdated, which keeps nothing then.
+            // Also blocks entries of the same item: if this one were written first, an earlier one
+            // that keeps something would be superseded, and would keep nothing.
             |entry: &Replace<_>| {
                 let item = OrderedBy::Item(entry.item.clone());
                 let before = entry
@@ -205,43 +158,74 @@ impl<M: Group, S: Ledger<M>> Delivery<M> for InLedger<S> {
     }
 }
 
-impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S> {
+impl<M: Group, S: Ledger<M>> Ownership for InLedger<M, S> {
+    fn bind<'a>(&'a self, stream: Option<&'a str>, context: Context<'a>) -> Answer<'a, ()> {
+        self.owned.bind(stream, context)
+    }
+
+    fn check_binding<'a>(&'a self, context: Context<'a>) -> Answer<'a, Option<Arc<str>>> {
+        self.owned.check_binding(context)
+    }
+
+    fn settle<'a>(&'a self, context: Context<'a>) -> Answer<'a, ()> {
+        Box::pin(async move {
+            let settle = async || {
+                let until = context.operation_deadline();
+                let bound = self.owned.bound(until).await?;
+                self.owned.store.settle(&bound, until).await
+            };
+            self.owned.ask(&context, settle).await?;
+            self.heard.store(self.settles, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    fn is_settling<'a>(&'a self, context: Context<'a>) -> Answer<'a, bool> {
+        Box::pin(async move {
+            let is_settling = async || {
+                let until = context.operation_deadline();
+                let bound = self.owned.bound(until).await?;
+                self.owned.store.is_settling(&bound, until).await
+            };
+            self.owned.ask(&context, is_settling).await
+        })
+    }
+}
+
+impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<M, S> {
     fn place(&self) -> Place {
         self.owned.store.place()
     }
 
     fn known<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<LedgerEntry<M::Value>>>> {
         Box::pin(async move {
-            let bound = self.owned.bound::<M>(pipeline, deadline).await?;
+            let bound = self.owned.bound(deadline).await?;
             self.owned.store.known(&bound, items, deadline).await
         })
     }
 
     fn list_known<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<LedgerEntry<M::Value>>> {
         Box::pin(async move {
-            let bound = self.owned.bound::<M>(pipeline, Deadline::NONE).await?;
+            let bound = self.owned.bound(Deadline::NONE).await?;
             self.owned.store.list_known(&bound, segment, after).await
         })
     }
 
     fn mend<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>> {
         Box::pin(async move {
-            match self.owned.bound::<M>(pipeline, deadline).await {
+            match self.owned.bound(deadline).await {
                 Ok(bound) => self.owned.store.mend(&bound, items, deadline).await,
                 Err(error) => vec![Outcome::Failed(error); items.len()],
             }
@@ -253,21 +237,20 @@ impl<M: Group, S: Ledger<M>> LedgerOf<M> for InLedger<S> {
     }
 }
 
-/// A change that a ledger cannot place. Where items settle it must not be passed over: their next
-/// change would take back what it should have added.
+/// A change without a place in the order. Where items settle it must not be passed over: the item's
+/// next change would take back what this one should have added.
 fn no_sequence_number(settles: bool) -> StoreError {
     let (place, source) = (the_record(), None);
     match settles {
         true => StoreError::Setup {
             place,
-            advice:
-                "it has no sequence number, and a ledger goes by it: use a source that gives one"
-                    .to_owned(),
+            advice: "it has no sequence number, which a ledger needs; use a source that gives one"
+                .to_owned(),
             source,
         },
         false => StoreError::InvalidValue {
             place,
-            reason: "it has no sequence number, and a ledger goes by it".into(),
+            reason: "it has no sequence number, which a ledger needs".into(),
             source,
         },
     }

@@ -1,32 +1,29 @@
 use futures::future::BoxFuture;
 use murmur_state::{
-    Deadline, ItemId, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome, Overflow,
-    PipelineName, Place, StoreError,
+    Deadline, ItemId, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome, Overflow, Place,
+    StoreError,
 };
 
 pub(super) type Answer<'a, A> = BoxFuture<'a, Result<A, StoreError>>;
 
-/// A ledger of a monoid, its store erased: one boxed future per batch.
+/// A ledger of a monoid with its store erased: one boxed future per batch.
 pub(crate) trait LedgerOf<M: Monoid>: Send + Sync {
     fn place(&self) -> Place;
 
     fn known<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         items: &'a [ItemId],
         deadline: Deadline,
     ) -> Answer<'a, Vec<Option<LedgerEntry<M::Value>>>>;
 
     fn list_known<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         segment: ListSegment,
         after: Option<&'a str>,
     ) -> Answer<'a, Listed<LedgerEntry<M::Value>>>;
 
     fn mend<'a>(
         &'a self,
-        pipeline: &'a PipelineName,
         items: &'a [Mend<M::Value>],
         deadline: Deadline,
     ) -> BoxFuture<'a, Vec<Outcome>>;

@@ -5,9 +5,9 @@ use super::retrying::{of_keys, until_done};
 use crate::batch::{BatchAdds, RecordShare};
 use crate::verdict::Verdict;
 
-/// Combines what the records add to each key, merges it, and gives each record the worst outcome
-/// of its additions. Where a combined write is refused for its value, it is sent again record by
-/// record, so that the one to blame does not take its neighbours along.
+/// Combines the additions to each key, merges them, and gives each record the worst outcome of its
+/// additions. If a combined write is refused for its value, it is sent again record by record, so
+/// that a faulty record does not fail the others.
 pub(super) async fn merge<M: Monoid, S: Store<M>>(
     store: &S,
     pipeline: &PipelineName,
@@ -46,13 +46,13 @@ pub(super) async fn merge<M: Monoid, S: Store<M>>(
     batch.shares.iter().map(verdict).collect()
 }
 
-/// What a batch writes: for each key the additions of all records, combined as far as they do
-/// not overflow.
+/// The writes of a batch: for each key the additions of all records, combined as far as they do not
+/// overflow.
 struct Combined<V> {
     writes: Vec<Add<V>>,
-    /// Whether a write combines several additions.
+    /// For each write, whether it combines several additions.
     shared: Vec<bool>,
-    /// Which write each addition went into.
+    /// For each addition, the index of its write.
     of_additions: Vec<usize>,
 }
 

@@ -1,5 +1,5 @@
-//! The delivery modes: how what a batch adds reaches the store. One file a mode, the loop that they
-//! share apart.
+//! The delivery modes: how the additions of a batch reach the store. One file per mode; the retry
+//! loop that they share has its own.
 
 mod answered;
 mod at_least_once;
@@ -21,5 +21,5 @@ pub(crate) use exactly_once::OncePerKey;
 pub(crate) use ledger::InLedger;
 pub(crate) use ledger_of::LedgerOf;
 pub(crate) use mode::Delivery;
-pub(crate) use owned::Owned;
+pub(crate) use owned::{Owned, Ownership};
 pub(crate) use retrying::{of_keys, until_done};

@@ -1,10 +1,10 @@
-use std::future::{Future, ready};
-use std::sync::Arc;
+use std::future::Future;
 
-use murmur_state::{Monoid, PipelineName, Read, Repeats, StoreError};
+use murmur_state::{Monoid, PipelineName, Read, Repeats};
 
 use super::context::Context;
 use super::ledger_of::LedgerOf;
+use super::owned::{Ownership, Unowned};
 use crate::batch::BatchAdds;
 use crate::verdict::Verdict;
 
@@ -12,62 +12,25 @@ use crate::verdict::Verdict;
 pub(crate) trait Delivery<M: Monoid>: Send + Sync + 'static {
     /// Its name.
     const MODE: &str;
-    /// What it makes of a record that comes again.
+    /// What it does with a redelivered record.
     const REPEATS: Repeats;
-    /// Whether it remembers what each item contributes, nothing included.
+    /// Whether it remembers what each item contributes, including nothing.
     const LEDGER: bool = false;
 
-    /// Where its values are.
+    /// The store of its values.
     type State: Read<M::Value>;
 
-    /// Where its values are.
+    /// The store of its values.
     fn state(&self) -> &Self::State;
 
-    /// Its ledger, where it keeps one.
+    /// Its ledger, if it has one.
     fn ledger(&self) -> Option<&dyn LedgerOf<M>> {
         None
     }
 
-    /// Makes the store belong to the pipeline where its records come from `stream`, or sees that
-    /// it does.
-    fn bind(
-        &self,
-        pipeline: &PipelineName,
-        stream: Option<&str>,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send {
-        let _ = (pipeline, stream, context);
-        ready(Ok(()))
-    }
-
-    /// Sees that the store belongs to the pipeline, and writes nothing; the stream it belongs to.
-    fn check_binding(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<Option<Arc<str>>, StoreError>> + Send {
-        let _ = (pipeline, context);
-        ready(Ok(None))
-    }
-
-    /// Lets items of a ledger settle from now on.
-    fn settle(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<(), StoreError>> + Send {
-        let _ = (pipeline, context);
-        ready(Ok(()))
-    }
-
-    /// Whether items of a ledger settle.
-    fn is_settling(
-        &self,
-        pipeline: &PipelineName,
-        context: &Context<'_>,
-    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
-        let _ = (pipeline, context);
-        ready(Ok(false))
+    /// Which pipeline the store is bound to.
+    fn ownership(&self) -> &dyn Ownership {
+        &Unowned
     }
 
     /// One verdict per share.

@@ -1,4 +1,4 @@
-//! The one retry loop of all modes.
+//! The retry loop that all modes share.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -8,7 +8,7 @@ use murmur_state::{Add, Deadline, Fault, ItemId, Key, Outcome, PipelineName, Pla
 use super::context::Context;
 use crate::answers::all_answered;
 
-/// What entries share whose order matters.
+/// What makes the order of entries matter: they share this.
 #[derive(PartialEq, Eq, Hash)]
 pub(crate) enum OrderedBy {
     Key(Key),
@@ -26,8 +26,8 @@ fn is_done(outcome: &Outcome) -> bool {
     )
 }
 
-/// The outcomes, if there is one for each of the entries. Otherwise nothing tells which of them are
-/// done, so none is: they are reported, and come again.
+/// Returns the outcomes if there is one for each entry. Otherwise it is unknown which entries are
+/// done, so all are reported as failed, and are delivered again.
 fn one_for_each(place: &Place, entries: usize, outcomes: Vec<Outcome>) -> Vec<Outcome> {
     match all_answered(|| place.clone(), entries, outcomes) {
         Ok(outcomes) => outcomes,
@@ -35,11 +35,11 @@ fn one_for_each(place: &Place, entries: usize, outcomes: Vec<Outcome>) -> Vec<Ou
     }
 }
 
-/// Sends entries until each is settled, or attempts or time are used up: the one retry loop of
-/// all modes. Only what failed and may succeed is sent again, in its order. An entry that failed
-/// for good (and not by its own fault) stops its lanes: later entries there stay blocked.
+/// Sends entries until each is settled, or attempts or time are used up. Only entries that failed
+/// and may succeed are sent again, in their order. An entry that failed permanently, and not by its
+/// own fault, stops its lanes: later entries in them stay blocked.
 ///
-/// `send` is told until when it may take. The budget is the time in which nothing gets done.
+/// `send` gets the deadline of the attempt. The budget is the time in which no entry succeeds.
 pub(crate) async fn until_done<E, Send, Sent>(
     pipeline: &PipelineName,
     place: Place,
@@ -63,7 +63,7 @@ where
     };
     let mut attempts = context.retry.attempts(context.deadline);
     let (mut batch, mut answers) = send(entries, attempts.deadline()).await;
-    // Mostly that was all.
+    // The common case.
     if answers.iter().all(is_done) {
         attempts.progressed();
         return answers;
@@ -85,7 +85,7 @@ where
                     let lanes = lanes(&entry);
                     let blocked = lanes.iter().any(|lane| stopped.contains(lane));
                     if blocked {
-                        // It holds up what comes after it in its other lanes.
+                        // It blocks later entries in its other lanes.
                         stopped.extend(lanes);
                     }
                     !blocked
@@ -94,7 +94,7 @@ where
                     let fault = error.fault();
                     let retry = match fault {
                         Fault::Contention => true,
-                        // It was not sent, so it failed nowhere: time alone ends it.
+                        // It was not sent, so nothing failed; only time ends it.
                         Fault::Transient if matches!(error, StoreError::DeadlinePassed { .. }) => {
                             true
                         }
@@ -110,7 +110,7 @@ where
                     };
                     if retry {
                         context.retried(pipeline, error);
-                        // Where others got in the way of any, the wait is for them.
+                        // If any entry failed by contention, the wait is the one for contention.
                         if failed.is_none() || fault == Fault::Contention {
                             failed = Some(error.clone());
                         }

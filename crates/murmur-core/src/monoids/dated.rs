@@ -4,11 +4,11 @@ use murmur_state::{Codec, CodecError, Monoid, Origin, Overflow, SequenceNumber, 
 
 use super::element::{Element, Reader, Writer};
 
-/// A value and what orders it among others.
+/// A value with its place in an order.
 ///
-/// Ordered by the user's time, then sequence number (a scanned row has none and comes first),
-/// then event id, then the value itself: a total order, so that first and last do not depend on
-/// the order in which records arrive.
+/// Values are ordered by the user's time, then sequence number (a scanned row has none and comes
+/// first), then event id, then the value itself. This order is total, so first and last do not
+/// depend on the order in which records arrive.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Dated<E> {
     /// The time the user gave.
@@ -21,12 +21,13 @@ pub struct Dated<E> {
     pub value: E,
 }
 
-/// Keeps one value per key by the time the user gives: input is `(time, value)`.
-/// Use it by the names [`First`] and [`Last`]. A removed record does not undo it.
+/// Keeps one value per key by the time that the user gives; the input is `(time, value)`. Use it as
+/// [`First`] or [`Last`]. A removed record does not undo it.
 ///
-/// Stored bytes, version 1: `01`, `'F'` or `'L'`, the element's tag; where there is a value: its
-/// time (milliseconds, eight bytes), then sequence number digits (empty for none), event id and
-/// [`Element`] bytes, each as four bytes of length and the bytes. All integers are big-endian.
+/// Stored bytes, version 1: `01`, `'F'` or `'L'`, and the element's tag. If there is a value, these
+/// follow: its time (milliseconds, eight bytes), the sequence number's digits (empty for none), the
+/// event id, and the [`Element`] bytes. The last three are each preceded by their length in four
+/// bytes. All integers are big-endian.
 #[derive(Debug, Clone, Copy)]
 pub struct ByTime<E, const LAST: bool>(PhantomData<fn() -> E>);
 
@@ -51,7 +52,7 @@ impl<E, const LAST: bool> Default for ByTime<E, LAST> {
     }
 }
 
-/// A sequence number as it is stored: equal ones have equal digits.
+/// The stored form of a sequence number: equal ones have equal digits.
 fn digits(sequence: Option<&SequenceNumber>) -> &str {
     match sequence.map(SequenceNumber::significant) {
         None => "",
@@ -101,7 +102,8 @@ impl<E: Element, const LAST: bool> Monoid for ByTime<E, LAST> {
         Ok(())
     }
 
-    /// If their times are equal: a scan cannot tell which of several values of one time counts.
+    /// Compares the times only: a scan cannot tell which of several values with the same time
+    /// counts.
     fn agrees(&self, state: &Option<Dated<E>>, recount: &Option<Dated<E>>) -> bool {
         let at = |dated: &Option<Dated<E>>| dated.as_ref().map(|dated| dated.at);
         at(state) == at(recount)

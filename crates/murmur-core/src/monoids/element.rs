@@ -2,26 +2,27 @@ use std::fmt::Debug;
 
 use murmur_state::CodecError;
 
-/// What a [`Set`](crate::Set) holds, and what a [`First`](crate::First) or
-/// [`Last`](crate::Last) shows: a value with a total order and bytes.
+/// A value with a total order and a byte form: the elements of a [`Set`](crate::Set), and the
+/// values of [`First`](crate::First) and [`Last`](crate::Last).
 ///
 /// # Contract
 ///
-/// `from_bytes(to_bytes(v)) == v`; equal values have equal bytes; `TAG` differs between types
-/// that are kept in the same table, so that one is never read as another. Tags below 64 are
-/// Murmur's.
+/// - `from_bytes(to_bytes(v)) == v`.
+/// - Equal values have equal bytes.
+/// - `TAG` differs between types that are kept in the same table, so that one is never read as
+///   another. Tags below 64 are reserved for Murmur.
 pub trait Element: Clone + Ord + Debug + Send + Sync + 'static {
-    /// The type's mark in stored bytes.
+    /// Marks the type in stored bytes.
     const TAG: u8;
 
-    /// The value's bytes.
+    /// Encodes the value.
     fn to_bytes(&self) -> Vec<u8>;
 
-    /// The value of these bytes.
+    /// Decodes a value.
     ///
     /// # Errors
     ///
-    /// [`CodecError`] if they are not this type's.
+    /// [`CodecError`] if the bytes are not of this type.
     fn from_bytes(bytes: &[u8]) -> Result<Self, CodecError>;
 }
 
@@ -64,12 +65,12 @@ impl Element for i64 {
     }
 }
 
-/// The version of the encodings written here.
+/// The version of these encodings.
 const VERSION: u8 = 1;
 
-/// Writes the encoding that [`Set`](crate::Set), [`First`](crate::First) and
-/// [`Last`](crate::Last) share: version, kind, element tag, then fields; a field of variable
-/// length is preceded by its length as four bytes, big-endian, and integers are big-endian.
+/// Writes the encoding of [`Set`](crate::Set), [`First`](crate::First) and [`Last`](crate::Last):
+/// version, kind, element tag, then fields. A field of variable length is preceded by its length as
+/// four bytes; integers are big-endian.
 pub(super) struct Writer(Vec<u8>);
 
 impl Writer {
@@ -82,7 +83,7 @@ impl Writer {
     }
 
     pub(super) fn field(&mut self, bytes: &[u8]) {
-        // A row is at most 400 KB, so that no length comes near this bound.
+        // A row is at most 400 KB, so no length comes near this bound.
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         self.0.extend(length.to_be_bytes());
         self.0.extend(bytes);
@@ -93,7 +94,7 @@ impl Writer {
     }
 }
 
-/// Reads what a [`Writer`] wrote; every error says what is wrong.
+/// Reads the output of a [`Writer`]; every error says what is wrong.
 pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -104,7 +105,7 @@ impl<'a> Reader<'a> {
                 "the bytes are of kind {k} with elements {t}, expected kind {kind} with elements {tag}"
             ))),
             [version, ..] => Err(CodecError::new(format!(
-                "encoding version {version} is not known here, only {VERSION}"
+                "encoding version {version} is not known to this release, which reads {VERSION}"
             ))),
             [] => Err(CodecError::new("there are no bytes")),
         }
@@ -127,7 +128,7 @@ impl<'a> Reader<'a> {
         if self.is_empty() {
             Ok(())
         } else {
-            Err(CodecError::new("there are bytes too many"))
+            Err(CodecError::new("there are too many bytes"))
         }
     }
 

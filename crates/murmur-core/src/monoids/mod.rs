@@ -1,4 +1,4 @@
-//! The monoids that come with Murmur.
+//! The built-in monoids.
 
 mod dated;
 mod element;

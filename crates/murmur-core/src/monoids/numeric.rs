@@ -2,10 +2,11 @@ use murmur_state::{Additive, Group, KeepsGreatest, KeepsLeast, Monoid, Overflow}
 
 /// The sum of integers.
 ///
-/// Exact: it is refused, not wrapped, where it would leave `i64`. There is no sum of floats,
-/// because float addition is not associative and no total of it could be promised; keep amounts
-/// in their smallest unit, with [`minor_units`](crate::decimal::minor_units) where they come as
-/// decimals.
+/// Exact: a sum outside of `i64` is refused, not wrapped.
+///
+/// There is no sum of floats: float addition is not associative, so no total of it could be
+/// promised. Keep amounts in their smallest unit; [`minor_units`](crate::decimal::minor_units)
+/// converts decimals.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sum(());
 
@@ -27,23 +28,23 @@ impl Count {
     }
 }
 
-/// The least integer seen. A retracted or removed record does not undo it.
+/// The smallest integer seen. A retracted or removed record does not undo it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Min(());
 
 impl Min {
-    /// The least integer seen.
+    /// The smallest integer seen.
     pub const fn new() -> Self {
         Self(())
     }
 }
 
-/// The greatest integer seen. A retracted or removed record does not undo it.
+/// The largest integer seen. A retracted or removed record does not undo it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Max(());
 
 impl Max {
-    /// The greatest integer seen.
+    /// The largest integer seen.
     pub const fn new() -> Self {
         Self(())
     }

@@ -9,11 +9,11 @@ const KIND: u8 = b'S';
 
 /// The set of all values seen.
 ///
-/// Exact, and so as large as what it holds: a DynamoDB row ends at 400 KB, some 30,000 short
-/// texts. A removed record does not take its value out.
+/// Exact, so it grows with the number of values: a DynamoDB row ends at 400 KB, some 30,000 short
+/// texts. A removed record does not remove its value.
 ///
-/// Stored bytes, version 1: `01 'S' tag`, then each element, ascending, as four bytes of length
-/// (big-endian) and its [`Element`] bytes.
+/// Stored bytes, version 1: `01 'S' tag`, then the elements in ascending order. Each is four bytes
+/// of length (big-endian) and its [`Element`] bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Set<E>(PhantomData<fn() -> E>);
 

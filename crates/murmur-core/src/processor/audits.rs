@@ -7,26 +7,30 @@ use crate::delivery::{Context, Pacing};
 use crate::processor::Processor;
 
 impl<T: Send + Sync + 'static> Processor<T> {
-    /// Compares every row of the state with what the items that the ledger knows contribute to
-    /// it, one pipeline after the other. Live may go on meanwhile; the table is not read. Rows of
-    /// windows whose retention is over by this process's clock are left out.
+    /// Compares every row of the state with the contributions that the ledger knows, one pipeline
+    /// after the other. Stream processing may go on meanwhile; the table is not read. Nothing is
+    /// written.
     ///
-    /// A key is named when its row and each contribution to it were the same, and at odds, in three
-    /// passes over the ledger in a row. What still differs otherwise after seven is counted as
-    /// unsettled. Keys that agreed in the first are not looked at again. Nothing is written, and state
-    /// that was never bound, by a bootstrap or by live, is refused. So is a ledger of which any item has
-    /// [settled](crate::Definition::settle), as soon as one is met: a reconcile finds what differs there.
+    /// A key is listed as differing if row and contributions were the same, and unequal, in three
+    /// passes over the ledger in a row. A key that still differs after seven passes in any other
+    /// way is counted as unsettled. Keys that agreed in the first pass are not looked at again.
+    /// Rows of windows whose retention has ended by this process's clock are left out.
+    ///
+    /// Two states are refused: one that neither a bootstrap nor the stream consumer ever bound, and
+    /// a ledger with an item that has [settled](crate::Definition::settle), as soon as one is met.
+    /// For settled items, run a reconcile.
     ///
     /// # Cost
     ///
-    /// Reads ledger and state once, and the ledger once more for every further pass. In memory are
-    /// at most [`max_keys`](AuditOptions::max_keys) keys: where there are more, all of this is done
-    /// for a part of the keys after the other, and a part holds at least half as many.
+    /// Reads ledger and state once, and the ledger once more for every further pass. At most
+    /// [`max_keys`](AuditOptions::max_keys) keys are in memory. A state of more keys is audited in
+    /// several parts, each of at least half as many keys.
     ///
     /// # Errors
     ///
-    /// [`AuditError`]: an option cannot be used, a pipeline keeps no ledger, or its state belongs to
-    /// something else (no row is read then), an item has settled, or a read failed after all retries.
+    /// [`AuditError`] if an option cannot be used, a pipeline has no ledger, its state belongs to
+    /// something else (no row is read then), an item has settled, or a read failed after all
+    /// retries.
     ///
     /// # Cancel safety
     ///
@@ -52,7 +56,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Ok(audited)
     }
 
-    /// Without a deadline; `pacing` holds listings back.
+    /// Without a deadline; `pacing` limits the rate of listings.
     fn paced<'a>(&'a self, pacing: Option<&'a dyn Pacing>) -> Context<'a> {
         Context {
             pacing,
@@ -60,29 +64,30 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// Sees that the state is that of the pipelines.
+    /// Checks that the state belongs to the pipelines.
     async fn check_audited(&self) -> Result<(), AuditError> {
         let checked = self.check_binding(Deadline::NONE).await;
         checked.map_err(|error| AuditError::Refused(Box::new(error)))?;
         Ok(())
     }
 
-    /// How many items each ledger knows, and how many of them have
-    /// [settled](crate::Definition::settle), one pipeline after the other, in their order. Pipelines
-    /// without a ledger are left out. Live may go on meanwhile: an item that settles while the ledger is
-    /// listed may or may not be counted.
+    /// Counts the items of each ledger, and those of them that have
+    /// [settled](crate::Definition::settle), one pipeline after the other, in their order.
+    /// Pipelines without a ledger are left out. Stream processing may go on meanwhile: an item that
+    /// settles while the ledger is listed may or may not be counted.
     ///
     /// # Cost
     ///
-    /// Lists each ledger once: half a read unit for 4 KB, which is some 25 items, as fast as the
-    /// [pacing](AuditOptions::pacing) lets it. Memory: one part of the listing, about 1 MB, for each of
-    /// [`concurrency`](AuditOptions::concurrency) segments; [`max_keys`](AuditOptions::max_keys) and
-    /// [`max_listed`](AuditOptions::max_listed) do not matter.
+    /// Lists each ledger once, at half a read unit for 4 KB, which is some 25 items, as fast as the
+    /// [pacing](AuditOptions::pacing) permits. Memory: one part of the listing, about 1 MB, for
+    /// each of [`concurrency`](AuditOptions::concurrency) segments.
+    /// [`max_keys`](AuditOptions::max_keys) and [`max_listed`](AuditOptions::max_listed) have no
+    /// effect.
     ///
     /// # Errors
     ///
-    /// [`AuditError`]: an option cannot be used, the state belongs to something else or to none yet (no
-    /// row is read then), or a read failed after all retries.
+    /// [`AuditError`] if an option cannot be used, a state belongs to something else or was never
+    /// bound (no row is read then), or a read failed after all retries.
     ///
     /// # Cancel safety
     ///

@@ -13,7 +13,7 @@ use crate::outcome::Rejected;
 use crate::pipeline::Pipeline;
 
 impl<T: Send + Sync + 'static> Processor<T> {
-    /// A processor of records for `pipelines` with every option at its default: each image is decoded
+    /// Makes a processor for `pipelines` with every option at its default. Each image is decoded
     /// once for all pipelines, by serde.
     ///
     /// # Errors
@@ -26,8 +26,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Self::builder(pipelines).build()
     }
 
-    /// Begins a processor of records for `pipelines`. Each image is decoded once for all pipelines,
-    /// by serde.
+    /// Begins a processor for `pipelines`. Each image is decoded once for all pipelines, by serde.
     pub fn builder(pipelines: impl IntoIterator<Item = Pipeline<T>>) -> ProcessorBuilder<T>
     where
         T: DeserializeOwned,
@@ -35,8 +34,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Self::with_decoder(pipelines, Decoder::serde())
     }
 
-    /// Begins a processor of records for `pipelines`. Each image is decoded once for all pipelines,
-    /// by `decoder`.
+    /// Begins a processor for `pipelines`. Each image is decoded once for all pipelines, by
+    /// `decoder`.
     pub fn with_decoder(
         pipelines: impl IntoIterator<Item = Pipeline<T>>,
         decoder: Decoder<T>,
@@ -55,8 +54,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
     }
 }
 
-/// The options that everything built on a [`Processor`] shares: a Lambda handler, a bootstrap, a
-/// reconcile. Made by [`Processor::builder`] and [`Processor::with_decoder`].
+/// The options shared by everything that is built on a [`Processor`]: a Lambda handler, a
+/// bootstrap, a reconcile. Made by [`Processor::builder`] and [`Processor::with_decoder`].
 #[must_use = "a processor is made by `build`"]
 pub struct ProcessorBuilder<T> {
     pipelines: Vec<Pipeline<T>>,
@@ -71,59 +70,69 @@ pub struct ProcessorBuilder<T> {
 }
 
 impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
-    /// How often and how long a failed read or write is tried again.
+    /// How often, and for how long, a failed read or write is tried again.
     ///
-    /// Default: [`RetryPolicy::default`] in a handler, and wherever the processor itself is called:
-    /// three attempts, 60 seconds without success. [`RetryPolicy::patient`] in a bootstrap, a reconcile
-    /// and a settle: 30 minutes without success. A policy chosen here holds in all of them. A longer one
-    /// rides out longer outages, and makes the batch's other records wait.
+    /// Defaults:
+    ///
+    /// - [`RetryPolicy::default`] in a handler, and where the processor itself is called: three
+    ///   attempts, 60 seconds without success.
+    /// - [`RetryPolicy::patient`] in a bootstrap, a reconcile and a settle: 30 minutes without
+    ///   success.
+    ///
+    /// A policy set here applies to all of them. A longer one survives longer outages, and makes
+    /// the other records of a batch wait.
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.policy = Some(policy);
         self
     }
 
-    /// Where counts and errors go: `<name>` for records that took effect in the pipeline of that name,
-    /// `<name>:retry`, `:dedup_skip`, `:dead_letter`, `:skip` and more for what else became of them
-    /// ([`Recorder`] has them all).
+    /// Where counts and errors go. Records that took effect are counted under `<pipeline name>`,
+    /// other outcomes under `<name>:retry`, `:dedup_skip`, `:dead_letter`, `:skip` and more
+    /// ([`Recorder`] lists them all).
     ///
-    /// Default: nowhere. [`TracingRecorder`](murmur_state::TracingRecorder) costs an event per count
-    /// where its level is on.
+    /// Default: nowhere. [`TracingRecorder`](murmur_state::TracingRecorder) costs a tracing event
+    /// per count where its level is on.
     pub fn recorder(mut self, recorder: impl Recorder) -> Self {
         self.recorder = Arc::new(recorder);
         self
     }
 
-    /// Where time comes from: waits, deadlines, and whether a window's retention is over. The stores
-    /// must be on the same clock. Default: the machine's clock.
+    /// The source of time: for waits, deadlines, and the end of a window's retention. The stores
+    /// must use the same clock. Default: the machine's clock.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// Where jitter comes from. Default: seeded by the system.
+    /// The source of jitter. Default: seeded by the system.
     pub fn random(mut self, random: Random) -> Self {
         self.random = random;
         self
     }
 
-    /// Where the owners of claims and the ids of runs come from. No two processes may share them, so
-    /// only tests should change this. Default: the operating system, each time, also in environments
-    /// that SnapStart restores.
+    /// The source of claim owners and run ids. No two processes may share tokens, so only tests
+    /// should set it. Default: the operating system's randomness, read every time, so that
+    /// environments restored by SnapStart differ.
     pub fn tokens(mut self, tokens: Tokens) -> Self {
         self.tokens = tokens;
         self
     }
 
-    /// Takes records that can never count: unreadable, undecodable, of an unknown kind, with an unusable
-    /// key, out of range. `Ok` passes the record over and counts it under `:dead_letter`; `Err` reports
-    /// it as failed, so that it comes again. The callback is waited for; in a handler it should return
-    /// before the deadline. It may be called more than once for a record that is redelivered, and once
-    /// for each pipeline that rejects it. Of items that have [settled](crate::Definition::settle), a
-    /// change that cannot be read at all, or that fits no sum, is reported whatever the callback says.
+    /// A callback for records that can never count: unreadable, undecodable, of an unknown kind,
+    /// with an unusable key, out of range.
     ///
-    /// Default: none. A handler then reports such a record: it blocks its shard until the mapping's
-    /// `MaximumRetryAttempts` or `MaximumRecordAgeInSeconds`, and ends in the on-failure destination. A
-    /// bootstrap passes such rows over, and lists them in its report. Nothing is dropped silently.
+    /// `Ok` passes the record over and counts it under `:dead_letter`. `Err` reports the record as
+    /// failed, so that it is delivered again. The callback is awaited; in a handler it should
+    /// return before the deadline. It may be called more than once for a redelivered record, and is
+    /// called once for each pipeline that rejects it.
+    ///
+    /// A change of a [settled](crate::Definition::settle) item that cannot be read at all, or that
+    /// overflows a sum, is reported as failed even if the callback returns `Ok`.
+    ///
+    /// Default: none. A handler then reports such a record as failed: it blocks its shard until the
+    /// mapping's `MaximumRetryAttempts` or `MaximumRecordAgeInSeconds`, and ends in the on-failure
+    /// destination. A bootstrap passes such rows over, and lists them in its report. Nothing is
+    /// dropped silently.
     pub fn on_rejected<F, Fut>(mut self, callback: F) -> Self
     where
         F: Fn(Rejected) -> Fut + Send + Sync + 'static,
@@ -133,8 +142,9 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
         self
     }
 
-    /// Hears of an [outage](Outage) while it lasts, once for all that fails in it, and when it is over;
-    /// called between attempts, so it should return soon. Default: it is traced only.
+    /// A callback for an [outage](Outage): called while it lasts, once for everything that fails in
+    /// it, and when it is over. It runs between attempts, so it should return soon. Default:
+    /// outages are only traced.
     pub fn on_outage(mut self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
         self.on_outage = Some(Arc::new(tell));
         self
@@ -144,9 +154,11 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
     ///
     /// # Errors
     ///
-    /// [`OptionError`] naming the option: no pipelines, two of one name or on one state table
-    /// (`pipelines`), a retry policy that cannot be followed (`max_attempts`, `retry_backoff`), a decoder
-    /// of whole records where items settle (`settle`).
+    /// [`OptionError`] naming the option:
+    ///
+    /// - `pipelines`: there are none, or two share a name or a state table.
+    /// - `max_attempts`, `retry_backoff`: the retry policy cannot be followed.
+    /// - `settle`: items settle, and the decoder is one of whole records.
     pub fn build(self) -> Result<Processor<T>, OptionError> {
         if let Some(policy) = &self.policy {
             policy.validate()?;
@@ -159,8 +171,8 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
             return Err(OptionError::new(
                 "settle",
                 format!(
-                    "`{name}` takes back what an image contributed by what it says later, and a decoder \
-                     of whole records may tell otherwise by then: decode by `Decoder::item` or \
+                    "`{name}` settles items, so an old image must decode as it did as a new image; a decoder \
+                     of whole records does not ensure that; decode by `Decoder::item` or \
                      `Decoder::serde`, or leave `settle` out"
                 ),
             ));
@@ -188,18 +200,18 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
     }
 }
 
-/// Refuses no pipelines, and two of one name or on one state table: each would take the other's values
-/// for its own, and those of modes without a control row without a sign of it.
+/// Refuses an empty list, and two pipelines with one name or one state table. Each would take the
+/// other's values for its own; in modes without a control row, nothing would reveal it.
 fn check_pipelines<T>(pipelines: &[Pipeline<T>]) -> Result<(), OptionError> {
     let refused = |reason: String| Err(OptionError::new("pipelines", reason));
     if pipelines.is_empty() {
-        return refused("there is none; give at least one".to_owned());
+        return refused("there are none: give at least one".to_owned());
     }
     for (n, pipeline) in pipelines.iter().enumerate() {
         let (name, table) = (pipeline.name(), &pipeline.facts().place.table);
         for other in &pipelines[..n] {
             if other.name() == name {
-                return refused(format!("two are called `{name}`"));
+                return refused(format!("two have the name `{name}`: give each its own"));
             }
             if other.facts().place.table == *table {
                 return refused(format!(

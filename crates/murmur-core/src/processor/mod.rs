@@ -24,14 +24,13 @@ type OutageFn = dyn Fn(&Outage<'_>) + Send + Sync;
 
 type RejectFn = dyn Fn(Rejected) -> BoxFuture<'static, Result<(), BoxError>> + Send + Sync;
 
-/// Takes batches of records through decoding and every pipeline: a batch in, an outcome per
-/// record out.
+/// Takes batches of records through decoding and every pipeline, and returns an outcome per record.
 ///
-/// Lambda handler, bootstrap, reconcile and settle are each built on one, and take from it all that they
-/// share: pipelines, decoder, retries, recorder, callbacks, time. Cloning is cheap and shares everything.
+/// Lambda handler, bootstrap, reconcile and settle are each built on one, and share its pipelines,
+/// decoder, retries, recorder, callbacks and clock. Cloning is cheap and shares everything.
 pub struct Processor<T> {
     shared: Arc<Shared<T>>,
-    /// The policy that was chosen, if one was.
+    /// The retry policy, if one was set.
     policy: Option<RetryPolicy>,
     retry: Retry,
     on_rejected: Option<Arc<RejectFn>>,
@@ -43,16 +42,16 @@ struct Shared<T> {
     decoder: Decoder<T>,
     needs_old: bool,
     needs_old_of_expired: bool,
-    /// Of an item that something else than Time to Live removed, by what the stream says.
+    /// Old images of removals that the stream does not attribute to Time to Live.
     needs_old_of_removed: bool,
-    /// Whether items of any pipeline settle, by what changes say that they were before.
+    /// Whether items of any pipeline settle, which needs the old image of every change.
     settles: bool,
     recorder: Arc<dyn Recorder>,
     random: Random,
     tokens: Tokens,
 }
 
-/// A retry by `policy`, or by the default one. It knows of no outage yet.
+/// A retry by `policy`, or by the default policy. It knows of no outage yet.
 fn retry(
     policy: Option<RetryPolicy>,
     clock: Arc<dyn Clock>,
@@ -66,8 +65,8 @@ fn retry(
     }
 }
 
-/// What no record can count without. `sees_records` says whether the decoder is given whole records,
-/// and not one image at a time.
+/// Checks what every record needs. `sees_records` says whether the decoder takes whole records
+/// instead of one image at a time.
 fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
     let missing = match record {
         Record::Changed(change) => match &change.event {
@@ -75,7 +74,7 @@ fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
                 reason: reason.clone(),
             }),
             EventName::Other(name) => Some(RecordError::UnknownEvent { name: name.clone() }),
-            // In a ledger, all such records would be of one item.
+            // A ledger would take all such records for changes of one item.
             _ if change.keys.is_empty() => Some(RecordError::NoKeys),
             _ => None,
         },
@@ -83,7 +82,7 @@ fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
     };
     let no_id = || RecordError::InvalidId(IdError::EmptyEventId);
     let missing = missing.or_else(|| record.event_id().is_empty().then(no_id));
-    // Such a decoder may look at either image, whichever side it is asked for.
+    // Such a decoder may look at either image, for any side.
     let image = |side| {
         let reason = record.unreadable(side)?.to_owned();
         Some(RecordError::UnreadableImage { side, reason })
@@ -93,9 +92,9 @@ fn check(record: &Record, sees_records: bool) -> Result<(), Box<RecordError>> {
     missing.map_or(Ok(()), |error| Err(Box::new(error)))
 }
 
-/// Whether a record that could not be read, for this reason, still says which item changed, and
-/// when in the order of its changes, so that a ledger can note that the item contributes nothing:
-/// as with a record that can be read and not decoded.
+/// Whether an unreadable record still says which item changed, and at which place in the order of
+/// its changes. A ledger then notes that the item contributes nothing, as for a record that is
+/// readable but cannot be decoded.
 fn is_of_an_item(record: &Record, error: &RecordError) -> bool {
     use RecordError::{Unreadable, UnreadableImage};
     matches!(error, Unreadable { .. } | UnreadableImage { .. })
@@ -114,13 +113,14 @@ fn not_its_state<T>(pipeline: &Pipeline<T>, source: StoreError) -> RecordError {
 }
 
 impl<T: Send + Sync + 'static> Processor<T> {
-    /// The pipelines fed.
+    /// The pipelines.
     pub fn pipelines(&self) -> &[Pipeline<T>] {
         &self.shared.pipelines
     }
 
-    /// The same for an operation of its own, which follows `policy` unless one was
-    /// [chosen](ProcessorBuilder::retry). It knows of no outage yet, and stopping it stops nothing else.
+    /// A clone for an operation of its own. It uses `policy` unless a
+    /// [retry](ProcessorBuilder::retry) was set. It knows of no outage yet, and stopping it stops
+    /// nothing else.
     #[must_use]
     pub fn or_retry(&self, policy: RetryPolicy) -> Self {
         let mut other = self.clone();
@@ -128,8 +128,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
         other.with_own_retry()
     }
 
-    /// The same for an operation of its own, of whose outages `tell` hears too, after what was given to
-    /// [`on_outage`](ProcessorBuilder::on_outage).
+    /// A clone for an operation of its own, which also reports its outages to `tell`, after the
+    /// callback given to [`on_outage`](ProcessorBuilder::on_outage).
     #[must_use]
     pub fn and_on_outage(&self, tell: impl Fn(&Outage<'_>) + Send + Sync + 'static) -> Self {
         let (mut other, first) = (self.clone(), self.on_outage.clone());
@@ -142,9 +142,9 @@ impl<T: Send + Sync + 'static> Processor<T> {
         other.with_own_retry()
     }
 
-    /// The same, and a record that can never count is passed over also where no
-    /// [callback](ProcessorBuilder::on_rejected) was chosen. `hear` is told of each that is passed over,
-    /// once the callback has taken it.
+    /// A clone that also passes over records that can never count if no
+    /// [callback](ProcessorBuilder::on_rejected) was set. `hear` is called for each record passed
+    /// over, after the callback has taken it.
     #[must_use]
     pub fn passing_over(&self, hear: impl Fn(&Rejected) + Send + Sync + 'static) -> Self {
         let (mut other, first, hear) = (self.clone(), self.on_rejected.clone(), Arc::new(hear));
@@ -161,7 +161,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         other
     }
 
-    /// The same with a retry of its own.
+    /// A clone with its own retry.
     fn with_own_retry(mut self) -> Self {
         let (policy, tell) = (self.policy, self.on_outage.clone());
         let clock = Arc::clone(self.clock());
@@ -169,13 +169,13 @@ impl<T: Send + Sync + 'static> Processor<T> {
         self
     }
 
-    /// The clock deadlines are measured on.
+    /// The clock that measures deadlines.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         self.retry.clock()
     }
 
-    /// How it tries again. Operations beside the processor's own that go by a clone of it share its
-    /// policy, and what is known of an outage.
+    /// How operations are retried. A clone of it, used for other operations, shares the policy and
+    /// the knowledge of an outage.
     pub fn retry(&self) -> &Retry {
         &self.retry
     }
@@ -185,12 +185,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
         &self.shared.recorder
     }
 
-    /// Where the owners of claims and the ids of runs come from.
+    /// The source of claim owners and run ids.
     pub fn tokens(&self) -> &Tokens {
         &self.shared.tokens
     }
 
-    /// The least of what the pipelines' modes make of a record that comes again.
+    /// The weakest promise among the pipelines' modes for a redelivered record.
     pub fn repeats(&self) -> Repeats {
         self.pipelines()
             .iter()
@@ -199,17 +199,17 @@ impl<T: Send + Sync + 'static> Processor<T> {
             .unwrap_or(Repeats::Counted)
     }
 
-    /// Makes the state of every pipeline that keeps track of its owner belong to that pipeline, fed from
-    /// `stream`, or sees that it does; in other modes there is nothing to do. The first batch does the
-    /// same, so call this where a mistake should show before anything is read or counted.
+    /// Binds the state of every pipeline to that pipeline and to `stream`, or checks that it is
+    /// bound so. Modes that do not track an owner are left out. The first batch does the same; call
+    /// this to see a mistake before anything is read or counted.
     ///
-    /// With several pipelines, each is looked at before any new table is claimed: none is where the state
-    /// of another pipeline belongs to something else, or to another stream.
+    /// With several pipelines, all are checked before a new table is claimed: if the state of one
+    /// belongs to something else, or to another stream, no table is claimed.
     ///
     /// # Errors
     ///
     /// [`RecordError::State`] naming the first pipeline whose state belongs to something else, or
-    /// could not be asked.
+    /// could not be read.
     ///
     /// # Cancel safety
     ///
@@ -217,7 +217,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     pub async fn bind(&self, stream: Option<&str>, deadline: Deadline) -> Result<(), RecordError> {
         let context = self.context(deadline);
         let bind = async |pipeline: &Pipeline<T>| {
-            let bound = pipeline.erased.bind(stream, context).await;
+            let bound = pipeline.erased.ownership().bind(stream, context).await;
             bound.map_err(|source| not_its_state(pipeline, source))
         };
         if let [pipeline] = self.pipelines() {
@@ -225,12 +225,12 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
         let mut unclaimed = Vec::new();
         for pipeline in self.pipelines() {
-            match pipeline.erased.check_binding(context).await {
+            match pipeline.erased.ownership().check_binding(context).await {
                 Ok(_) => bind(pipeline).await?,
                 Err(source @ StoreError::OtherOwner { .. }) => {
                     return Err(not_its_state(pipeline, source));
                 }
-                // It was never claimed, or binding it says what is wrong.
+                // It was never claimed, or binding it reports the error.
                 Err(_) => unclaimed.push(pipeline),
             }
         }
@@ -240,14 +240,15 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Ok(())
     }
 
-    /// Sees that the state of every pipeline that keeps track of whom it belongs to belongs to that
-    /// pipeline, as [`bind`](Self::bind) does, and writes nothing. State that was never bound, by a
-    /// bootstrap or by live, belongs to none. Answers, for each pipeline, the stream that its state
-    /// belongs to, if one was ever named.
+    /// Checks that the state of every pipeline is bound to that pipeline, as [`bind`](Self::bind)
+    /// does, and writes nothing. Modes that do not track an owner are left out. State that neither
+    /// a bootstrap nor the stream consumer ever bound is an error.
+    ///
+    /// Returns, for each pipeline, the stream that its state is bound to, if one was ever named.
     ///
     /// # Errors
     ///
-    /// As `bind`.
+    /// Like `bind`.
     ///
     /// # Cancel safety
     ///
@@ -259,20 +260,21 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         let mut streams = Vec::with_capacity(self.pipelines().len());
         for pipeline in self.pipelines() {
-            let checked = pipeline.erased.check_binding(context).await;
+            let checked = pipeline.erased.ownership().check_binding(context).await;
             streams.push(checked.map_err(|source| not_its_state(pipeline, source))?);
         }
         Ok(streams)
     }
 
-    /// Lets the items of every pipeline that [settles](crate::Definition::settle) do so from now on:
-    /// says so beside its state, where each process that runs the pipeline looks about once a minute. It
-    /// stays said. Pipelines that do not settle are left out. A bootstrap does this at its end.
+    /// Lets the items of every pipeline with [`settle`](crate::Definition::settle) settle from now
+    /// on. This is written beside the state, where each process of the pipeline looks about once a
+    /// minute, and cannot be undone. Pipelines without the option are left out. A bootstrap does
+    /// this at its end.
     ///
     /// # Errors
     ///
-    /// [`RecordError::State`] naming the first pipeline whose state was never bound, belongs to something
-    /// else, or could not be written.
+    /// [`RecordError::State`] naming the first pipeline whose state was never bound, belongs to
+    /// something else, or could not be written.
     ///
     /// # Cancel safety
     ///
@@ -284,18 +286,18 @@ impl<T: Send + Sync + 'static> Processor<T> {
             .iter()
             .filter(|pipeline| pipeline.settles())
         {
-            let settled = pipeline.erased.settle(context).await;
+            let settled = pipeline.erased.ownership().settle(context).await;
             settled.map_err(|source| not_its_state(pipeline, source))?;
         }
         Ok(())
     }
 
-    /// For each pipeline, whether its items settle: [`settle`](Self::settle) was called for it.
+    /// For each pipeline, whether [`settle`](Self::settle) was called, so that its items settle.
     ///
     /// # Errors
     ///
-    /// [`RecordError::State`] naming the first pipeline whose state could not be asked, or, if it keeps a
-    /// ledger, was never bound.
+    /// [`RecordError::State`] naming the first pipeline whose state could not be read, or was never
+    /// bound although it keeps a ledger.
     ///
     /// # Cancel safety
     ///
@@ -304,7 +306,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         let context = self.context(deadline);
         let mut settling = Vec::with_capacity(self.pipelines().len());
         for pipeline in self.pipelines() {
-            let asked = pipeline.erased.is_settling(context).await;
+            let asked = pipeline.erased.ownership().is_settling(context).await;
             settling.push(asked.map_err(|source| not_its_state(pipeline, source))?);
         }
         Ok(settling)
@@ -320,16 +322,16 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// Processes `records`, in stream order, and answers each.
+    /// Processes `records`, in stream order, and returns an outcome for each.
     ///
-    /// Nothing new is begun after `deadline`; what could not be finished is reported, and is safe
-    /// to send again as far as each pipeline's mode says. A record that comes twice in the batch
-    /// is processed once and answered twice.
+    /// Nothing new begins after `deadline`. Records that could not be finished are reported as
+    /// failed or blocked; each pipeline's mode says how safe it is to send them again. A record
+    /// that occurs twice in the batch is processed once and answered twice.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: any part of the batch may have been applied, and claims may be held.
-    /// Give a deadline instead of dropping the future.
+    /// Not cancel safe: any part of the batch may have been applied, and claims may be held. Give a
+    /// deadline instead of dropping the future.
     pub async fn process(&self, records: &[Record], deadline: Deadline) -> Vec<RecordOutcome> {
         let mut outcomes = vec![RecordOutcome::Skipped; records.len()];
         let (entries, repeated) = self.prepare(records, deadline, &mut outcomes).await;
@@ -354,7 +356,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                     Verdict::Expired => RecordOutcome::Expired,
                     Verdict::Blocked => RecordOutcome::Blocked,
                     Verdict::Failed(source) => {
-                        // What comes too late has no part in what its item contributes, and a
+                        // A record that is too late has no part in what its item contributes. A
                         // scanned row that contributes nothing changes nothing.
                         let late = matches!(
                             *source,
@@ -381,7 +383,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 outcomes[entry.place].worsen(outcome);
             }
             tally.record(name, &*self.shared.recorder);
-            // What can never count contributes nothing, as what cannot be decoded does.
+            // A record that can never count contributes nothing, like one that cannot be decoded.
             if passed_over.is_empty() {
                 continue;
             }
@@ -410,8 +412,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
         outcomes
     }
 
-    /// The records that go further, decoded as far as it is needed, and for each that repeats an
-    /// earlier one the places of both. The others have their outcome.
+    /// Returns the records to process, decoded as far as needed, and for each repeated record the
+    /// index of itself and of the first one. All other records have their outcome.
     async fn prepare<'a>(
         &self,
         records: &'a [Record],
@@ -455,7 +457,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
                     event_id = record.event_id(),
                     created = at.as_secs(),
                     now = now.as_secs(),
-                    "the record's creation time, in seconds, lies in the future: it counts as absent",
+                    "the record's creation time, in seconds, lies in the future; the record is treated as one without a time",
                 );
             }
             for side in self.sides(record) {
@@ -476,15 +478,15 @@ impl<T: Send + Sync + 'static> Processor<T> {
         (entries, repeated)
     }
 
-    /// Whether a record that no pipeline can take must not be passed over all the same: it may be the
-    /// change of a settled item, whose next change takes back what this one should have added.
+    /// Whether a record that no pipeline can use must not be passed over: it may be the change of a
+    /// settled item, whose next change takes back what this one should have added.
     fn must_count(&self, record: &Record, error: &RecordError) -> bool {
         matches!(record, Record::Changed(change) if !change.keys.is_empty())
             && !is_of_an_item(record, error)
             && self.shared.settles
     }
 
-    /// Whether some pipeline cannot do without the old image of `record`.
+    /// Whether some pipeline needs the old image of `record`.
     fn needs_old(&self, record: &Record) -> bool {
         match record.is(&EventName::Remove) {
             true if record.is_removal_by_ttl() => self.shared.needs_old_of_expired,
@@ -493,7 +495,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// The sides of `record` that some pipeline looks at.
+    /// The sides of `record` that some pipeline needs.
     fn sides(&self, record: &Record) -> &'static [Side] {
         match self.shared.settles || self.needs_old(record) {
             true => &[Side::New, Side::Old],
@@ -501,8 +503,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// Whether an image is only looked at because items settle, so that one which cannot be decoded
-    /// counts for nothing: it was rejected when it was the new one.
+    /// Whether an image is only needed because items settle. If it cannot be decoded it counts for
+    /// nothing, since it was rejected when it was the new image.
     fn counts_for_nothing(&self, record: &Record, side: Side, error: &RecordError) -> bool {
         use RecordError::{Undecodable, UnreadableImage};
         side == Side::Old
@@ -530,7 +532,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         Err(Box::new(error))
     }
 
-    /// The outcome of a record that failed with `error`, in one pipeline or before any: if it can
+    /// The outcome of a record that failed with `error`, in one pipeline or before any. If it can
     /// never count, the callback may take it.
     async fn fail(
         &self,
@@ -549,12 +551,14 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// Passes a record over that can never count in any pipeline, for a reason its source knows:
-    /// counted, traced and handed to the callback like one that cannot be decoded.
+    /// Passes over a record that can never count in any pipeline, for a reason that its source
+    /// knows. It is counted, traced and handed to the callback, like a record that cannot be
+    /// decoded.
     ///
     /// # Errors
     ///
-    /// `error` itself if there is no callback, or the callback's: the record is not passed over.
+    /// `error` itself if there is no callback, or the callback's error. The record is not passed
+    /// over then.
     ///
     /// # Cancel safety
     ///
@@ -563,8 +567,8 @@ impl<T: Send + Sync + 'static> Processor<T> {
         self.hand_over(record, None, error, Deadline::NONE).await
     }
 
-    /// Hands a record that can never count to the callback, if there is one and time for it.
-    /// `Ok` if it took it.
+    /// Hands a record that can never count to the callback, if there is one and time for it. `Ok`
+    /// if the callback took it.
     async fn hand_over(
         &self,
         record: &Record,
@@ -605,7 +609,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         }
     }
 
-    /// Counts and traces a failure with the id of its record.
+    /// Counts and traces a failure, with the id of its record.
     fn note(&self, error: &RecordError, record: &Record, pipeline: Option<&PipelineName>) {
         let names = self.pipelines().iter().map(Pipeline::name);
         for name in names.filter(|name| pipeline.is_none_or(|only| only == *name)) {

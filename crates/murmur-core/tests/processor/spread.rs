@@ -204,7 +204,7 @@ async fn a_ledger_takes_back_from_the_rows_and_its_audit_adds_them_up() {
         assert_eq!(passes.load(Ordering::Relaxed), 1);
     }
 
-    // A row that nobody's contribution explains is found, at the key it is a row of.
+    // A row without a contribution is found, at the key that it belongs to.
     let rows = table.rows();
     let there = |n: &u32| rows.iter().any(|row| row.key == key(&format!("all#{n}")));
     let free = (0..ROWS).find(|n| !there(n)).unwrap();

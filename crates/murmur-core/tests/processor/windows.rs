@@ -83,7 +83,7 @@ async fn an_arrival_that_cannot_be_is_rejected_and_one_ahead_of_the_clock_waits_
     let early = outcomes(&processor, std::slice::from_ref(&ahead)).await;
     assert_eq!(error(&early[0]).fault(), Fault::Setup);
     let advice = Causes(error(&early[0])).to_string();
-    assert!(advice.contains("set the clock right"), "{advice}");
+    assert!(advice.contains("correct the clock"), "{advice}");
     assert_eq!(counts.of("arrivals:impossible_time"), 2);
     clock.advance(Duration::from_secs(900));
     assert_outcomes!(outcomes(&processor, &[ahead]).await, RecordOutcome::Applied);

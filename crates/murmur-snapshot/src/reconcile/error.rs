@@ -27,7 +27,7 @@ pub enum ReconcileError {
     #[error(
         "pipeline `{pipeline}` goes on counting what Time to Live removed, and without a ledger it \
          is not known what that was, so it cannot be recounted; leave it out, or define it with \
-         `.ledger(..)` and bootstrap it into new tables"
+         `.ledger()` and bootstrap it into new tables"
     )]
     KeepsExpired {
         /// The pipeline.
@@ -36,7 +36,7 @@ pub enum ReconcileError {
     /// A repair was asked for, and a pipeline keeps no ledger that says what its items contribute.
     #[error(
         "pipeline `{pipeline}` keeps no ledger, so nothing can be repaired while its stream is \
-         processed; reconcile without `repair`, or define it with `.ledger(..)` and bootstrap it \
+         processed; reconcile without `repair`, or define it with `.ledger()` and bootstrap it \
          into new tables"
     )]
     RepairWithoutLedger {

@@ -1,4 +1,4 @@
-//! What is left of a batch of entries, grouped by item.
+//! The unsettled entries of a batch, grouped by item.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,11 +9,11 @@ use super::entry;
 use super::settled::Settled;
 use super::turn::{Entry, Fate};
 
-/// What is known of an item.
+/// What is known about an item.
 pub(super) enum KnownSoFar {
-    /// Not asked for yet.
+    /// Not read yet.
     Unread,
-    /// Nothing, it is assumed; a refusal tells better.
+    /// Assumed to be unknown. A refusal corrects the assumption.
     Assumed,
     Read(Option<LedgerEntry<i64>>),
 }
@@ -38,20 +38,20 @@ pub(super) struct Group<'a> {
     pub(super) name: String,
     pub(super) entries: Vec<Entry<'a>>,
     pub(super) known: KnownSoFar,
-    /// Whether a read as of a moment ago is enough: whatever is written is conditional on what it
-    /// says, and what has settled stays so. A failure is not told by such a read.
+    /// Whether an eventually consistent read is enough. What is written is conditional on what was
+    /// read, and a settled item stays settled. To judge a failure, a consistent read is needed.
     pub(super) is_stale: bool,
-    /// Whether it is written in a transaction of its own, since it may be the one to blame.
+    /// Whether it is written in a transaction of its own, because it may be the one to blame.
     pub(super) alone: bool,
-    /// Whether its entries are taken one by one, since one of them is to blame.
+    /// Whether its entries are taken one by one, because one of them is to blame.
     pub(super) one_by_one: bool,
-    /// How often it was composed anew.
+    /// How often it was composed again.
     pub(super) refusals: u32,
 }
 
 impl<'a> Group<'a> {
-    /// How what is known of the item is found out: mostly nothing is known of what a scan finds,
-    /// so that asking would be in vain.
+    /// Decides how to find out what is known about the item. For items found by a scan usually
+    /// nothing is known, so that a read would be wasted.
     pub(super) fn look_first(&mut self, settled: &Settled) {
         self.is_stale = self.entries.iter().all(Entry::settles);
         let assume = self.entries.iter().all(Entry::is_probably_first);
@@ -62,7 +62,7 @@ impl<'a> Group<'a> {
         };
     }
 
-    /// The entries of the next write: mostly all.
+    /// The entries of the next write; usually all of them.
     pub(super) fn next(&self) -> &[Entry<'a>] {
         let entries = self.entries.len();
         &self.entries[..if self.one_by_one { 1 } else { entries }]
@@ -72,7 +72,7 @@ impl<'a> Group<'a> {
         self.end(&Outcome::Failed(error.clone()), outcomes);
     }
 
-    /// All entries have this outcome.
+    /// Gives this outcome to all entries.
     pub(super) fn end(&mut self, outcome: &Outcome, outcomes: &mut [Outcome]) {
         for entry in self.entries.drain(..) {
             outcomes[entry.index] = outcome.clone();
@@ -80,13 +80,13 @@ impl<'a> Group<'a> {
     }
 }
 
-/// What is left of a batch.
+/// The unsettled part of a batch.
 pub(super) struct LedgerBatch<'a> {
     pub(super) groups: Vec<Group<'a>>,
     pub(super) outcomes: Vec<Outcome>,
     /// Changes of settled items.
     pub(super) by_id: Vec<Entry<'a>>,
-    /// Rows at which a transaction met another.
+    /// Rows at which a transaction conflicted with another.
     pub(super) contended: HashSet<Key>,
     /// Rows that Time to Live was found to have removed.
     pub(super) gone: HashSet<Key>,
@@ -138,7 +138,7 @@ impl<'a> LedgerBatch<'a> {
         batch
     }
 
-    /// The first entries of a group have these fates; the rest is for the next round.
+    /// Gives these fates to the first entries of a group. The rest is for the next round.
     pub(super) fn answer(&mut self, mut group: Group<'a>, fates: Vec<Fate>) {
         for (entry, fate) in group.entries.drain(..fates.len()).zip(fates) {
             match fate {
@@ -150,7 +150,7 @@ impl<'a> LedgerBatch<'a> {
         self.keep(group);
     }
 
-    /// Keeps the group for the next round, if anything of it is left.
+    /// Keeps the group for the next round, if any of it is left.
     pub(super) fn keep(&mut self, group: Group<'a>) {
         if !group.entries.is_empty() {
             self.groups.push(group);

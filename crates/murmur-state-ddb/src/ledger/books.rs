@@ -13,10 +13,10 @@ use crate::once::Slots;
 use crate::rows::Scanned;
 use crate::table::Table;
 
-/// What the key of a marker row is.
+/// What the key of a marker row should be.
 const NAME: &str = "a string";
 
-/// The ledger of a state table, as one call works with it.
+/// The ledger of a state table, as one call uses it.
 pub(crate) struct Books<'a, C> {
     pub(crate) table: &'a Table,
     pub(crate) markers: &'a Deduper,
@@ -28,7 +28,7 @@ pub(crate) struct Books<'a, C> {
 }
 
 impl<C> Books<'_, C> {
-    /// What is known of each of `items`.
+    /// What is known about each of `items`.
     pub(crate) async fn known(
         &self,
         items: &[ItemId],
@@ -39,7 +39,7 @@ impl<C> Books<'_, C> {
         self.look(&names, true).await?.into_iter().collect()
     }
 
-    /// What each of the rows called `names` says, if it is there and can be read.
+    /// The content of each of the rows called `names`, if it exists and can be read.
     pub(super) async fn look(
         &self,
         names: &[&str],
@@ -66,7 +66,7 @@ impl<C> Books<'_, C> {
         place.unwrap_or_else(|_| self.markers.table.place())
     }
 
-    /// A part of all that is known.
+    /// A part of everything that is known.
     pub(crate) async fn list(
         &self,
         segment: ListSegment,
@@ -90,7 +90,8 @@ impl<C> Books<'_, C> {
             let name = text(&place, &row, PK, NAME)?;
             let place = self.place_of(name);
             let item = entry::item(&place, &row)?;
-            // Other state tables of this pipeline, earlier versions of it, have ledgers here too.
+            // Other state tables of this pipeline, such as those of earlier versions, have ledgers
+            // here too.
             if entry::name(self.pipeline, &self.table.name, &item) == name {
                 entries.push(entry::known(&place, &row)?);
             }

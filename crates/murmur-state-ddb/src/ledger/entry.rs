@@ -1,4 +1,4 @@
-//! What the ledger knows of an item, as a row of the marker table.
+//! What the ledger knows about an item, as a row of the marker table.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,21 +11,21 @@ use murmur_state::{
 
 use crate::attribute::{Item, PK, SK, TTL, V, VER, integer, number, text, wrong_shape};
 
-/// The item a row is about, S: its key may hold a hash of it.
+/// The item of the row, S. The row's key may hold only a hash of it.
 const ITEM: &str = "item";
-/// Where the item was seen, S: a sequence number, absent for a scan; of a settled item [`SETTLED`]
-/// and a sequence number.
+/// Where the item was seen, S: a sequence number, or absent for a scan. For a settled item it is
+/// [`SETTLED`] and a sequence number.
 const AT: &str = "at";
-/// What the position of a settled item begins with. It is no number, so that a release that does not
-/// know of settling refuses the row instead of taking it for an item that contributes nothing.
+/// The prefix of the position of a settled item. It is not a number, so that a release without
+/// settling refuses the row instead of reading an item that contributes nothing.
 const SETTLED: &str = "settled ";
-/// What the item contributes, L of M, each with the attributes of the state row that it is part
-/// of; absent for nothing.
+/// What the item contributes, L of M, each with the attributes of the state row that it is part of.
+/// Absent for nothing.
 const NOW: &str = "now";
-/// What earlier items of its name contribute for good, in the same form.
+/// What earlier items of this name contribute for good, in the same form.
 const KEPT: &str = "kept";
 
-/// The kind of marker that ledger rows are.
+/// The kind of marker for ledger rows.
 const KIND: &str = "item";
 
 /// The key of the row of `item` in the ledger of the state table called `table`.
@@ -33,17 +33,17 @@ pub(crate) fn name(pipeline: &PipelineName, table: &str, item: &ItemId) -> Strin
     pipeline.marker(KIND, &[table, item.as_str()])
 }
 
-/// What the keys of all of a pipeline's ledger rows begin with, for whichever state table.
+/// The prefix of the keys of all of a pipeline's ledger rows, for every state table.
 pub(crate) fn prefix(pipeline: &PipelineName) -> String {
     format!("{pipeline}/{KIND}")
 }
 
-/// The item that a row is about.
+/// The item of a row.
 pub(crate) fn item(place: &Place, row: &Item) -> Result<ItemId, StoreError> {
     text(place, row, ITEM, "the name of an item").map(ItemId::from_text)
 }
 
-/// What `row` says of its item.
+/// What `row` says about its item.
 pub(crate) fn known(place: &Place, row: &Item) -> Result<LedgerEntry<i64>, StoreError> {
     let (at, settled) = match row.contains_key(AT) {
         false => (Position::Scan, false),
@@ -106,7 +106,7 @@ fn contributions(
             true => Some(integer(TTL)?),
             false => None,
         };
-        // What is there beside would be lost when the row is written again.
+        // Any other attribute would be lost when the row is written again.
         let expected = 3 + usize::from(ttl.is_some());
         (part.len() == expected).then_some(())?;
         Some(Add {
@@ -120,8 +120,9 @@ fn contributions(
         .collect()
 }
 
-/// The row called `name` that says `known`. `life` is how long after `now` it is kept at the
-/// least: for good, if any of its contributions is to a row that is, or if the item has settled.
+/// The row called `name` that says `known`. It is kept for at least `life` after `now`. It is kept
+/// for good if any of its contributions is to a row that is kept for good, or if the item has
+/// settled.
 pub(crate) fn row(name: &str, known: &LedgerEntry<i64>, now: Timestamp, life: Duration) -> Item {
     let LedgerEntry {
         item,
@@ -131,7 +132,7 @@ pub(crate) fn row(name: &str, known: &LedgerEntry<i64>, now: Timestamp, life: Du
         now: contributes,
         kept,
     } = known;
-    // Of all attributes that a row can have.
+    // The number of attributes that a row can have.
     let mut row = HashMap::with_capacity(7);
     row.insert(PK.to_owned(), AttributeValue::S(name.to_owned()));
     row.insert(ITEM.to_owned(), AttributeValue::S(item.as_str().to_owned()));
@@ -169,13 +170,13 @@ fn contribution(add: &Add<i64>) -> AttributeValue {
     AttributeValue::M(part)
 }
 
-/// About how many bytes a contribution takes, never less than it does.
+/// About how many bytes a contribution takes; never too low.
 pub(crate) fn part(add: &Add<i64>) -> usize {
     // The names of four attributes, three numbers and the overhead of a map.
     96 + add.key.entity().len()
 }
 
-/// About how many bytes that row takes, never less than it does.
+/// About how many bytes that row takes; never too low.
 pub(crate) fn size(name: &str, known: &LedgerEntry<i64>) -> usize {
     let parts: usize = known.now.iter().chain(&known.kept).map(part).sum();
     256 + name.len() + known.item.as_str().len() + parts
@@ -274,7 +275,7 @@ mod tests {
             let error = known(&place, &bad).unwrap_err();
             assert!(error.to_string().contains(attribute), "{error}");
         }
-        // A settled item says nothing of what it contributes.
+        // A settled item does not say what it contributes.
         let mut bad = good.clone();
         bad.insert(AT.to_owned(), AttributeValue::S("settled 7".into()));
         let error = known(&place, &bad).unwrap_err();

@@ -1,10 +1,11 @@
-//! The ledger: a row of the marker table for each source item says what the item contributes, and
-//! is written in one transaction with the rows of state that change with it.
+//! The ledger: for each source item, a row of the marker table says what the item contributes. It
+//! is written in one transaction with the state rows that change with it.
 //!
-//! A batch is worked on in rounds. Each reads what is known of the items that need it, lets the
-//! rule table ([`mod@turn`]) say what changes, packs the changes into transactions ([`pack`]) and sends
-//! them ([`mod@write`]); what a refusal taught is the beginning of the next round. Changes of settled items
-//! count by their ids in the end. The argument why that is exact is in ARCHITECTURE.md.
+//! A batch is processed in rounds. Each round reads what is known about the items that need it,
+//! lets the rule table ([`mod@turn`]) decide what changes, packs the changes into transactions
+//! ([`pack`]) and sends them ([`mod@write`]). The next round starts from what a refusal returned.
+//! Changes of settled items are counted at the end, by their ids. ARCHITECTURE.md has the argument
+//! why this is exact.
 
 mod batch;
 mod books;

@@ -1,4 +1,4 @@
-//! Which items are written together: few keys and many items to a transaction.
+//! Decides which items are written together: few keys and many items to a transaction.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -7,7 +7,7 @@ use murmur_state::Key;
 /// Actions of one transaction (Amazon DynamoDB API Reference, TransactWriteItems).
 const ACTIONS: usize = 100;
 
-/// Bytes of one transaction; the service allows 4 MB, state rows included.
+/// Bytes of one transaction. The service allows 4 MB, state rows included.
 const BYTES: usize = 3 * 1024 * 1024;
 
 /// An item to be written.
@@ -20,15 +20,15 @@ pub(crate) struct Parcel<'a> {
     pub(crate) alone: bool,
 }
 
-/// The transactions that write `parcels`, each the places of its parcels. Those that change a
-/// `contended` row share a transaction only with others that change just the same rows, so that a
-/// conflict there fails nobody else.
+/// The transactions that write `parcels`, each as the indexes of its parcels. Those that change a
+/// `contended` row share a transaction only with others that change exactly the same rows, so that
+/// a conflict there fails no other items.
 pub(crate) fn pack(parcels: &[Parcel<'_>], contended: &HashSet<Key>) -> Vec<Vec<usize>> {
     let mut transactions = Vec::new();
     let mut apart: BTreeMap<&[&Key], Vec<(usize, &Parcel<'_>)>> = BTreeMap::new();
     let mut free = Vec::new();
     for (place, parcel) in parcels.iter().enumerate() {
-        // What moves no row of state is cheaper alone.
+        // A parcel that changes no state row is cheaper alone.
         if parcel.alone || parcel.keys.is_empty() {
             transactions.push(vec![place]);
         } else if parcel.keys.iter().any(|key| contended.contains(*key)) {
@@ -126,7 +126,7 @@ mod tests {
             })
             .collect();
         let transactions = pack(&parcels, &HashSet::new());
-        // 1,000 ledger rows, and each key about once more where a transaction ends in its midst.
+        // 1,000 ledger rows, and each key about once more where it is split over two transactions.
         assert_eq!(transactions.len(), 11);
         let actions = |transaction: &Vec<usize>| {
             let keys: BTreeSet<_> = transaction.iter().map(|n| parcels[*n].keys[0]).collect();

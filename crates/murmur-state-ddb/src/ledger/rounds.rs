@@ -10,12 +10,12 @@ use super::turn::{self, Entry, Fate, Times, Turn, turn};
 use super::write::{Answer, Stopped, Transaction};
 use crate::once::{self, Cell};
 
-/// How long is waited after a conflict, at first and in the end.
+/// The longest wait after a conflict, at first and in the end.
 const WAITS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 impl<C: Cell<i64, Total = i128>> Books<'_, C> {
-    /// Has each of `entries` done, one outcome each. Those of one item are taken in order, those of
-    /// different items in any.
+    /// Enters each of `entries`, with one outcome each. The entries of one item are taken in order,
+    /// those of different items in any order.
     pub(crate) async fn enter<'a>(
         &self,
         entries: impl IntoIterator<Item = Entry<'a>>,
@@ -64,7 +64,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 
     async fn round(&self, batch: &mut LedgerBatch<'_>) {
-        // Before the reading, whose answer may be late.
+        // Before the read, whose answer may be late.
         let composed = self.now();
         self.read(batch).await;
         let times = Times {
@@ -81,7 +81,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             if turn.after.is_some() {
                 turns.push((group, turn));
             } else if group.is_stale && turn.fates.iter().any(Fate::is_failure) {
-                // A row that was written a moment ago would tell better.
+                // A row that was written a moment ago needs a consistent read.
                 (group.known, group.is_stale) = (KnownSoFar::Unread, false);
                 batch.keep(group);
             } else {
@@ -108,7 +108,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         }
     }
 
-    /// Reads the ledger rows of items of which it is not known what is known.
+    /// Reads the ledger rows of the items that have not been read yet.
     async fn read(&self, batch: &mut LedgerBatch<'_>) {
         let LedgerBatch {
             groups, outcomes, ..
@@ -140,8 +140,8 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         }
     }
 
-    /// Sends the changes in `turns`, several transactions at a time, those that share a row one
-    /// after the other.
+    /// Sends the changes in `turns`. Several transactions are sent concurrently; those that share a
+    /// row, one after the other.
     async fn write<'a>(
         &self,
         turns: Vec<(Group<'a>, Turn)>,

@@ -1,4 +1,4 @@
-//! What a process remembers of settled items, so that their rows need not be read again.
+//! The settled items that a process remembers, so that it need not read their rows again.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -7,10 +7,11 @@ use murmur_state::{ItemId, LedgerEntry};
 
 use crate::recent::Recent;
 
-/// How many settled items are remembered at least; at most twice as many, of some 200 bytes each.
+/// How many settled items are remembered at least. At most twice as many are, of some 200 bytes
+/// each.
 const REMEMBERED: usize = 16_384;
 
-/// Settled items. What has settled stays as it is, so what is remembered is never outdated.
+/// Settled items. A settled item never changes, so a remembered one is never outdated.
 #[derive(Debug)]
 pub(crate) struct Settled {
     items: Mutex<Recent<ItemId, LedgerEntry<i64>>>,
@@ -25,7 +26,7 @@ impl Default for Settled {
 }
 
 impl Settled {
-    /// Remembers what is `known`, if it has settled.
+    /// Remembers `known` if the item has settled.
     pub(super) fn note(&self, known: &LedgerEntry<i64>) {
         if known.settled {
             let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
@@ -33,7 +34,7 @@ impl Settled {
         }
     }
 
-    /// What is known of `item`, if it is remembered.
+    /// What is known about `item`, if it is remembered.
     pub(super) fn known(&self, item: &ItemId) -> Option<LedgerEntry<i64>> {
         let mut items = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         items.get(item).cloned()

@@ -1,4 +1,4 @@
-//! The ledger's rule table: what becomes of an item's entries, and what they change.
+//! The ledger's rule table: the fate of an item's entries, and what they change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,19 +9,19 @@ use murmur_state::{
     SequenceNumber, StoreError, Timestamp,
 };
 
-/// How many bytes of a ledger row what was kept of earlier items of one name may take: beside it fits
-/// whatever an item contributes now, within an item's limit of 400 KB. Past it the record is to blame,
-/// not the row, which could never be written again.
+/// How many bytes of a ledger row the contributions kept from earlier items of one name may take.
+/// Any contributions of the present item fit beside them, within an item's limit of 400 KB. Above
+/// the limit the record is blamed, not the row, which could otherwise never be written again.
 const MOST_KEPT: usize = 200 * 1024;
 
-/// How long before an entry is too old no item is marked by it any more: it counts by its id after that,
-/// perhaps by another process.
+/// How long before an entry is too old it stops settling its item. After that the item counts by
+/// its id, perhaps in another process.
 const HASTE: Duration = Duration::from_secs(3600);
 
 /// One entry of a batch.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(crate) index: usize,
     pub(crate) item: &'a ItemId,
     /// What the item contributes now.
@@ -29,7 +29,7 @@ pub(crate) struct Entry<'a> {
     found: Found<'a>,
 }
 
-/// How an entry came to know what its item contributes.
+/// How an entry found out what its item contributes.
 #[derive(Clone, Copy)]
 enum Found<'a> {
     /// It was seen in a scan or in the stream.
@@ -39,7 +39,7 @@ enum Found<'a> {
         keep: &'a [Add<i64>],
         change: Option<&'a ItemChange<i64>>,
     },
-    /// It was looked up after the ledger had said this.
+    /// It was looked up after the ledger had returned this version.
     LookedUp { over: Option<u64> },
 }
 
@@ -88,8 +88,9 @@ impl<'a> Entry<'a> {
         }
     }
 
-    /// The number just below it, if what its item contributes is what it was before: it can settle
-    /// there, and no row changes. Not by an entry that may be too old by the time it counts by its id.
+    /// The sequence number just below the entry's, if the item contributed `contributes` before it.
+    /// The item can settle there, and no row changes. `None` for an entry that may be too old by
+    /// the time it counts by its id.
     fn settles_below(&self, contributes: &[Add<i64>], times: &Times) -> Option<SequenceNumber> {
         let Found::Seen {
             at: Position::Stream(at),
@@ -110,7 +111,7 @@ impl<'a> Entry<'a> {
         same.then(|| at.predecessor())?
     }
 
-    /// The change of a settled item as an event by itself.
+    /// The change of a settled item as an event of its own.
     pub(crate) fn event(&self, place: &Place) -> Result<Once<i64>, StoreError> {
         let Found::Seen {
             created,
@@ -123,7 +124,7 @@ impl<'a> Entry<'a> {
         };
         let after: Vec<Add<i64>> = self.now.iter().chain(keep).cloned().collect();
         let rows = difference(&change.before, &after, |_| true).into_iter();
-        // What was taken away and put back is as it was.
+        // A contribution that is removed and added again does not change the row.
         let rows = rows.filter(|(_, row)| row.by != 0 || !row.was_there);
         let add = |(key, row): (&Key, Difference)| match i64::try_from(row.by) {
             Ok(value) => Ok(Add {
@@ -152,17 +153,17 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What time has to do with it.
+/// The times that decide an entry's fate.
 pub(crate) struct Times {
     pub(crate) now: Timestamp,
-    /// The greatest age at which an entry of an item that nobody knows is applied.
+    /// The greatest age at which an entry of an unknown item is applied.
     pub(crate) too_old: Duration,
 }
 
-/// What becomes of one entry.
+/// The fate of one entry.
 #[derive(Debug)]
 pub(crate) enum Fate {
-    /// This.
+    /// It has this outcome.
     Is(Outcome),
     /// It counts by the id of its event.
     ById,
@@ -174,28 +175,28 @@ impl Fate {
     }
 }
 
-/// What becomes of an item by some of its entries.
+/// What some entries of an item change.
 pub(crate) struct Turn {
-    /// One for each entry, in order, given that the change is made.
+    /// One for each entry, in order, provided that the change is made.
     pub(crate) fates: Vec<Fate>,
-    /// What is known afterwards; `None` if nothing changes.
+    /// What is known afterwards, or `None` if nothing changes.
     pub(crate) after: Option<LedgerEntry<i64>>,
     /// By how much its rows change.
     pub(crate) shares: Vec<RowShare>,
 }
 
-/// A change of one row of state.
+/// A change of one state row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RowShare {
     pub(crate) key: Key,
     pub(crate) by: i128,
     pub(crate) ttl: Option<i64>,
-    /// Whether the item contributes to the row already, so that there must be one.
+    /// Whether the item already contributes to the row, so that the row must exist.
     pub(crate) contributed: bool,
 }
 
-/// Takes an item through `entries`, in order, from what is known of it. What it contributed to a
-/// row for which `is_gone` says so is not taken back.
+/// Takes an item through `entries`, in order, from what is known about it. A contribution to a row
+/// for which `is_gone` is true is not taken back.
 pub(crate) fn turn(
     place: &Place,
     known: Option<&LedgerEntry<i64>>,
@@ -203,7 +204,7 @@ pub(crate) fn turn(
     times: &Times,
     is_gone: impl Fn(&Add<i64>) -> bool,
 ) -> Turn {
-    // What was kept in rows that are over goes with them.
+    // Contributions kept in rows that are over are dropped with those rows.
     let is_over = |add: &Add<i64>| is_over(add, times.now);
     let without = known
         .filter(|known| known.kept.iter().any(is_over))
@@ -279,7 +280,7 @@ pub(super) fn is_over(add: &Add<i64>, now: Timestamp) -> bool {
     add.ttl.is_some_and(|ttl| ttl <= now.as_secs())
 }
 
-/// What is known after one entry, or what becomes of it if nothing changes.
+/// What is known after one entry, or the entry's fate if nothing changes.
 fn step(
     place: &Place,
     known: Option<&LedgerEntry<i64>>,
@@ -311,7 +312,7 @@ fn step(
                     return unchanged(Outcome::Superseded);
                 }
                 _ if known.is_some_and(|known| known.settled) => return Err(Fate::ById),
-                // A later version may have been forgotten.
+                // A later version may have been removed.
                 (None, Position::Stream(_)) => {
                     let old = created.filter(|created| times.now.since(*created) > times.too_old);
                     if let Some(created) = old {
@@ -330,8 +331,8 @@ fn step(
     }
     Ok(LedgerEntry {
         item: entry.item.clone(),
-        // A row that was forgotten and is made anew comes to no version that it had before: it had
-        // fewer of them than milliseconds have passed since.
+        // A row that was removed and is created again never reaches a version that it had before:
+        // it had fewer versions than milliseconds have passed since.
         version: known.map_or_else(
             || u64::try_from(times.now.as_millis()).unwrap_or(1),
             |known| known.version.wrapping_add(1),
@@ -350,9 +351,9 @@ fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(
             return Err(StoreError::InvalidValue {
                 place: place.at(&add.key),
                 reason: format!(
-                    "items of this name that Time to Live removed go on counting for {} keys, the \
-                     most that a row of a ledger holds; give the window a retention, or do not \
-                     use the names of items again",
+                    "items of this name that Time to Live removed still count for {} keys, the \
+                     most that a ledger row holds; give the window a retention, or do not reuse \
+                     the names of items",
                     kept.len()
                 ),
                 source: None,
@@ -368,8 +369,8 @@ fn keep_too(place: &Place, kept: &mut Vec<Add<i64>>, add: &Add<i64>) -> Result<(
     Ok(())
 }
 
-/// The difference between two contributions of one item, row by row. Of what it contributed
-/// before, what `is_gone` is not taken back.
+/// The difference between two contributions of one item, row by row. Earlier contributions for
+/// which `is_gone` is true are not taken back.
 fn shares(
     before: Option<&LedgerEntry<i64>>,
     after: &LedgerEntry<i64>,
@@ -403,16 +404,16 @@ fn shares(
         .collect()
 }
 
-/// By how much two contributions differ in a row.
+/// The difference between two contributions in one row.
 struct Difference {
     by: i128,
     ttl: Option<i64>,
-    /// Whether the first of them names it.
+    /// Whether the first of the two has this row.
     was_there: bool,
 }
 
-/// How two contributions differ, row by row, in additions that `count`. Sums of some 50 numbers of 64
-/// bits fit 128 bits.
+/// The difference between two contributions, row by row, in additions that `count`. Sums of some 50
+/// numbers of 64 bits fit in 128 bits.
 fn difference<'a>(
     before: &'a [Add<i64>],
     after: &'a [Add<i64>],

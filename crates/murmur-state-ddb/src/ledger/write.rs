@@ -1,4 +1,4 @@
-//! One transaction: the ledger rows of some items, and the rows of state that change with them.
+//! One transaction: the ledger rows of some items, and the state rows that change with them.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -18,29 +18,29 @@ use crate::change::Change;
 use crate::error::{Reason, Transacted, Written, unbuilt};
 use crate::once::{Cell, Refusal, Unwritable};
 
-/// How often an item is written again in one call before it is given up as contended.
+/// How often an item is written again in one call before it fails as contended.
 const PATIENCE: u32 = 10;
 
-/// How far apart two clocks may be: the one that Time to Live goes by, and this process's.
+/// How far two clocks may differ: the one of Time to Live, and the one of this process.
 const SPREAD: Duration = Duration::from_secs(2 * 45 * 60);
 
 /// Items that are written together.
 pub(super) struct Transaction<'a> {
     items: Vec<(Group<'a>, Turn)>,
-    /// The rows that change, by how much in all.
+    /// The rows that change, each by its total.
     rows: BTreeMap<Key, RowShare>,
 }
 
-/// What became of a transaction.
+/// The result of a transaction.
 pub(super) enum Answer {
     Done,
-    /// Another one failed at one of its rows, so it was not sent.
+    /// It was not sent, because another transaction failed at one of its rows.
     Blocked,
-    /// So much time has gone by since it was composed that it was not sent.
+    /// It was not sent, because too much time has passed since it was composed.
     Stale,
     /// The sum of this row would leave its range.
     Overflow(Key),
-    /// It was cancelled; why, action by action: items first, then rows.
+    /// It was cancelled. There is one reason per action: items first, then rows.
     Cancelled(Vec<Reason>),
     Failed(StoreError),
 }
@@ -106,7 +106,7 @@ impl<'a> Transaction<'a> {
 }
 
 impl<C: Cell<i64, Total = i128>> Books<'_, C> {
-    /// Sends a transaction, while no other of this process writes to its rows.
+    /// Sends a transaction while no other transaction of this process writes to its rows.
     pub(super) async fn send(
         &self,
         transaction: &Transaction<'_>,
@@ -114,7 +114,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         composed: Timestamp,
     ) -> Answer {
         let keys = || transaction.rows.keys();
-        // In order of the keys, so that no two wait for each other.
+        // In the order of the keys, so that no two transactions wait for each other.
         let slots: Vec<_> = keys().map(|key| self.slots.of(key)).collect();
         let mut locks = Vec::with_capacity(slots.len());
         let table = self.table.place();
@@ -159,7 +159,8 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         }
     }
 
-    /// Sends a change that moves no row of state: a put of its own, at half the price of a transaction.
+    /// Sends a change that moves no state row, as a put of its own at half the price of a
+    /// transaction.
     async fn send_alone(&self, write: LedgerRow<'_>) -> Answer {
         let put = self.markers.table.client.put_item();
         let put = put
@@ -204,7 +205,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
             let change = Change::default()
                 .set("led = :led")
                 .value(":led", AttributeValue::Bool(true))
-                // A row that has contributions is there, until Time to Live removes it.
+                // A row with contributions exists until Time to Live removes it.
                 .only_if(match row.contributed {
                     true => "(attribute_exists(led) OR attribute_exists(per))",
                     false => {
@@ -225,7 +226,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         Ok(actions)
     }
 
-    /// The ledger row as it is to be, over the one that was read.
+    /// The write of the new ledger row over the one that was read.
     fn row<'g>(
         &self,
         group: &'g Group<'_>,
@@ -246,7 +247,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
         })
     }
 
-    /// What a refusal by the row at `key` means.
+    /// The meaning of a refusal by the row at `key`.
     fn refusal(&self, key: &Key, share: &RowShare, row: &Item) -> Refused {
         let place = self.table.place().at(key);
         if row.is_empty() {
@@ -257,7 +258,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
                 (true, _) => Refused::Row(StoreError::Setup {
                     place,
                     advice: "the row is gone, though items contribute to it; restore it, or make \
-                             the state and marker tables anew and bootstrap again"
+                             new state and marker tables and bootstrap again"
                         .to_owned(),
                     source: None,
                 }),
@@ -277,7 +278,7 @@ impl<C: Cell<i64, Total = i128>> Books<'_, C> {
     }
 }
 
-/// A ledger row as it is written: over what was read, and nothing else.
+/// A write of a ledger row that replaces exactly the version that was read.
 struct LedgerRow<'g> {
     name: &'g str,
     row: Item,
@@ -286,17 +287,17 @@ struct LedgerRow<'g> {
     version: Option<Item>,
 }
 
-/// What the refusal of a row means.
+/// The meaning of a refusal by a row.
 enum Refused {
     /// The sum would leave its range.
     Overflow(Place),
-    /// Time to Live has removed it.
+    /// Time to Live has removed the row.
     Gone,
-    /// It is not what it should be.
+    /// The row has the wrong content.
     Row(StoreError),
 }
 
-/// The same error of another row.
+/// The same error for another row.
 fn placed(error: StoreError, place: Place) -> StoreError {
     match error {
         StoreError::Throttled { source, .. } => StoreError::Throttled { place, source },
@@ -324,8 +325,8 @@ fn is_of_its_items(error: &StoreError) -> bool {
 }
 
 impl<'a> LedgerBatch<'a> {
-    /// Settles what the answer to a transaction settles, and keeps the rest for the next round.
-    /// Whether the transaction met another one.
+    /// Settles the entries that the answer to a transaction settles, and keeps the rest for the
+    /// next round. Returns whether the transaction conflicted with another.
     pub(super) fn judge<C: Cell<i64, Total = i128>>(
         &mut self,
         books: &Books<'_, C>,
@@ -370,8 +371,8 @@ impl<'a> LedgerBatch<'a> {
         false
     }
 
-    /// A refusal is judged by the ledger rows first, since a change that was composed from an old
-    /// one proves nothing about the rows of state.
+    /// Judges a refusal by the ledger rows first, because a change composed from an outdated ledger
+    /// row proves nothing about the state rows.
     fn cancelled<C: Cell<i64, Total = i128>>(
         &mut self,
         books: &Books<'_, C>,
@@ -435,7 +436,7 @@ impl<'a> LedgerBatch<'a> {
             return false;
         }
         let Some((key, share, row)) = refused.into_iter().next() else {
-            // Cancelled without a reason: as if it had met another.
+            // Cancelled without a reason: treated as a conflict.
             self.again(books, transaction.items);
             return true;
         };
@@ -460,14 +461,14 @@ impl<'a> LedgerBatch<'a> {
         false
     }
 
-    /// All entries of these items fail.
+    /// Fails all entries of these items.
     fn fail(&mut self, items: Vec<(Group<'a>, Turn)>, error: &StoreError) {
         for (mut group, _) in items {
             group.fail(error, &mut self.outcomes);
         }
     }
 
-    /// Keeps items that are to be composed anew, unless that has been in vain too often.
+    /// Keeps items that are to be composed again, unless that has failed too often.
     fn again<C>(&mut self, books: &Books<'_, C>, items: Vec<(Group<'a>, Turn)>) {
         for (mut group, _) in items {
             group.refusals += 1;
@@ -480,9 +481,8 @@ impl<'a> LedgerBatch<'a> {
         }
     }
 
-    /// One of the items that are `touched` makes the transaction fail by itself: each of these is
-    /// tried alone, and of the one to blame each entry, until the entry to blame fails with
-    /// `error`.
+    /// One of the `touched` items makes the transaction fail by itself. Each of them is tried
+    /// alone; then each entry of the item to blame is, until the entry to blame fails with `error`.
     fn blame(
         &mut self,
         transaction: Transaction<'a>,
@@ -496,7 +496,7 @@ impl<'a> LedgerBatch<'a> {
             } else if group.next().len() > 1 {
                 group.one_by_one = true;
             } else {
-                // It comes again, and what follows it must not have been done by then.
+                // The entry is delivered again, and what follows it must not be done by then.
                 let rest = (error.fault() != Fault::Record).then(|| group.entries.split_off(1));
                 for entry in rest.into_iter().flatten() {
                     self.outcomes[entry.index] = Outcome::Blocked;

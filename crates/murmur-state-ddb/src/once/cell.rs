@@ -5,21 +5,21 @@ use murmur_state::{Overflow, Place, StoreError};
 use crate::attribute::Item;
 use crate::change::Change;
 
-/// How a row's value takes what events add: the part in which stores differ.
+/// How a row's value takes what events add. This is where the stores differ.
 pub(crate) trait Cell<V>: Sync {
-    /// What the events of one write add together.
+    /// What the events of one write add in total.
     type Total: Send + Sync;
 
-    /// Whether a write depends on the value that is there, so that the row is read first.
+    /// Whether a write depends on the stored value, so that the row is read first.
     const READS: bool;
 
-    /// What `values` add together.
+    /// What `values` add in total.
     fn total<'a>(&self, values: impl Iterator<Item = &'a V>) -> Result<Self::Total, Overflow>
     where
         V: 'a;
 
-    /// `change` with `total` combined into the value, conditional on nothing having been lost
-    /// by it. `row` is what was read, if the cell reads; empty for no row.
+    /// `change` with `total` combined into the value, on the condition that this loses nothing.
+    /// `row` is the row as read, if the cell reads, and empty for no row.
     fn write(
         &self,
         place: &Place,
@@ -28,14 +28,14 @@ pub(crate) trait Cell<V>: Sync {
         total: &Self::Total,
     ) -> Result<Change, Unwritable>;
 
-    /// What a refusal means whose reason is none of the ids and how often they moved on.
+    /// The meaning of a refusal that is due neither to the ids nor to how often they moved on.
     fn refusal(&self, place: &Place, row: &Item) -> Refusal;
 
-    /// The bytes of a value, if it could not be stored in any row.
+    /// The bytes of a value, if it does not fit in any row.
     fn too_large(&self, value: &V) -> Option<usize>;
 
-    /// How often in a row a write is composed anew before it is given up, and how long to wait
-    /// in between at most, at first and in the end.
+    /// How often in succession a write is composed again before it fails, and the longest wait in
+    /// between, at first and in the end.
     fn patience(&self) -> (u32, Duration, Duration);
 }
 
@@ -43,16 +43,16 @@ pub(crate) trait Cell<V>: Sync {
 pub(crate) enum Unwritable {
     /// The sum would leave its range.
     Overflow,
-    /// The row is not what it should be.
+    /// The row has the wrong content.
     Row(StoreError),
 }
 
-/// What a refusal means whose reason is none of the ids and how often they moved on.
+/// The meaning of a refusal that is due neither to the ids nor to how often they moved on.
 pub(crate) enum Refusal {
     /// The sum would leave its range.
     Overflow,
     /// The value changed since it was read.
     Swapped,
-    /// The row is not what it should be.
+    /// The row has the wrong content.
     Row(StoreError),
 }

@@ -11,16 +11,16 @@ pub(crate) type Id = [u8; 16];
 
 const SECOND_BYTES: usize = 5;
 
-/// An event as rows and pages remember it: its id, and the second of its creation in 5 bytes, 0
-/// where its source does not say. Both are the same at every delivery.
+/// An event as rows and pages store it: its id, and its second of creation in 5 bytes, or 0 if its
+/// source gives none. Both are the same at every delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Element([u8; Self::BYTES]);
 
 impl Element {
     pub(crate) const BYTES: usize = size_of::<Id>() + SECOND_BYTES;
 
-    /// `created` is rounded down to the second: sources give times of different fineness. What
-    /// 5 bytes do not hold, and 1970, which some sources say for "unknown", counts as not said.
+    /// `created` is rounded down to the second, because sources differ in precision. A time that
+    /// does not fit in 5 bytes, and 1970, which some sources send for "unknown", count as none.
     pub(crate) fn new(id: &Id, created: Option<Timestamp>) -> Self {
         let second = created.map_or(0, Timestamp::as_secs);
         let second = match second.cast_unsigned().to_be_bytes() {
@@ -53,8 +53,8 @@ impl Element {
     }
 }
 
-/// The 16 bytes of an event id: those its 32 lower-case hex digits stand for, dashes or none, as
-/// a stream's `eventID` has them; else the first half of its SHA-256.
+/// The 16 bytes of an event id. 32 lower-case hex digits, with or without dashes, as in a stream's
+/// `eventID`, are decoded; any other id becomes the first half of its SHA-256.
 pub(crate) fn id(event: &EventId) -> Id {
     hex(event.as_str()).unwrap_or_else(|| hash(event.as_str()))
 }
@@ -82,13 +82,13 @@ fn hash(text: &str) -> Id {
     id
 }
 
-/// The elements as a set. DynamoDB knows no empty sets, so there must be one at least.
+/// The elements as a set. There must be at least one, because DynamoDB has no empty sets.
 pub(crate) fn set<'a>(elements: impl IntoIterator<Item = &'a Element>) -> AttributeValue {
     AttributeValue::Bs(elements.into_iter().map(Element::blob).collect())
 }
 
-/// The elements in an attribute of a row; none if it is absent. An attribute that holds anything
-/// else is refused: no id would be found in it, and its events would count again.
+/// The elements in an attribute of a row, or none if it is absent. Any other content is refused,
+/// because no id would be found in it and its events would count again.
 pub(crate) fn elements(
     place: &Place,
     row: &Item,
@@ -109,8 +109,8 @@ fn no_elements(place: &Place, row: &Item, attribute: &'static str) -> StoreError
     wrong_shape(place, row, attribute, expected)
 }
 
-/// The change, made only if none of `elements` is in any of the sets `attributes`. One NOT over
-/// ORs: of the 300 operators of a condition, each element and set takes two.
+/// Adds the condition that none of `elements` is in any of the sets `attributes`. It is one NOT
+/// over ORs: of the 300 operators of a condition, each element and set takes two.
 pub(crate) fn unless_taken<'a>(
     mut change: Change,
     attributes: &[&str],

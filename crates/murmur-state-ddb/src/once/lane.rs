@@ -44,10 +44,10 @@ impl<C> OnceBatch<'_, C> {
 
 /// What one event adds to the lane's row.
 pub(crate) struct Event<'a, V> {
-    /// Its place in the batch.
+    /// Its index in the batch.
     pub(crate) index: usize,
     pub(crate) element: Element,
-    /// When it was created; `None` where its source does not say.
+    /// When it was created, or `None` if its source gives no time.
     pub(crate) created: Option<Timestamp>,
     /// When its source gave it to this process.
     pub(crate) handed_over: Timestamp,
@@ -55,30 +55,30 @@ pub(crate) struct Event<'a, V> {
     pub(crate) ttl: Option<i64>,
 }
 
-/// The events of one batch for one row, in their order.
+/// The events of one batch for one row, in order.
 pub(crate) struct RowLane<'a, V, C> {
     batch: &'a OnceBatch<'a, C>,
     key: &'a Key,
     place: Place,
     todo: VecDeque<Event<'a, V>>,
     done: Vec<(usize, Outcome)>,
-    /// Whether the row is to be read before anything is written.
+    /// Whether the row is read before the first write.
     reads_first: bool,
-    /// How often the row's ids had moved on when no event that waits was in it or in a page.
+    /// How often the row's ids had moved on when no waiting event was in the row or in a page.
     clear: Option<u64>,
     /// The row as read, for cells that need it.
     row: Option<Item>,
-    /// Whether the ids move on by the next write, whatever they take: to make room.
+    /// Whether the next write moves the ids on regardless of their size, to make room.
     makes_room: bool,
-    /// How many events the next write may carry, as long as that many are suspect.
+    /// How many events the next write may carry while some events are suspect.
     narrow: Option<Narrow>,
-    /// Writes refused in a row without an event having been settled.
+    /// Consecutive refused writes that settled no event.
     refusals: u32,
-    /// How many events the write under way carries.
+    /// How many events the write in progress carries.
     tried: usize,
 }
 
-/// Among `suspects` events at the front is one that fails a whole write.
+/// One of the first `suspects` events makes a whole write fail.
 struct Narrow {
     size: usize,
     suspects: usize,
@@ -108,9 +108,9 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         }
     }
 
-    /// Settles the events in order, each write by what the one before taught, until all are
-    /// settled or one fails by no fault of its own; that stops the lane. `look` is what the row
-    /// was read as for this batch, if it was.
+    /// Settles the events in order. Each write uses what the previous one found out. It ends when
+    /// all events are settled, or when one fails by no fault of its own, which stops the lane.
+    /// `look` is the row as read for this batch, if it was read.
     pub(crate) async fn run(
         mut self,
         known: &mut KnownRow,
@@ -129,15 +129,15 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         while !self.todo.is_empty() {
             self.tried = 1;
             if let Err(error) = self.step(known).await {
-                // Whatever a record is to blame for was settled with the record. What comes here is
-                // of a request that carried none, or of the set-up.
+                // Errors that a record is to blame for were settled with the record. An error here
+                // is of a request without records, or of the set-up.
                 self.stop(&error.blameless(self.place.clone()));
             }
         }
         self.done
     }
 
-    /// None of the events was tried, for a reason that is not theirs.
+    /// Reports that no event was tried, for a reason that is not their own.
     pub(crate) fn not_begun(mut self, error: &StoreError) -> Vec<(usize, Outcome)> {
         self.tried = 1;
         self.stop(error);
@@ -154,7 +154,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         }
     }
 
-    /// One write, or one step towards it. `Ok` if the lane can go on.
+    /// Makes one write, or one step towards it. `Ok` means that the lane can continue.
     async fn step(&mut self, known: &mut KnownRow) -> Step {
         let is_read = match C::READS {
             true => self.row.is_some(),
@@ -166,7 +166,8 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         if self.clear != Some(image.per) {
             self.look_up(&image).await?;
         }
-        // Not before: what was looked up was there, if it was, by the time that is judged now.
+        // Only now: an event that was looked up was in its page, if at all, at the time judged
+        // here.
         self.refuse_too_late(self.batch.now());
         if self.todo.is_empty() {
             return Ok(());
@@ -178,8 +179,8 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         }
     }
 
-    /// Takes out what may not be written any more: what is so old that its page may be gone, and
-    /// what would make a row anew that Time to Live has removed.
+    /// Takes out events that must not be written any more: those so old that their page may be
+    /// gone, and those that would create a row again that Time to Live has removed.
     fn refuse_too_late(&mut self, now: Timestamp) {
         let rules = self.batch.rules();
         let place = &self.place;
@@ -214,7 +215,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         }
     }
 
-    /// The row as it is; as it was a moment ago will do where the value is not needed.
+    /// Reads the row. The read is eventually consistent where the value is not needed.
     async fn read(&mut self, known: &mut KnownRow) -> Step {
         let OnceBatch {
             table, deadline, ..
@@ -230,7 +231,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         Ok(())
     }
 
-    /// The events of the next write: the first of those that wait.
+    /// The number of events in the next write: the first of those that wait.
     fn chunk(&self) -> usize {
         let limit = match &self.narrow {
             Some(narrow) => narrow.size.min(narrow.suspects),
@@ -247,12 +248,12 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         self.front(chunk).map(|event| event.element).collect()
     }
 
-    /// When the row may be removed, as the newest of the first `chunk` events says.
+    /// When the row may be removed, according to the newest of the first `chunk` events.
     fn ttl(&self, chunk: usize) -> Option<i64> {
         self.front(chunk).last().and_then(|event| event.ttl)
     }
 
-    /// The first `chunk` events have this outcome.
+    /// Gives this outcome to the first `chunk` events.
     fn settle(&mut self, chunk: usize, outcome: &Outcome) {
         let events = self.todo.drain(..chunk);
         self.done
@@ -270,7 +271,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         Image::of(&self.place, row).map(Arc::new)
     }
 
-    /// Takes out the events that `is_taken` knows; whether there were any.
+    /// Takes out the events for which `is_taken` is true. Returns whether there were any.
     fn take_out(&mut self, is_taken: impl Fn(&Element) -> bool) -> bool {
         let before = self.todo.len();
         let done = &mut self.done;
@@ -289,8 +290,8 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         any
     }
 
-    /// One of the first `chunk` events makes the write fail by itself: tries fewer at a time,
-    /// until the one to blame stands alone and fails with `error`.
+    /// One of the first `chunk` events makes the write fail by itself. Tries fewer at a time until
+    /// that event is alone and fails with `error`.
     fn blame(&mut self, chunk: usize, size: usize, error: StoreError) {
         if chunk > 1 {
             let size = size.max(1);
@@ -302,7 +303,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         if size == 0
             && let Some(narrow) = &mut self.narrow
         {
-            // A half had to fail for this one; what is left of it may be good.
+            // One half failed because of this event. The rest of that half may be good.
             narrow.size = narrow.suspects;
         }
     }
@@ -312,8 +313,8 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         self.blame(chunk, 1, StoreError::Overflow { place });
     }
 
-    /// `change` with what the first `chunk` events add. `None`: it cannot be, and the lane knows
-    /// why.
+    /// `change` with what the first `chunk` events add. `None` means that this is impossible and
+    /// that the lane has been told why.
     fn with_values(&mut self, change: Change, chunk: usize) -> Result<Option<Change>, StoreError> {
         let cell = self.batch.cell;
         let values = self.front(chunk).map(|event| event.value);
@@ -358,8 +359,8 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         }
     }
 
-    /// A write was refused and taught something: it is composed anew, a few times. The first time
-    /// at once, unless others swapped the value meanwhile: they may be about to do so again.
+    /// Prepares to compose a refused write again, up to a limit. The first retry is immediate,
+    /// unless another process swapped the value meanwhile, which may happen again.
     async fn refused(&mut self, in_the_end: &StoreError) -> Step {
         let (patience, base, cap) = self.batch.cell.patience();
         if self.refusals >= patience {
@@ -377,7 +378,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
         Ok(())
     }
 
-    /// What to do about a write that was not refused but failed.
+    /// Decides what to do about a write that failed without being refused.
     fn judge_failure(&mut self, image: &Image, chunk: usize, error: StoreError) -> Step {
         match error {
             StoreError::InvalidValue { .. } => {
@@ -390,7 +391,7 @@ impl<'a, V: Sync, C: Cell<V>> RowLane<'a, V, C> {
                 let bytes = self.front(chunk).find_map(alone);
                 let reason = match bytes {
                     Some(bytes) => format!("{bytes} bytes by itself, over the item size limit"),
-                    // A row that was read, and would hold nothing else.
+                    // A row that was read, and that would hold nothing else.
                     None if C::READS && !image.is_begun => {
                         "over the item size limit by itself".to_owned()
                     }

@@ -1,8 +1,8 @@
 //! Exactly once: the ids of the events a row has taken are kept with the row.
 //!
-//! One conditional update takes events and ids together. What a row forgets of them is in pages of
-//! the marker table before. The argument why that is exact is in ARCHITECTURE.md; [`lane`] is its
-//! text in code.
+//! One conditional update writes events and ids together. Before a row drops ids, they are written
+//! to pages of the marker table. ARCHITECTURE.md has the argument why this is exact; [`lane`]
+//! implements it.
 
 mod cell;
 mod ids;
@@ -37,8 +37,8 @@ use ids::Id;
 use lane::{Event, RowLane};
 use row::Image;
 
-/// Applies each event to each of its keys at most once: distinct keys concurrently, the events
-/// of one key in order.
+/// Applies each event to each of its keys at most once. Distinct keys are written concurrently, the
+/// events of one key in order.
 pub(crate) async fn apply<V: Sync, C: Cell<V>>(
     batch: &OnceBatch<'_, C>,
     slots: &Slots,
@@ -46,7 +46,7 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
 ) -> Vec<Outcome> {
     let RowLanes { lanes, repeats } = RowLanes::of(events);
     let mut looks = match C::READS {
-        // Each reads its row anyway, when its turn comes.
+        // Every cell reads its row anyway, when its turn comes.
         true => HashMap::new(),
         false => batch.look(slots, lanes.iter().map(|(key, _)| *key)).await,
     };
@@ -96,12 +96,12 @@ pub(crate) async fn apply<V: Sync, C: Cell<V>>(
 }
 
 impl<C> OnceBatch<'_, C> {
-    /// The rows of `keys` that this process should read before it writes them, many in a request: as
-    /// they were a moment ago, which is enough.
+    /// Reads those rows of `keys` that this process should read before it writes them, many in one
+    /// request. The read is eventually consistent, which is enough.
     async fn look<'k>(&self, slots: &Slots, keys: impl Iterator<Item = &'k Key>) -> Looks {
         let wants = |key: &Key| match slots.of(key).try_lock() {
             Ok(known) => known.wants_a_read(self.table.options.row_budget),
-            // Another batch is about to know it.
+            // Another batch is about to read or write it.
             Err(_) => false,
         };
         let wanted: Vec<&Key> = keys.filter(|key| wants(key)).collect();
@@ -132,13 +132,13 @@ impl<C> OnceBatch<'_, C> {
     }
 }
 
-/// What rows were read as, or why they could not be.
+/// The rows as read, or why they could not be read.
 type Looks = HashMap<Key, Result<Arc<Image>, StoreError>>;
 
-/// A batch by rows.
+/// A batch, grouped by row.
 struct RowLanes<'a, V> {
     lanes: Vec<(&'a Key, Vec<Event<'a, V>>)>,
-    /// Entries that repeat an event's id on the same key, each with the place of the first.
+    /// Entries that repeat an event's id on the same key, each with the index of the first.
     repeats: Vec<(usize, usize)>,
 }
 

@@ -1,4 +1,4 @@
-//! Pages: where the ids go that a row forgets. How they are named, and what a row says of them.
+//! Pages, which take the ids that a row drops: their names, and what a row records about them.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,8 +8,8 @@ use murmur_state::{Key, PipelineName, Place, StoreError};
 use super::ids::Element;
 use crate::attribute::{Item, TOPS, number, wrong_shape};
 
-/// How much one page stands for: 2^level seconds of creation; below 0 the part of one second whose
-/// ids share their last −level bits.
+/// How much time one page covers: 2^level seconds of creation. A level below 0 covers the part of
+/// one second whose ids share their last −level bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Level(i8);
 
@@ -31,9 +31,9 @@ impl Level {
         }
     }
 
-    /// How many ids a page of this level should have where one of a longer time should have `target`.
-    /// The parts of a second are all written at every page-out: fewer of them cost less, until a
-    /// page takes more than the 4 KB that a read unit pays for.
+    /// How many ids a page of this level should have, if a page of a longer time should have
+    /// `target`. All parts of a second are written at every page-out, so fewer parts cost less,
+    /// until a page exceeds the 4 KB that one read unit covers.
     fn room(self, target: usize) -> usize {
         if self > Self(0) { target } else { 4 * target }
     }
@@ -43,20 +43,20 @@ impl Level {
         Self(i8::try_from(level).unwrap_or(0))
     }
 
-    /// So many levels coarser; finer where negative.
+    /// The level that is `by` coarser, or finer if negative.
     pub(crate) fn moved(self, by: i64) -> Self {
         Self::bounded(i64::from(self.0).saturating_add(by))
     }
 
-    /// The name of the page where an event of this second and id belongs, and the first second after
-    /// those that it stands for.
+    /// The name of the page for an event of this second and id, and the first second after the time
+    /// that the page covers.
     fn page(self, second: i64, id: &[u8]) -> (Vec<String>, i64) {
         let level = self.0.to_string();
         let Ok(finer) = u32::try_from(-i64::from(self.0)) else {
             let bucket = second >> self.0;
             return (vec![level, bucket.to_string()], (bucket + 1) << self.0);
         };
-        // The last bits differ also where ids are numbers or begin with a time.
+        // The last bits differ even if ids are numbers or begin with a time.
         let last = match id {
             [.., a, b] => u32::from(u16::from_be_bytes([*a, *b])),
             _ => 0,
@@ -72,9 +72,9 @@ impl Level {
 /// One page of a row.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Page {
-    /// What sets its key apart from those of other pages of the row.
+    /// Distinguishes its key from those of other pages of the row.
     name: Vec<String>,
-    /// The first second after those that it stands for; `None` for the page of one event without
+    /// The first second after the time that it covers, or `None` for the page of one event without
     /// a creation time.
     pub(crate) end: Option<i64>,
 }
@@ -110,8 +110,8 @@ impl Page {
     }
 }
 
-/// What a row says of its pages: for each level the last second of creation of any id that was
-/// ever paged out at it.
+/// What a row records about its pages: for each level, the last second of creation of any id that
+/// was ever paged out at it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Tops {
     seconds: BTreeMap<Level, i64>,
@@ -119,7 +119,7 @@ pub(crate) struct Tops {
     undated: bool,
 }
 
-/// How `tops` calls pages of events without a creation time.
+/// The name in `tops` for pages of events without a creation time.
 const UNDATED: &str = "undated";
 
 impl Tops {
@@ -162,7 +162,7 @@ impl Tops {
         AttributeValue::M(levels)
     }
 
-    /// `element` is in a page of `level`.
+    /// Records that `element` is in a page of `level`.
     pub(crate) fn note(&mut self, element: &Element, level: Level) {
         match element.second() {
             None => self.undated = true,
@@ -175,7 +175,7 @@ impl Tops {
         *top = second.max(*top);
     }
 
-    /// What either of the two says.
+    /// Adds everything that `other` records.
     pub(crate) fn merge(&mut self, other: &Self) {
         self.undated |= other.undated;
         for (level, second) in &other.seconds {
@@ -197,7 +197,7 @@ impl Tops {
         }
     }
 
-    /// The level of the last pages: of two that end alike, the finer.
+    /// The level of the last pages. If two levels end alike, the finer one.
     pub(crate) fn last(&self) -> Option<Level> {
         let mut last: Option<(Level, i64)> = None;
         for (level, second) in &self.seconds {
@@ -209,22 +209,22 @@ impl Tops {
     }
 }
 
-/// At which level this process pages a row's ids out, by how large its pages become.
+/// Chooses the level at which this process pages out a row's ids, by the size that its pages reach.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sizing {
     level: Option<Level>,
     /// The newest pages, and how many ids they had when they were last written.
     open: BTreeMap<Page, usize>,
-    /// How many pages in a row were left at less than half of what they should be.
+    /// How many consecutive pages ended at less than half of their target size.
     small: u32,
 }
 
-/// Pages in a row that were left too small, after which they stand for more.
+/// Consecutive pages that ended too small, after which the level becomes coarser.
 const PATIENCE: u32 = 3;
 
 impl Sizing {
-    /// The level for these elements: the one that was last found right, else the row's last, else
-    /// what their own seconds say.
+    /// The level for these elements: the level last found right, else the row's last, else the one
+    /// for the seconds of the elements.
     pub(crate) fn level(&mut self, tops: &Tops, elements: &[Element], target: usize) -> Level {
         if let Some(level) = self.level.or_else(|| tops.last()) {
             self.level = Some(level);
@@ -232,7 +232,7 @@ impl Sizing {
         }
         let seconds: Vec<i64> = elements.iter().filter_map(Element::second).collect();
         let (Some(first), Some(last)) = (seconds.iter().min(), seconds.iter().max()) else {
-            // Each has a page of its own, at whatever level.
+            // Each element has a page of its own, at any level.
             return Level(0);
         };
         let level = Level::of(seconds.len(), last - first, target);
@@ -240,7 +240,7 @@ impl Sizing {
         level
     }
 
-    /// These pages were written at the level, and have so many ids now.
+    /// Records that these pages were written at the level, and how many ids they now have.
     pub(crate) fn learn(&mut self, pages: BTreeMap<Page, usize>, target: usize) {
         let Some(level) = self.level else { return };
         let room = level.room(target).max(1);
@@ -248,7 +248,7 @@ impl Sizing {
         if largest > 2 * room {
             return self.finer((largest / room).ilog2());
         }
-        // A page of an earlier time than the newest is mostly as large as it gets.
+        // A page of an earlier time than the newest rarely grows any more.
         let newest = pages.keys().map(|page| page.end).max().flatten();
         self.open.extend(pages);
         let left = self.open.extract_if(.., |page, _| page.end < newest);
@@ -267,7 +267,7 @@ impl Sizing {
         }
     }
 
-    /// From now on pages stand for less: by so many levels.
+    /// Makes the level finer by `by`.
     pub(crate) fn finer(&mut self, by: u32) {
         self.move_by(-i64::from(by));
     }
@@ -380,8 +380,8 @@ mod tests {
 
     #[test]
     fn pages_become_as_large_as_they_should_be() {
-        // So many ids a page-out, at so many events a second: how many the pages hold in the end,
-        // and over how many levels they are spread.
+        // For so many ids a page-out and so many events a second: how many ids the pages hold in
+        // the end, and over how many levels they are spread.
         for ids in [1, 6, 24, 70] {
             for rate in [0.001, 0.02, 0.7, 20.0, 900.0] {
                 let (mut sizing, mut tops) = (Sizing::default(), Tops::default());

@@ -1,4 +1,4 @@
-//! A row and its pages as a past of writes leaves them, without a table.
+//! A row and its pages after a sequence of writes, without a table.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -12,8 +12,8 @@ use super::rules::Rules;
 use crate::attribute::{CUR, IDS, Item, PER, PK, PREV, TOPS, TTL, V, number, row_key};
 use crate::options::TableOptions;
 
-/// A row of totals and its pages, written by one process whose every write succeeds. For benchmarks:
-/// tables that look back on days are made of it, without the days.
+/// A row of totals and its pages, written by a single process whose writes all succeed. Benchmarks
+/// use it to make tables with days of history without waiting days.
 #[derive(Debug)]
 pub struct Past<'a> {
     pipeline: &'a PipelineName,
@@ -28,7 +28,7 @@ pub struct Past<'a> {
 }
 
 impl<'a> Past<'a> {
-    /// No past: there is no row.
+    /// No writes yet, and no row.
     pub fn none(pipeline: &'a PipelineName, table: &'a str, key: Key) -> Self {
         let TableOptions {
             rules, row_budget, ..
@@ -46,11 +46,12 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// The events of one batch: of each its id, when it was created, and what it adds.
+    /// Writes the events of one batch, each with its id, its creation time, and the number that it
+    /// adds.
     ///
     /// # Errors
     ///
-    /// If the row could not be read back.
+    /// If the row cannot be read back.
     pub fn write(&mut self, events: &[([u8; 16], Timestamp, i64)]) -> Result<(), StoreError> {
         for events in events.chunks(self.rules.ids_per_update) {
             self.value += events.iter().map(|(.., value)| value).sum::<i64>();
@@ -66,7 +67,7 @@ impl<'a> Past<'a> {
         Ok(())
     }
 
-    /// The process is another one from now on, which knows the row and nothing of its pages.
+    /// Continues as another process, which knows the row but not its pages.
     pub fn forget(&mut self) {
         self.sizing = Sizing::default();
     }
@@ -82,7 +83,7 @@ impl<'a> Past<'a> {
         next.is_begun = true;
         next.cur = new;
         self.image = next;
-        // Its size without ids is another one now.
+        // The size without ids has changed.
         self.image = Image::of(&Place::table("Past", self.table), &self.row())?;
         Ok(())
     }
@@ -104,7 +105,7 @@ impl<'a> Past<'a> {
         self.sizing.learn(written, self.rules.page_ids);
     }
 
-    /// What the row has counted.
+    /// The total in the row.
     pub fn value(&self) -> i64 {
         self.value
     }
@@ -132,7 +133,7 @@ impl<'a> Past<'a> {
         row
     }
 
-    /// When the first of the events was created whose ids are still in the row.
+    /// The creation time of the oldest event whose id is still in the row.
     pub fn reaches_back_to(&self) -> Option<Timestamp> {
         let ids = self.image.prev.iter().chain(&self.image.cur);
         ids.filter_map(Element::second)
@@ -140,7 +141,7 @@ impl<'a> Past<'a> {
             .map(Timestamp::from_secs)
     }
 
-    /// The pages that stand for anything from `first` on.
+    /// The pages that cover any time from `first` on.
     pub fn pages(&self, first: Timestamp) -> Vec<Item> {
         let page = |(page, ids): (&Page, &HashSet<Element>)| {
             let end = page.end.map(Timestamp::from_secs)?;

@@ -1,4 +1,4 @@
-//! What a row is read as, and what a process remembers of it between batches.
+//! A row as read, and what a process remembers of it between batches.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,27 +11,27 @@ use super::page::{Level, Sizing, Tops};
 use crate::attribute::{CUR, HOT, Item, LED, PER, PREV, integer, wrong_shape};
 use crate::recent::Recent;
 
-/// How many rows are remembered at least; at most twice as many.
+/// How many rows are remembered at least. At most twice as many are.
 const REMEMBERED: usize = 4096;
 
-/// How often a process tries in vain to move ids on before it leaves that to whose turn it is.
+/// How often a process tries in vain to move the ids on before it leaves that to the process whose
+/// turn it is.
 const TRIES: u32 = 3;
 
-/// Generations of ids over which also those move them on that have tried in vain before: whose turn it
-/// was has died.
+/// After this many generations of ids, processes that tried in vain before move the ids on as well,
+/// because the process whose turn it was has probably ended.
 const OVERDUE: usize = 4;
 
-/// A row as one answer told it, never pieced together of several.
+/// A row as one answer returned it, never combined from several answers.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) struct Image {
     /// How often its ids have moved on.
     pub(crate) per: u64,
-    /// Whether that is written in the row: not in one that is not there, or that only a ledger has
-    /// written.
+    /// Whether the row exists and holds that count. A row that only a ledger has written does not.
     pub(crate) is_begun: bool,
-    /// The ids it forgets when they move on the next time, in order.
+    /// The ids that the next move drops, in order.
     pub(crate) prev: Vec<Element>,
-    /// The ids that have come since they moved on, in order.
+    /// The ids added since the last move, in order.
     pub(crate) cur: Vec<Element>,
     pub(crate) tops: Tops,
     /// Bytes of the row without its ids.
@@ -39,7 +39,7 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// What `row` is; empty for none. Rows of other modes are refused.
+    /// The image of `row`, which is empty for no row. Rows of other modes are refused.
     pub(crate) fn of(place: &Place, row: &Item) -> Result<Self, StoreError> {
         if row.is_empty() {
             return Ok(Self::default());
@@ -64,7 +64,7 @@ impl Image {
         prev.sort_unstable();
         let mut cur = elements(place, row, CUR)?;
         cur.sort_unstable();
-        // A row is begun by ids, and ids move on only where there are some.
+        // A row with `per` has ids, and older ids exist only beside newer ones.
         if is_begun == cur.is_empty() || !is_begun && !prev.is_empty() {
             let expected = "the ids of the last events, where there is `per` and only there";
             return Err(wrong_shape(place, row, CUR, expected));
@@ -87,25 +87,25 @@ impl Image {
             .any(|ids| ids.binary_search(id).is_ok())
     }
 
-    /// Whether its ids have moved on once at the most since they had done so `per` times.
+    /// Whether its ids have moved on at most once since they had done so `per` times.
     pub(crate) fn is_within_one_of(&self, per: u64) -> bool {
         self.per == per || self.per == per.saturating_add(1)
     }
 
-    /// The bytes that one generation of ids may have in a row of `budget`: half of what the rest of
-    /// the row leaves, of as many budgets as leave a quarter of one.
+    /// The bytes that one generation of ids may take in a row of `budget`: half of the space that
+    /// the rest of the row leaves. It takes as many budgets as leave a quarter of one.
     fn half(&self, budget: usize) -> usize {
         let whole = (self.base + budget / 4).next_multiple_of(budget.max(1));
         (whole - self.base) / 2
     }
 
-    /// Whether `ids` more are not too many for one generation.
+    /// Whether `ids` more fit into one generation.
     pub(crate) fn has_room(&self, ids: usize, budget: usize) -> bool {
         (self.cur.len() + ids) * Element::BYTES <= self.half(budget)
     }
 }
 
-/// Whether a set holds ids without their seconds, as an earlier layout had them.
+/// Whether a set holds ids without their seconds, as in an earlier layout.
 fn has_ids_alone(row: &Item, set: &str) -> bool {
     match row.get(set) {
         Some(AttributeValue::Bs(ids)) => ids.iter().all(|id| id.as_ref().len() == 16),
@@ -113,24 +113,24 @@ fn has_ids_alone(row: &Item, set: &str) -> bool {
     }
 }
 
-/// What this process knows of a row.
+/// What this process knows about a row.
 #[derive(Debug, Default)]
 pub(crate) struct KnownRow {
-    /// The last answer that told it as a whole.
+    /// The last answer that returned the whole row.
     image: Option<Arc<Image>>,
-    /// How many ids this process has added since.
+    /// How many ids this process has added since then.
     added: usize,
-    /// Whether others have written it too since this process's turn before.
+    /// Whether other processes have also written the row since this process's previous turn.
     shared: bool,
     /// Whether it is this process's turn to move the ids on.
     is_due: bool,
-    /// How often in a row another process moved the ids on when this one tried to.
+    /// How often in succession another process moved the ids on when this one tried to.
     in_vain: u32,
-    /// Whether writes by what was remembered were refused: then reading first costs less.
+    /// Whether writes based on what was remembered were refused. Then reading first costs less.
     read_first: bool,
-    /// How often its ids had moved on when a batch came, until an answer tells it anew.
+    /// How often its ids had moved on when a batch started, until an answer tells it again.
     remembered: Option<u64>,
-    /// What of `prev` is in pages already.
+    /// The part of `prev` that is already in pages.
     pub(crate) paged: Paged,
     pub(crate) sizing: Sizing,
 }
@@ -139,7 +139,7 @@ pub(crate) struct KnownRow {
 #[derive(Debug, Default)]
 pub(crate) struct Paged {
     ids: HashSet<Element>,
-    /// What the row is to say of these pages.
+    /// What the row should record about these pages.
     pub(crate) tops: Tops,
 }
 
@@ -161,14 +161,15 @@ impl KnownRow {
         self.image.clone()
     }
 
-    /// A batch begins: whether it should read the row first.
+    /// Starts a batch. Returns whether the batch should read the row first.
     pub(crate) fn begin(&mut self, budget: usize) -> bool {
         self.remembered = self.image.as_ref().map(|image| image.per);
         self.wants_a_read(budget)
     }
 
-    /// Whether who comes next should read the row first: also where it may be time to move its ids
-    /// on, or too late, by what others have added. To page out for nothing costs more.
+    /// Whether the next batch should read the row first. It also should if the ids that other
+    /// processes have added may make it time to move the ids on, or too late, because paging out in
+    /// vain costs more.
     pub(crate) fn wants_a_read(&self, budget: usize) -> bool {
         let Some(image) = &self.image else {
             return true;
@@ -176,11 +177,11 @@ impl KnownRow {
         self.read_first || self.shared && !image.has_room(image.cur.len(), budget)
     }
 
-    /// The row as an answer tells it, after a write of `mine` ids where it is a write's. An answer
-    /// that may be older than what is known (`is_newest` is false) is passed over if it is.
+    /// Takes over the row from an answer; `mine` is the number of ids that this process wrote with
+    /// it. If `is_newest` is false the answer may be outdated, and is then ignored if it is.
     pub(crate) fn see(&mut self, image: Arc<Image>, mine: usize, is_newest: bool) {
         let Some(before) = &self.image else {
-            // Who began it may write it still.
+            // The process that began the row may still be writing it.
             self.shared = image.is_begun;
             self.image = Some(image);
             return;
@@ -205,7 +206,7 @@ impl KnownRow {
         self.image = Some(image);
     }
 
-    /// The row as the answer to a write that moved its ids on tells it.
+    /// Takes over the row from the answer to a write that moved its ids on.
     pub(crate) fn moved_on(&mut self, image: Arc<Image>) {
         self.paged = Paged::default();
         self.is_due = false;
@@ -214,14 +215,14 @@ impl KnownRow {
         self.image = Some(image);
     }
 
-    /// `ids` came by a write of which only that is known.
+    /// Records that a write added `ids`, when nothing else is known of it.
     pub(crate) fn added(&mut self, ids: usize) {
         self.added += ids;
     }
 
-    /// Among several writers the one whose `ids` took the row over three quarters of a generation
-    /// moves them on, so that not all of them try; if nobody does, the one that takes it over a whole
-    /// generation more, and so on.
+    /// Among several writers, the process whose `ids` took the row over three quarters of a
+    /// generation moves them on, so that not all of them try. If it does not, the process that
+    /// takes the row over a whole generation more does, and so on.
     pub(crate) fn look_whose_turn(&mut self, ids: usize, budget: usize) {
         let Some(image) = &self.image else { return };
         let half = image.half(budget).max(1);
@@ -230,7 +231,7 @@ impl KnownRow {
         self.is_due |= self.shared && lines(image.cur.len()) > lines(before);
     }
 
-    /// Whether the ids are to move on by the next write, of `ids` more.
+    /// Whether the next write, of `ids` more, should move the ids on.
     pub(crate) fn should_move_on(&self, ids: usize, budget: usize) -> bool {
         let Some(image) = &self.image else {
             return false;
@@ -244,13 +245,13 @@ impl KnownRow {
         image.is_begun && (self.is_due || is_over)
     }
 
-    /// Another process has moved the ids on while this one was at it. If that happens all the time, this one
-    /// leaves it to whose turn it is, until it is its own.
+    /// Records that another process moved the ids on while this one tried to. If this happens
+    /// repeatedly, this process waits until it is its turn.
     pub(crate) fn tried_in_vain(&mut self) {
         self.in_vain = self.in_vain.saturating_add(1);
     }
 
-    /// Whether the next write, of `ids`, should bring the row back whole.
+    /// Whether the next write, of `ids`, should return the whole row.
     pub(crate) fn wants_a_look(&self, ids: usize, budget: usize) -> bool {
         let Some(image) = &self.image else {
             return true;
@@ -260,8 +261,8 @@ impl KnownRow {
     }
 }
 
-/// The size of an item: names and values (Amazon DynamoDB Developer Guide, "DynamoDB item sizes
-/// and formats"). Attributes of other types than Murmur's count by their name only.
+/// The size of an item: names and values (Amazon DynamoDB Developer Guide, "DynamoDB item sizes and
+/// formats"). Attributes of types that Murmur does not write count by their name only.
 fn size(row: &Item) -> usize {
     row.iter()
         .map(|(name, value)| name.len() + size_of_value(value))
@@ -279,12 +280,13 @@ fn size_of_value(value: &AttributeValue) -> usize {
     }
 }
 
-/// What is known of a row, and the right to write it: one batch of this process at a time, in the
-/// order they came.
+/// What is known about a row, and the right to write it. One batch of this process holds it at a
+/// time, in the order in which they came.
 pub(crate) type Slot = Arc<tokio::sync::Mutex<KnownRow>>;
 
-/// The rows this process has written lately. A row forgotten while it is written is only written by
-/// two batches at a time then, and what keeps that right is in its conditions, not here.
+/// The rows this process has written lately. If a row is dropped while it is being written, two
+/// batches may write it at the same time. That is safe: the conditions of the writes ensure
+/// exactness, not this map.
 #[derive(Debug)]
 pub(crate) struct Slots {
     rows: Mutex<Recent<Key, Slot>>,
@@ -399,7 +401,7 @@ mod tests {
         let mut one = known(1, 20);
         one.added(20);
         assert!(!one.should_move_on(1, budget) && one.should_move_on(3, budget));
-        // A row whose value takes a budget gets another one.
+        // A row whose value takes a whole budget gets another one.
         let half = |base| {
             Image {
                 base,
@@ -423,7 +425,7 @@ mod tests {
         let mut alone = known(16, 20);
         see(&mut alone, 18, 2);
         assert!(!alone.should_move_on(1, budget), "nobody else writes it");
-        // The line is between 17 and 18 ids.
+        // The threshold is between 17 and 18 ids.
         let mut crosses = known(10, 20);
         see(&mut crosses, 18, 2);
         assert!(crosses.should_move_on(1, budget));

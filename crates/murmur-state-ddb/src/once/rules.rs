@@ -4,41 +4,41 @@ use murmur_state::HORIZON;
 
 /// The numbers of the exactly-once protocol. ARCHITECTURE.md has the argument for each.
 ///
-/// Only the horizon is a user's to choose, by [`Deduper::horizon`](crate::Deduper::horizon).
-/// Tests of Murmur's own change the others, to see that each matters.
+/// Users choose only the horizon, with [`Deduper::horizon`](crate::Deduper::horizon). Murmur's own
+/// tests change the others, to prove that each matters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(not(feature = "flaws"), expect(unreachable_pub, reason = "for tests"))]
 pub struct Rules {
-    /// How long after its creation an event may come.
+    /// How long after its creation an event may be delivered.
     pub horizon: Duration,
-    /// From which age on an event is not applied.
+    /// The age from which an event is not applied.
     pub too_old: Duration,
     /// How long after it was handed over an event without a creation time may be applied.
     pub undated: Duration,
-    /// How long before its `ttl` nothing is added to a row any more.
+    /// How long before its `ttl` a row stops taking additions.
     pub before_ttl: Duration,
-    /// How long a page lives after the last second it stands for.
+    /// How long a page is kept after the last second that it covers.
     pub page_life: Duration,
-    /// How many ids one update may carry.
+    /// How many ids one update may write.
     pub ids_per_update: usize,
     /// How many ids a page should have in the end.
     pub page_ids: usize,
-    /// From which age on a composed transaction of a ledger is composed anew instead of being sent.
+    /// The age from which a composed ledger transaction is composed again instead of being sent.
     pub recompose: Duration,
-    /// How long a ledger row outlives its last write at the least.
+    /// How long a ledger row is kept at least after its last write.
     pub ledger_life: Duration,
 }
 
-/// How long after the last write to a ledger row something older of its item may still be written
-/// that was read before: a page of a scan or an item that was looked up is written within an hour
-/// of the request, which may be under way for 15 minutes, and two clocks may be 45 minutes off each.
+/// How long after the last write to a ledger row an older state of its item may still be written. A
+/// page of a scan, or an item that was looked up, is written within an hour of the request; the
+/// request may take 15 minutes; and two clocks may be wrong by 45 minutes each.
 const LATE_READ: Duration = Duration::from_secs((60 + 15 + 2 * 45) * 60);
 
 impl Rules {
     pub(crate) fn of(horizon: Duration) -> Self {
         Self {
             horizon,
-            // 24 h 30 min of 26 h: the margin grows with the horizon.
+            // 24 h 30 min of 26 h. The margin grows with the horizon.
             too_old: horizon / 52 * 49,
             undated: (horizon / 26).min(Duration::from_secs(3600)),
             before_ttl: Duration::from_secs(2 * 3600),

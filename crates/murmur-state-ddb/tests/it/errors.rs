@@ -144,7 +144,7 @@ async fn refusals_become_what_the_caller_can_do() {
             Record,
             "empty string",
         ),
-        // Anything else is refused whatever the record.
+        // Anything else is refused for every record.
         (
             "ValidationException",
             "1 validation error detected: Value 'bad table ${Totals}' at 'tableName' failed to \
@@ -160,8 +160,8 @@ async fn refusals_become_what_the_caller_can_do() {
             Setup,
             "IndexName",
         ),
-        ("ValidationException", "", Setup, "whatever the record"),
-        ("SerializationException", "", Setup, "whatever the record"),
+        ("ValidationException", "", Setup, "for every record"),
+        ("SerializationException", "", Setup, "for every record"),
         ("SomethingNew", "nobody knows", Setup, "nobody knows"),
     ];
     for (code, message, fault, text) in cases {

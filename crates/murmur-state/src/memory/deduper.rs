@@ -10,14 +10,15 @@ use crate::dedup::{Claim, Deduper, Owner};
 use crate::error::StoreError;
 use crate::time::{Clock, Deadline, SystemClock, Timestamp};
 
-/// How long a [`MemoryDeduper`] remembers a claim unless told otherwise: a stream's 24 hours of
-/// retention twice over.
+/// The default time for which a [`MemoryDeduper`] remembers a claim: twice a stream's 24 hours of
+/// retention.
 const REMEMBERED: Duration = Duration::from_secs(48 * 3600);
 
-/// The marker table in this process: claims, markers of events taken, checkpoints. Clones share
-/// it. Claims expire by its clock, by which a ledger also knows which rows are past their `ttl`;
-/// the markers of exactly-once stay until it is dropped. It answers at once, so deadlines do not
-/// concern it.
+/// The marker table in memory: claims, markers of counted events, checkpoints. Clones share it.
+///
+/// Claims expire by its clock. A ledger uses the same clock to see which rows are past their `ttl`.
+/// The markers of exactly-once stay until it is dropped. It answers at once, so it ignores
+/// deadlines.
 #[derive(Clone)]
 pub struct MemoryDeduper {
     ttl: Duration,
@@ -33,12 +34,12 @@ pub(super) struct Marked {
 }
 
 impl MemoryDeduper {
-    /// An empty one that remembers claims for 48 hours of the machine's clock.
+    /// An empty marker table that remembers claims for 48 hours of the machine's clock.
     pub fn new() -> Self {
         Self::with_ttl(REMEMBERED, SystemClock::shared())
     }
 
-    /// An empty one that remembers claims for `ttl` by `clock`.
+    /// An empty marker table that remembers claims for `ttl` by `clock`.
     pub fn with_ttl(ttl: Duration, clock: Arc<dyn Clock>) -> Self {
         Self {
             ttl,

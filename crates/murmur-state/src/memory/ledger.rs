@@ -14,8 +14,8 @@ use crate::store::{
 use crate::time::{Clock, Deadline};
 
 impl<M: Group> MemoryStore<M> {
-    /// Makes an item contribute what `entry` says in place of what it contributed before: rows and
-    /// ledger change together, or not at all.
+    /// Replaces an item's contributions by those of `entry`. Rows and ledger change together or not
+    /// at all.
     fn turn(
         &self,
         inner: &mut Inner<M::Value>,
@@ -72,14 +72,14 @@ impl<M: Group> MemoryStore<M> {
         Ok(())
     }
 
-    /// Refuses an entry of more keys than an item may have.
+    /// Refuses an entry with more keys than an item may have.
     fn check_keys(&self, entry: &Replace<M::Value>) -> Result<(), StoreError> {
         let keys = entry.now.len() + entry.keep.len();
         match keys > MAX_KEYS {
             true => Err(StoreError::InvalidValue {
                 place: self.place.clone(),
                 reason: format!(
-                    "item {} has {keys} keys, and one of a ledger can have {MAX_KEYS}",
+                    "item {} has {keys} keys, and an item of a ledger can have at most {MAX_KEYS}",
                     entry.item
                 ),
                 source: None,
@@ -88,8 +88,9 @@ impl<M: Group> MemoryStore<M> {
         }
     }
 
-    /// Settles the item of `entry` just below it, if it has not yet and what it contributes is what it
-    /// was before the entry: no row changes. Whether it has settled now.
+    /// Settles the item of `entry` just below the entry's position, if it has not settled yet and
+    /// its contributions are those before the entry; no row changes. Returns whether the item has
+    /// settled.
     fn settles(&self, inner: &mut Inner<M::Value>, entry: &Replace<M::Value>, today: i64) -> bool {
         let known = inner.ledger.get(&entry.item);
         if known.is_some_and(|known| known.settled) {
@@ -117,7 +118,7 @@ impl<M: Group> MemoryStore<M> {
         true
     }
 
-    /// Whether two contributions are the same in all rows that are still there.
+    /// Whether two contributions are equal in all rows that still exist.
     fn is_same(&self, one: &[Add<M::Value>], other: &[Add<M::Value>], today: i64) -> bool {
         let identity = self.monoid.identity();
         let counts =
@@ -132,7 +133,7 @@ impl<M: Group> MemoryStore<M> {
         len == one.len() && other.all(|add| one.get(&add.key) == Some(&&add.value))
     }
 
-    /// A change of a settled item, as an event of its own.
+    /// A change of a settled item, as an event.
     fn event(
         &self,
         entry: &Replace<M::Value>,
@@ -159,7 +160,7 @@ impl<M: Group> MemoryStore<M> {
             let value = self.monoid.invert(&one.value);
             add(one, value.map_err(|Overflow| self.overflow(&one.key))?)?;
         }
-        // What was taken away and put back.
+        // Values that were taken away and put back.
         let identity = self.monoid.identity();
         let was_there = |key: &Key| change.before.iter().any(|add| add.key == *key);
         adds.retain(|add| add.value != identity || !was_there(&add.key));
@@ -171,7 +172,7 @@ impl<M: Group> MemoryStore<M> {
         })
     }
 
-    /// Counts a change of a settled item by its event's id.
+    /// Counts a change of a settled item by its event id.
     fn by_id(
         &self,
         inner: &mut Inner<M::Value>,
@@ -207,7 +208,7 @@ impl<M: Group> MemoryStore<M> {
         }
     }
 
-    /// What the ledger's table answers without anything being changed; `None` to go on.
+    /// The answer to an entry that changes nothing; `None` to continue.
     fn unchanged(known: Option<&LedgerEntry<M::Value>>, at: &Position) -> Option<Outcome> {
         match (known.map(|known| &known.at), at) {
             (Some(Position::Scan), Position::Scan) => Some(Outcome::Duplicate),
@@ -222,7 +223,7 @@ impl<M: Group> MemoryStore<M> {
         }
     }
 
-    /// Does `entries` in order; `enter` answers each, or fails by the error.
+    /// Processes `entries` in order; `enter` answers each, or fails with the error.
     fn in_order<E>(
         &self,
         entries: &[E],
@@ -258,7 +259,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
         items: &[Replace<M::Value>],
         _deadline: Deadline,
     ) -> Vec<Outcome> {
-        // State first, then markers, as `apply` does.
+        // State before markers, as in `apply`.
         let inner = &mut *self.lock();
         let marked = &mut *self.markers.lock();
         let clock = &*self.markers.clock;
@@ -272,7 +273,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
                     return Ok(outcome);
                 }
                 if self.settles(inner, entry, clock.now().as_secs()) {
-                    // Each counts by itself, so one that fails holds up nothing.
+                    // Each change counts by itself, so a failed one blocks no others.
                     let counted = self.by_id(inner, marked, bound.pipeline(), entry);
                     return Ok(counted.unwrap_or_else(Outcome::Failed));
                 }
@@ -310,7 +311,7 @@ impl<M: Group> Ledger<M> for MemoryStore<M> {
     ) -> Result<Listed<LedgerEntry<M::Value>>, StoreError> {
         let inner = self.lock();
         let of_segment = |known: &&LedgerEntry<M::Value>| {
-            // Unseeded, so that every listing divides the items alike.
+            // Unseeded, so that every listing divides the items in the same way.
             let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&known.item);
             hash % u64::from(segment.of().get()) == u64::from(segment.number())
         };

@@ -1,5 +1,4 @@
-//! How often, how fast and how long to try again. The crate of the schedule is named here and
-//! nowhere else.
+//! Number, pace and duration of retries. Only this file names the crate that computes the schedule.
 
 use std::time::Duration;
 
@@ -8,19 +7,20 @@ use backoff::backoff::Backoff;
 use crate::error::{Fault, OptionError};
 use crate::time::Random;
 
-/// How often, how fast and how long to try again.
+/// Number, pace and duration of retries.
 ///
-/// Waits are drawn with full jitter: uniformly from zero to `min(cap, base · 2ⁿ)`
-/// (AWS Architecture Blog, "Exponential Backoff And Jitter"). Transient failures (server errors,
-/// timeouts) are tried `max_attempts` times in all; contention (throttles, conflicts) spends only
-/// the time budget, and its waits begin at `contention_base`.
+/// Waits use full jitter: they are uniform between zero and `min(cap, base · 2ⁿ)` (AWS Architecture
+/// Blog, "Exponential Backoff And Jitter"). Transient failures (server errors, timeouts) get
+/// `max_attempts` attempts in all. Contention (throttles, conflicts) is limited by the budget only,
+/// and its waits begin at `contention_base`.
 ///
-/// The budget is the time that one operation may go without success: a request, or a batch of
-/// writes of which nothing gets done. Each success gives it back whole, so two outages shorter than
-/// the budget end nothing, however close they are. It is counted by monotonic time, which may stand
-/// still while a machine sleeps. Where that goes on while a process is suspended, an operation that
-/// wakes up more than two minutes past its budget has it once more: nothing is given up for the time
-/// in which it could not be tried.
+/// The budget is the time that one operation may go without success. An operation is a request, or
+/// a batch of writes of which none succeeds. Each success resets the budget, so two outages shorter
+/// than the budget end nothing, however close they are.
+///
+/// The budget is measured in monotonic time, which may stand still while a machine sleeps. Where
+/// monotonic time continues while a process is suspended, an operation that wakes up more than two
+/// minutes past its budget gets a second budget: it could not try in the meantime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
@@ -29,11 +29,12 @@ pub struct RetryPolicy {
     /// Upper bound of the first wait. Default 50 ms.
     pub base: Duration,
     /// Upper bound of the first wait after a throttle or a conflict. Default 500 ms: transactions
-    /// that meet on an item are cancelled, not queued, so those who come back soon only meet again.
+    /// that meet on an item are cancelled, not queued, so early retries only meet again.
     pub contention_base: Duration,
     /// Upper bound of every wait. Default 5 s.
     pub cap: Duration,
-    /// How long one operation may go without success, whatever its deadline. Default 60 s.
+    /// The longest time one operation may go without success, if its deadline is not earlier.
+    /// Default 60 s.
     pub budget: Duration,
 }
 
@@ -50,8 +51,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// For work that runs unattended, such as a bootstrap: attempts are not limited, only time is,
-    /// to 30 minutes without success; waits are at most 5 s.
+    /// For unattended work, such as a bootstrap: unlimited attempts, 30 minutes without success,
+    /// waits of at most 5 s.
     #[must_use]
     pub fn patient() -> Self {
         Self {
@@ -61,36 +62,36 @@ impl RetryPolicy {
         }
     }
 
-    /// The same with `max_attempts`.
+    /// Sets `max_attempts`.
     #[must_use]
     pub fn max_attempts(mut self, max_attempts: u32) -> Self {
         self.max_attempts = max_attempts;
         self
     }
 
-    /// The same with waits from `base`, doubling up to `cap`, after whatever failure.
+    /// Sets waits from `base`, doubling up to `cap`, after any failure.
     #[must_use]
     pub fn waits(mut self, base: Duration, cap: Duration) -> Self {
         (self.base, self.contention_base, self.cap) = (base, base, cap);
         self
     }
 
-    /// The same with waits after throttles and conflicts that begin at `base`.
+    /// Sets the first wait after throttles and conflicts.
     #[must_use]
     pub fn contention_base(mut self, base: Duration) -> Self {
         self.contention_base = base;
         self
     }
 
-    /// The same with a time budget.
+    /// Sets the time budget.
     #[must_use]
     pub fn budget(mut self, budget: Duration) -> Self {
         self.budget = budget;
         self
     }
 
-    /// The wait before trying again for the `round`-th time, counted from 0, after a failure of
-    /// this kind: drawn uniformly from zero to `min(cap, base · 2^round)`.
+    /// The wait before retry number `round`, counted from 0, after a failure of this kind: uniform
+    /// between zero and `min(cap, base · 2^round)`.
     pub fn wait(&self, round: u32, after: Fault, random: &Random) -> Duration {
         let base = match after {
             Fault::Contention => self.contention_base,
@@ -102,7 +103,7 @@ impl RetryPolicy {
         )
     }
 
-    /// Checks that the policy can be followed.
+    /// Checks that the policy can be used.
     ///
     /// # Errors
     ///
@@ -111,7 +112,7 @@ impl RetryPolicy {
         if self.max_attempts == 0 {
             return Err(OptionError::new(
                 "max_attempts",
-                "must be at least 1: the first try counts",
+                "must be at least 1; the first attempt counts",
             ));
         }
         for base in [self.base, self.contention_base] {
@@ -132,7 +133,7 @@ pub(super) struct FullJitter<'a> {
     policy: &'a RetryPolicy,
     random: &'a Random,
     pub(super) round: u32,
-    /// What failed last.
+    /// The last failure.
     after: Fault,
 }
 

@@ -1,17 +1,18 @@
-//! Whom a store's rows belong to.
+//! The owner of a store's rows.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::ids::PipelineName;
 
-/// The name of the ledger's delivery mode, as it stands in a [`Binding`].
+/// The name of the ledger's delivery mode in a [`Binding`].
 pub const LEDGER_MODE: &str = "ledger";
 
-/// Whom a store's rows belong to.
+/// The owner of a store's rows.
 ///
-/// Two pipelines, two versions of a definition or two modes on the same rows would each be wrong
-/// without a sign of it, so a store keeps this beside its rows and refuses whatever differs.
+/// If two pipelines, two versions of a definition or two modes used the same rows, the totals of
+/// both would be wrong, and nothing would reveal it. A store therefore keeps the binding beside its
+/// rows, and refuses another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
     /// The pipeline's name.
@@ -20,15 +21,16 @@ pub struct Binding {
     pub version: u32,
     /// Its delivery mode, for example `exactly-once`.
     pub mode: Arc<str>,
-    /// What of its definition decides what the rows hold, in words: window, retraction, monoid.
+    /// The part of its definition that decides what the rows hold, as text: window, retraction,
+    /// monoid.
     pub definition: Arc<str>,
-    /// The ARN of the stream its records come from; `None` as long as none came from a stream.
+    /// The ARN of the stream that its records come from; `None` until a record comes from a stream.
     pub stream: Option<Arc<str>>,
 }
 
 impl Binding {
-    /// Whether work under `other` may go on in rows bound by `self`: all is equal, or one of the
-    /// two names no stream.
+    /// Whether work under `other` may continue in rows bound by `self`: all fields are equal, or
+    /// one of the two names no stream.
     pub fn admits(&self, other: &Self) -> bool {
         let same_stream = match (&self.stream, &other.stream) {
             (Some(one), Some(two)) => one == two,
@@ -65,8 +67,8 @@ impl fmt::Display for Binding {
     }
 }
 
-/// The proof that a store's rows belong to a pipeline: what [`bind`] and [`check_binding`] answer, and
-/// what every call that works with the rows asks for. So a store cannot be used unbound by mistake.
+/// Proof that a store's rows belong to a pipeline. [`bind`] and [`check_binding`] return it, and
+/// every call that works with the rows requires it, so a store cannot be used unbound by mistake.
 ///
 /// Clones are cheap. One proof serves every stream of its pipeline.
 ///
@@ -76,24 +78,24 @@ impl fmt::Display for Binding {
 pub struct Bound(Arc<Binding>);
 
 impl Bound {
-    /// For stores, which answer it once they have seen that their rows belong to `binding`, and for tests
-    /// of stores. A pipeline gets it from the store.
+    /// For implementations of stores, which return it after they have checked that their rows
+    /// belong to `binding`, and for their tests. A pipeline gets the proof from the store.
     pub fn new(binding: Binding) -> Self {
         Self(Arc::new(binding))
     }
 
-    /// Whom the rows belong to.
+    /// The owner of the rows.
     pub fn binding(&self) -> &Binding {
         &self.0
     }
 
-    /// The pipeline they belong to.
+    /// The pipeline that owns the rows.
     pub fn pipeline(&self) -> &PipelineName {
         &self.0.pipeline
     }
 
-    /// The stream they belong to, as far as the call that answered this knows: `check_binding` says what
-    /// the store keeps, `bind` what it was called with.
+    /// The stream of the rows, as far as the call that returned the proof knows it: `check_binding`
+    /// returns the stored one, `bind` the one given to it.
     pub fn stream(&self) -> Option<&Arc<str>> {
         self.0.stream.as_ref()
     }

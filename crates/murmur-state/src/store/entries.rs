@@ -1,4 +1,4 @@
-//! What is written to stores, and what they answer.
+//! The input and output of stores.
 
 use std::num::NonZeroU32;
 
@@ -6,63 +6,65 @@ use crate::error::{Fault, StoreError};
 use crate::ids::{EventId, ItemId, Key, SequenceNumber};
 use crate::time::Timestamp;
 
-/// A value to be combined into one row.
+/// A value to combine into one row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Add<V> {
-    /// Which row.
+    /// The row.
     pub key: Key,
-    /// What is combined into it.
+    /// The value to combine into it.
     pub value: V,
-    /// When the row may be removed: seconds since the epoch, `None` for never. Exactly-once adds nothing
-    /// in the two hours before that ([`StoreError::RowEnds`]), so that the row is not made anew.
+    /// When the row may be removed: seconds since the epoch, `None` for never. Exactly-once adds
+    /// nothing in the two hours before that ([`StoreError::RowEnds`]), so that a removed row is not
+    /// created again.
     pub ttl: Option<i64>,
 }
 
-/// An event that each of its keys takes at most once.
+/// An event that counts at most once on each of its keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Once<V> {
-    /// What makes it the same event when it comes again.
+    /// The id that is the same on every delivery of the event.
     pub id: EventId,
-    /// When it was created, as its source says; `None` if the source does not say.
+    /// When it was created, if its source says.
     pub created: Option<Timestamp>,
-    /// When its source handed it over. An event without creation time may be given up an hour after
-    /// that, with [`StoreError::HeldTooLong`]: its source has it still.
+    /// When its source handed it over. An event without a creation time may fail with
+    /// [`StoreError::HeldTooLong`] an hour after that; its source still has it.
     pub handed_over: Timestamp,
-    /// What it adds, one entry per key. A second entry of the same key counts as a duplicate.
+    /// The values it adds, one per key. A second entry of the same key counts as a duplicate.
     pub adds: Vec<Add<V>>,
 }
 
-/// What one source item contributes from now on, in place of what it contributed before.
+/// The new contribution of a source item, in place of its previous one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Replace<V> {
     /// The item.
     pub item: ItemId,
-    /// Where this version of it was seen.
+    /// Where this version of the item was seen.
     pub at: Position,
-    /// When this version was made, as its source says; `None` if the source does not say.
+    /// When this version was made, if its source says.
     pub created: Option<Timestamp>,
-    /// All it contributes now, one entry per key; nothing for an item that is gone or skipped.
+    /// Everything the item contributes now, one entry per key; empty for an item that is gone or
+    /// skipped.
     pub now: Vec<Add<V>>,
-    /// What stays in the state for good, one entry per key, whatever becomes of the item: what it
-    /// contributed last, where Time to Live removed it and what has expired is to go on counting.
-    /// Mostly nothing.
+    /// Contributions that stay in the state for good, one entry per key, independent of the item's
+    /// later changes: its last contributions, if Time to Live removed it and expired items keep
+    /// counting. Mostly empty.
     pub keep: Vec<Add<V>>,
-    /// The change that this is, by which an item settles and counts once it has settled; `None` for
-    /// what a scan found, and where nothing tells what the item was before.
+    /// The change itself, by which an item settles, and counts after it has settled. `None` for
+    /// scanned items, and if the state before the change is unknown.
     pub change: Option<ItemChange<V>>,
 }
 
-/// A change of an item as an event of its own, which says what the item was before.
+/// A change of an item as an event, with the state before it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemChange<V> {
-    /// What makes it the same event when it comes again.
+    /// The id that is the same on every delivery of the event.
     pub id: EventId,
-    /// When its source handed it over, as [`Once::handed_over`].
+    /// When its source handed it over, as in [`Once::handed_over`].
     pub handed_over: Timestamp,
-    /// All the item contributed before the change, one entry per key, by the same function of its
-    /// image as [`Replace::now`] is of the new one.
+    /// Everything the item contributed before the change, one entry per key; computed from the old
+    /// image by the same function as [`Replace::now`] from the new one.
     pub before: Vec<Add<V>>,
-    /// Whether the item is to settle by this change, if it has not yet.
+    /// Whether the item settles by this change, unless it has settled before.
     pub settles: bool,
 }
 
@@ -71,29 +73,31 @@ pub struct ItemChange<V> {
 pub struct LedgerEntry<V> {
     /// The item.
     pub item: ItemId,
-    /// Another one with every change, also after the item was forgotten: what [`Mend`] goes by.
+    /// Differs after every change, also after the item was removed from the ledger; [`Mend`]
+    /// compares it.
     pub version: u64,
-    /// Where its newest version was seen; of a settled item, up to where changes have counted.
+    /// Where its newest version was seen. For a settled item: the position up to which changes have
+    /// counted.
     pub at: Position,
-    /// Whether it has settled: what it contributes is not known here any more, and its changes after
-    /// [`at`](LedgerEntry::at) count by themselves.
+    /// Whether it has settled: its contributions are no longer known, and its changes after
+    /// [`at`](LedgerEntry::at) count as events.
     pub settled: bool,
-    /// What it contributes; nothing for a settled item.
+    /// Its contributions; empty for a settled item.
     pub now: Vec<Add<V>>,
-    /// What earlier items of its name contribute for good, one entry per key; what its rows no
-    /// longer hold, since their `ttl` has passed, may be left out.
+    /// Contributions that earlier items of this name made for good, one entry per key.
+    /// Contributions to rows whose `ttl` has passed may be left out.
     pub kept: Vec<Add<V>>,
 }
 
-/// What an item is found to contribute when it is looked up in its table.
+/// A repair: the contributions of an item as a look-up in its table found it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mend<V> {
     /// The item.
     pub item: ItemId,
-    /// The version of what the ledger knew of it *before* the item was looked up; `None` if that
-    /// was nothing.
+    /// The version that the ledger had *before* the item was looked up; `None` if it had none.
     pub over: Option<u64>,
-    /// All it contributes as it was found, one entry per key; nothing for an item that is gone.
+    /// Everything the item contributes as it was found, one entry per key; empty for an item that
+    /// is gone.
     pub now: Vec<Add<V>>,
 }
 
@@ -111,16 +115,16 @@ pub struct StateRow<V> {
 /// A part of a listing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listed<T> {
-    /// The entries; there may be none although more follow.
+    /// The entries. The list may be empty although more parts follow.
     pub entries: Vec<T>,
-    /// What the next part is asked for with; `None` if this is the last.
+    /// Asks for the next part; `None` if this is the last.
     pub next: Option<String>,
-    /// What reading it cost in read units, where the store knows.
+    /// The cost of the part in read units, if the store knows it.
     pub read_units: Option<f64>,
 }
 
-/// One of the segments of a listing, which are listed side by side: each has its own `after`.
-/// Together they hold every entry once.
+/// One segment of a listing. Segments are listed concurrently, each with its own `after`; together
+/// they hold every entry once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListSegment {
     number: u32,
@@ -128,23 +132,23 @@ pub struct ListSegment {
 }
 
 impl ListSegment {
-    /// The only segment of a listing that is not divided.
+    /// The only segment of an undivided listing.
     pub const WHOLE: Self = Self {
         number: 0,
         of: NonZeroU32::MIN,
     };
 
-    /// All segments of a listing that is divided into `of`; DynamoDB takes up to 1,000,000.
+    /// All segments of a listing divided into `of`; DynamoDB takes up to 1,000,000.
     pub fn all(of: NonZeroU32) -> impl Iterator<Item = Self> {
         (0..of.get()).map(move |number| Self { number, of })
     }
 
-    /// Which one it is, counted from 0.
+    /// Its number, counted from 0.
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// How many there are.
+    /// The number of segments in the listing.
     pub fn of(&self) -> NonZeroU32 {
         self.of
     }
@@ -153,18 +157,18 @@ impl ListSegment {
 /// Where a version of an item was seen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
-    /// In a scan of the table, which no sequence number orders against the stream.
+    /// In a scan of the table; its order relative to the stream is unknown.
     Scan,
     /// In the stream, at this sequence number.
     Stream(SequenceNumber),
 }
 
-/// What became of one entry of a batch.
+/// The outcome of one entry of a batch.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// It is in the state now.
+    /// It was added to the state.
     Applied,
-    /// It was in the state already, on every key; nothing changed.
+    /// It was in the state before, on every key; nothing changed.
     Duplicate,
     /// A later version of its item is in the state; nothing changed.
     Superseded,
@@ -175,9 +179,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Becomes the worse of the two, for an entry of several parts: it is [`Duplicate`] only if
-    /// every part is, and done only if every part is. Among failures, one that is not the
-    /// entry's own fault is the worse, since the entry has to come again.
+    /// Keeps the worse of the two, for an entry of several parts. The entry is [`Duplicate`] only
+    /// if every part is, and done only if every part is done. Of two failures, one that is not the
+    /// entry's own fault is worse, since the entry must be delivered again.
     ///
     /// [`Duplicate`]: Outcome::Duplicate
     pub fn worsen(&mut self, by: &Self) {

@@ -6,20 +6,21 @@ use crate::error::StoreError;
 use crate::monoid::Monoid;
 use crate::time::Deadline;
 
-/// A store that knows which events a row has taken, by a marker table of its own.
+/// A store with a marker table, which knows the events that each row has counted.
 ///
-/// Every call but the first names the proof that the rows belong to its pipeline ([`Bound`]).
+/// Every call but the first requires the proof that the rows belong to its pipeline ([`Bound`]).
 ///
 /// # Contract
 ///
-/// Each key of an event takes it at most once, however often, in whatever company and from
-/// however many callers at a time it is sent. An event is [`Outcome::Applied`] once every key
-/// has it and at least one took it now, [`Outcome::Duplicate`] if every key had it before.
-/// Sending the same events again after any failure is safe and finishes what was begun.
+/// Each key of an event counts it at most once, no matter how often, in which batches and by how
+/// many concurrent callers it is sent. An event is [`Outcome::Applied`] when every key has counted
+/// it and at least one of them did so in this call; it is [`Outcome::Duplicate`] if every key had
+/// counted it before. After any failure, sending the same events again is safe and finishes the
+/// work.
 ///
 /// # Ordering, Atomicity, Errors
 ///
-/// As for [`Store`]. Keys of one event are exact each by itself, not atomic together.
+/// As for [`Store`]. Each key of an event is exact by itself; several keys are not atomic together.
 ///
 /// # Cancel safety
 ///
@@ -30,15 +31,15 @@ use crate::time::Deadline;
     note = "give the store a marker table where it is made: `.markers(\"TABLE\")`"
 )]
 pub trait ExactlyOnce<M: Monoid>: Store<M> {
-    /// The store's marker table as a place for checkpoints.
+    /// The store's marker table as a checkpoint store.
     fn checkpoints(&self) -> Arc<dyn Checkpoints>;
 
-    /// Makes the store's rows belong to `binding`, or sees that they do, and answers the proof. A stream
-    /// named for the first time is added to what is kept.
+    /// Binds the store's rows to `binding`, or checks that they are bound so, and returns the
+    /// proof. A stream that is named for the first time is added to the stored binding.
     ///
     /// # Errors
     ///
-    /// [`StoreError::OtherOwner`] if they belong to something [else](Binding::admits);
+    /// [`StoreError::OtherOwner`] if the rows belong to [another](Binding::admits) binding;
     /// [`StoreError::Setup`] if the marker table cannot serve this store. Nothing is written then.
     ///
     /// # Cancel safety
@@ -50,13 +51,13 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Bound, StoreError>> + Send;
 
-    /// Sees that the store's rows belong to `binding`, as [`bind`](Self::bind) does, and writes
-    /// nothing: for callers that only compare, or mend what a pipeline has written. The proof names the
-    /// stream that they belong to, if one was ever named.
+    /// Checks that the store's rows are bound to `binding`, as [`bind`](Self::bind) does, and
+    /// writes nothing: for callers that only compare or repair. The proof names the stream of the
+    /// rows, if one was ever named.
     ///
     /// # Errors
     ///
-    /// As `bind`; and [`StoreError::Setup`] if they were never bound.
+    /// As for `bind`; also [`StoreError::Setup`] if they were never bound.
     ///
     /// # Cancel safety
     ///
@@ -67,7 +68,7 @@ pub trait ExactlyOnce<M: Monoid>: Store<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Bound, StoreError>> + Send;
 
-    /// Applies each event to each of its keys at most once.
+    /// Applies each event at most once to each of its keys.
     fn apply(
         &self,
         bound: &Bound,

@@ -6,17 +6,17 @@ use crate::ids::ItemId;
 use crate::monoid::Group;
 use crate::time::Deadline;
 
-/// The most keys that one item of a ledger may contribute to. An item that moves from as many to
-/// as many others still fits one transaction of 100 actions, its ledger row included (Amazon
+/// The largest number of keys that one item of a ledger may contribute to. An item that moves from
+/// 49 keys to 49 others fits one transaction of 100 actions, including its ledger row (Amazon
 /// DynamoDB API Reference, TransactWriteItems).
 pub const MAX_KEYS: usize = 49;
 
-/// A store that knows what each source item contributes: scan and stream may overlap.
+/// A store that knows the contributions of each source item, so that scan and stream may overlap.
 ///
 /// # Contract
 ///
-/// With ∅ for "never seen", S(c) for "contributes c, seen by a scan" and T(s, c) for
-/// "contributes c, seen in the stream at s", an entry with contribution n does this:
+/// ∅ stands for "never seen", S(c) for "contributes c, seen by a scan" and T(s, c) for "contributes
+/// c, seen in the stream at s". An entry with contribution n has this effect:
 ///
 /// | known | at `Scan` | at `Stream(s)` |
 /// |---|---|---|
@@ -25,56 +25,66 @@ pub const MAX_KEYS: usize = 49;
 /// | T(s′, c), s > s′ | unchanged | T(s, n), n − c |
 /// | T(s′, c), s ≤ s′ | unchanged | unchanged |
 ///
-/// "Unchanged" is answered [`Outcome::Duplicate`] where the same position or another scan was
-/// there before, else [`Outcome::Superseded`]. At all times a row's value is the sum of the
-/// contributions that name its key, kept ones included.
+/// "Unchanged" is answered as [`Outcome::Duplicate`] if the same position, or another scan, was
+/// there before, and as [`Outcome::Superseded`] otherwise. A row's value is always the sum of the
+/// contributions that name its key, including kept ones.
 ///
-/// Where the table says "T(s, n)", what the entry [keeps](Replace::keep) is added too, and goes on
-/// contributing whatever becomes of the item.
+/// Where the table says "T(s, n)", the entry's [kept](Replace::keep) contributions are added too,
+/// and stay for good.
 ///
-/// What an item contributed to a row whose `ttl` has passed stays there: the row may be gone, and
-/// must not come back below nothing.
+/// A contribution to a row whose `ttl` has passed is not taken back: the row may be gone, and would
+/// be created again with a negative value.
 ///
-/// # What settles
+/// # Settling
 ///
-/// An item leaves the ledger by a change with [`settles`](super::ItemChange::settles) that its known position
-/// does not have yet. G(p) stands for "settled at p": the rows hold what the item was at p, what that
-/// is has been forgotten, and changes after p count by their event id, as in [`ExactlyOnce`].
+/// An item leaves the ledger by a change with [`settles`](super::ItemChange::settles) that is newer
+/// than the item's known position. G(p) stands for "settled at p": the rows include the item's
+/// contributions at p, the ledger no longer knows them, and changes after p count by their event
+/// id, as in [`ExactlyOnce`].
 ///
-/// | known | entry at s | what is done |
+/// | known | entry at s | effect |
 /// |---|---|---|
-/// | ∅, S(c), T(s′, c) with s > s′, where c = [`before`](super::ItemChange::before) | settles | G(just below s), and no row changes; then as on G |
+/// | ∅, S(c), T(s′, c) with s > s′, where c = [`before`](super::ItemChange::before) | settles | G(just below s), and no row changes; then as for G |
 /// | the same, where c ≠ `before` | settles | G(s), n − c |
 /// | G(p), s ≤ p | | unchanged |
-/// | G(p), s > p | with a [`change`](Replace::change) | `now` and `keep` less `before`, once per key and event id |
-/// | G(p), s > p | without | [`StoreError::Setup`]: nothing tells what it was before |
+/// | G(p), s > p | with a [`change`](Replace::change) | `now` and `keep` minus `before`, once per key and event id |
+/// | G(p), s > p | without | [`StoreError::Setup`]: the state before the change is unknown |
 /// | G(p) | at `Scan` | unchanged |
 ///
-/// A settled item is never forgotten, and never mended. Its changes count each by itself, so that one
-/// which fails holds up nothing. Where a change of it fails by the record's own fault for a reason that
-/// lies not in the entry alone (a sum out of range), that is answered as a [`StoreError::Setup`]: it must
-/// not be passed over, because the item's next change takes back what this one should have added. What
-/// comes too late ([`TooOld`](StoreError::TooOld), [`RowEnds`](StoreError::RowEnds)) is answered as such,
-/// and is lost for good if it is passed over; so no item is marked by an entry that may soon be too old.
+/// A settled item is never removed from the ledger, and never repaired. Each of its changes counts
+/// by itself, so a failed one blocks no others.
 ///
-/// # What is forgotten
+/// If a change of a settled item fails by the record's own fault for a reason that does not lie in
+/// the entry alone (a sum out of range), the answer is a [`StoreError::Setup`]: the change must not
+/// be passed over, because the item's next change takes back what this one should have added. A
+/// change that is too late ([`TooOld`](StoreError::TooOld), [`RowEnds`](StoreError::RowEnds)) is
+/// answered as such, and is lost for good if it is passed over. For this reason, an entry that may
+/// soon be too old settles no item.
 ///
-/// A store may forget an item (∅ again) from 48 hours after its last write on, when it contributes
-/// nothing, kept or not, or only to rows whose `ttl` has passed. No older version of it may come
-/// after that. So a store that forgets refuses, as [`StoreError::TooOld`], an entry from the stream
-/// that meets ∅ and was [created](Replace::created) more than [`EVENT_LIFE`](super::EVENT_LIFE) ago; and whoever scans
-/// a table or looks items up must write what it found within an hour, or not at all.
+/// # Removal from the ledger
+///
+/// A store may remove an item (∅ again) 48 hours after its last write if the item contributes
+/// nothing, kept or not, or contributes only to rows whose `ttl` has passed. No older version of
+/// the item may arrive after that. A store that removes items therefore makes two demands:
+///
+/// - It refuses an entry from the stream as [`StoreError::TooOld`] if it meets ∅ and was
+///   [created](Replace::created) more than [`EVENT_LIFE`](super::EVENT_LIFE) ago.
+/// - Callers that scan a table or look items up must write what they find within an hour, or not at
+///   all.
 ///
 /// # Atomicity
 ///
-/// An item's contribution and all rows it changes are changed together or not at all.
+/// An item's contribution and all rows that it affects change together or not at all.
 ///
 /// # Errors
 ///
-/// As for [`ExactlyOnce`]; in addition, an entry with more than [`MAX_KEYS`] keys, kept ones
-/// included, fails with [`StoreError::InvalidValue`], and what holds up later entries of a key
-/// holds up those of the same item: one that came before an entry that [keeps](Replace::keep)
-/// something would make that entry an older one, which keeps nothing.
+/// As for [`ExactlyOnce`], and:
+///
+/// - An entry with more than [`MAX_KEYS`] keys, including kept ones, fails with
+///   [`StoreError::InvalidValue`].
+/// - A failure that blocks later entries of a key also blocks later entries of the same item. If a
+///   later entry were written first, an earlier one that [keeps](Replace::keep) something would be
+///   superseded, and would keep nothing.
 ///
 /// # Cancel safety
 ///
@@ -86,7 +96,7 @@ pub const MAX_KEYS: usize = 49;
             `Int64SumStore` keeps a ledger"
 )]
 pub trait Ledger<M: Group>: ExactlyOnce<M> {
-    /// Makes each item contribute what its entry says.
+    /// Replaces the contributions of each entry's item.
     fn replace(
         &self,
         bound: &Bound,
@@ -94,7 +104,7 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Vec<Outcome>> + Send;
 
-    /// What is known of each of `items`, in their order: `None` for ∅.
+    /// The ledger's entry for each of `items`, in their order; `None` for ∅.
     ///
     /// # Errors
     ///
@@ -110,8 +120,8 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<Vec<Option<LedgerEntry<M::Value>>>, StoreError>> + Send;
 
-    /// A part of the items that are known in `segment`, as [`Read::list`](super::Read::list) lists rows. A listing goes
-    /// on with the same number of segments that it began with.
+    /// Lists the items in `segment` in parts, like [`Read::list`](super::Read::list). A listing
+    /// must continue with the number of segments that it began with.
     ///
     /// # Errors
     ///
@@ -127,8 +137,9 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         after: Option<&str>,
     ) -> impl Future<Output = Result<Listed<LedgerEntry<M::Value>>, StoreError>> + Send;
 
-    /// Lets items settle from now on: says so beside the rows, for good. Processes that
-    /// ask hear of it; it is a hint, and every entry is right whether or not its process has heard.
+    /// Lets items settle from now on, for good; this is written beside the rows. Processes that
+    /// read it use it as a hint: every entry is handled correctly no matter whether its process has
+    /// read it.
     ///
     /// # Errors
     ///
@@ -143,11 +154,11 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<(), StoreError>> + Send;
 
-    /// Whether [`settle`](Ledger::settle) was said.
+    /// Whether [`settle`](Ledger::settle) was called.
     ///
     /// # Errors
     ///
-    /// The store's.
+    /// The store's errors.
     ///
     /// # Cancel safety
     ///
@@ -158,14 +169,14 @@ pub trait Ledger<M: Group>: ExactlyOnce<M> {
         deadline: Deadline,
     ) -> impl Future<Output = Result<bool, StoreError>> + Send;
 
-    /// Makes each item contribute what it was found to contribute, where it was seen staying
-    /// what it was (∅ becomes S(now)), and what is kept staying kept; [`Outcome::Superseded`],
-    /// and no change, if the ledger knows another version than [`over`](Mend::over), or if the item
-    /// has settled.
+    /// Repairs items: replaces each item's contributions by those that were found. The position at
+    /// which the item was seen stays (∅ becomes S(now)), and so do kept contributions. The answer
+    /// is [`Outcome::Superseded`], and nothing changes, if the ledger has another version than
+    /// [`over`](Mend::over), or if the item has settled.
     ///
-    /// Right whatever live is doing meanwhile, if the item was looked up, consistently, *after*
-    /// that version was read: what changed the item later comes from the stream and replaces what
-    /// is written here.
+    /// This is correct during stream processing if the item was looked up by a consistent read
+    /// *after* that version was read: a later change of the item comes from the stream, and
+    /// replaces what is written here.
     ///
     /// # Errors, Cancel safety
     ///

@@ -1,7 +1,7 @@
-//! An answer of GetRecords that the SDK cannot read: read here, record by record.
+//! Reads an answer of GetRecords that the SDK cannot parse, record by record.
 //!
-//! The SDK gives up on a whole answer for one record it does not understand. DynamoDB Local 3.1.0
-//! writes an empty map as `{}`, without a type, which is such a record.
+//! The SDK fails a whole answer for one record that it does not understand. DynamoDB Local 3.1.0
+//! writes an empty map as `{}`, without a type, which makes such a record.
 
 use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
 use serde_dynamo::{AttributeValue, Item};
@@ -9,8 +9,8 @@ use serde_json::{Map, Value};
 
 use super::convert::{self, Answer, Faults};
 
-/// The records of a body and where to read on; `None` if it is no answer of GetRecords at all. A
-/// record that cannot be read comes as one that says so.
+/// The records of a body and where to read on, or `None` if it is not an answer of GetRecords at
+/// all. A record that cannot be read is marked as unreadable.
 pub(super) fn read(body: &[u8], arn: &str) -> Option<Answer> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let fields = body.as_object()?;
@@ -32,7 +32,7 @@ fn record(value: &Value, arn: &str) -> EventRecord {
     event.event_id = faults.required("eventID", id);
     let name = faults.note(text(fields, "eventName"));
     event.event_name = faults.required("eventName", name);
-    // What no handler needs is no fault.
+    // A field that no handler needs is no fault.
     event.event_version = text(fields, "eventVersion").unwrap_or_default();
     event.event_source = text(fields, "eventSource").unwrap_or_default();
     let region = text(fields, "awsRegion").ok().flatten();
@@ -42,7 +42,7 @@ fn record(value: &Value, arn: &str) -> EventRecord {
     let change = faults.note(object(change, "`dynamodb`"));
     let change = change.unwrap_or(&nothing);
     let created = faults.note(number(change, "ApproximateCreationDateTime", |number| {
-        // Beyond what an `i64` holds it saturates, and no date can show it.
+        // A value beyond `i64` saturates; no date can show it.
         number.as_f64().map(|seconds| seconds.floor() as i64)
     }));
     event.change.approximate_creation_date_time = convert::created(created);
@@ -65,7 +65,7 @@ fn object<'a>(value: &'a Value, what: &str) -> Result<Option<&'a Map<String, Val
     match value {
         Value::Object(fields) => Ok(Some(fields)),
         Value::Null => Err(format!("{what} is missing")),
-        _ => Err(format!("{what} is no JSON object")),
+        _ => Err(format!("{what} is not a JSON object")),
     }
 }
 
@@ -73,7 +73,7 @@ fn text(fields: &Map<String, Value>, name: &str) -> Result<Option<String>, Strin
     match fields.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(format!("`{name}` is no text")),
+        Some(_) => Err(format!("`{name}` is not text")),
     }
 }
 
@@ -88,7 +88,7 @@ fn number(
     };
     number
         .map(Some)
-        .ok_or_else(|| format!("`{name}` is no number as DynamoDB writes it"))
+        .ok_or_else(|| format!("`{name}` is not a number in the form of DynamoDB"))
 }
 
 fn identity(fields: &Map<String, Value>) -> Result<Option<UserIdentity>, String> {
@@ -118,7 +118,7 @@ fn item(change: &Map<String, Value>, name: &str) -> Result<Option<Item>, String>
 fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> {
     let fields = value
         .as_object()
-        .ok_or_else(|| format!("attribute `{path}` is no JSON object"))?;
+        .ok_or_else(|| format!("attribute `{path}` is not a JSON object"))?;
     let mut typed = fields.iter().filter(|(_, value)| !value.is_null());
     match (typed.next(), typed.next()) {
         (None, _) => Err(format!(

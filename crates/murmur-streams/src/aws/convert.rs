@@ -1,4 +1,4 @@
-//! From the SDK's types to Lambda's and ours.
+//! Converts the SDK's types to Lambda's and this crate's.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,14 +13,14 @@ use serde_dynamo::Item;
 use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};
 use crate::error::StreamError;
 
-/// What one answer of GetRecords holds.
+/// The contents of one answer of GetRecords.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) records: Vec<EventRecord>,
     pub(super) next: Option<String>,
 }
 
-/// What keeps a record from being read, while the rest of it is read all the same.
+/// Faults of a record that make parts of it unreadable, while the rest is read all the same.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     first: Option<String>,
@@ -29,7 +29,7 @@ pub(super) struct Faults {
 }
 
 impl Faults {
-    /// What was read, or nothing; of several faults the first is told.
+    /// The value that was read, or a default. The first of several faults is reported.
     pub(super) fn note<T: Default>(&mut self, read: Result<T, String>) -> T {
         read.unwrap_or_else(|reason| {
             self.first.get_or_insert(reason);
@@ -37,7 +37,7 @@ impl Faults {
         })
     }
 
-    /// A text that no record is without.
+    /// A text that every record has.
     pub(super) fn required(&mut self, name: &str, text: Option<String>) -> String {
         self.note(text.ok_or_else(|| format!("`{name}` is missing")))
     }
@@ -52,8 +52,8 @@ impl Faults {
         image(read, &mut self.old)
     }
 
-    /// Marks a record that could not be read, and one whose images could not; `view_type` is what
-    /// the record says which images it carries.
+    /// Marks a record that could not be read, or whose images could not. `view_type` is the
+    /// record's own view type.
     pub(super) fn tell(self, event: &mut EventRecord, view_type: Option<&str>) {
         let unreadable = |reason: &str| format!("{UNREADABLE}{reason}");
         if let Some(reason) = &self.first {
@@ -79,8 +79,8 @@ fn image(read: Result<Option<Item>, String>, note: &mut ImageNote) -> Item {
     image
 }
 
-/// A record as Lambda hands it to a function; one that cannot be understood comes as one that
-/// says so.
+/// A record as Lambda passes it to a function. A record that cannot be understood is marked as
+/// unreadable.
 pub(super) fn record(record: types::Record, arn: &str) -> EventRecord {
     let mut faults = Faults::default();
     let mut event = EventRecord::default();
@@ -118,7 +118,7 @@ pub(super) fn record(record: types::Record, arn: &str) -> EventRecord {
     event
 }
 
-/// Whole seconds, as Lambda gives them; 1970 where the record does not say.
+/// Whole seconds, as Lambda gives them, or 1970 if the record has none.
 pub(super) fn created(seconds: Option<i64>) -> chrono::DateTime<chrono::Utc> {
     seconds
         .and_then(|seconds| chrono::DateTime::from_timestamp(seconds, 0))
@@ -224,7 +224,7 @@ fn item(
     let Some(attributes) = attributes else {
         return Ok(None);
     };
-    // The conversion panics on a form it does not know.
+    // The conversion panics on an unknown type.
     match attributes.iter().find(|(_, value)| !is_known(value)) {
         Some((name, _)) => Err(format!("attribute `{image}.{name}` is of an unknown type")),
         None => Ok(Some(attributes.into())),

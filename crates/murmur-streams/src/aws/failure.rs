@@ -1,4 +1,4 @@
-//! From the SDK's errors to ours: one place.
+//! Translates the SDK's errors into this crate's. No other module does.
 
 use std::error::Error;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use murmur_state::{CallFailure, Cause};
 
 use crate::error::StreamError;
 
-/// What became of a call that did not succeed, by the service's table of codes and by what the
-/// SDK says of a request that got no answer. For every client of the AWS SDK.
+/// Classifies a failed call, by the service's table of codes, and by the SDK's error for a request
+/// without an answer. It serves every client of the AWS SDK.
 pub fn call_failure<E>(error: &SdkError<E, HttpResponse>) -> CallFailure
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
-        // The SDK names no class for an answer that it cannot parse: it fails the operation.
+        // For an answer that it cannot parse, the SDK has no class of its own and fails the
+        // operation.
         SdkError::ServiceError(answer) if answer.raw().status().is_success() => {
             CallFailure::Unreadable
         }
@@ -32,16 +33,16 @@ where
             None if failure.is_user() => CallFailure::Unsendable,
             None => CallFailure::undispatched(error, failure.is_io() || failure.is_timeout()),
         },
-        // The body broke off, or no answer came in time.
+        // The body ended early, or no answer came in time.
         _ => CallFailure::Unanswered,
     }
 }
 
-/// What a credentials provider's failure means, if that is what stopped the request.
+/// The failure of a credentials provider, if it stopped the request.
 fn no_credentials(error: &(dyn Error + 'static)) -> Option<CallFailure> {
     let mut causes = std::iter::successors(Some(error), |&error| error.source());
     let failed = causes.find_map(|cause| cause.downcast_ref::<CredentialsError>())?;
-    // An endpoint of credentials that cannot be reached is an unhandled error of its provider.
+    // An unreachable credentials endpoint appears as an unhandled error of its provider.
     let causes = std::iter::successors(failed.source(), |&error| error.source());
     let unreachable = causes
         .filter_map(|cause| cause.downcast_ref::<SdkError<CredentialsError, HttpResponse>>())

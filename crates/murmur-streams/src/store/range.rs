@@ -8,7 +8,7 @@ pub(super) struct HashRange {
 }
 
 impl HashRange {
-    /// All hashes, in `count` ranges side by side whose sizes differ by one at most.
+    /// All hashes, in `count` adjacent ranges whose sizes differ by at most one.
     pub(super) fn cut(count: usize) -> impl Iterator<Item = Self> {
         let count = count as u128;
         // The last range ends at 2^64, which needs more than 64 bits.
@@ -19,7 +19,7 @@ impl HashRange {
         })
     }
 
-    /// The lower and the upper half; `None` if it holds a single hash.
+    /// The lower and the upper half, or `None` if it has a single hash.
     pub(super) fn halves(self) -> Option<[Self; 2]> {
         let Self { first, last } = self;
         if first == last {

@@ -1,4 +1,4 @@
-//! One shard: its records, of which the oldest may be gone.
+//! One shard and its records, of which the oldest may be trimmed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ pub(super) type Read = (Vec<Arc<StreamRecord>>, usize);
 pub(super) struct Shard {
     pub(super) info: ShardInfo,
     records: VecDeque<Arc<StreamRecord>>,
-    /// How many were trimmed: the position of the first one left.
+    /// How many records were trimmed, which is the position of the first one left.
     trimmed: usize,
     last_trimmed: Option<SequenceNumber>,
     /// The number of the last record put, which may be trimmed.
@@ -40,7 +40,7 @@ impl Shard {
         self.closed_at.is_none()
     }
 
-    /// How many records it ever had: the position of the next one.
+    /// How many records it ever had, which is the position of the next one.
     pub(super) fn count(&self) -> usize {
         self.trimmed + self.records.len()
     }
@@ -51,7 +51,7 @@ impl Shard {
     }
 
     pub(super) fn push(&mut self, record: StreamRecord, number: SequenceNumber) {
-        // A number of one's own may be below the one the shard was opened for.
+        // A number that the caller chose may be below the one for which the shard was opened.
         if self.info.first.as_ref() > Some(&number) {
             self.info.first = Some(number.clone());
         }
@@ -59,7 +59,7 @@ impl Shard {
         self.records.push_back(Arc::new(record));
     }
 
-    /// Ends an open shard; answers the number it ends with.
+    /// Closes an open shard and returns its ending number.
     pub(super) fn close(&mut self, now: Timestamp) -> Option<SequenceNumber> {
         self.closed_at = Some(now);
         // An empty shard ends where it began.
@@ -67,7 +67,7 @@ impl Shard {
         self.info.ending.clone()
     }
 
-    /// Drops what was created at `horizon` or before, up to the first record that was not.
+    /// Drops records created at `horizon` or before, up to the first that was not.
     pub(super) fn trim(&mut self, horizon: Timestamp) {
         while let Some(record) = self.records.pop_front_if(|record| {
             record
@@ -79,12 +79,12 @@ impl Shard {
         }
     }
 
-    /// Whether nothing of it is left, and it was closed at `horizon` or before.
+    /// Whether it has no records left, and was closed at `horizon` or before.
     pub(super) fn is_gone(&self, horizon: Timestamp) -> bool {
         self.records.is_empty() && self.closed_at.is_some_and(|closed_at| closed_at <= horizon)
     }
 
-    /// Up to `limit` records from `position` on; `None` if the first of them is trimmed.
+    /// Up to `limit` records from `position` on, or `None` if the first of them is trimmed.
     pub(super) fn read(&self, position: usize, limit: usize) -> Option<Read> {
         let skipped = position.checked_sub(self.trimmed)?;
         let records = self.records.iter().skip(skipped).take(limit);
@@ -93,7 +93,7 @@ impl Shard {
         Some((records, next))
     }
 
-    /// Where reading begins; `None` if a record from there on is trimmed, or the one it is after.
+    /// Where reading starts, or `None` if a record from there on, or the one before it, is trimmed.
     pub(super) fn position(&self, start: &Start) -> Option<usize> {
         let trimmed = self.last_trimmed.as_ref();
         match start {

@@ -1,4 +1,4 @@
-//! One stream: which shard has which keys, and which numbers come next.
+//! One stream: the shard of each key, and the next numbers.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -18,13 +18,13 @@ const FIRST_NUMBER: &str = "100000000000000000001";
 
 pub(super) struct Stream {
     info: StreamInfo,
-    /// By id, which is the order they were opened in.
+    /// By id, which is the order in which they were opened.
     shards: BTreeMap<String, Shard>,
     /// The newest shard of every range, by the range's first hash. All are open while the stream
-    /// takes records; else all are closed, and may have left `shards`.
+    /// takes records. Otherwise all are closed, and may have left `shards`.
     owners: BTreeMap<u64, Owner>,
     opened: u64,
-    /// The greatest number so far, over all shards: numbers also rise from parent to child.
+    /// The greatest number so far, over all shards, because numbers also rise from parent to child.
     last: Option<SequenceNumber>,
 }
 
@@ -45,8 +45,8 @@ impl Stream {
         }
     }
 
-    /// Takes what is said of the stream, and opens or closes its shards accordingly; the first
-    /// ones are `shards` many.
+    /// Takes over the description of the stream, and opens or closes its shards accordingly.
+    /// `shards` is the number of its first shards.
     pub(super) fn register(&mut self, info: StreamInfo, shards: usize, now: Timestamp) {
         let known_since = self.info.creation_time;
         let was_enabled = std::mem::replace(&mut self.info, info).is_enabled();
@@ -91,7 +91,7 @@ impl Stream {
         Ok(number)
     }
 
-    /// Closes an open shard and opens a child for each half of its range, the lower one first.
+    /// Closes an open shard and opens a child for each half of its range, the lower half first.
     pub(super) fn split(&mut self, id: &str, now: Timestamp) -> Result<[String; 2], StreamError> {
         let range = self.open_range(id)?;
         let halves = range.halves().ok_or_else(|| StreamError::ShardTooNarrow {
@@ -120,7 +120,7 @@ impl Stream {
         Ok(self.succeed_all())
     }
 
-    /// Drops what was created, and shards that were closed, at `horizon` or before.
+    /// Drops records that were created, and shards that were closed, at `horizon` or before.
     pub(super) fn trim(&mut self, horizon: Timestamp) {
         self.shards.retain(|_, shard| {
             shard.trim(horizon);
@@ -143,7 +143,7 @@ impl Stream {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(StreamDescription, bool), StreamError> {
-        // Ids rise, so a shard that left the list still has its place there.
+        // Ids rise, so a shard that left the list still has its place in the order.
         let after = match after {
             Some(id) if !self.had(id) => {
                 return Err(StreamError::unknown_shard(&self.info.stream_arn, id));
@@ -163,7 +163,7 @@ impl Stream {
         }
     }
 
-    /// Whether there ever was a shard of this id.
+    /// Whether there ever was a shard with this id.
     fn had(&self, id: &str) -> bool {
         let ordinal = id.split('-').nth(1).and_then(|digits| digits.parse().ok());
         ordinal.is_some_and(|n| (1..=self.opened).contains(&n) && shard_id(n) == id)
@@ -189,7 +189,7 @@ impl Stream {
             })
     }
 
-    /// Opens a shard, which takes over its range; answers its id.
+    /// Opens a shard, which takes over its range, and returns its id.
     fn open(&mut self, range: HashRange, parent: Option<String>) -> String {
         self.opened += 1;
         let id = shard_id(self.opened);
@@ -211,7 +211,8 @@ impl Stream {
     fn close(&mut self, id: &str, now: Timestamp) {
         let shard = self.shards.get_mut(id).filter(|shard| shard.is_open());
         let ending = shard.and_then(|shard| shard.close(now));
-        // The number an empty shard ends with is used up: its children's are above it.
+        // The number that an empty shard ends with is used up, so its children's numbers are above
+        // it.
         self.last = self.last.take().max(ending);
     }
 
@@ -222,7 +223,7 @@ impl Stream {
         }
     }
 
-    /// Opens a child for the newest shard of every range; answers their ids.
+    /// Opens a child for the newest shard of every range, and returns their ids.
     fn succeed_all(&mut self) -> Vec<String> {
         let owners = std::mem::take(&mut self.owners);
         owners
@@ -232,7 +233,7 @@ impl Stream {
     }
 }
 
-/// Fills in what a record leaves empty, and takes out the images its stream does not carry.
+/// Fills in the empty fields of a record, and removes the images that its stream does not carry.
 fn complete(record: &mut StreamRecord, info: &StreamInfo, number: &SequenceNumber, now: Timestamp) {
     fill(&mut record.event_id, || format!("{:0>32}", number.as_str()));
     fill(&mut record.event_version, || "1.1".to_owned());
@@ -262,7 +263,7 @@ fn fill(field: &mut String, value: impl FnOnce() -> String) {
     }
 }
 
-/// Rises with `ordinal` in the order of text too: 20 digits hold every number.
+/// Rises with `ordinal` as text too, because 20 digits hold every number.
 fn shard_id(ordinal: u64) -> String {
     format!("shardId-{ordinal:020}-{ordinal:08x}")
 }
@@ -275,7 +276,7 @@ fn next_number(last: Option<&SequenceNumber>) -> Result<SequenceNumber, IdError>
     }
 }
 
-/// One more, in decimal digits of any length.
+/// The number plus one, in decimal digits of any length.
 fn successor(number: &SequenceNumber) -> String {
     let mut digits = number.as_str().to_owned();
     let nines = digits.len() - digits.trim_end_matches('9').len();

@@ -1,4 +1,4 @@
-//! Where reading a shard begins, and whether anything before that is missing.
+//! Where reading a shard starts, and whether any record before that is missing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::trigger::lineage::{Left, ShardTask};
 use crate::trigger::monitor::Tally;
 use crate::trigger::row::{At, Held, Row};
 
-/// How long after reading was begun at LATEST a shard's first read may be.
+/// How late a shard's first read may be after reading was begun at LATEST.
 const LATE: Duration = Duration::from_secs(60);
 
 /// A shard under lease, and where to read on.
@@ -23,11 +23,11 @@ pub(crate) struct Begun {
     pub(crate) cursor: Cursor,
 }
 
-/// What is known of the time before a shard's first read.
+/// What is known about the time before a shard's first read.
 enum Before {
-    /// Nothing, not even whether there was any.
+    /// Nothing, not even whether there was any record.
     Nothing,
-    /// All that was put before this time is done, or not wanted.
+    /// Everything that was put before this time is done, or not wanted.
     Through(Timestamp),
     Gap(Gap),
     /// Its parent is read elsewhere.
@@ -35,8 +35,8 @@ enum Before {
 }
 
 impl<S, H> Engine<S, H> {
-    /// Takes the lease of a shard and finds out where to go on; how to leave it if it cannot be
-    /// read here and now.
+    /// Takes the lease of a shard and finds out where to read on. Returns how to leave the shard if
+    /// it cannot be read here and now.
     pub(crate) async fn begin(
         &self,
         task: &ShardTask,
@@ -84,7 +84,7 @@ impl<S, H> Engine<S, H> {
                     None => self.before(task, beginning).await?,
                 };
                 let gap = match before {
-                    // What is put from now on is missed if it is trimmed.
+                    // A record put from now on is missed if it is trimmed.
                     Before::Nothing => Ok(Some(self.options.clock.now())),
                     Before::Through(through) => match self.away(through, task, beginning) {
                         Some(gap) if kept.is_none() => Err(gap),
@@ -116,7 +116,7 @@ impl<S, H> Engine<S, H> {
         })
     }
 
-    /// What is known of the time before a shard that has no row.
+    /// What is known about the time before a shard that has no row.
     async fn before(
         &self,
         task: &ShardTask,
@@ -152,7 +152,7 @@ impl<S, H> Engine<S, H> {
         })
     }
 
-    /// Whether some of what was put since may have been trimmed.
+    /// Whether records put since then may have been trimmed.
     fn away(&self, through: Timestamp, task: &ShardTask, beginning: &Beginning) -> Option<Gap> {
         let gap = self.trimmed_since(Some(through))?;
         Some(match beginning.captured_at {
@@ -165,7 +165,7 @@ impl<S, H> Engine<S, H> {
         })
     }
 
-    /// What reading a shard from its oldest record may miss, where all that was put before
+    /// The gap that may exist if a shard is read from its oldest record and everything put before
     /// `through` is done.
     pub(crate) fn trimmed_since(&self, through: Option<Timestamp>) -> Option<Gap> {
         let Some(through) = through else {
@@ -175,21 +175,21 @@ impl<S, H> Engine<S, H> {
         (since > SURE_LIFE).then_some(Gap::Away { through, since })
     }
 
-    /// Whether reading at LATEST begins later than it was asked for.
+    /// Whether reading at LATEST starts later than requested.
     pub(crate) fn is_late(&self, asked_for: Timestamp) -> bool {
         self.options.clock.now().since(asked_for) > LATE
     }
 
-    /// Tells that a shard is begun at LATEST later than it was asked for.
+    /// Reports that a shard is begun at LATEST later than requested.
     pub(crate) fn missed_latest(&self, shard: &str) {
         tracing::warn!(
             shard,
-            "it was begun at LATEST and had no record since; what was put while nobody read it is missed"
+            "the shard was begun at LATEST and had no record since; records put while it was not read are missed"
         );
         self.monitor.count(Tally::Gaps, 1);
     }
 
-    /// Fails, or counts the gap, as the options say.
+    /// Fails or counts the gap, according to the options.
     pub(crate) fn on_gap(&self, shard: &Arc<str>, gap: Gap) -> Result<(), TriggerError> {
         match self.options.on_gap {
             OnGap::Fail => Err(TriggerError::Gap {
@@ -200,7 +200,7 @@ impl<S, H> Engine<S, H> {
                 tracing::error!(
                     shard = &**shard,
                     %gap,
-                    "records are gone that were not read; it goes on without them"
+                    "records that were not read are gone; reading continues without them"
                 );
                 self.monitor.count(Tally::Gaps, 1);
                 Ok(())

@@ -1,4 +1,5 @@
-//! How reading a stream is begun: saved before anything is read, the same for all readers.
+//! How reading a stream was begun. It is saved before anything is read, and is the same for all
+//! readers.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +11,10 @@ use crate::description::{ShardInfo, StreamDescription};
 use crate::trigger::form::StoredForm;
 use crate::trigger::options::StartingPosition;
 
-/// How a shard is begun that nobody has read yet.
+/// How to begin a shard that has not been read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Begin {
-    /// Not at all: what it holds is not wanted.
+    /// Not at all, because its records are not wanted.
     Skip,
     /// After its newest record.
     Latest,
@@ -21,15 +22,15 @@ pub(crate) enum Begin {
     TrimHorizon,
 }
 
-/// How reading the stream was begun, once for all who share the positions.
+/// How reading the stream was begun, once for all readers that share the positions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beginning {
     pub(crate) stream_arn: String,
-    /// What is put from now on is missed if it is trimmed.
+    /// A record put from this time on is missed if it is trimmed.
     pub(crate) begun_at: Timestamp,
-    /// When the handoff token was captured that reading began from.
+    /// When the handoff token was captured from which reading started.
     pub(crate) captured_at: Option<Timestamp>,
-    /// The shards listed then.
+    /// The shards listed at that time.
     #[serde(serialize_with = "in_sets", deserialize_with = "from_sets")]
     pub(crate) shards: BTreeMap<String, Begin>,
 }
@@ -38,7 +39,7 @@ impl StoredForm for Beginning {
     const VERSION: u32 = 2;
 }
 
-/// How shards are begun, as it is saved: there may be a hundred thousand.
+/// How shards are begun, in the saved form. There may be a hundred thousand.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Sets {
@@ -82,7 +83,7 @@ fn from_sets<'de, D: Deserializer<'de>>(
 }
 
 impl Beginning {
-    /// What was put from this time on is wanted.
+    /// Records put from this time on are wanted.
     pub(crate) fn since(&self) -> Timestamp {
         self.captured_at.unwrap_or(self.begun_at)
     }
@@ -101,8 +102,8 @@ impl Beginning {
                     false => Begin::TrimHorizon,
                 };
             }
-            // A shard that waits for a parent gets there later than now: LATEST would then skip
-            // what was put meanwhile.
+            // A shard that waits for a parent gets there later. LATEST would then skip the records
+            // put meanwhile.
             let parent = shard.parent.as_deref();
             let waits = parent.is_some_and(|id| ids.contains(id) && !closed.contains(id));
             match position {
@@ -184,7 +185,7 @@ mod tests {
         ]);
         let captured_at = Timestamp::from_secs(1_799_990_000);
         let token = HandoffToken::new("arn", captured_at, vec!["closed then".to_owned()]);
-        // A token says where to begin, whatever the starting position.
+        // A token says where to start, for every starting position.
         for position in [StartingPosition::TrimHorizon, StartingPosition::Latest] {
             let beginning = Beginning::of(&listed, position, Some(&token), NOW);
             let expected = [

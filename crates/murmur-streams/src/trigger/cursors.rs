@@ -1,18 +1,18 @@
-//! Where the shards were left in this process.
+//! Where this process left the shards.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::source::Cursor;
 
-/// Where the shards were left, with all that was read done, for later runs of the same trigger.
+/// Where the shards were left with all read records done, for later runs of the same trigger.
 ///
-/// Only this has the place of a shard that was begun at LATEST and had no record since.
+/// The place of a shard that was begun at LATEST and had no record since is stored only here.
 #[derive(Debug, Default)]
 pub(crate) struct Cursors(Mutex<HashMap<Arc<str>, (u64, Cursor)>>);
 
 impl Cursors {
-    /// Notes a shard's place, and the version of the row that goes with it.
+    /// Records a shard's place, and the version of its row.
     pub(crate) fn note(&self, shard: &Arc<str>, place: Option<(u64, Cursor)>) {
         let mut places = self.places();
         match place {
@@ -21,14 +21,14 @@ impl Cursors {
         };
     }
 
-    /// The place of a shard, if nobody has saved its row since.
+    /// The place of a shard, unless its row was saved again since then.
     pub(crate) fn at(&self, shard: &str, version: u64) -> Option<Cursor> {
         let places = self.places();
         let (noted, cursor) = places.get(shard)?;
         (*noted == version).then(|| cursor.clone())
     }
 
-    /// Forgets the places of shards that are gone.
+    /// Drops the places of shards that are gone.
     pub(crate) fn retain(&self, is_listed: impl Fn(&str) -> bool) {
         self.places().retain(|id, _| is_listed(id));
     }

@@ -1,4 +1,4 @@
-//! One delivery of one batch, and what it leaves.
+//! One delivery of one batch, and its result.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::trigger::failed::{FailedBatch, FailureCondition};
 use crate::trigger::lane::{Part, Undone};
 use crate::trigger::monitor::Tally;
 
-/// What a delivery leaves.
+/// The result of a delivery.
 #[derive(Debug, Default)]
 pub(crate) struct Delivered {
     /// The ordinals of the records that are done.
     pub(crate) done: Vec<u64>,
-    /// What comes again, in order.
+    /// What is to be delivered again, in order.
     pub(crate) left: Vec<Part>,
     /// How long to wait before that.
     pub(crate) wait: Duration,
@@ -39,7 +39,7 @@ where
     S: Send + Sync,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
 {
-    /// Hands a batch to the handler once, and judges the answer.
+    /// Passes a batch to the handler once, and judges the answer.
     pub(crate) async fn deliver(&self, arn: &str, shard: &str, part: Part) -> Delivered {
         let mut delivered = Delivered::default();
         let Some(part) = self.drop_old(arn, shard, part, &mut delivered).await else {
@@ -95,8 +95,8 @@ where
         delivered
     }
 
-    /// What becomes of records that were delivered and are not done. `before` is how often in a
-    /// row that happened to the first of them before; `None` if others were done before it now.
+    /// Handles records that were delivered and are not done. `before` is how often in succession
+    /// that had happened to the first of them, or `None` if other records before it were done now.
     async fn failed(
         &self,
         arn: &str,
@@ -115,7 +115,7 @@ where
             records = records.len(),
             failures,
             error = error.as_deref().map(|cause| Causes(cause).to_string()),
-            "the handler did not finish a batch; from this record on it comes again"
+            "the handler did not finish a batch; it is delivered again from this record on"
         );
         let options = &self.options;
         delivered.wait = self.backoff(retries);
@@ -123,8 +123,8 @@ where
         let exhausted = limit.is_some_and(|limit| retries >= limit);
         let whole = before.is_some();
         if options.bisect_batch_on_error && records.len() > 1 && (whole || exhausted) {
-            // Cutting is no retry; both halves have what attempts the whole still had, or all
-            // of them where it had none left.
+            // Cutting is not a retry. Both halves have the attempts that the whole batch still had,
+            // or all of them if it had none left.
             self.monitor.count(Tally::Bisections, 1);
             let failures = if exhausted { 0 } else { retries };
             delivered.left = halves(undone, failures);
@@ -140,8 +140,8 @@ where
         delivered.left = vec![Part::again(undone, failures)];
     }
 
-    /// Passes the records that are too old to `on_failure`; answers the others, if there are any
-    /// and they may be delivered now.
+    /// Passes records that are too old to `on_failure`. Returns the others, if there are any and
+    /// they may be delivered now.
     async fn drop_old(
         &self,
         arn: &str,
@@ -178,8 +178,8 @@ where
         })
     }
 
-    /// Passes records to `on_failure`; whether it took them. If it fails they come again after a
-    /// pause; without one the trigger stops.
+    /// Passes records to `on_failure`, and returns whether it took them. If it fails they are
+    /// delivered again after a pause. Without an `on_failure` the trigger stops.
     async fn give_up(&self, batch: FailedBatch, failures: u32, delivered: &mut Delivered) -> bool {
         let Some(on_failure) = &self.options.on_failure else {
             delivered.error = Some(nobody_takes(batch));
@@ -192,7 +192,7 @@ where
                 shard,
                 sequence_number = number,
                 error = %Causes(&*error),
-                "`on_failure` did not take records that are to be given up; they come again"
+                "`on_failure` did not take records that are to be given up; they are delivered again"
             );
             delivered.wait = self.backoff(failures);
             return false;

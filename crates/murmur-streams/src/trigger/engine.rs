@@ -1,4 +1,4 @@
-//! What every part of a run needs: the source, the handler, and what they have in common.
+//! What every part of a run needs: the source, the handler, and shared state.
 
 use std::future::Future;
 use std::pin::pin;
@@ -15,7 +15,7 @@ use crate::trigger::positions::Positions;
 use crate::trigger::room::Room;
 use crate::trigger::watch::Watch;
 
-/// How many shards are begun at a time, and how many rows are looked at.
+/// How many shards are begun concurrently, and how many rows are read concurrently.
 pub(crate) const BEGINS: usize = 16;
 
 pub(crate) struct Engine<S, H> {
@@ -25,16 +25,16 @@ pub(crate) struct Engine<S, H> {
     pub(crate) positions: Positions,
     pub(crate) monitor: Monitor,
     pub(crate) cursors: Cursors,
-    /// Of the run under way.
+    /// Of the current run.
     pub(crate) retry: Retry,
     pub(crate) room: Room,
-    /// Of those who begin a shard.
+    /// Limits how many shards are begun concurrently.
     pub(crate) begins: Semaphore,
 }
 
 impl<S, H> Engine<S, H> {
-    /// `None` if the run was stopped before `work` was done; what is dropped then must be safe to
-    /// do again.
+    /// `None` if the run was stopped before `work` was done. `work` is dropped then, so it must be
+    /// safe to repeat.
     pub(crate) async fn unless_stopped<T, E>(
         &self,
         watch: &Watch<'_>,
@@ -46,14 +46,14 @@ impl<S, H> Engine<S, H> {
         }
     }
 
-    /// Does what may fail in passing, again and again while that can help and the budget lasts.
+    /// Repeats work after transient errors, while that can help and the budget lasts.
     pub(crate) async fn persistently<T, E, Fut>(&self, work: impl Fn() -> Fut) -> Result<T, E>
     where
         E: Failure + std::error::Error + 'static,
         Fut: Future<Output = Result<T, E>>,
     {
         let on_retry = |error: &E| {
-            tracing::debug!(error = %Causes(error), "it failed in passing and is tried again");
+            tracing::debug!(error = %Causes(error), "a transient error is retried");
         };
         self.retry.run(Deadline::NONE, on_retry, work).await
     }

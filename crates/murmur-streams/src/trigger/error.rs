@@ -15,8 +15,7 @@ pub enum TriggerError {
     /// The stream could not be read.
     #[error(transparent)]
     Stream(#[from] StreamError),
-    /// What fails in passing failed for longer than
-    /// [`retry_budget`](crate::TriggerBuilder::retry_budget).
+    /// A transient error lasted longer than [`retry_budget`](crate::TriggerBuilder::retry_budget).
     #[error(
         "given up after {} without success; nothing is lost: run the trigger again once the cause has passed", Roughly(*.tried)
     )]
@@ -27,40 +26,40 @@ pub enum TriggerError {
         #[source]
         source: Box<TriggerError>,
     },
-    /// A record failed as often as it may; it and what follows it in its batch are not done.
+    /// A record failed as often as it may. It and the records after it in its batch are not done.
     #[error(
-        "shard `{shard}`: the record with sequence number {sequence_number} still fails after {retries} retries; it was not passed over: mend the cause and run the trigger again, raise `maximum_retry_attempts`, or give it an `on_failure` to pass such records to"
+        "shard `{shard}`: the record with sequence number {sequence_number} still fails after {retries} retries; it was not passed over: fix the cause and run the trigger again, raise `maximum_retry_attempts`, or give the trigger an `on_failure` that takes such records"
     )]
     RetriesExhausted {
         /// The shard.
         shard: String,
         /// The first record that is not done; empty if it has no number.
         sequence_number: String,
-        /// How often the batch came again.
+        /// How often the batch was delivered again.
         retries: u32,
         /// The handler's last error, if it failed as a whole.
         #[source]
         source: Option<Cause>,
     },
-    /// The handler kept records that were lent to it and are not done
+    /// The handler kept records that it had to leave in the event because they are not done
     /// ([`EventHandler`](murmur_state::EventHandler)).
     #[error(
-        "shard `{shard}`: of {lent} records the handler left {left}, and not all are done, so that they cannot be delivered again; nothing is lost: mend the handler, which must leave the event as it was unless all is done, and run the trigger again"
+        "shard `{shard}`: of {lent} records the handler left {left}, and not all are done, so they cannot be delivered again; nothing is lost: fix the handler, which must leave the event as it was unless all records are done, and run the trigger again"
     )]
     RecordsKept {
         /// The shard.
         shard: String,
-        /// How many records were lent.
+        /// How many records the handler was given.
         lent: usize,
-        /// How many were left.
+        /// How many it left.
         left: usize,
         /// The handler's error, if it failed as a whole.
         #[source]
         source: Option<Cause>,
     },
-    /// A record is older than it may be, and nobody takes it.
+    /// A record is older than it may be, and no callback takes it.
     #[error(
-        "shard `{shard}`: the record with sequence number {sequence_number} was created {} ago, more than the {} of `maximum_record_age`; it was not passed over: raise that, or give the trigger an `on_failure` to pass such records to", hours(.age), hours(.limit)
+        "shard `{shard}`: the record with sequence number {sequence_number} was created {} ago, more than the {} of `maximum_record_age`; it was not passed over: raise that limit, or give the trigger an `on_failure` that takes such records", hours(.age), hours(.limit)
     )]
     RecordTooOld {
         /// The shard.
@@ -69,13 +68,13 @@ pub enum TriggerError {
         sequence_number: String,
         /// Its age.
         age: Duration,
-        /// The greatest age allowed: `maximum_record_age`, or less where the handler forgets
-        /// events sooner.
+        /// The greatest age allowed: `maximum_record_age`, or less if the handler forgets events
+        /// sooner.
         limit: Duration,
     },
-    /// Records are gone that were not read.
+    /// Records that had not been read are gone.
     #[error(
-        "shard `{shard}`: {gap}; what was missed needs a repair or a new bootstrap into new tables, or is given up with `on_gap(OnGap::Continue)`"
+        "shard `{shard}`: {gap}; what was missed needs a repair or a new bootstrap into new tables; to give it up, set `on_gap(OnGap::Continue)`"
     )]
     Gap {
         /// The shard.
@@ -83,28 +82,28 @@ pub enum TriggerError {
         /// How they were lost.
         gap: Gap,
     },
-    /// The positions, or the handoff token, are of another stream.
+    /// The positions or the handoff token belong to another stream.
     #[error(
-        "`{arn}` is not the stream of {whose}, which is `{known}`: read that one; if the table's stream was switched off and on again, it has a new ARN, and what was changed in between is in neither: bootstrap anew into new tables, with a trigger of a new name"
+        "`{arn}` is not the stream of {whose}, which is `{known}`: read that stream; if the table's stream was switched off and on again, it has a new ARN, and the changes in between are in neither stream: bootstrap again into new tables, with a new trigger name"
     )]
     OtherStream {
         /// What names the other stream.
         whose: String,
-        /// The stream it names.
+        /// The stream that it names.
         known: String,
         /// The stream that is read.
         arn: String,
     },
-    /// Reading began from another handoff token, or from none.
+    /// Reading started from another handoff token, or from none.
     #[error(
-        "the trigger `{name}` began {} and is further by now, so it cannot begin at the one captured at {captured_at}; name another trigger for another bootstrap, or leave `handoff` out to go on", from(.known)
+        "the trigger `{name}` began {} and has read further, so it cannot begin at the handoff captured at {captured_at}; use another trigger name for another bootstrap, or leave `handoff` out to continue", from(.known)
     )]
     OtherHandoff {
         /// The trigger's name.
         name: String,
-        /// When the token was captured that it began from; `None` if it began without one.
+        /// When the token was captured from which it started, or `None` if it started without one.
         known: Option<Timestamp>,
-        /// When the token given was captured.
+        /// When the given token was captured.
         captured_at: Timestamp,
     },
     /// A position could not be loaded or saved.
@@ -112,13 +111,13 @@ pub enum TriggerError {
     Position {
         /// The checkpoint's name.
         name: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<StoreError>,
     },
-    /// A position is not one, or not all of it.
+    /// The checkpoint is not a position, or not a complete one.
     #[error(
-        "the checkpoint `{name}` is not a trigger's position, or not all of it; restore it, or bootstrap anew into new tables, with a trigger of a new name"
+        "the checkpoint `{name}` is not a trigger's position, or is incomplete; restore it, or bootstrap again into new tables, with a new trigger name"
     )]
     UnreadablePosition {
         /// The checkpoint's name.
@@ -127,7 +126,7 @@ pub enum TriggerError {
         #[source]
         source: Arc<serde_json::Error>,
     },
-    /// A position is of a version not known here.
+    /// The version of a position is not known to this release.
     #[error(
         "the checkpoint `{name}` is of version {version}, which this release does not know; use the release that wrote it, or a later one"
     )]
@@ -168,7 +167,7 @@ impl Failure for TriggerError {
 }
 
 impl TriggerError {
-    /// Whether running the trigger again can help as it is.
+    /// Whether it can help to run the trigger again without a change.
     pub fn is_retryable(&self) -> bool {
         Failure::is_retryable(self)
     }

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use murmur_state::{Cause, HandlerError};
 
-/// Records the trigger gives up, with where to find them in the stream: what Lambda sends to an
+/// Records that the trigger gives up, with their place in the stream: what Lambda sends to an
 /// on-failure destination, and the records themselves.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -29,20 +29,20 @@ pub struct FailedBatch {
     pub condition: FailureCondition,
 }
 
-/// Why records are given up. The names are those in Lambda's invocation records.
+/// Why records are given up. The names are those of Lambda's invocation records.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FailureCondition {
     /// `maximum_retry_attempts` was reached.
     RetryAttemptsExhausted {
-        /// How often the batch came again.
+        /// How often the batch was delivered again.
         retries: u32,
         /// The handler's last error, if it failed as a whole.
         error: Option<Cause>,
     },
-    /// They are older than `maximum_record_age`.
+    /// The records are older than `maximum_record_age`.
     RecordAgeExceeded {
-        /// The first one's age.
+        /// The age of the first record.
         age: Duration,
         /// The greatest age allowed.
         limit: Duration,
@@ -52,7 +52,7 @@ pub enum FailureCondition {
 type Callback =
     dyn Fn(FailedBatch) -> BoxFuture<'static, Result<(), HandlerError>> + Send + Sync + 'static;
 
-/// Where records go that are given up.
+/// The callback for records that are given up.
 #[derive(Clone)]
 pub(crate) struct OnFailure(Arc<Callback>);
 

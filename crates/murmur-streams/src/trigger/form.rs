@@ -1,4 +1,4 @@
-//! The form in which positions are kept as checkpoints.
+//! The form in which positions are stored as checkpoints.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::trigger::error::TriggerError;
 
-/// What is kept as a checkpoint, in a form that later releases have to read.
+/// The content of a checkpoint, in a form that later releases must be able to read.
 pub(crate) trait StoredForm: Serialize + DeserializeOwned {
-    /// The version of the form this release writes, and reads.
+    /// The version of the form that this release writes and reads.
     const VERSION: u32;
 }
 
@@ -25,7 +25,7 @@ struct Head {
     version: u32,
 }
 
-/// What is saved.
+/// The content in the form that is saved.
 pub(crate) fn encode<T: StoredForm>(content: &T) -> serde_json::Value {
     serde_json::json!(Versioned {
         version: T::VERSION,
@@ -33,7 +33,7 @@ pub(crate) fn encode<T: StoredForm>(content: &T) -> serde_json::Value {
     })
 }
 
-/// What the row called `name` holds.
+/// The content of the row called `name`.
 pub(crate) fn decode<T: StoredForm>(name: &str, data: &str) -> Result<T, TriggerError> {
     let unreadable = |source| TriggerError::UnreadablePosition {
         name: name.to_owned(),
@@ -47,14 +47,14 @@ pub(crate) fn decode<T: StoredForm>(name: &str, data: &str) -> Result<T, Trigger
         });
     }
     let Versioned { content, .. } = serde_json::from_str(data).map_err(unreadable)?;
-    // A field that is lost reads as one that says nothing, and of a repeated one the last counts;
-    // the order of fields is not the same in every build.
+    // A missing field would be read as its default, and of a repeated field the last would count.
+    // The order of fields differs between builds.
     let (found, written): (serde_json::Value, _) = (
         serde_json::from_str(data).map_err(unreadable)?,
         encode(&content),
     );
     if found != written || data.len() != written.to_string().len() {
-        let lost = "fields are missing, or there are too many";
+        let lost = "it has too few or too many fields";
         return Err(unreadable(serde::de::Error::custom(lost)));
     }
     Ok(content)

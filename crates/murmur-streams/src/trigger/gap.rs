@@ -5,24 +5,24 @@ use std::time::Duration;
 
 use murmur_state::Timestamp;
 
-/// What a trigger does when it finds that records are gone which it has not read.
+/// What a trigger does when it finds that records it has not read are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnGap {
-    /// It stops with [`TriggerError::Gap`](crate::TriggerError::Gap), each time it is run: the
+    /// It stops with [`TriggerError::Gap`](crate::TriggerError::Gap), each time it is run. The
     /// state lacks changes, and needs a repair or a new bootstrap.
     #[default]
     Fail,
-    /// It goes on with the oldest record there is, counts the gap
-    /// ([`Summary::gaps`](crate::Summary::gaps), `<name>:gap`) and traces it as an error.
+    /// It continues with the oldest record there is, counts the gap
+    /// ([`Summary::gaps`](crate::Summary::gaps), `<name>:gap`) and logs it as an error.
     Continue,
 }
 
 /// How records were lost that the trigger has not read.
 ///
-/// In doubt there is one: a reader that was away for longer than the stream keeps its records
-/// cannot know that nothing was put meanwhile. Where only clocks tell, that is 22 h 30 min: they
-/// may be off by 45 min, to either side.
+/// In doubt a gap is assumed: a reader that was away for longer than the stream keeps its records
+/// cannot know that nothing was put meanwhile. If only clocks can tell, the limit is 22 h 30 min,
+/// because each of two clocks may be wrong by 45 min.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Gap {
@@ -30,22 +30,22 @@ pub enum Gap {
     Trimmed,
     /// The shard is gone, and was not read to its end.
     ShardGone,
-    /// The shard continues one that nobody has read, and that is gone.
+    /// The shard continues one that is gone and that no reader has read.
     ParentGone {
-        /// The shard it continues.
+        /// The shard that it continues.
         parent: String,
     },
-    /// What was put after the time up to which everything is done has begun to be trimmed.
+    /// Records put after the time up to which everything is done may have been trimmed.
     Away {
         /// That time.
         through: Timestamp,
-        /// How long ago it is.
+        /// How long ago that was.
         since: Duration,
     },
-    /// It was begun at LATEST and had no record yet when its iterator expired: what was put between
-    /// its last read and the next cannot be told from what was there before.
+    /// The shard was begun at LATEST and had no record yet when its iterator expired. Records put
+    /// between its last read and the next cannot be told from older ones.
     LatestExpired,
-    /// A shard that the handoff token lists as open was not begun within the 24 hours that a
+    /// A shard that the handoff token lists as open was not begun within the 24 hours for which a
     /// stream keeps its records, so the token is void.
     HandoffVoid {
         /// When the token was captured.
@@ -66,15 +66,15 @@ impl fmt::Display for Gap {
             ),
             Self::Away { through, since } => write!(
                 f,
-                "it was read up to {through}, which is {} hours ago, and a stream keeps 24",
+                "it was read up to {through}, {} hours ago, and a stream keeps its records for 24 hours",
                 since.as_secs() / 3600
             ),
             Self::LatestExpired => f.write_str(
-                "it was begun at LATEST, and its iterator expired before the first record, so that the place it stood at is lost (an iterator lives 15 minutes)",
+                "it was begun at LATEST, and its iterator expired before the first record, so its place is lost (an iterator expires after 15 minutes)",
             ),
             Self::HandoffVoid { captured_at } => write!(
                 f,
-                "the handoff token was captured at {captured_at}, and the shard not begun within the 24 hours that a stream keeps its records: the token is void"
+                "the handoff token was captured at {captured_at}, and the shard was not begun within the 24 hours for which a stream keeps its records: the token is void"
             ),
         }
     }

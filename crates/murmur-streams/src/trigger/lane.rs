@@ -1,4 +1,4 @@
-//! One of the concurrent batches of a shard: its records in order, and what comes again.
+//! One of the concurrent batches of a shard: its records in order, and those to be delivered again.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -7,14 +7,14 @@ use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 
 use crate::trigger::room::Taken;
 
-/// What is known of a record that was read and is not done.
+/// What is known about a record that was read and is not done.
 #[derive(Debug)]
 pub(crate) struct Mark {
-    /// Names it to the tracker.
+    /// Identifies the record to the tracker.
     pub(crate) ordinal: u64,
     /// When it was read, in monotonic time.
     pub(crate) read_at: Duration,
-    /// The room it takes; given back when it is done or dropped.
+    /// The room it takes, which is returned when the record is done or dropped.
     pub(crate) _room: Option<Taken>,
 }
 
@@ -23,7 +23,7 @@ pub(crate) struct Mark {
 pub(crate) struct Undone {
     /// As the handler gets them.
     pub(crate) event: Event,
-    /// One for each, even while the handler has them.
+    /// One for each record, even while the handler has them.
     pub(crate) marks: Vec<Mark>,
 }
 
@@ -39,7 +39,7 @@ impl Undone {
         self.marks.len()
     }
 
-    /// Whether every record is there: a handler may have kept some.
+    /// Whether every record is there. A handler may have kept some.
     pub(crate) fn is_whole(&self) -> bool {
         self.event.records.len() == self.marks.len()
     }
@@ -49,7 +49,7 @@ impl Undone {
         self.marks.push(mark);
     }
 
-    /// Splits it in two at `at`, which is no more than it has; answers the second part.
+    /// Splits it in two at `at`, which must be at most its length, and returns the second part.
     pub(crate) fn split_off(&mut self, at: usize) -> Self {
         let mut rest = Self::default();
         rest.event.records = self.event.records.split_off(at);
@@ -74,14 +74,14 @@ impl Undone {
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) undone: Undone,
-    /// How often in a row the first record was in a delivery and not done.
+    /// How many consecutive deliveries of the first record failed.
     pub(crate) failures: u32,
     /// Whether it was delivered before, alone or as part of another.
     pub(crate) again: bool,
 }
 
 impl Part {
-    /// Records that were delivered, and come again.
+    /// Records that were delivered, and are to be delivered again.
     pub(crate) fn again(undone: Undone, failures: u32) -> Self {
         Self {
             undone,
@@ -96,8 +96,8 @@ impl Part {
 pub(crate) struct Cut {
     pub(crate) batch_size: usize,
     pub(crate) window: Duration,
-    /// Whether to wait for nothing more: the last read brought all there was, or the shard has
-    /// ended.
+    /// Whether to stop waiting for more records: the last read returned all there were, or the
+    /// shard has ended.
     pub(crate) short: bool,
     pub(crate) ended: bool,
 }
@@ -105,7 +105,7 @@ pub(crate) struct Cut {
 #[derive(Debug, Default)]
 pub(crate) struct DeliveryLane {
     queue: VecDeque<(EventRecord, Mark)>,
-    /// What comes before the queue: a batch to be tried again, perhaps in halves.
+    /// What precedes the queue: a batch to be retried, perhaps in halves.
     again: VecDeque<Part>,
     busy: bool,
     not_before: Duration,
@@ -116,7 +116,7 @@ impl DeliveryLane {
         self.queue.push_back((record, mark));
     }
 
-    /// The next batch to deliver now; the lane is busy until it is given back.
+    /// The next batch to deliver now. The lane is busy until it is given back.
     pub(crate) fn next(&mut self, now: Duration, cut: Cut) -> Option<Part> {
         if self.wakes(cut)? > now {
             return None;
@@ -134,7 +134,7 @@ impl DeliveryLane {
         }))
     }
 
-    /// When there will be a batch to deliver if nothing more is read; `None` for never.
+    /// When there will be a batch to deliver if nothing more is read, or `None` for never.
     pub(crate) fn wakes(&self, cut: Cut) -> Option<Duration> {
         if self.busy {
             return None;
@@ -152,7 +152,7 @@ impl DeliveryLane {
         }
     }
 
-    /// Whether a batch of it is under way.
+    /// Whether a batch of the lane is in progress.
     pub(crate) fn is_busy(&self) -> bool {
         self.busy
     }
@@ -162,7 +162,7 @@ impl DeliveryLane {
         !self.busy && self.again.is_empty() && self.queue.len() < batch_size
     }
 
-    /// Takes back what is left of the batch under way, to be tried again at `not_before`.
+    /// Takes back the rest of the batch in progress, to be retried at `not_before`.
     pub(crate) fn give_back(&mut self, left: Vec<Part>, not_before: Duration) {
         self.busy = false;
         self.not_before = not_before;
@@ -171,7 +171,7 @@ impl DeliveryLane {
         }
     }
 
-    /// How often in a row the batch to be tried again has failed.
+    /// How often in succession the batch to be retried has failed.
     pub(crate) fn failures(&self) -> u32 {
         self.again.front().map_or(0, |part| part.failures)
     }

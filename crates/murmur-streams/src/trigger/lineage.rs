@@ -6,40 +6,40 @@ use std::sync::Arc;
 use crate::description::StreamDescription;
 use crate::trigger::beginning::{Begin, Beginning};
 
-/// What this reader knows of a shard.
+/// What this reader knows about a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Nobody reads it here: it waits for its parent, or for the next look at its lease.
+    /// It is not read here: it waits for its parent, or for the next check of its lease.
     Idle,
     /// It is being read here.
     Working,
-    /// It has answered empty, and the run only wants what was there.
+    /// It has answered empty, and the run only reads what is there.
     Drained,
-    /// Somebody else reads it.
+    /// Another reader reads it.
     Elsewhere,
     /// It is read to its end.
     Done,
 }
 
-/// In what state a reader leaves a shard.
+/// The state in which a reader leaves a shard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Left {
-    /// Nothing more for now.
+    /// It has no more records for now.
     Empty,
-    /// Read to its end: its children may begin.
+    /// It is read to its end, so its children may begin.
     Ended,
     /// Another reader has it.
     Elsewhere,
-    /// The run was stopped; there may be more.
+    /// The run was stopped. There may be more records.
     Interrupted,
 }
 
-/// What a shard's row says.
+/// The content of a shard's row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SeenRow {
-    /// Nobody has it.
+    /// No reader has it.
     Free,
-    /// This reader has it.
+    /// The named reader has it.
     Elsewhere(String),
     Ended,
 }
@@ -56,7 +56,7 @@ struct ShardNode {
 pub(crate) struct ShardTask {
     pub(crate) shard: Arc<str>,
     pub(crate) parent: Option<Arc<str>>,
-    /// Whether the parent is still listed; it is read to its end then.
+    /// Whether the parent is still listed, and so is read to its end.
     pub(crate) parent_listed: bool,
     /// Whether a child was listed, which proves that the shard will be closed.
     pub(crate) has_child: bool,
@@ -66,16 +66,17 @@ pub(crate) struct ShardTask {
 pub(crate) struct Lineage {
     shards: BTreeMap<Arc<str>, ShardNode>,
     children: HashMap<Arc<str>, Vec<Arc<str>>>,
-    /// Those that may be read and are not.
+    /// Shards that may be read and are not being read.
     ready: BTreeSet<Arc<str>>,
     working: usize,
-    /// Parents that are gone and forgotten, as long as a listed shard names them.
+    /// Parents that are gone and removed, as long as a listed shard names them.
     forgotten: HashSet<Arc<str>>,
 }
 
 impl Lineage {
-    /// Takes in what the stream lists now. Answers the shards that are listed no more and whose
-    /// children all have begun, as `is_read` says, each once: nobody needs their rows any longer.
+    /// Takes over the stream's current list. Returns, each once, the shards that are no longer
+    /// listed and whose children have all been begun according to `is_read`. Their rows are no
+    /// longer needed.
     pub(crate) fn update(
         &mut self,
         listed: &StreamDescription,
@@ -92,8 +93,8 @@ impl Lineage {
             });
         }
         let (ids, parents) = (listed.ids(), listed.parents());
-        // One that is gone before it was read to its end is found out by its children, and by
-        // whoever reads it.
+        // The children of a shard that is gone before it was read to its end, or its reader, will
+        // find that out.
         self.shards
             .retain(|id, shard| ids.contains(&**id) || shard.state == State::Working);
         for (id, shard) in &mut self.shards {
@@ -121,7 +122,7 @@ impl Lineage {
         gone
     }
 
-    /// Works out from the shards what is kept beside them.
+    /// Derives the indexes from the shards.
     fn index(&mut self) {
         self.children.clear();
         for (id, shard) in &self.shards {
@@ -137,7 +138,7 @@ impl Lineage {
         self.working = states.filter(|state| *state == State::Working).count();
     }
 
-    /// Whether a shard's parent is listed, and not read to its end.
+    /// Whether a shard's parent is listed and not read to its end.
     fn waits(&self, shard: &ShardNode) -> bool {
         let parent = shard.parent.as_ref().and_then(|id| self.shards.get(id));
         parent.is_some_and(|parent| parent.state != State::Done)
@@ -165,8 +166,8 @@ impl Lineage {
         }
     }
 
-    /// The shards that may be read and are not, up to `room` of them; they are being read from
-    /// now on. And how many there was no room for.
+    /// Takes the shards that may be read and are not, up to `room` of them, and marks them as being
+    /// read. Also returns how many there was no room for.
     pub(crate) fn start(&mut self, room: usize) -> (Vec<ShardTask>, usize) {
         let ready: Vec<Arc<str>> = self.ready.iter().take(room).map(Arc::clone).collect();
         let task = |id: Arc<str>| {
@@ -186,14 +187,14 @@ impl Lineage {
         (tasks, self.ready.len())
     }
 
-    /// The shards that can be read now, here or elsewhere.
+    /// The number of shards that can be read now, here or elsewhere.
     pub(crate) fn readable(&self) -> usize {
         let shards = self.shards.values();
         let open = shards.filter(|shard| !matches!(shard.state, State::Done | State::Drained));
         open.filter(|shard| !self.waits(shard)).count()
     }
 
-    /// Those of them that are not read here.
+    /// The shards that can be read now and are not read here.
     pub(crate) fn others(&self) -> Vec<Arc<str>> {
         let shards = self.shards.iter();
         let others = shards.filter(|(_, shard)| {
@@ -202,7 +203,7 @@ impl Lineage {
         others.map(|(id, _)| Arc::clone(id)).collect()
     }
 
-    /// Notes what the row of a shard says that is not read here.
+    /// Records the content of the row of a shard that is not read here.
     pub(crate) fn seen(&mut self, id: &str, seen: &SeenRow) {
         let shard = self.shards.get(id);
         if shard.is_some_and(|shard| matches!(shard.state, State::Idle | State::Elsewhere)) {
@@ -217,7 +218,7 @@ impl Lineage {
         }
     }
 
-    /// Notes how a reader left a shard; whether a child of it can begin now.
+    /// Records how a reader left a shard. Returns whether a child of it can begin now.
     pub(crate) fn left(&mut self, id: &str, left: Left) -> bool {
         self.set(
             id,
@@ -232,8 +233,8 @@ impl Lineage {
         left == Left::Ended && has_child
     }
 
-    /// The shards somebody else reads are looked at once more, and so are those drained that
-    /// turned out to have a child.
+    /// Checks again the shards that other readers have, and drained shards that turned out to have
+    /// a child.
     pub(crate) fn look_again(&mut self) {
         for shard in self.shards.values_mut() {
             if shard.state == State::Elsewhere || shard.state == State::Drained && shard.has_child {
@@ -247,7 +248,7 @@ impl Lineage {
         self.working
     }
 
-    /// Whether nothing is left to read, now and here.
+    /// Whether nothing is left to read here for now.
     pub(crate) fn is_drained(&self) -> bool {
         let states = &mut self.shards.values().map(|shard| shard.state);
         states.all(|state| matches!(state, State::Drained | State::Done | State::Elsewhere))
@@ -258,7 +259,7 @@ impl Lineage {
         self.shards.values().all(|shard| shard.state == State::Done)
     }
 
-    /// Whether a shard has ended of which no child was ever listed.
+    /// Whether a shard has ended for which no child was ever listed.
     pub(crate) fn awaits_children(&self) -> bool {
         let mut shards = self.shards.values();
         shards.any(|shard| shard.state == State::Done && !shard.has_child)
@@ -443,7 +444,7 @@ mod tests {
         assert!(lineage.awaits_children());
         lineage.update(&listed(&[("a", None), ("b", Some("a"))]), &begun, |_| true);
         assert!(!lineage.awaits_children());
-        // A list that lacks the child again for a moment.
+        // A list that misses the child again for a moment.
         lineage.update(&listed(&[("a", None)]), &begun, |_| true);
         assert!(!lineage.awaits_children());
     }
@@ -467,7 +468,7 @@ mod tests {
         let mut lineage = Lineage::default();
         assert!(lineage.update(&tree, &beginning(&[]), |_| true).is_empty());
         assert_eq!(lineage.start(usize::MAX).0.len(), 500);
-        // Each shard against each other takes minutes.
+        // Comparing each shard with each other would take minutes.
         let took = began.elapsed();
         assert!(took.as_secs() < 20, "{took:?}");
         println!("100,000 shards listed in {took:?}");

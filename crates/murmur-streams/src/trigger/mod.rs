@@ -1,7 +1,7 @@
-//! A trigger, in one direction: what is set (`gap`, `error`, `failed`, `options`) → what is kept
-//! (`form` → `beginning`, `row`, `workers` → `sightings` → `positions`) → what one run holds
-//! (`watch`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) → `engine` → `begin`,
-//! `deliver`, `reader`, `progress_log` → `shard` → `run` → [`Trigger`].
+//! The parts of a trigger, each using only those before it: the settings (`gap`, `error`, `failed`,
+//! `options`) → what is stored (`form` → `beginning`, `row`, `workers` → `sightings` → `positions`)
+//! → the state of one run (`watch`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) →
+//! `engine` → `begin`, `deliver`, `reader`, `progress_log` → `shard` → `run` → [`Trigger`].
 
 mod error;
 mod failed;
@@ -61,67 +61,75 @@ pub(crate) use positions::Positions;
 pub(crate) use room::READ_BYTES;
 pub(crate) use sightings::Sightings;
 
-/// Reads a stream and calls a handler with its records, as Lambda's event source mapping does.
+/// Reads a stream and calls a handler with its records, like Lambda's event source mapping.
 ///
 /// # Delivery
 ///
-/// Every record is delivered at least once, and each item's records in order: within a shard
-/// and from a shard to its children, which wait until it is done. A batch holds records of one
-/// shard. What the handler reports as failed comes again, with everything after it in the batch,
-/// after a pause; nothing after it is taken for done. The shards are worked on at once, in the
-/// task that runs the trigger: one that keeps failing does not hold up the others.
+/// Every record is delivered at least once. The records of each item are delivered in order, both
+/// within a shard and from a shard to its children, which wait until the shard is done. A batch
+/// holds records of one shard.
+///
+/// A record that the handler reports as failed is delivered again after a pause, with everything
+/// after it in the batch; none of those records counts as done before. All shards are processed
+/// concurrently, in the task that runs the trigger. A shard that keeps failing does not hold up the
+/// others.
 ///
 /// # Positions
 ///
-/// How far each shard is outlives the trigger where
-/// [`positions`](crate::TriggerBuilder::positions) says; by default it lives in this value: a run that
-/// ended, whether well, with an error or dropped, is continued by the next one. A position is
-/// saved only after the records before it are done, so what was done since comes again after a
-/// crash, and the handler must bear that.
+/// The position of each shard is stored where [`positions`](crate::TriggerBuilder::positions) says.
+/// By default it is kept in this value only. After a run ends, by itself, with an error or by being
+/// dropped, the next run continues from the stored positions. A position is saved only after the
+/// records before it are done. Records done since the last save are delivered again after a crash,
+/// and the handler must tolerate that.
 ///
 /// # Several readers
 ///
-/// A shard's position is also a lease: one reader at a time holds it, renews it while it runs,
-/// and gives it up when it stops; another takes it over once it has expired. A reader that
-/// was held up for longer finds out with its next save and leaves the shard. Until then both
-/// deliver the same records. Correctness must not depend on leases, and with a handler that
-/// [recognises repeated events](murmur_state::Repeats) it does not.
+/// A shard's position is also a lease. One reader at a time holds it, renews it while it runs, and
+/// gives it up when it stops. Another reader takes it over once it has expired. A reader that was
+/// held up for longer finds out with its next save and leaves the shard; until then both deliver
+/// the same records. Correctness must not depend on leases. With a handler that [recognises
+/// repeated events](murmur_state::Repeats) it does not.
 ///
 /// Readers that [`run`](Trigger::run) share the shards evenly, or as
-/// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets them: one alone has all, and gives shards
-/// up, each at a saved position, when others come. It takes some rounds of a third of a lease (at most
-/// 10 s each) until the shares are even, and a shard is not read for up to two of them while it changes
-/// hands. When a reader dies, the others take over its shards. In every round each reader
-/// writes one row that names all readers, and reads a row for each shard that it does not read
-/// itself. [`drain`](Trigger::drain) takes no part in that: it takes what is free.
+/// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) allows. A single reader has all
+/// shards, and gives some up, each at a saved position, when other readers start. A round takes a
+/// third of a lease, at most 10 s. It takes some rounds until the shares are even, and a shard that
+/// changes hands is not read for up to two rounds. When a reader dies, the others take over its
+/// shards. In every round each reader writes one row that names all readers, and reads a row for
+/// each shard that it does not read itself. [`drain`](Trigger::drain) does not take part in
+/// sharing; it reads any free shard.
 ///
-/// That is for a handful of readers: for more use Lambda, or the Kinesis Client Library with its
-/// DynamoDB Streams adapter.
+/// This is meant for a handful of readers. For more, use Lambda, or the Kinesis Client Library with
+/// its DynamoDB Streams adapter.
 ///
 /// # Memory
 ///
-/// What is read ahead of the handler is bounded over all shards, by
-/// [`read_ahead`](crate::TriggerBuilder::read_ahead). Every shard has its turn all the same.
+/// [`read_ahead`](crate::TriggerBuilder::read_ahead) limits how much is read ahead of the handler,
+/// over all shards. Every shard still gets its turn.
 ///
 /// # Log
 ///
-/// At level INFO a run traces what it reads and from where when it begins, how far behind it is
-/// once a minute while it is, and when it has caught up. [`monitor`](Trigger::monitor) shows the
-/// same at any time.
+/// At level INFO a run logs:
+///
+/// - what it reads and from where, when it starts;
+/// - how far behind it is, once a minute while it is behind;
+/// - when it has caught up.
+///
+/// [`monitor`](Trigger::monitor) shows the same at any time.
 ///
 /// # Differences to Lambda
 ///
 /// - A batch is limited by its number of records only (Lambda: also 6 MB).
 /// - Calls have no timeout.
-/// - With `bisect_batch_on_error` a batch of which nothing got done is cut in two also when the
-///   handler answered, not only when it failed as a whole.
-/// - Records that are too old are taken out of their batch; they are looked at before every
+/// - With `bisect_batch_on_error`, a batch with no record done is cut in two even if the handler
+///   answered, not only if it failed as a whole.
+/// - Records that are too old are taken out of their batch. Their age is checked before every
 ///   delivery.
-/// - Records nobody takes ([`on_failure`](crate::TriggerBuilder::on_failure)) stop the trigger;
+/// - Records that no [`on_failure`](crate::TriggerBuilder::on_failure) takes stop the trigger;
 ///   Lambda drops them.
-/// - Filters know event names only. No tumbling windows.
-/// - One that begins at LATEST and ends before it had a record begins at LATEST again, with a
-///   warning; it is counted as a gap.
+/// - Filters match event names only. There are no tumbling windows.
+/// - A trigger that starts at LATEST and ends before its first record starts at LATEST again, with
+///   a warning, and counts a gap.
 pub struct Trigger<S, H> {
     engine: Engine<S, H>,
     beginning: Option<Arc<Beginning>>,
@@ -151,21 +159,24 @@ where
         }
     }
 
-    /// Looks at the trigger while it runs.
+    /// Observes the trigger while it runs.
     pub fn monitor(&self) -> Monitor {
         self.engine.monitor.clone()
     }
 
-    /// Runs until every shard listed is read to its end, or has answered empty
-    /// ([`drain_empty_reads`](crate::TriggerBuilder::drain_empty_reads)) if it is still open; those
-    /// another reader holds are left to it, but one whose child is listed is waited for, so that the
-    /// child is read in its turn. A shard of an enabled stream that has ended has a child:
-    /// where none is listed yet it lists up to ten times more, a
-    /// [`poll_interval`](crate::TriggerBuilder::poll_interval) apart, before it takes that for the end.
+    /// Runs until every listed shard is read to its end, or, if it is still open, has answered
+    /// empty ([`drain_empty_reads`](crate::TriggerBuilder::drain_empty_reads)).
+    ///
+    /// A shard that another reader holds is left to that reader. If a child of it is listed, the
+    /// run waits for the shard, so that the child is read in its turn. In an enabled stream a shard
+    /// that has ended has a child. If none is listed yet, the run lists up to ten more times, a
+    /// [`poll_interval`](crate::TriggerBuilder::poll_interval) apart, before it takes that for the
+    /// end.
     ///
     /// # Errors
     ///
-    /// As [`run`](Trigger::run); a disabled stream is none, since all it has was read.
+    /// As [`run`](Trigger::run). A disabled stream is not an error, because everything in it was
+    /// read.
     ///
     /// # Cancel safety
     ///
@@ -174,27 +185,31 @@ where
         self.go(Until::Drained, future::pending()).await
     }
 
-    /// Runs until `shutdown` completes: then calls to the handler that are under way are
-    /// finished, pauses are cut short, no further call is made, positions are saved and leases
-    /// given up.
+    /// Runs until `shutdown` completes. Then it finishes the calls to the handler that are in
+    /// progress, cuts pauses short, makes no further call, saves the positions and gives up the
+    /// leases.
     ///
     /// # Errors
     ///
-    /// [`TriggerError::RetriesExhausted`] and [`TriggerError::RecordTooOld`] where nobody takes
-    /// such records; [`TriggerError::RecordsKept`] for a handler that does not leave the records that
-    /// are not done; [`TriggerError::Gap`]; [`TriggerError::OtherStream`] and
-    /// [`TriggerError::OtherHandoff`] before anything is read; [`TriggerError::Stream`] for a
-    /// stream that is missing, may not be read, or is disabled and read to its end;
-    /// [`TriggerError::GaveUp`] for what failed for longer than
-    /// [`retry_budget`](crate::TriggerBuilder::retry_budget); and
-    /// what says that a position could not be loaded, saved or understood. The other shards'
-    /// calls under way are finished first; the trigger can be run again and goes on where it
-    /// was.
+    /// - [`TriggerError::RetriesExhausted`] and [`TriggerError::RecordTooOld`] if no callback takes
+    ///   such records.
+    /// - [`TriggerError::RecordsKept`] for a handler that takes records which are not done out of
+    ///   the event.
+    /// - [`TriggerError::Gap`].
+    /// - [`TriggerError::OtherStream`] and [`TriggerError::OtherHandoff`], before anything is read.
+    /// - [`TriggerError::Stream`] for a stream that is missing, may not be read, or is disabled and
+    ///   read to its end.
+    /// - [`TriggerError::GaveUp`] for a transient error that lasted longer than
+    ///   [`retry_budget`](crate::TriggerBuilder::retry_budget).
+    /// - The errors for a position that could not be loaded, saved or understood.
+    ///
+    /// The calls of other shards that are in progress are finished first. The trigger can be run
+    /// again and continues where it was.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing is lost. What was under way comes again with the next run; leases
-    /// are not given up and expire.
+    /// Cancel safe: nothing is lost. Records in progress are delivered again by the next run.
+    /// Leases are not given up, and expire.
     pub async fn run(
         &mut self,
         shutdown: impl Future<Output = ()> + Send,

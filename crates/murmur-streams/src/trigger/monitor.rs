@@ -1,4 +1,4 @@
-//! How a run goes.
+//! The progress of a run.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,30 +7,30 @@ use std::time::Duration;
 
 use murmur_state::{Clock, Recorder, Timestamp};
 
-/// How old the news may be that all is done.
+/// How old the information may be that everything is done.
 const STALE: Duration = Duration::from_secs(10);
 
 /// What one run did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Summary {
-    /// Batches begun; one that comes again, whole or in parts, is not counted anew.
+    /// Batches begun. A batch delivered again, whole or in parts, is not counted again.
     pub batches: u64,
-    /// Records that got done: by the handler, passed by the filter, or given up.
+    /// Records done: by the handler, passed over by the filter, or given up.
     pub records: u64,
     /// Of these, records that the filter kept from the handler.
     pub filtered: u64,
     /// Of these, records that were given up and taken by `on_failure`.
     pub given_up: u64,
-    /// Deliveries of what had been delivered before.
+    /// Deliveries of records that had been delivered before.
     pub retries: u64,
-    /// Records the handler reported as failed, each time it did.
+    /// Records that the handler reported as failed, counted each time.
     pub failures: u64,
-    /// Times the handler answered with an error.
+    /// How often the handler returned an error.
     pub errors: u64,
     /// Batches cut in two because they failed.
     pub bisections: u64,
-    /// Times records were found gone that had not been read.
+    /// How often records that had not been read were found to be gone.
     pub gaps: u64,
     /// Shards lost to another reader.
     pub leases_lost: u64,
@@ -38,17 +38,17 @@ pub struct Summary {
     pub leases_given: u64,
 }
 
-/// How a run goes, for whoever wants to show it.
+/// The progress of a run, for display.
 #[derive(Debug, Clone, PartialEq, Default)]
 #[non_exhaustive]
 pub struct Status {
-    /// What the run did so far; after its end, all it did.
+    /// What the run did so far; after its end, everything it did.
     pub summary: Summary,
     /// The shards it reads now, by id.
     pub shards: Vec<ShardStatus>,
-    /// How many shards it leaves alone that could be read and that no other reader was seen to
-    /// have, because it has its share, or as many as
-    /// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) lets it.
+    /// How many shards could be read but are neither read here nor, as far as seen, by another
+    /// reader. This reader leaves them because it has its share, or as many as
+    /// [`maximum_shards`](crate::TriggerBuilder::maximum_shards) allows.
     pub waiting: usize,
 }
 
@@ -58,18 +58,22 @@ pub struct Status {
 pub struct ShardStatus {
     /// The shard's id.
     pub shard: String,
-    /// How far it is behind the stream's end: the age of the oldest record that is not done;
-    /// zero when all that was there at the last read is done, and the time since that read when
-    /// it was 10 s ago or more; `None` until the first read. Creation times are in whole seconds,
-    /// so that it is up to a second too much.
+    /// How far it is behind the stream's end:
+    ///
+    /// - the age of the oldest record that is not done;
+    /// - zero if everything that was there at the last read is done;
+    /// - the time since that read, if it was 10 s ago or more;
+    /// - `None` until the first read.
+    ///
+    /// Creation times are in whole seconds, so it may be up to a second too high.
     pub lag: Option<Duration>,
     /// Records read and not done.
     pub pending: usize,
-    /// How often in a row its failing batches have failed; 0 if none fails.
+    /// How often in succession its failing batches have failed; 0 if none fails.
     pub failures: u32,
 }
 
-/// Looks at a trigger while it runs. Clones look at the same one.
+/// Observes a trigger while it runs. Clones observe the same trigger.
 #[derive(Clone)]
 pub struct Monitor(Arc<Shared>);
 
@@ -87,7 +91,7 @@ struct State {
     waiting: usize,
 }
 
-/// What a shard's reader says of itself.
+/// What a shard's reader reports.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct ShardProgress {
     pub(crate) behind: Behind,
@@ -99,13 +103,13 @@ pub(crate) struct ShardProgress {
 pub(crate) enum Behind {
     #[default]
     Unknown,
-    /// All that was there at this time is done, as far as an empty answer says that.
+    /// Everything that was there at this time is done, as far as an empty answer tells.
     Nothing { read_at: Timestamp, surely: bool },
-    /// Everything created before this is done.
+    /// Everything created before this time is done.
     Since(Timestamp),
 }
 
-/// What is counted, each as a field of the summary and under a name.
+/// What is counted, each in a field of the summary and under a name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Tally {
     Batches,
@@ -131,7 +135,7 @@ impl Monitor {
         }))
     }
 
-    /// How the run goes.
+    /// The current progress of the run.
     pub fn status(&self) -> Status {
         let now = self.0.clock.now();
         let state = self.state();
@@ -152,7 +156,7 @@ impl Monitor {
         self.state().summary
     }
 
-    /// A new run begins.
+    /// Starts the counts of a new run.
     pub(crate) fn reset(&self) {
         *self.state() = State::default();
     }
@@ -198,7 +202,7 @@ impl Monitor {
         self.state().shards.len()
     }
 
-    /// Whether the shard is being read: it has a row then.
+    /// Whether the shard is being read, and so has a row.
     pub(crate) fn reads(&self, id: &str) -> bool {
         self.state().shards.contains_key(id)
     }
@@ -207,7 +211,7 @@ impl Monitor {
         self.state().shards.remove(id);
     }
 
-    /// Whether every shard that is read is at most `most` behind, and surely so.
+    /// Whether every shard that is read is certainly at most `most` behind.
     pub(crate) fn has_caught_up(&self, most: Duration) -> bool {
         let (now, state) = (self.0.clock.now(), self.state());
         let has = |shard: &ShardProgress| {
@@ -236,7 +240,8 @@ impl Behind {
     fn lag(self, now: Timestamp) -> Option<Duration> {
         match self {
             Self::Unknown => None,
-            // Reads pause that long; without one nobody knows what is there by now.
+            // Reads pause for up to that time. Without a newer read it is not known what is there
+            // by now.
             Self::Nothing { read_at, .. } if now.since(read_at) < STALE => Some(Duration::ZERO),
             Self::Nothing { read_at, .. } => Some(now.since(read_at)),
             Self::Since(time) => Some(now.since(time)),

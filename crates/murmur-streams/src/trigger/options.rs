@@ -1,4 +1,4 @@
-//! The settings of a trigger, as a run needs them.
+//! The settings of a trigger, in the form that a run needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,18 +12,18 @@ use murmur_state::{
 use crate::trigger::failed::OnFailure;
 use crate::trigger::gap::OnGap;
 
-/// What is read ahead, unless told otherwise.
+/// The default bound of what is read ahead.
 const READ_AHEAD: usize = 256 * 1024 * 1024;
 
-/// Where a trigger begins that has not read the stream before.
+/// Where a trigger starts if it has not read the stream before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum StartingPosition {
-    /// The oldest record the stream still has.
+    /// The oldest record that the stream still has.
     #[default]
     TrimHorizon,
-    /// Only what is put from about now on. Shards that appear later are read from their
-    /// beginning all the same, so that a split loses nothing.
+    /// Only records put from about now on. Shards that appear later are still read from their
+    /// beginning, so that a split loses nothing.
     Latest,
 }
 
@@ -35,7 +35,7 @@ pub(crate) struct Options {
     pub(crate) bisect_batch_on_error: bool,
     pub(crate) maximum_retry_attempts: Option<u32>,
     pub(crate) maximum_record_age: Option<Duration>,
-    /// What follows from that and from how long the handler recognises events.
+    /// The limit that results from that age and from how long the handler recognises events.
     pub(crate) record_age_limit: Option<Duration>,
     pub(crate) on_failure: Option<OnFailure>,
     pub(crate) event_names: Option<Vec<OperationType>>,
@@ -82,13 +82,13 @@ impl Default for Options {
 }
 
 impl Options {
-    /// How one run tries again.
+    /// The retry state of one run.
     pub(crate) fn retry(&self) -> Retry {
         Retry::new(self.retry, Arc::clone(&self.clock), self.random.clone())
     }
 
-    /// Whether the filter lets this record pass. If not even the name of its event could be read,
-    /// the handler decides about it.
+    /// Whether the record passes the filter. If not even its event name could be read, the handler
+    /// decides about it.
     pub(crate) fn wants(&self, record: &EventRecord) -> bool {
         let Some(names) = &self.event_names else {
             return true;
@@ -101,11 +101,11 @@ impl Options {
         notes.event_name.is_none_or(|name| is_wanted(&name))
     }
 
-    /// Warns of what is allowed and seldom meant.
+    /// Warns of settings that are allowed but rarely intended.
     pub(crate) fn warn(&self) {
         if self.maximum_retry_attempts.is_none() && self.maximum_record_age.is_none() {
             tracing::warn!(
-                "neither `maximum_retry_attempts` nor `maximum_record_age` is set: one record that always fails blocks its shard until it is trimmed"
+                "neither `maximum_retry_attempts` nor `maximum_record_age` is set: a record that always fails blocks its shard until it is trimmed"
             );
         }
     }

@@ -1,9 +1,9 @@
-//! How far each shard is, and who reads it: what outlives a run.
+//! The position and the reader of each shard: the state that outlives a run.
 //!
-//! Under the trigger's name there is one *beginning*, saved before anything is read, which says
-//! how each shard of the first generation begins; and one row per shard, with its position and
-//! its lease. Every row is saved only over the version that was read, so that of two readers
-//! that hold each other for gone one finds out with its next save.
+//! Under the trigger's name there is one *beginning*, saved before anything is read, which says how
+//! each shard of the first generation begins. There is also one row per shard, with its position
+//! and its lease. Every row is saved only over the version that was read. If two readers each
+//! believe that the other is gone, one of them finds out with its next save.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use crate::trigger::row::{At, Held, Row};
 use crate::trigger::sightings::Sightings;
 use crate::trigger::workers::{Beat, Workers};
 
-/// How often a beat is tried when others save theirs at the same time; the next round comes soon.
+/// How often a beat is tried when other readers save theirs at the same time. The next round is
+/// soon.
 const ATTEMPTS: u32 = 8;
 
 pub(crate) struct Positions {
@@ -31,7 +32,7 @@ pub(crate) struct Positions {
     pub(crate) name: PipelineName,
     pub(crate) owner: String,
     pub(crate) lease: Duration,
-    /// Whether others can see them: else nobody waits for a lease to end.
+    /// Whether other readers can see the positions. If not, no reader waits for a lease to end.
     pub(crate) lasting: bool,
     pub(crate) sightings: Sightings,
     pub(crate) clock: Arc<dyn Clock>,
@@ -50,7 +51,7 @@ impl Positions {
         self.name.marker("workers", &[])
     }
 
-    /// The beginning of the stream that is `listed`: the one that was saved, or a new one.
+    /// The beginning of the `listed` stream: the saved one, or a new one.
     pub(crate) async fn begin(
         &self,
         listed: &StreamDescription,
@@ -103,13 +104,13 @@ impl Positions {
         }
     }
 
-    /// What is saved of a shard, whoever holds it, and its version.
+    /// The saved row of a shard, for any owner, and its version.
     pub(crate) async fn find(&self, shard: &str) -> Result<Option<(Row, u64)>, TriggerError> {
         self.load(&self.shard_name(shard)).await
     }
 
-    /// Whether the row's lease is another's, and has not expired: by this clock, with the
-    /// [grace](Sightings::grace) that the owner has.
+    /// Whether another reader has the row's lease and it has not expired, by this clock and with
+    /// the owner's [grace](Sightings::grace).
     pub(crate) fn is_elsewhere(&self, row: &Row) -> bool {
         let owner = row.owner.as_ref().filter(|owner| **owner != self.owner);
         owner.zip(row.until).is_some_and(|(owner, until)| {
@@ -117,14 +118,14 @@ impl Positions {
         })
     }
 
-    /// Whether the row's lease is of an earlier life of this reader, one before `began`.
+    /// Whether the row's lease is of an earlier run of this reader's process, one before `began`.
     pub(crate) fn is_left_over(&self, row: &Row, began: Timestamp) -> bool {
         let own = row.owner.as_ref().filter(|owner| **owner == self.owner);
         own.and(row.until)
             .is_some_and(|until| until < began.plus(self.lease))
     }
 
-    /// A row under this reader's lease, which begins now.
+    /// A row under this reader's lease, which starts now.
     pub(crate) fn leased(&self, at: At, through: Option<Timestamp>) -> Row {
         Row {
             at,
@@ -134,8 +135,8 @@ impl Positions {
         }
     }
 
-    /// Saves a shard's row over the version that was read; `None` if somebody saved it since.
-    /// The same row can be saved again after an answer that was lost.
+    /// Saves a shard's row over the version that was read. Returns `None` if it was saved by
+    /// another reader since. The same row can be saved again after a lost answer.
     pub(crate) async fn put(
         &self,
         shard: &Arc<str>,
@@ -150,12 +151,12 @@ impl Positions {
         }))
     }
 
-    /// Removes the row of a shard that ended, is listed no more, and whose children have begun.
+    /// Removes the row of a shard that ended, is no longer listed, and whose children have begun.
     pub(crate) async fn forget(&self, shard: &str) -> Result<(), TriggerError> {
         let name = self.shard_name(shard);
         let found: Option<(Row, u64)> = self.load(&name).await?;
         if let Some((row, version)) = found.filter(|(row, _)| row.at == At::Ended) {
-            // Whoever saved it since has a reason to keep it.
+            // A reader that saved it since then has a reason to keep it.
             let (Removed::Gone | Removed::Conflict) = self
                 .place
                 .remove(&name, version)
@@ -166,7 +167,7 @@ impl Positions {
         Ok(())
     }
 
-    /// Says that this worker is there, and has room for so many shards; answers who is.
+    /// Announces this worker, with room for so many shards. Returns all workers.
     pub(crate) async fn beat(&self, room: usize) -> Result<Workers, TriggerError> {
         let name = self.workers_name();
         let mut attempts = 0;
@@ -179,7 +180,7 @@ impl Positions {
             all.workers.retain(|worker, beat| {
                 *worker == self.owner || self.sightings.see(worker, beat, &*self.clock)
             });
-            // One that is forgotten and comes again must not be taken for what was seen before.
+            // A worker that was removed and returns must not be taken for its earlier beats.
             let first = || u64::try_from(self.clock.now().as_millis()).unwrap_or(0);
             let beats = all
                 .workers
@@ -198,7 +199,7 @@ impl Positions {
         }
     }
 
-    /// Says that this worker is no longer there.
+    /// Announces that this worker is leaving.
     pub(crate) async fn leave(&self) -> Result<(), TriggerError> {
         let name = self.workers_name();
         let found: Option<(Workers, u64)> = self.load(&name).await?;
@@ -210,7 +211,7 @@ impl Positions {
         Ok(())
     }
 
-    /// What is kept as `name`, and its version.
+    /// The content stored as `name`, and its version.
     async fn load<T: StoredForm>(&self, name: &str) -> Result<Option<(T, u64)>, TriggerError> {
         let loaded = self.place.load(name).await;
         let Some(Checkpoint { data, version }) = loaded.map_err(|source| failed(name, source))?
@@ -220,7 +221,7 @@ impl Positions {
         Ok(Some((decode(name, &data)?, version)))
     }
 
-    /// `None` if somebody saved since.
+    /// `None` if another reader saved since.
     async fn save<T: StoredForm>(
         &self,
         name: &str,

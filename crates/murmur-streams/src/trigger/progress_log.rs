@@ -1,4 +1,4 @@
-//! What a run writes into the log as it goes: what it reads, and how far behind it is.
+//! What a run logs about its progress: what it reads, and how far behind it is.
 
 use std::time::Duration;
 
@@ -9,23 +9,23 @@ use crate::trigger::beginning::Beginning;
 use crate::trigger::engine::Engine;
 use crate::trigger::options::StartingPosition;
 
-/// How often a run that is behind says so. One that has caught up says so when it is this far
+/// How often a run that is behind logs that. A run that has caught up logs when it is this far
 /// behind again.
 const RHYTHM: Duration = Duration::from_secs(60);
 
-/// A run that is no further behind than this, and the longest pause between reads, has caught up.
+/// A run has caught up if it is no further behind than this plus the longest pause between reads.
 const NEAR: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
 pub(crate) struct ProgressLog {
     begun: bool,
     caught_up: bool,
-    /// When it said that it is behind, in monotonic time.
+    /// When it last logged that it is behind, in monotonic time.
     told_at: Option<Duration>,
 }
 
 impl ProgressLog {
-    /// Says once what is read, and from where. The run itself began at `began`.
+    /// Logs once what is read, and from where. The run itself started at `began`.
     pub(crate) fn begin<S, H>(
         &mut self,
         engine: &Engine<S, H>,
@@ -51,8 +51,8 @@ impl ProgressLog {
         );
     }
 
-    /// Says how far behind the run is, where that is due, or that it has caught up; asked whenever the
-    /// shards were listed. `all_begun` tells whether all shards are begun that this run can read.
+    /// Logs how far behind the run is, when due, or that it has caught up. Called whenever the
+    /// shards were listed. `all_begun` is whether all shards that this run can read are begun.
     pub(crate) fn tell<S, H>(&mut self, engine: &Engine<S, H>, all_begun: bool) {
         let (clock, trigger) = (&engine.options.clock, &engine.positions.name);
         let status = engine.monitor.status();
@@ -83,7 +83,7 @@ impl ProgressLog {
         );
     }
 
-    /// Says that all is done that was there.
+    /// Logs that everything that was there is done.
     pub(crate) fn end<S, H>(&mut self, engine: &Engine<S, H>) {
         self.caught_up = true;
         tracing::info!(

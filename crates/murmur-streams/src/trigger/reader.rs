@@ -1,4 +1,4 @@
-//! Reading one shard: what to ask for next, when, and what an answer means.
+//! Reads one shard: what to request next and when, and what an answer means.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use crate::trigger::gap::Gap;
 use crate::trigger::room::Taken;
 use crate::trigger::watch::{Release, Until, Watch};
 
-/// The pause after a read that left nothing behind is this part of the longest; after empty ones
-/// each doubles. By default 200 ms: a shard takes 5 reads a second.
+/// The pause after a read that left nothing behind, as a fraction of the longest pause. Each empty
+/// read doubles it. 200 ms by default: a shard takes 5 reads a second.
 const FIRST_PAUSE: u32 = 5;
 
-/// So many empty answers in a row say that all that was put before is read: DynamoDB answers
-/// empty now and then although records follow.
+/// So many consecutive empty answers prove that everything put before is read. DynamoDB sometimes
+/// answers empty although records follow.
 const SURELY_EMPTY: u32 = 10;
 
-/// A failed read that is made later than this after it was due is a new one: what it waits for
-/// meanwhile, room or its lanes, is no failure.
+/// A failed read that is repeated later than this after it was due counts as a new one. Meanwhile
+/// it waited for room or for its lanes, which is not a failure.
 const LATE_AGAIN: Duration = Duration::from_secs(5);
 
 /// A read that was tried.
 pub(crate) struct Read<'e> {
     from: Cursor,
     answer: Result<ReadBatch, StreamError>,
-    /// The wall time before it was asked for.
+    /// The wall time before the request.
     asked_at: Timestamp,
     room: Taken,
     attempts: Attempts<'e>,
@@ -48,9 +48,9 @@ pub(crate) struct ReadRecords {
 /// How much of a shard was done when a read was answered.
 #[derive(Clone, Copy)]
 pub(crate) struct DoneBefore {
-    /// Whatever was put before this time is done.
+    /// Everything put before this time is done.
     pub(crate) through: Option<Timestamp>,
-    /// Whether all is done that was read.
+    /// Whether everything that was read is done.
     pub(crate) all: bool,
     /// Whether records were seen, and none is done.
     pub(crate) none: bool,
@@ -60,23 +60,23 @@ pub(crate) struct ShardReader<'e, S, H> {
     engine: &'e Engine<S, H>,
     until: Until,
     shard: Arc<str>,
-    /// Where to read on; `None` once it is read to its end.
+    /// Where to read on, or `None` once the shard is read to its end.
     cursor: Option<Cursor>,
-    /// Of the read that failed and comes again.
+    /// Of the failed read that is to be repeated.
     attempts: Option<Attempts<'e>>,
     /// Whether the last read may have left records behind.
     more: bool,
     empty_reads: u32,
     /// When to read again, in monotonic time.
     next_read: Duration,
-    /// When the last read was asked for that was answered.
+    /// When the last answered read was requested.
     read_at: Option<Timestamp>,
-    /// When all that had been put by then was done.
+    /// The request time of the last read at which everything put by then was done.
     clear_at: Option<Timestamp>,
-    /// When a gap was told last: what was put before is no other gap.
+    /// When a gap was last reported. Records put before then are not another gap.
     told_at: Option<Timestamp>,
     reading: bool,
-    /// Whether the read under way waits for room.
+    /// Whether the read in progress waits for room.
     starved: bool,
 }
 
@@ -104,7 +104,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         }
     }
 
-    /// Where to read on; `None` once it is read to its end.
+    /// Where to read on, or `None` once the shard is read to its end.
     pub(crate) fn cursor(&self) -> Option<&Cursor> {
         self.cursor.as_ref()
     }
@@ -114,7 +114,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         self.cursor.is_none()
     }
 
-    /// Whether the read under way waits for room.
+    /// Whether the read in progress waits for room.
     pub(crate) fn is_starved(&self) -> bool {
         self.starved
     }
@@ -124,13 +124,13 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         self.more
     }
 
-    /// Whether all is read that was there. A read that brought little may have left records
-    /// behind, and so may an empty one.
+    /// Whether everything that was there is read. A read that returned few records, or none, may
+    /// still have left records behind.
     pub(crate) fn has_caught_up(&self) -> bool {
         self.empty_reads >= self.engine.options.drain_empty_reads || self.is_at_end()
     }
 
-    /// Whether that is sure, as far as empty answers can tell.
+    /// Whether that is certain, as far as empty answers can tell.
     pub(crate) fn has_surely_caught_up(&self) -> bool {
         let enough = self.engine.options.drain_empty_reads;
         let enough = match self.until {
@@ -140,17 +140,17 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         self.empty_reads >= enough || self.is_at_end()
     }
 
-    /// When the last read was asked for that was answered.
+    /// When the last answered read was requested.
     pub(crate) fn read_at(&self) -> Option<Timestamp> {
         self.read_at
     }
 
-    /// When all that had been put by then was done.
+    /// The request time of the last read at which everything put by then was done.
     pub(crate) fn clear_at(&self) -> Option<Timestamp> {
         self.clear_at
     }
 
-    /// When to read next, in monotonic time; `None` while a read is under way, and at the end.
+    /// When to read next, in monotonic time. `None` while a read is in progress, and at the end.
     pub(crate) fn due_at(&self) -> Option<Duration> {
         (!self.reading && !self.is_at_end()).then_some(self.next_read)
     }
@@ -159,7 +159,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         self.next_read.saturating_add(LATE_AGAIN)
     }
 
-    /// Makes a failed read that is overdue a new one.
+    /// Turns a failed read that is overdue into a new one.
     pub(crate) fn forget_old_failures(&mut self) {
         let (now, late_at) = (self.engine.options.clock.monotonic(), self.late_at());
         self.attempts.take_if(|_| now > late_at);
@@ -207,7 +207,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         })
     }
 
-    /// Takes in the answer to a read; the records that it brought.
+    /// Takes over the answer to a read, and returns the records that it brought.
     pub(crate) fn took(
         &mut self,
         read: Option<Read<'e>>,
@@ -228,10 +228,10 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
             Ok(batch) => batch,
             Err(error) => match attempts.after(&error) {
                 Some(wait) => {
-                    tracing::debug!(shard = &*self.shard, error = %Causes(&error), "a read is tried again");
+                    tracing::debug!(shard = &*self.shard, error = %Causes(&error), "a read is repeated");
                     let now = self.engine.options.clock.monotonic();
                     self.next_read = now.saturating_add(wait);
-                    // What was read before does not wait for what cannot be read now.
+                    // Records that were read before do not wait for a read that fails.
                     self.more = false;
                     self.attempts = Some(attempts);
                     return Ok(None);
@@ -264,8 +264,8 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         Ok(Some(ReadRecords { records, room }))
     }
 
-    /// Whether a read that has been answered missed anything by where it began. Only its answer
-    /// ends the doubt: the process may have been suspended since it asked.
+    /// Judges whether an answered read missed records because of where it started. Only the answer
+    /// ends the doubt, because the process may have been suspended after the request.
     fn judge(&mut self, from: &Cursor, done: DoneBefore) -> Result<(), TriggerError> {
         match from {
             Cursor::Start(Start::TrimHorizon) => {
@@ -282,12 +282,12 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
                 }
                 Ok(())
             }
-            // Numbers are judged by the stream, and an iterator that is valid by where it began.
+            // The stream judges numbers, and judges a valid iterator by where it started.
             Cursor::Start(_) | Cursor::Iterator { .. } => Ok(()),
         }
     }
 
-    /// Goes on after a read that failed for good, where that is allowed.
+    /// Continues after a read that failed permanently, if that is allowed.
     fn unreadable(
         &mut self,
         from: &Cursor,
@@ -296,8 +296,8 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
     ) -> Result<(), TriggerError> {
         match error {
             StreamError::Trimmed { .. } => {
-                // A number may be too old although nothing after it is gone. What was read and is
-                // not done is, or was put before what is.
+                // A number may be too old although nothing after it is gone. Records that were read
+                // and are not done are gone, or were put before some that are.
                 let is_done = done.all && !done.none;
                 if !is_done || self.engine.trimmed_since(done.through).is_some() {
                     self.gap(Gap::Trimmed, done)?;
@@ -312,7 +312,7 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
                 if *begun == Start::Latest {
                     self.gap(Gap::LatestExpired, done)?;
                 }
-                // Judged when it is answered, as any beginning.
+                // Judged when it is answered, like any beginning.
                 self.cursor = Some(begun.clone().into());
                 Ok(())
             }
@@ -325,8 +325,8 @@ impl<'e, S: StreamSource, H: Sync> ShardReader<'e, S, H> {
         }
     }
 
-    /// Fails, or goes on with what there is: what was put until now is part of the gap that was
-    /// told.
+    /// Fails, or continues with the records there are. Records put until now are part of the
+    /// reported gap.
     fn gap(&mut self, gap: Gap, done: DoneBefore) -> Result<(), TriggerError> {
         self.engine.on_gap(&self.shard, gap)?;
         self.told_at = Some(self.engine.options.clock.now());

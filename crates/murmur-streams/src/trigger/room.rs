@@ -1,15 +1,16 @@
-//! How much is read ahead, over all shards of a trigger.
+//! Limits how much is read ahead, over all shards of a trigger.
 //!
-//! A read takes room for the most that it may bring, waiting in line for it; what it brought keeps
-//! what it needs, and gives it back when it is done or dropped. A read that failed gives it all back
-//! until it comes again.
+//! A read takes room for the most that it may return, and waits in line for it. The records it
+//! returned keep the room that they need, and give it back when they are done or dropped. A read
+//! that failed gives all its room back until it is repeated.
 //!
-//! Every shard gets its turn: room is given in the order it was asked for, so it is enough that
-//! what is held comes back. A shard that has to wait for room waits for nothing else with what it
-//! holds: it delivers what it has, without waiting for a fuller batch. So all that is held is with
-//! the handler, or behind what is, or failed and comes again. What fails ends by itself where
-//! retries are limited; where they are not, a shard that keeps failing while others wait is put
-//! aside: it drops what it has, and begins again from its position, at the end of the line.
+//! Every shard gets its turn. Room is given in the order of the requests, so it is enough that all
+//! room in use is given back in the end. A shard that has to wait for room waits for nothing else
+//! with the records it holds: it delivers them without waiting for a fuller batch. So all records
+//! held are with the handler, or wait behind such records, or failed and are to be delivered again.
+//! Where retries are limited, failures end by themselves. Where they are not, a shard that keeps
+//! failing while others wait is put aside: it drops its records, and starts again from its
+//! position, at the end of the line.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,10 +20,10 @@ use aws_lambda_events::event::dynamodb::EventRecord;
 use serde_dynamo::AttributeValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What one read takes: a megabyte of small attributes is several in memory.
+/// The room of one read. A megabyte of small attributes takes several in memory.
 pub(crate) const READ_BYTES: usize = 4 * 1024 * 1024;
 
-/// What is counted in.
+/// The unit of room.
 const UNIT: usize = 1024;
 
 pub(crate) struct Room {
@@ -30,7 +31,7 @@ pub(crate) struct Room {
     waiting: AtomicUsize,
 }
 
-/// Part of the room; given back when it is dropped.
+/// A part of the room, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Taken(OwnedSemaphorePermit);
 
@@ -43,7 +44,7 @@ impl Room {
         }
     }
 
-    /// Room for a read, if there is some and no other waits for it.
+    /// Room for a read, if there is some and no other read waits for it.
     pub(crate) fn try_take(&self) -> Option<Taken> {
         if self.is_wanted() {
             return None;
@@ -53,7 +54,7 @@ impl Room {
         taken.ok().map(Taken)
     }
 
-    /// Room for a read, once it is this one's turn; `None` never comes.
+    /// Room for a read, once it is its turn. `None` never happens.
     pub(crate) async fn take(&self) -> Option<Taken> {
         let _waits = Waits::among(&self.waiting);
         let units = (READ_BYTES / UNIT) as u32;
@@ -68,14 +69,14 @@ impl Room {
 }
 
 impl Taken {
-    /// What a record needs of this, or what is left of it.
+    /// The part that a record needs, or what is left.
     pub(crate) fn part(&mut self, record: &EventRecord) -> Option<Taken> {
         let units = size(record).div_ceil(UNIT).min(self.0.num_permits());
         self.0.split(units).map(Taken)
     }
 }
 
-/// One that waits, until it is dropped.
+/// A waiting read, until it is dropped.
 struct Waits<'a>(&'a AtomicUsize);
 
 impl<'a> Waits<'a> {
@@ -91,7 +92,7 @@ impl Drop for Waits<'_> {
     }
 }
 
-/// How many bytes of memory a record takes, about.
+/// About how many bytes of memory a record takes.
 pub(crate) fn size(record: &EventRecord) -> usize {
     let change = &record.change;
     let images = [&change.keys, &change.old_image, &change.new_image];

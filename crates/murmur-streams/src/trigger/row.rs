@@ -1,4 +1,4 @@
-//! A shard's row: how far it is, and who reads it.
+//! A shard's row: its position, and its reader.
 
 use std::sync::Arc;
 
@@ -7,17 +7,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::trigger::form::StoredForm;
 
-/// How far a shard is.
+/// The position of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum At {
     /// Begun, and no record seen.
     Begun,
-    /// Nothing done; this is the first record that was read.
+    /// No record is done. This is the first record that was read.
     From(SequenceNumber),
     /// Everything up to this number is done.
     After(SequenceNumber),
-    /// Read to its end, and all done.
+    /// Read to its end, with everything done.
     Ended,
 }
 
@@ -25,8 +25,8 @@ pub(crate) enum At {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) at: At,
-    /// Whatever was put into the shard's lineage before this time is done, or not wanted. `None`
-    /// where that cannot be said.
+    /// Everything put into the shard's lineage before this time is done or not wanted. `None` if
+    /// there is no such time.
     pub(crate) through: Option<Timestamp>,
     pub(crate) owner: Option<String>,
     /// When the lease ends, by the owner's wall clock.
@@ -38,7 +38,7 @@ impl StoredForm for Row {
 }
 
 impl Row {
-    /// A row under nobody's lease.
+    /// A row without a lease.
     pub(crate) fn released(at: At, through: Option<Timestamp>) -> Self {
         Self {
             at,
@@ -54,7 +54,7 @@ impl Row {
 pub(crate) struct Held {
     pub(crate) shard: Arc<str>,
     pub(crate) row: Row,
-    /// Of the row as it is saved.
+    /// The version of the saved row.
     pub(crate) version: u64,
 }
 

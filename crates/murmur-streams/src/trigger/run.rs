@@ -1,4 +1,4 @@
-//! One run: lists the shards from time to time, and has every one worked on that can be.
+//! One run: lists the shards repeatedly, and processes each that can be read.
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::pin;
@@ -25,28 +25,28 @@ use crate::trigger::row::{At, Row};
 use crate::trigger::watch::{Until, Watch, yield_now};
 use crate::trigger::workers::Workers;
 
-/// How often new shards and the leases of others are looked for.
+/// How often to look for new shards and check the leases of other readers.
 const DISCOVERY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long shards are started by one list. A machine that was suspended knows of shards that are
-/// long gone.
+/// How long a list may be used to start shards. After a machine was suspended, its list has shards
+/// that are long gone.
 const GOOD_FOR: Duration = Duration::from_secs(15 * 60);
 
-/// How long the shards are not listed again, at most, because listing them takes long.
+/// The longest pause between lists that is due to slow listing.
 const MOST_PAUSE: Duration = Duration::from_secs(60);
 
-/// How often, after a shard has ended, the shards are listed until a child of it is there. Each
-/// shard of an enabled stream that ends has one, but not at once on every list.
+/// How often, after a shard has ended, the shards are listed until they include a child of it. Each
+/// shard of an enabled stream that ends has a child, but not every list has it at once.
 const CHILD_LISTINGS: u32 = 10;
 
-/// How long the others are waited for at the end, to be told of it.
+/// How long to try, at the end, to tell the other readers.
 const LEAVING: Duration = Duration::from_millis(300);
 
 /// What a run waits for.
 enum Step {
-    /// What the stream lists, and how reading it was begun; `None` if the run was stopped.
+    /// The stream's list, and how reading it was begun, or `None` if the run was stopped.
     Listed(Result<Option<(StreamDescription, Arc<Beginning>)>, TriggerError>),
-    /// Who shares the shards, where that was asked, and what the rows of some say.
+    /// The readers that share the shards, if requested, and the content of some rows.
     Looked(Result<Option<Look>, TriggerError>),
     Left(Arc<str>, Result<Left, TriggerError>),
     Forgot(Result<(), TriggerError>),
@@ -59,12 +59,12 @@ struct Look {
 
 /// How this reader shares the shards with others, in rounds.
 struct Sharing {
-    /// Where a round began, what it has seen so far.
+    /// What the current round has seen so far.
     round: Option<HashMap<Arc<str>, SeenRow>>,
-    /// When to begin the next, in monotonic time; `None` before the shards are listed.
+    /// When to start the next round, in monotonic time, or `None` before the shards are listed.
     next: Option<Duration>,
     workers: Workers,
-    /// How many shards are this reader's.
+    /// How many shards this reader may have.
     most: usize,
     /// Whether it had more than its share in the last round.
     had_more: bool,
@@ -74,26 +74,26 @@ pub(crate) struct TriggerRun<'e, 'w, S, H> {
     engine: &'e Engine<S, H>,
     watch: &'e Watch<'w>,
     lineage: Lineage,
-    /// When the run began, by the wall clock.
+    /// When the run started, by the wall clock.
     began: Timestamp,
     steps: FuturesUnordered<BoxFuture<'e, Step>>,
     listing: bool,
-    /// `None` where no others can see the positions, or the run only wants what is there.
+    /// `None` if no other reader can see the positions, or the run only reads what is there.
     share: Option<Sharing>,
-    /// What tells the shards that are read here to leave.
+    /// Tells shards that are read here to leave.
     releases: BTreeMap<Arc<str>, oneshot::Sender<()>>,
-    /// When the shards were last asked for, in monotonic time, and how long that took.
+    /// When the shards were last requested, in monotonic time, and how long that took.
     asked_at: Duration,
     listing_took: Duration,
-    /// Until when shards are started by what was listed last.
+    /// Until when the last list may be used to start shards.
     good_until: Deadline,
-    /// When to list again: by wall time as well, since a machine that was suspended knows of shards
-    /// that are long gone.
+    /// When to list again. It includes wall time, because after a machine was suspended its list
+    /// has shards that are long gone.
     list_at: Deadline,
     /// Whether no shard has ended since the shards were listed, and none lacks its children.
     up_to_date: bool,
-    /// How often the shards were listed, since one has ended, without the children of all that
-    /// have.
+    /// How often, since a shard ended, the shards were listed without the children of all that have
+    /// ended.
     without_child: u32,
     log: ProgressLog,
     error: Option<TriggerError>,
@@ -209,8 +209,9 @@ where
         }
     }
 
-    /// The next thing that happens; `None` if it is time to look again. `stopping` is what this turn
-    /// has acted on: asked for again it might have changed, and nothing would be waited for.
+    /// The next event, or `None` if it is time to check again. `stopping` is the value that this
+    /// turn has acted on. If it were evaluated again it might have changed, and nothing would be
+    /// waited for.
     async fn next_step(&mut self, stopping: bool) -> Option<Step> {
         let clock = &self.engine.options.clock;
         let list_in = self.list_at.remaining(&**clock).unwrap_or_default();
@@ -244,7 +245,7 @@ where
         let engine = self.engine;
         self.listing = false;
         self.log.begin(engine, listed, beginning, self.began);
-        // A run that drains says only at its end that all is done.
+        // A run that drains reports only at its end that everything is done.
         let all_begun = self.watch.until == Until::ShutDown
             && self.up_to_date
             && self.lineage.working() == engine.monitor.shards();
@@ -274,8 +275,8 @@ where
             true => engine.options.poll_interval.min(DISCOVERY_INTERVAL),
             false => DISCOVERY_INTERVAL,
         };
-        // A list of many pages is asked for no more than half of the time: the calls are shared by
-        // all who read streams in the account.
+        // A list of many pages is requested at most half of the time, because all stream readers of
+        // the account share the calls.
         let took = clock.monotonic().saturating_sub(self.asked_at);
         self.listing_took = took.min(MOST_PAUSE);
         self.list_at = Deadline::within(clock, pause.max(self.listing_took));
@@ -293,8 +294,8 @@ where
         }
     }
 
-    /// Whether to list again for the children of a shard that has ended. A stream that is switched
-    /// off ends its shards without any.
+    /// Whether to list again for the children of a shard that has ended. When a stream is disabled
+    /// its shards end without children.
     fn awaits_children(&mut self, listed: &StreamDescription) -> bool {
         if !(listed.info.is_enabled() && self.lineage.awaits_children()) {
             return false;
@@ -303,7 +304,7 @@ where
         if self.without_child == CHILD_LISTINGS {
             tracing::warn!(
                 stream = listed.info.stream_arn,
-                "a shard has ended, and no child of it is listed although the stream is enabled"
+                "a shard has ended, but none of its children is listed although the stream is enabled"
             );
         }
         self.without_child < CHILD_LISTINGS
@@ -325,7 +326,7 @@ where
         }
     }
 
-    /// Begins a round: who is there, and who reads what.
+    /// Starts a round, which finds out the readers and the shards of each.
     fn look_when_due(&mut self) {
         let now = self.engine.options.clock.monotonic();
         let pause = DISCOVERY_INTERVAL.min(self.engine.positions.lease / 3);
@@ -349,8 +350,8 @@ where
         self.steps.push(look.boxed());
     }
 
-    /// Takes in what was seen; at the end of a round works out this reader's share, and gives up
-    /// what others lack.
+    /// Takes over what was seen. At the end of a round it works out this reader's share, and gives
+    /// up shards that others lack.
     fn looked(&mut self, Look { workers, rows }: Look) {
         let Some(share) = &mut self.share else {
             return;
@@ -363,7 +364,7 @@ where
             self.lineage.seen(&id, &seen);
             round.insert(id, seen);
         }
-        // Those that can be read now since others turned out to have ended.
+        // Shards that can be read now because others turned out to have ended.
         let mut more = self.lineage.others();
         more.retain(|id| !round.contains_key(id));
         if !more.is_empty() {
@@ -392,10 +393,10 @@ where
             let given = wanted.div_ceil(2);
             tracing::info!(
                 shards = given,
-                "given up to other readers, so that each has its share"
+                "shards are given up to other readers, so that each has its share"
             );
             for _ in 0..given {
-                // Dropping it tells the shard.
+                // Dropping the sender tells the shard.
                 drop(self.releases.pop_last());
             }
         }
@@ -405,19 +406,19 @@ where
         self.watch.until == Until::Drained && self.up_to_date && self.lineage.is_drained()
     }
 
-    /// Stops the run; the first error is the one that is returned.
+    /// Stops the run. The first error is the one that is returned.
     fn fail(&mut self, error: TriggerError) {
         self.watch.halt();
         if self.error.is_none() {
             self.error = Some(error);
         } else {
-            tracing::error!(error = %Causes(&error), "the run failed once more");
+            tracing::error!(error = %Causes(&error), "the run had another error while stopping");
         }
     }
 }
 
 impl<S: StreamSource, H: Sync> Engine<S, H> {
-    /// What the rows of shards say, after a beat if that is due.
+    /// Reads the rows of shards, after a beat if that is due.
     async fn look(
         &self,
         shards: Vec<Arc<str>>,
@@ -436,7 +437,7 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
             let seen = match found {
                 Some((row, _)) if row.at == At::Ended => SeenRow::Ended,
                 Some((row, version)) if self.positions.is_left_over(&row, began) => {
-                    // Else it would be held for this reader, which may have no room for it.
+                    // Otherwise it would be held for this reader, which may have no room for it.
                     let free = Row::released(row.at, row.through);
                     let put = || self.positions.put(&shard, &free, Some(version));
                     self.persistently(put).await?;
@@ -457,7 +458,7 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
         })
     }
 
-    /// Tells the others that this reader is gone; if that fails they find out by themselves.
+    /// Tells the other readers that this one is gone. If that fails they find out by themselves.
     async fn leave_others(&self) {
         let enough = self.options.clock.sleep(LEAVING);
         match future::select(pin!(self.positions.leave()), enough).await {
@@ -471,7 +472,7 @@ impl<S: StreamSource, H: Sync> Engine<S, H> {
         }
     }
 
-    /// What the stream lists now, and how reading it was begun.
+    /// The stream's current list, and how reading it was begun.
     async fn list(
         &self,
         watch: &Watch<'_>,

@@ -1,4 +1,4 @@
-//! The work on one shard: read, deliver, save the position, until it ends or the run does.
+//! Processes one shard: reads, delivers and saves the position, until the shard or the run ends.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,12 +27,12 @@ use crate::trigger::row::{At, Held, Row};
 use crate::trigger::tracker::Tracker;
 use crate::trigger::watch::{Release, Until, Watch, yield_now};
 
-/// So many failures in a row show that a batch fails for longer.
+/// So many consecutive failures show that the failure of a batch is not a short one.
 const KEEPS_FAILING: u32 = 3;
 
 /// What a shard waits for.
 enum Step<'e> {
-    /// Nothing if the run was stopped, or the shard was to be left.
+    /// `None` if the run was stopped, or the shard was to be left.
     Read(Option<Read<'e>>),
     Delivered(usize, Delivered),
     Saved(Result<Option<Held>, TriggerError>),
@@ -43,9 +43,9 @@ type Steps<'e> = FuturesUnordered<BoxFuture<'e, Step<'e>>>;
 struct Shard<'e, 'w, S, H> {
     engine: &'e Engine<S, H>,
     watch: &'e Watch<'w>,
-    /// Completes when another reader is to have it.
+    /// Completes when another reader should have the shard.
     release: Release,
-    /// Whether it was begun at LATEST: a place that is in no row before the first record.
+    /// Whether it was begun at LATEST. Before the first record, that place is in no row.
     latest: bool,
     arn: &'e str,
     has_child: bool,
@@ -53,7 +53,7 @@ struct Shard<'e, 'w, S, H> {
     lanes: Vec<DeliveryLane>,
     tracker: Tracker,
     reader: ShardReader<'e, S, H>,
-    /// When to renew the lease at the latest, in monotonic time.
+    /// The latest time to renew the lease, in monotonic time.
     renew_at: Duration,
     saving: bool,
     lost: bool,
@@ -65,7 +65,7 @@ where
     S: StreamSource,
     H: EventHandler<Event, Answer = DynamoDbEventResponse>,
 {
-    /// Reads one shard and delivers its records, until it ends, is lost, drained, or the run is
+    /// Reads one shard and delivers its records, until it ends, is lost or drained, or the run is
     /// stopped.
     pub(crate) async fn work(
         &self,
@@ -148,7 +148,7 @@ where
         }
     }
 
-    /// Whether nothing more is to be begun.
+    /// Whether nothing more is to be started.
     fn is_ending(&self) -> bool {
         self.lost || self.error.is_some() || self.is_told_to_end() || self.makes_room()
     }
@@ -157,12 +157,12 @@ where
         self.watch.is_stopping() || self.is_released()
     }
 
-    /// Whether another reader is to have it.
+    /// Whether another reader should have the shard.
     fn is_released(&self) -> bool {
         self.release().now_or_never().is_some()
     }
 
-    /// Completes when another reader is to have it, and can find where it stands.
+    /// Completes when another reader should have the shard and can find its place.
     fn release(&self) -> Release {
         match self.latest && self.at() == At::Begun {
             true => future::pending().boxed().shared(),
@@ -170,11 +170,11 @@ where
         }
     }
 
-    /// Whether what it holds is in the way of others, and may stay so without end.
+    /// Whether the records it holds block other shards, and may do so without end.
     fn makes_room(&self) -> bool {
         let options = &self.engine.options;
         let failures = self.lanes.iter().map(DeliveryLane::failures).max();
-        // Where retries are limited it fails on only if `on_failure` does not take it.
+        // If retries are limited, it keeps failing only if `on_failure` does not take the records.
         let limit = options.maximum_retry_attempts.unwrap_or(0);
         failures.is_some_and(|failures| failures > limit)
             && failures >= Some(KEEPS_FAILING)
@@ -187,11 +187,11 @@ where
     }
 
     fn is_drained(&self) -> bool {
-        // One with a child will end, and its child waits for that.
+        // A shard with a child will end, and its child waits for that.
         self.watch.until == Until::Drained && !self.has_child && self.has_caught_up()
     }
 
-    /// Whether all is done that was there.
+    /// Whether everything that was there is done.
     fn has_caught_up(&self) -> bool {
         self.tracker.is_clear() && self.reader.has_caught_up()
     }
@@ -241,7 +241,7 @@ where
         }
     }
 
-    /// Whether as much is read ahead as may be.
+    /// Whether the limit of reading ahead is reached.
     fn is_full(&self) -> bool {
         let options = &self.engine.options;
         let most = options.batch_size * options.parallelization_factor;
@@ -255,7 +255,7 @@ where
             && self.lanes.iter().any(|lane| lane.is_hungry(batch_size))
     }
 
-    /// Whether the row says less than is done.
+    /// Whether the row is behind what is done.
     fn is_behind(&self) -> bool {
         self.at() != self.held.row.at
     }
@@ -263,7 +263,7 @@ where
     fn at(&self) -> At {
         match (self.tracker.position(), self.tracker.first()) {
             (Some(number), _) => At::After(number.clone()),
-            // Else nobody could tell later that it was trimmed.
+            // Otherwise it could not be found out later that this record was trimmed.
             (None, Some(first)) if self.held.row.at == At::Begun => At::From(first.clone()),
             _ => self.held.row.at.clone(),
         }
@@ -274,8 +274,9 @@ where
         through.max(self.reader.clear_at())
     }
 
-    /// The next thing that happens; `None` if it is time to look again. `ending` is what this turn
-    /// has acted on: asked for again it might have changed, and nothing would be waited for.
+    /// The next event, or `None` if it is time to check again. `ending` is the value that this turn
+    /// has acted on. If it were evaluated again it might have changed, and nothing would be waited
+    /// for.
     async fn next_step(&self, steps: &mut Steps<'e>, ending: bool) -> Option<Step<'e>> {
         let other = match ending {
             true => future::pending().left_future(),
@@ -296,7 +297,7 @@ where
         }
     }
 
-    /// Completes when there is something to begin.
+    /// Completes when there is something to start.
     fn timer(&self) -> BoxFuture<'static, ()> {
         let cut = self.cut();
         let lanes = self.lanes.iter().filter_map(|lane| lane.wakes(cut));
@@ -337,7 +338,7 @@ where
         }
     }
 
-    /// What is done, as its reader has to know it.
+    /// What is done, in the form that the reader needs.
     fn done(&self) -> DoneBefore {
         DoneBefore {
             through: self.through(),
@@ -353,7 +354,7 @@ where
         let mut filtered = 0;
         for record in records {
             let number = record.change.sequence_number.as_deref();
-            // Numbers that are none cannot be gone on after; the records count all the same.
+            // Reading cannot continue after an invalid number. The record counts all the same.
             let number = number.and_then(|number| SequenceNumber::new(number).ok());
             let wanted = options.wants(&record);
             let lane = match self.lanes.len() as u64 {
@@ -404,7 +405,7 @@ where
             tracing::error!(
                 shard = &*self.held.shard,
                 error = %Causes(&error),
-                "the shard failed once more"
+                "the shard had another error while stopping"
             );
             return;
         }
@@ -414,7 +415,7 @@ where
     fn lose(&mut self) {
         tracing::warn!(
             shard = &*self.held.shard,
-            "another reader has taken the shard; what is not saved it delivers again"
+            "another reader has taken the shard over; it delivers again what was not saved"
         );
         self.engine.monitor.count(Tally::LeasesLost, 1);
         self.lost = true;
@@ -440,7 +441,7 @@ where
         self.engine.monitor.shard(&self.held.shard, progress);
     }
 
-    /// Notes where a later run of this trigger may go on without looking the place up.
+    /// Stores where a later run of this trigger may continue without looking the place up.
     fn remember(&self) {
         let cursor = self.reader.cursor().filter(|_| self.tracker.is_clear());
         let place = cursor.map(|cursor| (self.held.version, cursor.clone()));
@@ -450,7 +451,7 @@ where
     /// Saves the position for the last time and gives the lease up.
     async fn leave(mut self) -> Result<Left, TriggerError> {
         self.report();
-        // The last save may take a while, and nobody waits that long for the room that they have.
+        // The last save may take a while, and other shards should not wait so long for the room.
         self.lanes.clear();
         let ended = self.is_ended() && !self.lost;
         let released = !ended && !self.lost && self.error.is_none() && self.is_released();
@@ -476,7 +477,7 @@ where
                 Ok(Left::Elsewhere)
             }
             None if self.is_drained() => Ok(Left::Empty),
-            // It makes room, and comes again.
+            // The shard made room, and will be started again.
             None => Ok(Left::Interrupted),
         }
     }

@@ -1,4 +1,4 @@
-//! Which other workers are there, as far as this one has seen.
+//! Which other workers exist, as far as this one has seen.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,28 +8,30 @@ use murmur_state::Clock;
 
 use crate::trigger::workers::Beat;
 
-/// How far two clocks may be apart.
+/// How far two clocks may differ.
 const CLOCKS: Duration = Duration::from_secs(90 * 60);
 
-/// What is remembered of another worker.
+/// What is remembered about another worker.
 #[derive(Debug)]
 struct Sighting {
     beats: u64,
-    /// When its count was seen to change, in monotonic time; `None` if it was gone long before.
+    /// When its count was seen to change, in monotonic time, or `None` if it had already been gone
+    /// for long.
     at: Option<Duration>,
     /// How long it may be silent.
     lease: Duration,
-    /// When it was looked at last, in monotonic time.
+    /// When it was last checked, in monotonic time.
     looked: Duration,
-    /// Whether its silence was excused, since nobody looked for a while. Once for each beat.
+    /// Whether its silence was excused because this worker did not check for a while. Allowed once
+    /// per beat.
     excused: bool,
-    /// How far its clock is behind, at the most; zero unless it was seen to beat between two looks
-    /// that were close, since what it says may be old.
+    /// How far its clock is behind at most. Zero unless it was seen to beat between two close
+    /// checks, because a time read otherwise may be old.
     behind: Duration,
 }
 
 impl Sighting {
-    /// Whether it was there at the last look: silence counts only while one looks.
+    /// Whether it existed at the last check. Silence counts only while this worker checks.
     fn is_there(&self) -> bool {
         self.at
             .is_some_and(|at| self.looked.saturating_sub(at) <= self.lease)
@@ -53,8 +55,9 @@ impl Sightings {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long after the end of its lease, by this clock, `worker` may still hold a shard: as long
-    /// as clocks may be apart while it beats, and as far as its clock was seen to be behind after.
+    /// How long after the end of its lease, by this clock, `worker` may still hold a shard. While
+    /// it beats, this is how far clocks may differ; after that, how far its clock was seen to be
+    /// behind.
     pub(crate) fn grace(&self, worker: &str) -> Duration {
         match self.seen().get(worker) {
             Some(sighting) if sighting.is_there() => CLOCKS,
@@ -63,7 +66,7 @@ impl Sightings {
         }
     }
 
-    /// Takes in who is in the row: another has seen that the rest are gone.
+    /// Takes over which workers are in the row. Another worker has seen that the rest are gone.
     pub(crate) fn only(&self, workers: &BTreeMap<String, Beat>, clock: &dyn Clock) {
         let now = clock.monotonic();
         self.seen().retain(|worker, sighting| {
@@ -75,14 +78,14 @@ impl Sightings {
         });
     }
 
-    /// Takes in what the row says of a worker; whether it is there.
+    /// Takes over what the row says about a worker. Returns whether it exists.
     pub(crate) fn see(&self, worker: &str, beat: &Beat, clock: &dyn Clock) -> bool {
         let (now, wall) = (clock.monotonic(), clock.now());
         let lease = Duration::from_millis(beat.lease_ms);
         let mut seen = self.seen();
         let known = seen.get(worker);
         if known.is_none_or(|known| known.beats != beat.beats) {
-            // One that is met for the first time may have been gone for days.
+            // A worker that is seen for the first time may have been gone for days.
             let gone = known.is_none() && wall.since(beat.at) > lease.saturating_add(CLOCKS);
             let close = known.filter(|known| now.saturating_sub(known.looked) <= lease);
             let behind = close.map(|_| wall.since(beat.at).min(CLOCKS));

@@ -1,13 +1,13 @@
-//! Which of a shard's records are done, and up to where all are.
+//! Tracks which records of a shard are done, and up to where all are.
 
 use std::collections::VecDeque;
 
 use murmur_state::{SequenceNumber, Timestamp};
 
-/// Records in the order read; lanes may finish them in another.
+/// Records in the order in which they were read. Lanes may finish them in another order.
 ///
-/// The position is the last record of the longest beginning in which all are done: what a reader
-/// that goes on after it meets again was not done, or is one of those that got done out of turn.
+/// The position is the last record of the longest prefix in which all records are done. A reader
+/// that continues after it reads records that were not done, or that were done out of order.
 #[derive(Debug, Default)]
 pub(crate) struct Tracker {
     /// The ordinal of the first record kept.
@@ -15,7 +15,7 @@ pub(crate) struct Tracker {
     records: VecDeque<Tracked>,
     /// The last number passed.
     position: Option<SequenceNumber>,
-    /// The creation of the last record passed.
+    /// The creation time of the last record passed.
     passed: Option<Timestamp>,
 }
 
@@ -27,7 +27,7 @@ struct Tracked {
 }
 
 impl Tracker {
-    /// Takes in the next record read; answers the ordinal to name it by.
+    /// Adds the next record read, and returns its ordinal.
     pub(crate) fn push(
         &mut self,
         number: Option<SequenceNumber>,
@@ -41,7 +41,7 @@ impl Tracker {
         self.first + self.records.len() as u64 - 1
     }
 
-    /// Notes that a record is done.
+    /// Records that a record is done.
     pub(crate) fn done(&mut self, ordinal: u64) {
         let place = ordinal.checked_sub(self.first);
         let place = place.and_then(|place| usize::try_from(place).ok());
@@ -61,7 +61,7 @@ impl Tracker {
         }
     }
 
-    /// The number up to which everything is done; `None` before the first.
+    /// The number up to which everything is done, or `None` before the first.
     pub(crate) fn position(&self) -> Option<&SequenceNumber> {
         self.position.as_ref()
     }

@@ -1,4 +1,4 @@
-//! How long a run goes on.
+//! How long a run continues.
 
 use std::future::Future;
 use std::sync::{Mutex, PoisonError};
@@ -17,7 +17,7 @@ pub(crate) enum Until {
 /// Completes when a shard is to be left to another reader.
 pub(crate) type Release = Shared<BoxFuture<'static, ()>>;
 
-/// What lasts for one run.
+/// The state that lasts for one run.
 pub(crate) struct Watch<'a> {
     pub(crate) until: Until,
     stop: Shared<BoxFuture<'a, ()>>,
@@ -37,12 +37,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Stops the run from within: as a shutdown, what is under way is finished.
+    /// Stops the run from within. As with a shutdown, work in progress is finished.
     pub(crate) fn halt(&self) {
         *self.halt.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Completes when nothing more is to be begun.
+    /// Completes when nothing more is to be started.
     pub(crate) fn stop(&self) -> Shared<BoxFuture<'a, ()>> {
         self.stop.clone()
     }
@@ -52,7 +52,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Lets other tasks have a turn: neither source nor handler need ever wait.
+/// Lets other tasks run, because source and handler may always be ready at once.
 pub(crate) async fn yield_now() {
     let mut yielded = false;
     future::poll_fn(|context| {

@@ -1,15 +1,15 @@
-//! Who else reads the stream, and how many shards are each one's.
+//! Which other workers read the stream, and how many shards each should have.
 //!
-//! A row names the workers; each adds one to its own count of beats in every round. A worker is
-//! there as long as its count changes: by the clock of whoever looks, so that clocks need not
-//! agree. Shares follow from that row and from how many shards can be read, so that workers that
-//! see the same come to the same: they add up to all shards, and differ by one where
-//! `maximum_shards` lets them.
+//! A row names the workers. Each adds one to its own count of beats in every round. A worker exists
+//! as long as its count changes by the clock of the worker that checks, so clocks need not agree.
+//! Shares follow from that row and from how many shards can be read, so workers that see the same
+//! compute the same. Shares add up to all shards, and differ by at most one where `maximum_shards`
+//! allows.
 //!
-//! A worker takes free shards up to its share. One that has more gives some up, but only what
-//! others lack and cannot find free, only if it was so in two rounds in a row, and then half of it:
-//! so shards do not go to and fro while lists and rows are a round apart. A shard that is given up
-//! is free from then on to all, so it is lost to no one if the worker it was meant for dies.
+//! A worker takes free shards up to its share. A worker with more gives some up, but only shards
+//! that others lack and cannot find free, only after two such rounds in a row, and then half of
+//! them. So shards do not move back and forth while lists and rows are a round apart. A shard that
+//! is given up is free for all workers, so it is not lost if the worker it was meant for dies.
 
 use std::collections::BTreeMap;
 
@@ -28,26 +28,25 @@ impl StoredForm for Workers {
     const VERSION: u32 = 1;
 }
 
-/// What a worker says of itself.
+/// What a worker says about itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Beat {
-    /// One more in every round.
+    /// Rises by one in every round.
     pub(crate) beats: u64,
     /// How long it may be silent.
     pub(crate) lease_ms: u64,
-    /// How many shards it takes at most.
+    /// The most shards it takes.
     pub(crate) room: u64,
     /// When it said so, by its own clock.
     pub(crate) at: Timestamp,
 }
 
 impl Workers {
-    /// How many of `shards` are each worker's.
+    /// How many of `shards` each worker should have.
     pub(crate) fn shares(&self, shards: usize) -> BTreeMap<&str, usize> {
         let mut shares: BTreeMap<&str, usize> = BTreeMap::new();
         let (mut left, mut open) = (shards, self.workers.iter().collect::<Vec<_>>());
-        // Those who have less room than would be theirs take what they can; the others share the
-        // rest.
+        // Workers with less room than their share take what they can. The others share the rest.
         loop {
             let even = left.checked_div(open.len()).unwrap_or(0);
             let room = |beat: &Beat| usize::try_from(beat.room).unwrap_or(usize::MAX);

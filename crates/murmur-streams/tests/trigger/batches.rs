@@ -381,7 +381,7 @@ async fn a_handler_may_keep_records_only_when_all_are_done() {
             panic!("{error:?}")
         };
         assert_eq!((shard, source.is_some()), (&shard_id, failed));
-        assert!(error.to_string().contains("mend the handler"), "{error}");
+        assert!(error.to_string().contains("fix the handler"), "{error}");
     }
     // What it did not leave comes again from the stream.
     assert_eq!(trigger.drain().await.unwrap().records, 3);

@@ -241,7 +241,7 @@ async fn the_positions_of_another_stream_are_refused_by_both_names() {
         matches!(error, TriggerError::OtherStream { .. }),
         "{error:?}"
     );
-    for part in [ARN, later, "live", "bootstrap anew"] {
+    for part in [ARN, later, "live", "bootstrap again"] {
         assert!(error.to_string().contains(part), "{error}");
     }
 }

@@ -20,7 +20,7 @@ pub const SKEW: i64 = 45 * 60;
 /// The delivery mode of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Mode {
-    /// `.exactly_once(..)`.
+    /// `.exactly_once()`.
     ExactlyOnce,
     /// `.claim_first(..)`.
     ClaimFirst,

@@ -20,9 +20,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// The delivery mode of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// `.ledger(..)`.
+    /// `.ledger()`.
     Ledger,
-    /// `.exactly_once(..)`.
+    /// `.exactly_once()`.
     ExactlyOnce,
     /// `.claim_first(..)`.
     ClaimFirst,

@@ -1,5 +1,5 @@
-//! What a lane has to do with pages: it looks events up there, and writes there what its row is
-//! about to forget.
+//! How a lane uses pages: it looks events up in them, and writes into them the ids that its row is
+//! about to drop.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -23,11 +23,11 @@ struct Write {
     filled: Result<Filled, StoreError>,
 }
 
-/// What became of a page.
+/// The result of adding to a page.
 enum Filled {
-    /// It has so many ids now.
+    /// The page has so many ids now.
     With(usize),
-    /// It would be larger than an item can be.
+    /// The page would be larger than an item can be.
     TooLarge(StoreError),
 }
 
@@ -58,8 +58,8 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         page.key(pipeline, &table.name, self.key)
     }
 
-    /// Writes what `image` forgets next to pages, until all of it is acknowledged. What was before
-    /// an error stays so.
+    /// Writes the ids that `image` drops next to pages, until all are acknowledged. Pages written
+    /// before an error stay written.
     pub(super) async fn page_out(&mut self, known: &mut KnownRow, image: &Image) -> Step {
         loop {
             let prev = image.prev.iter().copied();
@@ -89,7 +89,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         }
     }
 
-    /// Notes which ids are in pages now.
+    /// Records which ids are in pages now.
     fn acknowledge(&self, known: &mut KnownRow, level: Level, written: Vec<Write>) -> Step {
         let mut sizes = BTreeMap::new();
         let mut too_large = None;
@@ -113,7 +113,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
             }
             tracing::warn!(
                 key = %self.key, table = %self.batch.markers.table.name,
-                "a page of its ids has reached the item size limit; the rest goes to finer ones",
+                "a page of ids reached the item size limit; the other ids go to finer pages",
             );
             known.sizing.finer(1);
         } else if !sizes.is_empty() {
@@ -122,7 +122,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         failed
     }
 
-    /// Adds `ids` to a page. To do it again changes nothing.
+    /// Adds `ids` to a page. Repeating it changes nothing.
     async fn fill(&self, page: &Page, ids: &[Element]) -> Result<Filled, StoreError> {
         let markers = self.batch.markers;
         let life = self.batch.rules().page_life;
@@ -144,7 +144,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
                 let page = answer.attributes.unwrap_or_default();
                 Ok(Filled::With(elements(&place, &page, IDS)?.len()))
             }
-            // It has no condition.
+            // The update has no condition.
             Ok(Written::Refused(_)) => Err(self.conflict()),
             Err(error @ StoreError::RowTooLarge { .. }) => Ok(Filled::TooLarge(error)),
             Err(error) => Err(error),

@@ -1,4 +1,4 @@
-//! The two writes to a row, each one conditional update that takes values and ids together.
+//! The two writes to a row. Each is one conditional update that writes values and ids together.
 
 use aws_sdk_dynamodb::types::ReturnValue;
 use murmur_state::{Outcome, StoreError};
@@ -20,7 +20,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
             true => change,
         };
         let look = known.wants_a_look(chunk, self.batch.budget());
-        // A value that was read is of this very row.
+        // A value that was read belongs to exactly this version of the row.
         let reach = match C::READS {
             true => Reach::ThisPer,
             false => Reach::NextPer,
@@ -44,8 +44,8 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         Ok(())
     }
 
-    /// Pages out what the row forgets now; then its newer ids become the older ones, and those of
-    /// the first `chunk` events the newer.
+    /// Pages out the ids that the row drops now. Then its newer ids become the older ones, and
+    /// those of the first `chunk` events the newer.
     pub(super) async fn move_on(
         &mut self,
         known: &mut KnownRow,
@@ -55,7 +55,8 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         self.page_out(known, image).await?;
         let mut tops = image.tops.clone();
         tops.merge(&known.paged.tops);
-        // By the row itself, never from a copy that was read: what came since moves along.
+        // Copies within the row, never from a copy that was read, so that ids added since then move
+        // along.
         let change = Change::default()
             .set("prev = cur")
             .set("cur = :new")
@@ -93,8 +94,8 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         }
     }
 
-    /// Sends a write of the first `chunk` events to the row that `image` is of, if the row is
-    /// within `reach`; it brings the row back where it is to `look`.
+    /// Sends a write of the first `chunk` events to the row of `image`, on the condition that the
+    /// row is within `reach`. The write returns the row if it is to `look`.
     async fn write(
         &mut self,
         image: &Image,
@@ -119,7 +120,7 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         let written = table.write(&self.place, key, change, back, self.batch.deadline);
         match written.await {
             Ok(Written::Done(answer)) => {
-                // What was read is not what is there any more.
+                // The row as read is outdated now.
                 self.row = None;
                 Ok(Sent::Done(answer.attributes))
             }
@@ -128,8 +129,8 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         }
     }
 
-    /// A refusal is judged by the row that refused: how often its ids have moved on comes first,
-    /// since it decides where they are; then the ids; what is left is the value.
+    /// Judges a refusal by the row that it returned. How often the ids have moved on comes first,
+    /// because it decides where they are. The ids come second. The remaining cause is the value.
     async fn judge(
         &mut self,
         known: &mut KnownRow,
@@ -153,9 +154,9 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
         self.judge_value(chunk, row).await
     }
 
-    /// The row is known anew: takes out the events that it has; whether there were any. What was
-    /// clear stays clear where its ids have moved on no more than once, since what they dropped
-    /// then was looked at. Else it is looked up again.
+    /// Takes over the row and takes out the events that it has. Returns whether there were any.
+    /// Events found clear stay clear if the ids have moved on at most once, because the ids dropped
+    /// by that move were looked at. Otherwise they are looked up again.
     fn follow(&mut self, image: &Image) -> bool {
         let known = self.clear.filter(|per| image.is_within_one_of(*per));
         self.clear = known.map(|_| image.per);
@@ -163,12 +164,12 @@ impl<V: Sync, C: Cell<V>> RowLane<'_, V, C> {
     }
 }
 
-/// What became of a write that did not fail.
+/// The result of a write that did not fail.
 enum Sent {
-    /// It is done; the row after it, if it was asked for.
+    /// The write is done. Holds the row after it, if it was requested.
     Done(Option<Item>),
     Refused(Item),
-    /// It was not sent, or one of its events is suspect: the lane has learned what else to do.
+    /// The write was not sent, or one of its events is suspect. The lane knows what to do next.
     Not,
 }
 
@@ -176,17 +177,17 @@ enum Sent {
 #[derive(Clone, Copy)]
 enum Reach {
     ThisPer,
-    /// Once: what they dropped then was looked at.
+    /// Once, because the ids dropped by that move were looked at.
     NextPer,
 }
 
-/// Of a row that is not there, or that only a ledger has written.
+/// The condition of a row that does not exist, or that only a ledger has written.
 const NOT_BEGUN: &str =
     "attribute_not_exists(per) AND (attribute_not_exists(pk) OR attribute_exists(led))";
 
 impl Reach {
-    /// The change, made only within reach of `image`. Where that is of a row that was not begun,
-    /// its ids have never moved on.
+    /// The change, on the condition that the row is within reach of `image`. If `image` is of a row
+    /// that was not begun, its ids have never moved on.
     fn within(self, change: Change, image: &Image) -> Change {
         let change = match (self, image.is_begun) {
             (Self::ThisPer, true) => change.only_if("per = :per"),
