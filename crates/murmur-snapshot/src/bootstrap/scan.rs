@@ -344,7 +344,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             BootstrapError::RowBlocked { .. } => true,
             BootstrapError::Row { source, .. } => match **source {
                 RecordError::Callback { .. } => false,
-                // No request was made any more.
+                // Past the deadline the row was not sent at all.
                 _ => {
                     source.is_retryable()
                         || source.fault() == Fault::Record && deadline.passed(self.clock())
