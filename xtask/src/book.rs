@@ -1,4 +1,4 @@
-//! `cargo xtask book`: the pages of `docs/` as a book.
+//! `cargo xtask book`: makes a book of the pages in `docs/`.
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
@@ -7,7 +7,7 @@ use crate::{process, workspace};
 
 /// Make a book of the pages in docs/, in target/book.
 ///
-/// That is `mdbook build`, which needs mdBook: `cargo install mdbook`.
+/// Runs `mdbook build`, which needs mdBook: `cargo install mdbook`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Open it in a browser
@@ -23,5 +23,5 @@ pub(crate) async fn run(Args { open }: Args) -> Result<bool> {
         mdbook.arg("--open");
     }
     let made = process::succeeds(&mut mdbook).await;
-    made.context("mdBook is needed; `cargo install mdbook` installs it")
+    made.context("mdBook is needed; install it with `cargo install mdbook`")
 }

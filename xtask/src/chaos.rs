@@ -20,27 +20,27 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// From how many runs on one of them must have met each kind of trouble.
 const ENOUGH: u64 = 500;
 
-/// Play random runs of a pipeline under faults, each held against a recount.
+/// Play random runs of a pipeline under faults, and compare each with a recount.
 ///
-/// A seed gives everything: the history of a table, the pipeline, batches that come again,
-/// regrouped or twice at once, processes that are killed, stall or have wrong clocks, requests
-/// that fail, are lost, throttled or arrive late. Runs take place inside this process in virtual
-/// time, or against a DynamoDB Local. It ends with a table of what was met. In exactly-once every
-/// total must equal the recount: if one does not, its seed is printed and the task fails, as it
-/// does if 500 runs or more never met some kind of trouble.
+/// A seed determines everything: the history of a table, the pipeline, batches that are repeated,
+/// regrouped or delivered twice at once, processes that are killed, stall or have wrong clocks, and
+/// requests that fail, are lost, throttled or arrive late. Runs take place inside this process in
+/// virtual time, or against a DynamoDB Local. A table of all faults is printed at the end. In
+/// exactly-once every total must equal the recount. If a total does not, its seed is printed and
+/// the task fails. It also fails if 500 runs or more never met some kind of fault.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// How many seeds to play
     #[arg(long, default_value_t = 1_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     seeds: u64,
-    /// The first of them
+    /// The first seed
     #[arg(long, default_value_t = 0, value_name = "SEED")]
     from: u64,
-    /// Play this seed only, as printed by a run that failed
+    /// Play only this seed, as printed by a run that failed
     #[arg(long, value_name = "SEED", conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// exactly-once, claim-first, at-least-once, or all of them beside each other; the last two
-    /// are wrong under faults, and their being wrong fails nothing
+    /// exactly-once, claim-first, at-least-once, or all; the totals of claim-first and
+    /// at-least-once are wrong under faults, which does not fail the task
     #[arg(long, default_value = "exactly-once", value_name = "MODE", value_parser = modes)]
     mode: Modes,
     /// A DynamoDB Local to play against, such as http://127.0.0.1:8000. Every run makes two

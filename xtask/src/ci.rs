@@ -1,4 +1,4 @@
-//! `cargo xtask ci`: the checks of this project.
+//! `cargo xtask ci`: runs the checks of this project.
 
 mod boundaries;
 mod circles;
@@ -18,25 +18,25 @@ use crate::{itest, process, workspace};
 
 /// Run the checks of this project, all or some of them.
 ///
-/// Goes on after a check that fails, and fails at the end.
+/// Runs all of them even if one fails, and fails at the end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The checks to run, by their names in `--list`; all by default
+    /// The checks to run, named as in `--list`; all by default
     #[arg(value_name = "CHECK", hide_possible_values = true)]
     checks: Vec<Check>,
-    /// Say what there is to run, in its order, and run nothing
+    /// List the checks in their order, and run nothing
     #[arg(long)]
     list: bool,
 }
 
-/// The checks, those with the quickest answer first. Their docs are their help.
+/// The checks, the quickest first. Their docs are their help.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Check {
     /// The code is formatted
     Fmt,
     /// Manifests, crate docs and README agree with each other
     Tidy,
-    /// The pages' links lead somewhere, and names, files, tests and messages in them exist
+    /// Links, names, files, tests and messages in the pages exist
     Docs,
     /// Modules of the library crates do not import each other in a circle
     Circles,
@@ -44,17 +44,17 @@ enum Check {
     Boundaries,
     /// Licences, advisories and sources of the dependencies (cargo-deny)
     Deny,
-    /// Clippy has nothing to say
+    /// Clippy finds nothing
     Clippy,
-    /// Rustdoc has nothing to say
+    /// Rustdoc finds nothing
     Rustdoc,
     /// Every crate compiles alone, without its features and with each of them
     Features,
     /// The project of docs/getting-started.md compiles with the manifest shown there
     Newcomer,
-    /// All crates can be packaged, and what is packaged compiles
+    /// All crates can be packaged, and the packages compile
     Package,
-    /// The rename of murmur-core that publishing needs works
+    /// Renaming murmur-core, which publishing needs, works
     Rename,
     /// All tests, as `cargo xtask itest` runs them
     Test,
@@ -152,7 +152,7 @@ fn summary(results: &[(String, bool, Duration)]) -> String {
     lines
 }
 
-/// Every published crate, by itself: together they switch on each other's features.
+/// Checks every published crate by itself, because crates switch on each other's features.
 async fn features() -> Result<()> {
     for member in workspace::members()
         .await?

@@ -1,4 +1,4 @@
-//! `cargo xtask itest`: all tests, against a real DynamoDB Local.
+//! `cargo xtask itest`: runs all tests, against a real DynamoDB Local.
 
 use anyhow::Result;
 use murmur_testkit::ENDPOINT_VAR;
@@ -8,20 +8,20 @@ use crate::server::{Found, Server, choose};
 
 /// Run all tests, those of DynamoDB against a real DynamoDB Local.
 ///
-/// That is `cargo test --workspace --all-features` with a server beside it: the one that
-/// MURMUR_DYNAMODB_ENDPOINT names, else one started for this run and stopped after it: by docker
-/// compose, else by Java 17 and Maven. Where none can be had the tests use the embedded DynamoDB,
-/// and with CI=true that is a failure.
+/// Runs `cargo test --workspace --all-features` with a server beside it. The server is the one that
+/// MURMUR_DYNAMODB_ENDPOINT names. Without that variable a server is started for this run and
+/// stopped after it, by docker compose or by Java 17 and Maven. If neither is installed, the tests
+/// use the embedded DynamoDB; with CI=true that is a failure.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Passed to `cargo test`; a `-p` takes the place of `--workspace`:
+    /// Passed to `cargo test`; a `-p` replaces `--workspace`:
     /// `cargo xtask itest -- -p murmur-state-ddb sums`
     #[arg(last = true, value_name = "CARGO_TEST_ARGS")]
     args: Vec<String>,
 }
 
 impl Args {
-    /// All tests, and all that fail.
+    /// All tests, without stopping at the first failure.
     pub(crate) fn all() -> Self {
         Self {
             args: vec!["--no-fail-fast".into()],

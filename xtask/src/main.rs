@@ -1,7 +1,7 @@
 //! Tasks of the Murmur workspace: `cargo xtask --help`.
 //!
-//! Exit codes: 0 everything passed; 1 a check or a test failed; 2 it could not be run; 130 and 143
-//! stopped by Ctrl-C and SIGTERM, within two seconds; at once by a second one.
+//! Exit codes: 0 everything passed; 1 a check or a test failed; 2 it could not run; 130 and 143
+//! stopped by Ctrl-C and SIGTERM, within two seconds, or at once by a second signal.
 
 // A command line tool prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -46,7 +46,7 @@ enum Task {
 }
 
 impl Task {
-    /// `false`: it ran, and found a failure.
+    /// `false` if it ran and found a failure.
     async fn run(self) -> Result<bool> {
         match self {
             Self::Bench(args) => bench::run(args).await,
@@ -63,7 +63,7 @@ impl Task {
 async fn main() -> ExitCode {
     let task = Cli::parse().task;
     let interrupted = interrupt::listen();
-    // An interrupt drops the task, and whatever it has started stops with it.
+    // An interrupt drops the task, which stops everything that it started.
     tokio::select! {
         result = task.run() => match result {
             Ok(true) => ExitCode::SUCCESS,

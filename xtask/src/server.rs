@@ -90,7 +90,7 @@ pub(crate) fn choose(found: &Found) -> Result<Way> {
 impl fmt::Display for Way {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given(_) => write!(f, "DynamoDB as named by {ENDPOINT_VAR}"),
+            Self::Given(_) => write!(f, "using the DynamoDB that {ENDPOINT_VAR} names"),
             Self::Compose => write!(f, "DynamoDB Local {VERSION} by docker compose"),
             Self::Java => write!(f, "DynamoDB Local {VERSION} by Java"),
             Self::Embedded(reasons) => write!(

@@ -50,28 +50,28 @@ impl ParallelScan {
 }
 
 impl ParallelScanBuilder {
-    /// Captures the handoff token before the first page, through this client. The token says where the
-    /// stream consumer has to begin.
+    /// Captures the handoff token before the first page, through this client. The token says where
+    /// the stream consumer has to begin.
     ///
     /// Default: no token is captured, and you have to know where to begin yourself. Costs one
-    /// DescribeTable and one DescribeStream per 100 shards, and the same again for each attempt at a
-    /// bootstrap.
+    /// DescribeTable and one DescribeStream per 100 shards, and the same again for each attempt at
+    /// a bootstrap.
     pub fn streams(mut self, client: aws_sdk_dynamodbstreams::Client) -> Self {
         self.streams = Some(client);
         self
     }
 
-    /// The stream that the stream consumer will read. It must be a stream of the table, and enabled.
-    /// Needs [`streams`](Self::streams). Default: the table's latest stream.
+    /// The stream that the stream consumer will read. It must be a stream of the table, and
+    /// enabled. Needs [`streams`](Self::streams). Default: the table's latest stream.
     pub fn stream_arn(mut self, arn: impl Into<String>) -> Self {
         self.stream_arn = Some(arn.into());
         self
     }
 
     /// How many segments the table is scanned in, 1 to 1,000,000.
-    /// [`BootstrapBuilder::concurrency`](murmur_snapshot::BootstrapBuilder::concurrency) says how many
-    /// pages are read or written at a time. An unfinished run goes on only with the same number of
-    /// segments.
+    /// [`BootstrapBuilder::concurrency`](murmur_snapshot::BootstrapBuilder::concurrency) says how
+    /// many pages are read or written at a time. An unfinished run goes on only with the same
+    /// number of segments.
     ///
     /// Default 1. More segments are faster while the table's read capacity lasts. 4 to 32 suit most
     /// tables; there must be at least as many as workers. Each segment costs at least one request,
@@ -81,9 +81,9 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// The event id of a scanned item, for markers written by another program. It has to be the same in
-    /// every run and different for every item: two items with one id are counted as one. An item with
-    /// an empty id is rejected.
+    /// The event id of a scanned item, for markers written by another program. It has to be the
+    /// same in every run and different for every item: two items with one id are counted as one. An
+    /// item with an empty id is rejected.
     ///
     /// Default: made of the primary key.
     pub fn event_id(mut self, event_id: impl Fn(&Item) -> String + Send + Sync + 'static) -> Self {
@@ -91,8 +91,8 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// Items examined per page, at least 1: the `Limit` of the Scan, applied before the filter. A page
-    /// is also at most 1 MB. It is one batch of writes.
+    /// Items examined per page, at least 1: the `Limit` of the Scan, applied before the filter. A
+    /// page is also at most 1 MB. It is one batch of writes.
     ///
     /// Default 1000. Smaller pages need less memory and make smaller batches, with more requests.
     pub fn page_size(mut self, items: u32) -> Self {
@@ -103,16 +103,17 @@ impl ParallelScanBuilder {
     /// Leaves out items for which `expression` does not hold, on the server. Saves transfer and
     /// decoding, but no read units: those are spent before the filter.
     ///
-    /// If a later change makes the filter match, only the stream brings the item. So a pipeline that
-    /// keeps a [ledger](murmur_core::Stored::ledger) accepts only a filter on attributes of the primary
-    /// key. The filter is tried on one item before a bootstrap writes anything. Default: every item.
+    /// If a later change makes the filter match, only the stream brings the item. So a pipeline
+    /// that keeps a [ledger](murmur_core::Stored::ledger) accepts only a filter on attributes of
+    /// the primary key. The filter is tried on one item before a bootstrap writes anything.
+    /// Default: every item.
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
         self.filter.expression = expression.into();
         self
     }
 
-    /// The attribute name that `#placeholder` stands for in the [`filter`](Self::filter). Default: no
-    /// placeholder.
+    /// The attribute name that `#placeholder` stands for in the [`filter`](Self::filter). Default:
+    /// no placeholder.
     pub fn filter_name(
         mut self,
         placeholder: impl Into<String>,
@@ -131,8 +132,8 @@ impl ParallelScanBuilder {
     }
 
     /// Reads eventually consistently, for half the read units. The scan can miss an item that was
-    /// written just before it. If the item's shard was closed by then, the stream does not bring the
-    /// item either.
+    /// written just before it. If the item's shard was closed by then, the stream does not bring
+    /// the item either.
     ///
     /// Pipelines that keep a [ledger](murmur_core::Stored::ledger) refuse it. Default: strongly
     /// consistent, one read unit per 4 KB.
@@ -141,8 +142,8 @@ impl ParallelScanBuilder {
         self
     }
 
-    /// How long one request may take before it is sent again; above zero. The SDK itself has no such
-    /// limit, and would wait forever on a dead connection.
+    /// How long one request may take before it is sent again; above zero. The SDK itself has no
+    /// such limit, and would wait forever on a dead connection.
     ///
     /// Default 10 s.
     pub fn attempt_timeout(mut self, timeout: Duration) -> Self {

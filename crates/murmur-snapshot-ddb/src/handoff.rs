@@ -27,8 +27,8 @@ pub(crate) async fn capture(scan: &ScanSettings) -> Result<Option<HandoffToken>,
     Ok(Some(token(&description, captured_at)))
 }
 
-/// The stream that will be read after the scan, without its shards. Checks that it belongs to `table`
-/// and is enabled. `None` without a streams client.
+/// The stream that will be read after the scan, without its shards. Checks that it belongs to
+/// `table` and is enabled. `None` without a streams client.
 pub(crate) async fn stream(
     scan: &ScanSettings,
     table: &Table,
@@ -43,8 +43,8 @@ pub(crate) async fn stream(
     Ok(Some(info))
 }
 
-/// The client and the ARN of the stream that will be read after the scan, a stream of `table`. `None`
-/// without a streams client.
+/// The client and the ARN of the stream that will be read after the scan, a stream of `table`.
+/// `None` without a streams client.
 fn stream_of<'a>(
     scan: &'a ScanSettings,
     table: &'a Table,

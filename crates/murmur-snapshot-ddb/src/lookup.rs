@@ -9,8 +9,8 @@ use crate::attributes::Attributes;
 use crate::error::{self, Operation};
 use crate::parallel_scan::ParallelScan;
 
-/// Looks items up by GetItem, always strongly consistent, one read unit per 4 KB. The scan's filter is
-/// not applied. A scan with a filter does not hold every item.
+/// Looks items up by GetItem, always strongly consistent, one read unit per 4 KB. The scan's filter
+/// is not applied. A scan with a filter does not hold every item.
 impl Lookup for ParallelScan {
     fn holds_every_item(&self) -> Result<(), SourceError> {
         match self.settings().filter {

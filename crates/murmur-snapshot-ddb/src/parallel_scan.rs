@@ -17,9 +17,9 @@ use crate::table::{self, Table};
 /// A DynamoDB table, scanned in segments.
 ///
 /// Event and item ids are made of the primary key. DescribeTable names its attributes, before the
-/// first page. A page is at most 1 MB before the filter, so a page can be empty and still have a next
-/// one (Amazon DynamoDB Developer Guide, "Scanning tables"). A cursor is refused for another segment,
-/// another number of segments, or another table.
+/// first page. A page is at most 1 MB before the filter, so a page can be empty and still have a
+/// next one (Amazon DynamoDB Developer Guide, "Scanning tables"). A cursor is refused for another
+/// segment, another number of segments, or another table.
 ///
 /// It only reads, so the client's own retries may stay on.
 pub struct ParallelScan {
@@ -43,8 +43,8 @@ impl ParallelScan {
         &self.settings
     }
 
-    /// The description of the table. Requested once; segments that begin at the same moment may each
-    /// request it.
+    /// The description of the table. Requested once; segments that begin at the same moment may
+    /// each request it.
     pub(crate) async fn described(&self) -> Result<&Table, SourceError> {
         if let Some(table) = self.described.get() {
             return Ok(table);

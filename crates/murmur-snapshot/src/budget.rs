@@ -23,9 +23,9 @@ const CREDIT: Duration = Duration::from_millis(100);
 /// ([`Page::read_units`]).
 ///
 /// The budget covers all segments that this process reads together; each worker has its own budget.
-/// Over any minute the process exceeds it by at most the last page, which is sized to cost about one
-/// second's worth: the cost of a page is known only afterwards, and reading then pauses until it is
-/// paid for. The first page is small, and read alone.
+/// Over any minute the process exceeds it by at most the last page, which is sized to cost about
+/// one second's worth: the cost of a page is known only afterwards, and reading then pauses until
+/// it is paid for. The first page is small, and read alone.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub enum ReadBudget {
     /// As fast as source and pipelines allow. The default.
@@ -33,8 +33,8 @@ pub enum ReadBudget {
     Unlimited,
     /// At most this many read units a second; above zero.
     UnitsPerSecond(f64),
-    /// At most this percentage of the table's provisioned read units, above 0 and up to 100. Refused
-    /// if the table is billed by request.
+    /// At most this percentage of the table's provisioned read units, above 0 and up to 100.
+    /// Refused if the table is billed by request.
     PercentOfProvisioned(f64),
 }
 
@@ -299,8 +299,8 @@ impl Pacing for Account {
 
 impl ReadBudget {
     /// What keeps an [audit](murmur_core::Processor::audit) to this budget, which is then for the
-    /// tables that it lists, ledger and state together. A store that does not know what its listings
-    /// cost is not held back.
+    /// tables that it lists, ledger and state together. A store that does not know what its
+    /// listings cost is not held back.
     ///
     /// # Errors
     ///

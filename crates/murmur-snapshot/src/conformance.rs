@@ -20,8 +20,8 @@ use crate::source::{Cursor, Page, Source};
 
 /// Checks every promise of [`Source`], on a source that does not change and holds `rows` rows.
 ///
-/// `make` makes the same source again, as another process would. Its pages must be so small that some
-/// segment has at least two, so that resuming is tested; that is checked too.
+/// `make` makes the same source again, as another process would. Its pages must be so small that
+/// some segment has at least two, so that resuming is tested; that is checked too.
 pub async fn source<S, Fut>(make: impl Fn() -> Fut, rows: usize)
 where
     S: Source,
@@ -76,8 +76,8 @@ where
     small_pages_hold_the_same(&make, &chains).await;
 }
 
-/// Checks every promise of [`Lookup`], on a source that does not change, holds at least one row, and
-/// says that it holds every item. `gone` is the id of an item that does not exist.
+/// Checks every promise of [`Lookup`], on a source that does not change, holds at least one row,
+/// and says that it holds every item. `gone` is the id of an item that does not exist.
 pub async fn lookup<S: Lookup>(source: &S, gone: &ItemId) {
     let whole = source.holds_every_item();
     whole.expect("the suite is for a source whose pages hold every item");

@@ -28,25 +28,25 @@ const FILE_BUFFER: usize = 128 * 1024;
 
 /// A source that reads JSON Lines: one JSON object per line, from a file or any other reader.
 ///
-/// By default the lines are plain objects. Strings, numbers, booleans, null, lists and objects become
-/// attribute values of the same kind; numbers keep every digit. With
+/// By default the lines are plain objects. Strings, numbers, booleans, null, lists and objects
+/// become attribute values of the same kind; numbers keep every digit. With
 /// [`dynamodb_json`](JsonLinesBuilder::dynamodb_json) the lines are those of a table export.
 ///
-/// Gzip is recognised by its first byte, whatever the file's name, and decompressed, with any number
-/// of members. Other formats are recognised and refused by name before any row is read: an
+/// Gzip is recognised by its first byte, whatever the file's name, and decompressed, with any
+/// number of members. Other formats are recognised and refused by name before any row is read: an
 /// incremental export, one JSON array, Ion, UTF-16, a byte order mark, gzip within gzip.
 ///
-/// The source has one segment and no stream. A line is a bad row called `line N` if it is not such an
-/// object, lacks a key attribute, is longer than 16 MiB, or is nested deeper than 128 levels. Blank
-/// lines are ignored. A cursor is the number of lines read; continuing skips the lines before it
-/// without parsing them.
+/// The source has one segment and no stream. A line is a bad row called `line N` if it is not such
+/// an object, lacks a key attribute, is longer than 16 MiB, or is nested deeper than 128 levels.
+/// Blank lines are ignored. A cursor is the number of lines read; continuing skips the lines before
+/// it without parsing them.
 ///
 /// A file shows a past state of the table, so pipelines that keep a
 /// [ledger](murmur_core::Stored::ledger) refuse it: scan the table instead.
 ///
-/// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key). They equal
-/// the ids of the same item in a scan or a stream of the table if number keys are written as DynamoDB
-/// writes them (`1`, not `1.0`). Two lines of one key are one event.
+/// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key). They
+/// equal the ids of the same item in a scan or a stream of the table if number keys are written as
+/// DynamoDB writes them (`1`, not `1.0`). Two lines of one key are one event.
 ///
 /// The last page is kept in memory until the next is requested, which costs one copy.
 pub struct JsonLines {
@@ -71,8 +71,8 @@ impl JsonLines {
         JsonLinesBuilder::new(name, Some(place), Input::Path(path))
     }
 
-    /// Reads `reader` once: a decompressor, a response body, bytes in memory. `name` is the source's
-    /// name. A cursor before the current page is an error.
+    /// Reads `reader` once: a decompressor, a response body, bytes in memory. `name` is the
+    /// source's name. A cursor before the current page is an error.
     pub fn reader(
         name: impl Into<String>,
         reader: impl AsyncBufRead + Send + Unpin + 'static,
@@ -258,8 +258,8 @@ impl Reading {
         self.page = PageSoFar::at(self.page.from);
     }
 
-    /// Reads the next line into `line`, without its line end; `false` at the end of the input. Cancel
-    /// safe: the next call completes a line that was half read.
+    /// Reads the next line into `line`, without its line end; `false` at the end of the input.
+    /// Cancel safe: the next call completes a line that was half read.
     async fn next_line(&mut self) -> io::Result<bool> {
         let reader = match &mut self.reader {
             Some(reader) => reader,

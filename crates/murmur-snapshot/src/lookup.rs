@@ -11,8 +11,8 @@ use crate::source::{BadRow, Source};
 ///
 /// # Contract
 ///
-/// [`look_up`](Lookup::look_up) reads consistently: it sees every write that was answered before the
-/// call. It finds the item even if the source leaves it out of its pages.
+/// [`look_up`](Lookup::look_up) reads consistently: it sees every write that was answered before
+/// the call. It finds the item even if the source leaves it out of its pages.
 ///
 /// # Errors
 ///

@@ -107,9 +107,9 @@ struct Kept {
 }
 
 impl RunRecord {
-    /// Loads the record of the run of `pipeline` over the source called `source` from `place`; `None`
-    /// if there never was one. A stream consumer gets its token here if the bootstrap ran in another
-    /// process.
+    /// Loads the record of the run of `pipeline` over the source called `source` from `place`;
+    /// `None` if there never was one. A stream consumer gets its token here if the bootstrap ran in
+    /// another process.
     ///
     /// # Errors
     ///
@@ -128,8 +128,8 @@ impl RunRecord {
         found.map(|found| Self::decode(&name, &found)).transpose()
     }
 
-    /// Where the record of the run of `pipeline` is kept: in the `chosen` place, or in the pipeline's
-    /// own marker table.
+    /// Where the record of the run of `pipeline` is kept: in the `chosen` place, or in the
+    /// pipeline's own marker table.
     pub(crate) fn place<'p, T>(
         chosen: Option<&'p Arc<dyn Checkpoints>>,
         pipeline: &'p Pipeline<T>,

@@ -21,8 +21,8 @@ const LENGTH: u64 = 1000;
 /// [audit](ShowProgress::show_audit): a bar on a terminal, and lines of JSON elsewhere.
 ///
 /// Both show rows, rows a second, read units, the share done and the time left. The last two are
-/// estimates, because a table's number of rows is an estimate, which DynamoDB updates about every six
-/// hours.
+/// estimates, because a table's number of rows is an estimate, which DynamoDB updates about every
+/// six hours.
 ///
 /// ```
 /// # use murmur_core::{Pipeline, Processor, Sum};

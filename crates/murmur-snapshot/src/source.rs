@@ -21,8 +21,8 @@ use crate::error::SourceError;
 /// the page after it, and a page without `next` the last. An empty page can have a `next`. A page
 /// never returns the cursor that it was read from.
 ///
-/// The segments are disjoint. Together they hold every row that existed during the whole scan. A row
-/// that appears or disappears during the scan may or may not be seen.
+/// The segments are disjoint. Together they hold every row that existed during the whole scan. A
+/// row that appears or disappears during the scan may or may not be seen.
 ///
 /// A cursor also continues its chain in another process, on a source of the same settings, and
 /// returns exactly the rest of the segment.
@@ -52,16 +52,16 @@ use crate::error::SourceError;
 ///
 /// `Arc<S>` is a source too.
 pub trait Source: Send + Sync + 'static {
-    /// The source's name. It is part of the name of a run's record, so it must stay the same between
-    /// runs.
+    /// The source's name. It is part of the name of a run's record, so it must stay the same
+    /// between runs.
     fn name(&self) -> &str;
 
     /// The number of segments, at least 1. They are numbered `0..segments()`.
     fn segments(&self) -> u32;
 
     /// Describes what is to be read. Called in every attempt at a run, before anything is read or
-    /// written. Problems that the source can find by itself (a table that is being deleted, a filter
-    /// that cannot work) are errors here.
+    /// written. Problems that the source can find by itself (a table that is being deleted, a
+    /// filter that cannot work) are errors here.
     fn describe(&self) -> impl Future<Output = Result<Description, SourceError>> + Send;
 
     /// Captures where the stream consumer has to begin so that no change is missed between scan and
@@ -95,21 +95,21 @@ pub struct Description {
     pub settings: String,
     /// An estimate of the number of rows. Default: not known.
     pub rows: Option<u64>,
-    /// The table's provisioned read units a second; `None` if it is billed by request, or if that is
-    /// not known. Default: `None`.
+    /// The table's provisioned read units a second; `None` if it is billed by request, or if that
+    /// is not known. Default: `None`.
     pub provisioned_read_units: Option<f64>,
     /// Whether a page shows everything that was written before the call. A ledger needs that.
     /// Default: no.
     pub consistent: bool,
     /// The attributes outside the primary key by which the source leaves rows out. A ledger allows
-    /// none: after a change of such an attribute it would depend on the time of the scan whether the
-    /// item counts. Default: none.
+    /// none: after a change of such an attribute it would depend on the time of the scan whether
+    /// the item counts. Default: none.
     pub leaves_out_by: Vec<String>,
     /// The ARN of the table that is read; `None` if the source reads something else, or does not
     /// know the ARN. A reconcile refuses state that was filled from another table. Default: `None`.
     pub table_arn: Option<String>,
-    /// The stream that the stream consumer will read; `None` if there is none, or the source does not
-    /// know it. Default: `None`.
+    /// The stream that the stream consumer will read; `None` if there is none, or the source does
+    /// not know it. Default: `None`.
     pub stream: Option<StreamView>,
 }
 

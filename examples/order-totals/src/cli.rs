@@ -177,7 +177,8 @@ pub fn checking(
     bootstrap.on_token(move |token| ready(mapping.check(&token).map_err(Into::into)))
 }
 
-/// The event source mapping that `file` describes, as `aws lambda get-event-source-mapping` prints it.
+/// The event source mapping that `file` describes, as `aws lambda get-event-source-mapping` prints
+/// it.
 ///
 /// # Errors
 ///

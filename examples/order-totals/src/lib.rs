@@ -1,8 +1,8 @@
 //! Live totals and counts of orders, per customer and day.
 //!
-//! The pipelines are defined once, here. `bootstrap` fills them from the table of orders, and `lambda`
-//! keeps them live from its stream; `run` does both in one process. Each order leaves the ledger by
-//! its first change after the bootstrap.
+//! The pipelines are defined once, here. `bootstrap` fills them from the table of orders, and
+//! `lambda` keeps them live from its stream; `run` does both in one process. Each order leaves the
+//! ledger by its first change after the bootstrap.
 
 pub mod cli;
 pub mod stop;

@@ -1,5 +1,6 @@
-//! The bootstrap as a function on Lambda. Each call works on some segments of a run until its time is
-//! up, and the next call goes on. `deploy/bootstrap.asl.json` calls it until the run is finished.
+//! The bootstrap as a function on Lambda. Each call works on some segments of a run until its time
+//! is up, and the next call goes on. `deploy/bootstrap.asl.json` calls it until the run is
+//! finished.
 #![allow(clippy::print_stderr, reason = "it is the log of a function")]
 
 use std::process::ExitCode;
@@ -44,11 +45,12 @@ pub struct Fill {
     pub segments: u32,
     /// How many segments each worker takes; the last worker may take fewer.
     pub take: u32,
-    /// The mapping that keeps the totals live, checked before anything is written. Default: no check.
+    /// The mapping that keeps the totals live, checked before anything is written. Default: no
+    /// check.
     #[serde(default)]
     pub mapping: Option<Mapping>,
-    /// Whether the stream consumer has been running since before this run began; the run may then be
-    /// of any age. Default false.
+    /// Whether the stream consumer has been running since before this run began; the run may then
+    /// be of any age. Default false.
     #[serde(default)]
     pub live_is_running: bool,
     /// How many read units of the table each worker may use a second. Default: no limit.

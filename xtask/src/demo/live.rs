@@ -1,10 +1,11 @@
-//! The writer: what happens to the table while it is scanned, and after that.
+//! The writer: changes the table while it is scanned, and after that.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use anyhow::Result;
 use futures::stream::{self, StreamExt};
+use murmur_state::Grouped;
 use tokio::sync::watch;
 
 use super::recount::Log;
@@ -13,7 +14,7 @@ use super::server::Tables;
 
 const WRITERS: usize = 8;
 
-/// How far the scan is.
+/// The progress of the scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Scan {
     Before,
@@ -52,20 +53,24 @@ impl fmt::Display for Changes {
         } = self;
         write!(
             f,
-            "{inserts} inserts, {changes} changes, {moves} moves to another total, {removals} removals"
+            "{} inserts, {} changes, {} moves to another total, {} removals",
+            Grouped(*inserts as u64),
+            Grouped(*changes as u64),
+            Grouped(*moves as u64),
+            Grouped(*removals as u64)
         )
     }
 }
 
-/// What the writer did while the table was scanned, and after that.
+/// The changes that the writer made while the table was scanned, and after that.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) during: Changes,
     pub(super) after: Changes,
 }
 
-/// Makes all live writes, wave after wave, and logs them: all waves but the last from when the
-/// scan begins, the last when it is over.
+/// Makes all live writes, wave after wave, and logs them. The last wave starts when the scan is
+/// over, all others when it begins.
 pub(super) async fn write(
     tables: &Tables,
     rows: &Rows,
@@ -78,7 +83,7 @@ pub(super) async fn write(
         known.insert(row.id.as_str(), key(measure, row)?);
     }
     let mut written = Written::default();
-    // Who watches the scan outlives the writer.
+    // The sender outlives the writer.
     let _ = scan.wait_for(|scan| *scan != Scan::Before).await;
     for (n, wave) in (1..).zip(&rows.live) {
         if n == rows.live.len() {
@@ -118,7 +123,7 @@ pub(super) async fn write(
     Ok(written)
 }
 
-/// Which total a row counts for.
+/// The total that a row counts for.
 fn key(measure: &Measure, row: &Row) -> Result<Option<String>> {
     match &row.item {
         Some(item) => measure.text(item, &measure.key),

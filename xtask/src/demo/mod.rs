@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a table becomes live totals, which are compared with a recount.
+//! `cargo xtask demo`: turns a table into live totals, and compares them with a recount.
 
 mod live;
 mod progress;
@@ -17,7 +17,7 @@ use murmur_core::{
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{Bootstrap, Progress};
 use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::HandoffToken;
+use murmur_state::{Grouped, HandoffToken};
 use murmur_state_ddb::Int64SumStore;
 use murmur_streams::{StreamsApi, Summary, Trigger};
 use tokio::sync::watch;
@@ -28,17 +28,17 @@ use recount::{Comparison, Log};
 use rows::{Measure, Rows};
 use server::{Server, Tables};
 
-/// How long the stream may go without a new record before the demo gives up on it.
+/// How long the demo waits for the next record of the stream.
 const STREAM_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Turn a DynamoDB table into live totals, and compare them with a recount.
 ///
 /// Makes a table, fills it with generated orders (or the rows of a file), and switches its stream
-/// on. Then all at once: the totals are bootstrapped by a parallel scan, the Lambda handler keeps
-/// them live, and somebody inserts, changes, moves and removes orders, before the scan reaches them
-/// and after. Items leave the ledger by their first change after the scan; it says how many have, and
-/// ends with how many totals were compared with a recount of its own log of writes, and
-/// how many differ; if any does, or none was compared, it fails.
+/// on. Then three things happen at the same time: a parallel scan bootstraps the totals, the Lambda
+/// handler keeps them live, and a writer inserts, changes, moves and removes orders before and
+/// after the scan reaches them. Items leave the ledger by their first change after the scan; the
+/// demo prints how many have. At the end it compares the totals with a recount of its own log of
+/// writes, and fails if any total differs, or if there was none to compare.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// How many orders to generate; a tenth as many are added while the table is scanned and after
@@ -52,13 +52,13 @@ pub(crate) struct Args {
     /// The seed of the generated orders and of the live changes
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Rows of your own: DynamoDB-JSON lines, plain or gzip, {"Item":{…}} as exports write them
+    /// Your own rows: lines of DynamoDB JSON, {"Item":{…}} as exports write them, plain or gzip
     #[arg(long, value_name = "FILE", requires = "key")]
     items: Option<std::path::PathBuf>,
-    /// The attribute to group your rows by: a String or Number
+    /// The attribute to group your rows by: a string or a number
     #[arg(long, value_name = "ATTR", requires = "items")]
     key: Option<String>,
-    /// The attribute to total: a Number, or a String that is one
+    /// The attribute to total: a number, or a string that holds one
     #[arg(
         long,
         value_name = "ATTR",
@@ -73,8 +73,8 @@ pub(crate) struct Args {
     #[arg(long, requires = "items")]
     count: bool,
     /// A DynamoDB to use instead of the embedded one: DynamoDB Local (http://…), or AWS (https://…,
-    /// with the credentials and region of your environment). Only tables made by this run are
-    /// touched, and they are removed at its end
+    /// with the credentials and region of your environment). The demo touches only tables that it
+    /// makes, and removes them at its end
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Segments of the parallel scan
@@ -93,7 +93,8 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     Ok(comparison.holds())
 }
 
-/// Everything up to the comparison. `before_comparing` gets the client and the state table.
+/// Runs everything up to the comparison. `before_comparing` receives the client and the state
+/// table.
 async fn perform<F: Future<Output = Result<()>>>(
     args: &Args,
     before_comparing: impl FnOnce(aws_sdk_dynamodb::Client, String) -> F,
@@ -112,7 +113,8 @@ async fn perform<F: Future<Output = Result<()>>>(
     let stream_arn = tables.enable_stream().await?;
     println!("stream on, with new and old images");
 
-    // One for both, as in one process: live hears at once that items settle.
+    // Bootstrap and handler share it, as in one process, so the handler learns at once that items
+    // settle.
     let definition = totals(&server, &tables, &rows.measure)?;
     let (scan, scanning) = watch::channel(Scan::Before);
     let (written, (), summary) = tokio::try_join!(
@@ -130,19 +132,20 @@ async fn perform<F: Future<Output = Result<()>>>(
     println!("written while the table was scanned: {}", written.during);
     println!("written after that: {}", written.after);
     println!(
-        "live: {} batches through the Lambda handler",
-        summary.batches
+        "live: the Lambda handler processed {} batches",
+        Grouped(summary.batches)
     );
     if written.during.total() == 0 {
-        bail!("nothing was written while the table was scanned; take more orders with --orders");
+        bail!("nothing was written while the table was scanned; use more orders with --orders");
     }
     let ledger = ledger(definition).await?;
     println!(
         "settled: {} of {} items have left the ledger, each by its first change after the bootstrap",
-        ledger.settled, ledger.items
+        Grouped(ledger.settled),
+        Grouped(ledger.items)
     );
     if ledger.settled == 0 && written.after.total() > 0 {
-        bail!("no item has left the ledger, though some were changed after the bootstrap");
+        bail!("no item has left the ledger, although some were changed after the bootstrap");
     }
     before_comparing(server.client.clone(), tables.state.clone()).await?;
     let comparison = Comparison::of(&log, &tables.read_state().await?);
@@ -158,12 +161,12 @@ fn rows(args: &Args) -> Result<Rows> {
     let measure = match (&args.value, args.count) {
         (Some(value), false) => Measure::total(key, value.clone(), args.decimals),
         (None, true) => Measure::count(key),
-        _ => bail!("--items needs --value ATTR or --count: what is to be aggregated?"),
+        _ => bail!("--items needs --value ATTR to total an attribute, or --count to count rows"),
     };
     Rows::from_file(path, measure, args.seed)
 }
 
-/// What one row adds, and to which total.
+/// The value of one row, and the total that it counts for.
 struct Fact {
     key: String,
     value: i64,
@@ -203,7 +206,7 @@ struct Definition {
     decoder: Decoder<Fact>,
 }
 
-/// What the ledger has in the end.
+/// The state of the ledger at the end.
 async fn ledger(Definition { pipeline, decoder }: Definition) -> Result<LedgerStatus> {
     let processor = Processor::with_decoder([pipeline], decoder).build()?;
     let ledgers = processor.ledgers(&AuditOptions::default()).await?;
@@ -245,18 +248,18 @@ async fn bootstrap(
     bar.finish();
     scan.send_replace(Scan::Over);
     println!(
-        "bootstrap: {} rows scanned in {segments} segments, {} counted, {} had been counted by \
-         live with something later, in {:.1} s",
-        report.counts.rows,
-        report.counts.applied,
-        report.counts.superseded,
+        "bootstrap: {} rows scanned in {segments} segments: {} counted, {} superseded by newer \
+         changes, in {:.1} s",
+        Grouped(report.counts.rows),
+        Grouped(report.counts.applied),
+        Grouped(report.counts.superseded),
         begun.elapsed().as_secs_f64()
     );
     if report.counts.rejected > 0 {
         let rows: Vec<String> = report.rejected.iter().map(ToString::to_string).collect();
         bail!(
-            "the bootstrap could not count {} rows: {}",
-            report.counts.rejected,
+            "the bootstrap rejected {} rows; correct them, or leave them out: {}",
+            Grouped(report.counts.rejected),
             rows.join("; ")
         );
     }
@@ -270,12 +273,12 @@ async fn bootstrap(
 
 fn summary(token: &HandoffToken) -> String {
     format!(
-        "captured before the scan; {} shards were closed by then",
+        "captured before the scan, when {} shards were closed",
         token.closed.len()
     )
 }
 
-/// Keeps the totals live, from the beginning of the stream until every change is done.
+/// Keeps the totals live, from the start of the stream until every change is done.
 async fn live(
     server: &Server,
     rows: &Rows,
@@ -315,14 +318,16 @@ async fn live(
     let summary = trigger.run(all).await?;
     if seen.count() < expected {
         bail!(
-            "the stream gave {} of {expected} changes, then nothing for {STREAM_PATIENCE:?}",
-            seen.count()
+            "the stream brought {} of {} changes, then nothing for {} s; run the demo again",
+            Grouped(seen.count() as u64),
+            Grouped(expected as u64),
+            STREAM_PATIENCE.as_secs()
         );
     }
     Ok(summary)
 }
 
-/// The changes that the handler is done with.
+/// The changes that the handler has done.
 #[derive(Default)]
 struct Seen(Mutex<HashSet<String>>);
 
@@ -337,7 +342,7 @@ impl Seen {
         self.add(Vec::new())
     }
 
-    /// Completes once `expected` changes are done, or none has been for too long.
+    /// Completes once `expected` changes are done, or no further one was for too long.
     async fn reaches(&self, expected: usize, bar: &Bar) {
         let (mut last, mut since) = (0, Instant::now());
         while last < expected && since.elapsed() < STREAM_PATIENCE {

@@ -1,14 +1,15 @@
-//! Progress for people: a bar on a terminal, a line every two seconds elsewhere.
+//! Shows progress: a bar on a terminal, a line every two seconds elsewhere.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use murmur_state::Grouped;
 
 const LINE_EVERY: Duration = Duration::from_secs(2);
 
-/// Progress of one step towards a known end.
+/// The progress of one step of known length.
 pub(super) struct Bar {
     label: &'static str,
     bar: ProgressBar,
@@ -18,7 +19,7 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn new(label: &'static str, length: usize) -> Self {
-        let template = "{msg:<20} {wide_bar} {pos}/{len}  {per_sec}  {eta} left";
+        let template = "{msg:<20} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         let bar = ProgressBar::new(length as u64)
@@ -43,9 +44,10 @@ impl Bar {
         if printed.elapsed() >= LINE_EVERY {
             *printed = Instant::now();
             eprintln!(
-                "{}: {done} of {}",
+                "{}: {} of {}",
                 self.label,
-                self.bar.length().unwrap_or(0)
+                Grouped(done as u64),
+                Grouped(self.bar.length().unwrap_or(0))
             );
         }
     }

@@ -1,9 +1,10 @@
-//! What the totals must be, from the demo's own log of writes. None of Murmur's code is used here.
+//! Recounts the totals from the demo's own log of writes, without Murmur's code.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use anyhow::{Context, Result};
+use murmur_state::Grouped;
 
 use super::rows::{Measure, Row};
 
@@ -12,7 +13,7 @@ use super::rows::{Measure, Row};
 pub(super) struct Log(Vec<(String, Option<(String, i128)>)>);
 
 impl Log {
-    /// Notes that these rows were written; a row without an item was removed.
+    /// Logs that these rows were written; a row without an item was removed.
     pub(super) fn extend(&mut self, rows: &[Row], measure: &Measure) -> Result<()> {
         for row in rows {
             let fact = match &row.item {
@@ -44,8 +45,8 @@ impl Log {
         totals
     }
 
-    /// The keys that had a row once. One that was gone before anybody looked has no total, others
-    /// have one of nothing.
+    /// The keys that ever had a row. Such a key may have a total of zero, or none if its rows were
+    /// gone before the pipeline saw them.
     fn keys(&self) -> BTreeSet<&String> {
         let facts = self.0.iter().filter_map(|(_, fact)| fact.as_ref());
         facts.map(|(key, _)| key).collect()
@@ -124,15 +125,24 @@ impl fmt::Display for Comparison {
         for (key, (recounted, live)) in self.differing().take(20) {
             writeln!(
                 f,
-                "{key}: live {}, recounted {}",
+                "{key}: total {}, recount {}",
                 show(live),
                 show(recounted)
             )?;
         }
         match (self.rows.len(), self.differing().count()) {
             (0, _) => write!(f, "no totals compared: nothing is proven"),
-            (all, 1) => write!(f, "{all} totals compared with a recount: 1 differs"),
-            (all, n) => write!(f, "{all} totals compared with a recount: {n} differ"),
+            (all, n) => {
+                let (all, differ) = (
+                    Grouped(all as u64),
+                    if n == 1 { "differs" } else { "differ" },
+                );
+                write!(
+                    f,
+                    "{all} totals compared with a recount: {} {differ}",
+                    Grouped(n as u64)
+                )
+            }
         }
     }
 }

@@ -20,8 +20,8 @@ const CONCURRENCY: usize = 8;
 const MAX_LISTED: usize = 100;
 
 impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
-    /// Begins a bootstrap of the processor's pipelines from `source`, in one scan. Each row is decoded
-    /// once, by the processor's decoder, which also decodes the images of stream records.
+    /// Begins a bootstrap of the processor's pipelines from `source`, in one scan. Each row is
+    /// decoded once, by the processor's decoder, which also decodes the images of stream records.
     pub fn builder(processor: Processor<T>, source: S) -> BootstrapBuilder<T, S> {
         BootstrapBuilder {
             made: Self {
@@ -75,17 +75,16 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
 
     /// Receives the handoff token before anything is written, so that you can check that streaming
     /// will start there, as `murmur_lambda_ddbstreams::Mapping::check` does for a Lambda mapping.
-    /// `Err` refuses the run ([`TokenRefused`](BootstrapError::TokenRefused)): no page was read, and
-    /// no record is kept of a new run, so the next attempt captures a new token.
+    /// `Err` refuses the run ([`TokenRefused`](BootstrapError::TokenRefused)): no page was read,
+    /// and no record is kept of a new run, so the next attempt captures a new token.
     ///
-    /// The check is called in every attempt, with the token of the run's first attempt, so a mapping
-    /// that was edited since the first attempt is caught. A worker that loses the race to begin a run
-    /// is called again, with the winner's token. The check has no time limit, and is dropped when the
-    /// run is stopped. An `Err` of a [`SourceError`](crate::SourceError) or a
-    /// [`StoreError`](murmur_state::StoreError) that
-    /// [may pass](crate::SourceError::is_retryable) refuses nothing: the check is called again, under
-    /// the retry policy. A source without a token is refused ([`Option`](BootstrapError::Option)).
-    /// Default: no check.
+    /// The check is called in every attempt, with the token of the run's first attempt, so a
+    /// mapping that was edited since the first attempt is caught. A worker that loses the race to
+    /// begin a run is called again, with the winner's token. The check has no time limit, and is
+    /// dropped when the run is stopped. An `Err` of a [`SourceError`](crate::SourceError) or a
+    /// [`StoreError`](murmur_state::StoreError) that [may pass](crate::SourceError::is_retryable)
+    /// refuses nothing: the check is called again, under the retry policy. A source without a token
+    /// is refused ([`Option`](BootstrapError::Option)). Default: no check.
     pub fn on_token<F, Fut>(mut self, check: F) -> Self
     where
         F: Fn(HandoffToken) -> Fut + Send + Sync + 'static,
@@ -99,14 +98,14 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     ///
     /// All workers of a run have the same id, source settings and pipelines. Their ranges are
     /// disjoint and together hold every segment. Workers share the pipelines' marker tables (or
-    /// [`checkpoints`](Self::checkpoints)) and nothing else. The first worker captures the token and
-    /// begins the run. The worker that finishes the last segment finishes the run;
-    /// [`Report::ended`](crate::Report::ended) says which one did. A worker that failed or was killed
-    /// is run again like any bootstrap, on any machine, with the same range or parts of it.
+    /// [`checkpoints`](Self::checkpoints)) and nothing else. The first worker captures the token
+    /// and begins the run. The worker that finishes the last segment finishes the run;
+    /// [`Report::ended`](crate::Report::ended) says which one did. A worker that failed or was
+    /// killed is run again like any bootstrap, on any machine, with the same range or parts of it.
     ///
     /// Another unfinished run is refused with both ids. With [`restart`](Self::restart) the first
-    /// worker begins a new run instead, once. Pipelines that count repeats are refused. Default: all
-    /// segments, and a random id.
+    /// worker begins a new run instead, once. Pipelines that count repeats are refused. Default:
+    /// all segments, and a random id.
     pub fn worker(mut self, run: impl Into<String>, segments: Range<u32>) -> Self {
         let run = run.into();
         self.made.worker = Some(Worker { run, segments });
@@ -114,8 +113,8 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     }
 
     /// States that the stream consumer has been running since before the run began, and still runs:
-    /// a Lambda mapping at TRIM_HORIZON, enabled before the first attempt, or a trigger started from
-    /// the run's token. The run may then be of any age, without a warning.
+    /// a Lambda mapping at TRIM_HORIZON, enabled before the first attempt, or a trigger started
+    /// from the run's token. The run may then be of any age, without a warning.
     ///
     /// The age of a run is limited because changes made during the run must still be in the stream
     /// when the stream consumer starts. A consumer that is already running has those changes, and a
@@ -128,8 +127,8 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     }
 
     /// Keeps the records of the run in `place` instead of in each pipeline's marker table. Required
-    /// for at-least-once pipelines, which have no marker table. Must be the same place in every run.
-    /// Default: each pipeline's marker table, one row per pipeline and source.
+    /// for at-least-once pipelines, which have no marker table. Must be the same place in every
+    /// run. Default: each pipeline's marker table, one row per pipeline and source.
     pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
         self.made.place = Some(Arc::new(place));
         self
@@ -143,10 +142,10 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
     }
 
     /// Accepts a source of which every row is rejected. Without this option such a run fails
-    /// ([`AllRejected`](BootstrapError::AllRejected)) after 1,000 rows without an accepted one, or at
-    /// the end of the source, because source or decoder are probably wrong. A row that the decoder
-    /// skips is accepted. Once the run has accepted any row, any number may be rejected. Default:
-    /// not accepted.
+    /// ([`AllRejected`](BootstrapError::AllRejected)) after 1,000 rows without an accepted one, or
+    /// at the end of the source, because source or decoder are probably wrong. A row that the
+    /// decoder skips is accepted. Once the run has accepted any row, any number may be rejected.
+    /// Default: not accepted.
     pub fn accept_all_rejected(mut self) -> Self {
         self.made.accept_all_rejected = true;
         self
@@ -154,10 +153,11 @@ impl<T: Send + Sync + 'static, S: Source> BootstrapBuilder<T, S> {
 
     /// Begins a new run, with a new token, even if there was one before.
     ///
-    /// Use it with new, empty state tables *and* marker tables, and with the stream consumer stopped
-    /// while you make them. `restart` removes nothing. In old tables, rows that were counted before
-    /// are counted again, or, if the marker table still knows them, taken for counted although the
-    /// state may be new. Default: a finished run stays finished, and an outdated one is refused.
+    /// Use it with new, empty state tables *and* marker tables, and with the stream consumer
+    /// stopped while you make them. `restart` removes nothing. In old tables, rows that were
+    /// counted before are counted again, or, if the marker table still knows them, taken for
+    /// counted although the state may be new. Default: a finished run stays finished, and an
+    /// outdated one is refused.
     pub fn restart(mut self) -> Self {
         self.made.restart = true;
         self

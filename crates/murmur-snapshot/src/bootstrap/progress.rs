@@ -30,8 +30,8 @@ pub enum Progress<'a> {
         segment: u32,
         /// The outcome of its rows.
         page: &'a Counts,
-        /// The outcome of all rows so far, earlier attempts included. It decreases if finished pages
-        /// are read again, or left to another process.
+        /// The outcome of all rows so far, earlier attempts included. It decreases if finished
+        /// pages are read again, or left to another process.
         total: &'a Counts,
         /// The share that is done, 0 to 1. An estimate, by the source's estimate of its rows, or by
         /// segments. 1 only when everything is done.

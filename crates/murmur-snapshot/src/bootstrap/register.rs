@@ -1,4 +1,4 @@
-//! The records of the pipelines of one bootstrap: may it begin, and what is kept of it.
+//! The records of the pipelines of one bootstrap: they decide whether it may begin.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,11 +26,11 @@ struct Slot {
     known: Option<(RunRecord, u64)>,
 }
 
-/// Which of the runs that are found this one goes by.
+/// Which of the runs that are found matter to this bootstrap.
 pub(crate) struct Wanted<'a> {
     /// The run that a worker takes part in.
     pub(crate) run: Option<&'a str>,
-    /// Whether other runs do not matter.
+    /// Whether to ignore other runs.
     pub(crate) restart: bool,
 }
 
@@ -40,7 +40,7 @@ impl Wanted<'_> {
     }
 }
 
-/// What an unfinished run has to agree with to be continued.
+/// The terms under which an unfinished run may go on.
 pub(crate) struct Terms<'a> {
     pub(crate) wanted: &'a Wanted<'a>,
     pub(crate) settings: &'a str,
@@ -67,7 +67,7 @@ impl<'a> Register<'a> {
                 known: None,
             });
         }
-        // One order for everybody: of two that begin at once, one stops at the first record.
+        // Every process uses one order: of two that begin at once, one stops at the first record.
         slots.sort_by(|a, b| a.pipeline.cmp(&b.pipeline));
         let mut register = Self {
             source_name,
@@ -85,7 +85,7 @@ impl<'a> Register<'a> {
         Ok(())
     }
 
-    /// The pipelines: by name, their fingerprints.
+    /// The pipelines: name → fingerprint.
     pub(crate) fn pipelines(&self) -> BTreeMap<String, String> {
         let slots = self.slots.iter();
         slots
@@ -93,8 +93,8 @@ impl<'a> Register<'a> {
             .collect()
     }
 
-    /// Where the run of `record` keeps its segments: its first pipeline, if that is here, and its
-    /// checkpoints.
+    /// Where the run of `record` keeps its segments: its first pipeline, if this bootstrap has it,
+    /// and that pipeline's checkpoints.
     pub(crate) fn first_place(
         &self,
         record: &RunRecord,
@@ -107,7 +107,7 @@ impl<'a> Register<'a> {
         Some((slot.pipeline.clone(), Arc::clone(&slot.place)))
     }
 
-    /// The record of a finished run, if there is one, and when it was finished.
+    /// The record of the finished run, if there is one, and when it was finished.
     pub(crate) fn finished(&self, wanted: &Wanted<'_>) -> Option<(RunRecord, Timestamp)> {
         let mut known = self.known().filter(|(_, record)| wanted.sees(record));
         known.find_map(|(_, record)| Some((record.clone(), record.finished_at?)))
@@ -153,8 +153,7 @@ impl<'a> Register<'a> {
         Ok(())
     }
 
-    /// The unfinished run to take up again; `None` if there is none. An error if it may not be
-    /// taken up.
+    /// The unfinished run to continue; `None` if there is none. An error if it may not go on.
     pub(crate) fn unfinished(
         &self,
         terms: &Terms<'_>,
@@ -213,8 +212,8 @@ impl<'a> Register<'a> {
         Ok(Some(first.clone()))
     }
 
-    /// Saves `record` for every pipeline that does not have it, over what was loaded; the first
-    /// pipeline of which somebody else saved one meanwhile, if there is one.
+    /// Saves `record` for every pipeline that does not have it, over the loaded version. Returns
+    /// the first pipeline whose record another process saved meanwhile.
     pub(crate) async fn save(
         &mut self,
         record: &RunRecord,
@@ -240,9 +239,9 @@ impl<'a> Register<'a> {
         Ok(None)
     }
 
-    /// Whether the record found at slot `n`, which was saved meanwhile, is of a run that the one of
-    /// `record` has replaced: both begin with the first slot, and that one is this run's. Its
-    /// process is the one to stop.
+    /// Whether the record found at slot `n`, which another process saved meanwhile, is of a run
+    /// that `record` has replaced: both runs begin with the first slot, which now holds this run.
+    /// The other process is the one to stop.
     async fn overtook(&mut self, n: usize, record: &RunRecord) -> Result<bool, BootstrapError> {
         if n == 0 {
             return Ok(false);
@@ -258,7 +257,7 @@ impl<'a> Register<'a> {
         Ok(replaced && self.slots[0].known.as_ref().is_some_and(held))
     }
 
-    /// Saves the finished `record`, of a run that all pipelines are in; another process may have
+    /// Saves the finished `record` of a run of all these pipelines. Another process may have
     /// finished the same run meanwhile.
     pub(crate) async fn finish(&mut self, record: &RunRecord) -> Result<(), BootstrapError> {
         for n in 0..self.slots.len() {
@@ -336,7 +335,7 @@ impl<'a> Register<'a> {
     }
 
     fn again(&self, error: &StoreError) {
-        tracing::debug!(source = self.source_name, %error, "a run's record is tried again");
+        tracing::debug!(source = self.source_name, %error, "a request for the run's record is retried");
     }
 
     pub(crate) fn begun_elsewhere(&self, pipeline: &PipelineName) -> BootstrapError {

@@ -43,7 +43,8 @@ impl Report {
     }
 }
 
-/// A bootstrap captured no handoff token, so it is not known where the stream consumer has to begin.
+/// A bootstrap captured no handoff token, so it is not known where the stream consumer has to
+/// begin.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "run `{run}` captured no handoff token, because its source has no stream, or no client for it: \
@@ -63,8 +64,8 @@ murmur_state::debug_as_message!(NoToken);
 pub enum Ended {
     /// The run is finished: every segment is done, and its record says so.
     Finished,
-    /// An earlier process finished the run, so nothing was read. [`Report::counts`] and the rest are
-    /// empty; [`Report::token`] is the token that the run captured.
+    /// An earlier process finished the run, so nothing was read. [`Report::counts`] and the rest
+    /// are empty; [`Report::token`] is the token that the run captured.
     FinishedBefore {
         /// When it was finished.
         finished_at: Timestamp,

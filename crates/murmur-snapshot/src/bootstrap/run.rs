@@ -53,12 +53,12 @@ enum Entered {
 ///
 /// Every page goes through the same [`Processor`] as stream records, with the delivery mode of each
 /// pipeline. Transient failures of reads, writes and checkpoints are retried by
-/// [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient), for 30 minutes, unless the processor
-/// has another policy. After that the run fails with [`GaveUp`](BootstrapError::GaveUp). An outage is
-/// reported while it lasts ([`Progress::Outage`]).
+/// [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient), for 30 minutes, unless the
+/// processor has another policy. After that the run fails with [`GaveUp`](BootstrapError::GaveUp).
+/// An outage is reported while it lasts ([`Progress::Outage`]).
 ///
-/// In addition to the pipelines' own counts, the processor's recorder gets `<source>:retry` for reads
-/// that are retried. After each page it gets the gauges `<source>:rows`, `:read_units`,
+/// In addition to the pipelines' own counts, the processor's recorder gets `<source>:retry` for
+/// reads that are retried. After each page it gets the gauges `<source>:rows`, `:read_units`,
 /// `:share_done_percent` and `:seconds_left`, the figures of [`Progress::Page`].
 ///
 /// # Runs
@@ -84,28 +84,28 @@ enum Entered {
 /// # Going on
 ///
 /// Each segment has a checkpoint, kept with the record of the first pipeline (by name). It is saved
-/// whenever a page and all pages before it in its segment are done. A run that was stopped, failed or
-/// was killed goes on from its checkpoints: pages before them are not read again, and rows that were
-/// counted after them are recognised. [`Report::earlier`] says how much was skipped.
+/// whenever a page and all pages before it in its segment are done. A run that was stopped, failed
+/// or was killed goes on from its checkpoints: pages before them are not read again, and rows that
+/// were counted after them are recognised. [`Report::earlier`] says how much was skipped.
 ///
 /// If two processes work on one segment, the later one to save is refused. It leaves the segment to
 /// the other process, goes on with its other segments, and at its end fails with
-/// [`SegmentTaken`](BootstrapError::SegmentTaken) unless the other process has finished the segment.
-/// So a process that seemed dead does not go on beside its replacement, and of any number of
-/// processes at least one finishes. Of two processes that begin a run at the same moment, one is
-/// refused. Do not start a run again while it is running elsewhere: with exactly-once and ledgers it
-/// wastes work, and claim-first can lose a row at which the other process fails.
+/// [`SegmentTaken`](BootstrapError::SegmentTaken) unless the other process has finished the
+/// segment. So a process that seemed dead does not go on beside its replacement, and of any number
+/// of processes at least one finishes. Of two processes that begin a run at the same moment, one is
+/// refused. Do not start a run again while it is running elsewhere: with exactly-once and ledgers
+/// it wastes work, and claim-first can lose a row at which the other process fails.
 ///
 /// When the run is finished, the checkpoints of its segments are removed.
 ///
 /// # Items that settle
 ///
-/// If a definition says [`settle`](murmur_core::Definition::settle), its items settle from the end of
-/// the run on, each by its first change after that. A note beside the state says so. It is written
-/// before the run is recorded as finished, once for all workers. A call that finds the run finished
-/// writes the note again, which costs one write for each pipeline. If `settle` was added to a
-/// definition after its bootstrap, use [`Settle`](crate::Settle). A stream without old images is
-/// refused.
+/// If a definition says [`settle`](murmur_core::Definition::settle), its items settle from the end
+/// of the run on, each by its first change after that. A note beside the state says so. It is
+/// written before the run is recorded as finished, once for all workers. A call that finds the run
+/// finished writes the note again, which costs one write for each pipeline. If `settle` was added
+/// to a definition after its bootstrap, use [`Settle`](crate::Settle). A stream without old images
+/// is refused.
 ///
 /// # Rows
 ///
@@ -117,9 +117,9 @@ enum Entered {
 /// ([`accept_all_rejected`](crate::BootstrapBuilder::accept_all_rejected)).
 ///
 /// A row that fails for any other reason, after the
-/// [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page that
-/// is not written within an hour of being requested is read again; if a pipeline counts repeats, it
-/// fails the run instead. A claim that could not be released also fails the run.
+/// [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page
+/// that is not written within an hour of being requested is read again; if a pipeline counts
+/// repeats, it fails the run instead. A claim that could not be released also fails the run.
 #[must_use = "nothing is read before `run`"]
 pub struct Bootstrap<T, S> {
     pub(super) processor: Processor<T>,
@@ -143,8 +143,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
     /// # Errors
     ///
     /// [`BootstrapError`]: the run may not begin (nothing was read or written), the source or a row
-    /// failed, or the run's record or a checkpoint could not be saved. After a failure the run can be
-    /// run again, within 22 h 30 min of its first attempt.
+    /// failed, or the run's record or a checkpoint could not be saved. After a failure the run can
+    /// be run again, within 22 h 30 min of its first attempt.
     ///
     /// # Cancel safety
     ///
@@ -155,9 +155,9 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         self.run_until(pending()).await
     }
 
-    /// As [`run`](Self::run), until `shutdown` completes. Then the pages being written are finished,
-    /// failures are retried for at most two more seconds, and the report says that the run was
-    /// stopped. The run stays unfinished.
+    /// As [`run`](Self::run), until `shutdown` completes. Then the pages being written are
+    /// finished, failures are retried for at most two more seconds, and the report says that the
+    /// run was stopped. The run stays unfinished.
     ///
     /// # Errors
     ///
@@ -311,8 +311,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         }
     }
 
-    /// The report, if the run was finished before. Completes an interrupted end first. Definitions and
-    /// state must be those of the run, because the caller goes on to read the stream.
+    /// The report, if the run was finished before. Completes an interrupted end first. Definitions
+    /// and state must be those of the run, because the caller goes on to read the stream.
     async fn finished_before(
         &self,
         register: &mut Register<'_>,
@@ -483,8 +483,8 @@ impl<T: Send + Sync + 'static, S: Source> Bootstrap<T, S> {
         }
     }
 
-    /// Ends this process's part, except for the segments it `left` to others. Finishes the run if all
-    /// other segments are done too.
+    /// Ends this process's part, except for the segments it `left` to others. Finishes the run if
+    /// all other segments are done too.
     async fn end(
         &self,
         register: &mut Register<'_>,

@@ -1,11 +1,10 @@
-//! Reading a source's segments and feeding the processor, a page at a time.
+//! Reads a source's segments and feeds the processor, page by page.
 //!
-//! A worker takes one page from being asked for to being written, and there are as many workers
-//! as may be at it at once. Where a segment goes on is known as soon as a page of it is read, so
-//! the next free worker reads on, in this segment or another, while the page before is still
-//! being written: all are busy to the end, though segments are of uneven length. In whatever
-//! order pages are done with, a segment's checkpoint is the end of the longest beginning of them
-//! that is.
+//! A worker requests one page and writes it; there are as many workers as pages may be under way.
+//! The next cursor of a segment is known as soon as its page is read, so the next free worker reads
+//! on, in this segment or another, while the page before is still being written. So all workers are
+//! busy until the end, even if segments are of uneven length. Pages may be done in any order; a
+//! segment's checkpoint is where its first unfinished page begins.
 
 use std::future::{Future, pending};
 use std::pin::pin;
@@ -32,11 +31,11 @@ use crate::rejected_row::{RejectedRow, shown_row};
 use crate::retried::retried;
 use crate::source::{BadRow, Page, Source};
 
-/// How long after it was asked for a page may be written, at most: a ledger may have forgotten
-/// whatever is older (`Ledger`, "What is forgotten").
+/// The longest time between the request of a page and its writing: a ledger may have forgotten
+/// older events (`Ledger`, "What is forgotten").
 const PAGE_LIFE: Duration = Duration::from_secs(3600);
 
-/// What every part of a scan works with.
+/// What all parts of a scan share.
 pub(crate) struct Parts<'a, T, S> {
     pub(crate) source: &'a S,
     pub(crate) processor: &'a Processor<T>,
@@ -48,25 +47,25 @@ pub(crate) struct Parts<'a, T, S> {
     pub(crate) settings: &'a str,
     /// How many segments there are for all processes together.
     pub(crate) segments: u32,
-    /// Whether a page may be written once more after a part of it was.
+    /// Whether a page may be written again after a part of it was.
     pub(crate) knows_repeats: bool,
 }
 
-/// What changes while it goes on.
+/// The state of a scan while it runs.
 pub(crate) struct State {
     pub(crate) segments: Segments,
     pub(crate) pace: ReadPacer,
     pub(crate) watch: Watch,
-    /// What became of the rows that were read.
+    /// The outcome of the rows that were read.
     pub(crate) counts: Counts,
-    /// Rows that were rejected, no more than `max_listed`.
+    /// Rejected rows, at most `max_listed`.
     pub(crate) rejected: Vec<RejectedRow>,
     pub(crate) max_listed: usize,
     pub(crate) proof: Proof,
 }
 
 impl State {
-    /// Takes back what was told of pages that will be done once more, here or by another process.
+    /// Takes back the counts of pages that will be done again, here or by another process.
     fn give_back(&mut self, Tally { counts, rejected }: Tally) {
         self.counts.take_back(&counts);
         self.watch.take_back(&counts);
@@ -77,7 +76,7 @@ impl State {
         }
     }
 
-    /// Whether so many rows were read, and all rejected, that it is to be judged.
+    /// Whether enough rows were read, and all rejected, to judge the source.
     fn has_enough(&self) -> bool {
         self.proof.waits() && self.watch.total().rows >= ENOUGH
     }
@@ -85,12 +84,12 @@ impl State {
 
 pub(crate) type Stop<'a> = Shared<BoxFuture<'a, ()>>;
 
-/// Something that came to its end.
+/// A step that has ended.
 enum Step {
     Read {
         segment: u32,
         reserved: Reserved,
-        /// With the time until which it may be written; `None` if the scan is to stop.
+        /// The page, and the time until which it may be written; `None` if the scan is to stop.
         page: Result<Option<(Page, Deadline)>, BootstrapError>,
     },
     Written {
@@ -105,17 +104,16 @@ enum Step {
     },
 }
 
-/// A page that was not written, or not all of it.
+/// A page that was not completely written.
 struct Unwritten {
     error: Box<BootstrapError>,
-    /// Whether it had no more time, and may be read again.
+    /// Whether it ran out of time, and may be read again.
     again: bool,
 }
 
-/// Reads all segments, with `concurrency` pages at it at a time, until all are done, one fails,
-/// or `shutdown` completes; `true` if all are done. In any case pages that are being written are
-/// finished, and how far they bring their segments is saved: a processor that is cut off may hold
-/// claims.
+/// Reads all segments, with `concurrency` pages at a time, until all are done, one fails, or
+/// `shutdown` completes. `true` if all are done. In every case the pages that are being written are
+/// finished and their checkpoints saved, because a processor that is cut off may hold claims.
 pub(crate) async fn scan<'a, T, S>(
     parts: &'a Parts<'a, T, S>,
     state: &mut State,
@@ -166,7 +164,7 @@ where
                 }
                 None => break,
             },
-            // A page that comes cuts the rest short, since it may cost less than was set aside.
+            // A page that arrives ends the pause, since it may cost less than was set aside.
             Some(rest) => {
                 let rest = select(stop.clone(), rest);
                 let page = async {
@@ -233,13 +231,13 @@ where
         };
         match went {
             Ok(more) => steps.extend(more),
-            // It comes again in the next attempt.
+            // The next attempt reads it again.
             Err(failed) if error.is_none() && is_stopping() && failed.is_retryable() => {
-                tracing::debug!(error = %Causes(&failed), "not done before the stop");
+                tracing::debug!(error = %Causes(&failed), "a page failed after the stop");
             }
             Err(failed) => {
                 weigh(&mut error, failed);
-                // What is being read is dropped, and nothing more is begun.
+                // Pages that are being read are dropped, and no further page is begun.
                 drop(halt.take());
                 parts.retry.stop();
             }
@@ -251,7 +249,7 @@ where
     }
 }
 
-/// Keeps the first of several errors, unless that may pass by itself and a later one does not.
+/// Keeps the first of several errors, or the first that is not retryable.
 fn weigh(first: &mut Option<BootstrapError>, error: BootstrapError) {
     let passes = first.as_ref().is_none_or(BootstrapError::is_retryable);
     let other = match passes && (first.is_none() || !error.is_retryable()) {
@@ -259,7 +257,7 @@ fn weigh(first: &mut Option<BootstrapError>, error: BootstrapError) {
         false => Some(error),
     };
     if let Some(other) = other {
-        tracing::debug!(error = %Causes(&other), "this failed as well");
+        tracing::debug!(error = %Causes(&other), "another page failed as well");
     }
 }
 
@@ -301,7 +299,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         }
     }
 
-    /// Notes where the page ends; what writes it, if it is to be written.
+    /// Notes where the page ends. Returns the write of the page, if it is to be written.
     fn begin(
         &'a self,
         state: &mut State,
@@ -314,7 +312,11 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         came.map_err(|error: OptionError| BootstrapError::Option(error))?;
         if deadline.passed(self.clock()) {
             let source = self.source.name();
-            tracing::warn!(source, segment, "a page came too late, and is read again");
+            tracing::warn!(
+                source,
+                segment,
+                "a page took too long to read, and is read again"
+            );
             state.segments.unread(segment);
             return Ok(None);
         }
@@ -335,14 +337,14 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         Ok(Some(write.boxed()))
     }
 
-    /// Whether a page that was not written only had no more time, as what is too old must not be
-    /// written any more. What used up its budget or its attempts did not pass.
+    /// Whether a page was not written only because its time was up: an old page must not be
+    /// written. A page that used up its budget or its attempts has failed.
     fn may_again(&self, error: &BootstrapError, deadline: Deadline) -> bool {
         let passes = match error {
             BootstrapError::RowBlocked { .. } => true,
             BootstrapError::Row { source, .. } => match **source {
                 RecordError::Callback { .. } => false,
-                // Nobody was asked about it any more.
+                // Past the deadline the row was not sent at all.
                 _ => {
                     source.is_retryable()
                         || source.fault() == Fault::Record && deadline.passed(self.clock())
@@ -353,7 +355,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         passes && self.knows_repeats && !self.retry.is_exhausted()
     }
 
-    /// Counts a page's rows; an error if any of them neither counts nor is passed over.
+    /// Counts a page's rows. An error if any row was neither counted nor passed over.
     async fn write(
         &self,
         segment: u32,
@@ -389,7 +391,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
                         self.row_error(segment, record.event_id(), error),
                     );
                 }
-                // The row that blocked it has the better error.
+                // The row that blocked it has the error that matters.
                 (None, _) => blocked = blocked.or(Some(record.event_id())),
             }
         }
@@ -404,7 +406,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         }
     }
 
-    /// Passes over what is no row.
+    /// Passes over entries that are not rows.
     async fn reject(&self, segment: u32, bad: BadRow) -> Result<(), BootstrapError> {
         let error = RecordError::Undecodable {
             side: Side::New,
@@ -419,8 +421,8 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         rejected.map_err(|error| self.row_error(segment, &bad.id, Box::new(error)))
     }
 
-    /// Tells of the page; what saves how far it brings its segment, if it does, and what waited
-    /// for it.
+    /// Reports the page. Returns the saves of its segment's checkpoint and of those that waited for
+    /// it.
     fn written(
         &'a self,
         state: &mut State,
@@ -461,7 +463,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         self.proven(state, save.map(|save| *save))
     }
 
-    /// What is to be saved, once it is known that the source is the right one.
+    /// The checkpoints to save, once the source is known to be the right one.
     fn proven(
         &'a self,
         state: &mut State,
@@ -471,7 +473,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
         let mut saves = match &mut state.proof {
             Proof::Given => Vec::new(),
             Proof::Waiting(saves) if Proof::is_in(total) => std::mem::take(saves),
-            // Nothing was rejected either.
+            // No row was rejected either.
             Proof::Waiting(_) if total.rows == 0 => {
                 return Ok(save
                     .map(|save| self.save(save).boxed())
@@ -491,8 +493,8 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
             .collect())
     }
 
-    /// Once enough is read, or all there is, whether checkpoints that wait may be saved: if another
-    /// process has met a row that was accepted. What to save.
+    /// After enough rows, or at the end: returns the waiting checkpoints if another process has met
+    /// an accepted row.
     async fn judge(
         &'a self,
         state: &mut State,
@@ -511,7 +513,7 @@ impl<'a, T: Send + Sync + 'static, S: Source> Parts<'a, T, S> {
     }
 
     fn all_rejected(&self, state: &State) -> BootstrapError {
-        // Without a first one all of them were rejected in earlier attempts.
+        // Without a first row, all rows were rejected in earlier attempts.
         let first = self.rejections.first().cloned();
         let first = first.unwrap_or_else(|| FirstRejected {
             row: state.rejected.first().cloned().unwrap_or(RejectedRow {

@@ -1,4 +1,4 @@
-//! What is kept of each segment of a run.
+//! The checkpoints of the segments of a run.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +19,7 @@ use crate::source::Cursor;
 /// The version of the row this release writes.
 const VERSION: u32 = 1;
 
-/// How many rejected rows are kept of a segment.
+/// How many rejected rows a checkpoint keeps.
 pub(crate) const MAX_KEPT: usize = 10;
 
 /// How many characters of a reason are kept.
@@ -28,30 +28,30 @@ const MAX_REASON: usize = 300;
 /// How many rows are loaded or removed at a time.
 const AT_ONCE: usize = 16;
 
-/// How far all pages of a segment are done with.
+/// How far a segment is done without a gap.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum At {
-    /// Those before this cursor.
+    /// All pages before this cursor.
     Cursor(Cursor),
-    /// All.
+    /// All pages.
     End,
 }
 
-/// What a segment's checkpoint says.
+/// The content of a segment's checkpoint.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SegmentRow {
     pub(crate) at: At,
-    /// What became of the rows of those pages.
+    /// The outcome of the rows of those pages.
     pub(crate) tally: Tally,
 }
 
-/// The row as it is kept.
+/// The row as it is saved.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
     version: u32,
-    /// The process that saved it. Two processes that do the same would else take each other's
-    /// saves for their own.
+    /// The process that saved it, so that two processes do not take each other's saves for their
+    /// own.
     by: String,
     #[serde(deserialize_with = "Option::deserialize")]
     cursor: Option<Cursor>,
@@ -87,7 +87,7 @@ impl SegmentRows<'_> {
         self.pipeline.marker("segment", &parts)
     }
 
-    /// The row of `segment` and its version, if there is one.
+    /// Loads the row of `segment` and its version, if there is one.
     pub(crate) async fn load(
         &self,
         segment: u32,
@@ -108,7 +108,7 @@ impl SegmentRows<'_> {
         })
     }
 
-    /// The rows there are of the segments in `range`.
+    /// Loads the rows of the segments in `range`.
     pub(crate) async fn load_all(
         &self,
         range: Range<u32>,
@@ -120,8 +120,8 @@ impl SegmentRows<'_> {
         found.try_collect().await
     }
 
-    /// Whether the rows of all segments in `range` say that they are done; looks no farther than
-    /// to the first that does not.
+    /// Whether the rows of all segments in `range` say that they are done. Stops at the first that
+    /// does not.
     pub(crate) async fn all_done(&self, range: Range<u32>) -> Result<bool, BootstrapError> {
         let mut rows = stream::iter(range)
             .map(|segment| self.load(segment))
@@ -135,7 +135,8 @@ impl SegmentRows<'_> {
         Ok(true)
     }
 
-    /// Saves `row` over the version `over`: its version now; `None` if another process saved it.
+    /// Saves `row` over the version `over`. Returns the new version; `None` if another process
+    /// saved the row meanwhile.
     pub(crate) async fn save(
         &self,
         segment: u32,
@@ -155,7 +156,7 @@ impl SegmentRows<'_> {
         }
     }
 
-    /// That another process has `segment`.
+    /// The error that another process has `segment`.
     pub(crate) fn taken(&self, segment: u32) -> BootstrapError {
         BootstrapError::SegmentTaken {
             source_name: self.source_name.to_owned(),
@@ -164,7 +165,7 @@ impl SegmentRows<'_> {
         }
     }
 
-    /// What became of all rows that the saved rows tell of.
+    /// The outcome of all rows of the run, by its saved checkpoints.
     pub(crate) async fn counts(&self, range: Range<u32>) -> Result<Counts, BootstrapError> {
         let mut counts = Counts::default();
         for (row, _) in self.load_all(range).await?.values() {
@@ -173,8 +174,8 @@ impl SegmentRows<'_> {
         Ok(counts)
     }
 
-    /// Removes the rows of the finished run `record`, as far as they can be: whoever comes next
-    /// goes on with it. The first segment's row goes last, so one look tells whether any is left.
+    /// Removes the rows of the finished run `record`. If that fails, the next call removes the
+    /// rest. The first segment's row goes last, so one look tells whether any row is left.
     pub(crate) async fn remove_all(&self, record: &RunRecord) {
         let removed = async {
             if self.found(&self.name(0)).await?.is_none() {
@@ -186,7 +187,7 @@ impl SegmentRows<'_> {
         };
         if let Err(error) = removed.await {
             let (source, run) = (self.source_name, &self.run);
-            tracing::warn!(source, run, %error, "checkpoints of a finished run were left");
+            tracing::warn!(source, run, %error, "some checkpoints of a finished run were not removed");
         }
     }
 
@@ -208,7 +209,7 @@ impl SegmentRows<'_> {
 }
 
 fn again(error: &StoreError) {
-    tracing::debug!(%error, "a segment's checkpoint is tried again");
+    tracing::debug!(%error, "a request for a segment's checkpoint is retried");
 }
 
 fn encode(row: &SegmentRow, by: &str) -> String {

@@ -1,4 +1,4 @@
-//! Which page is read next, and how far each segment is: bookkeeping without any waiting.
+//! Which page is read next, and how far each segment is: bookkeeping without I/O.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
@@ -7,7 +7,7 @@ use super::counts::Tally;
 use super::segment_row::{At, MAX_KEPT, SegmentRow};
 use crate::source::Cursor;
 
-/// How many pages of a segment may be done with, or under way, behind one that is not.
+/// How many pages of a segment may be done, or under way, behind one that is not done.
 const FAR_AHEAD: usize = 256;
 
 /// A page to be read.
@@ -25,20 +25,20 @@ pub(crate) struct Save {
     pub(crate) over: Option<u64>,
 }
 
-/// What a page that was written brings.
+/// The effect of a written page.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Took {
     /// Nothing: its segment was left, or is read again from an earlier page.
     Nothing,
-    /// It is done; what is to be saved, if anything.
+    /// The page is done; holds what is to be saved, if anything.
     Page(Option<Box<Save>>),
 }
 
-/// The answer to a save that was made.
+/// What follows a save.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Next {
     Rest,
-    /// More was done meanwhile.
+    /// More was done meanwhile, and has to be saved.
     Save(Box<Save>),
     /// The segment is done, and its row says so.
     Done,
@@ -46,20 +46,20 @@ pub(crate) enum Next {
 
 /// The segments of one process.
 ///
-/// A segment is open from when its first page is asked for until its row says that it is done.
-/// Those that an earlier attempt had begun come first: what it did there after its last
-/// checkpoint has to be recognised, and markers do not last for ever. After that, a free worker
-/// goes on with an open one that nobody is reading, if there is any, so no more are open than there
-/// are workers, but for those that only wait to be written.
+/// A segment is open from the request of its first page until its row says that it is done.
+/// Segments that an earlier attempt had begun come first: what it counted after its last checkpoint
+/// has to be recognised, and markers expire. After that, a free worker prefers an open segment that
+/// is not being read. So there are no more open segments than workers, apart from those that only
+/// wait to be written.
 #[derive(Debug)]
 pub(crate) struct Segments {
-    /// Those that an earlier attempt had begun: segment, row and version.
+    /// Segments that an earlier attempt had begun: segment, row and version.
     begun: VecDeque<(u32, SegmentRow, u64)>,
     fresh: Range<u32>,
-    /// Those of which earlier attempts had begun or done something.
+    /// Segments that earlier attempts had begun or done.
     known: BTreeSet<u32>,
     open: BTreeMap<u32, Open>,
-    /// Those that another process has.
+    /// Segments that another process has.
     left: BTreeSet<u32>,
     done: u32,
     of: u32,
@@ -70,20 +70,20 @@ struct Open {
     /// Where the next page to be read begins.
     after: Option<Cursor>,
     reading: bool,
-    /// Whether what is being read comes too late to be taken.
+    /// Whether the page that is being read will be ignored.
     stale: bool,
     ended: bool,
     /// The number of the page that is read next.
     next: u64,
-    /// The pages read, from the first on that is not done with.
+    /// The pages read, from the first one that is not done.
     pages: VecDeque<PageRead>,
-    /// How far all pages are done with; `None` if the first is not.
+    /// How far all pages are done; `None` if the first is not.
     row: Option<SegmentRow>,
     tally: Tally,
     version: Option<u64>,
-    /// What the save that is under way brings.
+    /// The tally of the save that is under way.
     saving: Option<Tally>,
-    /// What is done since.
+    /// The tally of pages done since.
     unsaved: Option<Tally>,
 }
 
@@ -100,7 +100,7 @@ impl Open {
         !self.reading && !self.ended && self.pages.len() < FAR_AHEAD
     }
 
-    /// Whether all of it is done with.
+    /// Whether all of it is done.
     fn at_end(&self) -> bool {
         self.row.as_ref().is_some_and(|row| row.at == At::End)
     }
@@ -119,7 +119,7 @@ impl Open {
 }
 
 impl Segments {
-    /// All of `range`, from where the rows found of it say.
+    /// The segments of `range`, from where their rows say.
     pub(crate) fn new(range: Range<u32>, found: BTreeMap<u32, (SegmentRow, u64)>) -> Self {
         let of = range.end.saturating_sub(range.start);
         let known = found.keys().copied().collect::<BTreeSet<_>>();
@@ -143,7 +143,7 @@ impl Segments {
         self.done
     }
 
-    /// How many segments are written to their end, be it saved or not.
+    /// How many segments are completely written, saved or not.
     pub(crate) fn written_out(&self) -> u32 {
         let open = self.open.values().filter(|open| open.at_end());
         self.done + u32::try_from(open.count() + self.left.len()).unwrap_or(u32::MAX)
@@ -158,7 +158,7 @@ impl Segments {
         self.of
     }
 
-    /// Whether all is done that was not left to others.
+    /// Whether every segment is done that was not left to another process.
     pub(crate) fn all_done(&self) -> bool {
         u32::try_from(self.left.len()).is_ok_and(|left| self.done + left == self.of)
     }
@@ -168,8 +168,8 @@ impl Segments {
         !self.begun.is_empty() || !self.fresh.is_empty() || self.open.values().any(Open::may_read)
     }
 
-    /// The page to be read next, which is being read from now on; `None` if there is none before
-    /// another has been read or written.
+    /// Takes the page to read next; `None` if there is none before another page was read or
+    /// written.
     pub(crate) fn next(&mut self) -> Option<Ask> {
         if let Some((segment, row, version)) = self.begun.pop_front() {
             let after = match row.at {
@@ -206,8 +206,8 @@ impl Segments {
         Ask { segment, after }
     }
 
-    /// The page asked for was read, and ends where `next` says: its number in the segment; `None`
-    /// if it is not wanted any more.
+    /// A page was read, and ends where `next` says. Returns its number in the segment; `None` if
+    /// the page is not needed any more.
     pub(crate) fn read(&mut self, segment: u32, next: Option<Cursor>) -> Option<u64> {
         let open = self.open.get_mut(&segment)?;
         open.reading = false;
@@ -227,16 +227,16 @@ impl Segments {
         Some(number)
     }
 
-    /// The page asked for was not read; it is to be asked for again.
+    /// A page was not read, and has to be requested again.
     pub(crate) fn unread(&mut self, segment: u32) {
         if let Some(open) = self.open.get_mut(&segment) {
             (open.reading, open.stale) = (false, false);
         }
     }
 
-    /// The page was not written: the segment is read again from there on. Where that page would end
-    /// then, nobody knows, so those after it are read again as well. Answers what was done of those,
-    /// which will be done again.
+    /// A page was not written: the segment is read again from there on. The page may end elsewhere
+    /// then, so the pages after it are read again as well. Returns the tally of those that were
+    /// done.
     pub(crate) fn again(&mut self, segment: u32, page: u64) -> Tally {
         let mut dropped = Tally::default();
         let Some(open) = self.open.get_mut(&segment) else {
@@ -254,8 +254,8 @@ impl Segments {
         dropped
     }
 
-    /// Another process has the segment. Answers what was done of it and not saved, which is the
-    /// other's to do.
+    /// Another process has the segment. Returns the tally of pages that were done and not saved,
+    /// which the other process will do.
     pub(crate) fn leave(&mut self, segment: u32) -> Tally {
         let mut dropped = Tally::default();
         let Some(open) = self.open.remove(&segment) else {
@@ -270,7 +270,7 @@ impl Segments {
         dropped
     }
 
-    /// The page is done with. One save of a segment is made at a time.
+    /// A page is done. Only one save of a segment is made at a time.
     pub(crate) fn written(&mut self, segment: u32, page: u64, tally: Tally) -> Took {
         let Some(open) = self.open.get_mut(&segment) else {
             return Took::Nothing;
@@ -292,7 +292,7 @@ impl Segments {
         Took::Page(open.save(segment).map(Box::new))
     }
 
-    /// The save was made, and this is the row's version now.
+    /// A save was made, and the row has this version now.
     pub(crate) fn saved(&mut self, segment: u32, version: u64) -> Next {
         let Some(open) = self.open.get_mut(&segment) else {
             return Next::Rest;
@@ -344,7 +344,7 @@ mod tests {
         }
         segments.read(2, cursor(1));
         assert_eq!(asked(&mut segments), Some((2, Some("1".into()))));
-        // Of two that nobody is reading, the one with less under way.
+        // Of two segments that are not being read, the one with less under way.
         segments.read(2, cursor(2));
         segments.read(1, cursor(1));
         assert_eq!(asked(&mut segments), Some((1, Some("1".into()))));
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(save.row.at, At::Cursor(Cursor::new("2")));
         assert_eq!((save.row.tally.counts.rows, save.over), (11, None));
         assert_eq!(segments.written(0, 3, tally(1000)), Took::Page(None));
-        // One save at a time; what comes meanwhile is saved together.
+        // One save at a time; pages done meanwhile are saved together.
         assert_eq!(segments.written(0, 2, tally(100)), Took::Page(None));
         let Next::Save(save) = segments.saved(0, 1) else {
             panic!("the rest is not saved");

@@ -127,8 +127,8 @@ impl Watch {
     }
 }
 
-/// An estimate of the share done; 1 only when everything is. DynamoDB's number of rows is hours old,
-/// so the larger of the shares by rows and by segments is used.
+/// An estimate of the share done; 1 only when everything is. DynamoDB's number of rows is hours
+/// old, so the larger of the shares by rows and by segments is used.
 fn share(facts: &ScanFacts, total: &Counts, done: u32, of: u32) -> f64 {
     if done >= of {
         return 1.0;

@@ -18,8 +18,8 @@ const CONCURRENCY: usize = 8;
 const MAX_SUSPECTS: usize = 100_000;
 
 impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
-    /// Begins a reconcile of the processor's pipelines with `source`, in one scan. Each row is decoded
-    /// once, by the processor's decoder, the same as in bootstrap and stream processing.
+    /// Begins a reconcile of the processor's pipelines with `source`, in one scan. Each row is
+    /// decoded once, by the processor's decoder, the same as in bootstrap and stream processing.
     pub fn builder(processor: Processor<T>, source: S) -> ReconcileBuilder<T, S> {
         ReconcileBuilder {
             made: Self {
@@ -43,48 +43,48 @@ pub struct ReconcileBuilder<T, S> {
 }
 
 impl<T: Send + Sync + 'static, S: Lookup> ReconcileBuilder<T, S> {
-    /// How far the stream consumer may be behind: a difference is reported only if it lasts that long.
-    /// Costs one wait per [`max_suspects`](Self::max_suspects) items that differ, and a few for items
-    /// that keep changing. If it is too short, pending changes are taken for missed ones; repairing
-    /// those is harmless. Default 1 minute.
+    /// How far the stream consumer may be behind: a difference is reported only if it lasts that
+    /// long. Costs one wait per [`max_suspects`](Self::max_suspects) items that differ, and a few
+    /// for items that keep changing. If it is too short, pending changes are taken for missed ones;
+    /// repairing those is harmless. Default 1 minute.
     pub fn lag(mut self, lag: Duration) -> Self {
         self.made.inspection.lag = lag;
         self
     }
 
-    /// Makes every item that differs contribute what it should. Keys that differ in a recount because
-    /// of settled items are reported, and not repaired. Refused before anything is read unless every
-    /// pipeline keeps a ledger. Default: differences are only reported.
+    /// Makes every item that differs contribute what it should. Keys that differ in a recount
+    /// because of settled items are reported, and not repaired. Refused before anything is read
+    /// unless every pipeline keeps a ledger. Default: differences are only reported.
     pub fn repair(mut self) -> Self {
         self.made.inspection.repair = true;
         self
     }
 
-    /// How fast the source may be read, pages and looked-up items together. Ledger and state are listed
-    /// at the same rate, from their own tables. The ledger rows of scanned items are not limited: one
-    /// unit of the marker table each. Default: unlimited.
+    /// How fast the source may be read, pages and looked-up items together. Ledger and state are
+    /// listed at the same rate, from their own tables. The ledger rows of scanned items are not
+    /// limited: one unit of the marker table each. Default: unlimited.
     pub fn read_budget(mut self, budget: ReadBudget) -> Self {
         self.made.budget = budget;
         self
     }
 
-    /// How many pages are read or compared at a time, and in how many segments a ledger is listed; at
-    /// least 1. The next page of a segment is read while the one before is compared. Default 8.
+    /// How many pages are read or compared at a time, and in how many segments a ledger is listed;
+    /// at least 1. The next page of a segment is read while the one before is compared. Default 8.
     pub fn concurrency(mut self, pages: usize) -> Self {
         self.made.concurrency = pages;
         self
     }
 
-    /// How many scanned items are remembered, 20 to 40 bytes each (at most 40 MB per million), so that
-    /// they are not looked up when the ledger lists them. Each further item costs one consistent read.
-    /// Default 7,000,000, which is 140 MB.
+    /// How many scanned items are remembered, 20 to 40 bytes each (at most 40 MB per million), so
+    /// that they are not looked up when the ledger lists them. Each further item costs one
+    /// consistent read. Default 7,000,000, which is 140 MB.
     pub fn remember(mut self, items: usize) -> Self {
         self.made.inspection.remember = items;
         self
     }
 
-    /// How many items are gathered before they are looked at closely; at least 1. Each costs about half
-    /// a kilobyte of memory if it differs. Fewer items mean more waits. Default 100,000.
+    /// How many items are gathered before they are looked at closely; at least 1. Each costs about
+    /// half a kilobyte of memory if it differs. Fewer items mean more waits. Default 100,000.
     pub fn max_suspects(mut self, items: usize) -> Self {
         self.made.max_suspects = items;
         self
@@ -98,10 +98,10 @@ impl<T: Send + Sync + 'static, S: Lookup> ReconcileBuilder<T, S> {
         self
     }
 
-    /// How many items, and how many of their keys, may differ in a pipeline with a ledger before the
-    /// reconcile gives up. It limits memory, up to 240 MB per million, and not what a repair writes:
-    /// repaired items do not count; their keys do, since the report names them. What was repaired stays
-    /// repaired. Default 1,000,000.
+    /// How many items, and how many of their keys, may differ in a pipeline with a ledger before
+    /// the reconcile gives up. It limits memory, up to 240 MB per million, and not what a repair
+    /// writes: repaired items do not count; their keys do, since the report names them. What was
+    /// repaired stays repaired. Default 1,000,000.
     pub fn max_differing(mut self, items: usize) -> Self {
         self.made.inspection.max_differing = items;
         self

@@ -1,8 +1,8 @@
 //! The passes of a reconcile: over the table, over the ledgers, and over what differed.
 //!
 //! Pages are read as in a bootstrap: a worker requests a page and compares it, and the next free
-//! worker reads on as soon as the next cursor is known. Before items are looked at closely, the pages
-//! under way are finished, because the close look waits for the lag and changes the ledger.
+//! worker reads on as soon as the next cursor is known. Before items are looked at closely, the
+//! pages under way are finished, because the close look waits for the lag and changes the ledger.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -221,8 +221,8 @@ impl<T: Send + Sync + 'static, S: Lookup> Reconcile<T, S> {
         Ok(())
     }
 
-    /// Reads `open` parts of the ledgers, and those after them, until there is none or many items are
-    /// to be looked at.
+    /// Reads `open` parts of the ledgers, and those after them, until there is none or many items
+    /// are to be looked at.
     async fn parts(
         &self,
         inspection: &Inspection<'_, T>,

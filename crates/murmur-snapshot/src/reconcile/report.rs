@@ -21,8 +21,8 @@ pub struct Reconciled {
 }
 
 impl Reconciled {
-    /// Whether there is no difference, or every difference was repaired. What cannot be compared is not
-    /// a difference: see
+    /// Whether there is no difference, or every difference was repaired. What cannot be compared is
+    /// not a difference: see
     /// [`SettledFindings::KeepsExpired`](murmur_core::SettledFindings::KeepsExpired).
     pub fn is_clean(&self) -> bool {
         self.pipelines.iter().all(|pipeline| pipeline.left() == 0)

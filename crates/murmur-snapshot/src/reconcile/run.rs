@@ -18,33 +18,32 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// Compares the state of pipelines with their table, and repairs it on request, while the stream
 /// consumer keeps running: after a gap in the stream, or as a check.
 ///
-/// Transient failures are retried by
-/// [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient), for 30 minutes, unless the processor
-/// has another policy. After that the reconcile fails with
+/// Transient failures are retried by [`RetryPolicy::patient`](murmur_state::RetryPolicy::patient),
+/// for 30 minutes, unless the processor has another policy. After that the reconcile fails with
 /// [`GaveUp`](ReconcileError::GaveUp). The processor's recorder gets `<pipeline>:retry` and
 /// `<source>:retry` for what is retried.
 ///
-/// The stream consumer must be past the gap, and at most [`lag`](crate::ReconcileBuilder::lag) behind.
-/// Changes that are lost *after* the reconcile began are for the next one.
+/// The stream consumer must be past the gap, and at most [`lag`](crate::ReconcileBuilder::lag)
+/// behind. Changes that are lost *after* the reconcile began are for the next one.
 ///
 /// # With a ledger
 ///
 /// Every item of the table, and every item that the ledger knows, is compared with its ledger row:
 /// keys, values and windows by the pipeline's own definition. An item that differs is looked at
 /// closely: its ledger row, then the item itself, and both once more after the lag. A difference is
-/// reported only if both were the same each time; an item that kept changing is counted as unsettled.
-/// [`repair`](crate::ReconcileBuilder::repair) makes the item contribute what it should, unless the
-/// stream consumer was faster. Missed inserts, changes, moves and deletions are found.
+/// reported only if both were the same each time; an item that kept changing is counted as
+/// unsettled. [`repair`](crate::ReconcileBuilder::repair) makes the item contribute what it should,
+/// unless the stream consumer was faster. Missed inserts, changes, moves and deletions are found.
 ///
 /// These are not differences:
 ///
-/// - Contributions to windows whose retention is over, by this process's clock. If that clock is fast,
-///   it takes windows for over too early: differences in them are not seen, and the repair of an item
-///   takes back its contribution there, until a reconcile with the right clock repairs that. (AWS
-///   refuses requests of a machine whose clock is off by more than some minutes.)
-/// - An item that is gone, in a pipeline that keeps expired items: Time to Live may have removed it. It
-///   is counted as untold, and never repaired. An item that is there again may have expired in between
-///   as well, and is taken for a change.
+/// - Contributions to windows whose retention is over, by this process's clock. If that clock is
+///   fast, it takes windows for over too early: differences in them are not seen, and the repair of
+///   an item takes back its contribution there, until a reconcile with the right clock repairs
+///   that. (AWS refuses requests of a machine whose clock is off by more than some minutes.)
+/// - An item that is gone, in a pipeline that keeps expired items: Time to Live may have removed
+///   it. It is counted as untold, and never repaired. An item that is there again may have expired
+///   in between as well, and is taken for a change.
 /// - A wrong row of the state itself. Unless items settle, only
 ///   [`Processor::audit`](murmur_core::Processor::audit) finds it.
 ///
@@ -56,23 +55,23 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// without a ledger; with a repair, the recount comes after it.
 /// [`settled`](murmur_core::Inspected::settled) has the result.
 ///
-/// Keys that only the recount reports are not repaired. After a repair they are keys of settled items,
-/// whose lost changes no ledger can restore: raise the definition's version, and bootstrap into new
-/// tables. If expired items go on counting, no recount is possible, and the findings
+/// Keys that only the recount reports are not repaired. After a repair they are keys of settled
+/// items, whose lost changes no ledger can restore: raise the definition's version, and bootstrap
+/// into new tables. If expired items go on counting, no recount is possible, and the findings
 /// [say so](murmur_core::SettledFindings::KeepsExpired); the other items are still compared and
 /// repaired.
 ///
 /// # Without a ledger
 ///
-/// The table is counted again, in memory, and compared with the state; if anything differs, once more
-/// after the lag. With more keys than [`max_keys`](crate::ReconcileBuilder::max_keys), the keys are
-/// compared in several parts, one after the other. A key is reported if its row, and the contribution
-/// of each item to it, were the same both times, so a key that keeps changing is only counted as
-/// unsettled. A key that is right in the first recount by chance, because pending changes make up for
-/// lost ones, is for the next run. Nothing can be repaired. Without
-/// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max, Set), a
-/// deletion or a change does not undo what was counted, so such a key differs from then on. For First
-/// and Last only the times are compared.
+/// The table is counted again, in memory, and compared with the state; if anything differs, once
+/// more after the lag. With more keys than [`max_keys`](crate::ReconcileBuilder::max_keys), the
+/// keys are compared in several parts, one after the other. A key is reported if its row, and the
+/// contribution of each item to it, were the same both times, so a key that keeps changing is only
+/// counted as unsettled. A key that is right in the first recount by chance, because pending
+/// changes make up for lost ones, is for the next run. Nothing can be repaired. Without
+/// [`retract`](murmur_core::Definition::retract), and for monoids without an inverse (Min, Max,
+/// Set), a deletion or a change does not undo what was counted, so such a key differs from then on.
+/// For First and Last only the times are compared.
 ///
 /// # Rows that can never count
 ///
@@ -81,15 +80,15 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 ///
 /// # Cost
 ///
-/// With a ledger: one scan, and two reads of each ledger row, by the scan's pages and in a listing. An
-/// item that the ledger knows is looked up if it differed, or was not among the
+/// With a ledger: one scan, and two reads of each ledger row, by the scan's pages and in a listing.
+/// An item that the ledger knows is looked up if it differed, or was not among the
 /// [remembered](crate::ReconcileBuilder::remember) ones.
 ///
 /// Without a ledger, for each part of the keys: one listing of the state, one scan and, if anything
 /// differs, a second scan.
 ///
-/// If items settle: the cost of both, with one first scan for both. After a repair the recount starts
-/// over, so the table is scanned twice, and a third time if anything differs.
+/// If items settle: the cost of both, with one first scan for both. After a repair the recount
+/// starts over, so the table is scanned twice, and a third time if anything differs.
 ///
 /// Memory is bounded for tables of any size:
 ///

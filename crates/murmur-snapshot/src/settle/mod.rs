@@ -15,8 +15,8 @@ use crate::source::{Description, Source};
 pub use error::SettleError;
 
 /// Lets the items of pipelines settle that were bootstrapped before their definition said
-/// [`settle`](murmur_core::Definition::settle). A bootstrap with a definition that says `settle` does
-/// the same at its end, and needs no `Settle`.
+/// [`settle`](murmur_core::Definition::settle). A bootstrap with a definition that says `settle`
+/// does the same at its end, and needs no `Settle`.
 ///
 /// First deploy the definition with `settle` in every process that runs the pipeline. A process
 /// without it reports every change of a settled item, and does not count the change.
@@ -48,8 +48,8 @@ pub struct Settle<T, S> {
 }
 
 impl<T: Send + Sync + 'static, S: Source> Settle<T, S> {
-    /// Begins a settle of the processor's pipelines, which were bootstrapped from `source`. Only the
-    /// source's name and description are used; no item is decoded.
+    /// Begins a settle of the processor's pipelines, which were bootstrapped from `source`. Only
+    /// the source's name and description are used; no item is decoded.
     pub fn builder(processor: Processor<T>, source: S) -> SettleBuilder<T, S> {
         SettleBuilder {
             made: Self {

@@ -16,8 +16,8 @@ impl ShowProgress {
     ///
     /// A line has `event` (`reconcile`), `step` (`scan`, `settle`, `ledger` or `wait`), `rows`,
     /// `rows_expected` (null if not known), `rows_per_second`, `ledger_rows`, `suspects`,
-    /// `read_units` and `seconds`; `settle` also has `items`. The first line of each step is written
-    /// at once.
+    /// `read_units` and `seconds`; `settle` also has `items`. The first line of each step is
+    /// written at once.
     pub fn show_reconcile(&self, progress: &ReconcileProgress) {
         let step = match progress.step {
             ReconcileStep::Scan => "scan",

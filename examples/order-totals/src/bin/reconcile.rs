@@ -50,8 +50,8 @@ struct Arguments {
     lag: u64,
     #[command(flatten)]
     limits: Limits,
-    /// How many orders of the scan are remembered, 20 to 40 bytes each. Other orders that the ledger
-    /// knows are looked up, for a read unit each.
+    /// How many orders of the scan are remembered, 20 to 40 bytes each. Other orders that the
+    /// ledger knows are looked up, for a read unit each.
     #[arg(long, value_name = "ITEMS", default_value_t = 7_000_000)]
     max_remembered: usize,
     /// How many orders are gathered before they are looked at closely, about 500 bytes each. Each

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use murmur_state::HandoffToken;
 use murmur_state_ddb::create_int64_table;
+use order_totals::Tables;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -297,7 +298,17 @@ async fn what_is_missing_or_unusable_is_named() {
 
     let output = run(&app, &[]).await;
     assert_eq!(output.status.code(), Some(1), "no table is there");
-    assert!(stderr(&output).contains("table"), "{}", stderr(&output));
+    // All of them at once, and nothing before them.
+    let said = stderr(&output);
+    assert!(said.starts_with("error: no such table"), "{said}");
+    let Tables {
+        totals,
+        counts,
+        markers,
+    } = &app.tables;
+    for table in [&app.orders, totals, counts, markers] {
+        assert!(said.contains(&format!("`{table}`")), "{said}");
+    }
 
     let mut unset = bootstrap(&app);
     let output = unset.env_remove("COUNTS_TABLE").output().await.unwrap();
@@ -345,6 +356,24 @@ impl Outage {
         });
         Self { address, close }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_there_is_told_at_once() {
+    let app = App::without_tables().await;
+    let mut command = bootstrap(&app);
+    command
+        .env("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        .env("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9");
+    let mut process = command.kill_on_drop(true).spawn().unwrap();
+    let mut told = BufReader::new(process.stderr.take().unwrap());
+    let mut line = String::new();
+    let first = told.read_line(&mut line);
+    // Long before the first report of an outage, which comes after half a minute.
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, first).await.unwrap().unwrap();
+    assert!(line.contains("DynamoDB does not answer"), "{line}");
+    assert!(line.contains("Connection refused"), "{line}");
 }
 
 /// In real time, since it is a process that waits: half a minute.
