@@ -221,7 +221,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
     fn failed(&self, source: StoreError) -> InspectionError {
         InspectionError::Store {
             pipeline: self.pipeline.clone(),
-            source,
+            source: Box::new(source),
         }
     }
 

@@ -172,7 +172,7 @@ impl<T: Send + Sync, M: Monoid, S: Read<M::Value>> ByKeys<T> for Counting<'_, T,
             let compared = Counting::compare(self).await;
             compared.map_err(|source| InspectionError::Store {
                 pipeline: self.state.pipeline.clone(),
-                source,
+                source: Box::new(source),
             })
         })
     }

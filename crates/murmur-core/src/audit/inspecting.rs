@@ -60,7 +60,7 @@ pub enum InspectionError {
         pipeline: PipelineName,
         /// The cause.
         #[source]
-        source: StoreError,
+        source: Box<StoreError>,
     },
     /// An item could not be looked up in its table.
     #[error(
