@@ -1,4 +1,5 @@
-use murmur_state::{Place, StoreError};
+use murmur_state::StoreError;
+use murmur_state::error::Place;
 
 /// Returns the answers if there is one for each entry.
 ///

@@ -4,7 +4,8 @@ use std::hash::{BuildHasher, Hash};
 
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
-use murmur_state::{Add, IdError, Key};
+use murmur_state::store::Add;
+use murmur_state::{IdError, Key};
 use smallvec::SmallVec;
 
 use crate::record::Record;

@@ -4,9 +4,10 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use murmur_state::store::Binding;
 use murmur_state::{
-    Binding, Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError,
-    PipelineName, Store, Timestamp,
+    Checkpoints, Deduper, ExactlyOnce, Group, IdError, Ledger, Monoid, OptionError, PipelineName,
+    Store, Timestamp,
 };
 
 use crate::delivery::{AtLeastOnce, ClaimFirst, ClaimNames, Delivery, InLedger, OncePerKey, Owned};
@@ -464,7 +465,7 @@ impl<T: Send + Sync + 'static, M: Monoid, S: Store<M>> Stored<T, M, S> {
     /// # What to expect
     ///
     /// - The state table must be empty when the ledger begins, and belongs to one stream.
-    /// - An item may name at most [`MAX_KEYS`](murmur_state::MAX_KEYS) keys; an item with more is
+    /// - An item may name at most [`MAX_KEYS`](murmur_state::store::MAX_KEYS) keys; an item with more is
     ///   rejected.
     /// - Totals may step back for a while: records from before a scan bring older values of their
     ///   items, until the records after them are processed.

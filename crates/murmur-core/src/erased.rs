@@ -1,7 +1,9 @@
 //! A pipeline as a processor uses it: definition and delivery combined, monoid and store erased.
 
 use futures::future::BoxFuture;
-use murmur_state::{MAX_KEYS, Monoid, PipelineName, Place, Read, Repeats, Timestamp};
+use murmur_state::error::Place;
+use murmur_state::store::MAX_KEYS;
+use murmur_state::{Monoid, PipelineName, Read, Repeats, Timestamp};
 
 use crate::audit::{
     self, AuditError, AuditOptions, Audited, ByItems, ByKeys, InspectionOptions, LedgerStatus,

@@ -10,7 +10,8 @@ use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
-use murmur_state::{Deadline, ItemId, ListSegment};
+use murmur_state::store::ListSegment;
+use murmur_state::{Deadline, ItemId};
 
 use crate::audit::{
     ByItems, ByKeys, Findings, Found, Inspected, InspectionError, InspectionOptions, ItemNow,

@@ -19,7 +19,8 @@
 
 use std::fmt;
 
-use murmur_state::{Codec, Group, Monoid};
+use murmur_state::monoid::Codec;
+use murmur_state::{Group, Monoid};
 
 /// A law that does not hold, with values that show it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

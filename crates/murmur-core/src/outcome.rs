@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
-use murmur_state::{Failure, Fault, IdError, PipelineName, StoreError};
+use murmur_state::error::Failure;
+use murmur_state::{Fault, IdError, PipelineName, StoreError};
 
 use crate::record::{Record, Side};
 

@@ -102,7 +102,7 @@ impl<T> Pipeline<T> {
         self.facts().repeats
     }
 
-    /// Whether it keeps a ledger: its mode is [`ledger`](crate::Stored::ledger).
+    /// Whether it keeps a ledger: its mode is [`ledger`](crate::definition::Stored::ledger).
     pub fn keeps_ledger(&self) -> bool {
         self.facts().keeps_ledger
     }

@@ -1,8 +1,9 @@
 //! Converts decoded images into the additions of each record.
 
-use murmur_state::{
-    Add, HORIZON, Key, Monoid, OptionError, Origin, Overflow, Place, StoreError, Timestamp,
-};
+use murmur_state::error::Place;
+use murmur_state::monoid::{Origin, Overflow};
+use murmur_state::store::{Add, HORIZON};
+use murmur_state::{Key, Monoid, OptionError, StoreError, Timestamp};
 use smallvec::SmallVec;
 
 use crate::batch::{Addition, Additions, Rows};

@@ -3,7 +3,9 @@ use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
-use murmur_state::{ItemId, Position, SequenceNumber, Timestamp, UNREADABLE};
+use murmur_state::handler::UNREADABLE;
+use murmur_state::store::Position;
+use murmur_state::{ItemId, SequenceNumber, Timestamp};
 use serde_dynamo::{AttributeValue, Item};
 use smallvec::SmallVec;
 

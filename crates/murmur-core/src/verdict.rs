@@ -1,6 +1,7 @@
 //! A record on its way through a pipeline, and its outcome there.
 
-use murmur_state::{Outcome, PipelineName, Recorder, StoreError};
+use murmur_state::store::Outcome;
+use murmur_state::{PipelineName, Recorder, StoreError};
 
 use crate::record::{Record, Side};
 

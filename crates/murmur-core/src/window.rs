@@ -2,9 +2,10 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use murmur_state::{
-    Key, Monoid, OptionError, Overflow, Place, ROW_LIFE, Read, StoreError, Timestamp,
-};
+use murmur_state::error::Place;
+use murmur_state::monoid::Overflow;
+use murmur_state::store::ROW_LIFE;
+use murmur_state::{Key, Monoid, OptionError, Read, StoreError, Timestamp};
 
 use crate::answers::all_answered;
 
@@ -26,7 +27,7 @@ const RANGE_CHUNK: usize = 1_000;
 /// A ledger adds nothing after that either. A changed item still takes back what it contributed, as
 /// long as the row exists.
 ///
-/// The time of the change decides; a change older than [`HORIZON`](murmur_state::HORIZON) counts as
+/// The time of the change decides; a change older than [`HORIZON`](murmur_state::store::HORIZON) counts as
 /// one made that long ago. Scanned rows and changes without a time go by the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
@@ -169,7 +170,8 @@ impl fmt::Display for Window {
 /// ```
 /// # use std::time::Duration;
 /// # use murmur_core::{Sum, Window, read_range};
-/// # use murmur_state::{Add, Deadline, Key, MemoryStore, Store, Timestamp};
+/// # use murmur_state::{Deadline, Key, MemoryStore, Store, Timestamp};
+/// # use murmur_state::store::Add;
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// # let store = MemoryStore::new(Sum::new());
@@ -218,7 +220,8 @@ pub async fn read_range<M: Monoid>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use murmur_state::{Add, Deadline, MemoryStore, Store};
+    use murmur_state::store::Add;
+    use murmur_state::{Deadline, MemoryStore, Store};
     use proptest::prelude::*;
 
     use crate::Sum;

@@ -4,10 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use murmur_core::{Count, Dated, First, Last, Max, Min, Set, Sum, laws};
-use murmur_state::{
-    Codec, CodecError, EventId, Group, Monoid, Origin, Overflow, SequenceNumber, Timestamp,
-};
+use murmur_core::monoids::Dated;
+use murmur_core::{Count, First, Last, Max, Min, Set, Sum, laws};
+use murmur_state::monoid::{Codec, CodecError, Origin, Overflow};
+use murmur_state::{EventId, Group, Monoid, SequenceNumber, Timestamp};
 use proptest::prelude::*;
 
 fn dated() -> impl Strategy<Value = Option<Dated<String>>> {

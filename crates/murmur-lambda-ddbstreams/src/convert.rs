@@ -4,7 +4,8 @@ use std::mem;
 
 use aws_lambda_events::event::dynamodb::{EventRecord, UserIdentity};
 use murmur_core::{Change, EventName, Item, Side};
-use murmur_state::{ImageNote, ImageNotes, SequenceNumber, Timestamp};
+use murmur_state::images::{ImageNote, ImageNotes};
+use murmur_state::{SequenceNumber, Timestamp};
 
 /// The change that a record describes. Its contents are moved out of the record until
 /// [`give_back`].

@@ -93,7 +93,7 @@ impl<T: Send + Sync + 'static> Handler<T> {
     /// Processes one event. Its only inputs are its arguments and the stores.
     ///
     /// An empty image counts as one that was not sent. A [`LenientEvent`] tells the two apart, as
-    /// does a source that writes [`ImageNotes`](murmur_state::ImageNotes).
+    /// does a source that writes [`ImageNotes`](murmur_state::images::ImageNotes).
     ///
     /// `deadline` is when the invocation ends. Records that are not done one
     /// [margin](HandlerBuilder::deadline_margin) before it are reported as failed, so that the

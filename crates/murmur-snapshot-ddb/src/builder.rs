@@ -5,7 +5,8 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_core::Item;
-use murmur_state::{Clock, OptionError, SystemClock};
+use murmur_state::time::SystemClock;
+use murmur_state::{Clock, OptionError};
 
 use crate::filter::Filter;
 use crate::parallel_scan::{EventIdFn, ParallelScan};
@@ -69,7 +70,7 @@ impl ParallelScanBuilder {
     }
 
     /// How many segments the table is scanned in, 1 to 1,000,000.
-    /// [`BootstrapBuilder::concurrency`](murmur_snapshot::BootstrapBuilder::concurrency) says how
+    /// [`BootstrapBuilder::concurrency`](murmur_snapshot::bootstrap::BootstrapBuilder::concurrency) says how
     /// many pages are read or written at a time. An unfinished run goes on only with the same
     /// number of segments.
     ///
@@ -104,7 +105,7 @@ impl ParallelScanBuilder {
     /// decoding, but no read units: those are spent before the filter.
     ///
     /// If a later change makes the filter match, only the stream brings the item. So a pipeline
-    /// that keeps a [ledger](murmur_core::Stored::ledger) accepts only a filter on attributes of
+    /// that keeps a [ledger](murmur_core::definition::Stored::ledger) accepts only a filter on attributes of
     /// the primary key. The filter is tried on one item before a bootstrap writes anything.
     /// Default: every item.
     pub fn filter(mut self, expression: impl Into<String>) -> Self {
@@ -135,7 +136,7 @@ impl ParallelScanBuilder {
     /// written just before it. If the item's shard was closed by then, the stream does not bring
     /// the item either.
     ///
-    /// Pipelines that keep a [ledger](murmur_core::Stored::ledger) refuse it. Default: strongly
+    /// Pipelines that keep a [ledger](murmur_core::definition::Stored::ledger) refuse it. Default: strongly
     /// consistent, one read unit per 4 KB.
     pub fn eventually_consistent(mut self) -> Self {
         self.consistent = false;

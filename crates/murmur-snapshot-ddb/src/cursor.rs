@@ -1,5 +1,6 @@
 use murmur_core::Item;
-use murmur_snapshot::{Cursor, SourceError};
+use murmur_snapshot::SourceError;
+use murmur_snapshot::source::Cursor;
 use serde::{Deserialize, Serialize};
 
 use crate::attributes::{self, Attributes, RowError};
@@ -66,7 +67,7 @@ impl ScanCursor {
 mod tests {
     use super::*;
     use murmur_core::AttributeValue;
-    use murmur_state::Random;
+    use murmur_state::time::Random;
 
     #[test]
     fn a_hundred_thousand_mutated_cursors_are_refused_or_say_what_they_say() {

@@ -1,6 +1,7 @@
 //! Describes what is to be scanned, and checks that it can be.
 
-use murmur_snapshot::{Description, SourceError, StreamView};
+use murmur_snapshot::SourceError;
+use murmur_snapshot::source::{Description, StreamView};
 use murmur_streams::StreamViewType;
 
 use crate::error;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use murmur_snapshot::SourceError;
-use murmur_state::{CallFailure, Cause, Fault};
+use murmur_state::Fault;
+use murmur_state::error::Cause;
+use murmur_state::service::CallFailure;
 use murmur_streams::StreamError;
 use murmur_streams::aws::call_failure;
 

@@ -2,7 +2,8 @@
 
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use murmur_core::item_key;
-use murmur_snapshot::{Look, LookedUp, Lookup, SourceError};
+use murmur_snapshot::lookup::{Look, LookedUp};
+use murmur_snapshot::{Lookup, SourceError};
 use murmur_state::ItemId;
 
 use crate::attributes::Attributes;

@@ -3,7 +3,8 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 
 use murmur_core::{Item, Row, item_id};
-use murmur_snapshot::{BadRow, Cursor, Description, Page, Source, SourceError};
+use murmur_snapshot::source::{BadRow, Cursor, Description, Page};
+use murmur_snapshot::{Source, SourceError};
 use murmur_state::HandoffToken;
 
 use crate::attributes::{self, Attributes, RowError};

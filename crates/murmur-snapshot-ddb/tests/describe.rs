@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::{StreamSpecification, StreamViewType};
 use murmur_core::{Pipeline, Processor, Sum};
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Description, ReadBudget, RunRecord, Source, StreamView,
-};
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::source::{Description, StreamView};
+use murmur_snapshot::{Bootstrap, BootstrapError, ReadBudget, Source};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
-use murmur_state::{Causes, Clock, ManualClock, MemoryDeduper, MemoryStore, Timestamp};
+use murmur_state::time::ManualClock;
+use murmur_state::{Causes, Clock, MemoryDeduper, MemoryStore, Timestamp};
 use murmur_testkit::wire::{Action, Request, Wire};
 use murmur_testkit::{Dynamo, Embedded};
 use serde_json::{Value, json};

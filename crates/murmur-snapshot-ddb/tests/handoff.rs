@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use murmur_snapshot::Source;
 use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{ManualClock, Timestamp};
+use murmur_state::Timestamp;
+use murmur_state::time::ManualClock;
 use murmur_testkit::Dynamo;
 use support::*;
 

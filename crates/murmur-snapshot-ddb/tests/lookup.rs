@@ -7,7 +7,8 @@ mod support;
 use std::time::Duration;
 
 use murmur_core::{Pipeline, Processor, Sum, item_id};
-use murmur_snapshot::{Bootstrap, LookedUp, Lookup, Reconcile, SourceError, conformance};
+use murmur_snapshot::lookup::LookedUp;
+use murmur_snapshot::{Bootstrap, Lookup, Reconcile, SourceError, conformance};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::{ItemId, MemoryDeduper, MemoryStore};
 use murmur_testkit::wire::{Action, Request, Wire};

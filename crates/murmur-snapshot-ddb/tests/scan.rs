@@ -13,7 +13,8 @@ use std::future::ready;
 use std::sync::Arc;
 
 use murmur_core::{Pipeline, Processor, Sum, item_id};
-use murmur_snapshot::{Bootstrap, Cursor, Ended, Page, Progress, Source, SourceError, conformance};
+use murmur_snapshot::source::{Cursor, Page};
+use murmur_snapshot::{Bootstrap, Ended, Progress, Source, SourceError, conformance};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
 use murmur_state::{MemoryDeduper, MemoryStore};
 use murmur_testkit::Dynamo;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::Pacing;
+use murmur_core::audit::Pacing;
 use murmur_state::{Clock, OptionError};
 
 use crate::source::{Description, Page};

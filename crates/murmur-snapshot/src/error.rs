@@ -1,4 +1,5 @@
-use murmur_state::{Cause, Failure, Fault};
+use murmur_state::Fault;
+use murmur_state::error::{Cause, Failure};
 
 /// Why a source could not be read. `place` names the source, such as ``table `orders` ``.
 #[derive(Clone, thiserror::Error)]

@@ -1,3 +1,5 @@
+//! A source of JSON Lines files.
+
 mod form;
 mod gzip;
 mod line;
@@ -42,7 +44,7 @@ const FILE_BUFFER: usize = 128 * 1024;
 /// it without parsing them.
 ///
 /// A file shows a past state of the table, so pipelines that keep a
-/// [ledger](murmur_core::Stored::ledger) refuse it: scan the table instead.
+/// [ledger](murmur_core::definition::Stored::ledger) refuse it: scan the table instead.
 ///
 /// Event and item ids are made of the attributes named by [`key`](JsonLinesBuilder::key). They
 /// equal the ids of the same item in a scan or a stream of the table if number keys are written as

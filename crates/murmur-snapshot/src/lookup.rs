@@ -1,3 +1,5 @@
+//! Sources whose items can be looked up one by one.
+
 use std::future::Future;
 use std::sync::Arc;
 

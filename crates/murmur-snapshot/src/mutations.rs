@@ -1,6 +1,6 @@
 //! Random and mutated texts, for the tests of decoders.
 
-use murmur_state::Random;
+use murmur_state::time::Random;
 
 pub(crate) struct Mutations(Random);
 

@@ -2,7 +2,8 @@ use std::future::Future;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use murmur_state::{Causes, Deadline, Recorder, Retry};
+use murmur_state::retry::Retry;
+use murmur_state::{Causes, Deadline, Recorder};
 
 use crate::error::SourceError;
 

@@ -1,10 +1,12 @@
+//! The record of a bootstrap run.
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use murmur_core::Pipeline;
+use murmur_state::checkpoint::Checkpoint;
 use murmur_state::{
-    Checkpoint, Checkpoints, HandoffError, HandoffToken, OptionError, PipelineName, StoreError,
-    Timestamp,
+    Checkpoints, HandoffError, HandoffToken, OptionError, PipelineName, StoreError, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +17,7 @@ const VERSION: u32 = 2;
 /// run reads and feeds, the handoff token, and whether the run is finished.
 ///
 /// It is a checkpoint in the pipeline's marker table, or in the place that
-/// [`checkpoints`](crate::BootstrapBuilder::checkpoints) names. It does not expire.
+/// [`checkpoints`](crate::bootstrap::BootstrapBuilder::checkpoints) names. It does not expire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RunRecord {
@@ -23,7 +25,7 @@ pub struct RunRecord {
     pub run: String,
     /// The pipelines that it feeds: name → [fingerprint](murmur_core::Pipeline::fingerprint).
     pub pipelines: BTreeMap<String, String>,
-    /// The [settings](crate::Description::settings) of its source.
+    /// The [settings](crate::source::Description::settings) of its source.
     pub settings: String,
     /// How many segments its source has.
     pub segments: u32,

@@ -118,7 +118,7 @@ impl ShowProgress {
     }
 
     /// Shows the progress of a bootstrap, for
-    /// [`on_progress`](crate::BootstrapBuilder::on_progress).
+    /// [`on_progress`](crate::bootstrap::BootstrapBuilder::on_progress).
     pub fn show(&self, progress: &Progress<'_>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Progress::Started { run, earlier, .. } = progress {

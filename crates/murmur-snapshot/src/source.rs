@@ -1,10 +1,13 @@
+//! The contract of a snapshot source.
+
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use murmur_core::{Item, Row};
-use murmur_state::{Cause, HandoffToken};
+use murmur_state::HandoffToken;
+use murmur_state::error::Cause;
 use serde::{Deserialize, Serialize};
 
 use crate::error::SourceError;

@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::FutureExt;
-use murmur_snapshot::{
-    Cursor, Description, Look, LookedUp, Lookup, Page, Source, SourceError, conformance,
-};
+use murmur_snapshot::lookup::{Look, LookedUp};
+use murmur_snapshot::source::{Cursor, Description, Page};
+use murmur_snapshot::{Lookup, Source, SourceError, conformance};
 use murmur_state::{HandoffToken, ItemId};
 use support::{Table, rows};
 

@@ -14,9 +14,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use murmur_core::{AttributeValue, Processor, ProcessorBuilder};
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, JsonLines, KeyType, Source, SourceError, conformance,
-};
+use murmur_snapshot::jsonl::KeyType;
+use murmur_snapshot::source::Cursor;
+use murmur_snapshot::{Bootstrap, BootstrapError, JsonLines, Source, SourceError, conformance};
 use murmur_state::MemoryDeduper;
 use support::*;
 use tokio::io::{AsyncRead, BufReader, ReadBuf};

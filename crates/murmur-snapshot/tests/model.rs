@@ -11,14 +11,15 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{Pipeline, Processor, Row, Sum};
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Ended, ReadBudget, Report, RunRecord, SourceError,
-};
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, ReadBudget, Report, SourceError};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::error::Place;
 use murmur_state::intercept::{Intercept, Intercepted};
-use murmur_state::{
-    Add, Bound, Checkpoint, Checkpoints, Deadline, ExactlyOnce, MemoryDeduper, MemoryStore, Once,
-    Outcome, Place, Random, Removed, Saved, StoreError, Tokens,
-};
+use murmur_state::store::{Add, Bound, Once, Outcome};
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Checkpoints, Deadline, ExactlyOnce, MemoryDeduper, MemoryStore, StoreError};
 use support::*;
 
 /// After so many attempts nothing fails any more.

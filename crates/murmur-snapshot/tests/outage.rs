@@ -11,13 +11,14 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{Pipeline, Processor, Row, Sum};
-use murmur_snapshot::{
-    Bootstrap, BootstrapBuilder, BootstrapError, Ended, Progress, Report, SourceError,
-};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, SourceError};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{Add, Binding, Bound, Once, Outcome};
+use murmur_state::time::Random;
 use murmur_state::{
-    Add, Binding, Bound, Checkpoint, Checkpoints, Deadline, ExactlyOnce, MemoryDeduper,
-    MemoryStore, Once, Outcome, Random, Removed, RetryPolicy, Saved, StoreError,
+    Checkpoints, Deadline, ExactlyOnce, MemoryDeduper, MemoryStore, RetryPolicy, StoreError,
 };
 use support::*;
 

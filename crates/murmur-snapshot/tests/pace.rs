@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{Processor, Row, Sum};
+use murmur_snapshot::source::{Cursor, Description, Page};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Cursor, Description, Ended, JsonLines, Page, Progress, ReadBudget,
-    Source, SourceError,
+    Bootstrap, BootstrapError, Ended, JsonLines, Progress, ReadBudget, Source, SourceError,
 };
 use murmur_state::{HandoffToken, MemoryDeduper, MemoryStore, Recorder};
 use support::*;

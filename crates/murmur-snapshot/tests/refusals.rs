@@ -10,11 +10,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use murmur_core::{Pipeline, Processor, Sum};
-use murmur_snapshot::{
-    Bootstrap, BootstrapBuilder, BootstrapError, Description, Ended, Progress, ReadBudget,
-    RunRecord, SourceError,
-};
-use murmur_state::{Causes, ManualClock, MemoryDeduper, MemoryStore, SURE_LIFE};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::source::Description;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, ReadBudget, SourceError};
+use murmur_state::store::SURE_LIFE;
+use murmur_state::time::ManualClock;
+use murmur_state::{Causes, MemoryDeduper, MemoryStore};
 use support::*;
 
 /// The error of a bootstrap that must not have read, captured or written anything.

@@ -11,11 +11,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{Pipeline, Processor, Row, Sum};
-use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, RunRecord, SourceError};
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, SourceError};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::error::Place;
 use murmur_state::intercept::Intercepted;
+use murmur_state::time::ManualClock;
 use murmur_state::{
-    Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, ManualClock, MemoryDeduper,
-    MemoryStore, Owner, Place, Removed, RetryPolicy, Saved, StoreError,
+    Causes, Checkpoints, Clock, Deadline, Deduper, MemoryDeduper, MemoryStore, RetryPolicy,
+    StoreError,
 };
 use support::*;
 use tokio::sync::Notify;

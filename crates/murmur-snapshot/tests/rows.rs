@@ -19,13 +19,16 @@ use murmur_core::{
     AttributeValue, Decoded, Decoder, Pipeline, Processor, ProcessorBuilder, RecordError, Row, Sum,
     Window,
 };
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Counts, Cursor, Description, Page, Source, SourceError,
-};
+use murmur_snapshot::bootstrap::Counts;
+use murmur_snapshot::source::{Cursor, Description, Page};
+use murmur_snapshot::{Bootstrap, BootstrapError, Source, SourceError};
+use murmur_state::error::Place;
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{Add, Outcome};
+use murmur_state::time::{ManualClock, Random};
 use murmur_state::{
-    Add, Clock, Deadline, HandoffToken, ManualClock, MemoryDeduper, MemoryStore, Outcome, Place,
-    Random, Recorder, RetryPolicy, Store, StoreError, Timestamp,
+    Clock, Deadline, HandoffToken, MemoryDeduper, MemoryStore, Recorder, RetryPolicy, Store,
+    StoreError, Timestamp,
 };
 use support::*;
 

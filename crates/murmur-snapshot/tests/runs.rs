@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{Max, Pipeline, Processor, Window};
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Counts, Ended, Progress, Report, RunRecord, SourceError,
-};
-use murmur_state::{
-    Checkpoints, Clock, ManualClock, MemoryDeduper, MemoryStore, Random, SURE_LIFE, Timestamp,
-    Tokens,
-};
+use murmur_snapshot::bootstrap::Counts;
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Progress, Report, SourceError};
+use murmur_state::store::SURE_LIFE;
+use murmur_state::time::{ManualClock, Random};
+use murmur_state::tokens::Tokens;
+use murmur_state::{Checkpoints, Clock, MemoryDeduper, MemoryStore, Timestamp};
 use support::*;
 use tokio::sync::Notify;
 

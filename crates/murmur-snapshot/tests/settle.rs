@@ -8,17 +8,18 @@ use std::future::ready;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use murmur_core::{
-    AuditOptions, Change, EventName, Pipeline, Processor, Record, Row, Sum, item_key,
-};
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Description, Ended, RunRecord, Settle, SettleError, SourceError,
-};
+use murmur_core::audit::AuditOptions;
+use murmur_core::{Change, EventName, Pipeline, Processor, Record, Row, Sum, item_key};
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::settle::SettleError;
+use murmur_snapshot::source::Description;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Settle, SourceError};
 use murmur_state::conformance::bound;
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::Bound;
+use murmur_state::time::ManualClock;
 use murmur_state::{
-    Bound, Causes, Deadline, Ledger, ManualClock, MemoryDeduper, MemoryStore, Read, SequenceNumber,
-    StoreError,
+    Causes, Deadline, Ledger, MemoryDeduper, MemoryStore, Read, SequenceNumber, StoreError,
 };
 use support::*;
 

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::{BoxFuture, join_all};
 use murmur_core::{Pipeline, Processor, Row, Sum};
-use murmur_snapshot::{Bootstrap, BootstrapBuilder, BootstrapError, Ended, RunRecord, SourceError};
-use murmur_state::{
-    Checkpoint, Checkpoints, MemoryDeduper, MemoryStore, Removed, Saved, StoreError,
-};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, SourceError};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::{Checkpoints, MemoryDeduper, MemoryStore, StoreError};
 use support::*;
 
 const SEGMENTS: usize = 6;

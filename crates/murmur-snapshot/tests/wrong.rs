@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use murmur_core::Sum;
 use murmur_core::{Decoded, Decoder, Processor, ProcessorBuilder, Row};
-use murmur_snapshot::{Bootstrap, BootstrapBuilder, BootstrapError, Ended};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended};
 use murmur_state::{MemoryDeduper, MemoryStore};
 use support::*;
 

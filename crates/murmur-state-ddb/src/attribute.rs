@@ -6,7 +6,8 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{Key, Place, StoreError};
+use murmur_state::error::Place;
+use murmur_state::{Key, StoreError};
 
 /// A row in the form of requests and answers.
 pub(crate) type Item = HashMap<String, AttributeValue>;

@@ -5,9 +5,11 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
+use murmur_state::error::Place;
+use murmur_state::monoid::{Codec, Overflow};
+use murmur_state::store::{Add, Listed, Once, Outcome, StateRow};
 use murmur_state::{
-    Add, Codec, Deadline, Key, Listed, Once, OptionError, Outcome, Overflow, PipelineName, Place,
-    Read, RetryPolicy, StateRow, Store, StoreError,
+    Deadline, Key, OptionError, PipelineName, Read, RetryPolicy, Store, StoreError,
 };
 
 use crate::attribute::{
@@ -492,7 +494,8 @@ impl<M: Codec> fmt::Debug for BytesStore<M> {
 #[cfg(test)]
 mod tests {
     use aws_sdk_dynamodb::config::{BehaviorVersion, Config};
-    use murmur_state::{CodecError, Monoid};
+    use murmur_state::Monoid;
+    use murmur_state::monoid::CodecError;
 
     use super::*;
     use crate::any_rows::{holds, look_at};

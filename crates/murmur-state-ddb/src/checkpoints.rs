@@ -29,9 +29,9 @@
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
-use murmur_state::{
-    Causes, Checkpoint, Checkpoints, Deadline, Place, Removed, RetryPolicy, Saved, StoreError,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::error::Place;
+use murmur_state::{Causes, Checkpoints, Deadline, RetryPolicy, StoreError};
 use sha2::{Digest, Sha256};
 
 use crate::attribute::{DATA, Item, PARTS, PK, SUM, TOK, VER, integer, number, text, wrong_shape};

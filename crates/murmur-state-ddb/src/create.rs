@@ -8,7 +8,9 @@ use aws_sdk_dynamodb::types::{
     TimeToLiveStatus,
 };
 use futures::future::join_all;
-use murmur_state::{Cause, Clock, Place, StoreError, SystemClock};
+use murmur_state::error::{Cause, Place};
+use murmur_state::time::SystemClock;
+use murmur_state::{Clock, StoreError};
 
 use crate::attribute::{PK, SK, TTL};
 use crate::error::{Access, store_error};
@@ -321,7 +323,8 @@ impl Creation<'_> {
 
 #[cfg(test)]
 mod tests {
-    use murmur_state::{ManualClock, Timestamp};
+    use murmur_state::Timestamp;
+    use murmur_state::time::ManualClock;
     use murmur_testkit::Dynamo;
     use murmur_testkit::wire::{Action, Wire};
     use serde_json::json;

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{
-    Claim, Deadline, HORIZON, IdError, Key, OptionError, Owner, Place, StoreError, Timestamp,
-};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::error::Place;
+use murmur_state::store::HORIZON;
+use murmur_state::{Deadline, IdError, Key, OptionError, StoreError, Timestamp};
 
 use crate::attribute::{Item, OWN, PK, TTL, number};
 use crate::error::{Access, Written, store_error, written};

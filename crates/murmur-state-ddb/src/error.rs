@@ -9,7 +9,9 @@ use aws_sdk_dynamodb::operation::delete_item::DeleteItemError;
 use aws_sdk_dynamodb::operation::put_item::PutItemError;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
-use murmur_state::{CallFailure, Cause, Fault, Place, StoreError};
+use murmur_state::error::{Cause, Place};
+use murmur_state::service::CallFailure;
+use murmur_state::{Fault, StoreError};
 
 use crate::attribute::Item;
 

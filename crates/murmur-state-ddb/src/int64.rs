@@ -2,10 +2,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
+use murmur_state::error::Place;
+use murmur_state::monoid::{Additive, KeepsGreatest, KeepsLeast, Overflow};
+use murmur_state::store::{
+    Add, Bound, LedgerEntry, ListSegment, Listed, Mend, Once, Outcome, Replace, StateRow,
+};
 use murmur_state::{
-    Add, Additive, Bound, Deadline, ItemId, KeepsGreatest, KeepsLeast, Key, Ledger, LedgerEntry,
-    ListSegment, Listed, Mend, Once, OptionError, Outcome, Overflow, PipelineName, Place, Read,
-    Replace, StateRow, Store, StoreError,
+    Deadline, ItemId, Key, Ledger, OptionError, PipelineName, Read, Store, StoreError,
 };
 
 use crate::attribute::{Item, V, integer, number};

@@ -2,7 +2,8 @@ use std::collections::HashMap;
 
 use futures::StreamExt;
 use futures::stream;
-use murmur_state::{Add, Deadline, Fault, Key, Once, Outcome, StoreError};
+use murmur_state::store::{Add, Once, Outcome};
+use murmur_state::{Deadline, Fault, Key, StoreError};
 
 /// Writes one entry into its row.
 pub(crate) trait Write<V>: Sync {

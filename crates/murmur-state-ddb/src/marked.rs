@@ -1,8 +1,9 @@
 use std::sync::Arc;
 
+use murmur_state::error::Place;
+use murmur_state::store::{Add, Binding, Bound, Listed, Once, Outcome, StateRow};
 use murmur_state::{
-    Add, Binding, Bound, Checkpoints, Deadline, ExactlyOnce, Key, Listed, Monoid, Once, Outcome,
-    PipelineName, Place, Read, StateRow, Store, StoreError,
+    Checkpoints, Deadline, ExactlyOnce, Key, Monoid, PipelineName, Read, Store, StoreError,
 };
 
 use crate::deduper::Deduper;

@@ -1,7 +1,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{Clock, OptionError, Random, SystemClock, Tokens};
+use murmur_state::time::{Random, SystemClock};
+use murmur_state::tokens::Tokens;
+use murmur_state::{Clock, OptionError};
 
 use crate::attribute::ITEM_LIMIT;
 use crate::once::{Element, Rules};

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem};
-use murmur_state::{
-    Binding, Cause, Deadline, Key, LEDGER_MODE, ListSegment, PipelineName, Place, StoreError,
-};
+use murmur_state::error::{Cause, Place};
+use murmur_state::store::{Binding, LEDGER_MODE, ListSegment};
+use murmur_state::{Deadline, Key, PipelineName, StoreError};
 
 use crate::attribute::{DEFINITION, Item, PK, REGION, SK, STREAM, integer, number, text};
 use crate::change::Change;

@@ -11,9 +11,9 @@ use aws_sdk_dynamodb::types::{
     ReturnValuesOnConditionCheckFailure, TransactWriteItem,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use murmur_state::{
-    Add, Deadline, Key, ListSegment, Listed, Place, RetryPolicy, StateRow, StoreError,
-};
+use murmur_state::error::Place;
+use murmur_state::store::{Add, ListSegment, Listed, StateRow};
+use murmur_state::{Deadline, Key, RetryPolicy, StoreError};
 
 use crate::attribute::{Item, NO_TRACES, PK, SK, TTL, integer, no_traces, row_key, wrong_shape};
 use crate::change::Change;

@@ -7,7 +7,8 @@ use aws_sdk_dynamodb::config;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
 use futures::future::{Either, FutureExt, select};
-use murmur_state::{Deadline, Fault, OptionError, Place, RetryPolicy, StoreError};
+use murmur_state::error::Place;
+use murmur_state::{Deadline, Fault, OptionError, RetryPolicy, StoreError};
 
 use crate::options::TableOptions;
 use crate::write_gate::{WriteGate, Writing};
@@ -165,7 +166,8 @@ mod tests {
     use std::future::pending;
 
     use aws_sdk_dynamodb::config::BehaviorVersion;
-    use murmur_state::{Clock, SystemClock};
+    use murmur_state::Clock;
+    use murmur_state::time::SystemClock;
 
     use super::*;
 

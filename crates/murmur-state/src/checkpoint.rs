@@ -1,3 +1,5 @@
+//! Checkpoints: small named texts that outlive a process.
+
 use std::sync::Arc;
 
 use futures::future::BoxFuture;

@@ -24,11 +24,17 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 
+use crate::checkpoint::{Removed, Saved};
+use crate::dedup::{Claim, Owner};
+use crate::store::{
+    Add, Binding, Bound, ItemChange, LedgerEntry, ListSegment, MAX_KEYS, Mend, Once, Outcome,
+    Position, Replace,
+};
+use crate::time::SystemClock;
+use crate::tokens::Tokens;
 use crate::{
-    Add, Binding, Bound, Checkpoints, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault,
-    Group, ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment, MAX_KEYS, Mend, Monoid, Once,
-    Outcome, Owner, PipelineName, Position, Read, ReadExt, Removed, Replace, Saved, SequenceNumber,
-    Store, StoreError, SystemClock, Tokens,
+    Checkpoints, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, Group, ItemId, Key, Ledger,
+    Monoid, PipelineName, Read, ReadExt, SequenceNumber, Store, StoreError,
 };
 
 const TASKS: u64 = 8;

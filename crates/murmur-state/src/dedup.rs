@@ -1,3 +1,5 @@
+//! Claims of ids: the contract of a deduper.
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,3 +1,5 @@
+//! Errors of stores and options, and what a failure asks of the caller.
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -64,7 +66,7 @@ pub enum Fault {
     Setup,
 }
 
-/// An error with a [`Fault`], so that [`Retry`](crate::Retry) can act on it.
+/// An error with a [`Fault`], so that [`Retry`](crate::retry::Retry) can act on it.
 pub trait Failure: std::error::Error {
     /// What the caller can do about it.
     fn fault(&self) -> Fault;

@@ -1,3 +1,5 @@
+//! The contract between a source of events and what handles them.
+
 use std::future::Future;
 
 /// The error of a handler.
@@ -21,7 +23,7 @@ pub enum Repeats {
 /// It is part of the contract between a source of events and its [`EventHandler`]. The source
 /// passes on what it could read of the record (event id, sequence number, keys) under this name, so
 /// that the handler rejects one record instead of failing the whole batch.
-/// [`ImageNotes`](crate::ImageNotes) tell if only images could not be read.
+/// [`ImageNotes`](crate::images::ImageNotes) tell if only images could not be read.
 pub const UNREADABLE: &str = "UNREADABLE: ";
 
 /// Takes events of type `E`, each a batch of records in the form of their source, and answers which
@@ -46,7 +48,7 @@ pub const UNREADABLE: &str = "UNREADABLE: ";
 ///
 /// A record whose event name begins with [`UNREADABLE`] could not be read by its source. It is
 /// rejected like any record that can never count; its readable parts are not counted. The exception
-/// is a record whose [`ImageNotes`](crate::ImageNotes) say that everything but images is complete:
+/// is a record whose [`ImageNotes`](crate::images::ImageNotes) say that everything but images is complete:
 /// then only the unreadable images are rejected.
 ///
 /// # Cancel safety

@@ -1,7 +1,9 @@
+//! The handoff token: where the stream consumer begins after a scan.
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::shard_ids::ShardIds;
+pub use crate::shard_ids::ShardIds;
 use crate::time::Timestamp;
 
 /// The token version that this release writes.

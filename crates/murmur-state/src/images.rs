@@ -1,16 +1,18 @@
+//! What a reader knows of images that it could not read.
+
 use serde::{Deserialize, Serialize};
 
 /// Facts about the images of a change that Lambda's form of a stream record cannot express: there,
 /// an image is only a map, which may be empty.
 ///
 /// It is part of the contract between a source of events and its
-/// [`EventHandler`](crate::EventHandler), beside [`UNREADABLE`](crate::UNREADABLE). A source writes
+/// [`EventHandler`](crate::EventHandler), beside [`UNREADABLE`](crate::handler::UNREADABLE). A source writes
 /// it into the record's `recordFormat` ([`to_record_format`](ImageNotes::to_record_format)), a
 /// field that DynamoDB's streams do not use. A handler that does not know it sees an ordinary
 /// Lambda record, or an unreadable one.
 ///
 /// ```
-/// use murmur_state::{ImageNote, ImageNotes};
+/// use murmur_state::images::{ImageNote, ImageNotes};
 ///
 /// let view = Some("NEW_AND_OLD_IMAGES");
 /// let notes = ImageNotes::of("MODIFY", view, ImageNote::AsShown, ImageNote::Empty);
@@ -19,7 +21,7 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageNotes {
-    /// The actual event name, if the record's event name is [`UNREADABLE`](crate::UNREADABLE)
+    /// The actual event name, if the record's event name is [`UNREADABLE`](crate::handler::UNREADABLE)
     /// although only images could not be read.
     pub event_name: Option<String>,
     /// The note on the new image.

@@ -32,10 +32,12 @@
 use std::ops::Deref;
 use std::sync::Arc;
 
+use crate::error::Place;
+use crate::store::{
+    Add, Binding, Bound, LedgerEntry, ListSegment, Listed, Mend, Once, Outcome, Replace, StateRow,
+};
 use crate::{
-    Add, Binding, Bound, Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Ledger,
-    LedgerEntry, ListSegment, Listed, Mend, Monoid, Once, Outcome, Place, Read, Replace, StateRow,
-    Store, StoreError,
+    Checkpoints, Deadline, ExactlyOnce, Group, ItemId, Key, Ledger, Monoid, Read, Store, StoreError,
 };
 
 type Value<I> = <<I as Intercept>::Monoid as Monoid>::Value;

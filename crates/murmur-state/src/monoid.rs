@@ -1,3 +1,5 @@
+//! How the values of a key are combined.
+
 use std::fmt::Debug;
 
 use crate::ids::SequenceNumber;
@@ -43,7 +45,7 @@ pub trait Monoid: Clone + Send + Sync + 'static {
     /// Whether combining a value with itself changes nothing.
     const IDEMPOTENT: bool = false;
 
-    /// The monoid's name in a store's [`Binding`](crate::Binding). It keeps another monoid of the
+    /// The monoid's name in a store's [`Binding`](crate::store::Binding). It keeps another monoid of the
     /// same value type from continuing with the rows. Default: empty, which equals every other
     /// empty name.
     const NAME: &'static str = "";

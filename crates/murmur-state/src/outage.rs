@@ -17,7 +17,7 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// An outage: operations fail again and again with errors that a retry can help. Its `Display` is a
 /// sentence for people.
 ///
-/// All operations that share a [`Retry`](crate::Retry) report it once: after 30 seconds, then once
+/// All operations that share a [`Retry`](crate::retry::Retry) report it once: after 30 seconds, then once
 /// a minute, and when it is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

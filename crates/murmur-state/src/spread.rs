@@ -97,7 +97,8 @@ const MARK: char = '#';
 /// # Example
 ///
 /// ```
-/// # use murmur_state::{Group, Monoid, Overflow};
+/// # use murmur_state::{Group, Monoid};
+/// # use murmur_state::monoid::Overflow;
 /// # #[derive(Clone)]
 /// # struct Sum;
 /// # impl Monoid for Sum {
@@ -110,7 +111,8 @@ const MARK: char = '#';
 /// #         Ok(())
 /// #     }
 /// # }
-/// use murmur_state::{Add, Deadline, Key, MemoryStore, ReadExt, Spread, Store};
+/// use murmur_state::{Deadline, Key, MemoryStore, ReadExt, Spread, Store};
+/// use murmur_state::store::Add;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,3 +1,5 @@
+//! Clocks, deadlines, timestamps and randomness.
+
 use std::fmt;
 use std::future::poll_fn;
 use std::hash::{BuildHasher, RandomState};
@@ -281,7 +283,7 @@ impl Deadline {
 /// otherwise.
 ///
 /// Not for secrets, and not for unique ids: processes restored from one snapshot have the same
-/// generator state. Use [`Tokens`](crate::Tokens) for those.
+/// generator state. Use [`Tokens`](crate::tokens::Tokens) for those.
 #[derive(Debug, Clone)]
 pub struct Random(Arc<Mutex<fastrand::Rng>>);
 

@@ -1,3 +1,5 @@
+//! Tokens that no two processes share.
+
 use std::sync::Arc;
 use std::{fmt, io};
 

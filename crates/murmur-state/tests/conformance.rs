@@ -8,10 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_state::conformance::{self, Subject};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::store::{Add, Once, Outcome, Position, Replace};
+use murmur_state::time::ManualClock;
+use murmur_state::tokens::Tokens;
 use murmur_state::{
-    Add, Claim, Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger,
-    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, Position, ReadExt, Replace,
-    Spread, Store, StoreError, Timestamp, Tokens,
+    Clock, Deadline, Deduper, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger, MemoryDeduper,
+    MemoryStore, ReadExt, Spread, Store, StoreError, Timestamp,
 };
 use total::Total;
 

@@ -9,13 +9,19 @@ use std::sync::Arc;
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
 use murmur_state::conformance::{self, Subject};
+use murmur_state::dedup::{Claim, Owner};
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{
+    Add, Binding, Bound, ItemChange, LedgerEntry, ListSegment, Listed, MAX_KEYS, Mend, Once,
+    Outcome, Position, Replace, StateRow,
+};
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
 use murmur_state::{
-    Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, EventId, ExactlyOnce,
-    ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment, Listed, MAX_KEYS, MemoryDeduper,
-    MemoryStore, Mend, Once, Outcome, Owner, Position, Random, Read, ReadExt, Removed, Replace,
-    Saved, StateRow, Store, StoreError, Timestamp, Tokens,
+    Checkpoints, Deadline, Deduper, EventId, ExactlyOnce, ItemId, Key, Ledger, MemoryDeduper,
+    MemoryStore, Read, ReadExt, Store, StoreError, Timestamp,
 };
 use total::Total;
 

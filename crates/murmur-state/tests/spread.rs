@@ -7,10 +7,10 @@ mod total;
 use std::collections::BTreeSet;
 
 use murmur_state::conformance::bound;
+use murmur_state::store::{Add, Binding, ListSegment, Mend, Once, Outcome, Position, Replace};
 use murmur_state::{
-    Add, Binding, Deadline, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger, ListSegment,
-    MemoryStore, Mend, Once, Outcome, PipelineName, Position, Read, ReadExt, Replace,
-    SequenceNumber, Spread, Store, StoreError, Timestamp,
+    Deadline, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger, MemoryStore, PipelineName, Read,
+    ReadExt, SequenceNumber, Spread, Store, StoreError, Timestamp,
 };
 use total::Total;
 

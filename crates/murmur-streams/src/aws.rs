@@ -14,10 +14,10 @@ use aws_sdk_dynamodbstreams::config::timeout::TimeoutConfig;
 use aws_sdk_dynamodbstreams::error::SdkError;
 use aws_sdk_dynamodbstreams::types::{self, ShardIteratorType};
 use aws_sdk_dynamodbstreams::{Client, config};
-use murmur_state::{
-    Causes, Clock, Deadline, OptionError, Random, Retry, RetryPolicy, SequenceNumber, SystemClock,
-    UNREADABLE,
-};
+use murmur_state::handler::UNREADABLE;
+use murmur_state::retry::Retry;
+use murmur_state::time::{Random, SystemClock};
+use murmur_state::{Causes, Clock, Deadline, OptionError, RetryPolicy, SequenceNumber};
 
 pub use failure::call_failure;
 
@@ -56,7 +56,7 @@ const FRESH_ITERATORS: usize = 3;
 /// for an empty map, keeps the parts that could be read, and has [`UNREADABLE`] and the reason as
 /// its event name. Its neighbours are unaffected. If only an image cannot be understood, or an
 /// image was sent empty, the record's `recordFormat` says so
-/// ([`ImageNotes`](murmur_state::ImageNotes)).
+/// ([`ImageNotes`](murmur_state::images::ImageNotes)).
 #[derive(Debug, Clone)]
 pub struct StreamsApi {
     client: Client,

@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::{Event, OperationType};
 use aws_lambda_events::streams::DynamoDbEventResponse;
-use murmur_state::{
-    Checkpoints, Clock, EVENT_LIFE, EventHandler, HandlerError, HandoffToken, IdError,
-    MemoryDeduper, OptionError, PipelineName, Random, Recorder, Repeats, Tokens,
-};
 #[cfg(doc)]
-use murmur_state::{ImageNotes, UNREADABLE};
+use murmur_state::handler::UNREADABLE;
+use murmur_state::store::EVENT_LIFE;
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
+use murmur_state::{
+    Checkpoints, Clock, EventHandler, HandlerError, HandoffToken, IdError, MemoryDeduper,
+    OptionError, PipelineName, Recorder, Repeats,
+};
 
 use crate::source::{ITERATOR_LIFE, StreamSource};
 use crate::trigger::{
@@ -148,7 +151,7 @@ where
     /// counted. At least one name is needed.
     ///
     /// Records that could not be read ([`UNREADABLE`]) are delivered all the same. If only an image
-    /// could not be read ([`ImageNotes`]), the filter goes by the event name.
+    /// could not be read ([`ImageNotes`](murmur_state::images::ImageNotes)), the filter goes by the event name.
     ///
     /// Default: all names. Totals that take old images back need all of them.
     #[must_use]

@@ -1,6 +1,7 @@
 //! Why a stream could not be read or written.
 
-use murmur_state::{Cause, Failure, Fault, IdError, OptionError, SequenceNumber};
+use murmur_state::error::{Cause, Failure};
+use murmur_state::{Fault, IdError, OptionError, SequenceNumber};
 
 /// Why a stream could not be read or written.
 #[derive(Clone, thiserror::Error)]

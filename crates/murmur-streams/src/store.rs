@@ -10,7 +10,8 @@ use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use murmur_state::{Clock, OptionError, SequenceNumber, SystemClock, Timestamp};
+use murmur_state::time::SystemClock;
+use murmur_state::{Clock, OptionError, SequenceNumber, Timestamp};
 
 use crate::description::{StreamDescription, StreamInfo};
 use crate::error::StreamError;

@@ -14,7 +14,9 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_dynamodbstreams::config::retry::RetryConfig;
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use futures::future::join_all;
-use murmur_state::{HandlerError, ManualClock, Random, SequenceNumber, Timestamp, UNREADABLE};
+use murmur_state::handler::UNREADABLE;
+use murmur_state::time::{ManualClock, Random};
+use murmur_state::{HandlerError, SequenceNumber, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{
     DynamoDbEventResponse, Event, EventRecord, OperationType, StreamError, StreamSource,

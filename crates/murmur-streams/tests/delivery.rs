@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::task::Context;
 use std::time::Duration;
 
-use murmur_state::{EventHandler, HandlerError, ManualClock, Random, Timestamp};
+use murmur_state::time::{ManualClock, Random};
+use murmur_state::{EventHandler, HandlerError, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, Start, StreamDescription};
 use murmur_streams::{
     DynamoDbBatchItemFailure, DynamoDbEventResponse, Event, EventRecord, StreamError, StreamInfo,

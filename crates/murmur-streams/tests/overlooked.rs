@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{
-    Checkpoint, Checkpoints, HandlerError, MemoryDeduper, Place, Removed, Saved, StoreError,
-    Timestamp,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::error::Place;
+use murmur_state::{Checkpoints, HandlerError, MemoryDeduper, StoreError, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
     AttributeValue, DynamoDbEventResponse, Event, Gap, Item, OnGap, StoreSource, StreamError,

@@ -5,12 +5,12 @@
 
 use std::collections::BTreeSet;
 
-use murmur_core::{Dated, Element, First, Last, Set, item_id, item_key};
+use murmur_core::monoids::{Dated, Element};
+use murmur_core::{First, Last, Set, item_id, item_key};
 use murmur_lambda_ddbstreams::Mapping;
-use murmur_state::{
-    Codec, EventId, HandoffToken, ImageNote, ImageNotes, ItemId, Key, PipelineName, SequenceNumber,
-    Timestamp,
-};
+use murmur_state::images::{ImageNote, ImageNotes};
+use murmur_state::monoid::Codec;
+use murmur_state::{EventId, HandoffToken, ItemId, Key, PipelineName, SequenceNumber, Timestamp};
 use murmur_streams::{AttributeValue, Item};
 use murmur_testkit::damage::{accepts_only_json_it_writes, accepts_only_what_it_writes, damaged};
 use serde_json::Value;

@@ -7,7 +7,9 @@ use std::num::NonZeroU32;
 use std::time::Instant;
 
 use murmur_core::{AttributeValue, Item, Pipeline, Processor, Row, Sum, item_id};
-use murmur_snapshot::{Bootstrap, Cursor, Description, Page, RunRecord, Source, SourceError};
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::source::{Cursor, Description, Page};
+use murmur_snapshot::{Bootstrap, Source, SourceError};
 use murmur_state::{HandoffToken, Timestamp};
 use murmur_state_ddb::{Deduper, Int64SumStore, create_dedup_table, create_int64_table};
 use murmur_testkit::Dynamo;

@@ -15,10 +15,8 @@ use fastrand::Rng;
 use futures::future::join3;
 use murmur_core::Sum;
 use murmur_state::conformance::bound;
-use murmur_state::{
-    Add, Deadline, EventId, Fault, ItemChange, ItemId, Key, Ledger, LedgerEntry, ListSegment,
-    Outcome, Position, ReadExt as _, Replace, SequenceNumber,
-};
+use murmur_state::store::{Add, ItemChange, LedgerEntry, ListSegment, Outcome, Position, Replace};
+use murmur_state::{Deadline, EventId, Fault, ItemId, Key, Ledger, ReadExt as _, SequenceNumber};
 use murmur_state_ddb::{
     Int64SumStore, Marked, TableOptions, create_dedup_table, create_int64_table,
 };

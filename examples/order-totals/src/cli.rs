@@ -18,13 +18,15 @@ use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use clap::value_parser;
-use murmur_core::{KeyDifference, Pipeline, Processor};
+use murmur_core::audit::KeyDifference;
+use murmur_core::{Pipeline, Processor};
 use murmur_lambda_ddbstreams::Mapping;
-use murmur_snapshot::{Bootstrap, BootstrapBuilder, Ended, ReadBudget, Report, ShowProgress};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::{Bootstrap, Ended, ReadBudget, Report, ShowProgress};
 use murmur_snapshot_ddb::{ParallelScan, ParallelScanBuilder};
-use murmur_state::{
-    Grouped, OptionError, PipelineName, Random, Retry, RetryPolicy, SystemClock, TracingRecorder,
-};
+use murmur_state::retry::Retry;
+use murmur_state::time::{Random, SystemClock};
+use murmur_state::{Grouped, OptionError, PipelineName, RetryPolicy, TracingRecorder};
 use tracing_subscriber::EnvFilter;
 
 use crate::{Order, Tables};

@@ -343,7 +343,8 @@ mod tests {
     use super::super::orders::{self, OrderTable};
     use super::super::workload::{Keys, Workload};
     use super::*;
-    use murmur_state::{Clock, SystemClock};
+    use murmur_state::Clock;
+    use murmur_state::time::SystemClock;
 
     async fn total(client: &Client, tables: &Tables) -> i64 {
         let rows = client

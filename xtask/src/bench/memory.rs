@@ -3,7 +3,8 @@
 use std::fmt;
 
 use anyhow::{Context, Result};
-use murmur_state::{Clock, SystemClock};
+use murmur_state::Clock;
+use murmur_state::time::SystemClock;
 use murmur_testkit::Embedded;
 use serde::{Deserialize, Serialize};
 use tokio::process::Command;

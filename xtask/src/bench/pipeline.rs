@@ -8,7 +8,9 @@ use aws_lambda_events::event::dynamodb::Event;
 use aws_sdk_dynamodb::Client;
 use murmur_core::{Definition, Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Clock, Deadline, MemoryStore, Random, SystemClock, Tokens};
+use murmur_state::time::{Random, SystemClock};
+use murmur_state::tokens::Tokens;
+use murmur_state::{Clock, Deadline, MemoryStore};
 use murmur_state_ddb::{Int64SumStore, TableOptions, create_dedup_table, create_int64_table};
 use serde::{Deserialize, Serialize};
 

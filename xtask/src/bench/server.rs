@@ -14,7 +14,8 @@ use aws_sdk_dynamodb::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_dynamodb::error::BoxError;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Clock, SystemClock};
+use murmur_state::Clock;
+use murmur_state::time::SystemClock;
 use murmur_testkit::Dynamo;
 use serde::Serialize;
 

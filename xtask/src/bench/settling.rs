@@ -9,7 +9,9 @@ use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use fastrand::Rng;
 use murmur_core::{Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Deadline, Random, Timestamp, Tokens};
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Deadline, Timestamp};
 use murmur_state_ddb::{Int64SumStore, TableOptions};
 use serde::Serialize;
 

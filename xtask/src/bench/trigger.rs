@@ -13,9 +13,9 @@ use aws_sdk_dynamodb::Client;
 use futures::future::BoxFuture;
 use murmur_core::Sum;
 use murmur_lambda_ddbstreams::Handler;
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
 use murmur_state::{
-    Checkpoint, Checkpoints, EventHandler, HandlerError, MemoryDeduper, MemoryStore, Removed,
-    Repeats, Saved, StoreError,
+    Checkpoints, EventHandler, HandlerError, MemoryDeduper, MemoryStore, Repeats, StoreError,
 };
 use murmur_state_ddb::Deduper;
 use murmur_streams::source::{Cursor, ReadBatch, Start, StreamDescription};

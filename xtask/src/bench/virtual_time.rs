@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::Random;
+use murmur_state::time::Random;
 use murmur_testkit::cloud::{Cloud, START, Usage, Weather};
 use murmur_testkit::time::Time;
 use serde::Serialize;

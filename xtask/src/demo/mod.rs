@@ -11,9 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use murmur_core::{
-    AuditOptions, Decoded, Decoder, Item, LedgerStatus, Pipeline, Processor, Sum, decimal,
-};
+use murmur_core::audit::{AuditOptions, LedgerStatus};
+use murmur_core::{Decoded, Decoder, Item, Pipeline, Processor, Sum, decimal};
 use murmur_lambda_ddbstreams::Handler;
 use murmur_snapshot::{Bootstrap, Progress};
 use murmur_snapshot_ddb::ParallelScan;

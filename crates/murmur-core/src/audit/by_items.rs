@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use hashbrown::HashMap;
-use murmur_state::{
-    Add, Cause, Deadline, ItemId, Key, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome,
-    PipelineName, StoreError, Timestamp,
-};
+use murmur_state::error::Cause;
+use murmur_state::store::{Add, LedgerEntry, ListSegment, Listed, Mend, Outcome};
+use murmur_state::{Deadline, ItemId, Key, Monoid, PipelineName, StoreError, Timestamp};
 
 use super::difference::{KeyDifference, shown};
 use super::findings::{ItemDifference, LedgerFindings, Mending};

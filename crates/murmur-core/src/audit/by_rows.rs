@@ -4,7 +4,8 @@ use std::hash::BuildHasher;
 use std::ops::ControlFlow;
 
 use hashbrown::{DefaultHashBuilder, HashMap};
-use murmur_state::{Add, Key, LedgerEntry, Monoid, PipelineName, Read};
+use murmur_state::store::{Add, LedgerEntry};
+use murmur_state::{Key, Monoid, PipelineName, Read};
 
 use super::difference::KeyDifference;
 use super::error::AuditError;

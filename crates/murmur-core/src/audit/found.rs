@@ -1,5 +1,7 @@
 use futures::future::BoxFuture;
-use murmur_state::{Add, Cause, ItemId, MAX_KEYS, Monoid, PipelineName, StoreError, Timestamp};
+use murmur_state::error::Cause;
+use murmur_state::store::{Add, MAX_KEYS};
+use murmur_state::{ItemId, Monoid, PipelineName, StoreError, Timestamp};
 
 use crate::outcome::{RecordError, Rejected};
 use crate::plan::{Plan, the_record};

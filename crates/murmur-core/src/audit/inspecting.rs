@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{Cause, Grouped, ItemId, PipelineName, StoreError};
+use murmur_state::error::Cause;
+use murmur_state::{Grouped, ItemId, PipelineName, StoreError};
 
 use super::found::ItemNow;
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use murmur_state::{Clock, LedgerEntry, ListSegment, Listed, Monoid, PipelineName, StoreError};
+use murmur_state::store::{LedgerEntry, ListSegment, Listed};
+use murmur_state::{Clock, Monoid, PipelineName, StoreError};
 
 use super::error::AuditError;
 use super::options::{AuditOptions, AuditProgress, ProgressFn};

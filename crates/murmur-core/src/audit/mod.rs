@@ -15,6 +15,7 @@ mod share;
 mod status;
 mod sums;
 
+pub use crate::delivery::Pacing;
 pub(crate) use by_items::{ByItems, by_items};
 pub(crate) use by_keys::{ByKeys, Recounted, by_keys};
 pub use by_rows::Audited;

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use murmur_state::{LedgerEntry, Monoid, PipelineName};
+use murmur_state::store::LedgerEntry;
+use murmur_state::{Monoid, PipelineName};
 
 use super::error::AuditError;
 use super::listing::{Listing, Telling};

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use hashbrown::HashMap;
-use murmur_state::{Key, Monoid, Overflow, PipelineName, Place, Read, StoreError, Timestamp};
+use murmur_state::error::Place;
+use murmur_state::monoid::Overflow;
+use murmur_state::{Key, Monoid, PipelineName, Read, StoreError, Timestamp};
 
 use super::difference::{Difference, KeyDifference};
 use super::share::KeyShare;

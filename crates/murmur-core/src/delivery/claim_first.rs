@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
-use murmur_state::{
-    Claim, Deadline, Deduper, Fault, Monoid, Owner, PipelineName, Repeats, Store, StoreError,
-};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::{Deadline, Deduper, Fault, Monoid, PipelineName, Repeats, Store, StoreError};
 
 use super::context::Context;
 use super::merge::merge;

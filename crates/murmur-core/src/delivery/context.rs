@@ -1,7 +1,10 @@
 use std::future::Future;
 
 use futures::future::BoxFuture;
-use murmur_state::{Deadline, Listed, PipelineName, Recorder, Retry, StoreError, Tokens};
+use murmur_state::retry::Retry;
+use murmur_state::store::Listed;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Deadline, PipelineName, Recorder, StoreError};
 
 /// What the delivery of a batch needs besides the batch.
 #[derive(Clone, Copy)]

@@ -1,4 +1,5 @@
-use murmur_state::{Bound, EventId, ExactlyOnce, Monoid, Once, PipelineName, Repeats, StoreError};
+use murmur_state::store::{Bound, Once};
+use murmur_state::{EventId, ExactlyOnce, Monoid, PipelineName, Repeats, StoreError};
 
 use super::answered::part;
 use super::context::Context;

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{
-    Bound, Deadline, EventId, Group, ItemChange, ItemId, LEDGER_MODE, Ledger, LedgerEntry,
-    ListSegment, Listed, Mend, Outcome, Overflow, PipelineName, Place, Repeats, Replace,
-    StoreError,
+use murmur_state::error::Place;
+use murmur_state::monoid::Overflow;
+use murmur_state::store::{
+    Bound, ItemChange, LEDGER_MODE, LedgerEntry, ListSegment, Listed, Mend, Outcome, Replace,
 };
+use murmur_state::{Deadline, EventId, Group, ItemId, Ledger, PipelineName, Repeats, StoreError};
 
 use super::answered::part;
 use super::context::Context;

@@ -1,8 +1,8 @@
 use futures::future::BoxFuture;
-use murmur_state::{
-    Deadline, ItemId, LedgerEntry, ListSegment, Listed, Mend, Monoid, Outcome, Overflow, Place,
-    StoreError,
-};
+use murmur_state::error::Place;
+use murmur_state::monoid::Overflow;
+use murmur_state::store::{LedgerEntry, ListSegment, Listed, Mend, Outcome};
+use murmur_state::{Deadline, ItemId, Monoid, StoreError};
 
 pub(super) type Answer<'a, A> = BoxFuture<'a, Result<A, StoreError>>;
 

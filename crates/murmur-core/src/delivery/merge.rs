@@ -1,4 +1,5 @@
-use murmur_state::{Add, Fault, Monoid, Outcome, PipelineName, Store};
+use murmur_state::store::{Add, Outcome};
+use murmur_state::{Fault, Monoid, PipelineName, Store};
 
 use super::context::Context;
 use super::retrying::{of_keys, until_done};

@@ -4,7 +4,8 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
-use murmur_state::{Binding, Bound, Deadline, ExactlyOnce, Monoid, StoreError};
+use murmur_state::store::{Binding, Bound};
+use murmur_state::{Deadline, ExactlyOnce, Monoid, StoreError};
 
 use super::answered::{Answered, part};
 use super::context::Context;

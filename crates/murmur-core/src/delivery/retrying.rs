@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::future::Future;
 
-use murmur_state::{Add, Deadline, Fault, ItemId, Key, Outcome, PipelineName, Place, StoreError};
+use murmur_state::error::Place;
+use murmur_state::store::{Add, Outcome};
+use murmur_state::{Deadline, Fault, ItemId, Key, PipelineName, StoreError};
 
 use super::context::Context;
 use crate::answers::all_answered;

@@ -1,6 +1,7 @@
 use std::marker::PhantomData;
 
-use murmur_state::{Codec, CodecError, Monoid, Origin, Overflow, SequenceNumber, Timestamp};
+use murmur_state::monoid::{Codec, CodecError, Origin, Overflow};
+use murmur_state::{Monoid, SequenceNumber, Timestamp};
 
 use super::element::{Element, Reader, Writer};
 

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use murmur_state::CodecError;
+use murmur_state::monoid::CodecError;
 
 /// A value with a total order and a byte form: the elements of a [`Set`](crate::Set), and the
 /// values of [`First`](crate::First) and [`Last`](crate::Last).

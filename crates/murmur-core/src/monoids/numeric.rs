@@ -1,4 +1,5 @@
-use murmur_state::{Additive, Group, KeepsGreatest, KeepsLeast, Monoid, Overflow};
+use murmur_state::monoid::{Additive, KeepsGreatest, KeepsLeast, Overflow};
+use murmur_state::{Group, Monoid};
 
 /// The sum of integers.
 ///

@@ -1,7 +1,8 @@
 use std::collections::BTreeSet;
 use std::marker::PhantomData;
 
-use murmur_state::{Codec, CodecError, Monoid, Overflow};
+use murmur_state::Monoid;
+use murmur_state::monoid::{Codec, CodecError, Overflow};
 
 use super::element::{Element, Reader, Writer};
 

@@ -2,9 +2,9 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 
-use murmur_state::{
-    Clock, NoopRecorder, OptionError, Outage, Random, Recorder, RetryPolicy, SystemClock, Tokens,
-};
+use murmur_state::time::{Random, SystemClock};
+use murmur_state::tokens::Tokens;
+use murmur_state::{Clock, NoopRecorder, OptionError, Outage, Recorder, RetryPolicy};
 use serde::de::DeserializeOwned;
 
 use super::{OutageFn, Processor, RejectFn, Shared, retry};

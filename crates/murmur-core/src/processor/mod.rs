@@ -5,9 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, join_all};
+use murmur_state::retry::Retry;
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
 use murmur_state::{
-    Causes, Clock, Deadline, Fault, IdError, Outage, PipelineName, Random, Recorder, Repeats,
-    Retry, RetryPolicy, StoreError, Tokens,
+    Causes, Clock, Deadline, Fault, IdError, Outage, PipelineName, Recorder, Repeats, RetryPolicy,
+    StoreError,
 };
 
 use crate::batch::Index;

@@ -5,9 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use murmur_core::{Pipeline, Processor, RecordError, RecordOutcome, Sum};
-use murmur_state::{
-    Causes, Deadline, Fault, MemoryDeduper, MemoryStore, Place, RetryPolicy, StoreError,
-};
+use murmur_state::error::Place;
+use murmur_state::{Causes, Deadline, Fault, MemoryDeduper, MemoryStore, RetryPolicy, StoreError};
 
 use crate::support::{
     Answer, FlakyDeduper, Order, clock, insert, missing_table, order, scripted, throttled,

@@ -25,11 +25,13 @@ mod windows;
 
 use std::sync::Arc;
 
+use murmur_core::definition::Stored;
 use murmur_core::{
     AttributeValue, Definition, Pipeline, Processor, ProcessorBuilder, Record, RecordError,
-    RecordOutcome, Stored, Sum,
+    RecordOutcome, Sum,
 };
-use murmur_state::{Deadline, Random, Store};
+use murmur_state::time::Random;
+use murmur_state::{Deadline, Store};
 
 use support::{Counts, Order, clock, insert, item};
 

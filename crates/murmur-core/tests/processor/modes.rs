@@ -7,9 +7,11 @@ use murmur_core::{
     BuildError, Decoded, Decoder, Last, Max, Pipeline, Processor, Record, RecordError,
     RecordOutcome, Set, Sum, Window,
 };
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::tokens::Tokens;
 use murmur_state::{
-    Claim, Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Owner, Read, ReadExt, Repeats,
-    SequenceNumber, Timestamp, Tokens,
+    Deadline, Deduper, Fault, MemoryDeduper, MemoryStore, Read, ReadExt, Repeats, SequenceNumber,
+    Timestamp,
 };
 
 use crate::support::{Answer, Order, change, insert, key, missing_table, order, scripted, value};

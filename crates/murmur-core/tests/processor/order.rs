@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use murmur_core::{
     BuildError, Change, Definition, Pipeline, Processor, Record, RecordOutcome, Sum,
 };
-use murmur_state::{MemoryDeduper, Random, SequenceNumber, StoreError};
+use murmur_state::time::Random;
+use murmur_state::{MemoryDeduper, SequenceNumber, StoreError};
 
 use crate::outcomes;
 use crate::support::{

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use murmur_core::{Change, Item, Pipeline, Processor, Record, RecordOutcome, Sum, Window};
-use murmur_state::{
-    Deadline, Key, ManualClock, MemoryDeduper, MemoryStore, Random, SequenceNumber, Timestamp,
-};
+use murmur_state::time::{ManualClock, Random};
+use murmur_state::{Deadline, Key, MemoryDeduper, MemoryStore, SequenceNumber, Timestamp};
 
 use crate::outcomes;
 use crate::support::{Counts, NOW, Order, change, order_at};

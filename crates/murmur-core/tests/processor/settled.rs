@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::{
-    AuditError, AuditOptions, Change, Findings, InspectionOptions, ItemNow, Pacing, Pass, Pipeline,
-    Processor, Record, Row, SettledFindings, Sum,
+use murmur_core::audit::{
+    AuditError, AuditOptions, Findings, InspectionOptions, ItemNow, Pacing, SettledFindings,
 };
-use murmur_state::{Cause, Causes, Deadline, ItemId, MemoryStore, SequenceNumber};
+use murmur_core::inspection::Pass;
+use murmur_core::{Change, Pipeline, Processor, Record, Row, Sum};
+use murmur_state::error::Cause;
+use murmur_state::{Causes, Deadline, ItemId, MemoryStore, SequenceNumber};
 
 use crate::support::{Order, change, clock, inspected, order, scanned, value};
 

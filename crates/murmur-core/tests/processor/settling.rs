@@ -9,9 +9,9 @@ use murmur_core::{
     ProcessorBuilder, Record, RecordError, RecordOutcome, Side, Sum,
 };
 use murmur_state::conformance::bound;
-use murmur_state::{
-    Deadline, ItemId, Ledger, LedgerEntry, ManualClock, MemoryStore, SequenceNumber,
-};
+use murmur_state::store::LedgerEntry;
+use murmur_state::time::ManualClock;
+use murmur_state::{Deadline, ItemId, Ledger, MemoryStore, SequenceNumber};
 
 use crate::support::{Order, change, clock, item, order, scanned, value};
 use crate::{error, outcomes};

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use murmur_core::audit::{AuditOptions, Findings};
 use murmur_core::{
-    AuditOptions, Change, Definition, Findings, Pipeline, Processor, Record, RecordError,
-    RecordOutcome, Row, Sum, Window, read_range,
+    Change, Definition, Pipeline, Processor, Record, RecordError, RecordOutcome, Row, Sum, Window,
+    read_range,
 };
-use murmur_state::{Add, Deadline, Fault, MemoryStore, SequenceNumber, Spread, Store, Timestamp};
+use murmur_state::store::Add;
+use murmur_state::{Deadline, Fault, MemoryStore, SequenceNumber, Spread, Store, Timestamp};
 
 use crate::support::{
     Answer, NOW, Order, Scripted, change, insert, inspected, key, order, order_at, scanned,

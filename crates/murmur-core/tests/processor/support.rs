@@ -9,15 +9,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_core::{
-    AttributeValue, Change, EventName, Inspected, InspectionOptions, Item, ItemNow, Pass,
-    Processor, Record, Row, Sum, item_id,
-};
+use murmur_core::audit::{Inspected, InspectionOptions, ItemNow};
+use murmur_core::inspection::Pass;
+use murmur_core::{AttributeValue, Change, EventName, Item, Processor, Record, Row, Sum, item_id};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::error::{Cause, Place};
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{Add, Bound, Once, Outcome, Replace};
+use murmur_state::time::ManualClock;
 use murmur_state::{
-    Add, Bound, Cause, Claim, Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Ledger,
-    ManualClock, MemoryDeduper, MemoryStore, Once, Outcome, Owner, Place, Read, ReadExt, Recorder,
-    Replace, SequenceNumber, Store, StoreError, Timestamp,
+    Deadline, Deduper, ExactlyOnce, Fault, ItemId, Key, Ledger, MemoryDeduper, MemoryStore, Read,
+    ReadExt, Recorder, SequenceNumber, Store, StoreError, Timestamp,
 };
 
 /// An order as the tests' tables hold it.
@@ -344,7 +346,10 @@ impl murmur_state::Checkpoints for FlakyDeduper {
     fn load<'a>(
         &'a self,
         name: &'a str,
-    ) -> futures::future::BoxFuture<'a, Result<Option<murmur_state::Checkpoint>, StoreError>> {
+    ) -> futures::future::BoxFuture<
+        'a,
+        Result<Option<murmur_state::checkpoint::Checkpoint>, StoreError>,
+    > {
         self.inner.load(name)
     }
 
@@ -353,7 +358,7 @@ impl murmur_state::Checkpoints for FlakyDeduper {
         name: &'a str,
         data: &'a str,
         over: Option<u64>,
-    ) -> futures::future::BoxFuture<'a, Result<murmur_state::Saved, StoreError>> {
+    ) -> futures::future::BoxFuture<'a, Result<murmur_state::checkpoint::Saved, StoreError>> {
         self.inner.save(name, data, over)
     }
 
@@ -361,7 +366,7 @@ impl murmur_state::Checkpoints for FlakyDeduper {
         &'a self,
         name: &'a str,
         over: u64,
-    ) -> futures::future::BoxFuture<'a, Result<murmur_state::Removed, StoreError>> {
+    ) -> futures::future::BoxFuture<'a, Result<murmur_state::checkpoint::Removed, StoreError>> {
         self.inner.remove(name, over)
     }
 }

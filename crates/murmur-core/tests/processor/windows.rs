@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use murmur_core::definition::Stored;
 use murmur_core::{
-    BuildError, Change, Count, Definition, Pipeline, Record, RecordOutcome, Stored, Sum, Window,
+    BuildError, Change, Count, Definition, Pipeline, Record, RecordOutcome, Sum, Window,
 };
-use murmur_state::{Causes, Fault, Key, MemoryStore, StateRow, Timestamp};
+use murmur_state::store::StateRow;
+use murmur_state::{Causes, Fault, Key, MemoryStore, Timestamp};
 
 use crate::support::{NOW, Order, change, clock, insert, order, order_at, scanned};
 use crate::{builder, error, outcomes, processor};

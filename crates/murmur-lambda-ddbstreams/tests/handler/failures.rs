@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use murmur_core::{Decoded, Decoder, Processor, Record, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler};
-use murmur_state::{Clock, EventHandler, ImageNote, ImageNotes, Random, RetryPolicy};
+use murmur_state::images::{ImageNote, ImageNotes};
+use murmur_state::time::Random;
+use murmur_state::{Clock, EventHandler, RetryPolicy};
 
 use crate::support::{
     Scripted, Seen, Step, change, clock, event, id, insert, number, numbers, reported, totals,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use lambda_runtime::{Context, Diagnostic, LambdaEvent};
 use murmur_core::{Processor, Sum};
 use murmur_lambda_ddbstreams::{Event, Handler, LenientEvent, NotInLambda, run};
-use murmur_state::{Clock, ManualClock};
+use murmur_state::Clock;
+use murmur_state::time::ManualClock;
 
 use crate::support::{Order, Scripted, Step, clock, event, id, insert, numbers, reported, totals};
 

@@ -8,10 +8,14 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use murmur_core::{Count, Decoded, Decoder, Pipeline, Sum};
 use murmur_lambda_ddbstreams::{DynamoDbEventResponse, Event};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::error::Place;
+use murmur_state::store::{Add, Listed, Outcome, StateRow};
+use murmur_state::time::ManualClock;
 use murmur_state::{
-    Add, Causes, Checkpoint, Checkpoints, Claim, Clock, Deadline, Deduper, Key, Listed,
-    ManualClock, MemoryDeduper, MemoryStore, Monoid, Outcome, Owner, Place, Read, Recorder,
-    Removed, Saved, StateRow, Store, StoreError, Timestamp,
+    Causes, Checkpoints, Clock, Deadline, Deduper, Key, MemoryDeduper, MemoryStore, Monoid, Read,
+    Recorder, Store, StoreError, Timestamp,
 };
 use serde_json::{Value, json};
 

@@ -1,7 +1,8 @@
 use std::time::Duration;
 
 use murmur_core::{BoxError, RecordError};
-use murmur_state::{Grouped, OptionError, PipelineName, Roughly, StoreError};
+use murmur_state::outage::Roughly;
+use murmur_state::{Grouped, OptionError, PipelineName, StoreError};
 
 use super::rejections::FirstRejected;
 use crate::error::SourceError;
@@ -44,7 +45,7 @@ pub enum BootstrapError {
         /// The pipelines that were not bootstrapped in it.
         missing: Vec<String>,
     },
-    /// An unfinished run that began more than [`SURE_LIFE`](murmur_state::SURE_LIFE) ago.
+    /// An unfinished run that began more than [`SURE_LIFE`](murmur_state::store::SURE_LIFE) ago.
     #[error(
         "the unfinished run of pipeline `{pipeline}` over `{source_name}` began {hours} h ago; \
          after 22 h 30 min the stream may have lost changes made since then, and the marker table \
@@ -146,7 +147,7 @@ pub enum BootstrapError {
         /// The stream now.
         ours: String,
     },
-    /// The check of the handoff token ([`on_token`](crate::BootstrapBuilder::on_token)) refused it.
+    /// The check of the handoff token ([`on_token`](crate::bootstrap::BootstrapBuilder::on_token)) refused it.
     #[error(
         "run `{run}` over `{source_name}` may not begin, or go on, with its handoff token; \
          nothing was read: fix the cause, and run it again"

@@ -56,7 +56,7 @@ pub enum Progress<'a> {
     Late {
         /// How long ago the token was captured.
         age: Duration,
-        /// How old the token may become: [`SURE_LIFE`](murmur_state::SURE_LIFE).
+        /// How old the token may become: [`SURE_LIFE`](murmur_state::store::SURE_LIFE).
         life: Duration,
         /// How long the rest will take at the present speed; `None` if that is not known.
         time_left: Option<Duration>,

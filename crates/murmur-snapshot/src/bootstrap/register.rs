@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use murmur_core::Pipeline;
-use murmur_state::{
-    Checkpoints, Deadline, PipelineName, Repeats, Retry, SURE_LIFE, Saved, StoreError, Timestamp,
-};
+use murmur_state::checkpoint::Saved;
+use murmur_state::retry::Retry;
+use murmur_state::store::SURE_LIFE;
+use murmur_state::{Checkpoints, Deadline, PipelineName, Repeats, StoreError, Timestamp};
 
 use super::error::BootstrapError;
 use crate::run_record::{RunRecord, RunRecordError};

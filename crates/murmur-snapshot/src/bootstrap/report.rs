@@ -25,7 +25,7 @@ pub struct Report {
     /// report of that process; what this process had saved of them is in `counts`.
     pub left: u32,
     /// The rejected rows, once for each pipeline that rejected them, earlier attempts first, up to
-    /// [`max_listed`](crate::BootstrapBuilder::max_listed). [`Counts::rejected`] of `earlier` and
+    /// [`max_listed`](crate::bootstrap::BootstrapBuilder::max_listed). [`Counts::rejected`] of `earlier` and
     /// `counts` have the number of all rejected rows.
     pub rejected: Vec<RejectedRow>,
 }
@@ -70,7 +70,7 @@ pub enum Ended {
         /// When it was finished.
         finished_at: Timestamp,
     },
-    /// The segments of this [worker](crate::BootstrapBuilder::worker) are done, others are not. The
+    /// The segments of this [worker](crate::bootstrap::BootstrapBuilder::worker) are done, others are not. The
     /// worker that finishes the last segment finishes the run.
     OwnPart,
     /// The run was stopped before its end. It is unfinished, and can be run again.

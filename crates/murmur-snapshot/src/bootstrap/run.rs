@@ -10,7 +10,8 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use murmur_core::{Pipeline, Processor};
-use murmur_state::{Causes, Checkpoints, Deadline, HandoffToken, OptionError, Repeats, Retry};
+use murmur_state::retry::Retry;
+use murmur_state::{Causes, Checkpoints, Deadline, HandoffToken, OptionError, Repeats};
 
 use super::counts::Counts;
 use super::error::BootstrapError;
@@ -65,16 +66,16 @@ enum Entered {
 ///
 /// The handoff token says where the stream consumer has to begin. It is captured before the first
 /// page and saved with the run's record: one [`RunRecord`] per pipeline, in that pipeline's marker
-/// table or in [`checkpoints`](crate::BootstrapBuilder::checkpoints). The records decide whether a
+/// table or in [`checkpoints`](crate::bootstrap::BootstrapBuilder::checkpoints). The records decide whether a
 /// run may begin:
 ///
-/// | records found | without [`restart`](crate::BootstrapBuilder::restart) |
+/// | records found | without [`restart`](crate::bootstrap::BootstrapBuilder::restart) |
 /// |---|---|
 /// | none | a new run |
 /// | finished, of one run, for all of these pipelines | nothing is read; the report has the run's token and says [`Ended::FinishedBefore`] |
 /// | finished, for some of these pipelines only | refused |
 /// | unfinished, of exactly these pipelines and this source, under 22 h 30 min old | the same run goes on, with the token of its first attempt; refused if any pipeline counts repeats |
-/// | unfinished, older | refused without [`live_is_running`](crate::BootstrapBuilder::live_is_running): a stream keeps 24 h, and each of two clocks may be 45 min off |
+/// | unfinished, older | refused without [`live_is_running`](crate::bootstrap::BootstrapBuilder::live_is_running): a stream keeps 24 h, and each of two clocks may be 45 min off |
 /// | unfinished, of other pipelines, definitions or source settings | refused |
 ///
 /// A run of several pipelines begins for all of them or for none, and stays one run. Each record
@@ -114,7 +115,7 @@ enum Entered {
 /// [`on_rejected`](murmur_core::ProcessorBuilder::on_rejected) callback, it receives the row; its
 /// `Err` fails the run. A row can be received again when the run is run again. A source of which
 /// every row is rejected fails the run
-/// ([`accept_all_rejected`](crate::BootstrapBuilder::accept_all_rejected)).
+/// ([`accept_all_rejected`](crate::bootstrap::BootstrapBuilder::accept_all_rejected)).
 ///
 /// A row that fails for any other reason, after the
 /// [retries](murmur_core::ProcessorBuilder::retry), fails the run, which stays unfinished. A page

@@ -15,7 +15,8 @@ use futures::channel::oneshot;
 use futures::future::{BoxFuture, Either, Shared, select};
 use futures::stream::{FuturesUnordered, StreamExt};
 use murmur_core::{Processor, Record, RecordError, RecordOutcome, Row, Side};
-use murmur_state::{Causes, Clock, Deadline, Fault, ItemId, OptionError, Retry};
+use murmur_state::retry::Retry;
+use murmur_state::{Causes, Clock, Deadline, Fault, ItemId, OptionError};
 
 use super::counts::{Counts, Tally};
 use super::error::BootstrapError;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures::stream::{self, StreamExt, TryStreamExt};
-use murmur_state::{
-    Checkpoint, Checkpoints, Deadline, PipelineName, Removed, Retry, Saved, StoreError,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::retry::Retry;
+use murmur_state::{Checkpoints, Deadline, PipelineName, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::counts::{Counts, Tally};
@@ -271,7 +271,8 @@ fn decode(name: &str, data: &str) -> Result<SegmentRow, RunRecordError> {
 mod tests {
     use super::*;
     use crate::mutations::Mutations;
-    use murmur_state::{MemoryDeduper, Random, RetryPolicy, SystemClock};
+    use murmur_state::time::{Random, SystemClock};
+    use murmur_state::{MemoryDeduper, RetryPolicy};
 
     #[tokio::test]
     async fn of_two_processes_that_would_save_the_same_one_is_refused() {

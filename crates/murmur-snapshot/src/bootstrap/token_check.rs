@@ -6,9 +6,9 @@ use std::pin::pin;
 
 use futures::future::{BoxFuture, Either, select};
 use murmur_core::BoxError;
-use murmur_state::{
-    Causes, Deadline, Failure, Fault, HandoffToken, OptionError, Retry, StoreError,
-};
+use murmur_state::error::Failure;
+use murmur_state::retry::Retry;
+use murmur_state::{Causes, Deadline, Fault, HandoffToken, OptionError, StoreError};
 
 use super::error::BootstrapError;
 use super::scan::Stop;

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use murmur_state::{Clock, Recorder, SURE_LIFE, Timestamp};
+use murmur_state::store::SURE_LIFE;
+use murmur_state::{Clock, Recorder, Timestamp};
 
 use super::counts::Counts;
 use super::progress::Progress;
@@ -142,7 +143,7 @@ fn share(facts: &ScanFacts, total: &Counts, done: u32, of: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use murmur_state::ManualClock;
+    use murmur_state::time::ManualClock;
 
     const HOUR: Duration = Duration::from_secs(3600);
 

@@ -2,7 +2,8 @@ use std::fmt;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use murmur_core::{InspectionOptions, Processor};
+use murmur_core::Processor;
+use murmur_core::audit::InspectionOptions;
 use murmur_state::{OptionError, RetryPolicy};
 
 use super::error::ReconcileError;

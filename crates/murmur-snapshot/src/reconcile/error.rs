@@ -1,7 +1,9 @@
 use std::time::Duration;
 
-use murmur_core::{InspectionError, RecordError};
-use murmur_state::{OptionError, PipelineName, Roughly};
+use murmur_core::RecordError;
+use murmur_core::audit::InspectionError;
+use murmur_state::outage::Roughly;
+use murmur_state::{OptionError, PipelineName};
 
 use crate::error::SourceError;
 

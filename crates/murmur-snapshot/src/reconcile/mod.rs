@@ -9,5 +9,7 @@ mod state;
 
 pub use builder::ReconcileBuilder;
 pub use error::ReconcileError;
+/// What a reconcile finds of each pipeline.
+pub use murmur_core::audit::{Findings, Inspected, SettledFindings};
 pub use report::{ReconcileProgress, ReconcileStep, Reconciled};
 pub use run::Reconcile;

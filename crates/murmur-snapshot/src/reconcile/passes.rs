@@ -13,8 +13,11 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use futures::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
-use murmur_core::{Inspection, ItemNow, LedgerPart, Rejected};
-use murmur_state::{Cause, Deadline, ItemId, OptionError};
+use murmur_core::Rejected;
+use murmur_core::audit::ItemNow;
+use murmur_core::inspection::{Inspection, LedgerPart};
+use murmur_state::error::Cause;
+use murmur_state::{Deadline, ItemId, OptionError};
 
 use super::error::ReconcileError;
 use super::report::ReconcileStep;

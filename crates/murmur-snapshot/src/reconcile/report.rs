@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use murmur_core::Inspected;
+use murmur_core::audit::Inspected;
 
 use crate::rejected_row::RejectedRow;
 
@@ -23,7 +23,7 @@ pub struct Reconciled {
 impl Reconciled {
     /// Whether there is no difference, or every difference was repaired. What cannot be compared is
     /// not a difference: see
-    /// [`SettledFindings::KeepsExpired`](murmur_core::SettledFindings::KeepsExpired).
+    /// [`SettledFindings::KeepsExpired`](murmur_core::audit::SettledFindings::KeepsExpired).
     pub fn is_clean(&self) -> bool {
         self.pipelines.iter().all(|pipeline| pipeline.left() == 0)
     }

@@ -2,7 +2,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use murmur_core::{Inspection, InspectionOptions, Pass, Processor};
+use murmur_core::Processor;
+use murmur_core::audit::InspectionOptions;
+use murmur_core::inspection::{Inspection, Pass};
 use murmur_state::{Causes, Deadline};
 
 use super::error::ReconcileError;
@@ -23,7 +25,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// [`GaveUp`](ReconcileError::GaveUp). The processor's recorder gets `<pipeline>:retry` and
 /// `<source>:retry` for what is retried.
 ///
-/// The stream consumer must be past the gap, and at most [`lag`](crate::ReconcileBuilder::lag)
+/// The stream consumer must be past the gap, and at most [`lag`](crate::reconcile::ReconcileBuilder::lag)
 /// behind. Changes that are lost *after* the reconcile began are for the next one.
 ///
 /// # With a ledger
@@ -32,7 +34,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// keys, values and windows by the pipeline's own definition. An item that differs is looked at
 /// closely: its ledger row, then the item itself, and both once more after the lag. A difference is
 /// reported only if both were the same each time; an item that kept changing is counted as
-/// unsettled. [`repair`](crate::ReconcileBuilder::repair) makes the item contribute what it should,
+/// unsettled. [`repair`](crate::reconcile::ReconcileBuilder::repair) makes the item contribute what it should,
 /// unless the stream consumer was faster. Missed inserts, changes, moves and deletions are found.
 ///
 /// These are not differences:
@@ -53,18 +55,18 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 /// contributes, so such an item never differs, whether it is in the table or gone. If a pipeline's
 /// items settle, or if any settled item is found, all keys of the pipeline are also recounted, as
 /// without a ledger; with a repair, the recount comes after it.
-/// [`settled`](murmur_core::Inspected::settled) has the result.
+/// [`settled`](murmur_core::audit::Inspected::settled) has the result.
 ///
 /// Keys that only the recount reports are not repaired. After a repair they are keys of settled
 /// items, whose lost changes no ledger can restore: raise the definition's version, and bootstrap
 /// into new tables. If expired items go on counting, no recount is possible, and the findings
-/// [say so](murmur_core::SettledFindings::KeepsExpired); the other items are still compared and
+/// [say so](murmur_core::audit::SettledFindings::KeepsExpired); the other items are still compared and
 /// repaired.
 ///
 /// # Without a ledger
 ///
 /// The table is counted again, in memory, and compared with the state; if anything differs, once
-/// more after the lag. With more keys than [`max_keys`](crate::ReconcileBuilder::max_keys), the
+/// more after the lag. With more keys than [`max_keys`](crate::reconcile::ReconcileBuilder::max_keys), the
 /// keys are compared in several parts, one after the other. A key is reported if its row, and the
 /// contribution of each item to it, were the same both times, so a key that keeps changing is only
 /// counted as unsettled. A key that is right in the first recount by chance, because pending
@@ -82,7 +84,7 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 ///
 /// With a ledger: one scan, and two reads of each ledger row, by the scan's pages and in a listing.
 /// An item that the ledger knows is looked up if it differed, or was not among the
-/// [remembered](crate::ReconcileBuilder::remember) ones.
+/// [remembered](crate::reconcile::ReconcileBuilder::remember) ones.
 ///
 /// Without a ledger, for each part of the keys: one listing of the state, one scan and, if anything
 /// differs, a second scan.
@@ -94,11 +96,11 @@ type ProgressFn = dyn Fn(&ReconcileProgress) + Send + Sync;
 ///
 /// | held | option | about |
 /// |---|---|---|
-/// | items of the scan | [`remember`](crate::ReconcileBuilder::remember) | 20 to 40 bytes each, 140 MB by default |
-/// | items looked at closely | [`max_suspects`](crate::ReconcileBuilder::max_suspects) | 500 bytes each, 50 MB |
-/// | items and keys that differ | [`max_differing`](crate::ReconcileBuilder::max_differing) | 40 bytes an item until it is repaired, 200 a key, 240 MB at most |
-/// | keys of a recount | [`max_keys`](crate::ReconcileBuilder::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
-/// | pages under way | [`concurrency`](crate::ReconcileBuilder::concurrency) | 1 MB of the table each, decoded |
+/// | items of the scan | [`remember`](crate::reconcile::ReconcileBuilder::remember) | 20 to 40 bytes each, 140 MB by default |
+/// | items looked at closely | [`max_suspects`](crate::reconcile::ReconcileBuilder::max_suspects) | 500 bytes each, 50 MB |
+/// | items and keys that differ | [`max_differing`](crate::reconcile::ReconcileBuilder::max_differing) | 40 bytes an item until it is repaired, 200 a key, 240 MB at most |
+/// | keys of a recount | [`max_keys`](crate::reconcile::ReconcileBuilder::max_keys) | 200 bytes each, 400 MB; for each pipeline without a ledger, or whose items settle |
+/// | pages under way | [`concurrency`](crate::reconcile::ReconcileBuilder::concurrency) | 1 MB of the table each, decoded |
 #[must_use = "nothing is read before `run`"]
 pub struct Reconcile<T, S> {
     pub(super) processor: Processor<T>,

@@ -212,7 +212,7 @@ pub struct SettleBuilder<T, S> {
 
 impl<T: Send + Sync + 'static, S: Source> SettleBuilder<T, S> {
     /// Where the records of the bootstrap are kept; the same place as in
-    /// [`BootstrapBuilder::checkpoints`](crate::BootstrapBuilder::checkpoints). Default: each
+    /// [`BootstrapBuilder::checkpoints`](crate::bootstrap::BootstrapBuilder::checkpoints). Default: each
     /// pipeline's marker table.
     pub fn checkpoints(mut self, place: impl Checkpoints) -> Self {
         self.made.place = Some(Arc::new(place));

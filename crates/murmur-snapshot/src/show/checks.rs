@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use murmur_core::AuditProgress;
+use murmur_core::audit::AuditProgress;
 use murmur_state::Grouped;
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use crate::reconcile::{ReconcileProgress, ReconcileStep};
 
 impl ShowProgress {
     /// Shows the progress of a reconcile, for
-    /// [`on_progress`](crate::ReconcileBuilder::on_progress).
+    /// [`on_progress`](crate::reconcile::ReconcileBuilder::on_progress).
     ///
     /// A line has `event` (`reconcile`), `step` (`scan`, `settle`, `ledger` or `wait`), `rows`,
     /// `rows_expected` (null if not known), `rows_per_second`, `ledger_rows`, `suspects`,
@@ -61,7 +61,7 @@ impl ShowProgress {
     }
 
     /// Shows the progress of an audit, for
-    /// [`on_progress`](murmur_core::AuditOptions::on_progress).
+    /// [`on_progress`](murmur_core::audit::AuditOptions::on_progress).
     ///
     /// A line has `event` (`audit`), `pipeline`, `part`, `pass`, `ledger_rows`, `state_rows`,
     /// `read_units` and `seconds`. The first line of each pass is written at once.

@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{
-    AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, Processor, Sum, Window,
-};
-use murmur_snapshot::{Findings, ReconcileError, ReconcileStep, Reconciled};
-use murmur_state::{Clock, Key, Place, RetryPolicy, StoreError, Timestamp};
+use murmur_core::audit::{AuditOptions, Difference, LedgerFindings, Mending};
+use murmur_core::{Definition, Pipeline, Processor, Sum, Window};
+use murmur_snapshot::reconcile::Findings;
+use murmur_snapshot::reconcile::ReconcileStep;
+use murmur_snapshot::{ReconcileError, Reconciled};
+use murmur_state::error::Place;
+use murmur_state::{Clock, Key, RetryPolicy, StoreError, Timestamp};
 
 use crate::world::{NOW, Order, Put, World, definition, name, put};
 

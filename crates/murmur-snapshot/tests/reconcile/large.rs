@@ -5,10 +5,14 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use murmur_core::{AuditOptions, KeyDifference, LedgerFindings, Processor};
+use murmur_core::Processor;
+use murmur_core::audit::{AuditOptions, KeyDifference, LedgerFindings};
+use murmur_snapshot::lookup::Look;
+use murmur_snapshot::reconcile::Findings;
+use murmur_snapshot::reconcile::ReconcileProgress;
+use murmur_snapshot::source::{Cursor, Description, Page};
 use murmur_snapshot::{
-    Cursor, Description, Findings, Look, Lookup, Page, ReadBudget, Reconcile, ReconcileError,
-    ReconcileProgress, Reconciled, Source, SourceError,
+    Lookup, ReadBudget, Reconcile, ReconcileError, Reconciled, Source, SourceError,
 };
 use murmur_state::{Clock, HandoffToken, ItemId, MemoryStore};
 use tokio::sync::Notify;

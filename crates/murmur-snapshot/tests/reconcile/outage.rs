@@ -3,8 +3,10 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_core::{AuditOptions, Mending, Processor};
-use murmur_snapshot::{Findings, ReconcileError};
+use murmur_core::Processor;
+use murmur_core::audit::{AuditOptions, Mending};
+use murmur_snapshot::ReconcileError;
+use murmur_snapshot::reconcile::Findings;
 
 use crate::world::{World, put};
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_snapshot::{Findings, Reconciled};
+use murmur_snapshot::Reconciled;
+use murmur_snapshot::reconcile::Findings;
 
 use crate::world::{Flaw, LAG, World, definition};
 
@@ -24,7 +25,7 @@ fn with_gap(seed: u64, flaw: Option<Flaw>, gap: bool) -> (Arc<World>, usize) {
     (world, lost)
 }
 
-fn ledger(reconciled: &Reconciled) -> &murmur_core::LedgerFindings {
+fn ledger(reconciled: &Reconciled) -> &murmur_core::audit::LedgerFindings {
     let Findings::Ledger(found) = &reconciled.pipelines[0].findings else {
         panic!("{reconciled:?}");
     };

@@ -4,9 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_core::{Difference, Keyed, Last, Max, Pipeline, RecountFindings, Set, Sum, Window};
-use murmur_snapshot::{Findings, Reconciled};
-use murmur_state::{Add, Deadline, Key, MemoryStore, Monoid, Store, Timestamp};
+use murmur_core::audit::{Difference, RecountFindings};
+use murmur_core::definition::Keyed;
+use murmur_core::{Last, Max, Pipeline, Set, Sum, Window};
+use murmur_snapshot::Reconciled;
+use murmur_snapshot::reconcile::Findings;
+use murmur_state::store::Add;
+use murmur_state::{Deadline, Key, MemoryStore, Monoid, Store, Timestamp};
 
 use crate::world::{NOW, Order, Put, World, definition, name, put};
 

@@ -3,11 +3,11 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use murmur_core::{AuditOptions, Pipeline, Processor, Sum, Window};
-use murmur_snapshot::{
-    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileError, Source,
-    SourceError,
-};
+use murmur_core::audit::AuditOptions;
+use murmur_core::{Pipeline, Processor, Sum, Window};
+use murmur_snapshot::lookup::{Look, LookedUp};
+use murmur_snapshot::source::{Cursor, Description, Page};
+use murmur_snapshot::{Lookup, Reconcile, ReconcileError, Source, SourceError};
 use murmur_state::{Causes, Deadline, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
 
 use crate::world::{Order, World, definition, put};

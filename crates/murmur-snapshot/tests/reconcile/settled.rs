@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-use murmur_core::{
-    AuditError, AuditOptions, Definition, Difference, LedgerFindings, Mending, Pipeline, Processor,
-    RecountFindings, Sum,
+use murmur_core::audit::{
+    AuditError, AuditOptions, Difference, LedgerFindings, Mending, RecountFindings,
 };
-use murmur_snapshot::{Findings, Reconciled, SettledFindings};
-use murmur_state::{Key, Place, StoreError};
+use murmur_core::{Definition, Pipeline, Processor, Sum};
+use murmur_snapshot::Reconciled;
+use murmur_snapshot::reconcile::{Findings, SettledFindings};
+use murmur_state::error::Place;
+use murmur_state::{Key, StoreError};
 
 use crate::world::{Order, Put, World, definition, name, put};
 

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use murmur_core::{Definition, Difference, LedgerFindings, RecountFindings, Sum};
-use murmur_snapshot::{Findings, Reconciled, SettledFindings};
+use murmur_core::audit::{Difference, LedgerFindings, RecountFindings};
+use murmur_core::{Definition, Sum};
+use murmur_snapshot::Reconciled;
+use murmur_snapshot::reconcile::{Findings, SettledFindings};
 
 use crate::world::{Order, World, definition};
 

@@ -8,19 +8,23 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use murmur_core::audit::AuditOptions;
 use murmur_core::{
-    AttributeValue, AuditOptions, Change, Definition, EventName, Item, Pipeline, Processor,
-    ProcessorBuilder, Record, Row, Sum, item_id, item_key,
+    AttributeValue, Change, Definition, EventName, Item, Pipeline, Processor, ProcessorBuilder,
+    Record, Row, Sum, item_id, item_key,
 };
-use murmur_snapshot::{
-    Cursor, Description, Look, LookedUp, Lookup, Page, Reconcile, ReconcileBuilder, Source,
-    SourceError,
-};
+use murmur_snapshot::lookup::{Look, LookedUp};
+use murmur_snapshot::reconcile::ReconcileBuilder;
+use murmur_snapshot::source::{Cursor, Description, Page};
+use murmur_snapshot::{Lookup, Reconcile, Source, SourceError};
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{
+    Binding, Bound, LedgerEntry, ListSegment, Listed, Mend, Outcome, StateRow,
+};
+use murmur_state::time::{ManualClock, Random};
 use murmur_state::{
-    Binding, Bound, Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Ledger, LedgerEntry,
-    ListSegment, Listed, ManualClock, MemoryDeduper, MemoryStore, Mend, Outcome, Random, Read,
-    SequenceNumber, StateRow, StoreError, Timestamp,
+    Clock, Deadline, ExactlyOnce, HandoffToken, ItemId, Key, Ledger, MemoryDeduper, MemoryStore,
+    Read, SequenceNumber, StoreError, Timestamp,
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
@@ -451,11 +455,11 @@ impl World {
     }
 
     /// What an audit finds.
-    pub(crate) async fn audit(self: &Arc<Self>) -> murmur_core::Audited {
+    pub(crate) async fn audit(self: &Arc<Self>) -> murmur_core::audit::Audited {
         self.audit_of(self.pipeline()).await
     }
 
-    pub(crate) async fn audit_of(&self, pipeline: Pipeline<Order>) -> murmur_core::Audited {
+    pub(crate) async fn audit_of(&self, pipeline: Pipeline<Order>) -> murmur_core::audit::Audited {
         let processor = Processor::builder([pipeline])
             .clock(Arc::new(self.clock.clone()))
             .build()

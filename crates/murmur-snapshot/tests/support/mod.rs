@@ -16,15 +16,16 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::{AttributeValue, Item, Pipeline, Row, Sum, item_id};
-use murmur_snapshot::{
-    BootstrapBuilder, BootstrapError, Cursor, Description, Page, Report, Source, SourceError,
-    StreamView,
-};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::source::{Cursor, Description, Page, StreamView};
+use murmur_snapshot::{BootstrapError, Report, Source, SourceError};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::error::Place;
 use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{Add, Bound, Once, Outcome};
 use murmur_state::{
-    Add, Bound, Checkpoint, Checkpoints, Clock, Deadline, ExactlyOnce, HandoffToken, Key,
-    MemoryDeduper, MemoryStore, Once, Outcome, Place, ReadExt, Removed, Saved, Store, StoreError,
-    Timestamp,
+    Checkpoints, Clock, Deadline, ExactlyOnce, HandoffToken, Key, MemoryDeduper, MemoryStore,
+    ReadExt, Store, StoreError, Timestamp,
 };
 
 /// Builds and runs in one, for tests to which it is the same which of the two refuses.

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use murmur_state::{ItemId, Key, LedgerEntry, MAX_KEYS, Outcome, Place, StoreError};
+use murmur_state::error::Place;
+use murmur_state::store::{LedgerEntry, MAX_KEYS, Outcome};
+use murmur_state::{ItemId, Key, StoreError};
 
 use super::books::Books;
 use super::entry;

@@ -1,9 +1,9 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{
-    Deadline, ItemId, LedgerEntry, ListSegment, Listed, PipelineName, Place, StoreError, Timestamp,
-};
+use murmur_state::error::Place;
+use murmur_state::store::{LedgerEntry, ListSegment, Listed};
+use murmur_state::{Deadline, ItemId, PipelineName, StoreError, Timestamp};
 
 use super::entry;
 use super::settled::Settled;

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{
-    Add, ItemId, Key, LedgerEntry, PipelineName, Place, Position, SequenceNumber, StoreError,
-    Timestamp,
-};
+use murmur_state::error::Place;
+use murmur_state::store::{Add, LedgerEntry, Position};
+use murmur_state::{ItemId, Key, PipelineName, SequenceNumber, StoreError, Timestamp};
 
 use crate::attribute::{Item, PK, SK, TTL, V, VER, integer, number, text, wrong_shape};
 

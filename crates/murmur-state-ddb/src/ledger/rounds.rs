@@ -2,7 +2,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
-use murmur_state::{Add, Outcome, RetryPolicy, Timestamp};
+use murmur_state::store::{Add, Outcome};
+use murmur_state::{RetryPolicy, Timestamp};
 
 use super::batch::{Group, KnownSoFar, LedgerBatch};
 use super::books::Books;

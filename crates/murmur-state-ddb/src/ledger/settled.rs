@@ -3,7 +3,8 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use murmur_state::{ItemId, LedgerEntry};
+use murmur_state::ItemId;
+use murmur_state::store::LedgerEntry;
 
 use crate::recent::Recent;
 

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::entry;
-use murmur_state::{
-    Add, ItemChange, ItemId, Key, LedgerEntry, Mend, Once, Outcome, Place, Position, Replace,
-    SequenceNumber, StoreError, Timestamp,
-};
+use murmur_state::error::Place;
+use murmur_state::store::{Add, ItemChange, LedgerEntry, Mend, Once, Outcome, Position, Replace};
+use murmur_state::{ItemId, Key, SequenceNumber, StoreError, Timestamp};
 
 /// How many bytes of a ledger row the contributions kept from earlier items of one name may take.
 /// Any contributions of the present item fit beside them, within an item's limit of 400 KB. Above

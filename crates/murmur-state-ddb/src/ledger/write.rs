@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::TransactWriteItem;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, ReturnValuesOnConditionCheckFailure};
-use murmur_state::{Fault, Key, Outcome, Place, StoreError, Timestamp};
+use murmur_state::error::Place;
+use murmur_state::store::Outcome;
+use murmur_state::{Fault, Key, StoreError, Timestamp};
 
 use super::batch::{Group, KnownSoFar, LedgerBatch};
 use super::books::Books;

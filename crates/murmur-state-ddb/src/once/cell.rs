@@ -1,6 +1,8 @@
 use std::time::Duration;
 
-use murmur_state::{Overflow, Place, StoreError};
+use murmur_state::StoreError;
+use murmur_state::error::Place;
+use murmur_state::monoid::Overflow;
 
 use crate::attribute::Item;
 use crate::change::Change;

@@ -1,6 +1,7 @@
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{EventId, Place, StoreError, Timestamp};
+use murmur_state::error::Place;
+use murmur_state::{EventId, StoreError, Timestamp};
 use sha2::{Digest, Sha256};
 
 use crate::attribute::{Item, wrong_shape};

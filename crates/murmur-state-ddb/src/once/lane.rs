@@ -6,9 +6,9 @@ mod write;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use murmur_state::{
-    Deadline, Key, Outcome, PipelineName, Place, RetryPolicy, StoreError, Timestamp,
-};
+use murmur_state::error::Place;
+use murmur_state::store::Outcome;
+use murmur_state::{Deadline, Key, PipelineName, RetryPolicy, StoreError, Timestamp};
 
 use super::cell::{Cell, Refusal, Unwritable};
 use super::ids::Element;

@@ -18,7 +18,8 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream;
-use murmur_state::{Key, Once, Outcome, StoreError};
+use murmur_state::store::{Once, Outcome};
+use murmur_state::{Key, StoreError};
 
 pub(crate) use cell::{Cell, Refusal, Unwritable};
 pub(crate) use ids::Element;

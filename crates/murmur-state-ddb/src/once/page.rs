@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{Key, PipelineName, Place, StoreError};
+use murmur_state::error::Place;
+use murmur_state::{Key, PipelineName, StoreError};
 
 use super::ids::Element;
 use crate::attribute::{Item, TOPS, number, wrong_shape};

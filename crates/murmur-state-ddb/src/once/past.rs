@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{Key, PipelineName, Place, StoreError, Timestamp};
+use murmur_state::error::Place;
+use murmur_state::{Key, PipelineName, StoreError, Timestamp};
 
 use super::ids::{Element, set};
 use super::page::{Page, Sizing};

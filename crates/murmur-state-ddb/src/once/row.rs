@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{Key, Place, StoreError};
+use murmur_state::error::Place;
+use murmur_state::{Key, StoreError};
 
 use super::ids::{Element, elements};
 use super::page::{Level, Sizing, Tops};

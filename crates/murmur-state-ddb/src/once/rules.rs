@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use murmur_state::HORIZON;
+use murmur_state::store::HORIZON;
 
 /// The numbers of the exactly-once protocol. ARCHITECTURE.md has the argument for each.
 ///

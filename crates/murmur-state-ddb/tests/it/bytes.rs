@@ -1,10 +1,10 @@
 //! Compare-and-swap: lost races, lost answers, sizes, shapes.
 
 use futures::future::join;
-use murmur_state::{
-    Add, Clock, Deadline, Fault, ManualClock, NoRandomness, Outcome, Random, ReadExt, Store,
-    StoreError, Tokens,
-};
+use murmur_state::store::{Add, Outcome};
+use murmur_state::time::{ManualClock, Random};
+use murmur_state::tokens::{NoRandomness, Tokens};
+use murmur_state::{Clock, Deadline, Fault, ReadExt, Store, StoreError};
 use murmur_state_ddb::{BytesStore, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{Checkpoints, Removed, Saved, StoreError};
+use murmur_state::checkpoint::{Removed, Saved};
+use murmur_state::{Checkpoints, StoreError};
 use murmur_state_ddb::Deduper;
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};

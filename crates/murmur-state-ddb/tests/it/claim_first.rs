@@ -7,7 +7,8 @@ use aws_sdk_dynamodb::Client;
 use murmur_core::{
     AttributeValue, Change, Item, Pipeline, Processor, Record, RecordError, RecordOutcome, Sum,
 };
-use murmur_state::{Deadline, Random, ReadExt, RetryPolicy, SequenceNumber, StoreError};
+use murmur_state::time::Random;
+use murmur_state::{Deadline, ReadExt, RetryPolicy, SequenceNumber, StoreError};
 use murmur_state_ddb::{Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};

@@ -1,7 +1,8 @@
 //! The table of error codes against what the SDK knows of the services.
 
 use aws_runtime::retries::classifiers::{THROTTLING_ERRORS, TRANSIENT_ERRORS};
-use murmur_state::{CallFailure, Fault};
+use murmur_state::Fault;
+use murmur_state::service::CallFailure;
 
 /// The names of the errors that the SDK models, as its own types spell them.
 macro_rules! modelled {

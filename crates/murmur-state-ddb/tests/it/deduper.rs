@@ -6,10 +6,11 @@ use std::time::Duration;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{
-    Checkpoint, Checkpoints, Claim, Deadline, Deduper as _, Fault, ManualClock, Owner, Removed,
-    Saved, StoreError, Timestamp, Tokens,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::time::ManualClock;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Checkpoints, Deadline, Deduper as _, Fault, StoreError, Timestamp};
 use murmur_state_ddb::{Deduper, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};

@@ -7,7 +7,8 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::config::http::HttpResponse;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
 use aws_sdk_dynamodb::error::{ConnectorError, SdkError};
-use murmur_state::{Deadline, Fault, Outcome, ReadExt, Store, StoreError};
+use murmur_state::store::Outcome;
+use murmur_state::{Deadline, Fault, ReadExt, Store, StoreError};
 use murmur_state_ddb::{Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::Action;
@@ -277,7 +278,7 @@ async fn a_table_with_other_keys_is_a_matter_of_set_up() {
         assert!(error.to_string().contains(&markers), "{error}");
     }
     let deduper = Deduper::new(dynamo.client(), state_table(&dynamo).await);
-    let owner = murmur_state::Owner::new(&murmur_state::Tokens::new()).unwrap();
+    let owner = murmur_state::dedup::Owner::new(&murmur_state::tokens::Tokens::new()).unwrap();
     let claim = murmur_state::Deduper::claim(&deduper, "id", &owner, Deadline::NONE).await;
     assert_eq!(claim.unwrap_err().fault(), Fault::Setup);
 }

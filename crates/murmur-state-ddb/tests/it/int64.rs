@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::retry::RetryConfig;
-use murmur_state::{Add, Clock, Deadline, Fault, Outcome, ReadExt, Store, StoreError, SystemClock};
+use murmur_state::store::{Add, Outcome};
+use murmur_state::time::SystemClock;
+use murmur_state::{Clock, Deadline, Fault, ReadExt, Store, StoreError};
 use murmur_state_ddb::{Int64MaxStore, Int64MinStore, Int64SumStore, TableOptions};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};

@@ -7,11 +7,14 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use murmur_state::conformance::bound;
+use murmur_state::store::{
+    Add, Binding, Bound, EVENT_LIFE, ItemChange, LEDGER_MODE, LedgerEntry, ListSegment, Mend,
+    Outcome, Position, Replace, StateRow,
+};
+use murmur_state::time::SystemClock;
 use murmur_state::{
-    Add, Binding, Bound, Clock, Deadline, EVENT_LIFE, EventId, ExactlyOnce, Fault, ItemChange,
-    ItemId, Key, LEDGER_MODE, Ledger, LedgerEntry, ListSegment, MemoryStore, Mend, Outcome,
-    PipelineName, Position, Read, ReadExt, Replace, SequenceNumber, StateRow, Store, StoreError,
-    SystemClock,
+    Clock, Deadline, EventId, ExactlyOnce, Fault, ItemId, Key, Ledger, MemoryStore, PipelineName,
+    Read, ReadExt, SequenceNumber, Store, StoreError,
 };
 use murmur_state_ddb::{Int64SumStore, Marked, TableOptions};
 use murmur_testkit::Dynamo;
@@ -1105,7 +1108,7 @@ async fn conflicts_are_waited_for_until_the_deadline_and_no_longer() {
         status: 400,
         body: body.to_owned(),
     });
-    let books = Books::with(&wire, options.random(murmur_state::Random::seeded(4))).await;
+    let books = Books::with(&wire, options.random(murmur_state::time::Random::seeded(4))).await;
     let (bound, item) = (bound("totals"), [scanned("x", vec![add("a", 1)])]);
     let deadline = Deadline::within(&clock, Duration::from_millis(30));
     let replaced = Ledger::<Total>::replace(&books.store, &bound, &item, deadline);

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use murmur_state::conformance::Subject;
-use murmur_state::{
-    Binding, Clock, Deadline, Deduper as _, ExactlyOnce, Owner, PipelineName, StoreError, Tokens,
-};
+use murmur_state::dedup::Owner;
+use murmur_state::store::Binding;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Clock, Deadline, Deduper as _, ExactlyOnce, PipelineName, StoreError};
 use murmur_state_ddb::{Deduper, Int64SumStore, Marked};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::Wire;

@@ -9,9 +9,11 @@ use std::time::Duration;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::conformance::bound;
+use murmur_state::store::{Add, Once, Outcome, Position, Replace};
+use murmur_state::time::ManualClock;
 use murmur_state::{
-    Add, Clock, Deadline, EventId, ExactlyOnce, Fault, ItemId, Ledger, ManualClock, Once, Outcome,
-    Position, ReadExt, Replace, SequenceNumber, Store, StoreError, Timestamp,
+    Clock, Deadline, EventId, ExactlyOnce, Fault, ItemId, Ledger, ReadExt, SequenceNumber, Store,
+    StoreError, Timestamp,
 };
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore, Marked, Rules, TableOptions};
 use murmur_testkit::Dynamo;
@@ -975,17 +977,21 @@ impl murmur_state::Monoid for Bag {
     fn lift(&self, input: Vec<u8>) -> Vec<u8> {
         input
     }
-    fn combine(&self, into: &mut Vec<u8>, other: &Vec<u8>) -> Result<(), murmur_state::Overflow> {
+    fn combine(
+        &self,
+        into: &mut Vec<u8>,
+        other: &Vec<u8>,
+    ) -> Result<(), murmur_state::monoid::Overflow> {
         into.extend(other);
         Ok(())
     }
 }
 
-impl murmur_state::Codec for Bag {
+impl murmur_state::monoid::Codec for Bag {
     fn encode(&self, value: &Vec<u8>) -> Vec<u8> {
         [&[1], &value[..]].concat()
     }
-    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, murmur_state::CodecError> {
+    fn decode(&self, bytes: &[u8]) -> Result<Vec<u8>, murmur_state::monoid::CodecError> {
         Ok(bytes[1..].to_vec())
     }
 }

@@ -5,10 +5,8 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_state::conformance::bound;
-use murmur_state::{
-    Binding, Bound, Deadline, EventId, ExactlyOnce, Fault, LEDGER_MODE, Once, Outcome,
-    PipelineName, StoreError,
-};
+use murmur_state::store::{Binding, Bound, LEDGER_MODE, Once, Outcome};
+use murmur_state::{Deadline, EventId, ExactlyOnce, Fault, PipelineName, StoreError};
 use murmur_state_ddb::{BytesStore, Deduper, Int64SumStore};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Wire};

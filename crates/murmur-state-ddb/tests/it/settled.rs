@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use murmur_state::conformance::bound;
+use murmur_state::store::{Add, Bound, ItemChange, Outcome, Position, Replace};
+use murmur_state::time::SystemClock;
 use murmur_state::{
-    Add, Bound, Clock, Deadline, EventId, ExactlyOnce, Fault, ItemChange, Ledger, Outcome,
-    Position, Replace, SequenceNumber, StoreError, SystemClock, Timestamp,
+    Clock, Deadline, EventId, ExactlyOnce, Fault, Ledger, SequenceNumber, StoreError, Timestamp,
 };
 use murmur_testkit::wire::{Action, Wire};
 use serde_json::Value;
@@ -378,7 +379,7 @@ async fn that_items_settle_is_said_beside_the_rows_of_their_pipeline() {
     assert!(heard().await);
     bind(&books, &binding).await.unwrap();
     assert!(heard().await, "who binds leaves it there");
-    let other = murmur_state::Binding {
+    let other = murmur_state::store::Binding {
         version: 9,
         ..binding.clone()
     };

@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 
 use futures::future::join_all;
+use murmur_core::audit::{AuditOptions, Findings, InspectionOptions};
+use murmur_core::inspection::Pass;
 use murmur_core::{
-    AttributeValue, AuditOptions, Change, Definition, EventName, Findings, InspectionOptions, Item,
-    Pass, Pipeline, Processor, Record, RecordOutcome, Row, Sum, item_id,
+    AttributeValue, Change, Definition, EventName, Item, Pipeline, Processor, Record,
+    RecordOutcome, Row, Sum, item_id,
 };
 use murmur_state::conformance::Subject;
 use murmur_state::conformance::bound;
+use murmur_state::store::{Add, Binding, Once, Outcome};
 use murmur_state::{
-    Add, Binding, Deadline, EventId, ExactlyOnce, Fault, Key, Once, Outcome, PipelineName, Read,
-    ReadExt, SequenceNumber, Spread, Store, StoreError,
+    Deadline, EventId, ExactlyOnce, Fault, Key, PipelineName, Read, ReadExt, SequenceNumber,
+    Spread, Store, StoreError,
 };
 use murmur_state_ddb::{Int64SumStore, Marked, TableOptions};
 use murmur_testkit::Dynamo;

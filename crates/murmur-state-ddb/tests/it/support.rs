@@ -6,10 +6,10 @@ use std::sync::Arc;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_state::{
-    Add, Additive, Clock, Codec, CodecError, Group, KeepsGreatest, KeepsLeast, Key, ManualClock,
-    Monoid, Overflow, SystemClock, Timestamp,
-};
+use murmur_state::monoid::{Additive, Codec, CodecError, KeepsGreatest, KeepsLeast, Overflow};
+use murmur_state::store::Add;
+use murmur_state::time::{ManualClock, SystemClock};
+use murmur_state::{Clock, Group, Key, Monoid, Timestamp};
 use murmur_state_ddb::{TableOptions, create_dedup_table, create_int64_table};
 use murmur_testkit::Dynamo;
 use murmur_testkit::wire::{Action, Request, Wire};

@@ -1,6 +1,7 @@
 //! The monoid that the tests keep in stores.
 
-use murmur_state::{Group, Monoid, Overflow};
+use murmur_state::monoid::Overflow;
+use murmur_state::{Group, Monoid};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Total;

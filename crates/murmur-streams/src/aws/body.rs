@@ -153,7 +153,8 @@ fn attribute_value(value: &Value, path: &str) -> Result<AttributeValue, String> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use murmur_state::{ImageNote, ImageNotes, UNREADABLE};
+    use murmur_state::handler::UNREADABLE;
+    use murmur_state::images::{ImageNote, ImageNotes};
     use murmur_testkit::damage::damaged;
     use serde_json::json;
 

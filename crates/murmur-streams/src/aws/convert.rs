@@ -7,7 +7,9 @@ use aws_lambda_events::event::dynamodb::{
 };
 use aws_sdk_dynamodbstreams::primitives::DateTime;
 use aws_sdk_dynamodbstreams::types::{self, AttributeValue};
-use murmur_state::{ImageNote, ImageNotes, SequenceNumber, Timestamp, UNREADABLE};
+use murmur_state::handler::UNREADABLE;
+use murmur_state::images::{ImageNote, ImageNotes};
+use murmur_state::{SequenceNumber, Timestamp};
 use serde_dynamo::Item;
 
 use crate::description::{KeySchemaElement, ShardInfo, StreamDescription, StreamInfo};

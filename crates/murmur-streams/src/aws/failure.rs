@@ -6,7 +6,8 @@ use std::sync::Arc;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodbstreams::config::http::HttpResponse;
 use aws_sdk_dynamodbstreams::error::{ProvideErrorMetadata, SdkError};
-use murmur_state::{CallFailure, Cause};
+use murmur_state::error::Cause;
+use murmur_state::service::CallFailure;
 
 use crate::error::StreamError;
 

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{SURE_LIFE, Timestamp};
+use murmur_state::Timestamp;
+use murmur_state::store::SURE_LIFE;
 
 use crate::source::{Cursor, Start};
 use crate::trigger::beginning::{Begin, Beginning};

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use murmur_state::{HandoffToken, ShardIds, Timestamp};
+use murmur_state::handoff::ShardIds;
+use murmur_state::{HandoffToken, Timestamp};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
-use murmur_state::{Cause, Causes, EventHandler};
+use murmur_state::error::Cause;
+use murmur_state::{Causes, EventHandler};
 
 use crate::handler::done_records;
 use crate::record::created_at;

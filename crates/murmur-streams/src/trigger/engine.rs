@@ -5,7 +5,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::future::{self, Either};
-use murmur_state::{Causes, Deadline, Failure, Fault, Retry};
+use murmur_state::error::Failure;
+use murmur_state::retry::Retry;
+use murmur_state::{Causes, Deadline, Fault};
 use tokio::sync::Semaphore;
 
 use crate::trigger::cursors::Cursors;

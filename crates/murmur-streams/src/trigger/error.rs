@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{Cause, Failure, Fault, Roughly, StoreError, Timestamp};
+use murmur_state::error::{Cause, Failure};
+use murmur_state::outage::Roughly;
+use murmur_state::{Fault, StoreError, Timestamp};
 
 use crate::error::StreamError;
 use crate::trigger::gap::Gap;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::EventRecord;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use murmur_state::{Cause, HandlerError};
+use murmur_state::HandlerError;
+use murmur_state::error::Cause;
 
 /// Records that the trigger gives up, with their place in the stream: what Lambda sends to an
 /// on-failure destination, and the records themselves.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lambda_events::event::dynamodb::{EventRecord, OperationType};
-use murmur_state::{
-    Clock, HandoffToken, ImageNotes, NoopRecorder, Random, Recorder, Retry, RetryPolicy,
-    SystemClock, UNREADABLE,
-};
+use murmur_state::handler::UNREADABLE;
+use murmur_state::images::ImageNotes;
+use murmur_state::retry::Retry;
+use murmur_state::time::{Random, SystemClock};
+use murmur_state::{Clock, HandoffToken, NoopRecorder, Recorder, RetryPolicy};
 
 use crate::trigger::failed::OnFailure;
 use crate::trigger::gap::OnGap;

@@ -9,10 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{
-    Checkpoint, Checkpoints, Clock, HandoffToken, PipelineName, Removed, Saved, StoreError,
-    Timestamp,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::{Checkpoints, Clock, HandoffToken, PipelineName, StoreError, Timestamp};
 
 use crate::description::StreamDescription;
 use crate::trigger::beginning::Beginning;

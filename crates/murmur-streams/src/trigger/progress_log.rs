@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use murmur_state::{Roughly, Timestamp};
+use murmur_state::Timestamp;
+use murmur_state::outage::Roughly;
 
 use crate::description::StreamDescription;
 use crate::trigger::beginning::Beginning;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::EventRecord;
 use futures::FutureExt;
 use futures::future::{self, Either};
-use murmur_state::{Attempts, Causes, Deadline, Timestamp};
+use murmur_state::retry::Attempts;
+use murmur_state::{Causes, Deadline, Timestamp};
 
 use crate::error::StreamError;
 use crate::source::{Cursor, MAX_READ, ReadBatch, Start, StreamSource};

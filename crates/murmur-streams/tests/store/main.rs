@@ -17,7 +17,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures::FutureExt;
-use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_state::time::ManualClock;
+use murmur_state::{SequenceNumber, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{
     AttributeValue, EventRecord, Item, StreamError, StreamInfo, StreamRecord, StreamSource,

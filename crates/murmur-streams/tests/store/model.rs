@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use murmur_state::{Clock, ManualClock, SequenceNumber, Timestamp};
+use murmur_state::time::ManualClock;
+use murmur_state::{Clock, SequenceNumber, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, Start};
 use murmur_streams::{EventRecord, StreamError, StreamRecord, StreamStatus, StreamStore};
 use proptest::prelude::*;

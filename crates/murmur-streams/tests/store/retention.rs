@@ -3,7 +3,8 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use murmur_state::{ManualClock, SequenceNumber, Timestamp};
+use murmur_state::time::ManualClock;
+use murmur_state::{SequenceNumber, Timestamp};
 use murmur_streams::source::{Cursor, Start};
 use murmur_streams::{
     DynamoDbEventResponse, Event, StreamError, StreamRecord, StreamStatus, StreamStore, Trigger,

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use murmur_state::{HandlerError, MemoryDeduper, Random};
+use murmur_state::time::Random;
+use murmur_state::{HandlerError, MemoryDeduper};
 use murmur_streams::{
     DynamoDbEventResponse, Event, StartingPosition, StoreSource, StreamError, StreamInfo,
     StreamStatus, StreamStore, StreamViewType, Trigger, TriggerBuilder, TriggerError,

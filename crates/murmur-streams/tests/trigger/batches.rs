@@ -5,7 +5,8 @@ use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{EventHandler, HandlerError, Random, Timestamp};
+use murmur_state::time::Random;
+use murmur_state::{EventHandler, HandlerError, Timestamp};
 use murmur_streams::{
     DynamoDbEventResponse, Event, OperationType, Status, StreamError, StreamRecord, Trigger,
     TriggerError, report_failures,

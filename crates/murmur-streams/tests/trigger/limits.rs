@@ -4,7 +4,9 @@ use std::future::ready;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{Clock, EVENT_LIFE, EventHandler, HandlerError, Repeats, SystemClock};
+use murmur_state::store::EVENT_LIFE;
+use murmur_state::time::SystemClock;
+use murmur_state::{Clock, EventHandler, HandlerError, Repeats};
 use murmur_streams::{
     DynamoDbEventResponse, Event, FailedBatch, FailureCondition, StreamInfo, StreamRecord,
     StreamStore, StreamViewType, Trigger, TriggerError,

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{
-    Checkpoint, Checkpoints, EventHandler, HandlerError, MemoryDeduper, Place, Random, Removed,
-    Saved, StoreError, Timestamp,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::error::Place;
+use murmur_state::time::Random;
+use murmur_state::{Checkpoints, EventHandler, HandlerError, MemoryDeduper, StoreError, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, StreamDescription};
 use murmur_streams::{
     DynamoDbEventResponse, Event, StoreSource, StreamError, StreamInfo, StreamSource, StreamStore,

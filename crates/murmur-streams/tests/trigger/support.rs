@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{EventHandler, HandlerError, MemoryDeduper, Random, SequenceNumber, Timestamp};
+use murmur_state::time::Random;
+use murmur_state::{EventHandler, HandlerError, MemoryDeduper, SequenceNumber, Timestamp};
 use murmur_streams::source::{Cursor, ReadBatch, ShardInfo, StreamDescription};
 use murmur_streams::{
     AttributeValue, DynamoDbEventResponse, Event, EventRecord, Item, StoreSource, StreamError,

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Definition, Max, Pipeline, Set, Sum, Window};
-use murmur_state::{
-    Clock, Codec, CodecError, ExactlyOnce, Group, Monoid, OptionError, Overflow, Random, Timestamp,
-    Tokens,
-};
+use murmur_state::monoid::{Codec, CodecError, Overflow};
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Clock, ExactlyOnce, Group, Monoid, OptionError, Timestamp};
 use murmur_state_ddb::{BytesStore, Deduper, Int64MaxStore, Int64SumStore, TableOptions};
 use serde::Deserialize;
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use murmur_core::{Set, Window};
-use murmur_state::{Codec, Timestamp};
+use murmur_state::Timestamp;
+use murmur_state::monoid::Codec;
 
 use super::history::{Address, Contribution};
 use super::pipeline::{RETENTION_DAYS, SumAsBytes};

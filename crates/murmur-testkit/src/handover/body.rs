@@ -10,10 +10,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::BoxFuture;
 use murmur_core::{RecordError, Rejected};
-use murmur_state::{
-    Causes, Clock, HandoffToken, Outcome, Position, Random, Replace, SequenceNumber, StoreError,
-    Timestamp,
-};
+use murmur_state::store::{Outcome, Position, Replace};
+use murmur_state::time::Random;
+use murmur_state::{Causes, Clock, HandoffToken, SequenceNumber, StoreError, Timestamp};
 
 use super::history::{Contribution, History};
 use super::report::{KINDS, Wrong};

@@ -8,7 +8,8 @@ use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::LocalBoxFuture;
 use murmur_core::Processor;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{Deadline, HandoffToken, Tokens};
+use murmur_state::tokens::Tokens;
+use murmur_state::{Deadline, HandoffToken};
 use murmur_streams::{StoreSource, Trigger};
 
 use super::body::Body;

@@ -8,9 +8,10 @@ use aws_sdk_dynamodb::Client;
 use murmur_core::{BuildError, Count, Definition, Pipeline, Sum, Window};
 use murmur_state::conformance::bound;
 use murmur_state::intercept::Intercepted;
+use murmur_state::store::{LedgerEntry, ListSegment, Mend, Outcome, StateRow};
+use murmur_state::tokens::Tokens;
 use murmur_state::{
-    Checkpoints, Deadline, Group, Ledger, LedgerEntry, ListSegment, MemoryDeduper, MemoryStore,
-    Mend, Outcome, Read, StateRow, StoreError, Timestamp, Tokens,
+    Checkpoints, Deadline, Group, Ledger, MemoryDeduper, MemoryStore, Read, StoreError, Timestamp,
 };
 
 use murmur_state_ddb::{

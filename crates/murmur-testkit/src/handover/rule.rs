@@ -8,10 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use murmur_state::{
-    Add, Bound, Deadline, Group, ItemId, Key, Ledger, Mend, Outcome, Position, Replace,
-    SequenceNumber,
-};
+use murmur_state::store::{Add, Bound, Mend, Outcome, Position, Replace};
+use murmur_state::{Deadline, Group, ItemId, Key, Ledger, SequenceNumber};
 use serde_json::{Map, Value, json};
 
 use super::body::{Body, Told};

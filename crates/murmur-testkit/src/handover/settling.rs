@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use murmur_core::{Processor, item_id};
-use murmur_state::{Add, Causes, Deadline, Key, LedgerEntry, Mend, Outcome, Position, Replace};
+use murmur_state::store::{Add, LedgerEntry, Mend, Outcome, Position, Replace};
+use murmur_state::{Causes, Deadline, Key};
 use murmur_state::{ItemId, SequenceNumber};
 use serde_json::Value;
 

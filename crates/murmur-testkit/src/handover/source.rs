@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use murmur_core::{AttributeValue, Row};
-use murmur_snapshot::{Cursor, Description, Page, Source, SourceError};
+use murmur_snapshot::source::{Cursor, Description, Page};
+use murmur_snapshot::{Source, SourceError};
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::HandoffToken;
 use murmur_streams::StreamStore;

@@ -5,11 +5,16 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use futures::future::BoxFuture;
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::dedup::{Claim, Owner};
+use murmur_state::error::Place;
 use murmur_state::intercept::Intercept;
+use murmur_state::store::{
+    Add, Binding, Bound, LedgerEntry, Mend, Once, Outcome, Position, Replace,
+};
 use murmur_state::{
-    Add, Binding, Bound, Checkpoint, Checkpoints, Claim, Deadline, Deduper, ExactlyOnce, Group,
-    Ledger, LedgerEntry, MemoryDeduper, MemoryStore, Mend, Once, Outcome, Owner, Place, Position,
-    Removed, Replace, Saved, Store, StoreError,
+    Checkpoints, Deadline, Deduper, ExactlyOnce, Group, Ledger, MemoryDeduper, MemoryStore, Store,
+    StoreError,
 };
 
 use super::body::{Body, Doing, Fate};

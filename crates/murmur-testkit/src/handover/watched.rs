@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use murmur_core::Sum;
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
 use murmur_state::intercept::Intercept;
-use murmur_state::{
-    Add, Binding, Bound, Checkpoint, Checkpoints, Deadline, Group, Ledger, Once, Outcome, Removed,
-    Replace, Saved, StoreError,
-};
+use murmur_state::store::{Add, Binding, Bound, Once, Outcome, Replace};
+use murmur_state::{Checkpoints, Deadline, Group, Ledger, StoreError};
 
 use super::body::{Body, Doing};
 use crate::runs::lock;

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::join;
-use murmur_core::{Item, LedgerFindings, Processor, item_id};
-use murmur_snapshot::{
-    Bootstrap, BootstrapError, Ended, Findings, Reconcile, ReconcileError, RunRecord, Source as _,
-};
-use murmur_state::{Add, Causes, HandoffToken, ItemId, PipelineName, Timestamp, Tokens};
+use murmur_core::audit::LedgerFindings;
+use murmur_core::{Item, Processor, item_id};
+use murmur_snapshot::reconcile::Findings;
+use murmur_snapshot::run_record::RunRecord;
+use murmur_snapshot::{Bootstrap, BootstrapError, Ended, Reconcile, ReconcileError, Source as _};
+use murmur_state::store::Add;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Causes, HandoffToken, ItemId, PipelineName, Timestamp};
 use murmur_streams::{
     EventRecord, OperationType, StreamInfo, StreamRecord, StreamStore, StreamViewType, time_to_live,
 };

@@ -8,10 +8,9 @@ use std::time::Duration;
 use fastrand::Rng;
 use futures::future::BoxFuture;
 use murmur_lambda_ddbstreams::Handler;
-use murmur_state::{
-    Checkpoint, Checkpoints, EventHandler, HandlerError, Place, Removed, Repeats, Saved,
-    SequenceNumber, StoreError,
-};
+use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
+use murmur_state::error::Place;
+use murmur_state::{Checkpoints, EventHandler, HandlerError, Repeats, SequenceNumber, StoreError};
 use murmur_streams::source::{Cursor, ReadBatch, Start, StreamDescription};
 use murmur_streams::{
     DynamoDbEventResponse, Event, FailedBatch, StoreSource, StreamError, StreamSource,

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use murmur_state::{HandoffToken, Random};
+use murmur_state::HandoffToken;
+use murmur_state::time::Random;
 use murmur_streams::{OnGap, Trigger};
 use murmur_testkit::time::{Suspensions, Time};
 

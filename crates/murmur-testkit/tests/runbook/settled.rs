@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use murmur_core::AttributeValue;
-use murmur_snapshot::{SettleError, SettledFindings};
+use murmur_snapshot::reconcile::SettledFindings;
+use murmur_snapshot::settle::SettleError;
 
 use crate::steps::assert_nothing_given_up;
 use crate::world::{HOUR, Lambda, MINUTE, Off, SETTLING, TABLES, Tables, World, off_by, only};

@@ -12,20 +12,22 @@ use std::time::Duration;
 use aws_lambda_events::event::dynamodb::{Event, EventRecord};
 use aws_lambda_events::streams::DynamoDbEventResponse;
 use futures::future::{LocalBoxFuture, join_all, join3};
-use murmur_core::{
-    AttributeValue, AuditError, AuditOptions, BoxError, Difference, Item, KeyDifference,
-    LedgerStatus, Pipeline, Processor, Row, Sum,
-};
+use murmur_core::audit::{AuditError, AuditOptions, Difference, KeyDifference, LedgerStatus};
+use murmur_core::{AttributeValue, BoxError, Item, Pipeline, Processor, Row, Sum};
 use murmur_lambda_ddbstreams::{Handler, Mapping};
+use murmur_snapshot::bootstrap::BootstrapBuilder;
+use murmur_snapshot::lookup::{Look, LookedUp};
+use murmur_snapshot::reconcile::Inspected;
+use murmur_snapshot::reconcile::ReconcileBuilder;
+use murmur_snapshot::settle::SettleBuilder;
+use murmur_snapshot::source::{Cursor, Description, Page};
 use murmur_snapshot::{
-    Bootstrap, BootstrapBuilder, BootstrapError, Cursor, Description, Inspected, Look, LookedUp,
-    Lookup, Page, Reconcile, ReconcileBuilder, Reconciled, Report, Settle, SettleBuilder, Source,
-    SourceError,
+    Bootstrap, BootstrapError, Lookup, Reconcile, Reconciled, Report, Settle, Source, SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{
-    Clock, Deadline, HandoffToken, ItemId, Random, Read, SequenceNumber, Timestamp, Tokens,
-};
+use murmur_state::time::Random;
+use murmur_state::tokens::Tokens;
+use murmur_state::{Clock, Deadline, HandoffToken, ItemId, Read, SequenceNumber, Timestamp};
 use murmur_state_ddb::{Int64SumStore, Marked, TableOptions, create_tables};
 use murmur_streams::{
     OperationType, StoreSource, StreamInfo, StreamRecord, StreamStore, StreamViewType, Trigger,

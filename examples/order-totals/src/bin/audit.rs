@@ -5,9 +5,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use murmur_core::{AuditOptions, Audited, Processor};
+use murmur_core::Processor;
+use murmur_core::audit::{AuditOptions, Audited};
 use murmur_snapshot::ShowProgress;
-use murmur_state::{Grouped, RetryPolicy, SystemClock, TracingRecorder};
+use murmur_state::time::SystemClock;
+use murmur_state::{Grouped, RetryPolicy, TracingRecorder};
 use order_totals::Tables;
 use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, STOPPED};
 use order_totals::stop::{self, Stop};

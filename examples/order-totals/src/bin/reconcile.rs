@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use murmur_core::{KeyDifference, Processor, RecountFindings};
-use murmur_snapshot::{Findings, Inspected, Reconcile, Reconciled, SettledFindings, ShowProgress};
+use murmur_core::Processor;
+use murmur_core::audit::{KeyDifference, RecountFindings};
+use murmur_snapshot::reconcile::{Findings, Inspected, SettledFindings};
+use murmur_snapshot::{Reconcile, Reconciled, ShowProgress};
 use murmur_state::{Grouped, Key, PipelineName, TracingRecorder};
 use order_totals::Tables;
 use order_totals::cli::{self, DIFFERENCES, FAILED, Limits, Orders, STOPPED};

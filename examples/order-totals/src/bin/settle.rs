@@ -9,10 +9,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, value_parser};
-use murmur_core::{AuditOptions, LedgerStatus, Processor};
+use murmur_core::Processor;
+use murmur_core::audit::{AuditOptions, LedgerStatus};
 use murmur_snapshot::{ReadBudget, Settle, ShowProgress};
 use murmur_snapshot_ddb::ParallelScan;
-use murmur_state::{Grouped, RetryPolicy, SystemClock, TracingRecorder};
+use murmur_state::time::SystemClock;
+use murmur_state::{Grouped, RetryPolicy, TracingRecorder};
 use order_totals::Tables;
 use order_totals::cli::{self, FAILED, STOPPED};
 use order_totals::stop::{self, Stop};

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt, join_all};
-use murmur_state::{Checkpoints, Saved};
+use murmur_state::Checkpoints;
+use murmur_state::checkpoint::Saved;
 use murmur_state_ddb::Deduper;
 use murmur_testkit::gate::{Gate, Hold};
 use murmur_testkit::lambda::{InvocationError, RuntimeApi};

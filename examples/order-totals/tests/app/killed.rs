@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use murmur_core::{BuildError, Count, Pipeline, Processor, Stored, Sum};
+use murmur_core::definition::Stored;
+use murmur_core::{BuildError, Count, Pipeline, Processor, Sum};
 use murmur_lambda_ddbstreams::{Handler, run};
-use murmur_state::{Deadline, Random, Timestamp};
+use murmur_state::time::Random;
+use murmur_state::{Deadline, Timestamp};
 use murmur_state_ddb::{Deduper, Int64SumStore, Marked, TableOptions};
 use murmur_testkit::gate::{Gate, Hold};
 use murmur_testkit::lambda::RuntimeApi;

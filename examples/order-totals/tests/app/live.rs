@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::StreamViewType;
-use murmur_state::Random;
+use murmur_state::time::Random;
 use murmur_testkit::gate::{Gate, Hold};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};

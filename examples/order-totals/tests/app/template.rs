@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
-use murmur_core::{AuditOptions, Processor};
+use murmur_core::Processor;
+use murmur_core::audit::AuditOptions;
 use murmur_lambda_ddbstreams::{Event, Handler};
 use murmur_snapshot::{Bootstrap, Reconcile};
 use murmur_snapshot_ddb::ParallelScan;

@@ -4,7 +4,8 @@ use anyhow::{Result, bail};
 use aws_lambda_events::event::dynamodb::{Event, EventRecord, OperationType, StreamViewType};
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodbstreams::types::ShardIteratorType;
-use murmur_state::{Clock, SystemClock};
+use murmur_state::Clock;
+use murmur_state::time::SystemClock;
 use murmur_streams::{StoreSource, StreamInfo, StreamRecord, StreamStore};
 
 use super::READ;

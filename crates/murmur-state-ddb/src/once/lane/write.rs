@@ -1,7 +1,8 @@
 //! The two writes to a row. Each is one conditional update that writes values and ids together.
 
 use aws_sdk_dynamodb::types::ReturnValue;
-use murmur_state::{Outcome, StoreError};
+use murmur_state::StoreError;
+use murmur_state::store::Outcome;
 
 use super::{RowLane, Step};
 use crate::attribute::{CUR, Item, PREV, number, row_key};
