@@ -126,7 +126,7 @@ const CODES: &[(&str, CallFailure)] = &[
     ("MissingAuthenticationTokenException", BadCredentials),
     ("RequestTimeTooSkewed", BadCredentials),
     ("SignatureDoesNotMatch", BadCredentials),
-    ("UnrecognisedClientException", BadCredentials),
+    ("UnrecognizedClientException", BadCredentials),
     ("MalformedHttpRequestException", Invalid),
     ("RequestEntityTooLargeException", Invalid),
     ("SerializationException", Invalid),
