@@ -30,7 +30,7 @@ impl<T: Send + Sync + 'static> Pipeline<T> {
 }
 
 /// Why a pipeline could not be built.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// The name cannot be used.
@@ -46,6 +46,8 @@ pub enum BuildError {
         source: OptionError,
     },
 }
+
+murmur_state::debug_as_message!(BuildError);
 
 /// A pipeline that needs its key next.
 #[derive(Debug)]

@@ -54,7 +54,7 @@ impl RecordOutcome {
 }
 
 /// Why a record was not counted.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {
     /// The decoder failed.
@@ -127,6 +127,8 @@ pub enum RecordError {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
 }
+
+murmur_state::debug_as_message!(RecordError);
 
 impl RecordError {
     /// What the caller can do about it.

@@ -109,7 +109,7 @@ impl Monoid for KeepsLeft {
     }
 }
 
-/// Claims to be idempotent, and is not.
+/// Claims to be idempotent, but is not.
 #[derive(Clone)]
 struct Doubles;
 

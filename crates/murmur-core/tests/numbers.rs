@@ -1,4 +1,4 @@
-//! Numbers on their way through serde: exact, or refused.
+//! Numbers pass through serde exactly, or are refused.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
@@ -34,7 +34,7 @@ fn read<T: DeserializeOwned>(item: &Item) -> Result<T, String> {
 #[derive(Debug, PartialEq, Deserialize)]
 struct Cents(#[serde(deserialize_with = "decimal::deserialize::<2, _>")] i64);
 
-/// What a type that takes anything is given.
+/// The value that a type without a preference gets.
 #[derive(Debug, Clone, PartialEq)]
 enum Any {
     Nothing,
@@ -111,7 +111,7 @@ impl<'de> Deserialize<'de> for Any {
     }
 }
 
-/// Texts of numbers, of up to 45 digits, in all the forms there are, and some that are none.
+/// Texts of numbers of up to 45 digits in all valid forms, and some invalid ones.
 fn digits() -> impl Strategy<Value = String> {
     prop_oneof![
         6 => "-?[1-9][0-9]{0,18}(\\.[0-9]{1,4})?",
@@ -143,7 +143,7 @@ fn values() -> impl Strategy<Value = AttributeValue> {
     })
 }
 
-/// Whether both texts are of one number: each written out, digit under digit.
+/// Whether both texts are the same number: both written out and compared digit by digit.
 fn is_same(one: &str, other: &str) -> bool {
     fn written_out(text: &str) -> Option<(bool, Vec<u8>)> {
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -255,13 +255,13 @@ proptest! {
     #[test]
     fn a_number_is_exact_or_refused(text in digits()) {
         let item = number(&text);
-        // An amount is what its digits say.
+        // An amount equals its digits.
         let by_serde = read::<Cents>(&item).ok().map(|Cents(cents)| cents);
         prop_assert_eq!(by_serde, minor_units(&text, 2).ok());
         if let Some(cents) = by_serde {
             prop_assert!(is_same(&text, &format!("{cents}e-2")), "{cents}");
         }
-        // So is an integer.
+        // So does an integer.
         let integers = [
             read::<i64>(&item).map(i128::from),
             read::<u64>(&item).map(i128::from),
@@ -270,7 +270,7 @@ proptest! {
         for int in integers.into_iter().flatten() {
             prop_assert!(is_same(&text, &int.to_string()), "{int}");
         }
-        // What asks for nothing in particular is given nothing else.
+        // A type without a preference gets the same.
         let seen = match read::<Any>(&item) {
             Ok(Any::Int(int)) => int.to_string(),
             Ok(Any::Float(float)) => float.to_string(),
@@ -278,7 +278,7 @@ proptest! {
             other => panic!("{other:?}"),
         };
         prop_assert!(seen == text || is_same(&text, &seen), "{seen}");
-        // Deserializers that know only floats give an amount as it is, or none.
+        // Deserializers that know only floats give an amount exactly, or refuse it.
         let dynamo: Result<It<Cents>, _> = serde_dynamo::from_item(item);
         let json: Result<It<Cents>, _> = serde_json::from_str(&format!(r#"{{"it":{text}}}"#));
         for Cents(cents) in dynamo.ok().into_iter().chain(json.ok()).map(|It { it }| it) {

@@ -38,7 +38,7 @@ struct Inner<T> {
 }
 
 /// An error for which Lambda delivers the whole batch again.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvocationError {
     /// A record that must be delivered again has no sequence number to report it by.
@@ -53,6 +53,8 @@ pub enum InvocationError {
         source: Option<Box<RecordError>>,
     },
 }
+
+murmur_state::debug_as_message!(InvocationError);
 
 impl<T: Send + Sync + 'static> Handler<T> {
     /// Creates a handler that passes events to `processor`, with the handler's own options at their
@@ -93,8 +95,8 @@ impl<T: Send + Sync + 'static> Handler<T> {
     /// An empty image counts as one that was not sent. A [`LenientEvent`] tells the two apart, as
     /// does a source that writes [`ImageNotes`](murmur_state::ImageNotes).
     ///
-    /// `deadline` is when the invocation ends. What is not finished one
-    /// [margin](HandlerBuilder::deadline_margin) before it is reported as failed, so that the
+    /// `deadline` is when the invocation ends. Records that are not done one
+    /// [margin](HandlerBuilder::deadline_margin) before it are reported as failed, so that the
     /// answer is sent in time. If the deadline has already passed, nothing is processed.
     ///
     /// The answer names every record that is not done by its sequence number, exactly as received,

@@ -70,8 +70,10 @@ struct OnFailure {
 }
 
 /// Everything that is wrong with an event source mapping, each with what to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct MappingUnfit(Vec<String>);
+
+murmur_state::debug_as_message!(MappingUnfit);
 
 impl MappingUnfit {
     /// What is wrong, one sentence each.

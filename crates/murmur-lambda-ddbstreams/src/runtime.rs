@@ -20,7 +20,7 @@ const NEEDED: [&str; 4] = [
 ];
 
 /// The process was started neither by Lambda nor by a substitute for it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{variable}` is not set, so this is no Lambda environment: deploy the function, or run it here with `cargo lambda watch`"
 )]
@@ -28,6 +28,8 @@ pub struct NotInLambda {
     /// The environment variable that is missing.
     pub variable: &'static str,
 }
+
+murmur_state::debug_as_message!(NotInLambda);
 
 /// Serves Lambda invocations with `handler` until the process ends.
 ///

@@ -1,7 +1,7 @@
 use murmur_state::{Cause, Failure, Fault};
 
 /// Why a source could not be read. `place` names the source, such as ``table `orders` ``.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
     /// The source's capacity is used up.
@@ -58,6 +58,8 @@ pub enum SourceError {
         reason: String,
     },
 }
+
+murmur_state::debug_as_message!(SourceError);
 
 impl SourceError {
     /// What the failure asks of the caller.

@@ -36,7 +36,7 @@ pub struct RunRecord {
 }
 
 /// Why the record of a run, or a checkpoint, cannot be read.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum RunRecordError {
     /// It could not be loaded.
@@ -77,6 +77,8 @@ pub enum RunRecordError {
         source: HandoffError,
     },
 }
+
+murmur_state::debug_as_message!(RunRecordError);
 
 impl RunRecordError {
     /// Whether trying the same again can help.

@@ -41,9 +41,9 @@ const SWAP_CAP: Duration = Duration::from_secs(1);
 ///
 /// - If the row has the token, the swap was applied.
 /// - If the row is at the next version with another token, the swap was not applied.
-/// - If the row is more than one version ahead, this cannot be told. A monoid that is not
-///   idempotent then fails the entry with `may_have_applied: true`; an idempotent one combines it
-///   again, which is harmless.
+/// - If the row has changed further, this cannot be told. A monoid that is not idempotent then
+///   fails the entry with `may_have_applied: true`; an idempotent one combines it again, which is
+///   harmless.
 ///
 /// # Cost
 ///
@@ -288,7 +288,7 @@ enum Verdict {
     NotYet,
     /// Another writer replaced the version that the swap was to replace.
     Never,
-    /// The row is more than one version ahead. The swap may be one of those versions.
+    /// The row has changed further, or is gone. The swap may have been applied in between.
     Unknown,
 }
 

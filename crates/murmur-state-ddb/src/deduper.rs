@@ -22,8 +22,11 @@ const MAX_ID_BYTES: usize = 2048;
 /// Kinesis keeps records for a year at most.
 const LONGEST_HORIZON: Duration = Duration::from_secs(400 * 24 * 3600);
 
-/// The marker table. It holds the event ids of exactly-once pipelines that are outside their rows,
-/// claims of ids, which expire, and checkpoints, which do not.
+/// The marker table. It holds:
+///
+/// - event ids of exactly-once pipelines that are no longer in state rows;
+/// - claims of ids, which expire;
+/// - checkpoints, which do not expire.
 ///
 /// A store gets it through its `markers` method, by name or as a shared `Deduper`. For
 /// `exactly_once` it holds pages of about 40 event ids that do not fit in state rows, and one
@@ -123,8 +126,8 @@ impl Deduper {
     ///
     /// - Events are refused from an age of 24 h 30 min, and pages are kept for 48 h.
     /// - A clock may be 23 h slow before anything counts twice.
-    /// - A clock that is more than half an hour fast refuses events delivered at the end of the 24
-    ///   h.
+    /// - A clock that is more than half an hour fast refuses events delivered at the end of those
+    ///   24 h.
     ///
     /// A longer horizon only costs storage. Windows with a retention gain nothing from it: their
     /// rows are removed 27 h after the retention.
@@ -140,8 +143,8 @@ impl Deduper {
                 "horizon",
                 format!(
                     "{horizon:?} is shorter than {HORIZON:?}, the time in which a stream's record \
-                     can be delivered again; use a longer one, or `horizon_below_a_streams` for a source \
-                     that keeps its records for less"
+                     can be delivered again; use a longer one, or `horizon_below_a_streams` for a \
+                     source that keeps its records for less"
                 ),
             ));
         }

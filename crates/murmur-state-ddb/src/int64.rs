@@ -107,7 +107,7 @@ int64_store! {
     /// Costs:
     ///
     /// - One request and one write unit per KB of the row for up to 70 events of one batch and key.
-    /// - One write unit for each page of about 40 ids; most ids are written twice.
+    /// - One write unit for each write of a page of about 40 ids; most pages are written twice.
     /// - One consistent read of an event's page if the event is no newer than the ids in pages.
     /// - Half a read unit for each row that this process has not written lately. All rows of a
     ///   batch are read together, before the update.

@@ -50,7 +50,7 @@ pub(crate) fn is_control_row(key: &Key) -> bool {
     (key.entity(), key.bucket()) == (ENTITY, BUCKET)
 }
 
-/// Binds `table` to `binding`, with its markers in `markers`, or checks that it already is.
+/// Binds `table` to `binding`, with its markers in `markers`, or checks that it is bound.
 /// `layout` is how the store keeps values and ids.
 pub(crate) async fn bind(
     table: &Table,
@@ -193,7 +193,7 @@ impl<'a> Pair<'a> {
             (None, Some(_)) => Ok(None),
             (_, None) => Err(self.setup(
                 "it belongs to no pipeline yet, so there is nothing to compare; check the names \
-                 of the tables, and bootstrap the pipeline or start live first",
+                 of the tables, and bootstrap the pipeline or start streaming first",
             )),
         }
     }

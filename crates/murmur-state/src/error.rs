@@ -78,7 +78,7 @@ pub trait Failure: std::error::Error {
 /// Why a store could not complete an operation.
 ///
 /// [`fault`](StoreError::fault) says what the caller can do about it.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The capacity of the table or partition is used up.
@@ -245,6 +245,8 @@ pub enum StoreError {
     },
 }
 
+crate::debug_as_message!(StoreError);
+
 impl StoreError {
     /// What the caller can do about it.
     pub fn fault(&self) -> Fault {
@@ -334,7 +336,7 @@ impl Failure for StoreError {
 }
 
 /// An option that cannot be used; the message names it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("option `{option}`: {reason}")]
 pub struct OptionError {
     /// The option's name: that of its builder method.
@@ -342,6 +344,8 @@ pub struct OptionError {
     /// What is wrong with it, and what would be right.
     pub reason: String,
 }
+
+crate::debug_as_message!(OptionError);
 
 impl OptionError {
     /// An error about `option`.

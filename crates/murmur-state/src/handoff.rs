@@ -48,7 +48,7 @@ struct Written {
 }
 
 /// A handoff token that cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum HandoffError {
     /// The text is not a token, or a truncated one.
@@ -72,6 +72,8 @@ pub enum HandoffError {
         version: u32,
     },
 }
+
+crate::debug_as_message!(HandoffError);
 
 impl HandoffToken {
     /// A token with `closed` as the ids of the closed shards.

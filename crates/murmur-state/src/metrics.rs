@@ -51,6 +51,20 @@ impl Recorder for TracingRecorder {
     }
 }
 
+/// Implements `Debug` of an error as its message and its causes, for people: it is what
+/// `fn main() -> Result<(), Box<dyn Error>>` prints.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! debug_as_message {
+    ($error:ty) => {
+        impl ::std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                ::std::fmt::Display::fmt(&$crate::Causes(self), f)
+            }
+        }
+    };
+}
+
 /// Displays an error followed by all its causes, each after `": "`.
 #[derive(Debug)]
 pub struct Causes<'a>(pub &'a (dyn std::error::Error + 'static));
@@ -64,5 +78,27 @@ impl fmt::Display for Causes<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::OptionError;
+
+    #[derive(thiserror::Error)]
+    #[error("the bootstrap cannot be built")]
+    struct Refused(#[source] OptionError);
+
+    debug_as_message!(Refused);
+
+    #[test]
+    fn what_main_prints_of_an_error_is_its_message_and_causes() {
+        let error: Box<dyn std::error::Error> =
+            Box::new(Refused(OptionError::new("segments", "must be at least 1")));
+        let printed = format!("Error: {error:?}");
+        assert_eq!(
+            printed,
+            "Error: the bootstrap cannot be built: option `segments`: must be at least 1"
+        );
     }
 }

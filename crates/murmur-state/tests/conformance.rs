@@ -45,7 +45,7 @@ async fn memory_store_is_a_ledger() {
 
 type SpreadSubject = Subject<Total, Spread<Total, MemoryStore<Total>>, fn(u64) -> i64>;
 
-/// Stores that keep keys in several rows: all of them, or those at which the suite races.
+/// Stores that keep keys in several rows: all keys, or those that the suite's races use.
 fn spread() -> [SpreadSubject; 3] {
     let store = |rows| Spread::new(Total, MemoryStore::new(Total), rows).unwrap();
     let raced = ["store/race", "once/race", "once/mode", "ledger/race"];

@@ -1,4 +1,4 @@
-//! The conformance suite notices every way of breaking the contracts that is tried here.
+//! The conformance suite notices every breach of the contracts that is tried here.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
@@ -22,15 +22,15 @@ use total::Total;
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Flaw {
     None,
-    // Of reading.
+    // Flaws in reading.
     MissingIsZero,
     AnswersBackwards,
     OneAnswerPerDistinctKey,
-    // Of merging.
+    // Flaws in merging.
     FirstOfEachKeyOnly,
     IgnoresBuckets,
     ReadsThenWrites,
-    // Of exactly-once.
+    // Flaws in exactly-once.
     ForgetsEvents,
     TakesEventsWhole,
     SharesMarkers,
@@ -40,7 +40,7 @@ enum Flaw {
     ChecksWhatWasNeverBound,
     ProvesForAnother,
     ForgetsCheckpoints,
-    // Of the ledger.
+    // Flaws in the ledger.
     NeverTakesBack,
     TakesBackFromRowsThatMayBeGone,
     ScanWins,
@@ -129,12 +129,12 @@ impl Intercept for Flawed {
             Flaw::ReadsThenWrites => {
                 for add in &mut adds {
                     let before = self.inner.get(&add.key).await.unwrap().unwrap_or(0);
-                    // As long as a request takes, so that the tasks do meet.
+                    // As long as a request takes, so that the tasks overlap.
                     for _ in 0..200 {
                         tokio::task::yield_now().await;
                     }
                     let now = self.inner.get(&add.key).await.unwrap().unwrap_or(0);
-                    // What others wrote meanwhile is overwritten.
+                    // Overwrites the values that others wrote meanwhile.
                     add.value += before - now;
                 }
             }
@@ -462,7 +462,7 @@ impl Checkpoints for FlawedMarkers {
                 (MarkerFlaw::RemovesNothing, Some(known)) if known == over => Ok(Removed::Gone),
                 (MarkerFlaw::RemovesOnceOnly, None) => Ok(Removed::Conflict),
                 (MarkerFlaw::LooksThenRemoves, Some(known)) if known == over => {
-                    // As long as a request takes, so that the tasks do meet.
+                    // As long as a request takes, so that the tasks overlap.
                     for _ in 0..200 {
                         tokio::task::yield_now().await;
                     }

@@ -90,7 +90,7 @@ fn what_cannot_be_spread_over_is_refused_by_name() {
     };
     assert!(only(&[]).contains("no entity"));
     assert!(only(&["a", ""]).contains("empty"));
-    assert!(only(&[&"x".repeat(2_045)]).contains("can have 2044"));
+    assert!(only(&[&"x".repeat(2_045)]).contains("can have at most 2044"));
     assert!(only(&["all", "all#12345"]).contains("looks like a sub-row of `all`"));
     for names in [&["all", "all#x", "all#"][..], &[&"x".repeat(2_044)]] {
         let spread = Spread::new(Total, (), 1_000).unwrap();
@@ -229,7 +229,7 @@ async fn an_entity_without_room_for_a_number_is_refused() {
         let outcomes = store.merge(&adds, Deadline::NONE).await;
         assert!(matches!(outcomes[0], Outcome::Applied));
         let reason = invalid(&outcomes[1], &long);
-        assert!(reason.contains("2046 bytes") && reason.contains("can have 2045"));
+        assert!(reason.contains("2046 bytes") && reason.contains("can have at most 2045"));
     }
     let found = store.get_many(&[key(&fits), key(&long)]).await.unwrap();
     assert_eq!(found, [Some(11), None]);

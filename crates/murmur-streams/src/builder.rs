@@ -72,8 +72,8 @@ where
         self
     }
 
-    /// How long to wait for a batch to fill, counted from the read of its first record; at most 300
-    /// s.
+    /// How long to wait for a batch to fill, counted from the read of its first record. At most
+    /// 300 s.
     ///
     /// Default zero: the records of a read are delivered at once. A longer window gives fuller
     /// batches and so fewer writes, and totals that are later by that time.
@@ -238,9 +238,9 @@ where
         self
     }
 
-    /// The most shards that this reader holds, at least 1, even if its share is larger. A shard
-    /// that no reader has room for is not read. Together the readers need room for all shards that
-    /// are open at the same time, also when one of them has died.
+    /// The most shards that this reader holds, even if its share is larger. Must be at least 1. A
+    /// shard that no reader has room for is not read. Together the readers need room for all shards
+    /// that are open at the same time, also when one of them has died.
     ///
     /// Default: its share.
     #[must_use]

@@ -3,7 +3,7 @@
 use murmur_state::{Cause, Failure, Fault, IdError, OptionError, SequenceNumber};
 
 /// Why a stream could not be read or written.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {
     /// There is no such stream.
@@ -178,6 +178,8 @@ pub enum StreamError {
     #[error(transparent)]
     Option(#[from] OptionError),
 }
+
+murmur_state::debug_as_message!(StreamError);
 
 impl Failure for StreamError {
     fn fault(&self) -> Fault {

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 
 // ---- Against a server: embedded, or DynamoDB Local ----
 
-/// A table with a stream; answers its name and the stream's ARN.
+/// Creates a table with a stream. Returns its name and the stream's ARN.
 async fn table(dynamo: &Dynamo) -> (String, String) {
     let name = dynamo.table("streams");
     let client = dynamo.client();
@@ -268,7 +268,7 @@ fn page(shards: Value, last: Option<&str>) -> Action {
     ok(json!({ "StreamDescription": description }))
 }
 
-/// A stream that is switched off, so that its shards end without children.
+/// A disabled stream, whose shards end without children.
 fn disabled(shards: Value) -> Action {
     ok(json!({ "StreamDescription": {
         "StreamArn": ARN, "TableName": "orders", "StreamStatus": "DISABLED",
@@ -352,7 +352,7 @@ async fn a_server_that_repeats_its_pages_is_an_error() {
     }
 }
 
-/// DescribeStream over so many pages of 100 shards.
+/// DescribeStream over this many pages of 100 shards.
 fn listing(request: &Request, pages: usize) -> Action {
     let after = request.body["ExclusiveStartShardId"].as_str();
     let after = after.map_or(0, |id| id.parse::<usize>().unwrap());
@@ -390,7 +390,7 @@ async fn what_a_stream_is_takes_one_call_whatever_its_shards() {
 #[tokio::test(start_paused = true)]
 async fn sixteen_workers_list_seventy_pages_at_ten_calls_a_second() {
     let time = Time::paused(Timestamp::from_secs(1_800_000_000));
-    // The service's: 10 calls a second for the account, in whole seconds.
+    // The service's limit: 10 calls a second for the account, in whole seconds.
     let (limiter, throttled) = (Mutex::new((0, 0)), Arc::new(AtomicUsize::new(0)));
     let (clock, refusals) = (time.clone(), Arc::clone(&throttled));
     let wire = Wire::new(move |request| {
@@ -499,7 +499,7 @@ async fn every_field_of_a_record_is_converted() {
     );
 }
 
-/// A record whose new image has this attribute, with a number of its own.
+/// A record whose new image has this attribute, with its own number.
 fn with_attribute(number: u32, value: Value) -> Value {
     let mut record = full_record();
     record["dynamodb"]["SequenceNumber"] = json!(format!("{number:021}"));
@@ -531,7 +531,7 @@ async fn a_record_that_cannot_be_read_says_so_and_its_neighbours_come_as_ever() 
             with_attribute(3, json!({ "M": { "x": {} } })),
             vec!["`NewImage.new.x`", local],
         ),
-        // What the SDK reads, and does not understand.
+        // Records that the SDK parses but does not understand.
         (
             with_attribute(4, json!({ "L": [{ "VECTOR": "1" }] })),
             vec!["`NewImage.new`", "unknown"],
@@ -547,7 +547,7 @@ async fn a_record_that_cannot_be_read_says_so_and_its_neighbours_come_as_ever() 
         ),
         (
             with_attribute(8, json!("text")),
-            vec!["`NewImage.new`", "no JSON object"],
+            vec!["`NewImage.new`", "not a JSON object"],
         ),
         (bad_keys, vec!["`Keys.id`", local]),
         (no_change, vec!["`dynamodb` is missing"]),
@@ -642,7 +642,7 @@ async fn a_trigger_delivers_what_cannot_be_read_whatever_its_filter() {
             modified["eventName"] = json!("MODIFY");
             let mut unreadable = full_record();
             unreadable["dynamodb"]["Keys"] = json!({ "id": {} });
-            // What it is can be read, if its new image cannot: the filter goes by that.
+            // If only its new image cannot be read, the event name can, and the filter goes by it.
             let mut image = with_attribute(8, json!({}));
             let others = image.clone();
             image["eventName"] = json!("MODIFY");
@@ -682,7 +682,7 @@ proptest! {
         ..ProptestConfig::default()
     })]
 
-    /// Records are read as the SDK reads them wherever it can, and no body makes it panic.
+    /// Records are read as the SDK reads them, and no body causes a panic.
     #[test]
     fn mutated_answers_are_read_like_the_sdk_reads_them_or_refused(
         cut in any::<prop::sample::Index>(),
@@ -783,7 +783,7 @@ async fn an_expired_iterator_without_a_record_is_not_begun_again_in_silence() {
         token: "old".into(),
         renew,
     };
-    // What was trimmed, or put, since then would be passed over.
+    // Records trimmed or put since then would be skipped.
     for begun in [Start::TrimHorizon, Start::Latest] {
         let (wire_seen, api) = wire(answers());
         let error = api.read("s1", &old(begun), 10).await.unwrap_err();
@@ -958,7 +958,7 @@ async fn a_disabled_stream_is_described_and_refused_by_name() {
 async fn an_answer_that_never_comes_is_asked_for_again() {
     // The stream is described once more when its shard has ended.
     for (silent, asked_for, within) in [
-        // A list that took 10 s is asked for again after as long.
+        // A list that took 10 s is requested again after the same time.
         ("DescribeStream", 3, 20..22),
         ("GetShardIterator", 2, 10..12),
         ("GetRecords", 2, 10..12),

@@ -1,6 +1,6 @@
-//! The trigger's promise, against random lineages, sources that stumble, handlers that fail at
-//! random, and runs that are dropped halfway: every record is delivered at least once, in order
-//! per shard, parents first, and nothing after the lowest failure is taken for done.
+//! The trigger's promise: every record is delivered at least once, in order per shard, parents
+//! first, and no record after the lowest failure counts as done. Tested with random lineages,
+//! sources that fail, handlers that fail at random, and runs that are dropped halfway.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
@@ -21,11 +21,11 @@ use proptest::prelude::*;
 
 const ARN: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/label";
 
-/// What the test itself knows of one shard.
+/// What the test knows about one shard.
 struct Shard {
     parent: Option<usize>,
     records: usize,
-    /// How many the handler has answered as done.
+    /// How many records the handler has reported as done.
     done: usize,
     /// Whether the source has said that it ends.
     ended: bool,
@@ -33,7 +33,7 @@ struct Shard {
     dropped: bool,
 }
 
-/// Stream and handler at once, so that each delivery is judged by what was answered before.
+/// Stream and handler in one, so that each delivery is judged by the earlier answers.
 struct World {
     shards: Mutex<Vec<Shard>>,
     random: Random,
@@ -103,7 +103,7 @@ impl StreamSource for Source {
         let position: usize = match from {
             Cursor::Iterator { token, .. } => token.parse().unwrap(),
             Cursor::Start(Start::At(first)) => {
-                // Only the first record that was read is gone on at.
+                // Reading continues only from the first record that was read.
                 assert_eq!(first.as_str(), number(at, 0));
                 0
             }
@@ -127,7 +127,7 @@ impl StreamSource for Source {
         };
         let next = position + given;
         let ends = next == shards[at].records && world.below(2) == 0;
-        // An open end gives one more, empty answer; `drain_empty_reads` is set to bear that.
+        // An open end gives one more, empty answer, which `drain_empty_reads` allows for.
         shards[at].ended |= ends;
         let after = (!ends).then(|| Cursor::Iterator {
             token: next.to_string(),
@@ -148,7 +148,7 @@ impl EventHandler<Event> for Handler {
         event: &mut Event,
         _shard: &str,
     ) -> Result<DynamoDbEventResponse, HandlerError> {
-        // A run may be dropped here: then nothing was answered.
+        // A run may be dropped here, before it has an answer.
         tokio::task::yield_now().await;
         let world = &self.0;
         let mut shards = world.shards.lock().unwrap();
@@ -205,7 +205,7 @@ struct Case {
     batch_size: usize,
     children_from_start: bool,
     seed: u64,
-    /// After how many polls each run is dropped, before one is let through.
+    /// The number of polls after which each run is dropped, until one may finish.
     drops: Vec<usize>,
 }
 
@@ -273,7 +273,7 @@ proptest! {
 
 #[test]
 fn the_world_is_hard_enough_to_notice_a_handler_that_lies() {
-    // The same world, with an answer that calls one record done too many.
+    // The same test with a handler that reports one record too many as done.
     struct Liar(Handler, AtomicBool);
     impl EventHandler<Event> for Liar {
         type Answer = DynamoDbEventResponse;

@@ -1,5 +1,5 @@
-//! What random runs of the trigger found to be overlooked, each in its plainest form: gaps, a
-//! lag, a save of one's own.
+//! Faults found by random runs of the trigger, each in its simplest form: gaps, a lag, a repeated
+//! save.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 
@@ -23,7 +23,7 @@ use murmur_testkit::time::Time;
 const ARN: &str = "arn:aws:dynamodb:eu-west-1:1:table/orders/stream/label";
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-/// 45 minutes, the most that a clock may be off.
+/// 45 minutes, the most by which a clock may be wrong.
 const SKEW: i64 = 45 * 60;
 
 fn world() -> (Time, StreamStore, MemoryDeduper) {
@@ -56,7 +56,7 @@ async fn badly(_: Event) -> Result<DynamoDbEventResponse, HandlerError> {
     Err("the database is on fire".into())
 }
 
-/// Gives one record at a time; the second read takes a while, or for ever.
+/// Gives one record at a time. The second read takes a while, or never ends.
 struct OneByOne {
     inner: StoreSource,
     time: Time,
@@ -80,7 +80,7 @@ impl StreamSource for OneByOne {
     }
 }
 
-/// Every save is made, and every other answer lost.
+/// Every save is made, and every other answer is lost.
 struct Deaf {
     inner: MemoryDeduper,
     lost: AtomicBool,
@@ -167,7 +167,7 @@ async fn a_read_that_may_have_left_records_behind_shows_a_lag() {
     assert_eq!(status.shards[0].lag, Some(61 * SECOND));
 }
 
-/// The gap that a reader finds who is `skew` seconds ahead.
+/// The gap found by a reader whose clock is `skew` seconds ahead.
 async fn gap(time: &Time, store: &StreamStore, places: &MemoryDeduper, skew: i64) -> Option<Gap> {
     let trigger = Trigger::builder(store.source(ARN), well)
         .positions(places.clone(), "live")
@@ -213,7 +213,7 @@ async fn a_shard_listed_at_first_and_not_begun_for_a_day_is_a_gap() {
         .clock(time.clock(0))
         .build()
         .unwrap();
-    // One was begun and had no record yet; the other was not.
+    // One shard was begun and had no record yet; the other was not begun.
     assert_eq!((listed.len(), trigger.drain().await.unwrap().gaps), (2, 2));
 }
 

@@ -1,9 +1,9 @@
-use murmur_state::{OptionError, PipelineName, StoreError};
+use murmur_state::{Grouped, OptionError, PipelineName, StoreError};
 
 use crate::outcome::RecordError;
 
 /// Why an audit did not finish.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditError {
     /// An option cannot be used.
@@ -22,7 +22,8 @@ pub enum AuditError {
     Refused(#[source] Box<RecordError>),
     /// Items have settled, so the ledger does not hold their contributions.
     #[error(
-        "{items} items or more of the ledger of pipeline `{pipeline}` have settled, and it does not say what they contribute, so the state cannot be audited by it; reconcile the pipeline with its table instead, which recounts the keys of settled items"
+        "{} items or more of the ledger of pipeline `{pipeline}` have settled, and it does not say what they contribute, so the state cannot be audited by it; reconcile the pipeline with its table instead, which recounts the keys of settled items",
+        Grouped(*items)
     )]
     Settled {
         /// The pipeline.
@@ -40,6 +41,8 @@ pub enum AuditError {
         source: StoreError,
     },
 }
+
+murmur_state::debug_as_message!(AuditError);
 
 impl AuditError {
     /// Whether running it again can help without a change first.

@@ -56,7 +56,9 @@ pub(super) fn contributes<T, M: Monoid>(
     match adds.len() {
         keys if ledger && keys > MAX_KEYS => Err(Box::new(StoreError::InvalidValue {
             place: the_record(),
-            reason: format!("it has {keys} keys, and an item of a ledger can have {MAX_KEYS}"),
+            reason: format!(
+                "it has {keys} keys, and an item of a ledger can have at most {MAX_KEYS}"
+            ),
             source: None,
         })),
         _ => Ok(adds),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use murmur_state::{Cause, ItemId, PipelineName, StoreError};
+use murmur_state::{Cause, Grouped, ItemId, PipelineName, StoreError};
 
 use super::found::ItemNow;
 
@@ -48,7 +48,7 @@ pub type LookUp<'a> =
     dyn Fn(Vec<ItemId>) -> BoxFuture<'a, Result<Vec<ItemNow>, Cause>> + Send + Sync + 'a;
 
 /// Why an inspection did not finish.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectionError {
     /// The state or the ledger of a pipeline could not be read.
@@ -75,7 +75,8 @@ pub enum InspectionError {
     },
     /// More items or keys differ than may be held in memory.
     #[error(
-        "more than {most} items of pipeline `{pipeline}` differ, or they change more than {most} keys, which is more than `max_differing` allows; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables"
+        "more than {limit} items of pipeline `{pipeline}` differ, or they change more than {limit} keys, the limit of `max_differing`; check that state and table belong together; if they do, `repair` and run it again until nothing is left, raise the limit, or bootstrap into new tables",
+        limit = Grouped(*most as u64)
     )]
     TooManyDiffer {
         /// The pipeline.
@@ -84,3 +85,5 @@ pub enum InspectionError {
         most: usize,
     },
 }
+
+murmur_state::debug_as_message!(InspectionError);

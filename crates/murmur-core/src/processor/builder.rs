@@ -127,7 +127,7 @@ impl<T: Send + Sync + 'static> ProcessorBuilder<T> {
     /// called once for each pipeline that rejects it.
     ///
     /// A change of a [settled](crate::Definition::settle) item that cannot be read at all, or that
-    /// overflows a sum, is reported as failed even if the callback returns `Ok`.
+    /// overflows a sum, is always reported as failed, and never passed over.
     ///
     /// Default: none. A handler then reports such a record as failed: it blocks its shard until the
     /// mapping's `MaximumRetryAttempts` or `MaximumRecordAgeInSeconds`, and ends in the on-failure

@@ -1,4 +1,4 @@
-//! What an operation of its own, such as a bootstrap, makes of a processor.
+//! The clones of a processor for operations such as a bootstrap.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -96,7 +96,7 @@ async fn it_passes_over_what_no_callback_refuses_and_hears_of_it() {
         assert_eq!(outcome.is_done(), passed_over, "{callback:?}");
         assert_eq!(asked.lock().unwrap().len(), usize::from(callback.is_some()));
         assert_eq!(heard.lock().unwrap().len(), usize::from(passed_over));
-        // The processor itself is what it was.
+        // The processor itself is unchanged.
         let outcome = outcomes(&processor, &[undecodable("bad")]).await.remove(0);
         assert_eq!(outcome.is_done(), callback == Some(true), "{callback:?}");
         assert_eq!(heard.lock().unwrap().len(), usize::from(passed_over));

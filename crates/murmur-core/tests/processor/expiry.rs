@@ -1,4 +1,4 @@
-//! Removals by Time to Live, told from a user's.
+//! Removals by Time to Live, distinguished from a user's.
 
 use murmur_core::{
     AttributeValue, BuildError, Change, Count, Decoded, Decoder, Definition, Pipeline, Processor,
@@ -16,7 +16,7 @@ fn definition() -> Definition<Order, Sum> {
         .aggregate(Sum::new())
 }
 
-/// The change in which the item's last version, `old`, goes.
+/// The change that removes the item's last version, `old`.
 fn removal(n: u32, old: murmur_core::Item, by_ttl: bool) -> Record {
     Record::Changed(Change {
         expired: by_ttl,
@@ -158,7 +158,7 @@ async fn a_ledger_keeps_what_was_removed_and_not_what_a_scan_found_later_under_i
     let pipeline = pipeline.ledger().unwrap();
     assert!(pipeline.needs_old_images() && !pipeline.retracts());
     let (processor, _) = processor(pipeline);
-    // The removal and the new item are in the stream still when the scan finds the latter.
+    // The removal and the new item are still in the stream when the scan finds the new item.
     let batch = [
         scanned("1", order("a", 9)),
         removal(2, order("a", 5), true),
@@ -182,7 +182,7 @@ async fn a_removal_after_the_items_own_time_is_one_by_ttl() {
             (NOW - 86_400, Some(NOW), true),
             (NOW + 1, Some(NOW), false),
             (0, Some(NOW), false),
-            // Without a time of its own, or with an impossible one, it is removed at the clock's.
+            // Without a time, or with an impossible one, the removal has the clock's time.
             (NOW, None, true),
             (NOW + 1, None, false),
             (NOW + 1, Some(NOW * 1000), false),

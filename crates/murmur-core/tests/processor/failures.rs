@@ -139,7 +139,7 @@ async fn every_attempt_at_a_claim_has_the_whole_time_of_one() {
     let (processor, _) = processor(pipeline.unwrap());
     let batch = [insert("1", order("a", 5))];
     assert_outcomes!(outcomes(&processor, &batch).await, RecordOutcome::Applied);
-    // The waits in between moved the clock.
+    // The waits between attempts moved the clock.
     let claims = deduper.claims.lock().unwrap();
     let later = claims.windows(2).filter(|pair| pair[0] != pair[1]);
     assert_eq!((claims.len(), later.count()), (3, 2));
@@ -159,7 +159,7 @@ async fn a_claim_that_fails_for_good_is_given_back_too() {
 
 #[tokio::test]
 async fn claim_first_counts_a_write_twice_whose_answer_was_lost() {
-    // The risk its documentation names: shown here, not hidden.
+    // The documented risk of this mode.
     let mut losses = 3;
     let store = scripted(move |_| {
         losses -= 1;
@@ -325,7 +325,7 @@ async fn no_new_table_is_claimed_where_another_belongs_to_something_else() {
             error => panic!("{error}"),
         }
     }
-    // It is still free to be another pipeline's, beside one whose state is its own.
+    // Its table can still be bound to another pipeline, beside one whose state is its own.
     let both = vec![on("third", &fresh), on("owner", &taken)];
     bind(one, both).await.unwrap();
     let error = bind(one, vec![on("first", &fresh)]).await.unwrap_err();

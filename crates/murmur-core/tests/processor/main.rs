@@ -1,4 +1,4 @@
-//! What the processor promises of a batch: one outcome per record, each in the right place.
+//! What the processor promises for a batch: one outcome per record, each in the right place.
 
 #![allow(clippy::unwrap_used, reason = "a panic is the failure message")]
 

@@ -1,4 +1,4 @@
-//! What each delivery mode makes of a batch.
+//! How each delivery mode processes a batch.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -297,7 +297,7 @@ async fn two_claim_first_processes_restored_from_one_snapshot_count_an_event_onc
     let (store, markers) = (MemoryStore::new(Sum::new()), MemoryDeduper::new());
     let batch = [insert("event", order("a", 5))];
     for expected in [RecordOutcome::Applied, RecordOutcome::Duplicate] {
-        // Each holds the generator that was in the snapshot.
+        // Each has the generator state that was in the snapshot.
         let pipeline = totals(store.clone()).claim_first(markers.clone()).unwrap();
         let (processor, _) = processor(pipeline);
         let outcome = outcomes(&processor, &batch).await.remove(0);
@@ -338,7 +338,7 @@ async fn a_window_or_monoid_that_changes_without_a_version_is_refused() {
     );
     let outcome = outcomes(&retracting, &batch).await.remove(0);
     assert_eq!(error(&outcome).fault(), Fault::Setup);
-    // The definition it was bound by goes on.
+    // The definition that it was bound by is still accepted.
     let (again, _) = processor(exact(Window::daily()).unwrap());
     assert!(outcomes(&again, &batch).await[0].is_done());
 }
@@ -374,7 +374,7 @@ fn what_a_change_means_is_said_and_said_once() {
             "{text}"
         );
     }
-    // In a ledger totals follow the table, whether or not it is said.
+    // In a ledger totals follow the table, with or without the option.
     assert!(definition().store(store()).ledger().is_ok());
     assert!(definition().retract().store(store()).ledger().is_ok());
     let both = || definition().retract().every_change().store(store());
@@ -385,7 +385,7 @@ fn what_a_change_means_is_said_and_said_once() {
     ] {
         assert_eq!(refused(contradicted).option, "every_change");
     }
-    // What is idempotent takes nothing back, so that nothing has to be said.
+    // An idempotent monoid takes nothing back, so neither option is needed.
     let largest = || {
         Pipeline::builder("largest")
             .key(|o: &Order| o.customer.clone())

@@ -1,4 +1,4 @@
-//! A record that fails in parts: what must come again comes again, and then counts once.
+//! A record that fails in parts: the failed part is delivered again, and then counts once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::support::{
 
 type Mode = fn(Definition<Order, Sum>, Scripted) -> Result<Pipeline<Order>, BuildError>;
 
-/// Each mode, and whether it takes a record on all of its keys or on none.
+/// Each mode, and whether it counts a record on all of its keys or on none.
 const MODES: [(Mode, bool); 4] = [
     (
         |definition, store| definition.every_change().store(store).at_least_once(),
@@ -36,7 +36,7 @@ const MODES: [(Mode, bool); 4] = [
     (|definition, store| definition.store(store).ledger(), true),
 ];
 
-/// A record counts for each of the customers it names, parted by commas.
+/// A record counts for each of the customers it names, separated by commas.
 fn definition(name: &str) -> Definition<Order, Sum> {
     Pipeline::builder(name)
         .keys(|o: &Order, out| o.customer.split(',').for_each(out))
@@ -44,7 +44,7 @@ fn definition(name: &str) -> Definition<Order, Sum> {
         .aggregate(Sum::new())
 }
 
-/// Passes over what can never count.
+/// Passes over records that can never count.
 fn lenient(
     pipelines: impl IntoIterator<Item = Pipeline<Order>>,
 ) -> (murmur_core::Processor<Order>, Counts) {
@@ -59,7 +59,7 @@ fn lenient(
     (processor, counts)
 }
 
-/// A store whose row `full` takes nothing ever, and whose row `busy` takes nothing until told.
+/// A store whose row `full` never takes anything, and whose row `busy` takes nothing until told to.
 fn full_and_busy(fails: fn() -> StoreError) -> (Scripted, Arc<AtomicBool>) {
     let free = Arc::new(AtomicBool::new(true));
     let now = Arc::clone(&free);
@@ -81,8 +81,8 @@ async fn a_record_rejected_at_one_key_and_blocked_at_another_comes_again() {
                 let (store, free) = full_and_busy(fails);
                 let (processor, counts) =
                     lenient([mode(definition("totals"), store.clone()).unwrap()]);
-                // Too much for one write, so that the second waits for the first, and fits
-                // only because of what is there.
+                // Too much for one write, so the second waits for the first; it fits only because
+                // of the row's value.
                 let before = insert("0", order("busy", -10));
                 outcomes(&processor, &[before]).await;
                 let batch = [
@@ -186,7 +186,7 @@ async fn what_counted_already_is_recognised_when_the_failed_come_again() {
         let done: Vec<bool> = first.iter().map(RecordOutcome::is_done).collect();
         assert_eq!(done, [true, false, false, true]);
         free.store(true, Ordering::Relaxed);
-        // Lambda goes on from the lowest that failed.
+        // Lambda continues from the lowest sequence number that failed.
         assert_outcomes!(
             outcomes(&processor, &batch[1..]).await,
             RecordOutcome::Applied,
@@ -286,6 +286,6 @@ async fn a_removal_waits_for_the_change_of_its_item_that_failed() {
             .iter()
             .all(RecordOutcome::is_done)
     );
-    // What is kept is what the change had made of the item.
+    // The kept value is the one that the change made.
     assert_eq!(value(&store, "a").await, Some(5));
 }

@@ -1,5 +1,5 @@
-//! Changes that reach into windows whose retention is over: dropped and counted, and no row goes
-//! below nothing.
+//! Changes to windows whose retention has ended are dropped and counted, and no row becomes
+//! negative.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ use Mode::{AtLeastOnce, ClaimFirst, ExactlyOnce, Ledger};
 
 const MODES: [Mode; 4] = [AtLeastOnce, ClaimFirst, ExactlyOnce, Ledger];
 
-/// A retracting pipeline of daily totals, and all a test looks at.
+/// A retracting pipeline of daily totals, and the state that tests look at.
 struct Daily {
     processor: Processor<Order>,
     store: MemoryStore<Sum>,
@@ -160,7 +160,7 @@ async fn the_changes_own_time_decides_whichever_clock_it_meets() {
         daily.send(&[in_time]).await;
         assert_eq!(daily.days(), [(-3, 5)], "{mode:?}");
 
-        // Made too late: dropped, and so is all that follows, by a clock that is slow.
+        // Made too late: dropped, and so are all later ones, also by a clock that is slow.
         daily.clock.step(Timestamp::from_secs(midnight - 1800));
         let batch = [
             nth(2, "2", midnight, None, placed(-3, 9)),
@@ -173,13 +173,13 @@ async fn the_changes_own_time_decides_whichever_clock_it_meets() {
 
 #[tokio::test]
 async fn a_creation_time_ahead_of_all_clocks_does_not_end_a_window() {
-    // Milliseconds in the place of seconds; a day and an hour ahead of the clock.
+    // Milliseconds instead of seconds; a day and an hour ahead of the clock.
     for (created, known) in [(NOW * 1000, None), (NOW + 4 * DAY, Some(NOW + 4 * DAY))] {
         for mode in MODES {
             let daily = Daily::new(mode);
             let ahead = nth(1, "1", created, None, placed(0, 5));
             assert_eq!(ahead.created(), known.map(Timestamp::from_secs));
-            // The clock comes closer between deliveries, and the event stays the same one.
+            // The clock comes closer between deliveries, and the event keeps its time.
             for _ in 0..3 {
                 daily.send(std::slice::from_ref(&ahead)).await;
                 daily.clock.advance(Duration::from_secs(3600));
@@ -204,8 +204,8 @@ async fn past_the_horizon_the_clock_decides_because_the_row_may_be_gone() {
     }
 }
 
-/// Items that wander between days for eleven days, delivered up to a day late, in overlapping
-/// batches, by invocations whose clocks differ.
+/// Items that move between days for eleven days, delivered up to a day late, in overlapping
+/// batches, by invocations with different clocks.
 #[tokio::test]
 async fn no_row_goes_below_nothing_and_live_days_equal_a_recount() {
     for mode in [ClaimFirst, ExactlyOnce, Ledger] {

@@ -93,7 +93,7 @@ async fn a_record_that_could_not_be_read_or_names_no_item_is_rejected() {
         keys: Default::default(),
         ..change("2", "2", None, Some(order("a", 1)))
     };
-    // The same event once more, as it should be: what was rejected does not stand in its way.
+    // The same event, now correct: its earlier rejection does not block it.
     let readable = insert("1", order("a", 7));
     let batch = [
         Record::Changed(unreadable),
@@ -290,7 +290,7 @@ fn processors_that_cannot_work_are_refused_by_option() {
 
 #[tokio::test]
 async fn a_record_whose_other_key_cannot_be_written_now_is_reported_not_passed_over() {
-    // The keys in both orders: the graver failure counts, whichever comes first.
+    // The keys in both orders: the worse failure counts, no matter which comes first.
     for keys in [["full", "broken"], ["broken", "full"]] {
         let store = scripted(|add| match add.key.entity() {
             "full" => Answer::Refuse(StoreError::Overflow { place: place() }),
@@ -347,7 +347,7 @@ async fn what_a_source_rejects_goes_the_same_way() {
     assert_eq!(lenient.pipelines().len(), 1);
 }
 
-/// What a side of a change is.
+/// The content of one side of a change.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Image {
     Good,
@@ -355,7 +355,7 @@ enum Image {
     Unreadable,
 }
 
-/// A MODIFY of 5 for `a` to 7 for `b`, whose images are these.
+/// A MODIFY of 5 for `a` to 7 for `b`, with these images.
 fn modified(old: Image, new: Image) -> Record {
     let mut change = change("2", "1", Some(order("a", 5)), Some(order("b", 7)));
     change.sequence_number = SequenceNumber::new("2").ok();
@@ -380,8 +380,8 @@ fn order_of_nothing() -> Item {
     item(&[("customer", AttributeValue::Bool(true))])
 }
 
-/// The outcome of `modified`, whose item was inserted before, in a pipeline of each mode; what the
-/// keys hold after it; and which sides were rejected.
+/// The outcome of `modified`, whose item was inserted before, in a pipeline of each mode; the
+/// values of the keys after it; and the rejected sides.
 async fn after(
     mode: usize,
     record: Record,
@@ -429,7 +429,7 @@ async fn after(
         ..change("1", "1", None, Some(order("a", 5)))
     });
     outcomes(&processor, &[first]).await;
-    // It comes twice: what its good side says counts once, where the mode can tell.
+    // It is delivered twice: its good side counts once, if the mode recognises the event.
     let outcome = outcomes(&processor, std::slice::from_ref(&record)).await;
     outcomes(&processor, &[record]).await;
     let values = [value(&store, "a").await, value(&store, "b").await];
@@ -462,7 +462,7 @@ async fn an_unreadable_image_is_rejected_like_an_undecodable_one_and_the_other_c
     let (done, values, rejected) = after(3, modified(Unreadable, Good), true).await;
     assert_eq!((done, values), (true, [Some(5), Some(7)]));
     assert_eq!(rejected, [Some(Side::Old); 2]);
-    // A side that no pipeline needs is not missed.
+    // A missing side that no pipeline needs is no error.
     for mode in [0, 4] {
         let (done, values, rejected) = after(mode, modified(Unreadable, Good), false).await;
         assert!(done && rejected.is_empty());
@@ -482,7 +482,7 @@ async fn a_decoder_of_whole_records_is_not_asked_about_one_with_an_unreadable_im
         .store(store.clone())
         .at_least_once()
         .unwrap();
-    // Says of every change whose old image is not there that it counts.
+    // Decodes every change without an old image to a value.
     let decoder = Decoder::record(|view| match view.record {
         Record::Changed(change) if change.old_image.is_none() => Ok(Decoded::Record(())),
         _ => Ok(Decoded::Skip),

@@ -1,4 +1,4 @@
-//! Ledgers of which items have settled: their status, their audit, and what compares them.
+//! Ledgers with settled items: their status, their audit, and their comparison with the table.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -33,7 +33,7 @@ fn store() -> MemoryStore<Sum> {
     MemoryStore::new(Sum::new())
 }
 
-/// Item `id`, of `old` cents, has `new` ones by the `n`th change.
+/// The `n`th change, which takes item `id` from `old` to `new` cents.
 fn changed(id: &str, n: u32, old: Option<i64>, new: Option<i64>) -> Record {
     let image = |cents: i64| order("ann", cents);
     let digits = format!("1000000000000000000{n:02}");
@@ -49,8 +49,8 @@ async fn done(processor: &Processor<Order>, records: &[Record]) {
     }
 }
 
-/// A processor whose ledger has `staying` items that have not settled, and then `settled` ones that
-/// have: of 2 cents each.
+/// A processor whose ledger has `staying` items that have not settled and `settled` items that
+/// have, of 2 cents each.
 async fn partly(pipelines: Vec<Pipeline<Order>>, staying: u32, settled: u32) -> Processor<Order> {
     let clock = clock();
     let processor = Processor::builder(pipelines)
@@ -64,7 +64,7 @@ async fn partly(pipelines: Vec<Pipeline<Order>>, staying: u32, settled: u32) -> 
         .collect();
     done(&processor, &scan).await;
     processor.settle(Deadline::NONE).await.unwrap();
-    // It has asked whether they settle, and asks again after a minute.
+    // The process has asked whether items settle, and asks again after a minute.
     clock.advance(Duration::from_secs(61));
     let changes: Vec<_> = (staying..staying + settled)
         .flat_map(|n| {
@@ -128,7 +128,7 @@ async fn a_status_tells_of_every_ledger() {
         .iter()
         .map(|of| (of.pipeline.as_str(), of.settling, of.items, of.settled))
         .collect();
-    // What has settled stays known; a pipeline without a ledger has no status.
+    // Settled items stay known; a pipeline without a ledger has no status.
     assert_eq!(
         statuses,
         [("settling", true, 8, 3), ("staying", false, 8, 0)]
@@ -139,7 +139,7 @@ async fn a_status_tells_of_every_ledger() {
     assert_eq!(told[7], ("staying".into(), 8, 0));
     assert_eq!(pacing.0.load(Ordering::Relaxed), 8);
 
-    // Gone from its table, it is still there.
+    // An item that is gone from its table is still in the ledger.
     done(&processor, &[changed("o7", 3, Some(2), None)]).await;
     let status = processor.ledgers(&options).await.unwrap().remove(0);
     assert_eq!((status.items, status.settled), (8, 3));
@@ -184,7 +184,7 @@ async fn an_audit_ends_at_the_first_settled_item_and_not_before() {
     }
 }
 
-/// Item `id` of the table, of so many cents.
+/// Item `id` of the table, of `cents` cents.
 fn row(id: &str, cents: i64) -> Row {
     match scanned(id, order("ann", cents)) {
         Record::Scanned(row) => row,

@@ -16,7 +16,7 @@ use murmur_state::{
 use crate::support::{Order, change, clock, item, order, scanned, value};
 use crate::{error, outcomes};
 
-/// A pipeline that settles, and what its processes share.
+/// A pipeline that settles, and the state that its processes share.
 struct World {
     store: MemoryStore<Sum>,
     clock: ManualClock,
@@ -34,7 +34,7 @@ impl World {
 
     fn pipeline(&self, keeps_expired: bool) -> Pipeline<Order> {
         let definition = Pipeline::builder("totals")
-            // Several customers, with commas in between.
+            // Several customers, separated by commas.
             .keys(|o: &Order, out| o.customer.split(',').for_each(out))
             .value(|o| o.cents)
             .aggregate(Sum::new())
@@ -51,7 +51,7 @@ impl World {
         Processor::builder([self.pipeline(false)]).clock(Arc::new(self.clock.clone()))
     }
 
-    /// A process that passes over what can never count.
+    /// A process that passes over records that can never count.
     fn process(&self) -> Processor<Order> {
         let rejected = Arc::clone(&self.rejected);
         let builder = self.builder().on_rejected(move |_| {
@@ -61,7 +61,7 @@ impl World {
         builder.build().unwrap()
     }
 
-    /// A process that has heard that items settle.
+    /// A process that knows that items settle.
     async fn settling(&self) -> Processor<Order> {
         let processor = self.process();
         processor.bind(None, Deadline::NONE).await.unwrap();
@@ -115,7 +115,7 @@ async fn only_a_ledger_settles_and_it_asks_for_old_images() {
     };
     assert!(source.to_string().contains("settle"), "{source}");
 
-    // A change without its old image is no record's fault.
+    // A change without its old image is not the record's fault.
     let processor = world.settling().await;
     let bare = Change {
         old_image: None,
@@ -150,7 +150,7 @@ async fn a_process_hears_of_it_within_a_minute_and_is_right_before() {
     .await;
     assert!(world.is_settled("1").await);
 
-    // One that has not heard counts changes of settled items all the same.
+    // A process that does not know counts changes of settled items all the same.
     let deaf = World {
         clock: world.clock.clone(),
         store: world.store.clone(),
@@ -203,7 +203,7 @@ async fn what_is_refused_contributes_nothing_on_either_side() {
                     .remove(0);
                 assert!(outcome.is_done(), "{outcome:?}");
                 assert_eq!(value(&world.store, "a").await, Some(wanted), "{record:?}");
-                // As a new image, and not as an old one.
+                // As a new image, but not as an old one.
                 assert_eq!(world.rejections(), rejected, "{record:?}");
             }
         }
@@ -232,7 +232,8 @@ async fn what_fits_no_sum_is_passed_over_in_the_ledger_only() {
         (0, Some(5))
     );
 
-    // In the ledger, which has something else than the change says: passed over, and it stays there.
+    // The ledger's contribution differs from the change's old image: it is passed over, and the
+    // item stays.
     outcomes(&processor, &[scanned("3", order("a", 7))]).await;
     let over = at(4, "3", Some(order("a", 1)), Some(order("full", 6)));
     let outcome = outcomes(&processor, &[over]).await.remove(0);
@@ -242,7 +243,7 @@ async fn what_fits_no_sum_is_passed_over_in_the_ledger_only() {
         (1, Some(5))
     );
     assert!(!world.is_settled("3").await);
-    // What comes next replaces nothing by what it says, and settles.
+    // The next change replaces the empty contribution by its own, and settles the item.
     outcomes(
         &processor,
         &[at(5, "3", Some(order("full", 6)), Some(order("a", 2)))],

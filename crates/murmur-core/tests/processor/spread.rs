@@ -26,7 +26,7 @@ fn spread(table: &Table, rows: u32) -> Spread<Sum, Table> {
     store.only(["all"]).unwrap()
 }
 
-/// What each customer spends, and all of them.
+/// The total of each customer, and of all of them.
 fn totals() -> Definition<Order, Sum> {
     Pipeline::builder("totals")
         .keys(|o: &Order, out| {
@@ -46,7 +46,7 @@ fn customer(n: i64) -> &'static str {
     ["ann", "bob", "cid"][n as usize % 3]
 }
 
-/// What became of order `n` at `sequence`.
+/// The change of order `n` at `sequence`.
 fn changed(n: i64, sequence: u64, old: Option<i64>, new: Option<i64>) -> Record {
     let image = |cents: Option<i64>| cents.map(|cents| order(customer(n), cents));
     Record::Changed(Change {
@@ -96,7 +96,7 @@ async fn exactly_once_counts_every_order_once_in_whatever_row() {
     assert_eq!(rows_of_all(&table), 8);
     assert_eq!(table.rows().len(), 8 + 3);
 
-    // A customer by the name of a row is rejected alone.
+    // Only the customer with the name of a sub-row is rejected.
     let (eight, _) = processor(pipeline());
     let batch = [insert("x", order("all#3", 9)), insert("y", order("ann", 1))];
     let answers = outcomes(&eight, &batch).await;

@@ -1,4 +1,4 @@
-//! What the tests of pipelines and processor share: records, and stores that fail by script.
+//! Shared by the tests of pipelines and processor: records, and stores that fail by script.
 
 #![allow(unreachable_pub, reason = "a module of the test that uses it")]
 
@@ -63,7 +63,7 @@ fn keys(id: &str) -> Item {
     item(&[("order_id", AttributeValue::S(id.into()))])
 }
 
-/// The change that `event` describes: what was, what is.
+/// The change that `event` describes, with the state before and after it.
 pub fn change(event: &str, id: &str, old: Option<Item>, new: Option<Item>) -> Change {
     let name = match (&old, &new) {
         (None, _) => EventName::Insert,
@@ -109,7 +109,7 @@ pub enum Answer {
 
 type Script = dyn FnMut(&Add<i64>) -> Answer + Send;
 
-/// A store of sums that answers each write as a script says.
+/// A store of sums that answers each write by a script.
 pub type Scripted = Intercepted<Scripting>;
 
 /// The script of a store.
@@ -118,11 +118,11 @@ pub struct Scripting {
     pub inner: MemoryStore<Sum>,
     script: Arc<Mutex<Box<Script>>>,
     pub writes: Arc<AtomicUsize>,
-    /// How many outcomes more than entries it answers.
+    /// By how many its outcomes exceed the entries.
     pub miscounts: isize,
 }
 
-/// A store that answers as `script` says.
+/// A store that answers by `script`.
 pub fn scripted(script: impl FnMut(&Add<i64>) -> Answer + Send + 'static) -> Scripted {
     Intercepted(Scripting {
         inner: MemoryStore::new(Sum::new()),
@@ -149,7 +149,7 @@ impl Scripting {
     }
 }
 
-/// Keys at which something failed that is not the record's own fault.
+/// Keys at which an entry failed by a fault that is not the record's own.
 #[derive(Default)]
 struct Stopped(Vec<Key>);
 
@@ -253,8 +253,8 @@ impl Intercept for Scripting {
         self.counted(outcomes)
     }
 
-    /// All keys of an item or none, as the script answers for the worst of them. What is not done
-    /// holds up what comes after it of the same item.
+    /// All keys of an item or none, as the script answers for the worst of them. An entry that is
+    /// not done blocks later ones of the same item.
     async fn replace(&self, bound: &Bound, items: &[Replace<i64>], by: Deadline) -> Vec<Outcome> {
         let mut stopped = Stopped::default();
         let mut outcomes = Vec::new();
@@ -297,7 +297,7 @@ impl Intercept for Scripting {
     }
 }
 
-/// A deduper whose claims and releases fail as often as told.
+/// A deduper whose claims and releases fail a given number of times.
 #[derive(Clone, Default)]
 pub struct FlakyDeduper {
     pub inner: MemoryDeduper,
@@ -305,7 +305,7 @@ pub struct FlakyDeduper {
     pub refuse_claims: Arc<AtomicUsize>,
     pub releases: Arc<AtomicUsize>,
     pub refuse_releases: Arc<AtomicUsize>,
-    /// By when each claim had to be made.
+    /// The deadline of each claim.
     pub claims: Arc<Mutex<Vec<Deadline>>>,
 }
 
@@ -386,8 +386,8 @@ impl Recorder for Counts {
     fn error(&self, _name: &str, _error: &(dyn std::error::Error + 'static)) {}
 }
 
-/// What an inspection of the table finds that has these rows in its first scan, its second and so on,
-/// and no others to look up; and how many rows can never count.
+/// The findings of an inspection of a table that has these rows in its first scan, its second and
+/// so on, and no others to look up; and the number of rows that can never count.
 pub(crate) async fn inspected(
     processor: &Processor<Order>,
     table: impl Fn(usize) -> Vec<Row>,

@@ -78,7 +78,7 @@ async fn an_arrival_that_cannot_be_is_rejected_and_one_ahead_of_the_clock_waits_
     };
     let millis = outcomes(&processor, &[at(NOW * 1000)]).await.remove(0);
     assert_eq!(error(&millis).fault(), Fault::Record);
-    // Either clock may be wrong: not the record's fault.
+    // Either clock may be wrong, so it is not the record's fault.
     let ahead = at(NOW + 3600);
     let early = outcomes(&processor, std::slice::from_ref(&ahead)).await;
     assert_eq!(error(&early[0]).fault(), Fault::Setup);
@@ -118,7 +118,7 @@ async fn arrival_windows_go_by_the_changes_own_time_on_every_delivery() {
             ttl: None,
         }]
     );
-    // A row that was scanned did not arrive.
+    // A scanned row has no time of arrival.
     let scanned = outcomes(&processor, &[scanned("1", order("a", 5))])
         .await
         .remove(0);

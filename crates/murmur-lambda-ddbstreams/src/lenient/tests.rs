@@ -38,7 +38,7 @@ fn reason(record: &EventRecord) -> &str {
         .unwrap_or_else(|| panic!("{name}"))
 }
 
-/// The record with what `path` leads to replaced, or removed.
+/// The record with the value at `path` replaced or removed.
 fn with(path: &str, value: Option<Value>) -> Value {
     let mut record = whole();
     let (parent, name) = path.rsplit_once('/').unwrap();
@@ -133,7 +133,7 @@ fn of_a_record_whose_image_cannot_be_read_all_else_is_read() {
             assert_eq!(record.change, expected);
         }
     }
-    // Of something said twice nothing tells which is right.
+    // If a member appears twice, nothing tells which one is right.
     let odd = with("/dynamodb/NewImage", Some(json!(5))).to_string();
     for (once, twice) in [
         ("\"OldImage\":", "\"OldImage\":{},\"OldImage\":"),
@@ -325,7 +325,7 @@ fn is_item(item: &Item, json: &Value) -> bool {
     }
 }
 
-/// Whether what was read of a record is what it says.
+/// Whether the record as read says what the JSON says.
 fn is_faithful(record: &EventRecord, json: &Value) -> bool {
     let notes = ImageNotes::read(record.record_format.as_deref());
     let is_image = |item: &Item, note: &ImageNote, json: &Value| match note {
@@ -375,7 +375,8 @@ proptest! {
             prop_assert!(event.is_err());
             return Ok(());
         };
-        // Two lists of `Records` in one object are refused, and nothing else that has one.
+        // Two lists of `Records` in one object are refused; every other object with a list is
+        // accepted.
         let Ok(event) = event else {
             let error = event.unwrap_err().to_string();
             prop_assert!(error.contains("duplicate field"), "{error}");

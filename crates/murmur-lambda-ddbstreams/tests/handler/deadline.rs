@@ -20,7 +20,7 @@ fn twenty() -> Event {
     event((1..=20).map(|n| insert(n, &format!("c{n}"), 1)))
 }
 
-/// How many of [`twenty`] are done, each taking 100 ms, in an invocation of `time`.
+/// How many of [`twenty`] are done, each taking 100 ms, in an invocation that lasts `time`.
 async fn done_in(time: Duration, margin: Option<Duration>) -> usize {
     let clock = clock();
     let store = Scripted::taking(MILLIS_100, &clock, Sum::new());

@@ -125,7 +125,7 @@ async fn a_failed_record_without_a_sequence_number_fails_the_invocation_by_its_e
         };
         assert!(matches!(source.as_deref(), Some(RecordError::Store { .. })));
 
-        // Nothing is lost: the batch comes again.
+        // Nothing is lost: the batch is delivered again.
         handler.call(parse(json)).await.unwrap();
         assert_eq!(store.total("alice"), Some(1250));
     }

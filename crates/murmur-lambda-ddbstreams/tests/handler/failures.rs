@@ -1,4 +1,4 @@
-//! What fails, how often it is tried, and what is reported.
+//! Which records fail, how often they are retried, and what is reported.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -136,8 +136,8 @@ async fn the_budget_ends_what_would_go_on_for_ever() {
         assert_eq!(reported(&answer), [number(2)]);
         let taken = time.monotonic() - begun;
         let budget = Duration::from_secs(budget);
-        // It is counted from the last success, of the first round of three writes; a write that was
-        // begun in time is waited for.
+        // It is counted from the last success, the first round of three writes. A write that was
+        // started in time is waited for.
         assert!(
             taken < budget + 4 * one && taken > budget * 9 / 10,
             "{taken:?}"
@@ -145,7 +145,7 @@ async fn the_budget_ends_what_would_go_on_for_ever() {
     }
 }
 
-/// The longest waits before the second, third … try, over many seeds.
+/// The longest waits before the second, third … attempt, over many seeds.
 async fn longest_waits(told: Option<(Duration, Duration)>) -> Vec<Duration> {
     let mut longest = vec![Duration::ZERO; 10];
     for seed in 0..100 {

@@ -1,4 +1,4 @@
-//! Options that cannot be used, and what the types promise.
+//! Invalid options, and what the types promise.
 
 use std::time::Duration;
 

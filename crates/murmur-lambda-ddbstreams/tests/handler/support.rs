@@ -21,7 +21,7 @@ pub(crate) struct Order {
     pub(crate) amount_cents: i64,
 }
 
-/// What happens to a request instead of its being done.
+/// A fault in place of a request.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     Throttle,
@@ -55,7 +55,7 @@ impl Step {
     }
 }
 
-/// Steps by the entity or id they are for, used up one after the other.
+/// Steps for each entity or id, used up in order.
 #[derive(Debug, Clone, Default)]
 struct Script(Arc<Mutex<HashMap<String, VecDeque<Step>>>>);
 

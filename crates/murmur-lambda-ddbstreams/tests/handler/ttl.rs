@@ -49,7 +49,7 @@ fn handler(mode: Mode, keeps: bool) -> (Handler<Order>, MemoryStore<Sum>, Seen) 
     (handler, rows, seen)
 }
 
-/// Bob's order goes; what the definition says decides what stays.
+/// Bob's order is removed. The definition decides what remains.
 fn expected(keeps: bool, by_ttl: bool) -> (Option<i64>, u64) {
     match keeps && by_ttl {
         true => (Some(1000), 1),

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Order, Scripted, Seen, clock, insert, number, reported, totals};
 
-/// As `lambda_runtime` does it, which deserializes with the path of what is wrong.
+/// As `lambda_runtime` does it: deserializes with the path of the error.
 async fn invoke(
     handler: &Handler<Order>,
     records: impl Into<Value>,
@@ -26,7 +26,7 @@ async fn invoke(
     handler.invoke(event).await
 }
 
-/// Takes what is rejected.
+/// Takes the rejected records.
 fn taking(builder: ProcessorBuilder<Order>) -> (Handler<Order>, Arc<Mutex<Vec<Rejected>>>) {
     let taken = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&taken);
@@ -37,7 +37,7 @@ fn taking(builder: ProcessorBuilder<Order>) -> (Handler<Order>, Arc<Mutex<Vec<Re
     (Handler::new(builder.build().unwrap()), taken)
 }
 
-/// Three records, the second of which becomes what `odd` makes of it.
+/// Three records, of which `odd` changes the second.
 fn batch(odd: impl Fn(&mut Value)) -> [Value; 3] {
     let [one, mut two, three] = [
         insert(1, "alice", 5),
@@ -165,7 +165,7 @@ async fn the_image_that_can_be_read_counts_once_the_callback_took_the_other() {
         |image| image["amount_cents"] = json!({ "N": 7 }),
         |image| image["amount_cents"] = json!({ "VECTOR": "7" }),
         |image| *image = json!("gone"),
-        // What a decoder refuses: the same becomes of it.
+        // A record that a decoder refuses is handled in the same way.
         |image| *image = json!({ "customer": { "BOOL": true } }),
     ];
     for odd in images {
@@ -188,7 +188,7 @@ async fn the_image_that_can_be_read_counts_once_the_callback_took_the_other() {
                 assert_eq!(reported(&answer), [""; 0], "{second}");
             }
             let found = (total(&rows, "alice"), total(&rows, "bob"));
-            // A removal that has a new image has one that counts for nothing.
+            // A removal with a new image: that image does not count.
             assert_eq!(found, left, "{second}");
             let errors: Vec<_> = {
                 let taken = taken.lock().unwrap();
@@ -276,7 +276,7 @@ async fn an_old_image_of_nothing_takes_nothing_back() {
     assert_eq!(reported(&answer.unwrap()), [""; 0]);
     assert_eq!(store.total("alice"), Some(5));
 
-    // Elsewhere an item without attributes is one that cannot be decoded: the record's fault.
+    // In any other place an item without attributes cannot be decoded, which is the record's fault.
     for (name, side) in [
         ("MODIFY", "NewImage"),
         ("INSERT", "NewImage"),
@@ -288,7 +288,8 @@ async fn an_old_image_of_nothing_takes_nothing_back() {
         assert_eq!(taken.lock().unwrap().len(), 1, "{name}, {side}");
     }
 
-    // A stream that does not carry it is set up wrongly: reported, and not handed over.
+    // A stream that does not carry it is set up wrongly, which is reported and not passed to the
+    // callback.
     let (handler, taken) = taking(Processor::builder([totals(&store)]));
     let answer = invoke(&handler, [odd("MODIFY", "OldImage", "NEW_IMAGE")]).await;
     assert_eq!(reported(&answer.unwrap()), [number(1)]);

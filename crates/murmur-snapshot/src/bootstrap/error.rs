@@ -12,7 +12,7 @@ use crate::run_record::RunRecordError;
 ///
 /// In every case the run's record stays as it was: absent if the run was refused before it began,
 /// unfinished otherwise. The checkpoints of its segments are kept.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BootstrapError {
     /// An option cannot be used.
@@ -368,6 +368,8 @@ pub enum BootstrapError {
         row: String,
     },
 }
+
+murmur_state::debug_as_message!(BootstrapError);
 
 impl BootstrapError {
     /// Whether running the same again can help without anything being changed first.

@@ -45,7 +45,7 @@ impl Report {
 
 /// A bootstrap captured no handoff token, so it is not known where the stream consumer has to
 /// begin.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "run `{run}` captured no handoff token, because its source has no stream, or no client for it: \
      it is not known where to begin reading the stream; switch a stream on, and bootstrap into new \
@@ -56,6 +56,8 @@ pub struct NoToken {
     /// The run.
     pub run: String,
 }
+
+murmur_state::debug_as_message!(NoToken);
 
 /// How a call of a bootstrap ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

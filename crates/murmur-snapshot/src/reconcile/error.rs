@@ -8,7 +8,7 @@ use crate::error::SourceError;
 /// Why a reconcile was refused, or failed.
 ///
 /// What was repaired before it failed stays repaired.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ReconcileError {
     /// An option cannot be used.
@@ -80,6 +80,8 @@ pub enum ReconcileError {
         source: Box<ReconcileError>,
     },
 }
+
+murmur_state::debug_as_message!(ReconcileError);
 
 impl From<InspectionError> for ReconcileError {
     fn from(error: InspectionError) -> Self {

@@ -5,7 +5,7 @@ use crate::error::SourceError;
 use crate::run_record::RunRecordError;
 
 /// Why items may not settle, or could not be told to.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SettleError {
     /// An option cannot be used.
@@ -126,6 +126,8 @@ pub enum SettleError {
     #[error("items do not settle in every pipeline yet; fix the cause and run this again")]
     State(#[source] Box<RecordError>),
 }
+
+murmur_state::debug_as_message!(SettleError);
 
 impl SettleError {
     /// Whether running the same again can help without anything being changed first.

@@ -93,7 +93,7 @@ impl Image {
     }
 
     /// The bytes that one generation of ids may take in a row of `budget`: half of the space that
-    /// the rest of the row leaves. It takes as many budgets as leave a quarter of one.
+    /// the rest of the row leaves in the least number of budgets that leaves a quarter of one.
     fn half(&self, budget: usize) -> usize {
         let whole = (self.base + budget / 4).next_multiple_of(budget.max(1));
         (whole - self.base) / 2

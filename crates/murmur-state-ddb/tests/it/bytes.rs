@@ -14,7 +14,7 @@ use crate::support::{
     Total, Words, add, b, key, n, put_row, row, s, state_table, virtual_time, wire_on, words,
 };
 
-/// A store of totals over `wire`, with virtual waits.
+/// A store of totals over `wire`, with waits in virtual time.
 fn totals(dynamo: &Dynamo, wire: &Wire, table: &str) -> (BytesStore<Total>, ManualClock) {
     let (clock, options) = virtual_time();
     let store = BytesStore::with_options(wire.client(dynamo), table, Total, options);
@@ -29,7 +29,7 @@ async fn merge_one(store: &BytesStore<Total>, value: i64) -> Result<(), StoreErr
     }
 }
 
-/// A row of another writer's, as JSON on the wire; `AQ…` is the total 3, `dG9r` a token.
+/// A row of another writer, as JSON on the wire. `AQ…` is the total 3, `dG9r` a token.
 fn strange_row(ver: u64) -> Value {
     json!({
         "pk": {"S": "k"}, "sk": {"N": "0"},
@@ -114,7 +114,7 @@ async fn a_lost_race_goes_on_from_the_row_that_won_without_reading_it() {
         ("tok", token),
     ];
     put_row(&dynamo.client(), &table, "k", &attributes).await;
-    // The first read is from before that row.
+    // The first read is from before that row existed.
     let name = table.clone();
     let wire = wire_on("BatchGetItem", move |_| read_answer(&name, &[]));
     let (store, clock) = totals(&dynamo, &wire, &table);
@@ -188,8 +188,8 @@ async fn a_swap_that_never_arrived_is_sent_again() {
 async fn a_swap_that_arrives_late_is_not_applied_twice() {
     let dynamo = Dynamo::connect().await;
     let table = state_table(&dynamo).await;
-    // The swap is applied, but the look at the row still shows it without: as if it had been
-    // under way. The second one then finds the first.
+    // The swap is applied, but the first read after it still shows the row without it, as if the
+    // swap were in progress. The second read finds it.
     let name = table.clone();
     let wire = Wire::new(
         move |request| match (request.operation.as_str(), request.nth) {
@@ -214,7 +214,7 @@ async fn a_swap_beaten_by_another_writer_is_combined_anew() {
         ("tok", b(b"tok")),
     ];
     put_row(&dynamo.client(), &table, "k", &attributes).await;
-    // It knew no row and its answer was lost; now there is version 1, of somebody else.
+    // It knew of no row and its answer was lost. Now there is version 1, of another writer.
     let name = table.clone();
     let wire = Wire::new(
         move |request| match (request.operation.as_str(), request.nth) {
@@ -232,7 +232,7 @@ async fn a_swap_beaten_by_another_writer_is_combined_anew() {
 async fn where_nobody_can_tell_only_an_idempotent_value_goes_again() {
     let dynamo = Dynamo::connect().await;
     let table = state_table(&dynamo).await;
-    // Its answer was lost, and by the time it looks the row has moved on by many versions.
+    // Its answer was lost, and by the time of the read the row is many versions ahead.
     let name = table.clone();
     let wire = Wire::new(
         move |request| match (request.operation.as_str(), request.nth) {
@@ -287,7 +287,7 @@ async fn a_doubt_is_not_hidden_by_a_later_failure() {
     let dynamo = Dynamo::connect().await;
     let table = state_table(&dynamo).await;
     let throttle = || Action::error(400, "ThrottlingException", "");
-    // The look at the row fails; or the second swap does.
+    // Either the read of the row fails, or the second swap.
     let look = Wire::new(
         move |request| match (request.operation.as_str(), request.nth) {
             ("UpdateItem", 0) => Action::DropBefore,
@@ -445,7 +445,7 @@ async fn rows_of_the_exact_modes_are_refused() {
     for trace in ["cur", "prev", "per", "led"] {
         let attributes = [("v", b(b"1a")), ("ver", n(1)), (trace, n(1))];
         put_row(&client, &table, trace, &attributes).await;
-        // Seen when the row is read, and by the condition if it turned after that.
+        // Found when the row is read, or by the condition if it changed after that.
         let name = table.clone();
         let late = wire_on("BatchGetItem", move |_| read_answer(&name, &[]));
         for wire in [Wire::calm(), late] {

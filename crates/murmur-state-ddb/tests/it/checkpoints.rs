@@ -50,7 +50,7 @@ async fn rows_that_are_no_longer_needed_are_removed() {
     for (over, data, left) in steps {
         place.save("c", data, Some(over)).await.unwrap();
         assert_eq!(rows(&dynamo, &table).await.len(), left);
-        // What is refused leaves nothing.
+        // A refused save leaves no rows.
         assert_eq!(
             place.save("c", &large("other"), Some(over)).await.unwrap(),
             Saved::Conflict
@@ -61,8 +61,8 @@ async fn rows_that_are_no_longer_needed_are_removed() {
     assert_eq!(rows(&dynamo, &table).await, [""; 0]);
 }
 
-/// Fails at every request in turn, before it is carried out or after: what is loaded then is what
-/// was there or what was saved, and the same save can be made again.
+/// Fails at every request in turn, before or after it is carried out. A load then returns the text
+/// from before or the saved one, and the same save can be repeated.
 #[tokio::test]
 async fn a_save_that_fails_anywhere_leaves_the_old_text_or_the_new_one() {
     let dynamo = Dynamo::connect().await;

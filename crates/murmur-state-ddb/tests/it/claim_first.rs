@@ -48,7 +48,7 @@ impl Likes {
         Self::on(state, markers, wire.client(dynamo))
     }
 
-    /// An invocation of its own on the same tables.
+    /// A separate invocation on the same tables.
     fn racing(&self, client: Client) -> Self {
         Self::on(self.state.clone(), self.markers.clone(), client)
     }
@@ -128,7 +128,7 @@ async fn claims_are_given_back_when_the_merge_fails_and_the_events_count_when_th
 #[tokio::test]
 async fn claims_whose_answers_were_lost_count_once() {
     let dynamo = Dynamo::connect().await;
-    // All claims of the batch are under way before the first is sent again.
+    // All claims of the batch are in progress before the first is sent again.
     let wire = wire_on("PutItem", |request| match request.nth {
         0..20 => Action::lose_answer(),
         _ => Action::Pass,
@@ -143,7 +143,7 @@ async fn claims_whose_answers_were_lost_count_once() {
 
 #[tokio::test]
 async fn an_addition_whose_answer_was_lost_is_counted_again() {
-    // What the mode is documented to get wrong.
+    // What the mode is documented not to guarantee.
     let dynamo = Dynamo::connect().await;
     let wire = wire_on("UpdateItem", |request| match request.nth {
         0 => Action::lose_answer(),
@@ -189,8 +189,9 @@ async fn a_row_with_ids_of_the_exact_modes_is_refused_and_its_claims_are_given_b
 /// How often each kind of fault was met.
 type Met = Arc<Mutex<HashMap<&'static str, u32>>>;
 
-/// Faults on claims and releases of every kind, their answers lost included; merges that fail
-/// cleanly. None comes thrice in a row for one row, so that every retry ends well.
+/// Faults of every kind on claims and releases, including lost answers, and merges that fail
+/// cleanly. No fault comes three times in succession for one row, so every retry succeeds in the
+/// end.
 fn stormy(seed: u64, met: &Met) -> Wire {
     let met = met.clone();
     let (random, rows) = (Random::seeded(seed), Mutex::new(HashMap::new()));
@@ -213,7 +214,7 @@ fn stormy(seed: u64, met: &Met) -> Wire {
             _ if *in_a_row == 2 => ("none", Action::Pass),
             0 | 1 => ("throttled", throttle()),
             2 => ("refused", Action::error(500, "InternalServerError", "no")),
-            // A merge fails for good, so that its claims are given back.
+            // A merge fails permanently, so its claims are released.
             3 | 4 if merge => (
                 "refused for good",
                 Action::error(400, "AccessDeniedException", "no"),
@@ -243,7 +244,7 @@ async fn whatever_befalls_claims_and_releases_each_event_counts_once() {
         let batch: Vec<_> = (0..24)
             .map(|n| like(&n.to_string(), pages[n % 3]))
             .collect();
-        // Both have all records; the second in other company.
+        // Both batches have all records, the second in another grouping.
         let until_done = async |likes: &Likes, size: usize| {
             for chunk in batch.chunks(size) {
                 let mut left = chunk.to_vec();
@@ -291,7 +292,7 @@ async fn a_claim_that_arrives_after_it_was_given_back_hides_its_event() {
     let batch = [like("1", "home")];
     assert!(!likes.send(&batch).await[0].is_done());
     assert_eq!(likes.claims(&dynamo.client()).await, 0, "given back");
-    // The first try was not dropped, it was late.
+    // The first attempt was not dropped, only late.
     let late = &wire.requests()[0].body["Item"];
     let put = dynamo.client().put_item().table_name(&likes.markers);
     let put = put
@@ -306,7 +307,7 @@ async fn a_claim_that_arrives_after_it_was_given_back_hides_its_event() {
 
 #[tokio::test]
 async fn an_event_met_while_another_holds_its_claim_is_taken_for_counted() {
-    // What the mode is documented to get wrong: the holder may still fail, or die.
+    // What the mode is documented not to guarantee: the holder may still fail or die.
     let dynamo = Dynamo::connect().await;
     let wire = wire_on("UpdateItem", |_| Action::Hang);
     let likes = Likes::over(&dynamo, &wire).await;

@@ -31,7 +31,7 @@ async fn put_marker(client: &Client, table: &str, id: &str, rest: &[(&str, Attri
     put.send().await.unwrap();
 }
 
-/// A client that sends again on its own, over `wire`.
+/// A client with retries of its own, over `wire`.
 fn eager(dynamo: &Dynamo, wire: &Wire) -> Client {
     let retries = RetryConfig::standard().with_max_attempts(9);
     let config = dynamo
@@ -68,7 +68,7 @@ async fn a_claim_is_remembered_for_48_hours_unless_told_otherwise() {
             Claim::Duplicate
         );
         clock.advance(Duration::from_secs(2));
-        // Expired, though nobody has deleted the row.
+        // Expired, though the row is not deleted yet.
         assert_eq!(
             deduper.claim("id", &b, Deadline::NONE).await.unwrap(),
             Claim::First
@@ -95,7 +95,7 @@ async fn a_marker_of_the_original_is_a_duplicate_until_it_expires() {
     assert_eq!(claim("live").await, Claim::Duplicate);
     assert_eq!(claim("expired").await, Claim::First);
     assert_eq!(claim("endless").await, Claim::Duplicate);
-    // And nobody releases what names no owner.
+    // A marker without an owner is released by none.
     deduper.release("live", &a, Deadline::NONE).await.unwrap();
     assert_eq!(claim("live").await, Claim::Duplicate);
 }

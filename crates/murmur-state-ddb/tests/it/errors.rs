@@ -109,7 +109,7 @@ async fn refusals_become_what_the_caller_can_do() {
             Setup,
             "another key schema",
         ),
-        // Proven bad: the words of DynamoDB, DynamoDB Local and the embedded server.
+        // Proven bad, in the texts of DynamoDB, DynamoDB Local and the embedded server.
         (
             "ValidationException",
             "Number overflow. Attempting to store a number with magnitude larger than supported \
@@ -313,7 +313,7 @@ async fn credentials_that_fail_to_load_pass_and_those_that_are_missing_do_not() 
             || CredentialsError::provider_error("503 from STS"),
             Fault::Transient,
         ),
-        // How the provider of container credentials tells that its endpoint is not reached.
+        // How the provider of container credentials reports that its endpoint cannot be reached.
         (
             || {
                 let refused = ConnectorError::io("connection refused".into());

@@ -22,7 +22,7 @@ async fn sum(store: &Int64SumStore, adds: &[Add<i64>]) -> Vec<Outcome> {
 async fn a_total_reaches_both_ends_of_i64_and_never_leaves_it() {
     let dynamo = Dynamo::connect().await;
     let store = Int64SumStore::new(dynamo.client(), state_table(&dynamo).await);
-    // (first, second, total): the second is refused where the total stays the first.
+    // (first, second, total): the second is refused if the total stays the first.
     let cases = [
         (i64::MAX, 1, i64::MAX),
         (i64::MAX, i64::MAX, i64::MAX),
@@ -104,7 +104,7 @@ async fn rows_carry_the_shared_layout() {
     let table = state_table(&dynamo).await;
     let client = dynamo.client();
     let store = Int64SumStore::new(client.clone(), &*table);
-    // A row as the original leaves it.
+    // A row as the Go original leaves it.
     put_row(&client, &table, "shared", &[("v", n(40)), ("ttl", n(5))]).await;
     let kept = Add {
         ttl: Some(1_900_000_000),
@@ -155,7 +155,7 @@ async fn a_row_of_the_wrong_shape_is_named_and_left_alone() {
         let sums = Int64SumStore::new(client.clone(), &*table);
         let highest = Int64MaxStore::new(client.clone(), &*table);
         let mut errors = vec![sums.get(&key(entity)).await.unwrap_err()];
-        // A fraction is a number in range: DynamoDB has no integers, and only a read shows it.
+        // A fraction is a number in range. DynamoDB has no integers, so only a read detects it.
         if *entity != "fraction" {
             let adds = [add(entity, 1)];
             for outcomes in [
@@ -218,7 +218,7 @@ async fn rows_of_the_exact_modes_are_refused() {
     }
 }
 
-/// Clients that send again on their own, as far as the SDK lets them.
+/// Clients with retries of their own, as far as the SDK allows.
 fn eager_clients(dynamo: &Dynamo, wire: &Wire) -> [Client; 3] {
     [
         RetryConfig::standard(),

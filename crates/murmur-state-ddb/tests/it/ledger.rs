@@ -89,7 +89,7 @@ impl Books {
         Ledger::<Total>::replace(&self.store, &bound, items, Deadline::NONE).await
     }
 
-    /// Sends what failed and may succeed again, until all is settled.
+    /// Sends retryable failures again until all entries are settled.
     pub(crate) async fn settle(&self, items: &[Replace<i64>]) {
         let mut pending = items.to_vec();
         for _ in 0..100 {
@@ -119,7 +119,7 @@ impl Books {
         pipeline().marker("item", &[&self.state, ItemId::from_parts([item]).as_str()])
     }
 
-    /// What Time to Live does, when it is time.
+    /// Does what Time to Live does when a row's time has come.
     pub(crate) async fn forget(&self, item: &str) {
         let client = self.dynamo.client();
         let delete = client.delete_item().table_name(&self.marker_table);
@@ -147,7 +147,7 @@ impl Books {
         }
     }
 
-    /// Every row of state is the sum of the contributions that name it.
+    /// Checks that every state row is the sum of the contributions to it.
     pub(crate) async fn audit(&self) {
         let mut sums: BTreeMap<Key, i64> = BTreeMap::new();
         for known in self.list().await {
@@ -226,21 +226,21 @@ async fn it_does_what_the_reference_does() {
         let dice = &mut Rng::with_seed(seed);
         for _ in 0..25 {
             let adds = |dice: &mut Rng| {
-                // Exactly-once adds to no row that is about to go.
+                // Exactly-once adds to no row that is about to expire.
                 let mut buckets: Vec<i64> = (0..if settles { 3 } else { 4 }).collect();
                 dice.shuffle(&mut buckets);
                 buckets.truncate(dice.usize(0..3));
                 let add = |bucket| Add {
                     key: Key::new("k", bucket).unwrap(),
                     value: dice.i64(-5..10),
-                    // 1970 has passed on every clock.
+                    // 1970 is past on every clock.
                     ttl: (bucket == 3).then_some(1),
                 };
                 buckets.into_iter().map(add).collect::<Vec<_>>()
             };
             let item = |dice: &mut Rng| format!("item-{}", dice.u8(..6));
             let (ours, theirs) = if dice.u8(..4) == 0 {
-                // The version that each has, or one beside it.
+                // The version of each item, or one beside it.
                 let drawn: Vec<_> = (0..dice.usize(1..4))
                     .map(|_| (item(dice), dice.i64(-1..3), adds(dice)))
                     .collect();
@@ -289,7 +289,7 @@ async fn it_does_what_the_reference_does() {
                         }
                     });
                 }
-                // Of several changes of an item, one call may make one.
+                // One call may make one of several changes of an item.
                 let mut items = BTreeSet::new();
                 batch.retain(|entry| !settles || items.insert(entry.item.clone()));
                 let ours = books.replace(&batch);
@@ -299,14 +299,15 @@ async fn it_does_what_the_reference_does() {
             let kinds = |outcomes: Vec<Outcome>| outcomes.iter().map(kind).collect::<Vec<_>>();
             assert_eq!(kinds(ours), kinds(theirs), "seed {seed}");
         }
-        // Bucket 3 may be gone: what was added to it and taken back at once may be there or not.
+        // Bucket 3 may be gone. A contribution that was added to it and taken back at once may be
+        // there or not.
         for bucket in 0..3 {
             let key = Key::new("k", bucket).unwrap();
             let (ours, theirs) = (books.store.get(&key).await, memory.get(&key).await);
             assert_eq!(ours.unwrap(), theirs.unwrap(), "seed {seed}: {key}");
         }
         let by_item = |known: Vec<LedgerEntry<i64>>| -> BTreeMap<ItemId, LedgerEntry<i64>> {
-            // Versions are each one's own.
+            // Each store counts versions in its own way.
             let known = known.into_iter().map(|known| LedgerEntry {
                 version: 0,
                 ..known
@@ -330,8 +331,8 @@ async fn a_page_takes_as_few_writes_as_can_be() {
         .collect();
     let outcomes = books.replace(&page).await;
     assert!(outcomes.iter().all(|one| matches!(one, Outcome::Applied)));
-    // A row of the ledger for each item, and a row of state wherever one of 7 keys begins or a
-    // transaction of 100 ends; nothing was read.
+    // A ledger row for each item, and a state row wherever one of 7 keys begins or a transaction of
+    // 100 ends. Nothing is read.
     let sizes = sizes(&wire);
     assert_eq!(sizes.len(), 11, "{sizes:?}");
     assert!(sizes.iter().sum::<usize>() <= 1000 + 7 + 11, "{sizes:?}");
@@ -339,7 +340,7 @@ async fn a_page_takes_as_few_writes_as_can_be() {
     assert_eq!(books.total("k0").await, Some(143));
     books.audit().await;
 
-    // Again, as after a crash: each transaction is refused once, and nothing is written.
+    // Again, as after a crash. Each transaction is refused once, and nothing is written.
     let outcomes = books.replace(&page).await;
     assert!(outcomes.iter().all(|one| matches!(one, Outcome::Duplicate)));
     assert_eq!(wire.count(TRANSACT), 22);
@@ -426,7 +427,7 @@ async fn lost_answers_count_once() {
     books.audit().await;
 }
 
-/// A wire on which, just before the first of these requests arrives, another process does `work`.
+/// A wire on which another process does `work` just before the first of these requests arrives.
 pub(crate) fn meanwhile<W>(
     operation: &'static str,
     work: impl Fn() -> W + Send + Sync + 'static,
@@ -511,7 +512,7 @@ async fn what_is_kept_is_forgotten_with_its_row() {
     let kept = books.known("x").await.unwrap().kept;
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].key, key("until 9"));
-    // Time to Live has not come to it yet.
+    // Time to Live has not removed it yet.
     assert_eq!(books.total("until 1").await, Some(1));
     assert_eq!(books.total("until 9").await, Some(1));
 }
@@ -553,7 +554,7 @@ async fn a_row_of_the_ledger_that_is_broken_is_named_and_fails_nobody_else() {
     let batch = [
         streamed("broken", 2, vec![add("a", 1)]),
         streamed("sound", 2, vec![add("a", 10)]),
-        // It is assumed that nothing is known of it.
+        // The item is assumed to be unknown.
         scanned("broken", vec![add("a", 100)]),
     ];
     for batch in [&batch[..2], &batch[1..]] {
@@ -615,7 +616,7 @@ async fn a_sum_composed_from_an_outdated_item_proves_no_overflow() {
             other.settle(&[streamed("x", 2, most)]).await;
         }
     });
-    // From what was read it is two more than that, which no row could hold.
+    // From the value read it is two more than that, which fits in no row.
     let books = first.elsewhere(&wire);
     let outcomes = books.replace(&[streamed("x", 3, vec![add("a", 7)])]).await;
     assert!(matches!(outcomes[..], [Outcome::Applied]), "{outcomes:?}");
@@ -689,7 +690,7 @@ async fn a_failure_that_is_nobodys_fault_stops_its_rows_only() {
         .collect();
     let outcomes = books.replace(&page).await;
     let count = |wanted: &str| outcomes.iter().filter(|one| kind(one) == wanted).count();
-    // What shares a transaction with the row shares its fate, and is done when sent again.
+    // Items that share a transaction with the row fail with it, and are done when sent again.
     assert_eq!(
         count("Transient") + count("Blocked") + count("Applied"),
         250
@@ -717,7 +718,7 @@ async fn an_overflow_is_blamed_on_the_one_entry_that_overflows() {
     let batch = [
         streamed("one", 1, vec![add("a", 4)]),
         streamed("two", 1, vec![add("b", 3)]),
-        // Of an item's changes only the middle one does not fit, and the last is what counts.
+        // Only the middle one of the item's changes does not fit, and the last one counts.
         streamed("three", 1, vec![add("a", 1)]),
         streamed("three", 2, vec![add("a", i64::MAX), add("b", 7)]),
         streamed("four", 1, vec![add("a", 100), add("b", 100)]),
@@ -837,7 +838,7 @@ pub(crate) async fn bind(books: &Books, binding: &Binding) -> Result<Bound, Stor
 async fn a_ledger_that_somebody_else_begins_at_the_same_time_is_ones_own() {
     let other = Arc::new(Books::over(&Wire::calm()).await);
     let first = Arc::clone(&other);
-    // Between the look for control rows and the one for any rows.
+    // Between the read of the control rows and the one for any rows.
     let wire = meanwhile("Scan", move || {
         let first = Arc::clone(&first);
         async move {
@@ -893,7 +894,7 @@ async fn what_may_be_forgotten_is_not_counted_anew() {
     let batch = [
         aged("unknown", 5, old),
         aged("young", 5, EVENT_LIFE),
-        // An item that is known cannot have been forgotten.
+        // A known item cannot have been removed from the ledger.
         streamed("known", 1, vec![add("a", 10)]),
         aged("known", 5, old),
     ];
@@ -965,7 +966,7 @@ async fn a_row_that_time_to_live_removed_is_left_alone_and_one_that_is_lost_is_t
     let books = Books::with(&Wire::calm(), options).await;
     let client = books.dynamo.client();
     let soon = Add {
-        // By the clock of Time to Live, which may be ahead, it has passed.
+        // The time has passed on the clock of Time to Live, which may be ahead.
         ttl: Some(clock.now().plus(Duration::from_secs(3600)).as_secs()),
         ..add("over", 5)
     };
@@ -1004,7 +1005,7 @@ async fn what_was_composed_long_ago_is_composed_anew() {
     let (clock, options) = virtual_time();
     let held = Arc::new(AtomicBool::new(true));
     let (time, once) = (clock.clone(), Arc::clone(&held));
-    // The process is suspended when it has read.
+    // The process is suspended after the read.
     let wire = wire_on("BatchGetItem", move |_| {
         if once.swap(false, Ordering::Relaxed) {
             time.advance(Duration::from_secs(3600));

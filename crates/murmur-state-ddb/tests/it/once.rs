@@ -28,7 +28,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// Row budgets: the default, one that holds a few ids, the least.
 const BUDGETS: [usize; 3] = [1024, 300, 21];
 
-/// A total per entity on tables of its own, over a wire, in virtual time.
+/// A total per entity on its own tables, over a wire, in virtual time.
 struct Totals {
     dynamo: Dynamo,
     clock: ManualClock,
@@ -62,7 +62,7 @@ impl Totals {
             .rules(self.rules.clone())
     }
 
-    /// Another process: it knows nothing of any row.
+    /// Another process, which knows no row yet.
     fn process(&self, wire: &Wire) -> Process {
         let (client, options) = (wire.client(&self.dynamo), self.options());
         let store = Int64SumStore::with_options(client, &*self.state, options);
@@ -96,7 +96,7 @@ impl Totals {
         rows.unwrap().items.unwrap()
     }
 
-    /// The events numbered so, made now, each adding 1 to `entity`.
+    /// Events with these numbers, created now, each adding 1 to `entity`.
     fn events(&self, entity: &str, numbers: std::ops::Range<u64>) -> Vec<Once<i64>> {
         numbers
             .map(|number| self.event(number, &[(entity, 1)]))
@@ -131,7 +131,7 @@ impl Process {
         apply(&self.store, events).await
     }
 
-    /// Sends events that must all be applied or duplicates; how many were applied.
+    /// Sends events that must all be applied or duplicates. Returns how many were applied.
     async fn done(&self, events: &[Once<i64>]) -> usize {
         let outcomes = self.send(events).await;
         let applied = |outcome: &&Outcome| match outcome {
@@ -268,7 +268,7 @@ async fn only_an_event_that_may_be_in_a_page_is_looked_up() {
     assert_eq!(looks(&wire), 1, "newer ones are in no page");
     assert_eq!(process.done(&events[..1]).await, 0);
     assert_eq!(looks(&wire), 2);
-    // As old as what was paged out, and never seen.
+    // As old as the ids that were paged out, and never seen.
     let mut late = totals.event(50, &[("a", 1)]);
     late.created = events[0].created;
     assert_eq!(process.done(std::slice::from_ref(&late)).await, 1);
@@ -308,7 +308,7 @@ async fn who_was_refused_by_a_row_that_moved_on_often_reads_it_first() {
         let after = (wire.count("BatchGetItem"), writes(&wire));
         sent.push((after.0 - before.0, after.1 - before.1));
     }
-    // Reads and writes: refused once, read first while others write, and no longer.
+    // Writes are refused once; then the row is read first, but only while others write it.
     assert_eq!(sent, [(0, 2), (1, 1), (1, 1), (1, 1), (0, 1), (0, 1)]);
 }
 
@@ -334,7 +334,7 @@ async fn events_without_a_creation_time_have_pages_of_their_own() {
     for process in [process, totals.process(&wire)] {
         assert_eq!(process.done(&events).await, 0);
     }
-    // Its source has it still, and hands it over anew.
+    // Its source still has it, and hands it over again.
     let mut held = totals.event(9, &[("a", 1)]);
     held.created = None;
     totals.clock.advance(HOUR + Duration::from_secs(1));
@@ -428,7 +428,7 @@ async fn nothing_is_sent_twice_by_the_sdk() {
     for number in 0..3 {
         process.done(&totals.events("a", number..number + 1)).await;
     }
-    // The page of the one id that the row forgets.
+    // The page of the one id that the row drops.
     let wire = fails();
     totals.process(&wire).send(&totals.events("a", 3..4)).await;
     assert_eq!(wire.count("UpdateItem"), 1);
@@ -447,7 +447,7 @@ async fn a_page_that_fails_keeps_the_ids_in_the_row_and_those_that_are_done_stay
         process.done(ten).await;
     }
     let before = totals.row("a").await;
-    // Ten pages: some of them fail, each time others.
+    // Ten pages, of which other ones fail each time.
     let wire =
         Wire::new(
             |request| match request.operation == "UpdateItem" && !writes_values(request) {
@@ -732,7 +732,7 @@ async fn a_ledgers_transactions_and_these_writes_take_one_row() {
         let items = [item];
         let replaced = Ledger::<Total>::replace(&process.store, &bound, &items, Deadline::NONE);
         let events = totals.events("a", number * 2..number * 2 + 2);
-        // Which of the two makes the row, and which comes first, differs.
+        // The two differ in which one makes the row, and in which one comes first.
         let (replaced, outcomes) = match round % 2 {
             0 => {
                 let outcomes = process.send(&events).await;
@@ -847,7 +847,7 @@ async fn duplicates_are_seen_before_an_overflow_is() {
     let (half, most) = (i64::MAX / 2, i64::MAX / 2 + 1);
     let taken = totals.event(0, &[("a", half)]);
     process.done(std::slice::from_ref(&taken)).await;
-    // Together with what was taken already the sum would leave the range; alone it does not.
+    // Together with the events already taken, the sum would leave the range; alone it does not.
     let outcomes = process
         .send(&[taken, totals.event(1, &[("a", most)])])
         .await;
@@ -962,7 +962,7 @@ async fn a_row_at_the_item_limit_stops_its_lane_and_no_other() {
     assert_eq!(bytes(store.get(&key("huge")).await.unwrap()), 10);
 }
 
-/// As many letters as were put in: bytes that grow, and are not idempotent.
+/// As many letters as were added: bytes that grow, and are not idempotent.
 #[derive(Clone, Debug)]
 struct Bag;
 

@@ -63,7 +63,7 @@ impl Tables {
     }
 }
 
-/// The error, which is a person's to mend, as it is shown.
+/// The error for a person to fix, as displayed.
 fn shown(bound: Result<Bound, StoreError>) -> String {
     let error = bound.unwrap_err();
     assert_eq!(error.fault(), Fault::Setup, "{error:?}");
@@ -137,7 +137,7 @@ async fn a_table_made_anew_without_the_other_is_noticed() {
     tables.bind(&first).await.unwrap();
     let markers = tables.markers.clone();
 
-    // Other markers know nothing of what the rows have taken.
+    // Another marker table does not have the events that the rows have taken.
     tables.markers = marker_table(&tables.dynamo).await;
     let text = shown(tables.bind(&first).await);
     assert!(
@@ -146,7 +146,8 @@ async fn a_table_made_anew_without_the_other_is_noticed() {
     );
     assert_eq!(tables.rows(&tables.markers).await, 0);
 
-    // A new state table of the old name: the markers still remember what its rows have lost.
+    // A new state table with the old name. The markers still remember events that its rows have
+    // lost.
     tables.markers = markers;
     let client = tables.dynamo.client();
     let row = client
@@ -172,7 +173,7 @@ async fn a_pair_left_half_made_is_completed_by_whoever_comes_next() {
         let wire = Wire::new(move |request| {
             let writes = ["TransactWriteItems", "UpdateItem"].contains(&&*request.operation);
             match sent.fetch_add(1, Ordering::Relaxed) == dies_at {
-                // The write is done, and the process dies.
+                // The write is done, and then the process dies.
                 true if writes => Action::DropAfter,
                 true => Action::error(400, "ResourceNotFoundException", ""),
                 false => Action::Pass,
@@ -207,7 +208,7 @@ async fn rows_that_no_ledger_knows_of_are_not_looked_for_after_the_deadline() {
     let (clock, options) = virtual_time();
     let second = Duration::from_secs(1);
     let deadline = Deadline::within(&clock, second);
-    // The look for the state row takes up the time.
+    // The read of the state row uses up the time.
     let wire = wire_on("BatchGetItem", move |_| {
         clock.advance(second);
         Action::Pass
@@ -228,7 +229,7 @@ async fn rows_that_no_ledger_knows_of_are_not_looked_for_after_the_deadline() {
 async fn a_pair_made_between_two_looks_is_no_broken_pair() {
     let tables = std::sync::Arc::new(Tables::new().await);
     let other = std::sync::Arc::clone(&tables);
-    // After the marker row was looked for, before the state row is.
+    // After the read of the marker row, and before that of the state row.
     let wire = wire_on("BatchGetItem", move |request| {
         if request.nth == 0 {
             let other = std::sync::Arc::clone(&other);
@@ -260,7 +261,7 @@ async fn of_two_pipelines_that_want_a_table_at_once_one_gets_it() {
         .map(|(binding, _)| binding.pipeline.as_str())
         .collect();
     assert_eq!(winners.len(), 1, "{bound:?}");
-    // Whoever lost was told so, or that somebody was in the way.
+    // Each loser gets the error of another owner, or a conflict.
     for error in bound.iter().filter_map(|bound| bound.as_ref().err()) {
         assert!(
             matches!(error.fault(), Fault::Setup | Fault::Contention),
@@ -309,7 +310,7 @@ async fn a_definition_that_changes_without_a_version_is_refused() {
     tables.bind(&binding("likes", 1)).await.unwrap();
 }
 
-/// Gives `attribute` of both control rows this value, or takes it off.
+/// Sets `attribute` of both control rows to this value, or removes it.
 async fn set(tables: &Tables, attribute: &str, value: Option<&str>) {
     let client = tables.dynamo.client();
     for (table, keys) in [
@@ -383,7 +384,7 @@ async fn a_check_writes_nothing_whatever_it_finds() {
     assert_eq!(sent, ["BatchGetItem", "GetItem"]);
 }
 
-// What a replica in another region shows: a local server keeps every region's tables apart.
+// What a replica in another region contains. A local server keeps the tables of every region apart.
 #[tokio::test]
 async fn a_second_region_is_refused_by_name() {
     let tables = Tables::new().await;

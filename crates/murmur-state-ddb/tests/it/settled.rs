@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::ledger::{Books, TRANSACT, bind, binding, kind, meanwhile, scanned, sizes, streamed};
 use crate::support::{Total, add, virtual_time};
 
-/// The change of `item` at `at` between two contributions, by which it is to settle.
+/// The change of `item` at `at` between two contributions, by which the item is to settle.
 fn change(item: &str, at: u64, before: Vec<Add<i64>>, now: Vec<Add<i64>>) -> Replace<i64> {
     changed_at(SystemClock::shared().now(), item, at, before, now)
 }
@@ -63,7 +63,7 @@ fn counts(wire: &Wire) -> BTreeMap<String, usize> {
     wire.counts()
 }
 
-/// What `books` sent on `wire` while it did `entries`: operations and how often.
+/// The requests that `books` sent on `wire` for `entries`: operations and their number.
 async fn sent(wire: &Wire, books: &Books, entries: &[Replace<i64>]) -> Vec<(String, usize)> {
     let before = counts(wire);
     let outcomes = books.replace(entries).await;
@@ -94,7 +94,7 @@ async fn a_first_change_costs_a_put_and_later_ones_a_read_at_the_most() {
     let books = Books::over(&wire).await;
     books.settle(&[scanned("x", vec![add("a", 5)])]).await;
 
-    // A read of the ledger row, the mark, a look at the row of state, the update.
+    // A read of the ledger row, the mark, a read of the state row, the update.
     let first = change("x", 7, vec![add("a", 5)], vec![add("a", 6)]);
     let cost = sent(&wire, &books, &[first]).await;
     assert_eq!(
@@ -230,7 +230,7 @@ async fn lost_answers_count_once() {
                 let before = before.map(|(entity, value)| add(&entity, value));
                 let before = before.into_iter().collect();
                 let entry = change(&item, at * 10 + n, before, vec![add(&entity, value)]);
-                // Half of the processes have not heard of it.
+                // Half of the processes do not know that it settles.
                 if at > 20 && dice.bool() {
                     entry
                 } else {
@@ -313,7 +313,7 @@ async fn an_unknown_item_is_too_old_only_by_a_read_that_is_not_behind() {
     assert_eq!(consistent, [false, true]);
 }
 
-/// It would be too old before it counts by its id, and what it should have added be lost.
+/// It would be too old by the time it counts by its id, and its addition would be lost.
 #[tokio::test]
 async fn no_item_is_marked_by_a_change_that_may_soon_be_too_old() {
     let (clock, options) = virtual_time();
@@ -347,7 +347,7 @@ async fn a_row_that_has_ended_has_no_part_in_it() {
     let counted = vec![ends("old", 5, 30), ends("new", 5, 300)];
     books.settle(&[streamed("x", 1, counted)]).await;
     clock.advance(Duration::from_secs(48 * 3600));
-    // The window of the one is over, so that the images say nothing of it any more.
+    // The window of one contribution is over, so the images no longer include it.
     let (before, now) = (vec![ends("new", 5, 252)], vec![ends("new", 7, 252)]);
     let entry = changed_at(clock.now(), "x", 2, before, now);
     books.settle(&[entry]).await;
@@ -382,7 +382,7 @@ async fn that_items_settle_is_said_beside_the_rows_of_their_pipeline() {
         version: 9,
         ..binding.clone()
     };
-    // The tables were made anew since, and belong to another.
+    // The tables were made again since, and belong to another pipeline.
     let other = Bound::new(other);
     let refused = Ledger::<Total>::settle(&books.store, &other, Deadline::NONE).await;
     assert!(
@@ -412,7 +412,7 @@ async fn a_settled_item_is_kept_for_good_and_refused_by_who_does_not_know_of_it(
         !row.contains_key("ttl") && !row.contains_key("now"),
         "{row:?}"
     );
-    // A sequence number is all that earlier releases take there.
+    // Earlier releases accept only a sequence number there.
     let at = row["at"].as_s().unwrap();
     assert!(SequenceNumber::new(at.as_str()).is_err(), "{at}");
 }

@@ -37,7 +37,7 @@ impl Tables {
         }
     }
 
-    /// The store as a process of its own has it.
+    /// The store as another process has it.
     fn store<M>(&self, monoid: M, rows: u32) -> Spread<M, Marked<Int64SumStore>> {
         let store = Int64SumStore::new(self.dynamo.client(), &*self.state);
         let store = store.markers(&*self.markers);
@@ -195,7 +195,7 @@ fn image(country: &str, cents: i64) -> Item {
     .into()
 }
 
-/// The change of order `n` at `sequence`, to what it is then.
+/// The change of order `n` at `sequence`, to its state at that time.
 fn change(n: i64, sequence: u64, new: Option<Item>) -> Record {
     Record::Changed(Change {
         event_id: format!("e{n}-{sequence}"),

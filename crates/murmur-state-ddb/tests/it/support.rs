@@ -126,7 +126,7 @@ pub(crate) async fn marker_table(dynamo: &Dynamo) -> String {
     table
 }
 
-/// A wire that lets `decide` at the requests of one operation, counted from 0.
+/// A wire on which `decide` answers the requests of one operation, counted from 0.
 pub(crate) fn wire_on(
     operation: &'static str,
     decide: impl Fn(&Request) -> Action + Send + Sync + 'static,
@@ -140,12 +140,12 @@ pub(crate) fn wire_on(
     })
 }
 
-/// The time that a store goes by unless told otherwise.
+/// The default time of a store.
 pub(crate) fn now() -> Timestamp {
     SystemClock::new().now()
 }
 
-/// A clock that stands still but for the waits asked of it, and options with it.
+/// A clock that moves only by the waits asked of it, and options with it.
 pub(crate) fn virtual_time() -> (ManualClock, TableOptions) {
     let clock = ManualClock::new(Timestamp::from_secs(1_700_000_000));
     (
@@ -166,7 +166,7 @@ pub(crate) fn b(bytes: &[u8]) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }
 
-/// Writes a row as somebody else would.
+/// Writes a row as another writer would.
 pub(crate) async fn put_row(
     client: &Client,
     table: &str,

@@ -1,4 +1,4 @@
-//! Making tables: schema, TTL, and what stands in the way.
+//! Creating tables: schema, TTL, and obstacles.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
@@ -161,7 +161,7 @@ async fn ttl_switched_on_by_somebody_else_in_between_is_as_good() {
     let dynamo = Dynamo::connect().await;
     let (client, table) = (dynamo.client(), dynamo.table("raced"));
     let wire = Wire::new(|request| match (request.operation.as_str(), request.nth) {
-        // Off at the first look, on by the time the switch is asked for.
+        // Off at the first read, and on by the time it is to be switched on.
         ("UpdateTimeToLive", _) => Action::Then {
             status: 400,
             body: r#"{"__type":"ValidationException","message":"TimeToLive is already enabled"}"#

@@ -1,4 +1,4 @@
-//! Which hashes of item keys a shard is responsible for.
+//! The range of item key hashes that a shard holds.
 
 /// Hashes from `first` to `last`, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

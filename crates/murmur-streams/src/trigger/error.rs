@@ -9,7 +9,7 @@ use crate::error::StreamError;
 use crate::trigger::gap::Gap;
 
 /// Why a trigger stopped.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum TriggerError {
     /// The stream could not be read.
@@ -137,6 +137,8 @@ pub enum TriggerError {
         version: u32,
     },
 }
+
+murmur_state::debug_as_message!(TriggerError);
 
 fn hours(duration: &Duration) -> String {
     let seconds = duration.as_secs();

@@ -61,8 +61,8 @@ pub struct ShardStatus {
     /// How far it is behind the stream's end:
     ///
     /// - the age of the oldest record that is not done;
-    /// - zero if everything that was there at the last read is done;
-    /// - the time since that read, if it was 10 s ago or more;
+    /// - zero if everything that was there at the last read is done, or the time since that read if
+    ///   it was 10 s ago or more;
     /// - `None` until the first read.
     ///
     /// Creation times are in whole seconds, so it may be up to a second too high.

@@ -87,7 +87,7 @@ fn batch(
     read.expect("the store never waits")
 }
 
-/// The keys of a shard's records from `start` on, and whether the shard goes on.
+/// The keys of a shard's records from `start` on, and whether the shard continues.
 fn read(store: &StreamStore, shard: &str, start: Start) -> (Vec<String>, bool) {
     let batch = batch(store, shard, start, 1000).unwrap();
     let id = |record: &EventRecord| id_of(&record.change.keys);

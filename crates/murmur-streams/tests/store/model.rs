@@ -1,5 +1,5 @@
-//! Random puts, splits, roll-overs, passing time and readers, against a model that keeps
-//! everything and says what must be left.
+//! Random puts, splits, roll-overs, passing time and readers, compared with a model that keeps
+//! everything and says what must remain.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const RETENTION: Duration = Duration::from_secs(86_400);
 enum Step {
     /// A change of an item, made so many hours before or after now.
     Put(u8, Option<i64>),
-    /// With a number so far above the last one; 0 and 1 at or below it.
+    /// With a number this far above the last one, or at or below it for 0 and 1.
     PutNumbered(u8, u8),
     Split(usize),
     RollOverShard(usize),
@@ -56,7 +56,7 @@ struct Shard {
     parent: Option<String>,
     changes: Vec<Change>,
     closed_at: Option<Timestamp>,
-    /// Where its reader is, and what it must get next.
+    /// The reader's place, and the record that it must get next.
     reader: Option<(Cursor, usize, Timestamp)>,
 }
 
@@ -143,7 +143,7 @@ impl World {
         false
     }
 
-    /// Takes in shards that were opened, and how their parents were closed by it.
+    /// Adds shards that were opened, and records how that closed their parents.
     fn meet_new_shards(&mut self) -> Vec<String> {
         let now = self.now();
         let mut new = vec![];
@@ -358,7 +358,7 @@ impl World {
         }
     }
 
-    /// Compares all there is to see with what must be there.
+    /// Compares everything that can be read with what must be there.
     fn check(&self) {
         let now = self.now();
         let described = self.store.describe_stream(ARN).unwrap().shards;

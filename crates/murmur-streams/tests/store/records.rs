@@ -1,4 +1,4 @@
-//! What a record carries, and what the store makes of it.
+//! The content of a record, and how the store completes it.
 
 use std::collections::HashMap;
 
@@ -249,7 +249,7 @@ fn a_record_carries_the_images_its_stream_has_and_no_other() {
     for (view, old, new) in old_and_new.clone() {
         let store = store();
         store.register_stream(StreamInfo::new(ARN, view.clone()));
-        // What the record says of itself does not count.
+        // The record's own value has no effect.
         for (said, _, _) in old_and_new.clone() {
             let full = StreamRecord {
                 stream_view_type: Some(said),

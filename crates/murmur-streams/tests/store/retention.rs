@@ -160,7 +160,8 @@ fn a_start_fails_if_a_record_from_there_on_is_gone() {
     for number in [number("5"), gone[0].clone(), number("15"), gone[1].clone()] {
         assert!(is_trimmed(from(Start::At(number))));
     }
-    // The last although nothing after it is gone: a number before the oldest one kept is none.
+    // The last one although nothing after it is gone, because a number before the oldest record
+    // kept is not valid.
     for number in [number("5"), gone[0].clone(), number("15"), gone[1].clone()] {
         assert!(is_trimmed(from(Start::After(number))));
     }
@@ -193,7 +194,7 @@ fn a_reader_that_was_overtaken_is_told() {
     };
     assert!(is_trimmed(batch(&store, &shard, renew, 10)));
     assert_eq!(batch(&store, &shard, fast, 10).unwrap().records.len(), 1);
-    // One that began at an empty shard and missed the first record too.
+    // A reader that started at an empty shard and also missed the first record.
     let idle = next(Start::Latest.into(), 1);
     put(&store, &["e"]);
     let store = store.retention(MINUTE);
@@ -222,7 +223,7 @@ fn an_iterator_expires_after_a_quarter_of_an_hour() {
             "{error}"
         );
     }
-    // After a record the place is known without it.
+    // After a record the place is known without the iterator.
     assert_eq!(read(&begun).unwrap().records.len(), 1);
     assert_eq!(read(&renewed).unwrap().records.len(), 0);
     clock.advance(DAY);

@@ -252,7 +252,7 @@ fn numbers_rise_from_parent_to_child_also_from_an_empty_one() {
     assert!(ending.is_some() && ending == shards[&root].first);
     assert!(shards[&child].first > ending);
     assert_eq!(shards[&child].first, Some(next));
-    // A number of one's own may not fall below it either.
+    // A number that the caller chose may not be below it either.
     let (store, _) = sharded(1);
     store.roll_over(ARN).unwrap();
     let mut low = record("a");

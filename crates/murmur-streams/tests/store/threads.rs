@@ -49,8 +49,8 @@ fn concurrent_producers_lose_nothing_and_share_no_number() {
 const ITEMS: usize = 7;
 const CHANGES: i64 = 60;
 
-/// Reads parents before children until all is `put` and nothing of it left; answers each
-/// item's changes in the order read.
+/// Reads parents before children until everything is `put` and read. Returns each item's changes in
+/// the order read.
 fn follow(store: &StreamStore, put: &AtomicBool) -> HashMap<String, Vec<i64>> {
     let mut seen: HashMap<String, Vec<i64>> = HashMap::new();
     let mut cursors: HashMap<String, Cursor> = HashMap::new();
@@ -150,7 +150,7 @@ fn of_two_who_close_the_same_shard_one_is_refused() {
     }
 }
 
-/// A clock, and a place to write to, that ask the store whenever they are used.
+/// A clock, and a destination, that call the store whenever they are used.
 #[derive(Debug, Default)]
 struct Nosy {
     store: OnceLock<StreamStore>,
@@ -162,7 +162,7 @@ impl Nosy {
         let Some(store) = self.store.get() else {
             return;
         };
-        // Asking asks the clock again.
+        // The call reads the clock again.
         if !self.asking.swap(true, Ordering::SeqCst) {
             store.describe_stream(ARN).ok();
             self.asking.store(false, Ordering::SeqCst);

@@ -153,7 +153,7 @@ async fn exhausted_retries_name_shard_and_record_and_pass_nothing_over() {
             assert!(error.to_string().contains(part), "{error}");
         }
         assert_eq!(handler.batches().len(), deliveries);
-        // Mended: it goes on with the record that failed.
+        // After the fix it continues with the record that failed.
         assert_eq!(trigger.drain().await.unwrap().records, 2);
         assert_eq!(handler.batches().last().unwrap(), &["b", "c"]);
     }
@@ -287,9 +287,9 @@ async fn shutting_down_finishes_what_is_under_way_and_begins_nothing_more() {
         .await
         .unwrap();
     assert_eq!((summary.records, calls.load(Ordering::Relaxed)), (1, 1));
-    // The next run goes on from there.
+    // The next run continues from there.
     assert_eq!(trigger.drain().await.unwrap().records, 1);
-    // One that is shut down before it begins does nothing.
+    // A run that is shut down before it starts does nothing.
     put(&store, &["c"]);
     assert_eq!(trigger.run(ready(())).await.unwrap().records, 0);
 }
@@ -356,7 +356,7 @@ async fn pauses_between_reads_grow_to_the_poll_interval_while_nothing_comes() {
     assert_eq!(summary.records, 3);
     let reads = reads.lock().unwrap();
     let at: Vec<u64> = reads.iter().map(|at| (*at - begun).as_secs()).collect();
-    // Twice nothing, three trickles, then nothing more.
+    // Two empty answers, three with few records, then only empty ones.
     assert_eq!(at, [0, 2, 6, 8, 10, 12, 14, 18, 26, 36, 46]);
 }
 
@@ -702,7 +702,7 @@ async fn a_stop_is_obeyed_at_whatever_moment_it_is_seen_first() {
     for nth in 1..200 {
         let source = Fake::two_shards(&["a", "b"], &["c", "d"]);
         let mut trigger = on(source, Scripted::default()).build().unwrap();
-        // As a signal from another thread: between any two looks at it.
+        // Like a signal from another thread, between any two checks of it.
         let mut looks = 0;
         let stop = std::future::poll_fn(move |_| {
             looks += 1;

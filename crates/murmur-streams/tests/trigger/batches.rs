@@ -55,7 +55,7 @@ async fn a_batch_waits_for_its_window_or_until_it_is_full() {
     );
 }
 
-/// Takes its time, and notes how many calls and which items were under way at once.
+/// Takes some time, and records how many calls and which items were in progress at once.
 #[derive(Clone, Default)]
 struct Slow {
     under_way: Arc<Mutex<HashMap<String, u32>>>,
@@ -154,7 +154,7 @@ async fn a_lane_that_fails_holds_up_its_own_items_until_the_shard_has_read_far_e
         .build()
         .unwrap();
     let summary = trigger.run(sleep(Duration::from_secs(60))).await.unwrap();
-    // Of ten lanes one is stuck, with whatever items share it.
+    // One of ten lanes is stuck, with all items that share it.
     assert!((150..300).contains(&summary.records), "{summary:?}");
     assert_eq!(seen.lock().unwrap().len() as u64, summary.records);
     assert!(summary.errors > 5);
@@ -221,7 +221,7 @@ async fn an_answer_that_nothing_is_done_is_cut_in_two_as_well() {
         trigger.build().unwrap().drain().await.unwrap().bisections,
         1
     );
-    // A partial answer says where to go on: nothing is cut.
+    // A partial answer says where to continue, so nothing is cut.
     assert_eq!(
         handler.batches(),
         [
@@ -322,7 +322,7 @@ async fn no_lag_is_shown_while_nothing_comes_and_it_grows_while_nothing_can_be_r
         arn: ARN.into(),
         source: None,
     };
-    // Empty for some minutes, then throttled for ever.
+    // Empty for some minutes, then throttled permanently.
     let empty = (0..300).map(|_| Ok(&[][..]));
     let script = empty.chain((0..100_000).map(|_| Err(throttled())));
     let mut trigger = Trigger::builder(Fake::open(script.collect()), Scripted::default())
@@ -342,7 +342,7 @@ async fn no_lag_is_shown_while_nothing_comes_and_it_grows_while_nothing_can_be_r
     trigger.run(look).await.unwrap();
 }
 
-/// Keeps the records it is lent.
+/// Keeps the records it is given.
 struct Keeps(Scripted);
 
 impl EventHandler<Event> for Keeps {
@@ -383,7 +383,7 @@ async fn a_handler_may_keep_records_only_when_all_are_done() {
         assert_eq!((shard, source.is_some()), (&shard_id, failed));
         assert!(error.to_string().contains("fix the handler"), "{error}");
     }
-    // What it did not leave comes again from the stream.
+    // Records that it did not leave are read from the stream again.
     assert_eq!(trigger.drain().await.unwrap().records, 3);
     assert_eq!(handler.batches(), [["a", "b", "c"]; 3]);
 }

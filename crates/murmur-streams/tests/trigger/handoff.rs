@@ -1,4 +1,4 @@
-//! Beginning at a handoff token.
+//! Starting at a handoff token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +29,7 @@ impl World {
             .table_at_rest()
     }
 
-    /// What one drain of a reader that begins there gives.
+    /// The result of one drain by a reader that starts there.
     async fn drained(&self, token: HandoffToken) -> Result<Summary, TriggerError> {
         self.from(token).build().unwrap().drain().await
     }
@@ -54,7 +54,7 @@ async fn closed_shards_are_left_out_and_every_other_is_read_from_its_beginning()
         world.handler.batches(),
         [vec!["before, in the open one", "after"], vec!["later"]]
     );
-    // Begun once, the same token goes on where it was.
+    // After the start, the same token continues from the position.
     put(&world.store, &["more"]);
     world.drained(token).await.unwrap();
     assert_eq!(world.handler.batches()[2..], [["more"]]);
@@ -106,7 +106,7 @@ async fn the_token_of_another_bootstrap_is_refused_once_reading_has_begun() {
         "{later:?}"
     );
     assert!(
-        later.to_string().contains("name another trigger"),
+        later.to_string().contains("use another trigger name"),
         "{later}"
     );
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::support::{ARN, Scripted, put, store};
 
-/// Lists children only from so many listings on.
+/// Lists children only from this listing on.
 struct Hiding {
     inner: StoreSource,
     from: usize,
@@ -36,7 +36,7 @@ impl StreamSource for Hiding {
     }
 }
 
-/// How many records a drain delivers where children are listed from the `from`-th listing on, how
+/// How many records a drain delivers if children are listed from the `from`-th listing on, how
 /// often it lists, and how long it takes.
 async fn drained(from: usize) -> (u64, usize, Duration) {
     let store = store();

@@ -1,4 +1,4 @@
-//! What is given up, when, and to whom.
+//! Which records are given up, when, and where they go.
 
 use std::future::ready;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! What a run writes into the log, and counts.
+//! What a run logs and counts.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -26,7 +26,7 @@ impl Log {
     }
 
     fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        // What is traced first by a test that listens to nothing would be off for all tests.
+        // If a test without a subscriber traced first, tracing would be off for all tests.
         let all = tracing_subscriber::fmt().with_writer(io::sink).finish();
         let _ = tracing::subscriber::set_global_default(all);
         let writer = self.clone();
@@ -97,7 +97,7 @@ async fn latest_begun_again_before_its_first_record_is_a_gap_that_is_told() {
             .is_err()
     );
     put(&store, &["a"]);
-    // The trigger itself goes on where it was.
+    // The trigger itself continues where it was.
     let summary = dies.drain().await.unwrap();
     assert_eq!((summary.records, summary.gaps), (1, 0));
     store.roll_over(ARN).unwrap();
@@ -126,7 +126,7 @@ async fn latest_begun_again_before_its_first_record_is_a_gap_that_is_told() {
     assert_eq!((summary.records, summary.gaps), (0, 1));
     assert!(log.text().contains("begun at LATEST"), "{}", log.text());
 
-    // One that died before it came to its shards has missed what came since, too.
+    // A reader that died before it reached its shards has also missed the changes since.
     let time = Time::paused(Timestamp::from_secs(1_800_000_000));
     let reader = || {
         on(store.source(other), Scripted::default())
@@ -244,7 +244,7 @@ async fn a_run_says_what_it_reads_how_far_behind_it_is_and_when_it_has_caught_up
     assert_eq!((reads.len(), caught_up.len()), (1, 1), "{}", log.text());
     assert!(caught_up[0].contains("records=5"), "{caught_up:?}");
 
-    // A change that is done within a minute is nothing to be told of; a longer wait is.
+    // A change that is done within a minute is not logged; a longer wait is.
     let mut second = trigger();
     let mut run = Box::pin(second.run(time.sleep(minutes(60))));
     let later = async {
@@ -260,7 +260,7 @@ async fn a_run_says_what_it_reads_how_far_behind_it_is_and_when_it_has_caught_up
     assert!((2..=3).contains(&behind.len()), "{}", log.text());
     assert_eq!((reads.len(), lines("has caught up").len()), (2, 3));
 
-    // What is there is drained, and that is told at the end.
+    // A drain reads what is there, and logs that at its end.
     put(store, &["j"]);
     trigger().drain().await.unwrap();
     assert_eq!(lines("has caught up").len(), 4, "{}", log.text());

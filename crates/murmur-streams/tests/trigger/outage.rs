@@ -1,4 +1,4 @@
-//! Everything fails for a while: it ends nothing.
+//! Everything fails for a while, which ends nothing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -20,7 +20,7 @@ use crate::support::{ARN, Fake, Scripted, on, put};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// From the `begin`-th request on all fail until the outage is over.
+/// From the `begin`-th request on, all requests fail until the outage is over.
 struct Weather {
     time: Time,
     begin: usize,
@@ -181,7 +181,7 @@ async fn a_stop_in_an_outage_is_obeyed_within_seconds() {
     for begin in 0..10 {
         let world = World::new(begin, 20 * MINUTE);
         let stop = world.weather.time.sleep(5 * MINUTE);
-        // What was not saved comes again.
+        // Records not saved as done are delivered again.
         let _ = world.trigger().run(stop).await;
         let late = world.weather.time.elapsed() - 5 * MINUTE;
         assert!(late <= Duration::from_secs(3), "{begin}: {late:?}");
@@ -223,7 +223,7 @@ async fn a_read_that_fails_leaves_its_room_to_others_meanwhile() {
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_waits_for_its_lane_meanwhile_does_not_use_up_its_budget() {
-    // Throttled once; the batch that was read before then fails for eleven minutes.
+    // Throttled once. Then the batch read before that fails for eleven minutes.
     let mut script = vec![Ok(&["first"][..]), Err(throttles()), Err(throttles())];
     script.push(Ok(&["second"]));
     let handler = Scripted::default();

@@ -1,4 +1,4 @@
-//! Positions that last, leases, takeovers and zombies.
+//! Stored positions, leases, takeovers, and readers that return after losing a lease.
 
 use std::future::{pending, ready};
 use std::sync::{Arc, Mutex};
@@ -41,10 +41,10 @@ async fn a_new_trigger_goes_on_where_another_stopped() {
     let mut second = sharing(&store, &handler, &place, "two").build().unwrap();
     second.drain().await.unwrap();
     put(&store, &["d"]);
-    // The first finds the shard it had further than it left it.
+    // The first reader finds its shard further than it left it.
     first.drain().await.unwrap();
     assert_eq!(handler.batches(), [vec!["a", "b"], vec!["c"], vec!["d"]]);
-    // Under another name nothing is known.
+    // Under another name no position is known.
     let other = on(store.source(ARN), handler.clone()).positions(place, "other");
     assert_eq!(other.build().unwrap().drain().await.unwrap().records, 4);
 }
@@ -81,7 +81,7 @@ async fn a_shard_under_lease_is_left_alone_until_its_reader_stops_or_the_lease_e
     let (mut first, mut second) = (reader(&one, "one"), reader(&two, "two"));
     let mut running = Box::pin(first.run(sleep(HOUR)));
     let mut waiting = Box::pin(second.run(pending()));
-    // Far longer than a lease: it is renewed though nothing comes.
+    // Far longer than a lease, which is renewed although no record comes.
     let watch = sleep(Duration::from_secs(300));
     tokio::select! {
         biased;
@@ -97,7 +97,7 @@ async fn a_shard_under_lease_is_left_alone_until_its_reader_stops_or_the_lease_e
         () = sleep(Duration::from_secs(5)) => {}
     }
     assert_eq!((one.batches().len(), two.batches().len()), (1, 0));
-    // It dies without a word.
+    // It dies without releasing its leases.
     drop(running);
     put(&store, &["b"]);
     tokio::select! {
@@ -145,7 +145,7 @@ async fn a_zombie_finds_out_with_its_next_save_and_moves_no_position() {
     store.register_stream(StreamInfo::new(ARN, StreamViewType::KeysOnly));
     put(&store, &["a"]);
     let place = Arc::new(MemoryDeduper::new());
-    // Its clock is behind by more than a lease, so to the others its lease is always over.
+    // Its clock is behind by more than a lease, so to the others its lease is always expired.
     let calls: Arc<Mutex<u32>> = Arc::default();
     let counted = Arc::clone(&calls);
     let slow = move |_: Event| {
@@ -179,7 +179,7 @@ async fn a_zombie_finds_out_with_its_next_save_and_moves_no_position() {
     assert_eq!(monitor.status().summary.leases_lost, 0);
     let summary = held_up.await.unwrap();
     assert_eq!(summary.leases_lost, 1);
-    // What it had under way counts as delivered, and nobody's position moves for it.
+    // The records it was processing count as delivered, and no position moves for them.
     assert_eq!(*calls.lock().unwrap(), 1);
     let shard = store.describe_stream(ARN).unwrap().shards.remove(0).id;
     let row = PipelineName::new("live")
@@ -248,7 +248,7 @@ async fn the_positions_of_another_stream_are_refused_by_both_names() {
 
 #[tokio::test(start_paused = true)]
 async fn positions_that_cannot_be_read_stop_the_trigger_by_name() {
-    for (data, part) in [("{", "not all of it"), ("{\"version\":9}", "version 9")] {
+    for (data, part) in [("{", "is incomplete"), ("{\"version\":9}", "version 9")] {
         let (store, place) = (store(), Arc::new(MemoryDeduper::new()));
         let name = "live/stream/";
         place.save(name, data, None).await.unwrap();
@@ -271,7 +271,7 @@ impl World {
             .unwrap()
     }
 
-    /// Fails for good by default, and is counted where it may go on.
+    /// Fails by default, and is counted if it may continue.
     async fn gap(&self, wanted: impl Fn(&Gap) -> bool) {
         for _ in 0..2 {
             let error = self.reader(OnGap::Fail).drain().await.unwrap_err();
@@ -318,7 +318,7 @@ async fn the_head_of_a_shard_that_gave_no_record_yet_can_be_gone() {
     let away = World::new();
     put(&away.store, &["a"]);
     away.store.roll_over(ARN).unwrap();
-    // The child is begun, and nothing is there yet. It dies before it can know that.
+    // The child is begun, and has no record yet. The reader dies before it can find that out.
     let mut dies = away.reader(OnGap::Fail);
     let run = dies.run(pending());
     assert!(
@@ -349,7 +349,7 @@ async fn a_reader_that_stands_idle_for_days_has_no_gap() {
     };
     let summary = reader.run(days).await.unwrap();
     assert_eq!((summary.records, summary.gaps), (1, 0));
-    // Nor one that begins again soon after.
+    // Nor does a reader that starts again soon after.
     put(&away.store, &["b"]);
     away.time.sleep(HOUR).await;
     let summary = away.reader(OnGap::Fail).drain().await.unwrap();
@@ -367,7 +367,7 @@ async fn positions_of_shards_long_gone_are_removed() {
     let is_there = async |row: &str| away.place.load(row).await.unwrap().is_some();
     put(&away.store, &["a"]);
     let mut rows = vec![newest()];
-    // By a reader that goes on, and by readers of which each sees a moment.
+    // By a reader that continues, and by readers that each see one moment.
     let mut reader = away.reader(OnGap::Fail);
     reader.run(away.time.sleep(HOUR)).await.unwrap();
     for _ in 0..8 {
@@ -382,7 +382,7 @@ async fn positions_of_shards_long_gone_are_removed() {
     for row in &rows {
         left += usize::from(is_there(row).await);
     }
-    // Those of the last day, and the one before them that the last reader has seen listed.
+    // Those of the last day, and the one before them that the last reader saw listed.
     assert!((3..=5).contains(&left), "{left} of {}", rows.len());
     away.store.roll_over(ARN).unwrap();
     reader.run(away.time.sleep(30 * HOUR)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Many shards: what is held of them, and how readers share them.
+//! Many shards: how much of them is held in memory, and how readers share them.
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -30,7 +30,7 @@ fn lasts(shard: usize, record: usize) -> EventRecord {
     made
 }
 
-/// Shards of so many records each, in ten reads, that never end.
+/// Shards of this many records each, in ten reads, that never end.
 #[derive(Clone, Default)]
 struct Wide {
     shards: usize,
@@ -71,7 +71,7 @@ impl StreamSource for Wide {
     }
 }
 
-/// Takes a while for each batch, and notes what it had.
+/// Takes a while for each batch, and stores what it received.
 #[derive(Clone, Default)]
 struct Slow {
     had: Arc<Mutex<BTreeSet<String>>>,
@@ -241,16 +241,16 @@ async fn workers_that_come_and_go_have_even_shares_and_keep_them() {
             have.iter().all(|have| have.abs_diff(shards / 3) <= 1),
             "{have:?}"
         );
-        // They keep them.
+        // The readers keep their shards.
         let given = all.map(Worker::given);
         time.sleep(900 * SECOND).await;
         assert_eq!(all.map(Worker::given), given);
         assert_eq!(all.map(Worker::shards), have);
         let lost = all.map(|worker| worker.monitor.status().summary.leases_lost);
         assert_eq!(lost, [0; 3]);
-        // One dies without a word.
+        // One reader dies without releasing its leases.
         second.task.abort();
-        // A lease by a clock that is ahead ends that much later.
+        // A lease by a clock that is ahead ends later by that much.
         time.sleep(90 * SECOND).await;
         let have = [&first, &third].map(Worker::shards);
         if skews[1] <= 0 {

@@ -38,7 +38,7 @@ pub(crate) fn put(store: &StreamStore, ids: &[&str]) -> Vec<SequenceNumber> {
 /// The sequence numbers a handler reports, or its error.
 pub(crate) type Reported = Result<Vec<String>, &'static str>;
 
-/// Notes the ids of every batch, and answers from a script, then that all is done.
+/// Records the ids of every batch. Answers from a script, and then that everything is done.
 #[derive(Clone, Default)]
 pub(crate) struct Scripted {
     batches: Arc<Mutex<Vec<Vec<String>>>>,
@@ -136,7 +136,7 @@ impl World {
 pub(crate) struct Fake {
     pub(crate) shards: Vec<ShardInfo>,
     pub(crate) answers: Mutex<Vec<VecDeque<Answer>>>,
-    /// Those that end with their script.
+    /// Shards that end with their script.
     pub(crate) ends: Vec<usize>,
     /// How many shards the first description lists.
     pub(crate) at_first: usize,

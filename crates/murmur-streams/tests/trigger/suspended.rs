@@ -1,4 +1,4 @@
-//! Readers that are suspended, iterators that expire meanwhile, and how beginning again is judged.
+//! Readers that are suspended while their iterators expire, and how starting again is judged.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How long ago a beginning may be at most: a day, less what two clocks may be off.
+/// How long ago a start may be at most: a day, less the error of two clocks.
 const SURE: Duration = Duration::from_secs((22 * 60 + 30) * 60);
 
 type Reader = Trigger<StoreSource, Scripted>;
@@ -29,7 +29,7 @@ fn reader(world: &World) -> TriggerBuilder<StoreSource, Scripted> {
         .poll_interval(MINUTE)
 }
 
-/// Runs a reader for a while, suspends its process, and has it go on for ten minutes.
+/// Runs a reader for a while, suspends its process, and lets it continue for ten minutes.
 async fn suspended(
     world: &World,
     reader: &mut Reader,
@@ -122,7 +122,7 @@ async fn idle(world: &World, reader: &mut Reader) {
 async fn an_old_number_on_an_idle_shard_is_no_gap_while_nothing_can_be_missed() {
     for (away, is_gap) in [
         (16 * MINUTE, false),
-        // What was known to be there was read up to a few minutes before.
+        // The records known to be there were read up to a few minutes before.
         (SURE - 15 * MINUTE, false),
         (SURE + MINUTE, true),
     ] {
