@@ -90,7 +90,7 @@ async fn a_stream_switched_off_and_on_again_is_refused_by_both_names() {
     assert_ne!(first, second);
     let (status, text) = ended(&app, &[]).await;
     assert_eq!(status, Some(1), "{text}");
-    contains(&text, &[&first, &second, "state and marker tables anew"]);
+    contains(&text, &[&first, &second, "state and marker tables again"]);
     assert!(!text.contains("live: reading"), "{text}");
     assert_eq!(app.state("alice").await, COUNTED);
 }
@@ -107,7 +107,7 @@ async fn a_table_made_anew_under_its_name_is_refused_by_both_streams() {
     let second = app.switch_stream(Some(IMAGES)).await.unwrap();
     let (status, text) = ended(&app, &[]).await;
     assert_eq!(status, Some(1), "{text}");
-    contains(&text, &[&first, &second, "state and marker tables anew"]);
+    contains(&text, &[&first, &second, "state and marker tables again"]);
     assert_eq!(app.state("alice").await, COUNTED);
 }
 
