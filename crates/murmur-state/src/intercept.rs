@@ -6,7 +6,8 @@
 //!
 //! ```
 //! use murmur_state::intercept::{Intercept, Intercepted};
-//! use murmur_state::{Add, Deadline, MemoryStore, Monoid, Outcome, Store};
+//! use murmur_state::store::{Add, Outcome};
+//! use murmur_state::{Deadline, MemoryStore, Monoid, Store};
 //!
 //! /// A store that merges nothing.
 //! struct Full<M: Monoid>(MemoryStore<M>);
