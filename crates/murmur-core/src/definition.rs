@@ -290,7 +290,7 @@ impl<T: Send + Sync + 'static, M: Monoid> Definition<T, M> {
     ///
     /// - A ledger heals a lost change (a gap in the stream, a record that is too old when it is
     ///   delivered) with the item's next change. For a settled item it stays lost. A reconcile
-    ///   finds the keys that differ by a recount, but cannot mend them: start over with a new
+    ///   finds the keys that differ by a recount, but cannot repair them: start over with a new
     ///   version.
     /// - An audit compares rows with the ledger alone, so it is refused once an item has settled.
     /// - A change of a settled item that overflows a sum, or that cannot be read at all, is always

@@ -10,7 +10,7 @@ use std::fmt;
 /// - `<pipeline>:impossible_time` counts records whose creation time is ignored because it is
 ///   impossible.
 ///
-/// A gauge is named by what it measures and its unit, as in `<pipeline>:lag_ms`.
+/// A gauge is named by what it measures and its unit, as in `<trigger>:lag_ms`.
 pub trait Recorder: fmt::Debug + Send + Sync + 'static {
     /// Adds `by` to the counter called `name`.
     fn count(&self, name: &str, by: u64);

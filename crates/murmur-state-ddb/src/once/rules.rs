@@ -38,7 +38,7 @@ impl Rules {
     pub(crate) fn of(horizon: Duration) -> Self {
         Self {
             horizon,
-            // 24 h 30 min of 26 h. The margin grows with the horizon.
+            // `EVENT_LIFE` for the default horizon. The margin grows with the horizon.
             too_old: horizon / 52 * 49,
             undated: (horizon / 26).min(Duration::from_secs(3600)),
             before_ttl: Duration::from_secs(2 * 3600),
@@ -67,6 +67,7 @@ mod tests {
         let rules = Rules::default();
         assert_eq!(rules.horizon, minutes(26 * 60));
         assert_eq!(rules.too_old, minutes(24 * 60 + 30));
+        assert_eq!(rules.too_old, murmur_state::store::EVENT_LIFE);
         assert_eq!(rules.undated, minutes(60));
         assert_eq!(rules.page_life, minutes(48 * 60));
         assert_eq!(rules.ledger_life, minutes(48 * 60));

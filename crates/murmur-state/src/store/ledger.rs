@@ -9,6 +9,9 @@ use crate::time::Deadline;
 /// The largest number of keys that one item of a ledger may contribute to. An item that moves from
 /// 49 keys to 49 others fits one transaction of 100 actions, including its ledger row (Amazon
 /// DynamoDB API Reference, TransactWriteItems).
+///
+/// Stores refuse an entry with more. A pipeline takes an old image with more as contributing
+/// nothing, since it was refused when it was new, and an inspection lists such an item as rejected.
 pub const MAX_KEYS: usize = 49;
 
 /// A store that knows the contributions of each source item, so that scan and stream may overlap.

@@ -11,11 +11,11 @@ use murmur_state::{Causes, Deadline, Fault};
 use tokio::sync::Semaphore;
 
 use crate::trigger::cursors::Cursors;
+use crate::trigger::ending::Watch;
 use crate::trigger::monitor::Monitor;
 use crate::trigger::options::Options;
 use crate::trigger::positions::Positions;
 use crate::trigger::room::Room;
-use crate::trigger::watch::Watch;
 
 /// How many shards are begun concurrently, and how many rows are read concurrently.
 pub(crate) const BEGINS: usize = 16;

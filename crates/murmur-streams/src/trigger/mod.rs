@@ -1,7 +1,7 @@
 //! The parts of a trigger, each using only those before it: the settings (`gap`, `error`, `failed`,
 //! `options`) → what is stored (`form` → `beginning`, `row`, `workers` → `sightings` → `positions`)
-//! → the state of one run (`watch`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) →
-//! `engine` → `begin`, `deliver`, `reader`, `progress_log` → `shard` → `run` → [`Trigger`].
+//! → the state of one run (`ending`, `room` → `lane`, `tracker`, `lineage`, `monitor`, `cursors`) →
+//! `engine` → `first_read`, `deliver`, `reader`, `progress_log` → `shard` → `run` → [`Trigger`].
 
 mod error;
 mod failed;
@@ -16,16 +16,16 @@ mod sightings;
 mod workers;
 
 mod cursors;
+mod ending;
 mod lane;
 mod lineage;
 mod monitor;
 mod room;
 mod tracker;
-mod watch;
 
-mod begin;
 mod deliver;
 mod engine;
+mod first_read;
 mod progress_log;
 mod reader;
 mod run;
@@ -45,10 +45,10 @@ use tokio::sync::Semaphore;
 use crate::source::StreamSource;
 use beginning::Beginning;
 use cursors::Cursors;
+use ending::{Until, Watch};
 use engine::{BEGINS, Engine};
 use room::Room;
 use run::TriggerRun;
-use watch::{Until, Watch};
 
 pub use error::TriggerError;
 pub(crate) use failed::OnFailure;

@@ -12,11 +12,11 @@ use murmur_state::{Causes, Deadline, Timestamp};
 
 use crate::error::StreamError;
 use crate::source::{Cursor, MAX_READ, ReadBatch, Start, StreamSource};
+use crate::trigger::ending::{Release, Until, Watch};
 use crate::trigger::engine::Engine;
 use crate::trigger::error::TriggerError;
 use crate::trigger::gap::Gap;
 use crate::trigger::room::Taken;
-use crate::trigger::watch::{Release, Until, Watch};
 
 /// The pause after a read that left nothing behind, as a fraction of the longest pause. Each empty
 /// read doubles it. 200 ms by default: a shard takes 5 reads a second.

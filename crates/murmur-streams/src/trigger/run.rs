@@ -17,12 +17,12 @@ use crate::description::StreamDescription;
 use crate::error::StreamError;
 use crate::source::StreamSource;
 use crate::trigger::beginning::Beginning;
+use crate::trigger::ending::{Until, Watch, yield_now};
 use crate::trigger::engine::{BEGINS, Engine};
 use crate::trigger::error::TriggerError;
 use crate::trigger::lineage::{Left, Lineage, SeenRow};
 use crate::trigger::progress_log::ProgressLog;
 use crate::trigger::row::{At, Row};
-use crate::trigger::watch::{Until, Watch, yield_now};
 use crate::trigger::workers::Workers;
 
 /// How often to look for new shards and check the leases of other readers.

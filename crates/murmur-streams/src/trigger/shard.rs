@@ -14,18 +14,18 @@ use murmur_state::{Causes, EventHandler, SequenceNumber, Timestamp};
 use crate::item::key_hash;
 use crate::record::created_at;
 use crate::source::{MAX_READ, StreamSource};
-use crate::trigger::begin::Begun;
 use crate::trigger::beginning::{Begin, Beginning};
 use crate::trigger::deliver::Delivered;
+use crate::trigger::ending::{Release, Until, Watch, yield_now};
 use crate::trigger::engine::Engine;
 use crate::trigger::error::TriggerError;
+use crate::trigger::first_read::Begun;
 use crate::trigger::lane::{Cut, DeliveryLane, Mark};
 use crate::trigger::lineage::{Left, ShardTask};
 use crate::trigger::monitor::{Behind, ShardProgress, Tally};
 use crate::trigger::reader::{DoneBefore, Read, ReadRecords, ShardReader};
 use crate::trigger::row::{At, Held, Row};
 use crate::trigger::tracker::Tracker;
-use crate::trigger::watch::{Release, Until, Watch, yield_now};
 
 /// So many consecutive failures show that the failure of a batch is not a short one.
 const KEEPS_FAILING: u32 = 3;
