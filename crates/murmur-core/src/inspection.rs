@@ -101,8 +101,18 @@ struct Gathering<'a, T> {
     recounts: Vec<OfKeys<'a, T>>,
     /// Items that the scan has seen, as far as they are remembered.
     seen: ItemSet,
-    /// For each ledger, the items to look at closely.
-    suspects: Vec<Vec<ItemId>>,
+    /// What is gathered of each ledger's items.
+    items: Vec<GatheredItems>,
+}
+
+#[derive(Clone, Default)]
+struct GatheredItems {
+    /// The items to look at closely.
+    suspects: Vec<ItemId>,
+    /// The number of items that the ledger has listed.
+    listed: u64,
+    /// The number of them that have settled.
+    settled: u64,
 }
 
 /// The pass that an inspection is in.
@@ -178,7 +188,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
             gathering: Mutex::new(Gathering {
                 recounts,
                 seen: ItemSet::default(),
-                suspects: vec![Vec::new(); ledgers.len()],
+                items: vec![GatheredItems::default(); ledgers.len()],
             }),
             ledgers,
             state: Progress::Begun,
@@ -295,12 +305,12 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         }
         let undecoded = found.iter_mut().filter_map(|found| found.rejected.take());
         rejected.extend(undecoded.map(|rejected| *rejected));
-        let Gathering { seen, suspects, .. } = &mut *gathering;
-        for (compared, suspects) in compared.into_iter().zip(&mut *suspects) {
+        let Gathering { seen, items, .. } = &mut *gathering;
+        for (compared, of) in compared.into_iter().zip(&mut *items) {
             rejected.extend(compared.rejected);
-            suspects.extend(compared.differing);
+            of.suspects.extend(compared.differing);
         }
-        if !suspects.is_empty() {
+        if !items.is_empty() {
             let room = self.options.remember.saturating_sub(seen.len());
             let items = found.iter().take(room);
             items.for_each(|found| seen.insert(&found.item));
@@ -343,10 +353,13 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             return Ok((0, None));
         };
         let listed = of.items.contributing(segment, after.as_deref()).await?;
-        let Gathering { seen, suspects, .. } = &mut *self.gathering();
-        if let Some(suspects) = suspects.get_mut(ledger) {
+        let Gathering { seen, items, .. } = &mut *self.gathering();
+        if let Some(of) = items.get_mut(ledger) {
             let unseen = listed.items.into_iter();
-            suspects.extend(unseen.filter(|item| !seen.contains(item)));
+            of.suspects
+                .extend(unseen.filter(|item| !seen.contains(item)));
+            of.listed += listed.rows;
+            of.settled += listed.settled;
         }
         let next = listed.next.map(|after| LedgerPart {
             ledger,
@@ -358,7 +371,8 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
 
     /// The number of items gathered for [`look`](Inspection::look); all are held in memory.
     pub fn gathered(&self) -> usize {
-        self.gathering().suspects.iter().map(Vec::len).sum()
+        let gathering = self.gathering();
+        gathering.items.iter().map(|of| of.suspects.len()).sum()
     }
 
     /// Looks closely at all gathered items: at each in the ledger, then in the table by `look_up`,
@@ -391,8 +405,9 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             found.boxed()
         };
         for place in 0..self.ledgers.len() {
-            let items = self.gathered_mut().suspects.get_mut(place);
-            let items = items.map(std::mem::take).unwrap_or_default();
+            let of = self.gathered_mut().items.get_mut(place);
+            let items = of.map(|of| std::mem::take(&mut of.suspects));
+            let items = items.unwrap_or_default();
             if let Some(of) = self.ledgers.get_mut(place).filter(|_| !items.is_empty()) {
                 of.items.look(items, &find).await?;
             }
@@ -412,16 +427,20 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
     pub fn findings(self) -> Vec<Inspected> {
         let name = |place: usize| self.processor.pipelines().get(place).map(Pipeline::name);
         let mut all: Vec<(usize, Findings, SettledFindings)> = Vec::new();
-        for of in self.ledgers {
-            let found = of.items.findings();
+        let gathering = self.gathering.into_inner();
+        let Gathering {
+            recounts, items, ..
+        } = gathering.unwrap_or_else(PoisonError::into_inner);
+        for (of, gathered) in self.ledgers.into_iter().zip(items) {
+            let mut found = of.items.findings();
+            (found.ledger_rows, found.settled) = (gathered.listed, gathered.settled);
             let settled = match found.settled > 0 && !of.can_be_recounted {
                 true => SettledFindings::KeepsExpired,
                 false => SettledFindings::NotSettling,
             };
             all.push((of.place, Findings::Ledger(found), settled));
         }
-        let gathering = self.gathering.into_inner();
-        for of in gathering.unwrap_or_else(PoisonError::into_inner).recounts {
+        for of in recounts {
             let found = of.keys.findings();
             match all.iter_mut().find(|(place, ..)| *place == of.place) {
                 Some((.., settled)) => *settled = SettledFindings::Recount(found),
@@ -483,15 +502,17 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
         let pipelines = self.processor.pipelines();
         let (options, context) = (self.options, self.context);
         let gathering = self.gathering.get_mut();
-        let recounts = &mut gathering.unwrap_or_else(PoisonError::into_inner).recounts;
+        let Gathering {
+            recounts, items, ..
+        } = gathering.unwrap_or_else(PoisonError::into_inner);
         let mut begun = Vec::new();
-        for of in &self.ledgers {
+        for (of, gathered) in self.ledgers.iter().zip(items) {
             let before = recounts
                 .iter()
                 .position(|recount| recount.place == of.place);
             let is_due = match before {
                 Some(_) => of.items.mended() > 0,
-                None => of.items.settled() > 0 && of.can_be_recounted,
+                None => gathered.settled > 0 && of.can_be_recounted,
             };
             let Some(pipeline) = pipelines.get(of.place).filter(|_| is_due) else {
                 continue;

@@ -3,7 +3,6 @@
 //! ARCHITECTURE.md, "Reconcile and repair", explains why a reported difference is real, and why
 //! repairing it is right.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -69,9 +68,6 @@ pub(crate) trait ByItems<T>: Send + Sync {
     /// The number of items that differed at the first close look, so far.
     fn suspects(&self) -> u64;
 
-    /// The number of settled items listed so far.
-    fn settled(&self) -> u64;
-
     /// The number of items repaired so far.
     fn mended(&self) -> u64;
 
@@ -96,6 +92,8 @@ pub(crate) struct Contributing {
     pub(crate) items: Vec<ItemId>,
     /// The number of items listed.
     pub(crate) rows: u64,
+    /// The number of them that have settled.
+    pub(crate) settled: u64,
     /// Continues the listing; `None` at the end of the segment.
     pub(crate) next: Option<String>,
 }
@@ -114,8 +112,6 @@ pub(crate) fn by_items<'a, T: Send + Sync, M: Monoid>(
         options,
         context,
         findings: LedgerFindings::default(),
-        ledger_rows: AtomicU64::new(0),
-        settled: AtomicU64::new(0),
         off: HashMap::new(),
         told: ItemSet::default(),
     })
@@ -128,9 +124,6 @@ struct Comparing<'a, T, M: Monoid> {
     options: InspectionOptions,
     context: Context<'a>,
     findings: LedgerFindings,
-    ledger_rows: AtomicU64,
-    /// The number of settled items.
-    settled: AtomicU64,
     /// By how much each key is off; `None` if that leaves the range of its type.
     off: HashMap<Key, Option<M::Value>>,
     /// Items that the findings list, and that still differ.
@@ -262,9 +255,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         let listed = self.context.list(pipeline, part).await;
         let Listed { entries, next, .. } = listed.map_err(|e| self.failed(e))?;
         let rows = entries.len() as u64;
-        self.ledger_rows.fetch_add(rows, Ordering::Relaxed);
-        self.settled
-            .fetch_add(settled_of(&entries), Ordering::Relaxed);
+        let settled = settled_of(&entries);
         let now = self.now();
         let counts = |known: &LedgerEntry<_>| {
             let mut keys = known.now.iter().map(|add| &add.key);
@@ -274,6 +265,7 @@ impl<T: Send + Sync, M: Monoid> Comparing<'_, T, M> {
         Ok(Contributing {
             items: entries.map(|known| known.item).collect(),
             rows,
+            settled,
             next,
         })
     }
@@ -552,10 +544,6 @@ impl<T: Send + Sync, M: Monoid> ByItems<T> for Comparing<'_, T, M> {
         self.findings.suspects
     }
 
-    fn settled(&self) -> u64 {
-        self.settled.load(Ordering::Relaxed)
-    }
-
     fn mended(&self) -> u64 {
         self.findings.mended
     }
@@ -563,15 +551,11 @@ impl<T: Send + Sync, M: Monoid> ByItems<T> for Comparing<'_, T, M> {
     fn findings(self: Box<Self>) -> LedgerFindings {
         let Self {
             mut findings,
-            ledger_rows,
-            settled,
             off,
             plan,
             options,
             ..
         } = *self;
-        findings.ledger_rows = ledger_rows.into_inner();
-        findings.settled = settled.into_inner();
         let identity = plan.monoid.identity();
         let mut off: Vec<_> = off
             .into_iter()

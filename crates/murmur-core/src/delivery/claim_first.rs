@@ -1,6 +1,5 @@
 use std::future::ready;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt};
@@ -83,22 +82,15 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
             let name = self.claim_name(pipeline, share.record);
             claims.push(async move {
                 // Whether the claim may be held although no answer confirmed it.
-                let lost = AtomicBool::new(false);
-                let attempt = || async {
-                    let until = context.retry.batch_deadline(work);
-                    let claim = deduper.claim(&name, owner, until).await;
-                    if let Err(StoreError::Unavailable {
-                        may_have_applied: true,
-                        ..
-                    }) = &claim
-                    {
-                        lost.store(true, Ordering::Relaxed);
-                    }
-                    claim
+                let mut lost = false;
+                let attempt = || deduper.claim(&name, owner, context.retry.batch_deadline(work));
+                let retried = |error: &StoreError| {
+                    lost |= may_have_applied(error);
+                    context.retried(pipeline, error);
                 };
-                let retried = |error: &StoreError| context.retried(pipeline, error);
                 let claim = context.retry.run(work, retried, attempt).await;
-                (name, share, claim, lost.into_inner())
+                lost |= claim.as_ref().is_err_and(may_have_applied);
+                (name, share, claim, lost)
             });
         }
         let claimed: Vec<_> = stream::iter(claims)
@@ -177,4 +169,14 @@ impl<M: Monoid, S: Store<M>, D: Deduper> Delivery<M> for ClaimFirst<S, D> {
         }
         verdicts
     }
+}
+
+fn may_have_applied(error: &StoreError) -> bool {
+    matches!(
+        error,
+        StoreError::Unavailable {
+            may_have_applied: true,
+            ..
+        }
+    )
 }

@@ -1,7 +1,6 @@
 //! Delivery into a ledger that items may leave.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -29,9 +28,18 @@ pub(crate) struct InLedger<M, S> {
     owned: Owned<M, S>,
     /// Whether the definition lets items settle.
     settles: bool,
-    /// Whether the store has reported that items settle, and when it was last asked.
-    heard: AtomicBool,
-    asked: Mutex<Option<Duration>>,
+    heard: Mutex<Heard>,
+}
+
+/// What the store has reported of whether items settle.
+#[derive(Clone, Copy)]
+enum Heard {
+    /// It was not asked yet.
+    Nothing,
+    /// They did not, when it was asked at this monotonic time.
+    No(Duration),
+    /// They do, for good.
+    Yes,
 }
 
 impl<M: Group, S: Ledger<M>> InLedger<M, S> {
@@ -39,24 +47,20 @@ impl<M: Group, S: Ledger<M>> InLedger<M, S> {
         Self {
             owned,
             settles,
-            heard: AtomicBool::new(false),
-            asked: Mutex::default(),
+            heard: Mutex::new(Heard::Nothing),
         }
     }
 
     /// Whether items settle, as far as this process knows. Entries are handled correctly either
     /// way.
     async fn has_heard(&self, bound: &Bound, context: &Context<'_>) -> bool {
-        if !self.settles || self.heard.load(Ordering::Relaxed) {
-            return self.settles;
-        }
         let now = context.retry.clock().monotonic();
-        {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.is_some_and(|asked| now.saturating_sub(asked) < ASK_AGAIN) {
-                return false;
-            }
-            *asked = Some(now);
+        match &mut *self.heard() {
+            _ if !self.settles => return false,
+            Heard::Yes => return true,
+            Heard::No(asked) if now.saturating_sub(*asked) < ASK_AGAIN => return false,
+            // Batches that come meanwhile do not ask as well.
+            heard => *heard = Heard::No(now),
         }
         let until = context.operation_deadline();
         let heard = match self.owned.store.is_settling(bound, until).await {
@@ -70,8 +74,14 @@ impl<M: Group, S: Ledger<M>> InLedger<M, S> {
                 false
             }
         };
-        self.heard.fetch_or(heard, Ordering::Relaxed);
+        if heard {
+            *self.heard() = Heard::Yes;
+        }
         heard
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -176,7 +186,7 @@ impl<M: Group, S: Ledger<M>> Ownership for InLedger<M, S> {
                 self.owned.store.settle(&bound, until).await
             };
             self.owned.ask(&context, settle).await?;
-            self.heard.store(self.settles, Ordering::Relaxed);
+            *self.heard() = Heard::Yes;
             Ok(())
         })
     }
