@@ -161,6 +161,7 @@ impl Failure for RecordError {
 
 /// A record that can never count, as the callback for rejected records receives it.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Rejected {
     /// The record, as its source gave it.
     pub record: Record,

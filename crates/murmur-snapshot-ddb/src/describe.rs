@@ -27,11 +27,9 @@ pub(crate) async fn describe(scan: &ScanSettings) -> Result<Description, SourceE
     description.stream = handoff::stream(scan, &table).await?.map(|stream| {
         use StreamViewType::{NewAndOldImages, NewImage, OldImage};
         let view = &stream.stream_view_type;
-        StreamView {
-            arn: stream.stream_arn.clone(),
-            new_images: matches!(view, NewImage | NewAndOldImages),
-            old_images: matches!(view, OldImage | NewAndOldImages),
-        }
+        let new_images = matches!(view, NewImage | NewAndOldImages);
+        let old_images = matches!(view, OldImage | NewAndOldImages);
+        StreamView::new(stream.stream_arn.as_str(), new_images, old_images)
     });
     Ok(description)
 }

@@ -60,11 +60,7 @@ impl Lookup for ParallelScan {
                 Err(bad) => LookedUp::Bad(bad),
             },
         };
-        Ok(Look {
-            found,
-            read_units: answer
-                .consumed_capacity
-                .and_then(|used| used.capacity_units),
-        })
+        let used = answer.consumed_capacity;
+        Ok(Look::new(found, used.and_then(|used| used.capacity_units)))
     }
 }

@@ -56,11 +56,7 @@ impl ParallelScan {
 
     pub(crate) fn row(&self, table: &Table, attributes: Attributes) -> Result<Row, BadRow> {
         let keys = table.keys_of(&attributes);
-        let bad = |id: String, error: RowError| BadRow {
-            id,
-            item: Item::default(),
-            error: Arc::new(error),
-        };
+        let bad = |id: String, error: RowError| BadRow::new(id, Arc::new(error));
         let keys =
             keys.map_err(|error| bad(format!("a row of {}", self.settings.place()), error))?;
         let item_id = item_id(&keys);
@@ -122,14 +118,11 @@ impl Source for ParallelScan {
                         .to_owned(),
                 source: Some(Arc::new(error)),
             })?;
-        let mut page = Page {
-            next: next.map(|next| next.encode()),
-            examined: u64::try_from(answer.scanned_count).unwrap_or_default(),
-            read_units: answer
-                .consumed_capacity
-                .and_then(|used| used.capacity_units),
-            ..Page::default()
-        };
+        let mut page = Page::new(Vec::new(), next.map(|next| next.encode()));
+        page.examined = u64::try_from(answer.scanned_count).unwrap_or_default();
+        page.read_units = answer
+            .consumed_capacity
+            .and_then(|used| used.capacity_units);
         for attributes in answer.items.unwrap_or_default() {
             match self.row(table, attributes) {
                 Ok(row) => page.rows.push(row),

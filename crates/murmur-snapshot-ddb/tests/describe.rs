@@ -151,11 +151,7 @@ async fn the_streams_view_tells_which_images_there_are() {
         let scan = ParallelScan::builder(dynamo.client(), &table).streams(dynamo.streams());
         let scan = scan.build().unwrap();
         let token = scan.capture_handoff().await.unwrap().unwrap();
-        let view = StreamView {
-            arn: token.stream_arn,
-            new_images,
-            old_images,
-        };
+        let view = StreamView::new(token.stream_arn, new_images, old_images);
         assert_eq!(scan.describe().await.unwrap().stream, Some(view));
     }
 }

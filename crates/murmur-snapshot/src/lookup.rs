@@ -41,6 +41,7 @@ pub trait Lookup: Source {
 
 /// The result of looking an item up.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Look {
     /// The item.
     pub found: LookedUp,
@@ -48,13 +49,17 @@ pub struct Look {
     pub read_units: Option<f64>,
 }
 
+impl Look {
+    /// What was found, and the cost in read units, if the source knows it.
+    pub fn new(found: LookedUp, read_units: Option<f64>) -> Self {
+        Self { found, read_units }
+    }
+}
+
 impl From<LookedUp> for Look {
     /// A result whose cost is not known.
     fn from(found: LookedUp) -> Self {
-        Self {
-            found,
-            read_units: None,
-        }
+        Self::new(found, None)
     }
 }
 

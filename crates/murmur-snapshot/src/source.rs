@@ -128,6 +128,7 @@ impl Description {
 
 /// A stream, and which images of an item its records carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StreamView {
     /// The stream's ARN.
     pub arn: String,
@@ -137,8 +138,21 @@ pub struct StreamView {
     pub old_images: bool,
 }
 
-/// The result of one request to a source.
+impl StreamView {
+    /// The stream of this ARN, and whether its records carry the item as it is after and before the
+    /// change.
+    pub fn new(arn: impl Into<String>, new_images: bool, old_images: bool) -> Self {
+        Self {
+            arn: arn.into(),
+            new_images,
+            old_images,
+        }
+    }
+}
+
+/// The result of one request to a source. Made by [`new`](Page::new); set the other fields.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Page {
     /// The rows.
     pub rows: Vec<Row>,
@@ -152,8 +166,21 @@ pub struct Page {
     pub read_units: Option<f64>,
 }
 
-/// An entry that cannot be read as a row.
+impl Page {
+    /// A page of these rows, all that were examined, and where the next one begins.
+    pub fn new(rows: Vec<Row>, next: Option<Cursor>) -> Self {
+        Self {
+            examined: rows.len() as u64,
+            rows,
+            next,
+            ..Self::default()
+        }
+    }
+}
+
+/// An entry that cannot be read as a row. Made by [`new`](BadRow::new).
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct BadRow {
     /// Its place, such as `line 17`; the same in every run.
     pub id: String,
@@ -161,6 +188,17 @@ pub struct BadRow {
     pub item: Item,
     /// What is wrong with it.
     pub error: Cause,
+}
+
+impl BadRow {
+    /// The entry at the place `id`, of which nothing could be read because of `error`.
+    pub fn new(id: impl Into<String>, error: Cause) -> Self {
+        Self {
+            id: id.into(),
+            item: Item::default(),
+            error,
+        }
+    }
 }
 
 impl PartialEq for BadRow {

@@ -61,10 +61,7 @@ impl<F: Fn(u32, Option<&Cursor>, &mut Page) + Send + Sync + 'static> Lookup for 
     async fn look_up(&self, item: &ItemId) -> Result<Look, SourceError> {
         let mut rows = self.0.segments.iter().flatten();
         let row = rows.find(|row| row.item_id == *item);
-        let mut page = Page {
-            rows: row.into_iter().cloned().collect(),
-            ..Page::default()
-        };
+        let mut page = Page::new(row.into_iter().cloned().collect(), None);
         (self.1)(LOOKED_UP, None, &mut page);
         let found = page.rows.pop().map_or(LookedUp::Gone, LookedUp::Row);
         Ok(found.into())

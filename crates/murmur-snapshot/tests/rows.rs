@@ -592,10 +592,7 @@ impl Source for Circle {
         _: Option<&Cursor>,
         _: Option<NonZeroU32>,
     ) -> Result<Page, SourceError> {
-        Ok(Page {
-            next: Some(Cursor::new("here")),
-            ..Page::default()
-        })
+        Ok(Page::new(Vec::new(), Some(Cursor::new("here"))))
     }
     async fn close(&self) -> Result<(), SourceError> {
         Ok(())

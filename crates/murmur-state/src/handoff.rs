@@ -26,6 +26,7 @@ const KIND: &str = "dynamodb-streams";
 /// A stream lists about seven shards for each partition and day, and nearly all of them are closed:
 /// a token of 100,000 shards is about 2 MB of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct HandoffToken {
     /// The stream's ARN, which identifies the table and the generation of the stream.
     pub stream_arn: String,

@@ -57,11 +57,7 @@ impl Source for Orders {
             item_id,
             item,
         };
-        Ok(Page {
-            rows: vec![row],
-            examined: 1,
-            ..Page::default()
-        })
+        Ok(Page::new(vec![row], None))
     }
 
     async fn close(&self) -> Result<(), SourceError> {

@@ -4,6 +4,7 @@ use murmur_state::Key;
 
 /// How far the state of a key is off.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct KeyDifference {
     /// The key.
     pub key: Key,

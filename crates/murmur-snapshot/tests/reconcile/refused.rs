@@ -161,10 +161,7 @@ impl Source for Odd {
         _limit: Option<NonZeroU32>,
     ) -> Result<Page, SourceError> {
         assert!(!self.leaves_out, "it is not read");
-        Ok(Page {
-            next: Some(Cursor::new("here")),
-            ..Page::default()
-        })
+        Ok(Page::new(Vec::new(), Some(Cursor::new("here"))))
     }
 
     async fn close(&self) -> Result<(), SourceError> {

@@ -578,13 +578,11 @@ impl Source for Table {
             .filter(|id| after.is_none_or(|after| id.as_str() > after.as_str()));
         let left: Vec<&String> = left.collect();
         let page = &left[..left.len().min(PAGE)];
-        Ok(Page {
-            rows: page.iter().map(|id| row(id, &tables.items[*id])).collect(),
-            next: (left.len() > PAGE).then(|| Cursor::new(page[PAGE - 1].as_str())),
-            examined: page.len() as u64,
-            read_units: Some(0.5),
-            ..Page::default()
-        })
+        let rows = page.iter().map(|id| row(id, &tables.items[*id])).collect();
+        let next = (left.len() > PAGE).then(|| Cursor::new(page[PAGE - 1].as_str()));
+        let mut page = Page::new(rows, next);
+        page.read_units = Some(0.5);
+        Ok(page)
     }
 
     async fn close(&self) -> Result<(), SourceError> {
@@ -621,13 +619,11 @@ impl Lookup for Table {
             Some(Flaw::ItemBeforeLedger) => &tables.before,
             _ => &tables.items,
         };
-        Ok(Look {
-            found: match items.get(&id) {
-                Some(order) => LookedUp::Row(row(&id, order)),
-                None => LookedUp::Gone,
-            },
-            read_units: Some(1.0),
-        })
+        let found = match items.get(&id) {
+            Some(order) => LookedUp::Row(row(&id, order)),
+            None => LookedUp::Gone,
+        };
+        Ok(Look::new(found, Some(1.0)))
     }
 }
 

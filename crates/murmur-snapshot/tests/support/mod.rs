@@ -186,11 +186,7 @@ pub const STREAM: &str = "arn:stream";
 pub fn described(segments: usize) -> Description {
     let mut described = Description::new(format!("table `orders`, {segments} segments"));
     described.consistent = true;
-    described.stream = Some(StreamView {
-        arn: STREAM.into(),
-        new_images: true,
-        old_images: true,
-    });
+    described.stream = Some(StreamView::new(STREAM, true, true));
     described
 }
 
@@ -295,13 +291,10 @@ impl Source for Table {
         let from: usize = after.map_or(0, |cursor| cursor.as_str().parse().unwrap());
         let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
         let to = (from + self.page_size.min(limit)).min(rows.len());
-        Ok(Page {
-            rows: rows[from..to].to_vec(),
-            next: (to < rows.len()).then(|| Cursor::new(to.to_string())),
-            examined: (to - from) as u64,
-            read_units: Some(self.row_cost.map_or(0.5, |cost| cost * (to - from) as f64)),
-            ..Page::default()
-        })
+        let next = (to < rows.len()).then(|| Cursor::new(to.to_string()));
+        let mut page = Page::new(rows[from..to].to_vec(), next);
+        page.read_units = Some(self.row_cost.map_or(0.5, |cost| cost * (to - from) as f64));
+        Ok(page)
     }
 
     async fn close(&self) -> Result<(), SourceError> {
