@@ -12,11 +12,11 @@ pub enum Fault {
     FailBefore,
     /// By chance: not applied, the connection broke.
     DropBefore,
-    /// By chance: applied, but answered with a 500 instead of the server's answer.
+    /// By chance: processed, but answered with a 500 instead of the server's answer.
     FailAfter,
-    /// By chance: applied, but the connection broke before the answer.
+    /// By chance: processed, but the connection broke before the answer.
     DropAfter,
-    /// By chance: applied, but never answered.
+    /// By chance: processed, but never answered.
     HangAfter,
     /// By chance: delayed, and never answered.
     Stall,
