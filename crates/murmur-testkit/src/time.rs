@@ -72,8 +72,8 @@ impl Time {
         self.clock_of_machine(skew, &Suspensions::default())
     }
 
-    /// The clock of a machine that is suspended at times. During a suspension its monotonic time
-    /// stands still, its wall clock does not.
+    /// As [`clock`](Self::clock), for a machine that is suspended at times. During a suspension its
+    /// monotonic time stands still, its wall clock does not.
     pub fn clock_of_machine(&self, skew: i64, suspended: &Suspensions) -> Arc<dyn Clock> {
         Arc::new(SkewedClock {
             time: self.clone(),

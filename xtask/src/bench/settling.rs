@@ -36,7 +36,7 @@ const ITEMS: usize = 15_000;
 /// The number of changes to settled items before the measurement and during it.
 const EVENTS: [usize; 2] = [10_000, 5_000];
 
-/// Workloads that differ only in what the process remembers.
+/// A workload. Workloads differ only in these settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Load {
     pub(super) keys: Keys,

@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// Returns the line in a code block of the page that starts with `begin`.
+    /// Whether a line of the page starts with `begin`.
     fn documented(begin: &str) -> bool {
         let text = fs::read_to_string(workspace::root().join("docs/publishing.md")).unwrap();
         text.lines().any(|line| line.starts_with(begin))

@@ -31,16 +31,16 @@ pub enum Rule {
     /// A write is refused if one of its ids is in the row's `prev`: the row took it before its ids
     /// last moved.
     IdsInPrev,
-    /// A plain write is refused if the row's ids have moved since the row was read.
+    /// A plain write is refused if the row's ids have moved since the process last saw the row.
     PerAsRead,
     /// The ids may have moved once since then, but not twice.
     PerOnceAtMost,
-    /// A move is refused if the ids have already moved since the row was read.
+    /// A move is refused if the ids have already moved since the process last saw the row.
     MovesOnce,
     /// A move happens inside the row: the row's own `cur` becomes `prev`, not a copy that was read
     /// earlier.
     MovesInPlace,
-    /// Before an event is written, it is looked up in `prev` of the row as last read.
+    /// Before an event is written, it is looked up in `prev` of the row as the process knows it.
     PrevChecked,
     /// The event is looked up again in `prev` of every row that a write returns.
     PrevCheckedAgain,
@@ -409,7 +409,7 @@ fn looked_up_once(process: &Process, own: Interference) {
     });
 }
 
-/// `prev` becomes the `cur` that the process last read.
+/// `prev` becomes the `cur` that the process knew.
 fn moves_by_copy(process: &Process) {
     let copies: Arc<Mutex<HashMap<RowName, Vec<Value>>>> = Arc::default();
     let known = Arc::clone(&copies);

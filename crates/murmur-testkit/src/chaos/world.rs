@@ -387,7 +387,7 @@ pub(super) struct Lambda {
     machine: Machine,
 }
 
-/// What a process has in memory.
+/// Notes the events that a process is working on.
 #[derive(Clone)]
 struct Hands {
     in_hand: InHand,
@@ -401,8 +401,8 @@ impl Hands {
     }
 }
 
-/// A clock that stops when an invocation starts, so that everything in the invocation is judged by
-/// that time.
+/// A clock whose wall time stops when an invocation starts, so that everything in the invocation is
+/// judged by that time.
 #[derive(Debug)]
 struct AsBegun {
     clock: Arc<dyn Clock>,

@@ -33,8 +33,8 @@ use crate::wire::Request;
 
 type Rewriter = dyn Fn(&mut Request) + Send + Sync;
 
-/// Changes the body of an answer. It gets `None` if there is no answer or if the answer is an
-/// error. For both it may return the body of a successful answer.
+/// Changes the body of an answer. It gets `None` if there is no answer or if the answer is an error
+/// other than a failed condition. For both it may return the body of a successful answer.
 type AnswerRewriter = dyn Fn(&Request, Option<&mut Value>) -> Option<Value> + Send + Sync;
 
 /// The connection of one process to a [`Cloud`](super::Cloud): its client, its random generator and

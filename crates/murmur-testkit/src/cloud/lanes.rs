@@ -15,12 +15,12 @@ struct Lane {
     held: bool,
     /// Busy with plain writes until this time.
     busy: Duration,
-    /// The write units in use after the decay since then, and the time of that value.
+    /// The write units used and not yet freed, and the time of that value.
     taken: (f64, Duration),
 }
 
 impl Lane {
-    /// The write units in use at `now`, if `rate` units per second are freed.
+    /// The write units not yet freed at `now`, if `rate` units per second are freed.
     fn taken(&self, now: Duration, rate: f64) -> f64 {
         let passed = now.saturating_sub(self.taken.1).as_secs_f64();
         (self.taken.0 - passed * rate).max(0.0)

@@ -165,8 +165,8 @@ impl Cloud {
         Process::admin(self.0.clone()).client()
     }
 
-    /// Executes a request at once, without a client, weather or cost: for tests that write to a
-    /// table many times.
+    /// Executes a request at once, without a client or weather, and does not count it: for tests
+    /// that write to a table many times.
     ///
     /// # Panics
     ///

@@ -392,8 +392,8 @@ impl Region {
                 for one in stalled.iter_mut() {
                     one.overtaken = one.overtaken.saturating_sub(overtakes);
                 }
-                // The server has no time of its own: a request that arrives before any other one
-                // arrives in time.
+                // The server has no time of its own: a stalled request arrives in time if it
+                // arrives before any other request.
                 stalled
                     .extract_if(.., |one| one.overtaken == 0 || one.until < now)
                     .collect()

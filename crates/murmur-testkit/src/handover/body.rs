@@ -242,7 +242,7 @@ impl Body {
         roll(&mut lock(&self.state).dice)
     }
 
-    /// Marks the process as doing `doing` until the returned value is dropped.
+    /// Marks the process as doing `doing` from now on.
     pub(super) fn does(&self, doing: Doing) {
         lock(&self.state).doing = doing;
     }

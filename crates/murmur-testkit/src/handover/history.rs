@@ -136,7 +136,7 @@ struct Writer<'a> {
     scenario: &'a Scenario,
     start: Timestamp,
     rng: Rng,
-    /// The current item in each slot. A slot has held other items before.
+    /// The current version of the item in each slot; `None` if the item is absent.
     slots: Vec<Option<Version>>,
     known: Vec<bool>,
 }

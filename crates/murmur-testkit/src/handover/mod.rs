@@ -37,9 +37,10 @@
 //!   and others count them.
 //! - Where removed items continue to count, an item may count or not if it was removed before the
 //!   stream consumer sees every change.
-//! - In such runs no second poller starts in the middle of a running batch, because it delivers a
-//!   change before the removal that the change follows.
-//! - In such runs no change is lost, because nothing could tell how an item was removed.
+//! - Where removed items continue to count, no second poller starts in the middle of a running
+//!   batch, because it delivers a change before the removal that the change follows.
+//! - Where removed items continue to count, no change is lost, because nothing could tell how an
+//!   item was removed.
 //! - No change is lost where items settle, because nothing corrects the contribution of a settled
 //!   item.
 

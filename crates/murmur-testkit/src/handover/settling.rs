@@ -32,8 +32,8 @@ pub struct Settling {
 }
 
 impl Settling {
-    /// Derives the settling of a run whose bootstrap takes about `scan`. It starts before or during
-    /// the bootstrap or, in most cases, within `span` after it.
+    /// Derives when items start to settle, for a bootstrap that takes about `scan`: before it,
+    /// during it or, in most cases, within `span` after it.
     pub(super) fn of(rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
         let Range {
             start: begin,
@@ -82,7 +82,7 @@ impl Shared {
 
 /// Watches the requests to the tables of a state for items that settle.
 pub(super) fn watch(cloud: &Cloud, shared: &Arc<Shared>) {
-    // A weak reference, because the shared state owns the cloud.
+    // A weak reference, so that the observer does not keep the shared state alive.
     let shared = Arc::downgrade(shared);
     cloud.observe(move |Answered { request, is_ok, .. }: &Answered<'_>| {
         let Some(shared) = shared.upgrade().filter(|_| *is_ok) else {
