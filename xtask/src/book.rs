@@ -1,11 +1,11 @@
-//! `cargo xtask book`: makes a book of the pages in `docs/`.
+//! `cargo xtask book`: builds a book from the pages in `docs/`.
 
 use anyhow::{Context, Result};
 use tokio::process::Command;
 
 use crate::{process, workspace};
 
-/// Make a book of the pages in docs/, in target/book.
+/// Build a book from the pages in docs/, in target/book.
 ///
 /// Runs `mdbook build`, which needs mdBook: `cargo install mdbook`.
 #[derive(clap::Args)]
@@ -15,7 +15,7 @@ pub(crate) struct Args {
     open: bool,
 }
 
-/// Whether the book was made. Cancel safe: mdBook ends.
+/// Returns whether the book was built. Cancel safe: mdBook is stopped.
 pub(crate) async fn run(Args { open }: Args) -> Result<bool> {
     let mut mdbook = Command::new("mdbook");
     mdbook.arg("build").current_dir(workspace::root());

@@ -1,5 +1,5 @@
-//! `cargo xtask chaos`: random runs of the delivery modes over a simulated Lambda and a DynamoDB
-//! that fails, each held against a recount.
+//! `cargo xtask chaos`: random runs of the delivery modes on a simulated Lambda and a DynamoDB that
+//! fails. Each run is compared with a recount.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::server::{Server, Way};
 /// How often a line of progress is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// From how many runs on one of them must have met each kind of trouble.
+/// With this many runs or more, each kind of fault must occur.
 const ENOUGH: u64 = 500;
 
 /// Play random runs of a pipeline under faults, and compare each with a recount.
@@ -25,9 +25,9 @@ const ENOUGH: u64 = 500;
 /// A seed determines everything: the history of a table, the pipeline, batches that are repeated,
 /// regrouped or delivered twice at once, processes that are killed, stall or have wrong clocks, and
 /// requests that fail, are lost, throttled or arrive late. Runs take place inside this process in
-/// virtual time, or against a DynamoDB Local. A table of all faults is printed at the end. In
+/// virtual time, or against a DynamoDB Local. A table of all faults is printed at the end. With
 /// exactly-once every total must equal the recount. If a total does not, its seed is printed and
-/// the task fails. It also fails if 500 runs or more never met some kind of fault.
+/// the task fails. The task also fails if some kind of fault never occurs in 500 runs or more.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
     /// How many seeds to play
@@ -47,7 +47,7 @@ pub(crate) struct Args {
     /// tables in it, which stay there
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// Leave out a rule of exactly-once, to see how many seeds notice; fails if none does
+    /// Leave out a rule of exactly-once, to see how many seeds detect it; fails if none does
     #[arg(long, value_name = "RULE", value_parser = rule)]
     without: Option<Rule>,
 }
@@ -74,11 +74,11 @@ fn names(names: impl IntoIterator<Item = impl ToString>) -> String {
     names.join(", ")
 }
 
-/// Whether all is as it should be. Cancel safe: no more runs are begun.
+/// Returns whether all runs passed. Cancel safe: no further run starts.
 pub(crate) async fn run(args: Args) -> Result<bool> {
     let place = match &args.endpoint {
         Some(endpoint) => {
-            // An answer now is better than a thousand panics.
+            // Checks once that the server answers, instead of failing in a thousand runs.
             Server::start(Way::Given(endpoint.clone())).await?;
             Place::Over(endpoint.clone())
         }
@@ -111,13 +111,13 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     }))
 }
 
-/// Nothing is wrong, and enough was met to say so.
+/// Whether no run has a fault and enough situations occurred.
 fn is_well(summary: &Summary, place: &Place) -> bool {
     let missing = summary.runs >= ENOUGH && !summary.missing(place).is_empty();
     summary.wrong_runs == 0 && !missing
 }
 
-/// Plays on threads of their own; a run that fails is printed at once where `shows` says so.
+/// Plays the runs on threads of their own. If `shows` is set, a failed run is printed at once.
 async fn sail(fleet: Fleet, seeds: Vec<u64>, shows: bool) -> Result<Summary> {
     let stop = Stop::default();
     let stopped = Arc::clone(&stop.0);
@@ -129,7 +129,7 @@ async fn sail(fleet: Fleet, seeds: Vec<u64>, shows: bool) -> Result<Summary> {
             !stopped.load(Ordering::Relaxed)
         });
         progress.bar.finish_and_clear();
-        // Nobody may wait for it any more.
+        // The caller may have stopped waiting.
         let _ = send.send(summary);
     })?;
     receive.await.context("the runs were broken off")
@@ -145,7 +145,7 @@ impl Drop for Stop {
     }
 }
 
-/// Progress for people: a bar on a terminal, a line every few seconds elsewhere.
+/// Displays progress: a bar on a terminal, otherwise a line every few seconds.
 struct Progress {
     mode: Mode,
     bar: ProgressBar,

@@ -21,15 +21,15 @@ use crate::{itest, process, workspace};
 /// Runs all of them even if one fails, and fails at the end.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The checks to run, named as in `--list`; all by default
+    /// The checks to run, by their names in `--list`; all by default
     #[arg(value_name = "CHECK", hide_possible_values = true)]
     checks: Vec<Check>,
-    /// List the checks in their order, and run nothing
+    /// List the checks in their order, and run none of them
     #[arg(long)]
     list: bool,
 }
 
-/// The checks, the quickest first. Their docs are their help.
+/// The checks, the quickest first. Their doc comments are their help.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Check {
     /// The code is formatted
@@ -108,7 +108,7 @@ impl Check {
     }
 }
 
-/// Whether all checks passed. Cancel safe: what runs ends.
+/// Returns whether all checks passed. Cancel safe: the running check is stopped.
 pub(crate) async fn run(args: Args) -> Result<bool> {
     if args.list {
         for check in Check::value_variants() {
@@ -133,7 +133,7 @@ pub(crate) async fn run(args: Args) -> Result<bool> {
     Ok(results.iter().all(|(_, passed, _)| *passed))
 }
 
-/// A line for every check, and one for all.
+/// A line for every check, and one for the total.
 fn summary(results: &[(String, bool, Duration)]) -> String {
     let line = |name: &str, passed: bool, time: Duration| {
         let result = if passed { "ok" } else { "FAILED" };
@@ -152,7 +152,7 @@ fn summary(results: &[(String, bool, Duration)]) -> String {
     lines
 }
 
-/// Checks every published crate by itself, because crates switch on each other's features.
+/// Checks every published crate separately, because crates enable each other's features.
 async fn features() -> Result<()> {
     for member in workspace::members()
         .await?

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: the task is dropped, and ended within two seconds; a second one ends it at once.
+//! Ctrl-C and SIGTERM: the first signal drops the task and stops its processes within two seconds;
+//! a second one ends the task at once.
 
 use std::process::exit;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,17 +9,17 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-/// How long what was started may take to be ended.
+/// The longest time for stopping what the task started.
 const LIMIT: Duration = Duration::from_millis(1_900);
 
-/// What was started and has to be ended, while it is there.
+/// Registers something that must be stopped, for as long as the value exists.
 #[derive(Debug)]
 pub(crate) struct Started(u64);
 
 struct Open {
     id: u64,
     what: String,
-    /// The process group that is killed if it does not end.
+    /// The process group that is killed if it does not end by itself.
     group: Option<u32>,
 }
 
@@ -30,7 +31,7 @@ fn open() -> MutexGuard<'static, Vec<Open>> {
 }
 
 impl Started {
-    /// Something that is called `what`, and is a process group if one is given.
+    /// Registers something called `what`, and its process group if it has one.
     pub(crate) fn note(what: impl Into<String>, group: Option<u32>) -> Self {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         let what = what.into();
@@ -45,8 +46,8 @@ impl Drop for Started {
     }
 }
 
-/// Listens from now on, in a thread of its own, which nothing holds up. What it gives ends when this
-/// process is told to, with the exit code for it.
+/// Listens for signals from now on, in a separate thread that no work can block. The returned
+/// future completes with the exit code when this process is told to end.
 pub(crate) fn listen() -> impl Future<Output = u8> {
     let (tell, told) = oneshot::channel();
     let (ready, is_ready) = mpsc::channel();
@@ -59,7 +60,7 @@ pub(crate) fn listen() -> impl Future<Output = u8> {
             runtime.block_on(obey(&ready, tell));
         }
     });
-    // Where nobody listens, the system ends the process by itself.
+    // Without a listener the system ends the process itself.
     let listens = spawned.is_ok() && is_ready.recv().is_ok();
     async move {
         match told.await {
@@ -73,12 +74,12 @@ async fn obey(ready: &mpsc::Sender<()>, tell: oneshot::Sender<u8>) {
     let Some(mut signals) = Signals::listen() else {
         return;
     };
-    // Who waits for this is there still.
+    // The thread that waits for this is still there.
     let _ = ready.send(());
     let code = signals.next().await;
     let waits_for = what_is_open();
     eprintln!("interrupted: stopping what was started{waits_for}; another signal ends it at once");
-    // Without a receiver the task is over by itself.
+    // Without a receiver the task has already ended.
     let _ = tell.send(code);
     let ended_by = tokio::time::timeout(LIMIT, signals.next()).await;
     let left = what_is_open();
@@ -105,7 +106,7 @@ fn kill_groups() {
     for group in open().iter().filter_map(|open| open.group) {
         use rustix::process::{Pid, Signal, kill_process_group};
         if let Some(group) = Pid::from_raw(group.cast_signed()) {
-            // An error here means that nobody is left in the group.
+            // An error means that the group has no process left.
             let _ = kill_process_group(group, Signal::KILL);
         }
     }
@@ -129,7 +130,7 @@ impl Signals {
         })
     }
 
-    /// The exit code that goes with the next one.
+    /// The exit code of the next signal.
     async fn next(&mut self) -> u8 {
         const BY_SIGTERM: u8 = 128 + 15;
         tokio::select! {
@@ -149,7 +150,7 @@ impl Signals {
     }
 
     async fn next(&mut self) -> u8 {
-        // An error means that nobody can be told, so nobody will be.
+        // An error means that signals cannot be received, so none arrives.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,4 +1,4 @@
-//! `cargo xtask itest`: runs all tests, against a real DynamoDB Local.
+//! `cargo xtask itest`: runs all tests against a real DynamoDB Local.
 
 use anyhow::Result;
 use murmur_testkit::ENDPOINT_VAR;
@@ -6,7 +6,7 @@ use murmur_testkit::ENDPOINT_VAR;
 use crate::process;
 use crate::server::{Found, Server, choose};
 
-/// Run all tests, those of DynamoDB against a real DynamoDB Local.
+/// Run all tests, with a real DynamoDB Local for those that need one.
 ///
 /// Runs `cargo test --workspace --all-features` with a server beside it. The server is the one that
 /// MURMUR_DYNAMODB_ENDPOINT names. Without that variable a server is started for this run and
@@ -29,7 +29,7 @@ impl Args {
     }
 }
 
-/// Whether all tests passed. Cancel safe: the tests end and the server stops.
+/// Returns whether all tests passed. Cancel safe: the tests and the server are stopped.
 pub(crate) async fn run(Args { args }: Args) -> Result<bool> {
     let found = Found::look().await;
     let way = choose(&found)?;

@@ -1,7 +1,11 @@
 //! Tasks of the Murmur workspace: `cargo xtask --help`.
 //!
-//! Exit codes: 0 everything passed; 1 a check or a test failed; 2 it could not run; 130 and 143
-//! stopped by Ctrl-C and SIGTERM, within two seconds, or at once by a second signal.
+//! Exit codes:
+//!
+//! - 0: everything passed
+//! - 1: a check or a test failed
+//! - 2: the task could not run
+//! - 130 and 143: stopped by Ctrl-C or SIGTERM, within two seconds, or at once by a second signal
 
 // A command line tool prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -34,7 +38,7 @@ struct Cli {
     task: Task,
 }
 
-/// One file per task; the docs of its arguments are its help.
+/// One file per task. The doc comments of its arguments are its help.
 #[derive(Subcommand)]
 enum Task {
     Bench(bench::Args),
@@ -46,7 +50,7 @@ enum Task {
 }
 
 impl Task {
-    /// `false` if it ran and found a failure.
+    /// Returns `false` if the task ran and found a failure.
     async fn run(self) -> Result<bool> {
         match self {
             Self::Bench(args) => bench::run(args).await,

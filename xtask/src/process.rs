@@ -1,4 +1,4 @@
-//! Child processes, none of which outlives the task that started it.
+//! Child processes. None of them outlives the task that started it.
 
 use std::env;
 use std::ffi::OsStr;
@@ -12,19 +12,19 @@ use tokio::process::{Child, Command};
 use crate::interrupt::Started;
 use crate::workspace;
 
-/// How long a process that was told to end may take, before it is killed.
+/// How long a process may take to end after SIGTERM, before it is killed.
 const GRACE: Duration = Duration::from_millis(1_500);
 
-/// A process and all it starts. Dropping it ends them.
+/// A process and its children. Dropping the group ends them.
 ///
-/// It is a process group of its own: ending `cargo` alone would leave the tests it runs behind.
+/// The process has its own process group: ending `cargo` alone would leave its tests running.
 pub(crate) struct Group(
     Child,
     #[allow(dead_code, reason = "it is there to be dropped")] Started,
 );
 
 impl Group {
-    /// Starts `command`, without an input.
+    /// Starts `command` without input.
     pub(crate) fn spawn(command: &mut Command) -> Result<Self> {
         command.stdin(Stdio::null()).kill_on_drop(true);
         #[cfg(unix)]
@@ -55,7 +55,7 @@ impl Drop for Group {
         }
         let group = self.0.id().and_then(|id| Pid::from_raw(id.cast_signed()));
         let Some(group) = group else { return };
-        // An error here means that nobody is left in the group.
+        // An error means that the group has no process left.
         let _ = kill_process_group(group, Signal::TERM);
         let told = Instant::now();
         while !self.ended() && told.elapsed() < GRACE {
@@ -72,14 +72,14 @@ pub(crate) fn cargo(args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Comman
     command
 }
 
-/// Runs `command` with its output on ours, and says whether it succeeded. Cancel safe: the process
-/// ends.
+/// Runs `command` with its output on ours. Returns whether it succeeded. Cancel safe: the process
+/// is stopped.
 pub(crate) async fn succeeds(command: &mut Command) -> Result<bool> {
     Ok(Group::spawn(command)?.wait().await?.success())
 }
 
-/// Runs `command` with its output on ours; that it fails is an error. Cancel safe: the process
-/// ends.
+/// Runs `command` with its output on ours. A failure of the command is an error. Cancel safe: the
+/// process is stopped.
 pub(crate) async fn run(command: &mut Command) -> Result<()> {
     if !succeeds(command).await? {
         bail!("failed: {}", line(command));
@@ -87,8 +87,8 @@ pub(crate) async fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The standard output of `command`, a short one; that it fails is an error with what it printed.
-/// Cancel safe: the process ends.
+/// Returns the standard output of `command`, which must be short. A failure of the command is an
+/// error that contains its output. Cancel safe: the process is stopped.
 pub(crate) async fn read(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
@@ -103,7 +103,7 @@ pub(crate) async fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Awaits `work`, and tells what is going on when it takes longer than two seconds.
+/// Awaits `work`, and prints what is going on if it takes longer than two seconds.
 pub(crate) async fn telling<T>(what: &str, work: impl Future<Output = T>) -> T {
     let mut work = std::pin::pin!(work);
     let began = Instant::now();
@@ -117,7 +117,7 @@ pub(crate) async fn telling<T>(what: &str, work: impl Future<Output = T>) -> T {
     }
 }
 
-/// The command as a person would type it.
+/// The command as typed in a shell.
 fn line(command: &Command) -> String {
     let command = command.as_std();
     let program = std::path::Path::new(command.get_program())

@@ -1,4 +1,4 @@
-//! The DynamoDB of the integration tests: which one, and that it stops.
+//! Chooses, starts and stops the DynamoDB of the integration tests.
 
 mod compose;
 mod java;
@@ -12,27 +12,27 @@ use murmur_testkit::ENDPOINT_VAR;
 
 use crate::{process, workspace};
 
-/// The version of DynamoDB Local, as a Maven artifact and as a Docker image. The newest whose
+/// The version of DynamoDB Local, as a Maven artifact and as a Docker image. It is the newest whose
 /// Maven dependencies all resolve.
 const VERSION: &str = "3.1.0";
 
-/// The flags of DynamoDB Local, but for the port.
+/// The flags of DynamoDB Local, except for the port.
 const FLAGS: [&str; 2] = ["-inMemory", "-disableTelemetry"];
 
-/// How the tests get at a DynamoDB.
+/// How the tests reach a DynamoDB.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Way {
     /// A running server, by its URL. It is neither started nor stopped.
     Given(String),
     /// DynamoDB Local in a container.
     Compose,
-    /// DynamoDB Local from Maven, by Java.
+    /// DynamoDB Local from Maven, run with Java.
     Java,
-    /// None: every test starts an embedded server of its own. The reasons why.
+    /// No server: every test starts an embedded one. The field has the reasons.
     Embedded(String),
 }
 
-/// What there is on this machine; an `Err` says why not.
+/// What is available on this machine; an `Err` has the reason why not.
 #[derive(Debug)]
 pub(crate) struct Found {
     endpoint: Option<String>,
@@ -42,7 +42,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Looks around. Nothing is looked for beyond the first that will do.
+    /// Checks what is available. The search stops at the first usable one.
     pub(crate) async fn look() -> Self {
         let endpoint = env::var(ENDPOINT_VAR).ok().filter(|url| !url.is_empty());
         let mut found = Self {
@@ -61,12 +61,12 @@ impl Found {
     }
 }
 
-/// The best way of those found.
+/// Chooses the best of the available ways.
 ///
 /// # Errors
 ///
-/// When only the embedded server is left, on a build server: there the tests shall not pass
-/// against less than the real thing.
+/// If only the embedded server is left on a build server: the tests must not pass there without a
+/// real DynamoDB Local.
 pub(crate) fn choose(found: &Found) -> Result<Way> {
     if let Some(endpoint) = &found.endpoint {
         return Ok(Way::Given(endpoint.clone()));
@@ -103,13 +103,13 @@ impl fmt::Display for Way {
     }
 }
 
-/// A DynamoDB for as long as this value lives.
+/// A DynamoDB that runs for as long as this value exists.
 pub(crate) struct Server {
     endpoint: Option<String>,
     _running: Running,
 }
 
-/// What is to be stopped when it is dropped.
+/// The process or container that is stopped when this is dropped.
 enum Running {
     Nothing,
     Compose { _container: compose::Container },
@@ -117,11 +117,12 @@ enum Running {
 }
 
 impl Server {
-    /// Starts the server and waits until it answers. Cancel safe: it is stopped.
+    /// Starts the server and waits until it answers. Cancel safe: the server is stopped.
     ///
     /// # Errors
     ///
-    /// When it does not start, or does not answer in time; the given one, too.
+    /// If the server does not start, or if it does not answer in time; the latter also for a given
+    /// server.
     pub(crate) async fn start(way: Way) -> Result<Self> {
         let (endpoint, running) = match way {
             Way::Embedded(_) => {
@@ -156,7 +157,7 @@ impl Server {
         })
     }
 
-    /// Where it answers; `None` for the embedded ones.
+    /// The URL of the server; `None` for embedded ones.
     pub(crate) fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
     }

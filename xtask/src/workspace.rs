@@ -1,4 +1,4 @@
-//! What cargo knows of this workspace.
+//! The workspace as cargo reports it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,12 +14,12 @@ pub(crate) fn root() -> &'static Path {
         .unwrap_or(Path::new("."))
 }
 
-/// A folder under `target/`, for what a task downloads or makes.
+/// A folder under `target/`, for files that a task downloads or creates.
 pub(crate) fn target(folder: &str) -> PathBuf {
     root().join("target").join(folder)
 }
 
-/// Whether this runs on a build server, by the variable they all set.
+/// Whether this runs on a build server, detected by the variable that all of them set.
 pub(crate) fn on_ci() -> bool {
     std::env::var("CI").is_ok_and(|value| value == "true")
 }
@@ -30,14 +30,14 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) folder: PathBuf,
     pub(crate) published: bool,
-    /// Without `default`.
+    /// The features, without `default`.
     pub(crate) features: Vec<String>,
-    /// Names of its normal dependencies, optional ones included.
+    /// The names of its normal dependencies, including optional ones.
     pub(crate) dependencies: Vec<String>,
 }
 
 impl Member {
-    /// Flags for every feature set worth a look: none, each by itself, all.
+    /// The flags of the feature sets to check: none, each by itself, all.
     pub(crate) fn feature_sets(&self) -> Vec<Vec<String>> {
         let none = "--no-default-features".to_owned();
         let each = self
@@ -53,7 +53,7 @@ impl Member {
     }
 }
 
-/// The members, in the order of their names.
+/// The members, ordered by name.
 pub(crate) async fn members() -> Result<Vec<Member>> {
     let text = process::read(&mut process::cargo([
         "metadata",
@@ -88,9 +88,10 @@ fn member(package: &Value) -> Member {
     }
 }
 
-/// `publish = false` is an empty list of registries. A crate that others of the workspace depend on
-/// cannot say that, or `cargo package --workspace` finds no registry to resolve it from; it says
-/// `[package.metadata.murmur] published = false`.
+/// Whether a package is published. `publish = false` is an empty list of registries. A crate that
+/// others of the workspace depend on cannot use it, because `cargo package --workspace` would find
+/// no registry to resolve the crate from; it uses `[package.metadata.murmur] published = false`
+/// instead.
 fn is_published(package: &Value) -> bool {
     let registries = package["publish"].as_array();
     let said = &package["metadata"]["murmur"]["published"];

@@ -1,9 +1,8 @@
-//! Inputs for decoders: what an encoder wrote, damaged, and bytes out of nowhere.
+//! Inputs for decoders: damaged output of an encoder, and random bytes.
 //!
 //! A decoder must not panic on any bytes, and must not accept bytes that its encoder never writes:
-//! what it takes for a value and what was kept would differ, and the next save would hide that.
-//! [`accepts_only_what_it_writes`] holds a decoder against both for [`CASES`] inputs, the same ones
-//! in every run.
+//! the value that it reads would differ from what was stored, and the next save would hide that.
+//! [`accepts_only_what_it_writes`] checks both for [`CASES`] inputs, the same ones in every run.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,19 +10,19 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use fastrand::Rng;
 use serde_json::Value;
 
-/// How many inputs a decoder is given.
+/// The number of inputs for one decoder.
 pub const CASES: u32 = 100_000;
 
-/// Bytes that mean something to one format or another.
+/// Bytes with a meaning in one format or another.
 const TELLING: &[u8] = b"\0\x01\x02\x7f\x80\xff \"\\{}[],:;/+-.eE0123456789SN";
 
-/// [`CASES`] inputs: any of `samples` with up to three pieces of damage, none of them included, and
-/// now and then random bytes.
+/// [`CASES`] inputs: one of `samples` with zero to three pieces of damage, and now and then random
+/// bytes.
 ///
 /// A piece of damage flips a bit, sets, inserts or removes bytes, cuts the end off, repeats a part
-/// elsewhere, or puts a part of another sample in place of one. Half of the parts begin and end at one
-/// of the bytes `seams`, such as the commas of a JSON text, so that whole fields are repeated and
-/// lost.
+/// elsewhere, or replaces a part with a part of another sample. Half of the parts start and end at
+/// one of the bytes in `seams`, such as the commas of a JSON text, so that whole fields are
+/// repeated and lost.
 ///
 /// # Panics
 ///
@@ -46,7 +45,7 @@ pub fn damaged(samples: &[impl AsRef<[u8]>], seams: &[u8]) -> impl Iterator<Item
     })
 }
 
-/// A place in `bytes`, its end included.
+/// A position in `bytes`, its end included.
 fn place(rng: &mut Rng, bytes: &[u8], seams: &[u8]) -> usize {
     let at = rng.usize(..=bytes.len());
     if seams.is_empty() || rng.bool() {
@@ -85,12 +84,13 @@ fn inflict(rng: &mut Rng, bytes: &mut Vec<u8>, other: &[u8], seams: &[u8]) {
     }
 }
 
-/// Gives [`CASES`] inputs made of `samples` to `again`, which decodes one and encodes what came of it:
-/// `None` where it is refused. What is accepted must be what is written again.
+/// Passes [`CASES`] inputs made of `samples` to `again`, which decodes an input and encodes the
+/// result, or returns `None` for an input that it refuses. An accepted input must equal the encoded
+/// result.
 ///
 /// # Panics
 ///
-/// If the decoder panics, refuses a sample, or accepts what it does not write.
+/// If the decoder panics, refuses a sample, or accepts an input that its encoder does not write.
 pub fn accepts_only_what_it_writes(
     samples: &[impl AsRef<[u8]>],
     seams: &[u8],
@@ -99,8 +99,8 @@ pub fn accepts_only_what_it_writes(
     check(samples, seams, again, |input, written| input == written);
 }
 
-/// The same for JSON texts, which may differ in white space, in the order of members, and in how
-/// characters are escaped. A member that is missing, repeated or unknown is a difference.
+/// The same for JSON texts, which may differ in white space, in the order of members and in the
+/// escaping of characters. A missing, repeated or unknown member is a difference.
 ///
 /// # Panics
 ///
@@ -139,8 +139,8 @@ fn check(
     assert!(harmed > CASES / 2, "hardly any input was damaged");
 }
 
-/// Whether two JSON texts hold the same members. Repeated members and other forms of numbers show
-/// in the length.
+/// Whether two JSON texts hold the same members. Repeated members and other forms of numbers change
+/// the length.
 fn same_json(one: &[u8], other: &[u8]) -> bool {
     let value = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).ok();
     let (Some(a), Some(b)) = (value(one), value(other)) else {
@@ -170,7 +170,7 @@ mod tests {
         let lax = |text: &[u8]| number(text).map(|number| number.to_string().into_bytes());
         let strict = |text: &[u8]| lax(text).filter(|written| written == text);
         accepts_only_what_it_writes(&["12", "-7"], b"", strict);
-        // "+12" and "07" are numbers as well.
+        // The lax decoder also accepts "+12" and "07".
         catch_unwind(|| accepts_only_what_it_writes(&["12", "-7"], b"", lax)).unwrap_err();
         let panics = |text: &[u8]| number(text).map(|number| vec![b'0'; 20 - number as usize]);
         catch_unwind(|| accepts_only_what_it_writes(&["12"], b"", panics)).unwrap_err();

@@ -1,4 +1,4 @@
-//! The DynamoDB of a test.
+//! The DynamoDB that a test uses.
 
 use std::env;
 use std::process;
@@ -9,21 +9,22 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 
 use crate::Embedded;
 
-/// The environment variable that names the DynamoDB endpoint of the tests, such as
-/// `http://127.0.0.1:8000`. Unset or empty: every [`Dynamo`] starts an embedded server.
+/// The environment variable with the DynamoDB endpoint of the tests, such as
+/// `http://127.0.0.1:8000`. If it is unset or empty, every [`Dynamo`] starts an embedded server.
 pub const ENDPOINT_VAR: &str = "MURMUR_DYNAMODB_ENDPOINT";
 
-// DynamoDB Local keeps a set of tables per access key and region: all clients must say the same.
+// DynamoDB Local keeps one set of tables per access key and region, so all clients must use the
+// same.
 const REGION: &str = "us-east-1";
 const ACCESS_KEY: &str = "murmur";
 const SECRET_KEY: &str = "murmur";
 
-/// Longest the server named by [`ENDPOINT_VAR`] may take to answer the first call.
+/// How long the server named by [`ENDPOINT_VAR`] may take to answer the first call.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
-/// A DynamoDB with Streams for a test: clients, and table names nobody else uses.
+/// A DynamoDB with Streams for a test: clients, and unique table names.
 ///
-/// An embedded server lives as long as this value or a clone of it.
+/// An embedded server runs until this value and its clones are dropped.
 #[derive(Clone, Debug)]
 pub struct Dynamo {
     endpoint: String,
@@ -31,15 +32,16 @@ pub struct Dynamo {
 }
 
 impl Dynamo {
-    /// The server that [`ENDPOINT_VAR`] names, else an [embedded one](Embedded) of its own.
+    /// Connects to the server that [`ENDPOINT_VAR`] names, otherwise starts an [embedded
+    /// one](Embedded).
     ///
     /// # Panics
     ///
-    /// When the named server does not answer, or the embedded one cannot start.
+    /// If the named server does not answer, or the embedded one cannot start.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: nothing is kept before it returns.
+    /// Cancel safe: no state is kept before it returns.
     pub async fn connect() -> Self {
         let Some(endpoint) = env::var(ENDPOINT_VAR).ok().filter(|url| !url.is_empty()) else {
             return Self::embedded(Embedded::start().unwrap_or_else(|error| {
@@ -63,7 +65,7 @@ impl Dynamo {
         }
     }
 
-    /// The server at `endpoint`, whatever [`ENDPOINT_VAR`] says. Nothing is sent to it yet.
+    /// The server at `endpoint`, regardless of [`ENDPOINT_VAR`]. Nothing is sent to it yet.
     pub fn at(endpoint: impl Into<String>) -> Self {
         Self {
             endpoint: endpoint.into(),
@@ -71,7 +73,7 @@ impl Dynamo {
         }
     }
 
-    /// A DynamoDB that is `server`, whatever [`ENDPOINT_VAR`] says.
+    /// A DynamoDB on `server`, regardless of [`ENDPOINT_VAR`].
     pub fn embedded(server: Embedded) -> Self {
         Self {
             endpoint: server.endpoint(),
@@ -84,7 +86,7 @@ impl Dynamo {
         &self.endpoint
     }
 
-    /// Whether the server is the embedded one, which shows less than DynamoDB Local: see
+    /// Whether the server is the embedded one, which lacks some behaviour of DynamoDB Local: see
     /// [`Embedded`].
     pub fn is_embedded(&self) -> bool {
         self.embedded.is_some()
@@ -95,7 +97,7 @@ impl Dynamo {
         aws_sdk_dynamodb::Client::from_conf(self.client_config().build())
     }
 
-    /// The configuration behind [`client`](Self::client), for a client with something changed.
+    /// The configuration of [`client`](Self::client), for a client with other settings.
     pub fn client_config(&self) -> aws_sdk_dynamodb::config::Builder {
         aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -117,7 +119,7 @@ impl Dynamo {
         aws_sdk_dynamodbstreams::Client::from_conf(config)
     }
 
-    /// The environment with which `aws-config` in another process finds this server.
+    /// The environment variables with which `aws-config` in another process finds this server.
     pub fn env(&self) -> [(&'static str, String); 4] {
         [
             ("AWS_ENDPOINT_URL", self.endpoint.clone()),
@@ -127,7 +129,7 @@ impl Dynamo {
         ]
     }
 
-    /// A table name that begins with `stem`, new at every call in any process.
+    /// A table name that starts with `stem`, unique for every call in any process.
     pub fn table(&self, stem: &str) -> String {
         static CALLS: AtomicU64 = AtomicU64::new(0);
         let call = CALLS.fetch_add(1, Ordering::Relaxed);

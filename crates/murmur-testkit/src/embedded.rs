@@ -12,12 +12,15 @@ use tokio::sync::oneshot;
 
 /// An in-memory DynamoDB with Streams, served on a free port of 127.0.0.1.
 ///
-/// It runs on a thread and a runtime of its own, so tests with runtimes of their own can come and
-/// go. It stops when the last clone is dropped, and its tables are gone then.
+/// It runs on its own thread and runtime, so it outlives the runtimes of single tests. It stops
+/// when the last clone is dropped, and its tables are lost then.
 ///
-/// What it does not show: one shard per stream, which never splits; no throttling and no
-/// transaction conflicts; reads are always consistent; TTL acts only when
-/// [`database`](Self::database)`().sweep_ttl()` is called.
+/// It differs from DynamoDB:
+///
+/// - A stream has one shard, which never splits.
+/// - There is no throttling and there are no transaction conflicts.
+/// - Reads are always consistent.
+/// - TTL acts only when [`database`](Self::database)`().sweep_ttl()` is called.
 #[derive(Clone)]
 pub struct Embedded {
     server: Arc<Server>,
@@ -26,16 +29,16 @@ pub struct Embedded {
 struct Server {
     address: SocketAddr,
     database: Database,
-    /// Dropped with the last clone, which is what tells the thread to end.
+    /// Dropped with the last clone, which tells the thread to end.
     _stop: oneshot::Sender<()>,
 }
 
 impl Embedded {
-    /// Starts a server with no tables. It answers as soon as this returns.
+    /// Starts a server with no tables. The server accepts requests as soon as this returns.
     ///
     /// # Errors
     ///
-    /// When the port, the thread or the in-memory database cannot be had.
+    /// If the port, the thread or the in-memory database is not available.
     pub fn start() -> io::Result<Self> {
         let database = Database::memory().map_err(io::Error::other)?;
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
@@ -50,7 +53,7 @@ impl Embedded {
         thread::Builder::new()
             .name("embedded-dynamodb".into())
             .spawn(move || {
-                // When this ends the runtime is dropped, and with it every open connection.
+                // When this future ends, the runtime is dropped with every open connection.
                 runtime.block_on(async move {
                     match tokio::net::TcpListener::from_std(listener) {
                         Ok(listener) => tokio::select! {
@@ -70,12 +73,12 @@ impl Embedded {
         })
     }
 
-    /// The URL a client connects to, such as `http://127.0.0.1:40123`.
+    /// The URL for clients, such as `http://127.0.0.1:40123`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.server.address)
     }
 
-    /// The database behind the server, for what the API has no call for, such as a TTL sweep.
+    /// The database behind the server, for actions that the API lacks, such as a TTL sweep.
     pub fn database(&self) -> &Database {
         &self.server.database
     }

@@ -1,4 +1,4 @@
-//! A gate between a process and its DynamoDB, at which a chosen request is held.
+//! A gate between a process and its DynamoDB that can hold a chosen request.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -18,11 +18,11 @@ use tokio::task::JoinHandle;
 
 use crate::Dynamo;
 
-/// An HTTP port that passes requests on to a DynamoDB, counts them, and can hold one: to kill the
-/// process that sent it at exactly that point.
+/// An HTTP port that forwards requests to a DynamoDB, counts them, and can hold one, so that a test
+/// can kill the process that sent it at exactly that point.
 ///
-/// What reached the server is acted on, also if its sender is dead by then. The port closes when
-/// this value is dropped.
+/// The server executes every request that reached it, even if the sender is dead by then. The port
+/// closes when this value is dropped.
 #[derive(Debug)]
 pub struct Gate {
     address: SocketAddr,
@@ -31,12 +31,12 @@ pub struct Gate {
     server: JoinHandle<()>,
 }
 
-/// Where a request is held.
+/// The side on which a request is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Hold {
-    /// Before the server sees it.
+    /// The server has not seen the request.
     Before,
-    /// After the server acted on it: only the answer is missing.
+    /// The server has executed the request; only the answer is missing.
     After,
 }
 
@@ -45,7 +45,7 @@ struct Keeper {
     client: Client<HttpConnector, Body>,
     server: Uri,
     log: Mutex<Log>,
-    /// How many requests are with the server.
+    /// The number of requests at the server.
     inside: watch::Sender<usize>,
 }
 
@@ -55,23 +55,23 @@ struct Log {
     armed: Option<Armed>,
 }
 
-/// Which request is to be held.
+/// The request to hold.
 #[derive(Debug)]
 struct Armed {
-    /// Only of this operation.
+    /// Only requests of this operation count.
     operation: Option<String>,
-    /// How many are let through first.
+    /// How many requests pass first.
     before: u64,
     side: Hold,
     held: oneshot::Sender<String>,
 }
 
 impl Gate {
-    /// A gate to `dynamo` on a free port of 127.0.0.1, on the runtime of the caller.
+    /// Opens a gate to `dynamo` on a free port of 127.0.0.1, on the runtime of the caller.
     ///
     /// # Panics
     ///
-    /// When no port can be had.
+    /// If no port is available.
     ///
     /// # Cancel safety
     ///
@@ -103,8 +103,8 @@ impl Gate {
         }
     }
 
-    /// The environment with which `aws-config` in another process finds the server through this
-    /// gate.
+    /// The environment variables with which `aws-config` in another process finds the server
+    /// through this gate.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         let endpoint = ("AWS_ENDPOINT_URL", format!("http://{}", self.address));
         let others = self.dynamo.env().into_iter();
@@ -112,14 +112,14 @@ impl Gate {
         others.chain([endpoint.clone()]).collect()
     }
 
-    /// Completes with the operation of the `nth` request from now on, counted from 0, once it is
-    /// held; of the `nth` of one operation, if one is named. It never gets an answer: kill its
-    /// process.
+    /// Waits for the `nth` request from now on, counted from 0, holds it, and returns its
+    /// operation. If `operation` is given, only its requests count. The held request never gets an
+    /// answer: kill its process.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe: dropped before it completes, it holds nothing. A later call takes the place
-    /// of an earlier one.
+    /// Cancel safe: if it is dropped before it completes, no request is held. A later call replaces
+    /// an earlier one.
     pub async fn hold(&self, operation: Option<&str>, nth: u64, side: Hold) -> String {
         let (held, is_held) = oneshot::channel();
         self.keeper.log().armed = Some(Armed {
@@ -130,23 +130,23 @@ impl Gate {
         });
         match is_held.await {
             Ok(operation) => operation,
-            // Another call took its place.
+            // Another call has replaced this one.
             Err(_) => pending().await,
         }
     }
 
-    /// Completes once the server is done with all that reached it.
+    /// Completes once the server has finished every request that reached it.
     ///
     /// # Cancel safety
     ///
     /// Cancel safe.
     pub async fn settled(&self) {
         let mut inside = self.keeper.inside.subscribe();
-        // The sender lives in `self`, so there is always an answer.
+        // The sender is owned by `self`, so there is always an answer.
         let _ = inside.wait_for(|inside| *inside == 0).await;
     }
 
-    /// How many requests of each operation came.
+    /// The number of requests of each operation.
     pub fn counts(&self) -> BTreeMap<String, usize> {
         self.keeper.log().counts.clone()
     }
@@ -163,7 +163,7 @@ impl Keeper {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes a request, and says whether it is the one to hold.
+    /// Counts a request. Returns where to report it if it is the one to hold.
     fn arrives(&self, operation: &str) -> Option<(Hold, oneshot::Sender<String>)> {
         let mut log = self.log();
         *log.counts.entry(operation.to_owned()).or_default() += 1;
@@ -189,7 +189,7 @@ impl Keeper {
         target.path_and_query = parts.uri.into_parts().path_and_query;
         let (Ok(target), Ok(body)) = (
             Uri::from_parts(target),
-            // A process that died in the middle of its request sent none.
+            // A process that died in the middle of its request has sent none.
             to_bytes(body, usize::MAX).await,
         ) else {
             return StatusCode::BAD_REQUEST.into_response();
@@ -219,7 +219,7 @@ async fn pass(State(keeper): State<Arc<Keeper>>, request: Request) -> Response {
         Some((Hold::After, held)) => Some(held),
         None => None,
     };
-    // On a task of its own, which a client that hangs up does not take along.
+    // Runs in its own task, so that it completes even if the client disconnects.
     let forwarded = tokio::spawn(async move { keeper.forward(request).await });
     let answer = forwarded
         .await

@@ -1,4 +1,4 @@
-//! The Lambda Runtime API, as far as a function sees it.
+//! The Lambda Runtime API, as a function sees it.
 //!
 //! Source: <https://docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html>.
 
@@ -20,15 +20,16 @@ const FUNCTION: &str = "murmur-test";
 const FUNCTION_ARN: &str = "arn:aws:lambda:us-east-1:000000000000:function:murmur-test";
 const TRACE: &str = "Root=1-5bef4de7-ad49b0e87f6ef6c87fc2e700;Sampled=0";
 
-/// Longest a process may take to ask for its first event; AWS gives it 10 s, a busy test machine
-/// is slower.
+/// How long a process may take to ask for its first event. AWS allows 10 s; a busy test machine is
+/// slower.
 const START: Duration = Duration::from_secs(60);
 
 /// An emulator of the Lambda Runtime API: one function, whose process polls for events here.
 ///
 /// Start the process with the variables of [`env`](Self::env), then [`invoke`](Self::invoke) it.
-/// Several invocations queue up, as many at a time as the process polls for. Unlike Lambda it
-/// neither starts, freezes nor kills the process. The server stops when this value is dropped.
+/// Concurrent invocations queue; as many run at once as the process polls for. Unlike Lambda the
+/// emulator neither starts, freezes nor kills the process. The server stops when this value is
+/// dropped.
 #[derive(Debug)]
 pub struct RuntimeApi {
     address: SocketAddr,
@@ -37,7 +38,7 @@ pub struct RuntimeApi {
     server: JoinHandle<()>,
 }
 
-/// Why an invocation gave no answer.
+/// The reason why an invocation has no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvocationError {
@@ -49,16 +50,16 @@ pub enum InvocationError {
         /// `errorMessage` of the answer.
         message: String,
     },
-    /// The process reported that it cannot start; the body of its report.
+    /// The process reported that it cannot start. The field is the body of its report.
     #[error("the function did not start: {0}")]
     Init(String),
     /// No process asked for the event.
     #[error("no process asked for the event: was it started with `RuntimeApi::env`, does it run?")]
     NotPolled,
-    /// The process took the event and did not answer within the time given.
+    /// The process took the event but did not answer in time.
     #[error("the function did not answer before its deadline, {0:?} after it took the event")]
     DeadlinePassed(Duration),
-    /// The process answered with something that is not JSON.
+    /// The process answered with invalid JSON.
     #[error("the function's answer is not JSON: {0}")]
     NotJson(String),
 }
@@ -84,7 +85,7 @@ impl RuntimeApi {
     ///
     /// # Panics
     ///
-    /// When no port can be had.
+    /// If no port is available.
     ///
     /// # Cancel safety
     ///
@@ -120,12 +121,12 @@ impl RuntimeApi {
         }
     }
 
-    /// Host and port, the form of `AWS_LAMBDA_RUNTIME_API`.
+    /// Host and port, in the form of `AWS_LAMBDA_RUNTIME_API`.
     pub fn endpoint(&self) -> String {
         self.address.to_string()
     }
 
-    /// The variables that a Lambda process reads at its start.
+    /// The variables that a Lambda process reads when it starts.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_LAMBDA_RUNTIME_API", self.endpoint()),
@@ -140,17 +141,17 @@ impl RuntimeApi {
         ]
     }
 
-    /// Hands `payload` to the process that polls, and returns what it answers. The function's
-    /// deadline is `time` after it took the event.
+    /// Passes `payload` to the process that polls, and returns its answer. The function's deadline
+    /// is `time` after it took the event.
     ///
     /// # Errors
     ///
-    /// See [`InvocationError`]. An event that nobody took within a minute is
+    /// See [`InvocationError`]. If no process takes the event within a minute, the error is
     /// [`NotPolled`](InvocationError::NotPolled).
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: the process may have taken the event, its answer is then dropped.
+    /// Not cancel safe: the process may have taken the event, and its answer is dropped then.
     pub async fn invoke(&self, payload: Value, time: Duration) -> Answer {
         let id = request_id();
         let (taken, is_taken) = oneshot::channel();
@@ -160,7 +161,7 @@ impl RuntimeApi {
             function: &self.function,
             id: &id,
         };
-        // The receiver lives in `self.function`, so this always arrives.
+        // The receiver is owned by `self.function`, so sending always succeeds.
         let _ = self.events.send(Event {
             id: id.clone(),
             payload,
@@ -171,7 +172,7 @@ impl RuntimeApi {
         let mut answered = std::pin::pin!(answered);
         tokio::select! {
             biased;
-            // An error at start comes before any event is taken.
+            // A process reports an error at start before it takes an event.
             answer = &mut answered => return answer.unwrap_or(Err(InvocationError::NotPolled)),
             taken = tokio::time::timeout(START, is_taken) => {
                 if !matches!(taken, Ok(Ok(()))) {
@@ -192,7 +193,7 @@ impl Drop for RuntimeApi {
     }
 }
 
-/// Makes a late answer to an invocation that is over an unknown one.
+/// Removes an invocation when it ends, so that a late answer to it is an unknown one.
 struct Forget<'a> {
     function: &'a Function,
     id: &'a str,
@@ -229,7 +230,7 @@ async fn next(State(function): State<Arc<Function>>) -> Response {
         let Some(event) = event else {
             return StatusCode::GONE.into_response();
         };
-        // Nobody waits for it any more: the next one, please.
+        // The caller has stopped waiting: take the next event.
         if event.taken.send(()).is_err() {
             continue;
         }
@@ -284,7 +285,7 @@ async fn init_error(State(function): State<Arc<Function>>, body: String) -> Stat
     StatusCode::ACCEPTED
 }
 
-/// In the form of a UUID, which some runtimes insist on.
+/// An id in the form of a UUID, which some runtimes require.
 fn request_id() -> String {
     let id = format!("{:032x}", fastrand::u128(..));
     [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-")

@@ -1,8 +1,8 @@
-//! Changing requests on their way, to leave a rule out that the product has no switch for.
+//! Changes requests on their way, to leave out a rule that the product has no switch for.
 
 use serde_json::{Map, Value};
 
-/// Whether an expression of a write has `text` in it.
+/// Whether an expression of a write contains `text`.
 pub(crate) fn mentions(part: &Map<String, Value>, expression: &str, text: &str) -> bool {
     let found = part.get(expression).and_then(Value::as_str);
     found.is_some_and(|found| found.contains(text))
@@ -15,7 +15,7 @@ pub(crate) fn replace(part: &mut Map<String, Value>, expression: &str, from: &st
     }
 }
 
-/// The writes of a request: itself, or the actions of a transaction.
+/// The writes of a request: the request itself, or the actions of a transaction.
 pub(crate) fn parts(body: &Value) -> impl Iterator<Item = &Value> {
     let actions = body["TransactItems"].as_array();
     let of_transaction = actions
@@ -27,7 +27,7 @@ pub(crate) fn parts(body: &Value) -> impl Iterator<Item = &Value> {
     of_transaction.chain(alone)
 }
 
-/// The same, to be changed.
+/// The writes of a request, mutably.
 pub(crate) fn parts_mut(body: &mut Value) -> Vec<&mut Map<String, Value>> {
     if body.get("TransactItems").is_none() {
         return body.as_object_mut().into_iter().collect();

@@ -1,4 +1,4 @@
-//! Many runs, each derived from a number: what their kinds share.
+//! What all kinds of random runs share. Each run is derived from a number.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -16,9 +16,9 @@ use murmur_state::Causes;
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
-/// How often each kind of thing was met.
+/// How often each kind of situation occurred.
 ///
-/// The kinds are fixed, so that one that was never met shows.
+/// The kinds are fixed, so that a kind that never occurred is visible.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Met {
     kinds: &'static [&'static str],
@@ -26,7 +26,7 @@ pub struct Met {
 }
 
 impl Met {
-    /// Nothing yet of each of `kinds`, which are shown in this order.
+    /// Zero counts for `kinds`, which are displayed in this order.
     pub(crate) fn of(kinds: &'static [&'static str]) -> Self {
         Self {
             kinds,
@@ -34,12 +34,12 @@ impl Met {
         }
     }
 
-    /// How often `kind` was met.
+    /// How often `kind` occurred.
     pub fn count(&self, kind: &str) -> u64 {
         self.counts.get(kind).copied().unwrap_or(0)
     }
 
-    /// The kinds that were never met.
+    /// The kinds that never occurred.
     pub fn missing(&self) -> Vec<&'static str> {
         let kinds = self.kinds.iter().copied();
         kinds.filter(|kind| self.count(kind) == 0).collect()
@@ -60,7 +60,7 @@ impl Met {
     }
 }
 
-/// A table, one kind to a line.
+/// A table with one kind per line.
 impl fmt::Display for Met {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for kind in self.kinds {
@@ -70,11 +70,10 @@ impl fmt::Display for Met {
     }
 }
 
-/// How many wrong things of a run are shown.
+/// How many faults of a run are displayed.
 const SHOWN: usize = 5;
 
-/// Shows the run called `name`: what is `wrong` with it, if anything, what it was, and how to run it
-/// again.
+/// Displays the run called `name`: its faults, its scenario and the command that repeats it.
 pub(crate) fn show(
     f: &mut fmt::Formatter<'_>,
     name: fmt::Arguments<'_>,
@@ -96,7 +95,7 @@ pub(crate) fn show(
     write!(f, "  again: {again}")
 }
 
-/// Plays `seeds` on all cores; no more are begun once `play` answers `false`.
+/// Plays `seeds` on all cores. No further run starts after `play` returns `false`.
 pub(crate) fn on_all_cores(
     seeds: impl IntoIterator<Item = u64>,
     play: impl Fn(u64) -> bool + Sync,
@@ -122,14 +121,14 @@ pub(crate) fn on_all_cores(
     });
 }
 
-/// Runs `work` to its end on a runtime of its own, a paused one or one for real servers; the
-/// message of a panic in it otherwise.
+/// Runs `work` to its end on a runtime of its own, either a paused one or one for real servers. If
+/// `work` panics, returns the message.
 pub(crate) fn guarded<T>(
     seed: u64,
     paused: bool,
     work: impl AsyncFnOnce() -> T,
 ) -> Result<T, String> {
-    // The SDK's own jitter comes from here.
+    // The SDK draws its jitter from this generator.
     fastrand::seed(seed);
     let mut builder = Builder::new_current_thread();
     match paused {
@@ -149,7 +148,7 @@ fn message(panic: &(dyn Any + Send)) -> String {
         .to_owned()
 }
 
-/// What a run cannot do without.
+/// Unwraps a result that a run cannot do without.
 ///
 /// # Panics
 ///
@@ -162,7 +161,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One of the choices, each as likely as its weight says.
+/// One of the choices, with a probability proportional to its weight.
 pub(crate) fn pick<T: Clone>(rng: &mut Rng, choices: &[(u32, T)]) -> T {
     let all: u32 = choices.iter().map(|(weight, _)| weight).sum();
     let mut left = rng.u32(..all);
@@ -175,7 +174,7 @@ pub(crate) fn pick<T: Clone>(rng: &mut Rng, choices: &[(u32, T)]) -> T {
     panic!("no choices")
 }
 
-/// Any duration from one to the other.
+/// A random duration between the two.
 pub(crate) fn within(rng: &mut Rng, from: Duration, to: Duration) -> Duration {
     from + to.saturating_sub(from).mul_f64(rng.f64())
 }

@@ -1,4 +1,4 @@
-//! The Streams API over an in-process stream store, as far as a handoff needs it.
+//! The Streams API on an in-process stream store, as far as a handoff needs it.
 
 use aws_sdk_dynamodbstreams::config::{BehaviorVersion, Credentials, Region};
 use murmur_streams::StreamStore;
@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use crate::runs::must;
 use crate::wire::{Action, Wire};
 
-/// A client that describes the streams of `store` as they stand at each request,
-/// all shards in one page.
+/// A client that describes the streams of `store` at the time of each request, with all shards in
+/// one page.
 ///
 /// # Panics
 ///
-/// At any other request, and for a stream that is not there.
+/// For any other request, and for a stream that does not exist.
 pub fn describing(store: &StreamStore) -> aws_sdk_dynamodbstreams::Client {
     let store = store.clone();
     let wire = Wire::new(move |request| {

@@ -1,4 +1,4 @@
-//! Virtual time: one true time per simulation, and a clock of its own for every process in it.
+//! Virtual time: one true time per simulation, and a separate clock for every process in it.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -11,10 +11,9 @@ use futures::future::BoxFuture;
 use murmur_state::{Clock, Timestamp};
 use tokio::time::Instant;
 
-/// The time of a simulation, in which days pass in no time.
+/// The time of a simulation, in which days pass in an instant.
 ///
-/// Clones share it. It comes in two kinds that behind this type differ in one thing: who moves
-/// it on.
+/// Clones share it. There are two kinds, which differ in what advances the time.
 #[derive(Clone)]
 pub struct Time(Arc<Inner>);
 
@@ -29,18 +28,18 @@ enum Source {
 }
 
 impl Time {
-    /// Time on tokio's paused clock, which moves on when every task of the runtime waits: for
-    /// simulations wholly in this process. It shows `start` now.
+    /// Time on tokio's paused clock, which advances when every task of the runtime waits: for
+    /// simulations entirely in this process. The time is now `start`.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime. On one whose clock is not paused it is real time.
+    /// Outside of a tokio runtime. If the runtime's clock is not paused, it is real time.
     pub fn paused(start: Timestamp) -> Self {
         Self::new(start, Source::Paused(Instant::now()))
     }
 
-    /// Time that moves on whenever somebody sleeps, and only then: for simulations that talk to
-    /// a real server, whose answers tokio's paused clock would not wait for. It shows `start`.
+    /// Time that advances only when a task sleeps: for simulations that use a real server, because
+    /// tokio's paused clock would not wait for its answers. The time is now `start`.
     pub fn stepped(start: Timestamp) -> Self {
         Self::new(start, Source::Stepped(Mutex::default()))
     }
@@ -67,14 +66,14 @@ impl Time {
         self.0.start.plus(self.elapsed())
     }
 
-    /// A process's own clock, `skew` seconds ahead of true time, or behind it where negative.
-    /// Its monotonic time is true, and shared by all clocks of this time.
+    /// The clock of a process, `skew` seconds ahead of true time, or behind it if negative. Its
+    /// monotonic time is true, and shared by all clocks of this time.
     pub fn clock(&self, skew: i64) -> Arc<dyn Clock> {
         self.clock_of_machine(skew, &Suspensions::default())
     }
 
-    /// The same of a machine that is suspended at times: its monotonic time stands still then, its
-    /// wall clock does not.
+    /// As [`clock`](Self::clock), for a machine that is suspended at times. During a suspension its
+    /// monotonic time stands still, its wall clock does not.
     pub fn clock_of_machine(&self, skew: i64, suspended: &Suspensions) -> Arc<dyn Clock> {
         Arc::new(SkewedClock {
             time: self.clone(),
@@ -83,7 +82,7 @@ impl Time {
         })
     }
 
-    /// Completes once `duration` has passed; the stepped kind makes it pass. Cancel safe.
+    /// Completes once `duration` has passed. The stepped kind advances the time. Cancel safe.
     pub async fn sleep(&self, duration: Duration) {
         match &self.0.source {
             Source::Paused(_) => tokio::time::sleep(duration).await,
@@ -94,8 +93,8 @@ impl Time {
         }
     }
 
-    /// Completes once `elapsed` has passed since the start, without making it pass: on the
-    /// stepped kind it looks again whenever its task is woken. Cancel safe.
+    /// Completes once `elapsed` has passed since the start, without advancing the time. The stepped
+    /// kind checks again whenever its task is woken. Cancel safe.
     pub async fn reached(&self, elapsed: Duration) {
         match &self.0.source {
             Source::Paused(origin) => tokio::time::sleep_until(*origin + elapsed).await,
@@ -109,8 +108,8 @@ impl Time {
         }
     }
 
-    /// Awaits `work` for at most `limit`; `None`, and `work` dropped, if it took longer. On the
-    /// stepped kind `work` is dropped at its first rest after the limit.
+    /// Awaits `work` for at most `limit`. If it takes longer, drops it and returns `None`. The
+    /// stepped kind drops `work` at its first await point after the limit.
     pub async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
         let end = self.elapsed().saturating_add(limit);
         let mut over = pin!(self.reached(end));
@@ -131,18 +130,18 @@ impl fmt::Debug for Time {
     }
 }
 
-/// From when to when a machine is suspended, in time since the start. Clones are the same machine.
+/// The suspensions of a machine, as times since the start. Clones are the same machine.
 #[derive(Debug, Clone, Default)]
 pub struct Suspensions(Arc<Mutex<Vec<(Duration, Duration)>>>);
 
 impl Suspensions {
-    /// It is suspended once more. Suspensions do not overlap, and do not lie in the past.
+    /// Adds a suspension. Suspensions do not overlap and do not lie in the past.
     pub fn add(&self, from: Duration, until: Duration) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.push((from, until));
     }
 
-    /// For how long it was suspended until `now`.
+    /// How long the machine was suspended until `now`.
     fn until(&self, now: Duration) -> Duration {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let stood = all

@@ -1,4 +1,5 @@
-//! The way between an AWS client and its server, with somebody deciding about every request.
+//! The connection between an AWS client and its server, where a closure decides about every
+//! request.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,16 +22,16 @@ use crate::Dynamo;
 /// What happens to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// It goes to the server, and the server's answer comes back.
+    /// It reaches the server, and the server's answer comes back.
     Pass,
-    /// The server never sees it; this is the answer.
+    /// The server never sees it; the client gets this answer.
     Answer {
         /// The HTTP status.
         status: u16,
         /// The body.
         body: String,
     },
-    /// The server acts on it; its answer is replaced by this one.
+    /// The server processes it; its answer is replaced by this one.
     Then {
         /// The HTTP status.
         status: u16,
@@ -39,16 +40,16 @@ pub enum Action {
     },
     /// The connection breaks before the server sees it.
     DropBefore,
-    /// The server acts on it; the connection breaks before the answer arrives.
+    /// The server processes it; the connection breaks before the answer arrives.
     DropAfter,
-    /// The server never sees it, and no answer ever comes.
+    /// The server never sees it, and no answer arrives.
     Hang,
-    /// The server acts on it, and no answer ever comes.
+    /// The server processes it, and no answer arrives.
     HangAfter,
 }
 
 impl Action {
-    /// The server never sees the request; the answer is DynamoDB's error `code`.
+    /// The server never sees the request; the client gets DynamoDB's error `code`.
     pub fn error(status: u16, code: &str, message: &str) -> Self {
         Self::Answer {
             status,
@@ -56,7 +57,7 @@ impl Action {
         }
     }
 
-    /// The server acts on the request; its answer is lost, a 500 comes instead.
+    /// The server processes the request; its answer is replaced by a 500.
     pub fn lose_answer() -> Self {
         Self::Then {
             status: 500,
@@ -75,7 +76,7 @@ fn error_body(code: &str, message: &str) -> String {
 pub struct Request {
     /// The operation, such as `UpdateItem`.
     pub operation: String,
-    /// How many requests of this operation came before it.
+    /// The number of earlier requests of this operation.
     pub nth: usize,
     /// The body; null if it is not JSON.
     pub body: Value,
@@ -83,10 +84,10 @@ pub struct Request {
 
 type Decide = dyn Fn(&Request) -> Action + Send + Sync;
 
-/// An HTTP client over plain HTTP that asks a closure what becomes of each request.
+/// An HTTP client over plain HTTP that asks a closure what happens to each request.
 ///
-/// Every attempt passes through it, those of the SDK's own retries too. Clones share the closure
-/// and the log.
+/// Every attempt passes through it, including the SDK's own retries. Clones share the closure and
+/// the log.
 #[derive(Clone)]
 pub struct Wire {
     inner: SharedHttpClient,
@@ -101,7 +102,7 @@ struct Log {
 }
 
 impl Wire {
-    /// A wire on which `decide` says what becomes of each request, and that remembers all of them.
+    /// A wire on which `decide` determines what happens to each request. It keeps all requests.
     pub fn new(decide: impl Fn(&Request) -> Action + Send + Sync + 'static) -> Self {
         let log = Log {
             requests: Some(Vec::new()),
@@ -114,12 +115,12 @@ impl Wire {
         }
     }
 
-    /// A wire on which nothing goes wrong.
+    /// A wire without faults.
     pub fn calm() -> Self {
         Self::new(|_| Action::Pass)
     }
 
-    /// The same, counting requests without keeping them: for runs of any length.
+    /// The same wire, counting requests without keeping them: for runs of any length.
     #[must_use]
     pub fn counting_only(self) -> Self {
         self.log().requests = None;
@@ -133,17 +134,17 @@ impl Wire {
         aws_sdk_dynamodb::Client::from_conf(config.build())
     }
 
-    /// How many requests of `operation` were sent.
+    /// The number of requests of `operation` that were sent.
     pub fn count(&self, operation: &str) -> usize {
         self.log().counts.get(operation).copied().unwrap_or(0)
     }
 
-    /// How many requests of each operation were sent.
+    /// The number of requests of each operation that were sent.
     pub fn counts(&self) -> BTreeMap<String, usize> {
         self.log().counts.clone()
     }
 
-    /// Every request, in the order sent; empty if it is [counting only](Self::counting_only).
+    /// Every request, in the order sent; empty if the wire is [counting only](Self::counting_only).
     pub fn requests(&self) -> Vec<Request> {
         self.log().requests.clone().unwrap_or_default()
     }
@@ -243,7 +244,7 @@ fn answer(status: u16, body: String) -> Result<HttpResponse, ConnectorError> {
     Ok(HttpResponse::new(status, SdkBody::from(body)))
 }
 
-/// Waits for the whole answer, so that the server is done with the request for certain.
+/// Waits for the whole answer, so that the server has finished the request.
 async fn read_to_end(response: HttpResponse) -> Result<(), ConnectorError> {
     let body = aws_smithy_types::byte_stream::ByteStream::new(response.into_body());
     body.collect()

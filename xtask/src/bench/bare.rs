@@ -1,4 +1,4 @@
-//! The same requests without Murmur: a loop of the SDK.
+//! The same requests without Murmur: a loop that uses the SDK.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,10 +25,10 @@ use serde_json::Value;
 use super::bootstrap;
 use super::pipeline::{self, Means, Mode, Tables};
 
-/// How many requests are under way at a time, as in a store of Murmur's by default.
+/// How many requests run at once, as in a Murmur store by default.
 const CONCURRENCY: usize = 16;
 
-/// What a run of the handler or of a bootstrap sends, batch by batch, and what it costs.
+/// The requests of a handler or of a bootstrap, batch by batch, and their cost.
 pub(super) struct Script {
     batches: Vec<Vec<Request>>,
     tables: Tables,
@@ -36,8 +36,8 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Has a handler count `events` on a DynamoDB inside this process, and writes down what it
-    /// sends there.
+    /// Lets a handler count `events` on a DynamoDB inside this process, and records the requests
+    /// that it sends.
     pub(super) async fn of(mode: Mode, events: &[Event]) -> Result<Self> {
         let cloud = Cloud::in_process(1, Weather::calm());
         let tables = Tables::create(&cloud.admin()).await?;
@@ -56,9 +56,9 @@ impl Script {
         })
     }
 
-    /// Has a bootstrap count the rows of `source`, a table behind `cloud`, and writes down what it
-    /// sends there as one batch: one page after the other, so that each request comes after those
-    /// that it depends on.
+    /// Lets a bootstrap count the rows of `source`, a table behind `cloud`, and records its
+    /// requests as one batch. The bootstrap reads one page after another, so that each request
+    /// follows those that it depends on.
     pub(super) async fn of_bootstrap(mode: Mode, cloud: &Cloud, source: &str) -> Result<Self> {
         let tables = Tables::create(&cloud.admin()).await?;
         let log = Log::of(cloud);
@@ -83,7 +83,7 @@ impl Script {
     }
 }
 
-/// The requests that pass a cloud.
+/// Records the requests that pass a cloud.
 struct Log(Arc<Mutex<Vec<Request>>>);
 
 impl Log {
@@ -97,13 +97,13 @@ impl Log {
         Self(seen)
     }
 
-    /// Those since the last time.
+    /// The requests since the last call.
     fn take(&self) -> Vec<Request> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// One request, up to sending it.
+/// A request that is ready to be sent.
 pub(super) enum Call {
     Update(UpdateItemInputBuilder),
     Put(PutItemInputBuilder),
@@ -191,7 +191,7 @@ impl Call {
         })
     }
 
-    /// Sends it once; a condition that does not hold is an answer like any other.
+    /// Sends the request once. A failed condition is an answer like any other.
     async fn send(&self, client: &Client) -> Result<()> {
         let refused = match self {
             Self::Update(input) => {
@@ -235,7 +235,7 @@ fn is<E>(error: &SdkError<E>, kind: impl Fn(&E) -> bool) -> bool {
     error.as_service_error().is_some_and(kind)
 }
 
-/// Sends the batches one after the other, the requests of each 16 at a time.
+/// Sends the batches one after another, with up to 16 requests of a batch at once.
 pub(super) async fn send(client: &Client, batches: &[Vec<Call>]) -> Result<()> {
     for batch in batches {
         let answers = stream::iter(batch).map(|call| call.send(client));
@@ -247,7 +247,7 @@ pub(super) async fn send(client: &Client, batches: &[Vec<Call>]) -> Result<()> {
     Ok(())
 }
 
-/// The fields of a request or of an action in one.
+/// The fields of a request, or of an action in a transaction.
 struct Fields<'a> {
     body: &'a Value,
     table: &'a dyn Fn(&str) -> String,
@@ -360,13 +360,13 @@ mod tests {
         rows.items().iter().map(value).sum()
     }
 
-    /// What it is compared with must be the same work, pages included.
+    /// The loop in the comparison must do the same work, pages included.
     #[tokio::test]
     async fn the_loop_sends_what_the_handler_sent() {
         for mode in Mode::ALL {
             let now = SystemClock::new().now();
             let mut workload = Workload::new(Keys::Zipf, 2);
-            // As many as it takes for a row to forget some.
+            // Enough batches for a row to drop some ids.
             let batch = match mode {
                 Mode::AtLeastOnce | Mode::ClaimFirst | Mode::Ledger => 100,
                 Mode::ExactlyOnce => 1_000,
@@ -393,7 +393,8 @@ mod tests {
         }
     }
 
-    /// The requests, sorted. A body's length stands for it, since its fields come in any order.
+    /// The requests, sorted. Each body is represented by its length, because the order of its
+    /// fields varies.
     fn sizes(requests: &[Request]) -> Vec<(String, usize)> {
         let size = |request: &Request| {
             let mut body = request.body.clone();
@@ -405,8 +406,7 @@ mod tests {
         sizes
     }
 
-    /// Rows that come in several pages of each segment, so that scans go on and checkpoints are
-    /// saved over others.
+    /// Rows in several pages per segment, so that scans continue and checkpoints replace others.
     #[tokio::test]
     async fn the_loop_sends_what_the_bootstrap_sent() {
         for mode in [Mode::ExactlyOnce, Mode::Ledger] {

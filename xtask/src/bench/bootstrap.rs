@@ -1,4 +1,4 @@
-//! A table scanned and counted, beside the bare SDK.
+//! Scans and counts a table, compared with the bare SDK.
 
 use std::collections::HashSet;
 use std::num::NonZeroU32;
@@ -26,24 +26,24 @@ use super::pipeline::{self, Means, Mode, Tables};
 use super::server::{self, Requests, Speed, median, recount};
 use super::workload::{Keys, Workload};
 
-/// Rows of the tables that are counted for speed, and of the one that is scanned.
+/// The number of rows in the tables that are counted for speed, and in the table that is scanned.
 const ROWS: usize = 20_000;
 const MANY_ROWS: usize = 200_000;
 
-/// Segments of a scan, items of a page, and pages under way at a time: but for the segments, what
-/// they are by default.
+/// The segments of a scan, the items of a page, and the pages that run at once. All but the
+/// segments are the defaults.
 const SEGMENTS: u32 = 8;
 const PAGE: i32 = 1_000;
 pub(super) const PAGES: usize = 8;
 
-/// How many requests of 25 items fill a table at a time.
+/// How many requests of 25 items run at once when a table is filled.
 const PUTS: usize = 8;
 
-/// How long a page may take. By default a minute, which a busy machine's DynamoDB Local exceeded:
-/// what is measured then is slow, and no failure.
+/// How long a page may take. The default of one minute was exceeded by DynamoDB Local on a busy
+/// machine. Such a result is slow, but not a failure.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// How often ours and the bare loop are run, by turns; the medians count.
+/// How often Murmur and the bare loop run, alternating. The medians are reported.
 const ROUNDS: usize = 3;
 
 #[derive(Debug, Serialize)]
@@ -52,18 +52,20 @@ pub(super) struct Figures {
     pub(super) runs: Vec<Run>,
 }
 
-/// A table read to its end, rows made and dropped; of the bare SDK its own items.
+/// Reads a table to its end, decodes the rows and drops them. The bare SDK does the same with its
+/// own items.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Scan {
     pub(super) rows: usize,
     pub(super) ours: Speed,
     pub(super) bare: Speed,
-    /// Ours to bare, the median of the rounds: rows a second, and CPU time of a row.
+    /// Murmur divided by the bare SDK, the median of the rounds: rows per second, and CPU time per
+    /// row.
     pub(super) ratio: f64,
     pub(super) cpu_ratio: f64,
 }
 
-/// One mode on one table.
+/// The result of one mode on one table.
 #[derive(Debug, Serialize)]
 pub(super) struct Run {
     pub(super) mode: Mode,
@@ -71,17 +73,18 @@ pub(super) struct Run {
     pub(super) rows: usize,
     pub(super) ours: Speed,
     pub(super) bare: Speed,
-    /// Ours to bare, the median of the rounds.
+    /// Murmur divided by the bare loop, the median of the rounds.
     pub(super) ratio: f64,
     pub(super) requests_per_row: f64,
-    /// Of the same rows, one page after the other.
+    /// For the same rows, read one page after another.
     pub(super) bare_requests_per_row: f64,
     pub(super) write_units_per_row: f64,
-    /// If every page wrote each row's marker and each of its keys once, and nothing else.
+    /// The cost if every page wrote the marker of each row and each of its keys once, and nothing
+    /// else.
     pub(super) least_write_units_per_row: f64,
 }
 
-/// A table on the server, full of orders.
+/// A table on the server that is filled with orders.
 pub(super) struct Orders {
     pub(super) table: OrderTable,
     keys: Keys,
@@ -128,8 +131,8 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     Ok(Figures { scan, runs })
 }
 
-/// Has a bootstrap count the table `source`, `pages` at a time. Whether it did, a recount tells: of
-/// rows whose answer was lost the report says that they counted before.
+/// Lets a bootstrap count the table `source`, with `pages` at once. A recount checks the result,
+/// because the report lists rows whose answer was lost as counted before.
 pub(super) async fn fill(
     mode: Mode,
     client: &Client,
@@ -158,10 +161,10 @@ async fn scan(client: &Client, orders: &Orders, effort: Effort) -> Result<Scan> 
     let Orders { table, rows, .. } = orders;
     eprintln!("bench: bootstrap, scan");
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    // Once before, so that the server has compiled what it does.
+    // One extra round before the measurement, so that the server has compiled its code.
     for round in 0..=rounds(effort) {
         let scan = segments(client, &table.name)?;
-        // It asks for the table's key before its first page, and then never again.
+        // The scan requests the table's key schema before its first page, and only then.
         scan.page(0, None, NonZeroU32::new(1)).await?;
         let watch = Stopwatch::start();
         let chains = (0..SEGMENTS).map(|segment| count(&scan, segment));
@@ -206,7 +209,7 @@ async fn each_page(scan: &ParallelScan, segment: u32, mut take: impl FnMut(&Page
     }
 }
 
-/// The same requests by the SDK.
+/// The same requests, sent by the SDK.
 async fn count_bare(client: &Client, table: &str, segment: u32) -> Result<usize> {
     let (mut rows, mut start) = (0, None);
     loop {
@@ -282,7 +285,7 @@ async fn run(
     })
 }
 
-/// How many different keys each page has, all pages together.
+/// The number of different keys per page, summed over all pages.
 async fn keys_of_pages(client: &Client, table: &str) -> Result<usize> {
     let scan = segments(client, table)?;
     let mut keys = 0;

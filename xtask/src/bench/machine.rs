@@ -1,9 +1,9 @@
-//! What this process has used.
+//! The time and memory that this process has used.
 
 use std::fs;
 use std::time::{Duration, Instant};
 
-/// Wall clock and CPU time from here on.
+/// Measures wall-clock and CPU time from its creation.
 pub(super) struct Stopwatch {
     wall: Instant,
     cpu: Duration,
@@ -21,7 +21,7 @@ impl Stopwatch {
         self.wall.elapsed()
     }
 
-    /// User and system time of this process, all threads.
+    /// User and system time of this process, over all threads.
     pub(super) fn cpu(&self) -> Duration {
         cpu_time().saturating_sub(self.cpu)
     }
@@ -38,18 +38,18 @@ fn cpu_time() -> Duration {
     )
 }
 
-/// Nobody asked elsewhere yet.
+/// Not implemented on other systems.
 #[cfg(not(unix))]
 fn cpu_time() -> Duration {
     Duration::ZERO
 }
 
-/// The most memory this process held, in MB, where the system says so.
+/// The peak memory of this process in MB, if the system reports it.
 pub(super) fn peak_mb() -> Option<f64> {
     of_status("VmHWM:")
 }
 
-/// The memory this process holds, in MB, where the system says so.
+/// The current memory of this process in MB, if the system reports it.
 pub(super) fn resident_mb() -> Option<f64> {
     of_status("VmRSS:")
 }

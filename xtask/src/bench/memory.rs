@@ -1,4 +1,5 @@
-//! What memory a process takes that does one thing and no other: a child of this one for each figure.
+//! The memory of a process that does a single task. Each figure comes from a separate child
+//! process.
 
 use std::fmt;
 
@@ -14,18 +15,19 @@ use super::workload::{Keys, Workload};
 use super::{Effort, bootstrap, machine, server};
 use crate::process;
 
-/// Keys that a process counts for, all different, so that what it keeps of each would show.
+/// The number of keys that a process counts for. All are different, so that memory kept per key is
+/// visible.
 const KEYS: [usize; 2] = [20_000, 200_000];
 
-/// Events of a batch, and of these those of one key.
+/// The number of events in a batch, and how many of them have the same key.
 const BATCH: usize = 1_000;
 const OF_A_KEY: usize = 5;
 
-/// What a process does.
+/// The task of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Work {
-    /// Counts batches in a mode.
+    /// Counts batches in one mode.
     Handler(Mode),
     /// Counts a table with a ledger.
     Bootstrap,
@@ -38,7 +40,7 @@ const WORKS: [Work; 4] = [
     Work::Bootstrap,
 ];
 
-/// A child's work.
+/// The task of a child process.
 #[derive(Debug, Serialize, Deserialize)]
 struct Task {
     work: Work,
@@ -52,7 +54,7 @@ struct Task {
 pub(super) struct Run {
     pub(super) work: Work,
     pub(super) keys: usize,
-    /// Once its client is there.
+    /// After the client was created.
     pub(super) before_mb: Option<f64>,
     pub(super) peak_mb: Option<f64>,
 }
@@ -89,7 +91,7 @@ pub(super) async fn measure(effort: Effort) -> Result<Vec<Run>> {
     Ok(runs)
 }
 
-/// Does the work of a child, and tells what memory that took.
+/// Does the task of a child process and reports the memory that it took.
 pub(super) async fn alone(task: &str) -> Result<()> {
     let Task {
         work,

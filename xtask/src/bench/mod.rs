@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: what Murmur costs, beside a bare loop of the SDK and the original.
+//! `cargo xtask bench`: the cost of Murmur, compared with a bare loop of the SDK and the Go
+//! original.
 
 mod bare;
 mod bootstrap;
@@ -25,37 +26,38 @@ use crate::{process, workspace};
 
 use report::Report;
 
-/// Measure speed and cost, beside a bare loop of the SDK and the Go original.
+/// Measure speed and cost, compared with a bare loop of the SDK and the Go original.
 ///
-/// Eight parts. `processor`: nanoseconds per event on the in-memory store (criterion). `server`:
-/// the Lambda handler against a DynamoDB Local of its own, each mode beside a loop that sends the
-/// same requests through the same client, with the CPU time of this process alone.
-/// `trigger`: a stream in this process and one of that DynamoDB Local, read and handed to a handler,
-/// beside a loop that does so without the trigger. `bootstrap`: a table of that DynamoDB Local
-/// scanned, beside the bare SDK, and counted, beside a loop of the same requests. `memory`: the most
-/// memory of a process that does one thing, at 20,000 and at 200,000 keys. `steady`: what
-/// exactly-once costs over tables as they are after days, `settling`: what changes of items in a ledger
-/// cost until they have left it and afterwards, and `writers`: many processes on one key, all three on a
-/// DynamoDB inside this process in virtual time.
+/// There are eight parts. `processor`: nanoseconds per event on the in-memory store (criterion).
+/// `server`: the Lambda handler on its own DynamoDB Local, each mode compared with a loop that
+/// sends the same requests through the same client, with the CPU time of this process alone.
+/// `trigger`: a stream in this process and one of that DynamoDB Local, read and passed to a
+/// handler, compared with a loop without the trigger. `bootstrap`: a table of that DynamoDB Local,
+/// scanned and compared with the bare SDK, then counted and compared with a loop of the same
+/// requests. `memory`: the peak memory of a process that does a single task, at 20,000 and at
+/// 200,000 keys. The last three parts run on a DynamoDB inside this process in virtual time.
+/// `steady`: the cost of exactly-once on tables as they are after days. `settling`: the cost of
+/// changes to items in a ledger, until the items have left it and afterwards. `writers`: many
+/// processes on one key.
 ///
-/// It is built for release first. The figures go to the terminal, each beside its target, and to
-/// a file. What is counted fails where it misses its target, but for `--quick`; what is timed does
-/// not. Takes less than half an hour.
+/// The task builds for release first. It prints the figures, each with its target, and writes them
+/// to a file. The task fails if a counted figure misses its target, except with `--quick`; timed
+/// figures do not fail it. It takes less than half an hour.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// A twentieth of the work: shows that it runs, the figures say little
+    /// Do a twentieth of the work: shows that the bench runs, but the figures mean little
     #[arg(long)]
     quick: bool,
-    /// Only this part; can be given several times
+    /// Run only this part; can be given several times
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
-    /// A DynamoDB Local to use (http://…) instead of one started for this run
+    /// Use this DynamoDB Local (http://…) instead of starting one
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
-    /// The file for the figures [default: target/bench/figures.json]
+    /// Write the figures to this file [default: target/bench/figures.json]
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What a process of the memory part does
+    /// The task of a process in the memory part
     #[arg(long, hide = true, value_name = "TASK")]
     alone: Option<String>,
 }
@@ -72,20 +74,21 @@ enum Part {
     Writers,
 }
 
-/// How much work there is.
+/// The amount of work.
 #[derive(Debug, Clone, Copy)]
 struct Effort {
     quick: bool,
 }
 
 impl Effort {
-    /// `full`, or a share of it.
+    /// `full`, or a fraction of it.
     fn of(self, full: usize) -> usize {
         if self.quick { full.div_ceil(20) } else { full }
     }
 }
 
-/// Measures; `false` where a count misses its target. Cancel safe: what it started ends.
+/// Runs the measurements. Returns `false` if a counted figure misses its target. Cancel safe:
+/// everything that it started is stopped.
 pub(crate) async fn run(args: Args) -> Result<bool> {
     if cfg!(debug_assertions) {
         eprintln!("bench: building for release");

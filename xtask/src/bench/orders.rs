@@ -22,7 +22,7 @@ pub(super) struct OrderTable {
 }
 
 impl OrderTable {
-    /// A new one, empty.
+    /// Creates an empty table.
     pub(super) async fn create(client: &Client, streamed: bool) -> Result<Self> {
         let name = format!("murmur-bench-{:016x}-orders", fastrand::u64(..));
         let id = AttributeDefinition::builder().attribute_name("id");
@@ -50,7 +50,8 @@ impl OrderTable {
         arn.context("the table has no stream")
     }
 
-    /// Puts items, `at_once` requests of 25 at a time. They are made when it is their turn.
+    /// Puts items, with `at_once` requests of 25 items at once. Each item is generated just before
+    /// it is sent.
     pub(super) async fn put(
         &self,
         client: &Client,
@@ -88,7 +89,7 @@ impl OrderTable {
     }
 }
 
-/// The order that a record tells of, as it stands in a table: about 300 bytes.
+/// The order of a record as it is stored in a table: about 300 bytes.
 pub(super) fn row(record: EventRecord) -> Attributes {
     let mut row: Attributes = record.change.new_image.into();
     let mut text = |name: &str, value: &str| {

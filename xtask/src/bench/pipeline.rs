@@ -1,4 +1,4 @@
-//! The pipeline that is measured, as a user would write it.
+//! The measured pipeline, as a user would write it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use murmur_state::{Clock, Deadline, MemoryStore};
 use murmur_state_ddb::{Int64SumStore, TableOptions, create_dedup_table, create_int64_table};
 use serde::{Deserialize, Serialize};
 
-/// The pipeline's name, which is in the keys of its marker rows.
+/// The pipeline's name, which is part of the keys of its marker rows.
 pub(super) const PIPELINE: &str = "totals";
 
 /// How events are counted.
@@ -47,7 +47,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What the events tell of.
+/// The item in the events.
 #[derive(Debug, Deserialize)]
 pub(super) struct Order {
     customer: String,
@@ -91,11 +91,11 @@ impl Tables {
     }
 }
 
-/// What a process has, apart from its client.
+/// The settings of a process other than its client.
 pub(super) struct Means {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Random,
-    /// Writes under way at a time.
+    /// The number of concurrent writes.
     pub(super) concurrency: usize,
 }
 
@@ -109,7 +109,7 @@ impl Default for Means {
     }
 }
 
-/// One process's handler, with stores of its own.
+/// The handler of one process, with its own stores.
 pub(super) fn handler(
     mode: Mode,
     client: &Client,
@@ -125,7 +125,7 @@ pub(super) fn handler(
     ))
 }
 
-/// The pipeline, with stores of its own.
+/// The pipeline, with its own stores.
 pub(super) fn totals(
     mode: Mode,
     client: &Client,
@@ -152,7 +152,7 @@ pub(super) fn totals(
     }?)
 }
 
-/// The same, exactly once into stores of this process.
+/// The same with exactly-once delivery into stores of this process.
 pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
     let totals = Pipeline::builder(PIPELINE)
         .key(Order::customer)
@@ -164,7 +164,7 @@ pub(super) fn in_memory(store: &MemoryStore<Sum>) -> Result<Handler<Order>> {
     Ok(Handler::new(Processor::new([totals])?))
 }
 
-/// Has the handler count an event, all of it.
+/// Lets the handler count an event. It is an error if a record of it fails.
 pub(super) async fn count(handler: &Handler<Order>, event: Event) -> Result<()> {
     let records = event.records.len();
     let answer = handler.handle(event, Deadline::NONE).await?;

@@ -1,4 +1,4 @@
-//! The processor alone, by criterion.
+//! Measures the processor alone, with criterion.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,7 +17,7 @@ pub(super) async fn measure(effort: Effort) -> Result<Figures> {
     eprintln!("bench: processor");
     let folder = workspace::target("criterion");
     if folder.exists() {
-        // What an earlier version measured is not to be taken for this one's.
+        // Results of an earlier version must not be read as results of this one.
         fs::remove_dir_all(&folder)?;
     }
     let mut bench = process::cargo(["bench", "--package", "murmur-core", "--bench", "processor"]);

@@ -1,4 +1,4 @@
-//! The figures as a person reads them, each beside its target.
+//! Formats the figures for people, each with its target.
 
 use std::fmt;
 use std::fs;
@@ -12,8 +12,8 @@ use super::server::Speed;
 use super::workload::Keys;
 use super::{bootstrap, memory, processor, server, settling, steady, trigger, writers};
 
-/// The Go original, measured on two cores over DynamoDB Local by the issue that set the targets:
-/// the better end of each range.
+/// The Go original, measured on two cores over DynamoDB Local when the targets were set: the better
+/// end of each range.
 const ORIGINAL: Original = Original {
     source: "murmur in Go, two cores, DynamoDB Local",
     with_dedup: Cost {
@@ -44,7 +44,7 @@ struct Original {
     bootstrap: Fill,
 }
 
-/// A bootstrap with dedup, which is not exact on a table that is being written.
+/// A bootstrap with deduplication, which is not exact on a table that is being written to.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Fill {
     rows_per_second: f64,
@@ -60,7 +60,7 @@ struct Cost {
     processor_nanoseconds: f64,
 }
 
-/// All that was measured.
+/// All measurements.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     quick: bool,
@@ -76,14 +76,15 @@ pub(super) struct Report {
     pub(super) writers: Option<Vec<writers::Run>>,
 }
 
-/// One figure beside what it should be.
+/// A figure with its target.
 #[derive(Debug, Serialize)]
 struct Target {
     what: String,
     goal: String,
     reached: f64,
     met: bool,
-    /// Whether it comes out the same on any machine, or nearly so: then missing it is a failure.
+    /// Whether the figure is (nearly) the same on any machine. Missing its target is a failure
+    /// then.
     counted: bool,
 }
 
@@ -131,7 +132,7 @@ impl Report {
         }
     }
 
-    /// Whether no count misses its target.
+    /// Whether all counted figures meet their targets.
     pub(super) fn counts_are_met(&self) -> bool {
         self.targets()
             .iter()
@@ -196,7 +197,7 @@ fn of_memory(runs: &[memory::Run]) -> Option<Target> {
         "memory, {}: the peak at {} keys to that at {}",
         many.work, many.keys, few.keys
     );
-    // What is kept of each key would be several times as much.
+    // Memory kept per key would make it several times as much.
     Some(Target::at_most(what, 1.25, ratio).counted())
 }
 

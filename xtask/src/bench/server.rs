@@ -1,4 +1,4 @@
-//! The handler against a DynamoDB in another process, beside a bare loop.
+//! The handler on a DynamoDB in another process, compared with a bare loop.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,13 +25,13 @@ use super::machine::Stopwatch;
 use super::pipeline::{self, Means, Mode, Order, Tables};
 use super::workload::{Keys, Workload};
 
-/// Batch sizes, and how many events are sent in each.
+/// Batch sizes, and the number of events sent with each size.
 const BATCHES: [(usize, usize); 3] = [(1, 1_500), (100, 10_000), (1_000, 10_000)];
 
-/// How often ours and the bare loop are run, by turns; the medians count.
+/// How often Murmur and the bare loop run, alternating. The medians are reported.
 const ROUNDS: usize = 3;
 
-/// Events before the measurement, so that the server has compiled what it does.
+/// The number of events before the measurement, so that the server has compiled its code.
 const WARM_UP: usize = 20_000;
 
 #[derive(Debug, Serialize)]
@@ -39,7 +39,7 @@ pub(super) struct Figures {
     pub(super) runs: Vec<Run>,
 }
 
-/// One mode on one workload.
+/// The result of one mode on one workload.
 #[derive(Debug, Serialize)]
 pub(super) struct Run {
     pub(super) mode: Mode,
@@ -48,17 +48,17 @@ pub(super) struct Run {
     pub(super) events: usize,
     pub(super) ours: Speed,
     pub(super) bare: Speed,
-    /// Ours to bare, the median of the rounds.
+    /// Murmur divided by the bare loop, the median of the rounds.
     pub(super) ratio: f64,
     pub(super) requests_per_event: f64,
-    /// Of the same events on the DynamoDB in this process.
+    /// For the same events on the DynamoDB in this process.
     pub(super) write_units_per_event: f64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Speed {
     pub(super) events_per_second: f64,
-    /// Microseconds of this process.
+    /// Microseconds of CPU time of this process.
     pub(super) cpu_per_event: f64,
 }
 
@@ -90,7 +90,7 @@ pub(super) fn client(endpoint: &str) -> (Client, Requests) {
     (Client::from_conf(config.build()), requests)
 }
 
-/// What is run.
+/// The code that is run.
 #[derive(Debug, Clone, Copy)]
 struct Kind {
     mode: Mode,
@@ -117,7 +117,7 @@ pub(super) async fn warm_up(client: &Client, effort: Effort) -> Result<()> {
     Ok(())
 }
 
-/// Counts batches that are made only when it is their turn.
+/// Counts batches that are generated just before they are sent.
 async fn one_by_one(
     handler: &Handler<Order>,
     keys: Keys,
@@ -157,7 +157,7 @@ async fn run(
     for _ in 0..rounds {
         let tables = Tables::create(client).await?;
         let handler = pipeline::handler(mode, client, &tables, Means::default())?;
-        // Copies of their own, made before the clock starts.
+        // Separate copies, made before the clock starts.
         let given = events.clone();
         let before = requests.count();
         let watch = Stopwatch::start();
@@ -191,7 +191,7 @@ async fn run(
     })
 }
 
-/// That all was counted, and once: a fast mode that counts wrong is none.
+/// Checks that every event was counted once: the speed of a mode that counts wrong is no result.
 pub(super) async fn recount(client: &Client, tables: &Tables, expected: i64) -> Result<()> {
     let mut total = 0;
     let scan = client
@@ -230,7 +230,7 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Counts the requests that leave this process, for next to nothing.
+/// Counts the requests that leave this process, at almost no cost.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Requests(Arc<AtomicU64>);
 

@@ -1,5 +1,5 @@
-//! What a change of an item costs in a ledger, by which it leaves it, and afterwards, beside what
-//! exactly-once costs for the very same changes.
+//! The cost of a change to an item in a ledger: of the change with which the item leaves the
+//! ledger, and of later ones. Both are compared with the cost of exactly-once for the same changes.
 
 use std::fmt;
 use std::time::Duration;
@@ -24,59 +24,60 @@ use super::workload::{Change, Keys, Workload, order};
 const SEED: u64 = 11;
 const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
 
-/// Changes a second.
+/// Changes per second.
 const RATE: f64 = 100.0;
 
-/// Changes that a process does that is not the only one.
+/// The number of changes that a process handles before another one replaces it.
 const LIFE: usize = 1_000;
 
-/// Items, which a process remembers once they have settled.
+/// The number of items. A process remembers each of them once it has settled.
 const ITEMS: usize = 15_000;
 
-/// Changes of items that have settled, before the measurement and in it.
+/// The number of changes to settled items before the measurement and during it.
 const EVENTS: [usize; 2] = [10_000, 5_000];
 
-/// Changes of items whose state and process are the same but for this.
+/// A workload. Workloads differ only in these settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Load {
     pub(super) keys: Keys,
     pub(super) batch: usize,
-    /// Whether one process does all batches and remembers every item; else each process does 1,000
-    /// changes, of items that it mostly meets for the first time.
+    /// Whether one process handles all batches and remembers every item. Otherwise each process
+    /// handles 1,000 changes, mostly of items that are new to it.
     pub(super) remembers: bool,
 }
 
-/// Units a change, write units and a fifth of read units.
+/// Units per change: write units plus a fifth of the read units.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Run {
     #[serde(flatten)]
     pub(super) load: Load,
-    /// In exactly-once: of one change of each item, and of later ones.
+    /// With exactly-once: one change of each item, and later ones.
     pub(super) once_first: Spent,
     pub(super) exactly_once: Spent,
-    /// In a ledger that does not settle.
+    /// With a ledger in which items do not settle.
     pub(super) ledger: Spent,
-    /// Of the first change of each item once items settle.
+    /// The first change of each item once items settle.
     pub(super) first: Spent,
-    /// Of later ones.
+    /// Later changes.
     pub(super) settled: Spent,
 }
 
 impl Run {
-    /// What a settled item's change costs more than in exactly-once.
+    /// How much more the change of a settled item costs than with exactly-once.
     pub(super) fn more(&self) -> f64 {
         self.settled.units() - self.exactly_once.units()
     }
 
-    /// What an item's first change costs more than in exactly-once.
+    /// How much more the first change of an item costs than with exactly-once.
     pub(super) fn first_more(&self) -> f64 {
         self.first.units() - self.once_first.units()
     }
 }
 
-/// Units that a change of a settled item, and an item's first one, may cost more than in exactly-once. The
-/// first is a put, and half a read unit each of the ledger's row and of the state's, which no process knows
-/// that only ledgers have written; what a process asks once is in the hundredth.
+/// How many more units than with exactly-once a change of a settled item, and the first change of
+/// an item, may cost. The first change is a put plus half a read unit each for the row of the
+/// ledger and the row of the state: no process knows yet that only ledgers have written the state
+/// row. Requests that a process makes once are in the hundredths.
 pub(super) const MOST: f64 = 0.2;
 pub(super) const MOST_AT_FIRST: f64 = 1.21;
 
@@ -87,10 +88,10 @@ enum Way {
     Settling,
 }
 
-/// Items that change, the same ones in the same order for the same seed.
+/// Changing items: the same ones in the same order for the same seed.
 struct Items {
     dice: Rng,
-    /// Each one's key and amount; none before its insert.
+    /// The key and amount of each item; `None` before its insert.
     now: Vec<Option<(usize, i64)>>,
     keys: Workload,
     of: Keys,
@@ -112,7 +113,8 @@ impl Items {
         self.now.iter().flatten().map(|(_, amount)| amount).sum()
     }
 
-    /// A change of each of `items`: the first is its insert, later ones change the amount.
+    /// A change of each of `items`. The first change of an item is its insert; later ones change
+    /// the amount.
     fn event(&mut self, items: impl Iterator<Item = usize>, created: Timestamp) -> Event {
         let mut event = Event::default();
         event.records = items.map(|item| self.change(item, created)).collect();
@@ -178,7 +180,7 @@ fn process(simulation: &Simulation, way: Way, number: u64) -> Result<Handler<Ord
     ))
 }
 
-/// A pipeline and its items, as one way of counting has them.
+/// A pipeline and its items, for one way of counting.
 struct World {
     simulation: Simulation,
     way: Way,
@@ -186,12 +188,12 @@ struct World {
     items: Items,
     handler: Handler<Order>,
     processes: u64,
-    /// Changes that this process has done.
+    /// The number of changes that this process has handled.
     done: usize,
 }
 
 impl World {
-    /// With all items inserted.
+    /// Inserts all items.
     async fn new(way: Way, load: Load, items: usize) -> Result<Self> {
         let simulation = Simulation::new(SEED).await?;
         let handler = process(&simulation, way, 1)?;
@@ -211,7 +213,7 @@ impl World {
         Ok(world)
     }
 
-    /// One change of each of `items`, in batches.
+    /// Makes one change to each of `items`, in batches.
     async fn of(&mut self, items: &[usize]) -> Result<()> {
         for batch in items.chunks(self.load.batch) {
             let now = self.next(batch.len()).await?;
@@ -221,7 +223,7 @@ impl World {
         Ok(())
     }
 
-    /// So many changes of any items.
+    /// Makes `events` changes to random items.
     async fn any(&mut self, events: usize) -> Result<()> {
         for _ in 0..events.div_ceil(self.load.batch) {
             let now = self.next(self.load.batch).await?;
@@ -231,7 +233,7 @@ impl World {
         Ok(())
     }
 
-    /// The time of the next batch, and the process that does it.
+    /// Returns the time of the next batch, and replaces the process if it is due.
     async fn next(&mut self, events: usize) -> Result<Timestamp> {
         let pause = Duration::from_secs_f64(events as f64 / RATE);
         self.simulation.time.sleep(pause).await;
@@ -255,7 +257,7 @@ impl World {
     }
 }
 
-/// What each change of settled items, or of items in the other ways, costs once it goes on as always.
+/// The cost of each change to settled items, or to items in the other ways, in the steady state.
 async fn later(world: &mut World, events: [usize; 2]) -> Result<Spent> {
     world.any(events[0]).await?;
     let before = world.simulation.books();
@@ -264,7 +266,7 @@ async fn later(world: &mut World, events: [usize; 2]) -> Result<Spent> {
     Ok(Spent::between(&before, &world.simulation.books(), whole))
 }
 
-/// What one change of each item costs, and later ones.
+/// The cost of one change of each item, and of later ones.
 async fn both(way: Way, load: Load, items: usize, events: [usize; 2]) -> Result<(Spent, Spent)> {
     let mut world = World::new(way, load, items).await?;
     if way == Way::Settling {
@@ -272,7 +274,7 @@ async fn both(way: Way, load: Load, items: usize, events: [usize; 2]) -> Result<
         let clock = world.simulation.time.clock(0);
         let says = Processor::builder([pipeline]).clock(clock).build()?;
         says.settle(Deadline::NONE).await?;
-        // Others ask after a minute.
+        // Other processes check after a minute.
         world.simulation.time.sleep(Duration::from_secs(61)).await;
     }
     let before = world.simulation.books();
@@ -342,7 +344,7 @@ impl fmt::Display for Load {
     }
 }
 
-/// The runs as a table.
+/// Formats the runs as a table.
 pub(super) struct Table<'a>(pub(super) &'a [Run]);
 
 impl fmt::Display for Table<'_> {

@@ -1,4 +1,4 @@
-//! The trigger over a stream, beside a loop that hands the same records to the same handler.
+//! The trigger on a stream, compared with a loop that passes the same records to the same handler.
 
 mod source;
 
@@ -29,27 +29,27 @@ use super::pipeline::{self, Means, Mode, Order, Tables};
 use super::server::{self, Requests, Speed, median};
 use source::Filled;
 
-/// Records of the stream in this process, and of the one on the server.
+/// The number of records in the stream in this process, and in the stream on the server.
 const IN_PROCESS: usize = 50_000;
 const ON_SERVER: usize = 5_000;
 
 /// Batch sizes and parallelization factors.
 const BATCHES: [(usize, usize); 3] = [(100, 1), (1_000, 1), (100, 10)];
 
-/// The most records one read brings.
+/// The most records in one read.
 const READ: usize = 1_000;
 
-/// How often ours and the bare loop are run, by turns; the medians count.
+/// How often Murmur and the bare loop run, alternating. The medians are reported.
 const ROUNDS: usize = 5;
 
 #[derive(Debug, Serialize)]
 pub(super) struct Figures {
-    /// GetRecords of the bare SDK, whose records are counted and not even converted.
+    /// GetRecords of the bare SDK. Its records are counted but not converted.
     pub(super) sdk: Speed,
     pub(super) runs: Vec<Run>,
 }
 
-/// What is run.
+/// The measured case.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Kind {
     pub(super) source: Source,
@@ -66,12 +66,13 @@ pub(super) struct Run {
     pub(super) records: usize,
     pub(super) ours: Speed,
     pub(super) bare: Speed,
-    /// Ours to bare, the median of the rounds: records a second, and CPU time of a record.
+    /// Murmur divided by the bare loop, the median of the rounds: records per second, and CPU time
+    /// per record.
     pub(super) ratio: f64,
     pub(super) cpu_ratio: f64,
     pub(super) reads_per_record: f64,
     pub(super) saves_per_record: f64,
-    /// What handler and positions send to the server.
+    /// The requests of the handler and of the positions.
     pub(super) requests_per_record: f64,
     pub(super) bare_requests_per_record: f64,
 }
@@ -79,22 +80,22 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Source {
-    /// The stream event store of this process.
+    /// The stream event store in this process.
     Store,
     /// DynamoDB Local through the Streams API.
     Api,
 }
 
-/// What the handler does.
+/// The work of the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Work {
     Nothing,
-    /// Counts exactly once, where the stream is.
+    /// Counts exactly once, on the DynamoDB of the stream.
     ExactlyOnce,
 }
 
-/// Where positions are kept.
+/// Where positions are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Place {
@@ -127,7 +128,7 @@ pub(super) async fn measure(endpoint: &str, effort: Effort) -> Result<Figures> {
     let filled = filled.map(|arn| StreamsApi::new(streams.clone(), arn));
     eprintln!("bench: trigger, the SDK alone");
     let mut sdk = Vec::new();
-    // Once before, so that the server has compiled what it does.
+    // One extra round before the measurement, so that the server has compiled its code.
     for round in 0..=rounds(effort) {
         let watch = Stopwatch::start();
         let read = source::count(&streams, table.stream_arn()?).await?;
@@ -225,7 +226,7 @@ async fn run<S: StreamSource>(
     })
 }
 
-/// Hands over all records, one batch after the other; how many there were.
+/// Passes on all records, one batch after another. Returns their number.
 async fn hand_over<S: StreamSource>(source: &S, handler: &Handling, batch: usize) -> Result<usize> {
     let mut done = 0;
     for shard in source.describe().await?.shards {
@@ -272,7 +273,7 @@ impl EventHandler<Event> for Handling {
     }
 }
 
-/// Where a run keeps its totals and positions; none is used twice.
+/// Where a run stores its totals and positions. None is used twice.
 enum Home {
     Process(MemoryStore<Sum>),
     Server(Client, Tables),
@@ -309,7 +310,7 @@ impl Home {
         }
     }
 
-    /// Leaves nothing behind, once it holds what it should.
+    /// Checks the contents, then removes the tables.
     async fn close(self, work: Work, total: i64) -> Result<()> {
         let expected = if work == Work::Nothing { 0 } else { total };
         match self {
@@ -326,7 +327,7 @@ impl Home {
     }
 }
 
-/// Counts reads, or saves.
+/// Counts reads or saves.
 struct Counted<T> {
     inner: T,
     calls: Arc<AtomicU64>,
@@ -447,7 +448,7 @@ mod tests {
         let filled = source::store(250).unwrap();
         let calls = |per_record: f64| (per_record * 250.0).round();
         let whole = in_process(1_000, &filled).await.unwrap();
-        // One read brings all, another finds nothing more.
+        // One read returns all records; another one finds no more.
         assert_eq!(calls(whole.reads_per_record), 2.0);
         let parts = in_process(100, &filled).await.unwrap();
         assert_eq!(calls(parts.reads_per_record), 2.0);

@@ -1,4 +1,5 @@
-//! Runs on a DynamoDB inside this process, in virtual time, and what they use of it.
+//! Runs on a DynamoDB inside this process in virtual time, and the requests and units that they
+//! use.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,10 +15,10 @@ use serde::Serialize;
 
 use super::pipeline::{self, Means, Mode, Order, Tables};
 
-/// One way to the DynamoDB or back.
+/// The latency of one direction.
 const ONE_WAY: Duration = Duration::from_millis(1);
 
-/// A request and its answer.
+/// The latency of a request and its answer.
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
 /// Runs `work` on tokio's paused clock, on a thread of its own.
@@ -35,24 +36,24 @@ where
         let result = runtime
             .map_err(Into::into)
             .and_then(|runtime| runtime.block_on(work()));
-        // Nobody waits for it any more where the task was interrupted.
+        // The caller has stopped waiting if the task was interrupted.
         let _ = done.send(result);
     });
     result.await.context("the simulation panicked")?
 }
 
-/// A DynamoDB of its own, with the two tables of a pipeline.
+/// A separate DynamoDB with the two tables of a pipeline.
 pub(super) struct Simulation {
     pub(super) time: Time,
     pub(super) cloud: Cloud,
     pub(super) tables: Tables,
-    /// Requests by operation, those for the marker table by themselves.
+    /// Requests by operation. Those for the marker table are counted separately.
     requests: Arc<Mutex<BTreeMap<(String, bool), u64>>>,
 }
 
 impl Simulation {
     pub(super) async fn new(seed: u64) -> Result<Self> {
-        // Of this thread: for names of tables and the SDK's own jitter.
+        // Seeds this thread's generator: for the names of tables and the SDK's own jitter.
         fastrand::seed(seed);
         let time = Time::paused(START);
         let cloud = Cloud::in_process_at(&time, seed, Weather::calm());
@@ -76,7 +77,7 @@ impl Simulation {
         })
     }
 
-    /// From now on requests take time, and an item takes so many write units a second.
+    /// From now on requests take time, and an item has a limit of write units per second.
     pub(super) fn be_far_away(&self, limit: Option<f64>) {
         self.cloud.set_weather(Weather {
             latency: ONE_WAY..=ONE_WAY,
@@ -85,8 +86,8 @@ impl Simulation {
         });
     }
 
-    /// A process of the function, exactly-once. No write waits for another, so that the time that
-    /// a batch takes tells how many requests follow each other.
+    /// Creates a process of the function with exactly-once delivery. No write waits for another, so
+    /// the time of a batch shows how many requests run one after another.
     pub(super) fn process(&self, number: u64) -> Result<Handler<Order>> {
         let means = Means {
             clock: self.time.clock(0),
@@ -106,21 +107,21 @@ impl Simulation {
     }
 }
 
-/// What was used so far.
+/// The requests and units used so far.
 pub(super) struct Books {
     usage: Usage,
     requests: BTreeMap<(String, bool), u64>,
 }
 
-/// What an event uses, on average.
+/// The average use per event.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct Spent {
     pub(super) write_units: f64,
-    /// Of these, of writes that were refused.
+    /// The part that refused writes used.
     pub(super) refused_units: f64,
     pub(super) read_units: f64,
     pub(super) requests: f64,
-    /// Of these, writes of rows and of pages, and reads of the two.
+    /// Writes of rows and of pages, and reads of the two.
     pub(super) row_writes: f64,
     pub(super) page_writes: f64,
     pub(super) row_reads: f64,
@@ -154,13 +155,13 @@ impl Spent {
         }
     }
 
-    /// Write units and, at a fifth of their price, read units.
+    /// Write units plus read units at a fifth of their price.
     pub(super) fn units(&self) -> f64 {
         self.write_units + self.read_units / 5.0
     }
 }
 
-/// How many requests of a batch follow each other, if that is why it took so long.
+/// How many requests of a batch ran one after another, derived from its time.
 pub(super) fn round_trips(took: Duration) -> f64 {
     took.as_secs_f64() / ROUND_TRIP.as_secs_f64()
 }

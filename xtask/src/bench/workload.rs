@@ -1,4 +1,4 @@
-//! The events: inserts of orders, as Lambda hands them over.
+//! The events: inserts of orders, as Lambda delivers them.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,13 +13,13 @@ use serde::Serialize;
 const STREAM: &str =
     "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2026-01-01T00:00:00.000";
 
-/// How keys are drawn.
+/// The distribution of the keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Keys {
-    /// Of 1,000, by Zipf's law with exponent 1.1.
+    /// 1,000 keys, by Zipf's law with exponent 1.1.
     Zipf,
-    /// Of 100,000, each as likely.
+    /// 100,000 keys with equal probability.
     Uniform,
 }
 
@@ -33,7 +33,7 @@ impl Keys {
         }
     }
 
-    /// The `nth` key; of [`Keys::Zipf`] the lower ones are drawn more often.
+    /// The `nth` key. With [`Keys::Zipf`] lower keys are drawn more often.
     pub(super) fn name(self, nth: usize) -> String {
         format!("customer-{nth:06}")
     }
@@ -52,10 +52,10 @@ impl fmt::Display for Keys {
 pub(super) struct Workload {
     keys: Keys,
     dice: Rng,
-    /// Of each key the chance of it or one before it.
+    /// For each key, the probability of it or an earlier one.
     chances: Vec<f64>,
     made: u64,
-    /// What all orders so far amount to.
+    /// The sum of all orders so far.
     pub(super) total: i64,
 }
 
@@ -78,20 +78,20 @@ impl Workload {
         }
     }
 
-    /// The next `records` inserts; `created` says when the nth of them was made.
+    /// The next `records` inserts. `created` returns the creation time of the nth one.
     pub(super) fn batch(&mut self, records: usize, created: impl Fn(usize) -> Timestamp) -> Event {
         let keys: Vec<usize> = (0..records).map(|_| self.draw()).collect();
         self.event(&keys, created)
     }
 
-    /// A key.
+    /// Draws a key.
     pub(super) fn draw(&mut self) -> usize {
         let drawn = self.dice.f64() * self.all();
         let key = self.chances.partition_point(|chance| *chance <= drawn);
         key.min(self.chances.len() - 1)
     }
 
-    /// Which part of all events is about the key.
+    /// The key's share of all events.
     pub(super) fn share(&self, key: usize) -> f64 {
         let until = |key: Option<usize>| key.map_or(0.0, |key| self.chances[key]);
         (until(Some(key)) - until(key.checked_sub(1))) / self.all()
@@ -126,13 +126,13 @@ impl Workload {
     }
 }
 
-/// A change of an order, as a stream tells it.
+/// A change of an order, as in a stream record.
 pub(super) struct Change {
     pub(super) event_id: String,
-    /// Its place in the stream.
+    /// Its position in the stream.
     pub(super) number: u64,
     pub(super) created: Timestamp,
-    /// Nothing for an insert.
+    /// `None` for an insert.
     pub(super) before: Option<Item>,
     pub(super) after: Item,
 }
@@ -158,7 +158,7 @@ impl Change {
     }
 }
 
-/// An order as it stands in its table.
+/// An order as it is stored in its table.
 pub(super) fn order(id: &str, customer: &str, amount: i64) -> Item {
     item(&[
         ("id", AttributeValue::S(id.to_owned())),
@@ -196,7 +196,7 @@ mod tests {
                 .filter(|name| **name == Keys::Zipf.name(nth))
                 .count()
         };
-        // The first of 1,000 keys has 17.9 % of all, the second 1 / 2^1.1 of that.
+        // The first of the 1,000 keys has 17.9 % of all events, the second 1 / 2^1.1 of that.
         assert!((1_600..2_000).contains(&of(0)), "{}", of(0));
         assert!((700..1_000).contains(&of(1)), "{}", of(1));
 

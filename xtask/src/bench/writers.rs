@@ -1,4 +1,4 @@
-//! Many processes that write one row.
+//! Many processes that write to one row.
 
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ const EVENTS_A_WRITE: [usize; 2] = [1, 10];
 /// How long a writer waits between two of its writes.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Write units a second that AWS lets one item take.
+/// The write units per second that AWS allows for one item.
 const LIMIT: f64 = 1_000.0;
 
-/// Writes of all writers together.
+/// The number of writes by all writers together.
 const WRITES: usize = 5_000;
 
-/// Some writers on one key.
+/// The result of several writers on one key.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Run {
     pub(super) writers: usize,
     pub(super) events_a_write: usize,
-    /// Of the writes of the row, the share that was refused.
+    /// The share of the row's writes that were refused.
     pub(super) refused: f64,
     #[serde(flatten)]
     pub(super) spent: Spent,
@@ -76,7 +76,7 @@ async fn contend(writers: usize, events_a_write: usize, each: usize) -> Result<R
             .map(|((handler, workload), number)| {
                 let simulation = &simulation;
                 async move {
-                    // Not all at once.
+                    // The writers do not start at the same moment.
                     let time = &simulation.time;
                     time.sleep(PAUSE * number / u32::try_from(writers)?).await;
                     for _ in 0..writes {

@@ -1,11 +1,11 @@
-//! What each crate may depend on.
+//! The dependencies that each crate may have.
 
 use anyhow::{Result, bail};
 
 use crate::process;
 use crate::workspace::Member;
 
-/// No AWS: who uses the crate compiles none of it.
+/// No AWS crates: users of the crate compile none of them.
 const AWS: &[&str] = &[
     "aws-config",
     "aws-sdk-*",
@@ -15,7 +15,7 @@ const AWS: &[&str] = &[
     "lambda_runtime",
 ];
 
-/// As [`AWS`], for who handles Lambda's events and so has their types.
+/// As [`AWS`], for crates that handle Lambda's events and so need their types.
 const AWS_BUT_EVENTS: &[&str] = &[
     "aws-config",
     "aws-sdk-*",
@@ -24,12 +24,12 @@ const AWS_BUT_EVENTS: &[&str] = &[
     "lambda_runtime",
 ];
 
-/// What one crate may use.
+/// The allowed dependencies of one crate.
 struct Rule {
     name: &'static str,
-    /// Crates of this workspace it may name, at most.
+    /// The crates of this workspace that it may depend on.
     ours: &'static [&'static str],
-    /// Crates that must not be in its tree.
+    /// Crates that must not be in its dependency tree.
     never: &'static [&'static str],
     /// A feature, and crates that must not be in the tree without it.
     without: Option<(&'static str, &'static [&'static str])>,
@@ -85,7 +85,7 @@ const RULES: &[Rule] = &[
     },
 ];
 
-/// Holds every published crate against its rule, with every set of its features.
+/// Checks every published crate against its rule, with every set of its features.
 pub(super) async fn check(members: &[Member]) -> Result<()> {
     for member in members.iter().filter(|member| member.published) {
         let Some(rule) = RULES.iter().find(|rule| rule.name == member.name) else {
@@ -119,7 +119,7 @@ pub(super) async fn check(members: &[Member]) -> Result<()> {
 }
 
 impl Rule {
-    /// A crate of this workspace that the member names and must not.
+    /// A crate of this workspace that the member depends on but must not.
     fn own_crossing<'a>(&self, member: &'a Member) -> Option<&'a str> {
         let mut dependencies = member.dependencies.iter().map(String::as_str);
         dependencies.find(|name| name.starts_with("murmur-") && !self.ours.contains(name))
@@ -144,7 +144,7 @@ impl Rule {
     }
 }
 
-/// Whether `name` is `pattern`, or begins like it where the pattern ends in `*`.
+/// Whether `name` matches `pattern`, which may end in `*`.
 fn matches(pattern: &str, name: &str) -> bool {
     match pattern.strip_suffix('*') {
         Some(begin) => name.starts_with(begin),
@@ -152,7 +152,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
 }
 
-/// What `package` compiles for a user, on any platform.
+/// The command that lists what `package` compiles for a user, on any platform.
 fn tree(package: &str, flags: &[String]) -> tokio::process::Command {
     let mut tree = process::cargo(["tree", "--package", package, "--edges", "normal,build"]);
     tree.args(["--target", "all", "--prefix", "none"])
@@ -160,7 +160,7 @@ fn tree(package: &str, flags: &[String]) -> tokio::process::Command {
     tree
 }
 
-/// Why `offender` is in the tree of `package`.
+/// The command that shows why `offender` is in the tree of `package`.
 fn tree_of(offender: &str, package: &str, flags: &[String]) -> tokio::process::Command {
     let mut tree = process::cargo(["tree", "--package", package, "--edges", "normal,build"]);
     tree.args(["--target", "all", "--invert", offender])

@@ -1,7 +1,7 @@
-//! That modules of a library crate do not import each other in a circle.
+//! Checks that the modules of a library crate do not import each other in a circle.
 //!
-//! A module that only passes names on (`pub use`) depends on nothing by that: a name is followed to
-//! the module that defines it. Code under `#[cfg(test)]` and within macros is left out.
+//! A module that only re-exports names (`pub use`) does not depend on their modules: each name is
+//! traced to the module that defines it. Code under `#[cfg(test)]` and inside macros is ignored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -31,22 +31,22 @@ pub(super) fn check(members: &[Member]) -> Result<()> {
     Ok(())
 }
 
-/// A module by the names that lead to it from the crate's root, which itself has none.
+/// A module as the path from the crate's root. The root's path is empty.
 type Module = Vec<String>;
 
-/// Which modules each module's code names, with one of the names for each.
+/// For each module, the modules that its code names, with one name as an example.
 type Imports = BTreeMap<Module, BTreeMap<Module, String>>;
 
-/// The modules of a crate: what is defined in each, and under which names it knows others' things.
+/// The modules of a crate: their definitions, and the names that they import.
 #[derive(Default)]
 struct Modules(BTreeMap<Module, Scope>);
 
 #[derive(Default)]
 struct Scope {
     items: BTreeSet<String>,
-    /// Names brought in by `use`, with the path that each stands for.
+    /// Names imported by `use`, with the path of each.
     uses: BTreeMap<String, Vec<String>>,
-    /// Modules all of whose names are brought in.
+    /// Modules imported with a glob.
     globs: Vec<Vec<String>>,
     /// Paths in the code, and those of private `use`.
     named: BTreeSet<Vec<String>>,
@@ -59,7 +59,7 @@ impl Modules {
         Ok(modules)
     }
 
-    /// Reads `file`, whose child modules lie in `folder`.
+    /// Reads `file`. Its child modules are in `folder`.
     fn read_file(&mut self, file: &Path, folder: &Path, module: Module) -> Result<()> {
         let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
         let parsed = syn::parse_file(&text).with_context(|| file.display().to_string())?;
@@ -109,11 +109,11 @@ impl Modules {
         imports
     }
 
-    /// The module that defines what `path` stands for in `module`; `None` if that is no module of
-    /// this crate.
+    /// The module that defines `path` as seen from `module`; `None` if it is no module of this
+    /// crate.
     fn defining(&self, module: &Module, path: &[String], depth: usize) -> Option<Module> {
         let (first, rest) = path.split_first()?;
-        // Re-exports in a circle lead nowhere.
+        // Circular re-exports lead nowhere.
         if depth > 32 {
             return None;
         }
@@ -146,7 +146,7 @@ impl Modules {
         }
     }
 
-    /// The same, for what follows the name of `module`.
+    /// The same for the rest of a path after the name of `module`.
     fn within(&self, module: &Module, rest: &[String], depth: usize) -> Option<Module> {
         match rest {
             [] => self.0.contains_key(module).then(|| module.clone()),
@@ -155,7 +155,7 @@ impl Modules {
             }
             _ => {
                 let found = self.defining(module, rest, depth + 1);
-                // What a macro defines is in the module that is named.
+                // An item that a macro defines belongs to the named module.
                 found.or_else(|| self.0.contains_key(module).then(|| module.clone()))
             }
         }
@@ -279,7 +279,7 @@ fn circles(imports: &Imports) -> Vec<Vec<String>> {
     found
 }
 
-/// The shortest way from `module` back to itself.
+/// The shortest path from `module` back to itself.
 fn shortest<'i>(imports: &'i Imports, module: &'i Module) -> Option<Vec<&'i Module>> {
     let mut ways = vec![vec![module]];
     let mut seen = BTreeSet::new();
@@ -342,7 +342,7 @@ mod tests {
 
     #[test]
     fn a_name_is_followed_to_the_module_that_defines_it() {
-        // `b` takes `A` from the root, and the root only passes it on.
+        // `b` imports `A` from the root, which only re-exports it.
         let files = [
             ("lib.rs", "mod a; mod b; pub use a::A; pub use b::B;"),
             ("a.rs", "pub struct A;"),

@@ -1,4 +1,4 @@
-//! Licences, advisories, sources: cargo-deny, by `deny.toml`.
+//! Checks licences, advisories and sources with cargo-deny and `deny.toml`.
 
 use std::env;
 use std::fs;
@@ -11,7 +11,8 @@ use crate::{process, workspace};
 
 const VERSION: &str = "0.20.2";
 
-/// Names a git clone or bundle of the advisory database, to be used instead of fetching it.
+/// The variable that names a git clone or bundle of the advisory database, which is used instead of
+/// fetching it.
 const DATABASE_VAR: &str = "MURMUR_ADVISORY_DB";
 
 /// The folder that `deny.toml` names as `db-path`.
@@ -19,12 +20,13 @@ const DATABASES: &str = "advisory-dbs";
 
 const DATABASE_URL: &str = "https://github.com/RustSec/advisory-db";
 
-/// How cargo-deny calls the folder of [`DATABASE_URL`].
+/// The name that cargo-deny gives the folder of [`DATABASE_URL`].
 const DATABASE: &str = "advisory-db-3157b0e258782691";
 
 /// Runs `cargo deny check`.
 ///
-/// Without an advisory database the rest is checked and that is said; on a build server it fails.
+/// Without an advisory database it checks the rest and prints that advisories were skipped; on a
+/// build server it fails.
 pub(super) async fn check() -> Result<()> {
     let deny = installed().await?;
     let command = |args: &[&str]| {
@@ -59,7 +61,7 @@ pub(super) async fn check() -> Result<()> {
     }
 }
 
-/// Puts the database at `path` where cargo-deny looks for it.
+/// Copies the database from `path` to where cargo-deny looks for it.
 async fn clone_database(path: &Path) -> Result<()> {
     let path = fs::canonicalize(path)
         .with_context(|| format!("{DATABASE_VAR} is {}, which is not there", path.display()))?;
@@ -69,14 +71,14 @@ async fn clone_database(path: &Path) -> Result<()> {
     }
     let mut git = Command::new("git");
     process::run(git.args(["clone", "--quiet"]).arg(&path).arg(&clone)).await?;
-    // A later run without the variable updates it from where the database is kept.
+    // A later run without the variable updates the database from its real source.
     let mut git = Command::new("git");
     git.args(["remote", "set-url", "origin", DATABASE_URL])
         .current_dir(&clone);
     process::run(&mut git).await
 }
 
-/// The program, installed under `target/` if need be.
+/// The program. It is installed under `target/` if needed.
 async fn installed() -> Result<std::path::PathBuf> {
     let version = |program: &Path| {
         let mut command = Command::new(program);

@@ -1,9 +1,9 @@
-//! `docs/from-go.md`: that every name and every test in its tables exists.
+//! Checks `docs/from-go.md`: every name and every test in its tables must exist.
 //!
 //! A row is `| name in Go | names here | tests | remark |`. Names are Rust paths in backticks,
 //! `murmur_state_ddb::Int64SumStore::new`; tests are `crates/x/tests/y.rs::test_name` or
-//! `crates/x/src/y.rs::tests::test_name`. A row without a name or without a test says `—` there,
-//! and why in the remark.
+//! `crates/x/src/y.rs::tests::test_name`. A row without a name or without a test has `—` there, and
+//! the reason in the remark.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use crate::workspace;
 
 const FILE: &str = "docs/from-go.md";
 
-/// Looks up everything the file names, and reports all that is missing at once.
+/// Looks up every name and test in the file, and reports all missing ones at once.
 pub(super) fn check() -> Result<()> {
     let text = fs::read_to_string(workspace::root().join(FILE)).context(FILE)?;
     let rows = rows(&text);
@@ -34,7 +34,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// A row of a table, without the headings.
+/// A row of a table, without its headings.
 struct Row {
     line: usize,
     cells: Vec<String>,
@@ -57,12 +57,12 @@ fn rows(text: &str) -> Vec<Row> {
     rows
 }
 
-/// The line between the headings and the rows.
+/// Whether it is the line between the headings and the rows.
 fn is_rule(line: &str) -> bool {
     line.trim_start().starts_with('|') && line.chars().all(|c| "|-: \t".contains(c))
 }
 
-/// The cells of a row; `\|` is a bar within one.
+/// The cells of a row. `\|` is a literal bar.
 fn cells(line: &str) -> Vec<String> {
     let line = line.trim().replace("\\|", "\u{0}");
     let inner = line.trim_start_matches('|').trim_end_matches('|');
@@ -99,12 +99,12 @@ impl Row {
     }
 }
 
-/// What stands in backticks.
+/// The texts in backticks.
 pub(super) fn quoted(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).map(str::trim).collect()
 }
 
-/// A complaint about `test`, a file and a test in it.
+/// An error message if `test`, a file and a test in it, does not exist.
 pub(super) fn missing_test(root: &Path, test: &str) -> Option<String> {
     let Some((file, path)) = test
         .split_once("::")
@@ -122,7 +122,7 @@ pub(super) fn missing_test(root: &Path, test: &str) -> Option<String> {
     (!found).then(|| format!("`{test}`: there is no `fn {name}` in {file}"))
 }
 
-/// A complaint about `name`, a Rust path that begins with a crate of ours.
+/// An error message if `name`, a Rust path that starts with a crate of ours, does not exist.
 fn missing_name(root: &Path, name: &str) -> Option<String> {
     let path = without_generics(name.trim_end_matches("()"));
     let mut segments = path.split("::").filter(|segment| !segment.is_empty());
@@ -141,7 +141,7 @@ fn missing_name(root: &Path, name: &str) -> Option<String> {
     missing.map(|segment| format!("`{name}`: nothing is called {segment} in {package}"))
 }
 
-/// `Sum::<i64>::new` without what stands between angle brackets.
+/// `Sum::<i64>::new` without the text between angle brackets.
 fn without_generics(path: &str) -> String {
     let mut depth = 0_usize;
     path.chars()
@@ -154,7 +154,7 @@ fn without_generics(path: &str) -> String {
         .collect()
 }
 
-/// All Rust sources in `folder`.
+/// The text of all Rust sources in `folder`.
 pub(super) fn source_text(folder: &Path) -> String {
     let mut folders: Vec<PathBuf> = vec![folder.to_owned()];
     let mut text = String::new();
@@ -176,8 +176,8 @@ pub(super) fn source_text(folder: &Path) -> String {
     text
 }
 
-/// Whether a `pub use` names it, which compiles only if it exists: what a macro declares is found
-/// nowhere else.
+/// Whether a `pub use` names it. That compiles only if the name exists, and finds items that a
+/// macro declares.
 fn is_exported(source: &str, name: &str) -> bool {
     let uses = source
         .split("\npub use ")
@@ -187,7 +187,7 @@ fn is_exported(source: &str, name: &str) -> bool {
         .any(|word| word == name)
 }
 
-/// Whether `line` declares something called `name`: an item, a field or a variant of an enum.
+/// Whether `line` declares an item, a field or an enum variant called `name`.
 fn is_item(line: &str, name: &str) -> bool {
     const KINDS: &[&str] = &[
         "fn", "struct", "enum", "trait", "const", "type", "mod", "static",
@@ -202,13 +202,13 @@ fn is_item(line: &str, name: &str) -> bool {
     if field.is_some_and(|rest| rest.starts_with(':')) {
         return true;
     }
-    // A variant: a name of its own, at the begin of a line, before its fields or a comma.
+    // A variant: its name is at the start of a line, before its fields or a comma.
     let upper = name.starts_with(|c: char| c.is_ascii_uppercase());
     let rest = line.strip_prefix(name).map(str::trim_start);
     upper && rest.is_some_and(|rest| rest == "," || rest.starts_with(['(', '{']))
 }
 
-/// Whether `line` is a declaration of `name` by one of the keywords `kinds`.
+/// Whether `line` declares `name` with one of the keywords in `kinds`.
 fn declares(line: &str, kinds: &[&str], name: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     let words: Vec<&str> = code.split_whitespace().collect();

@@ -1,6 +1,7 @@
-//! That the project of `docs/getting-started.md` compiles with exactly the manifest shown there.
+//! Checks that the project of `docs/getting-started.md` compiles with exactly the manifest shown
+//! there.
 //!
-//! The doctests compile its code too, with more features than the page switches on.
+//! The doctests also compile its code, but with more features than the page enables.
 
 use std::fs;
 
@@ -11,14 +12,14 @@ use crate::workspace;
 
 const PAGE: &str = "docs/getting-started.md";
 
-/// Makes the project beside the builds of the workspace, and checks it.
+/// Creates the project beside the builds of the workspace, and checks it.
 pub(super) async fn check() -> Result<()> {
     let page = fs::read_to_string(workspace::root().join(PAGE)).context(PAGE)?;
     let project = workspace::target("getting-started");
     fs::create_dir_all(project.join("src"))?;
     let crates = workspace::root().join("crates");
     let manifest = block(&page, "```toml")?.replace("../murmur/crates", &crates.to_string_lossy());
-    // Outside of the workspace that the folder lies in.
+    // Keeps the project out of the workspace that contains its folder.
     fs::write(project.join("Cargo.toml"), manifest + "\n[workspace]\n")?;
     fs::write(project.join("src/main.rs"), block(&page, "```rust")?)?;
     let lock = "Cargo.lock";
@@ -31,7 +32,7 @@ pub(super) async fn check() -> Result<()> {
     process::run(&mut cargo).await
 }
 
-/// The first block of `page` that begins with `fence`.
+/// The first block of `page` that starts with `fence`.
 fn block(page: &str, fence: &str) -> Result<String> {
     let lines = page.lines().skip_while(|line| !line.starts_with(fence));
     let lines: Vec<&str> = lines.skip(1).take_while(|line| *line != "```").collect();

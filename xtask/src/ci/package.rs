@@ -1,6 +1,7 @@
-//! That the crates can be published: as they are named here, and as they must be named there.
+//! Checks that the crates can be published, both under their names here and under the name that
+//! publishing needs.
 //!
-//! `docs/publishing.md` is the text to this.
+//! `docs/publishing.md` describes the steps.
 
 use std::env;
 use std::fs;
@@ -14,18 +15,18 @@ use crate::workspace::{self, Member};
 
 const CORE: &str = "murmur-core";
 
-/// Where packages are made and compiled, apart from the builds of the workspace itself.
+/// The folder where packages are created and compiled, apart from the builds of the workspace.
 const TARGET: &str = "packages";
 
-/// Stands for the name the owner of the project will choose.
+/// A placeholder for the name that the owner of the project will choose.
 const NEW_NAME: &str = "murmur-pipelines";
 
-/// Packages every crate and compiles what was packaged.
+/// Packages every crate and compiles the packages.
 pub(super) async fn check() -> Result<()> {
     package(workspace::root()).await
 }
 
-/// Does the rename that publishing needs, in a copy, and packages and compiles that.
+/// Applies the rename that publishing needs in a copy, then packages and compiles the copy.
 pub(super) async fn check_rename() -> Result<()> {
     let members = workspace::members().await?;
     let copy = workspace::target("rename");
@@ -66,21 +67,22 @@ pub(super) async fn check_rename() -> Result<()> {
     Ok(())
 }
 
-/// `cargo package` for the workspace at `root`.
+/// Runs `cargo package` for the workspace at `root`.
 async fn package(root: &Path) -> Result<()> {
     let target = workspace::target(TARGET);
     forget_earlier(&target)?;
     let mut package = process::cargo(["package", "--workspace", "--allow-dirty", "--quiet"]);
     package.current_dir(root).env("CARGO_TARGET_DIR", &target);
-    // Packages are compiled by cargo's own profile, not the workspace's: with all of it, 9 GB.
+    // Packages are compiled with cargo's own profile, not the workspace's. Full debug information
+    // takes 9 GB.
     package
         .env("CARGO_PROFILE_DEV_DEBUG", "none")
         .env("CARGO_INCREMENTAL", "0");
     process::run(&mut package).await
 }
 
-/// Removes what was made of our crates by an earlier run. Cargo takes a package of one name and
-/// version for unchangeable, and would compile the earlier one's source, or use what it compiled.
+/// Removes the packages of an earlier run. Cargo treats a package of one name and version as
+/// immutable: it would compile the earlier source, or use its build output.
 fn forget_earlier(target: &Path) -> Result<()> {
     let ours = |entry: &Path| {
         let name = entry.file_name().and_then(|name| name.to_str());
@@ -92,7 +94,8 @@ fn forget_earlier(target: &Path) -> Result<()> {
             .context("there is no home folder")?
             .join(".cargo"),
     };
-    // The registry that cargo makes of the packages has no host, so its folder begins so.
+    // The registry that cargo creates from the packages has no host, so its folder name starts like
+    // this.
     let registries = entries(&cargo_home.join("registry/src"))?;
     let local = registries.iter().filter(|registry| {
         let name = registry.file_name().and_then(|name| name.to_str());
@@ -108,7 +111,7 @@ fn forget_earlier(target: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What is in a folder; nothing if there is no such folder.
+/// The entries of a folder; empty if it does not exist.
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.exists() {
         return Ok(Vec::new());
@@ -117,7 +120,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     entries.map(|entry| Ok(entry?.path())).collect()
 }
 
-/// The manifest of `name` as it would be uploaded.
+/// The manifest of `name` in its package.
 fn packaged(target: &Path, name: &str) -> Result<toml::Table> {
     let folder = format!("package/{name}-{}", env!("CARGO_PKG_VERSION"));
     let path = target.join(folder).join("Cargo.toml");
@@ -125,7 +128,7 @@ fn packaged(target: &Path, name: &str) -> Result<toml::Table> {
     text.parse().with_context(|| path.display().to_string())
 }
 
-/// Copies what git tracks or would, to `to`.
+/// Copies the files that git tracks, and new ones that it does not ignore, to `to`.
 async fn copy_workspace(to: &Path) -> Result<()> {
     if to.exists() {
         fs::remove_dir_all(to)?;
@@ -141,7 +144,7 @@ async fn copy_workspace(to: &Path) -> Result<()> {
     let files = process::read(git.current_dir(workspace::root())).await?;
     for file in files.split('\0').filter(|file| !file.is_empty()) {
         let (from, to) = (workspace::root().join(file), to.join(file));
-        // Deleted, but not committed.
+        // Deleted in the work tree, but not committed.
         if !from.exists() {
             continue;
         }
@@ -151,7 +154,7 @@ async fn copy_workspace(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The three edits of `docs/publishing.md`, under `root`.
+/// Makes the three edits of `docs/publishing.md` under `root`.
 fn rename_core(root: &Path) -> Result<()> {
     let edits = [
         (
@@ -187,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// A line of a Markdown file's code block that begins like this.
+    /// Whether a line of the page starts with `begin`.
     fn documented(begin: &str) -> bool {
         let text = fs::read_to_string(workspace::root().join("docs/publishing.md")).unwrap();
         text.lines().any(|line| line.starts_with(begin))
@@ -231,7 +234,7 @@ mod tests {
                 assert!(documented(line), "docs/publishing.md does not have: {line}");
             }
         }
-        // Once done, it is not done again.
+        // The rename cannot be applied twice.
         assert!(rename_core(copy.path()).is_err());
     }
 }

@@ -1,5 +1,5 @@
-//! The pages people read: that their links lead somewhere, that files and tests they name exist, and
-//! that the messages they explain are those of the code.
+//! Checks the documentation: links must lead somewhere, files and tests that the pages name must
+//! exist, and the messages that they explain must be those of the code.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,19 +18,19 @@ const PAGES: [&str; 4] = [
     "examples/order-totals/README.md",
 ];
 
-/// The page that has to name a test for each promise.
+/// The page that must name a test for each promise.
 const PROMISES: &str = "docs/promises.md";
 
-/// The page whose headings in backticks are messages of the code; `…` stands for what varies.
+/// The page whose headings in backticks are messages of the code. `…` stands for a variable part.
 const MESSAGES: &str = "docs/troubleshooting.md";
 
 /// The page that lists the others, for the book.
 const SUMMARY: &str = "docs/SUMMARY.md";
 
-/// Where a name in backticks is a path of the repository.
+/// A name in backticks that starts with one of these is a path of the repository.
 const FOLDERS: [&str; 4] = ["crates/", "docs/", "examples/", "xtask/"];
 
-/// Reports all that is wrong at once.
+/// Reports all errors at once.
 pub(super) fn check() -> Result<()> {
     let root = workspace::root();
     let mut pages: Vec<PathBuf> = PAGES.iter().map(PathBuf::from).collect();
@@ -79,7 +79,7 @@ pub(super) fn check() -> Result<()> {
     Ok(())
 }
 
-/// Complaints about pages of `docs/` that the book would leave out.
+/// Error messages for pages of `docs/` that the book would omit.
 fn unlisted(pages: &[PathBuf], summary: &str) -> Vec<String> {
     let pages = pages.iter().filter(|page| page.starts_with("docs"));
     let names = pages.filter_map(|page| page.file_name()?.to_str());
@@ -100,7 +100,7 @@ fn prose(text: &str) -> Vec<&str> {
     text.lines().filter(outside).collect()
 }
 
-/// What the links of these lines lead to. A link's text may be on the line before.
+/// The targets of the links in these lines. The text of a link may start on the line before.
 fn targets(prose: &[&str]) -> Vec<String> {
     let link = |part: &str| part.split_once(')').map(|(target, _)| target.to_owned());
     prose
@@ -110,7 +110,7 @@ fn targets(prose: &[&str]) -> Vec<String> {
         .collect()
 }
 
-/// A complaint about a link of `page` to a file, or a heading in one, that is not there.
+/// An error message if `page` links to a file, or a heading in a file, that does not exist.
 fn dead_link(root: &Path, page: &Path, target: &str) -> Option<String> {
     if target.contains("://") {
         return None;
@@ -133,7 +133,7 @@ fn dead_link(root: &Path, page: &Path, target: &str) -> Option<String> {
     (!found).then(|| format!("the link `{target}` leads to no heading"))
 }
 
-/// The names by which headings can be linked to, as GitHub and mdBook make them.
+/// The anchors of the headings, as GitHub and mdBook generate them.
 fn anchors(prose: &[&str]) -> BTreeSet<String> {
     let headings = prose.iter().filter(|line| line.starts_with('#'));
     let anchor = |line: &&str| {
@@ -148,7 +148,7 @@ fn anchors(prose: &[&str]) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// Complaints about headings in backticks of which a part is in no source.
+/// Error messages for headings in backticks with a part that is in no source.
 fn unknown_messages(prose: &[&str], sources: &str) -> Vec<String> {
     let messages = prose.iter().filter_map(|line| line.strip_prefix("### `"));
     let parts = messages.flat_map(|message| message.trim_end_matches('`').split('…'));
@@ -159,7 +159,7 @@ fn unknown_messages(prose: &[&str], sources: &str) -> Vec<String> {
         .collect()
 }
 
-/// `source` with its texts of several lines put into one.
+/// `source` with each multi-line string joined into one line.
 fn joined(source: &str) -> String {
     let mut lines = source.split("\\\n");
     let first = lines.next().unwrap_or_default().to_owned();

@@ -1,4 +1,4 @@
-//! That manifests, crate docs and README agree with each other.
+//! Checks that manifests, crate docs and README agree with each other.
 
 use std::fs;
 
@@ -6,13 +6,13 @@ use anyhow::{Context, Result, bail};
 
 use crate::workspace::{self, Member};
 
-/// What every member takes from the workspace.
+/// The fields that every member inherits from the workspace.
 const INHERITED: [&str; 4] = ["edition", "license", "rust-version", "version"];
 
-/// What a published crate says of itself besides.
+/// The fields that a published crate also needs.
 const PUBLISHED: [&str; 4] = ["categories", "description", "keywords", "readme"];
 
-/// Reports all that is wrong at once.
+/// Reports all errors at once.
 pub(super) fn check(members: &[Member]) -> Result<()> {
     let mut wrong = Vec::new();
     for member in members {
@@ -116,7 +116,7 @@ fn manifest_complaints(manifest: &toml::Table, published: bool) -> Vec<String> {
     complaints
 }
 
-/// Whether a source file begins with docs, of its own or from a README.
+/// Whether a source file starts with docs, written in it or included from a README.
 fn has_docs(source: &str) -> bool {
     source.starts_with("//! ") || source.starts_with("#![doc = include_str!(")
 }

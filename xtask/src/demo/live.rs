@@ -62,15 +62,15 @@ impl fmt::Display for Changes {
     }
 }
 
-/// The changes that the writer made while the table was scanned, and after that.
+/// The changes that the writer made during the scan and after it.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) during: Changes,
     pub(super) after: Changes,
 }
 
-/// Makes all live writes, wave after wave, and logs them. The last wave starts when the scan is
-/// over, all others when it begins.
+/// Makes all live writes, wave after wave, and logs them. The last wave starts after the scan, all
+/// others when the scan starts.
 pub(super) async fn write(
     tables: &Tables,
     rows: &Rows,

@@ -32,15 +32,15 @@ const STREAM_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Turn a DynamoDB table into live totals, and compare them with a recount.
 ///
-/// Makes a table, fills it with generated orders (or the rows of a file), and switches its stream
-/// on. Then three things happen at the same time: a parallel scan bootstraps the totals, the Lambda
+/// Creates a table, fills it with generated orders (or the rows of a file), and enables its stream.
+/// Then three things happen at the same time: a parallel scan bootstraps the totals, the Lambda
 /// handler keeps them live, and a writer inserts, changes, moves and removes orders before and
-/// after the scan reaches them. Items leave the ledger by their first change after the scan; the
+/// after the scan reaches them. Items leave the ledger with their first change after the scan; the
 /// demo prints how many have. At the end it compares the totals with a recount of its own log of
 /// writes, and fails if any total differs, or if there was none to compare.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Args {
-    /// How many orders to generate; a tenth as many are added while the table is scanned and after
+    /// How many orders to generate; a tenth as many are added during the scan and after it
     #[arg(
         long,
         default_value_t = 10_000,
@@ -51,7 +51,7 @@ pub(crate) struct Args {
     /// The seed of the generated orders and of the live changes
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
-    /// Your own rows: lines of DynamoDB JSON, {"Item":{…}} as exports write them, plain or gzip
+    /// Your own rows: lines of DynamoDB JSON, {"Item":{…}} as in exports, plain or gzip
     #[arg(long, value_name = "FILE", requires = "key")]
     items: Option<std::path::PathBuf>,
     /// The attribute to group your rows by: a string or a number
@@ -73,7 +73,7 @@ pub(crate) struct Args {
     count: bool,
     /// A DynamoDB to use instead of the embedded one: DynamoDB Local (http://…), or AWS (https://…,
     /// with the credentials and region of your environment). The demo touches only tables that it
-    /// makes, and removes them at its end
+    /// creates, and removes them at its end
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// Segments of the parallel scan
@@ -81,7 +81,7 @@ pub(crate) struct Args {
     segments: u32,
 }
 
-/// Runs the demo; `false` if the totals are not what they should be.
+/// Runs the demo. Returns `false` if the totals are wrong.
 pub(crate) async fn run(args: Args) -> Result<bool> {
     let listed = args.items.is_some();
     let comparison = perform(&args, |_, _| async { Ok(()) }).await?;
@@ -112,8 +112,8 @@ async fn perform<F: Future<Output = Result<()>>>(
     let stream_arn = tables.enable_stream().await?;
     println!("stream on, with new and old images");
 
-    // Bootstrap and handler share it, as in one process, so the handler learns at once that items
-    // settle.
+    // Bootstrap and handler share the definition, as in one process, so the handler learns at once
+    // that items settle.
     let definition = totals(&server, &tables, &rows.measure)?;
     let (scan, scanning) = watch::channel(Scan::Before);
     let (written, (), summary) = tokio::try_join!(
@@ -205,7 +205,7 @@ struct Definition {
     decoder: Decoder<Fact>,
 }
 
-/// The state of the ledger at the end.
+/// The final status of the ledger.
 async fn ledger(Definition { pipeline, decoder }: Definition) -> Result<LedgerStatus> {
     let processor = Processor::with_decoder([pipeline], decoder).build()?;
     let ledgers = processor.ledgers(&AuditOptions::default()).await?;
@@ -341,7 +341,7 @@ impl Seen {
         self.add(Vec::new())
     }
 
-    /// Completes once `expected` changes are done, or no further one was for too long.
+    /// Completes once `expected` changes are done, or if no further change is done for too long.
     async fn reaches(&self, expected: usize, bar: &Bar) {
         let (mut last, mut since) = (0, Instant::now());
         while last < expected && since.elapsed() < STREAM_PATIENCE {
@@ -434,7 +434,7 @@ mod tests {
                 n % 7,
                 n % 11
             );
-            // Exports wrap the item; a bare one will do as well.
+            // Exports wrap each item; bare items work as well.
             lines += &if n % 2 == 0 {
                 format!("{{\"Item\":{item}}}\n")
             } else {

@@ -1,4 +1,4 @@
-//! Shows progress: a bar on a terminal, a line every two seconds elsewhere.
+//! Displays progress: a bar on a terminal, otherwise a line every two seconds.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};

@@ -13,7 +13,7 @@ use super::rows::{Measure, Row};
 pub(super) struct Log(Vec<(String, Option<(String, i128)>)>);
 
 impl Log {
-    /// Logs that these rows were written; a row without an item was removed.
+    /// Logs writes of these rows. A row without an item was removed.
     pub(super) fn extend(&mut self, rows: &[Row], measure: &Measure) -> Result<()> {
         for row in rows {
             let fact = match &row.item {
@@ -46,7 +46,7 @@ impl Log {
     }
 
     /// The keys that ever had a row. Such a key may have a total of zero, or none if its rows were
-    /// gone before the pipeline saw them.
+    /// removed before the pipeline saw them.
     fn keys(&self) -> BTreeSet<&String> {
         let facts = self.0.iter().filter_map(|(_, fact)| fact.as_ref());
         facts.map(|(key, _)| key).collect()
@@ -71,7 +71,7 @@ pub(super) fn units(text: &str, decimals: u32) -> Result<i128> {
         .with_context(|| format!("`{text}` is not a number like 12.34"))
 }
 
-/// The totals in the state table beside those of the recount.
+/// The totals in the state table, with those of the recount.
 #[derive(Debug)]
 pub(super) struct Comparison {
     rows: BTreeMap<String, (Option<i128>, Option<i128>)>,
@@ -94,7 +94,7 @@ impl Comparison {
         Self { rows }
     }
 
-    /// Whether any total was compared and all agree.
+    /// Whether at least one total was compared and all agree.
     pub(super) fn holds(&self) -> bool {
         !self.rows.is_empty() && self.differing().next().is_none()
     }
@@ -105,7 +105,7 @@ impl Comparison {
             .filter(|(_, (recounted, live))| recounted != live)
     }
 
-    /// The live total of `key`.
+    /// The total of `key` in the state table.
     #[cfg(test)]
     pub(super) fn total(&self, key: &str) -> Option<i128> {
         self.rows.get(key)?.1

@@ -1,4 +1,4 @@
-//! The rows of the demo: generated orders, or a person's own.
+//! The rows of the demo: generated orders, or rows from the user's file.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -10,17 +10,18 @@ use serde_dynamo::{AttributeValue, Item};
 
 use super::recount::units;
 
-/// The primary key given to rows of a file, whose own keys the file does not name.
+/// The primary key of rows from a file, because the file does not say which attributes are its
+/// keys.
 const FILE_KEY: &str = "murmur_demo_row";
 
-/// What is aggregated.
+/// The definition of the totals.
 #[derive(Clone, Debug)]
 pub(super) struct Measure {
     /// The attribute to group by.
     pub(super) key: String,
     /// The attribute to total; `None` counts rows.
     pub(super) value: Option<String>,
-    /// How many decimals it has.
+    /// The number of its decimals.
     pub(super) decimals: u32,
 }
 
@@ -41,7 +42,7 @@ impl Measure {
         }
     }
 
-    /// The text of an attribute; `None` if the row has none, or NULL.
+    /// The text of an attribute; `None` if the row lacks it or it is NULL.
     pub(super) fn text(&self, item: &Item, attribute: &str) -> Result<Option<String>> {
         match item.get(attribute) {
             None | Some(AttributeValue::Null(_)) => Ok(None),
@@ -103,7 +104,7 @@ impl Rows {
         let mut changes = Vec::with_capacity(changed.len());
         for (turn, n) in changed.iter().enumerate() {
             let before = &at_rest[*n].item;
-            // Half of them stay with their customer.
+            // Half of them keep their customer.
             let customer = before.as_ref().and_then(|item| item.get("customer"));
             let customer = customer.filter(|_| turn % 2 == 0);
             let mut another = || {
@@ -114,7 +115,7 @@ impl Rows {
                 row
             };
             let mut row = another();
-            // A write that changes nothing makes no stream record.
+            // A write without a change creates no stream record.
             while row.item == *before {
                 row = another();
             }
@@ -124,7 +125,7 @@ impl Rows {
             item: None,
             ..at_rest[*n].clone()
         }));
-        // Of each kind there is something for while the table is scanned, and for after it.
+        // Writes of each kind occur during the scan and after it.
         let mut last = Vec::new();
         let mut mixed = [inserts, changes].concat();
         fastrand::Rng::with_seed(seed ^ 2).shuffle(&mut mixed);
@@ -137,8 +138,9 @@ impl Rows {
         }
     }
 
-    /// The rows of a file: nine tenths at rest, a tenth live. Some are changed or removed live,
-    /// and all of that is undone, so that the totals are the file's.
+    /// The rows of a file: nine tenths are in the table at the start, a tenth is written live. Some
+    /// rows are changed or removed live and then restored, so that the totals are those of the
+    /// file.
     pub(super) fn from_file(path: &Path, measure: Measure, seed: u64) -> Result<Self> {
         let mut rows = read(path, &measure)?;
         if rows.is_empty() {
@@ -164,7 +166,7 @@ impl Rows {
                 };
             }
             let item = if n % 2 == 0 { Some(changed) } else { None };
-            // A write that changes nothing makes no stream record.
+            // A write without a change creates no stream record.
             if item != rows[at].item && chosen.insert(at) {
                 disturbed.push(Row {
                     id: rows[at].id.clone(),

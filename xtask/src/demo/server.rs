@@ -1,4 +1,4 @@
-//! The DynamoDB of the demo, and the tables it makes there.
+//! The DynamoDB of the demo, and its tables there.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -22,11 +22,11 @@ use super::progress::Bar;
 use super::rows::Row;
 use crate::interrupt::Started;
 
-/// Longest wait for a table to be made or a stream to be switched on.
+/// The longest wait for a table to be created or a stream to be enabled.
 const PATIENCE: Duration = Duration::from_secs(120);
 const LOADERS: usize = 8;
 
-/// Where a DynamoDB is.
+/// The location of a DynamoDB.
 #[derive(Clone)]
 enum Place {
     Embedded(Dynamo),
@@ -35,14 +35,15 @@ enum Place {
 }
 
 impl Place {
-    /// Clients with connections of their own: those of another runtime would stand still with it.
+    /// Creates clients with new connections. Connections of another runtime stop when that runtime
+    /// does.
     async fn connect(&self) -> (Client, aws_sdk_dynamodbstreams::Client) {
         match self {
             Self::Embedded(dynamo) | Self::Url(dynamo) => (dynamo.client(), dynamo.streams()),
             Self::Aws(url) => {
                 let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
                 let table = aws_sdk_dynamodb::config::Builder::from(&config).endpoint_url(url);
-                // On AWS the streams have an endpoint of their own, found by the region.
+                // On AWS the streams have a separate endpoint, derived from the region.
                 let streams = aws_sdk_dynamodbstreams::Client::new(&config);
                 (Client::from_conf(table.build()), streams)
             }
@@ -73,7 +74,7 @@ impl Server {
         })
     }
 
-    /// How often an idle stream is asked: AWS takes five reads a second and shard.
+    /// How often an idle stream is polled. AWS allows five reads per second and shard.
     pub(super) fn poll_interval(&self) -> Duration {
         let embedded = matches!(self.place, Place::Embedded(_));
         Duration::from_millis(if embedded { 20 } else { 250 })
@@ -90,7 +91,7 @@ impl fmt::Display for Server {
     }
 }
 
-/// The three tables of a run. They are removed when it ends, also by Ctrl-C.
+/// The three tables of a run. They are removed when it ends, also after Ctrl-C.
 pub(super) struct Tables {
     client: Client,
     place: Place,
@@ -196,7 +197,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Switches the source table's stream on; its ARN.
+    /// Enables the source table's stream and returns its ARN.
     pub(super) async fn enable_stream(&self) -> Result<String> {
         let stream = StreamSpecification::builder()
             .stream_enabled(true)
@@ -221,7 +222,7 @@ impl Tables {
             .context("the table has no stream")
     }
 
-    /// Every row of the state table, read without any of Murmur's code.
+    /// Every row of the state table, read without Murmur's code.
     pub(super) async fn read_state(&self) -> Result<BTreeMap<String, i128>> {
         let scan = self
             .client
@@ -235,7 +236,7 @@ impl Tables {
             .collect::<Result<_, _>>()
             .await?;
         let mut totals = BTreeMap::new();
-        // The row that says whom the table belongs to; no window gives this bucket.
+        // The row that names the owner of the table. No window has this bucket.
         let control = AttributeValue::N(i64::MIN.to_string());
         for row in rows {
             if row.get("sk") == Some(&control) {
@@ -277,7 +278,7 @@ impl Tables {
 }
 
 impl Drop for Tables {
-    /// Where the run was cut short, by an error or by Ctrl-C.
+    /// Runs if the run was stopped by an error or by Ctrl-C.
     fn drop(&mut self) {
         if self.removed.load(Ordering::Relaxed) {
             return;
@@ -288,7 +289,7 @@ impl Drop for Tables {
                 .build()?;
             runtime.block_on(async { self.remove_by(&self.place.connect().await.0).await })
         };
-        // On a thread of its own, because this one is inside the runtime that was interrupted.
+        // On a separate thread, because this one is inside the interrupted runtime.
         let removed = std::thread::scope(|scope| scope.spawn(remove).join());
         if let Ok(Err(error)) = removed {
             eprintln!("tables may be left behind: {error:#}");

@@ -1,4 +1,4 @@
-//! DynamoDB Local in a container, by the `docker-compose.yml` of this project.
+//! DynamoDB Local in a container, with the `docker-compose.yml` of this project.
 
 use std::ffi::{OsStr, OsString};
 use std::process::Stdio;
@@ -9,13 +9,13 @@ use tokio::process::Command;
 use super::wait;
 use crate::{process, workspace};
 
-/// Apart from the containers of a person who runs `docker compose up` by hand.
+/// Separate from the containers of a manual `docker compose up`.
 const PROJECT: &str = "murmur-itest";
 
-/// The variable of `docker-compose.yml` that moves the port.
+/// The variable that sets the port in `docker-compose.yml`.
 const PORT_VAR: &str = "DYNAMODB_LOCAL_PORT";
 
-/// Whether containers can be started here: a client whose daemon does not answer is not enough.
+/// Checks whether containers can be started: a client without a daemon is not enough.
 pub(super) async fn usable() -> Result<(), String> {
     let ask = |args: &[&str]| {
         let mut docker = Command::new("docker");
@@ -44,9 +44,10 @@ pub(super) struct Container {
 }
 
 impl Container {
-    /// Starts DynamoDB Local on `port` and waits until it answers. Cancel safe: it is stopped.
+    /// Starts DynamoDB Local on `port` and waits until it answers. Cancel safe: the container is
+    /// stopped.
     pub(super) async fn start(docker: &OsStr, port: u16) -> Result<Self> {
-        // Before it is started, so that one which starts half is removed, too.
+        // Created before the start, so that a partly started container is removed, too.
         let container = Self {
             docker: docker.to_owned(),
             port,
@@ -118,7 +119,7 @@ mod tests {
         );
     }
 
-    /// A `docker` that writes down how it was called, and exits with `code`.
+    /// A `docker` that records its arguments and exits with `code`.
     fn fake_docker(folder: &TempDir, code: i32) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
 
@@ -142,7 +143,7 @@ mod tests {
     #[tokio::test]
     async fn a_container_is_started_on_its_port_and_stopped_when_dropped() {
         let folder = TempDir::new().unwrap();
-        // Stands for what would listen in the container.
+        // Stands for the server in the container.
         let server = Embedded::start().unwrap();
         let port = server
             .endpoint()

@@ -1,4 +1,4 @@
-//! DynamoDB Local from Maven, by Java.
+//! DynamoDB Local from Maven, run with Java.
 
 use std::env;
 use std::fs::{self, File};
@@ -13,13 +13,14 @@ use crate::workspace;
 
 const MAIN_CLASS: &str = "software.amazon.dynamodb.services.local.main.ServerRunner";
 
-/// What DynamoDB Local 3 is compiled for.
+/// The Java version that DynamoDB Local 3 needs.
 const LEAST_JAVA: u32 = 17;
 
-/// Whether the server can be run here: a Java that is new enough, and its jars, or Maven for them.
+/// Checks whether the server can run here: it needs a recent Java, and its jars or Maven to fetch
+/// them.
 pub(super) async fn usable() -> Result<(), String> {
     let mut java = Command::new(java());
-    // The version goes to the standard error.
+    // Java prints its version to the standard error.
     let answer = java.arg("-version").kill_on_drop(true).output().await;
     let answer = answer.map_err(|_| "not installed")?;
     let text = String::from_utf8_lossy(&answer.stderr);
@@ -42,7 +43,7 @@ pub(super) async fn usable() -> Result<(), String> {
     }
 }
 
-/// Starts the server on `port` and waits until it answers. Cancel safe: it is stopped.
+/// Starts the server on `port` and waits until it answers. Cancel safe: the server is stopped.
 pub(super) async fn start(port: u16) -> Result<Group> {
     fetch().await?;
     let log = workspace::target("dynamodb-local").join("server.log");
@@ -67,19 +68,19 @@ pub(super) async fn start(port: u16) -> Result<Group> {
     Ok(server)
 }
 
-/// The jars, once they are there.
+/// The folder of the jars after they were fetched.
 fn jars() -> PathBuf {
     workspace::target("dynamodb-local").join(VERSION)
 }
 
-/// Fetches the jars through Maven, unless they are there.
+/// Fetches the jars with Maven, unless they exist.
 async fn fetch() -> Result<()> {
     let jars = jars();
     if jars.is_dir() {
         return Ok(());
     }
     eprintln!("DynamoDB Local {VERSION} is fetched through Maven, once (about 50 MB)");
-    // Renamed at the end, so that a fetch that was cut short is not taken for a whole one.
+    // Renamed at the end, so that an interrupted fetch is not taken for a complete one.
     let partial = workspace::target("dynamodb-local/partial");
     if partial.exists() {
         fs::remove_dir_all(&partial)?;

@@ -1,4 +1,4 @@
-//! Ports, and waiting for who listens on them.
+//! Finds free ports, and waits for servers.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
@@ -11,13 +11,13 @@ use tokio::time::{sleep, timeout};
 
 use crate::process;
 
-/// Longest a server we start may take, a container's image not counted.
+/// How long a server that we start may take to answer, without the download of a container's image.
 const START: Duration = Duration::from_secs(60);
 
-/// Longest a server that runs may take to answer.
+/// How long a running server may take to answer.
 const ANSWER: Duration = Duration::from_secs(2);
 
-/// A port of 127.0.0.1 that nobody listens on.
+/// A free port of 127.0.0.1.
 pub(super) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port")?;
     Ok(listener.local_addr()?.port())
@@ -27,7 +27,7 @@ pub(super) fn endpoint(port: u16) -> String {
     format!("http://127.0.0.1:{port}")
 }
 
-/// Waits until HTTP is spoken on `port`. Cancel safe.
+/// Waits until an HTTP server answers on `port`. Cancel safe.
 pub(super) async fn until_it_answers(port: u16) -> Result<()> {
     let address = format!("127.0.0.1:{port}");
     let answer = async {
@@ -44,7 +44,7 @@ pub(super) async fn until_it_answers(port: u16) -> Result<()> {
         .with_context(|| format!("no answer on port {port} within {START:?}"))
 }
 
-/// That the server a person named answers. One with TLS is taken at its word. Cancel safe.
+/// Checks that the server at the given URL answers. A server with TLS is not checked. Cancel safe.
 pub(super) async fn for_given(url: &str) -> Result<()> {
     if url.starts_with("https://") {
         return Ok(());
@@ -66,7 +66,8 @@ pub(super) async fn for_given(url: &str) -> Result<()> {
     Ok(())
 }
 
-/// Whether HTTP is spoken there: DynamoDB answers a bare `GET` with an error, which will do.
+/// Whether an HTTP server answers there. DynamoDB answers a bare `GET` with an error, which is
+/// enough.
 async fn answers(address: &str) -> bool {
     let ask = async {
         let mut stream = TcpStream::connect(address).await?;

@@ -1,4 +1,4 @@
-//! Many runs, spread over the cores.
+//! Plays many runs, spread over the cores.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -10,26 +10,26 @@ use crate::runs::{lock, on_all_cores};
 /// Where runs are played.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// Inside this process.
+    /// Inside this process, on a simulated DynamoDB.
     Here,
     /// Against the DynamoDB at this URL.
     Over(String),
 }
 
-/// Runs of many seeds.
+/// The runs of many seeds.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    /// Where.
+    /// Where the runs are played.
     pub place: Place,
     /// The delivery mode.
     pub mode: Mode,
-    /// The rule that is left out.
+    /// The protocol rule that is left out, if any.
     pub without: Option<Rule>,
 }
 
 impl Fleet {
-    /// Plays the scenarios of `seeds` on all cores, each told to `done` as soon as it is over; no
-    /// more are begun once `done` answers `false`.
+    /// Plays the scenarios of `seeds` on all cores and passes each report to `done` as soon as the
+    /// run has ended. No further run starts after `done` returns `false`.
     pub fn sail(
         &self,
         seeds: impl IntoIterator<Item = u64>,

@@ -1,4 +1,4 @@
-//! What happens to the source table, and what follows from it by counting once.
+//! The history of a source table, and the totals that follow from it if every event counts once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -12,29 +12,29 @@ use super::pipeline::RETENTION_DAYS;
 use super::scenario::{Aggregate, Ids, Scenario};
 use crate::esm::Incoming;
 
-/// The stream that all records are from.
+/// The ARN of the stream that all records come from.
 const STREAM: &str =
     "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/2027-01-15T08:00:00.000";
 
-/// The first sequence number: DynamoDB's shortest have 21 digits.
+/// The first sequence number. DynamoDB's shortest sequence numbers have 21 digits.
 const FIRST_NUMBER: u128 = 100_000_000_000_000_000_000;
 
 /// A row's address.
 pub(super) type Address = (String, i64);
 
-/// What one event adds, row by row.
+/// What one event adds to each row.
 #[derive(Debug)]
 pub(super) struct Contribution {
     pub(super) event: String,
     pub(super) adds: BTreeMap<Address, i64>,
 }
 
-/// A history of the source table.
+/// The changes of a source table.
 #[derive(Debug)]
 pub(super) struct History {
     pub(super) shards: Vec<Vec<Incoming>>,
     pub(super) contributions: Vec<Contribution>,
-    /// When the last change was made.
+    /// The time of the last change.
     pub(super) end: Timestamp,
 }
 
@@ -111,7 +111,7 @@ impl History {
 }
 
 impl Writer<'_> {
-    /// One change of one item.
+    /// Makes one change to one item.
     fn change(&mut self, created: Timestamp, seen: Timestamp) {
         let retract = self.scenario.retract && !self.items.is_empty();
         let (old, new) = match self.rng.u8(..10) {
@@ -124,7 +124,7 @@ impl Writer<'_> {
                 let old = self.items[at].clone();
                 let name = old.name.clone();
                 let new = match self.rng.u8(..4) {
-                    // Another amount on the same keys, or nothing changed that counts.
+                    // Another amount under the same keys, or no change that affects a total.
                     0 => old.clone(),
                     1 => Source {
                         amount: self.amount(),
@@ -162,7 +162,8 @@ impl Writer<'_> {
         }
     }
 
-    /// Sums of few amounts differ, so that one event too many cannot make up for one too few.
+    /// Amounts are chosen so that sums of a few of them differ: an event counted twice cannot hide
+    /// one that is missing.
     fn amount(&mut self) -> i64 {
         self.rng.i64(1..1_000_000_000)
     }
@@ -251,7 +252,8 @@ impl Writer<'_> {
             None => 0,
             Some(length) => {
                 let bucket = image.at.as_millis().div_euclid(length.as_millis() as i64);
-                // Counted by hand, not by `Window`: the end of the bucket, and the retention.
+                // The bucket's end and retention are computed here instead of by `Window`, which is
+                // under test.
                 let end = (bucket + 1) * length.as_millis() as i64;
                 let over = end + i64::from(RETENTION_DAYS) * 86_400_000;
                 if over <= created.as_secs() * 1000 {

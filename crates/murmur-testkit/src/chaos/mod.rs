@@ -1,15 +1,15 @@
-//! Random runs of Murmur's own code over a simulated Lambda and a DynamoDB that fails, each held
-//! against a recount.
+//! Random runs of Murmur's own code on a simulated Lambda and a DynamoDB that fails. Each run is
+//! compared with a recount.
 //!
-//! A [`Scenario`] is derived from one number. [`run`] plays it in virtual time, inside this process
-//! or over a real server: the [`esm`](crate::esm) simulator delivers a random history of a source
-//! table to processes of a Lambda function, each with a clock of its own and a connection to a
-//! [`Cloud`]; in each a `Handler`, a pipeline and its stores do what they do in production. When
-//! all is delivered, every total must equal the recount.
+//! A [`Scenario`] is derived from one number. [`run`] plays it in virtual time in this process;
+//! [`run_over`] plays it against a real server. The [`esm`](crate::esm) simulator delivers a random
+//! history of a source table to processes of a Lambda function. Each process has its own clock and
+//! its own connection to a [`Cloud`], and runs a `Handler`, a pipeline and its stores as in
+//! production. After the last delivery every total must equal the recount.
 //!
-//! What the runs prove is only worth as much as what they meet and what they notice. So a
-//! [`Summary`] counts what was met, and a [`Rule`] of the protocol can be left out, which the runs or
-//! a scripted [`Stage`] must notice.
+//! The runs prove only as much as they encounter and detect. A [`Summary`] therefore counts the
+//! situations that occurred. A [`Rule`] of the protocol can be left out, and the runs or a scripted
+//! [`Stage`] must detect that it is missing.
 
 mod fleet;
 mod history;
@@ -42,10 +42,10 @@ use crate::time::Time;
 use history::History;
 use world::World;
 
-/// When histories begin at the earliest.
+/// The earliest time at which a history starts.
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 
-/// Plays a scenario with everything inside this process.
+/// Plays a scenario entirely inside this process.
 pub fn run(scenario: &Scenario) -> Report {
     let scenario = scenario.clone();
     judged(scenario, None, async |scenario| {
@@ -57,8 +57,8 @@ pub fn run(scenario: &Scenario) -> Report {
 
 /// Plays a scenario against the DynamoDB at `endpoint`, in stepped time.
 ///
-/// Requests take no time there, so of the weather what needs some is left out: held items, and how
-/// much an item takes in a second.
+/// Requests take no time there. The parts of the weather that need time are left out: held items
+/// and the write limit of an item.
 pub fn run_over(scenario: &Scenario, endpoint: &str) -> Report {
     let mut scenario = scenario.clone();
     scenario.weather = Weather {
@@ -77,7 +77,7 @@ pub fn run_over(scenario: &Scenario, endpoint: &str) -> Report {
     })
 }
 
-/// Seconds, windows and pages begin at other points of each run.
+/// The start of a run. Seconds, windows and pages begin at different points in each run.
 fn start(scenario: &Scenario) -> Timestamp {
     let dice = &mut fastrand::Rng::with_seed(scenario.seed ^ 0x5354_4152);
     START.plus(Duration::from_millis(dice.u64(..200 * 3_600_000)))
@@ -85,7 +85,7 @@ fn start(scenario: &Scenario) -> Timestamp {
 
 type Played = (u64, Vec<Wrong>, Met);
 
-/// Runs `work`; a panic in it is something wrong with the run.
+/// Runs `work`. A panic in it is reported as a fault of the run.
 fn judged(
     scenario: Scenario,
     endpoint: Option<&str>,
@@ -125,7 +125,7 @@ async fn play(world: World) -> Played {
             () = sweep(&world) => panic!("Time to Live never ends"),
         }
     };
-    // Machines that are suspended go on, and requests that stall arrive in the end.
+    // Suspended machines resume, and stalled requests arrive in the end.
     world.wake().await;
     world.time.sleep(*scenario.weather.stall_for.end()).await;
     if scenario.sweep.is_some() {
@@ -142,7 +142,7 @@ async fn play(world: World) -> Played {
     (contributions.len() as u64, wrong, met)
 }
 
-/// Time to Live at work, for as long as it is awaited.
+/// Acts as Time to Live for as long as the future is polled.
 async fn sweep(world: &World) {
     let mut next = world.time.elapsed();
     loop {

@@ -13,10 +13,10 @@ use serde::Deserialize;
 
 use super::scenario::{Aggregate, Mode, Scenario};
 
-/// The name of every pipeline here.
+/// The name of every pipeline in these runs.
 pub(super) const NAME: &str = "chaos";
 
-/// Rows of windows may be removed this many days after their bucket's end.
+/// Rows of windows may be removed this many days after the end of their bucket.
 pub(super) const RETENTION_DAYS: u32 = 3;
 
 /// An item of the source table.
@@ -27,7 +27,7 @@ pub(super) struct Row {
     at: i64,
 }
 
-/// A sum kept as bytes: of what `BytesStore` holds, the kind that must not count twice.
+/// A sum stored as bytes. `BytesStore` must not count a value of this kind twice.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct SumAsBytes;
 
@@ -67,7 +67,7 @@ impl Codec for SumAsBytes {
     }
 }
 
-/// Why a process could not set its pipeline up.
+/// The reason why a process could not set up its pipeline.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum SetUpError {
     #[error(transparent)]
@@ -76,7 +76,7 @@ pub(super) enum SetUpError {
     Option(#[from] OptionError),
 }
 
-/// What a process of the function has: a client, a clock, dice.
+/// What a process of the function needs: a client, a clock and a random generator.
 pub(super) struct Means {
     pub(super) client: Client,
     pub(super) clock: Arc<dyn Clock>,
@@ -85,7 +85,7 @@ pub(super) struct Means {
     pub(super) markers: String,
 }
 
-/// The pipeline of a scenario, in one process.
+/// The pipeline of a scenario, for one process.
 pub(super) fn pipeline(scenario: &Scenario, means: &Means) -> Result<Pipeline<Row>, SetUpError> {
     let options = TableOptions::default()
         .clock(Arc::clone(&means.clock))

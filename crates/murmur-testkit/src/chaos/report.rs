@@ -1,4 +1,4 @@
-//! What a run shows, and what many runs show together.
+//! The report of one run, and the summary of many.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::fleet::Place;
 use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
-/// Every kind, in the order of the table.
+/// Every kind of situation, in the order of the table.
 pub(super) const KINDS: [&str; 42] = [
     "redelivered records",
     "batches again",
@@ -52,37 +52,38 @@ pub(super) const KINDS: [&str; 42] = [
     "rows of windows expired",
 ];
 
-/// A server answers at once, so that nothing is held, no second has too many writes, and no machine
-/// can be suspended while it waits.
+/// A server answers at once: it holds no item, it limits no writes per second, and no machine can
+/// be suspended while it waits for an answer.
 const NOT_SHOWN_BY_A_SERVER: [&str; 3] = ["conflicts", "partition limits", "machines suspended"];
 
-/// Something that is not as it should be.
+/// A fault that a run has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wrong {
-    /// A total that is no recount.
+    /// A total differs from the recount.
     Total {
         /// The row: entity and bucket.
         row: String,
-        /// What is there.
+        /// The value in the table.
         found: String,
-        /// What a recount gives.
+        /// The value that the recount gives.
         wanted: String,
-        /// Whether something was counted that should not be, or more than once.
+        /// Whether the total is too high: an event counted that should not, or counted more than
+        /// once.
         too_high: bool,
     },
     /// A row that nothing in the history explains.
     Unexpected(String),
-    /// Events that were neither counted nor handed to the callback: the stream forgot them while
-    /// they failed.
+    /// Events were neither counted nor passed to the callback: they failed until the stream dropped
+    /// them.
     Lost {
-        /// How many.
+        /// The number of events.
         events: usize,
-        /// The last error that was reported.
+        /// The last error that was reported for them.
         error: String,
     },
-    /// The callback was handed an event for another reason than its age.
+    /// The callback received an event for a reason other than its age.
     Rejected(String),
-    /// A request that DynamoDB refuses for its form.
+    /// DynamoDB would refuse the form of a request.
     Oversized(String),
     /// The code panicked.
     Panicked(String),
@@ -105,23 +106,23 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// What one run shows.
+/// The result of one run.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What was run.
+    /// The scenario of the run.
     pub scenario: Scenario,
-    /// Where it ran, if not in this process.
+    /// The endpoint, if the run was not inside this process.
     pub endpoint: Option<String>,
-    /// Events in the history.
+    /// The number of events in the history.
     pub events: u64,
-    /// What is wrong; nothing, if all is well.
+    /// The faults found; empty if the run passed.
     pub wrong: Vec<Wrong>,
-    /// What was met.
+    /// The situations that occurred.
     pub met: Met,
 }
 
 impl Report {
-    /// How to run it again.
+    /// The command that repeats this run.
     pub fn again(&self) -> String {
         let Scenario { seed, mode, .. } = &self.scenario;
         let without = match self.scenario.without {
@@ -144,24 +145,24 @@ impl fmt::Display for Report {
     }
 }
 
-/// What many runs show together.
+/// The result of many runs.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// Runs.
+    /// The number of runs.
     pub runs: u64,
-    /// Events in all histories.
+    /// The number of events in all histories.
     pub events: u64,
-    /// Runs with anything wrong.
+    /// The number of runs with a fault.
     pub wrong_runs: u64,
-    /// Totals that were too high, in all runs.
+    /// The number of totals that were too high, in all runs.
     pub too_high: u64,
-    /// Totals that were too low.
+    /// The number of totals that were too low, in all runs.
     pub too_low: u64,
-    /// Whatever else was wrong.
+    /// The number of other faults.
     pub otherwise: u64,
-    /// What was met.
+    /// The situations that occurred.
     pub met: Met,
-    /// The first runs with anything wrong, by seed.
+    /// The first runs with a fault, ordered by seed.
     pub failed: Vec<Report>,
 }
 
@@ -169,7 +170,7 @@ pub struct Summary {
 const KEPT: usize = 10;
 
 impl Summary {
-    /// The kinds that could have been met at `place` and never were.
+    /// The kinds of situation that are possible at `place` but did not occur.
     pub fn missing(&self, place: &Place) -> Vec<&'static str> {
         let hidden = match place {
             Place::Here => &[][..],
@@ -180,7 +181,7 @@ impl Summary {
         kinds
     }
 
-    /// Counts one more run.
+    /// Adds the report of one run.
     pub fn add(&mut self, report: Report) {
         self.runs += 1;
         self.events += report.events;
@@ -203,7 +204,7 @@ impl Summary {
     }
 }
 
-/// The head of the table that [`row`] continues.
+/// The head of the table whose rows [`row`] returns.
 pub fn head() -> String {
     format!(
         "{:<16}{:>8}{:>10}{:>12}{:>10}{:>10}{:>12}",
@@ -211,7 +212,7 @@ pub fn head() -> String {
     )
 }
 
-/// A line of the table of modes.
+/// The table row of one mode.
 pub fn row(mode: Mode, summary: &Summary) -> String {
     let Summary {
         runs,

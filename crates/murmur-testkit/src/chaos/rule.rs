@@ -1,8 +1,8 @@
-//! The rules of the exactly-once protocol, each of which can be left out.
+//! The rules of the exactly-once protocol. Each rule can be left out.
 //!
-//! Most are left out on the way to DynamoDB and back, by changing what the store has sent and what
-//! it is answered: the product has no switch for them. The rest are numbers that the store takes
-//! for tests, and what a process is given: records, and a clock.
+//! The product has no switch for its rules. Most are left out between the store and DynamoDB, by
+//! changing the requests that the store sends and the answers it receives. The rest are numbers
+//! that the store accepts for tests, or inputs of a process: its records and its clock.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,82 +25,87 @@ const NEVER: Duration = Duration::from_secs(1_000_000_000);
 /// A rule of the exactly-once protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
-    /// A write is refused if the row has taken one of its ids since the ids moved on.
+    /// A write is refused if one of its ids is in the row's `cur`: the row took it since its ids
+    /// last moved.
     IdsInCur,
-    /// It is refused if the row has taken one of its ids before that.
+    /// A write is refused if one of its ids is in the row's `prev`: the row took it before its ids
+    /// last moved.
     IdsInPrev,
-    /// A plain write is refused if the ids have moved on since the row was known.
+    /// A plain write is refused if the row's ids have moved since the process last saw the row.
     PerAsRead,
-    /// It may be that they have moved on once, and not twice.
+    /// The ids may have moved once since then, but not twice.
     PerOnceAtMost,
-    /// Ids move on only where they have not moved on since the row was known.
+    /// A move is refused if the ids have already moved since the process last saw the row.
     MovesOnce,
-    /// Ids move on inside the row: what it has becomes `prev`, not a copy that was read.
+    /// A move happens inside the row: the row's own `cur` becomes `prev`, not a copy that was read
+    /// earlier.
     MovesInPlace,
-    /// An event is looked for in `prev` of the row as it is known, before it is written.
+    /// Before an event is written, it is looked up in `prev` of the row as the process knows it.
     PrevChecked,
-    /// It is looked for again in `prev` of each row that an answer to a write shows.
+    /// The event is looked up again in `prev` of every row that a write returns.
     PrevCheckedAgain,
-    /// A row is known by one answer, not by what a process thinks its own move has made of it.
+    /// What a process knows of a row comes from a single answer, not from computing the effect of
+    /// its own move.
     ImageOfOneAnswer,
-    /// What a row forgets is written to pages before.
+    /// Ids that a row is about to drop are first written to pages.
     PagesWritten,
-    /// All of these pages are acknowledged before.
+    /// A row drops ids only after all of these pages are acknowledged.
     PagesAcknowledged,
-    /// An event is looked up in the pages where it may be.
+    /// An event is looked up in every page that could contain it.
     PagesConsulted,
-    /// The look-up asks for a consistent answer.
+    /// The lookup uses a consistent read.
     PagesConsistent,
-    /// Pages are read after the row is known; what they were before says nothing.
+    /// Pages are read after the row. An earlier state of a page proves nothing.
     PagesReadAfterRow,
-    /// When the ids have moved on several times, an event is looked up again.
+    /// When the ids have moved more than once, the event is looked up again.
     LookedUpAgain,
-    /// The row says which pages it has.
+    /// The row records which pages it has.
     TopsRaised,
-    /// What it says is never lowered.
+    /// That record never decreases.
     TopsNeverLowered,
-    /// It says so for each level.
+    /// The record is kept for each level.
     TopsByLevel,
-    /// It says whether there are pages of events without a creation time.
+    /// The record says whether there are pages of events without a creation time.
     TopsUndated,
-    /// All processes name an event by the same second.
+    /// All processes derive the same second for an event.
     SameSecond,
-    /// A page lives longer than its events can come.
+    /// A page outlives every delivery of its events.
     PagesLive,
-    /// An event that is so old that its page may be gone is not written.
+    /// An event is not written if it is so old that its page may have expired.
     TooOld,
-    /// Its age is judged after it was looked up.
+    /// The age of an event is checked after its lookup.
     TooOldAfterLookUp,
-    /// An event without a creation time is given up an hour after it was handed over.
+    /// An event without a creation time is given up one hour after its first delivery.
     UndatedGivenUp,
-    /// A state row lives longer than its contributions can come.
+    /// A state row outlives every contribution to it.
     RowsLive,
-    /// Nothing is added to a row in the two hours before it may be removed.
+    /// Nothing is added to a row during the two hours before it may be removed.
     NothingBeforeTtl,
-    /// An update carries no more ids than a condition can name.
+    /// An update carries no more ids than one condition can name.
     FewIds,
-    /// A refused write is judged by the ids of the row that refused it, and only then by its value.
+    /// After a refused write, the ids of the returned row are checked first, and its value only
+    /// then.
     IdsJudgedFirst,
-    /// A value that was read is replaced only if it is still there.
+    /// A value that was read is replaced only if it is still in the row.
     VersionAsRead,
-    /// It is replaced only if the ids have not moved on either.
+    /// The value is replaced only if the ids have not moved either.
     PerAsReadInSwaps,
     /// A request is sent once.
     SentOnce,
 }
 
-/// What a rule that is left out knows of the process it is left out in.
+/// What is known about the process in which a rule is left out.
 pub(super) struct Interference {
     pub(super) time: Time,
     pub(super) state: String,
-    /// The events that processes are at.
+    /// The events that each process is working on.
     pub(super) in_hand: InHand,
-    /// How many invocations the process has begun.
+    /// The number of invocations that the process has started.
     pub(super) turn: Arc<AtomicU64>,
 }
 
 impl Rule {
-    /// All of them.
+    /// All rules.
     pub const ALL: [Self; 31] = [
         Self::IdsInCur,
         Self::IdsInPrev,
@@ -135,7 +140,7 @@ impl Rule {
         Self::SentOnce,
     ];
 
-    /// As it is written on a command line.
+    /// The name on the command line.
     pub fn name(self) -> String {
         let mut name = String::new();
         for letter in format!("{self:?}").chars() {
@@ -147,7 +152,7 @@ impl Rule {
         name
     }
 
-    /// Changes the numbers of a scenario, where the rule is one.
+    /// Changes the numbers of a scenario, if the rule is one of them.
     pub(super) fn leave_out(self, scenario: &mut Scenario) {
         let rules = &mut scenario.rules;
         match self {
@@ -160,7 +165,7 @@ impl Rule {
         }
     }
 
-    /// Leaves the rule out in what a process sends and is answered, where it is to be found there.
+    /// Changes the process's requests and answers, if the rule can be left out there.
     pub(super) fn interfere(self, process: &Process, own: Interference) {
         match self {
             Self::IdsInCur => {
@@ -275,7 +280,7 @@ impl Rule {
     }
 }
 
-/// Changes the writes of exactly-once.
+/// Changes the writes of exactly-once delivery.
 fn in_writes(
     process: &Process,
     change: impl Fn(Write, &mut Map<String, Value>) + Send + Sync + 'static,
@@ -293,7 +298,7 @@ fn condition(part: &mut Map<String, Value>, from: &str, to: &str) {
     replace(part, "ConditionExpression", from, to);
 }
 
-/// The values of a write's expressions, which all have some.
+/// The values of a write's expressions. Every write has some.
 fn values(part: &mut Map<String, Value>) -> &mut Map<String, Value> {
     let values = part.entry("ExpressionAttributeValues");
     let values = values.or_insert_with(|| json!({}));
@@ -302,7 +307,7 @@ fn values(part: &mut Map<String, Value>) -> &mut Map<String, Value> {
         .unwrap_or_else(|| panic!("values are no map"))
 }
 
-/// Changes what a row is to say of its pages.
+/// Changes what a row is to record about its pages.
 fn in_tops(process: &Process, change: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) {
     in_writes(process, move |_, part| {
         let tops = values(part).get_mut(":tops");
@@ -313,7 +318,7 @@ fn in_tops(process: &Process, change: impl Fn(&mut Map<String, Value>) + Send + 
     });
 }
 
-/// Has look-ups go where nothing is, for the rows that `wanted` names.
+/// Redirects lookups to keys that do not exist, for the rows that `wanted` selects.
 fn redirect(request: &mut Request, wanted: impl Fn(&RowName) -> bool) {
     if request.operation != "BatchGetItem" {
         return;
@@ -331,7 +336,7 @@ fn redirect(request: &mut Request, wanted: impl Fn(&RowName) -> bool) {
     }
 }
 
-/// The row says of its pages what the last move wrote, no matter what it said before.
+/// The row records only the pages that the last move wrote, and drops its earlier record.
 fn tops_of_last_pages(process: &Process) {
     let written: Mutex<HashMap<RowName, BTreeMap<String, i64>>> = Mutex::default();
     in_writes(process, move |write, part| match write {
@@ -360,7 +365,7 @@ fn tops_of_last_pages(process: &Process) {
     });
 }
 
-/// A page that was read once is taken to be what it was then.
+/// A page is read once. Later reads return its first state.
 fn pages_remembered(process: &Process) {
     let pages: Mutex<HashMap<String, Option<Value>>> = Mutex::default();
     process.rewrite_answers(move |request, answer| {
@@ -382,8 +387,8 @@ fn pages_remembered(process: &Process) {
     });
 }
 
-/// After a refusal because ids have moved on several times, events of the row are not looked up
-/// again in the same invocation.
+/// After a refusal because the ids moved more than once, events of the row are not looked up again
+/// in the same invocation.
 fn looked_up_once(process: &Process, own: Interference) {
     let refused: Arc<Mutex<HashSet<(RowName, u64)>>> = Arc::default();
     let (noted, turn) = (Arc::clone(&refused), Arc::clone(&own.turn));
@@ -404,14 +409,14 @@ fn looked_up_once(process: &Process, own: Interference) {
     });
 }
 
-/// `prev` becomes what the process knew of `cur`.
+/// `prev` becomes the `cur` that the process knew.
 fn moves_by_copy(process: &Process) {
     let copies: Arc<Mutex<HashMap<RowName, Vec<Value>>>> = Arc::default();
     let known = Arc::clone(&copies);
     process.rewrite_answers(move |request, answer| {
         let answer = answer?;
         let mut copies = lock(&known);
-        // What it added by a write that did not bring the row back is known, too.
+        // Ids that a write added without reading the row back are known, too.
         let added = &request.body["ExpressionAttributeValues"][":new"]["BS"];
         if Write::of(request) == Some(Write::Plain)
             && answer.get("Item").is_none()
@@ -436,7 +441,8 @@ fn moves_by_copy(process: &Process) {
     });
 }
 
-/// The events that the process is at are not seen in `prev` of rows in the answers that `of` names.
+/// Hides the events that the process is working on from `prev` of the rows in the answers that `of`
+/// selects.
 fn hide_in_prev(
     process: &Process,
     own: Interference,
@@ -464,7 +470,7 @@ fn hide_in_prev(
     });
 }
 
-/// After a move `prev` is taken to be what was known of `cur` before.
+/// After a move, `prev` is assumed to be the `cur` that the process knew before.
 fn computed_prev(process: &Process) {
     let known: Mutex<HashMap<RowName, (u64, Value)>> = Mutex::default();
     process.rewrite_answers(move |request, answer| {

@@ -1,4 +1,4 @@
-//! What a run does, derived from one number.
+//! The scenario of a run, derived from one number.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,7 +14,8 @@ use crate::runs::{pick, within};
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How far off the clocks of processes may be for Murmur's promises to hold, in seconds.
+/// How far, in seconds, the clock of a process may differ from true time for Murmur's promises to
+/// hold.
 pub const SKEW: i64 = 45 * 60;
 
 /// The delivery mode of a run.
@@ -29,10 +30,10 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// All of them.
+    /// All modes.
     pub const ALL: [Self; 3] = [Self::ExactlyOnce, Self::ClaimFirst, Self::AtLeastOnce];
 
-    /// As it is written on a command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Self::ExactlyOnce => "exactly-once",
@@ -48,7 +49,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// What is computed.
+/// The aggregate that a run computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Aggregate {
     /// Totals, in an `Int64SumStore`.
@@ -59,103 +60,103 @@ pub enum Aggregate {
     Max,
     /// The set of values, in a `BytesStore`.
     Set,
-    /// Totals as bytes, in a `BytesStore`: compare-and-swap of a monoid that is not idempotent.
+    /// Totals as bytes, in a `BytesStore`: compare-and-swap with a monoid that is not idempotent.
     Bytes,
 }
 
 impl Aggregate {
-    /// Whether what was added can be taken back.
+    /// Whether a contribution can be retracted.
     pub fn has_inverse(self) -> bool {
         matches!(self, Self::Sum | Self::Count | Self::Bytes)
     }
 }
 
-/// What the ids of events look like.
+/// The form of event ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ids {
-    /// 32 hex digits, as DynamoDB's.
+    /// 32 hex digits, as in DynamoDB.
     Hex,
-    /// The same with dashes.
+    /// 32 hex digits with dashes.
     Dashed,
     /// Any text.
     Text,
 }
 
-/// A piece of history: nothing, then changes.
+/// A part of the history: a pause, then changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Part {
-    /// How long nothing changes before.
+    /// How long the pause before the changes is.
     pub pause: Duration,
     /// How long the changes take.
     pub span: Duration,
-    /// How many there are.
+    /// The number of changes.
     pub events: usize,
-    /// How long after its beginning the mapping sees the first of them.
+    /// How long after the part's start the mapping sees its first change.
     pub outage: Duration,
 }
 
-/// One run: history, pipeline, mapping and all that goes wrong.
+/// One run: its history, its pipeline, its mapping and its faults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
-    /// What the run is derived from.
+    /// The seed that the run is derived from.
     pub seed: u64,
     /// The delivery mode.
     pub mode: Mode,
-    /// What is computed.
+    /// The aggregate.
     pub aggregate: Aggregate,
-    /// How many keys there are: one is hot from the start.
+    /// The number of keys. One of them is hot from the start.
     pub entities: usize,
     /// Whether a record counts for several keys.
     pub several_keys: bool,
-    /// The length of the windows, by item time; `None` for no windows.
+    /// The length of the windows by item time; `None` for no windows.
     pub window: Option<Duration>,
-    /// Whether old images are taken back.
+    /// Whether old images are retracted.
     pub retract: bool,
     /// The history.
     pub parts: Vec<Part>,
-    /// Among how many shards the items are spread.
+    /// The number of shards that the items are spread over.
     pub shards: usize,
-    /// Whether records tell when they were created.
+    /// Whether records carry their creation time.
     pub dated: bool,
-    /// What event ids look like.
+    /// The form of event ids.
     pub ids: Ids,
-    /// The mapping.
+    /// The event source mapping.
     pub mapping: Mapping,
-    /// What goes wrong around it.
+    /// What goes wrong around the mapping.
     pub trouble: Trouble,
     /// What goes wrong between the processes and DynamoDB.
     pub weather: Weather,
-    /// How likely a machine is suspended during an invocation.
+    /// The probability that a machine is suspended during an invocation.
     pub suspended: f64,
-    /// For how long at most.
+    /// The longest suspension.
     pub suspended_for: Duration,
-    /// Whether invocations end by a deadline, as in Lambda; those of a reader in a process of its own
-    /// do not, so that they go on when its machine was suspended.
+    /// Whether invocations end at a deadline, as in Lambda. Those of a standalone reader do not:
+    /// they continue after a suspension of its machine.
     pub deadlines: bool,
-    /// How far off the clocks of processes are at most, in seconds.
+    /// The largest difference between a process's clock and true time, in seconds.
     pub skew: i64,
-    /// Whether some records come at the end of their retention, so that clocks that are fast
-    /// make them too old.
+    /// Whether some records arrive at the end of their retention, where a fast clock makes them too
+    /// old.
     pub late: bool,
-    /// How often Time to Live removes what has expired; `None` for never.
+    /// How often Time to Live removes expired rows; `None` for never.
     pub sweep: Option<Duration>,
-    /// How many bytes a row may have with its ids.
+    /// The most bytes of a row, ids included.
     pub row_budget: usize,
-    /// Whether every other process gives rows eight times as many, as while a setting is deployed:
-    /// some move ids on that others only add to.
+    /// Whether every second process uses eight times that budget, as during the deployment of a new
+    /// setting: some processes then move ids that others only add to.
     pub mixed_budgets: bool,
     /// The numbers of the exactly-once protocol.
     pub rules: Rules,
-    /// The rule that is left out.
+    /// The protocol rule that is left out, if any.
     pub without: Option<Rule>,
 }
 
 impl Scenario {
-    /// The scenario of a seed. All modes have the same one.
+    /// The scenario of a seed. It is the same in all modes.
     pub fn new(seed: u64, mode: Mode) -> Self {
-        // Neighbouring seeds have nothing in common.
+        // Makes neighbouring seeds unrelated.
         let rng = &mut Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        // Dice of their own, which leave all others as they fall.
+        // A separate generator, so that its draws do not shift the others.
         let spelling = &mut Rng::with_seed(rng.get_seed() ^ 0x5350_454c);
         let aggregate = pick(
             rng,
@@ -169,11 +170,11 @@ impl Scenario {
         );
         let late = rng.f64() < 0.1;
         let skew = pick(rng, &[(1, 0), (1, 60), (3, SKEW)]);
-        // So many events on one row that its ids move on with the default budget.
+        // So many events on one row that its ids move even with the default budget.
         let large = rng.f64() < 0.02;
         let row_budget = match large || rng.f64() < 0.1 {
             true => 1024,
-            // From rows that have room for no id to those that have for some ten and as many again.
+            // From rows without room for an id to rows with room for about ten, and as many again.
             false => {
                 let bytes = pick(rng, &[(1, 21..=200), (3, 200..=800)]);
                 rng.usize(bytes)
@@ -203,7 +204,7 @@ impl Scenario {
             retract: aggregate.has_inverse() && rng.bool(),
             parts: parts(rng, late, least, lull),
             shards: rng.usize(1..=3),
-            // Whether a window is over is judged by the record's own time, if it has one.
+            // If a record has its own time, that time decides whether its window is over.
             dated: rng.f64() < 0.9 || window.is_some(),
             ids: pick(rng, &[(4, Ids::Hex), (1, Ids::Dashed), (1, Ids::Text)]),
             mapping: Mapping {
@@ -236,7 +237,7 @@ impl Scenario {
         }
     }
 
-    /// The same with a rule left out.
+    /// The same scenario with one rule left out.
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
         rule.leave_out(&mut self);
@@ -278,7 +279,7 @@ fn parts(rng: &mut Rng, late: bool, least: usize, lull: bool) -> Vec<Part> {
         parts.push(Part {
             pause: within(rng, *pause.start(), *pause.end()),
             span,
-            // After a lull few events, so that what is in rows is long ago.
+            // After a lull few events follow, so that the ids in rows are old.
             events: match lull && n > 0 {
                 true => rng.usize(1..=8),
                 false => least / count + rng.usize(1..=20),
@@ -319,9 +320,9 @@ fn weather(rng: &mut Rng) -> Weather {
     }
 }
 
-/// How long a machine may be suspended, or a request be under way: the ids of rows do not go by time.
-/// That a row is not made anew which Time to Live has removed does, for rows that it removes: they
-/// allow for less than two hours, one of which is for requests.
+/// The longest suspension of a machine, or the longest time that a request is under way. The ids of
+/// rows do not depend on time. The rule that a row removed by Time to Live is not created again
+/// does, for rows that expire: it allows for less than two hours, one of which is for requests.
 fn longest(rng: &mut Rng, expires: bool) -> Duration {
     match expires {
         true => 20 * MINUTE,
@@ -329,7 +330,7 @@ fn longest(rng: &mut Rng, expires: bool) -> Duration {
     }
 }
 
-/// Adds requests that are under way for long, and reads of what was.
+/// Adds requests that are under way for long, and stale reads.
 fn days_late(rng: &mut Rng, expires: bool, weather: Weather) -> Weather {
     let most = match expires {
         true => pick(rng, &[(2, 15 * MINUTE), (1, HOUR)]),
@@ -343,7 +344,7 @@ fn days_late(rng: &mut Rng, expires: bool, weather: Weather) -> Weather {
     }
 }
 
-/// Adds what goes wrong for a while: credentials, and the set-up.
+/// Adds faults that last for a while: in the credentials and in the set-up.
 fn spells(rng: &mut Rng, weather: Weather) -> Weather {
     let base = pick(rng, &[(2, 0.0), (1, 0.003)]);
     Weather {

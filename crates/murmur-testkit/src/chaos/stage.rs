@@ -1,4 +1,4 @@
-//! Interleavings written by hand, judged like the random runs.
+//! Interleavings written by hand, and judged like the random runs.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -19,21 +19,21 @@ use crate::cloud::{Cloud, Process, Weather};
 use crate::esm::Environment;
 use crate::time::Time;
 
-/// The key that scripts are about, and another.
+/// The key that the scripts use, and another one.
 const ENTITY: &str = "key";
 const OTHER: &str = "other key";
 
-/// A budget that no script's row exhausts, and one that every row does.
+/// A budget that no script's row exhausts, and one that every row exhausts.
 const LARGE: usize = 100_000;
 const SMALL: usize = 21;
 
-/// The first millisecond of a page of up to four hours.
+/// The first millisecond of a page, for pages of up to four hours.
 const START: Timestamp = Timestamp::from_secs(125_000 << 14);
 
-/// One row, one pipeline in exactly-once, and as many processes as a script asks for, in calm
-/// weather and virtual time.
+/// One row, one pipeline with exactly-once delivery, and as many processes as a script asks for, in
+/// calm weather and virtual time.
 ///
-/// Meant for a runtime whose clock is paused.
+/// It needs a runtime with a paused clock.
 #[derive(Debug)]
 pub struct Stage {
     world: World,
@@ -47,24 +47,25 @@ pub struct Actor {
 }
 
 impl Actor {
-    /// Its machine is suspended for `length` during its next invocation, `from` after that begins.
+    /// Suspends the machine for `length` during its next invocation, `from` after the invocation
+    /// starts.
     pub fn suspend(&self, from: Duration, length: Duration) {
         self.lambda.suspend(from, length);
     }
 
-    /// Its connection, to change or kill it.
+    /// The connection of the process, to change or kill it.
     pub fn process(&self) -> &Process {
         &self.lambda.process
     }
 }
 
 impl Stage {
-    /// A stage for `aggregate` without `rule`.
+    /// Creates a stage for `aggregate` with the rule `without` left out.
     pub async fn new(aggregate: Aggregate, without: Option<Rule>) -> Self {
         Self::with(without, |scenario| scenario.aggregate = aggregate).await
     }
 
-    /// A stage with anything else changed.
+    /// Creates a stage with a changed scenario.
     pub async fn with(without: Option<Rule>, change: impl FnOnce(&mut Scenario)) -> Self {
         let mut scenario = Scenario {
             aggregate: Aggregate::Sum,
@@ -96,19 +97,20 @@ impl Stage {
         &self.world.time
     }
 
-    /// A process that only adds to the row.
+    /// Starts a process that only adds to the row.
     pub fn actor(&self) -> Actor {
         let lambda = self.world.start_with(0, self.world.scenario.row_budget);
         Actor { lambda }
     }
 
-    /// A process that moves the row's ids on with every write, but for the one that begins the row.
+    /// Starts a process that moves the row's ids with every write except the one that creates the
+    /// row.
     pub fn mover(&self) -> Actor {
         let lambda = self.world.start_with(0, SMALL);
         Actor { lambda }
     }
 
-    /// Has `actor` do what a process does once: it finds that the tables are its pipeline's.
+    /// Lets `actor` do what a process does once: check that the tables belong to its pipeline.
     pub async fn warm_up(&self, actor: &Actor) {
         let event = self.event_of(OTHER, 1);
         assert!(self.deliver(actor, &[&event]).await, "a calm delivery");
@@ -156,7 +158,7 @@ impl Stage {
         record
     }
 
-    /// Has `actor` handle an event of `records`; whether it reported all as done.
+    /// Lets `actor` handle an event of `records`. Returns whether it reported all of them as done.
     pub async fn deliver(&self, actor: &Actor, records: &[&EventRecord]) -> bool {
         let mut event = Event::default();
         event.records = records.iter().copied().cloned().collect();
@@ -172,7 +174,7 @@ impl Stage {
         self.world.time.sleep(duration).await;
     }
 
-    /// Requests sent from now on take `latency` to arrive, and as long back.
+    /// From now on requests take `latency` to arrive, and their answers as long to return.
     pub fn slow(&self, latency: Duration) {
         self.world.cloud.set_weather(Weather {
             latency: latency..=latency,
@@ -180,29 +182,29 @@ impl Stage {
         });
     }
 
-    /// Requests sent from now on meet this.
+    /// Sets the weather of requests from now on.
     pub fn weather(&self, weather: Weather) {
         self.world.cloud.set_weather(weather);
     }
 
-    /// Requests sent from now on arrive at once.
+    /// From now on requests arrive at once.
     pub fn calm(&self) {
         self.world.cloud.set_weather(Weather::calm());
     }
 
-    /// Time to Live removes what has expired by now.
+    /// Removes the rows that have expired by now, as Time to Live does.
     pub async fn sweep(&self) {
         self.world.sweep().await;
     }
 
-    /// The row as it is.
+    /// Reads the row.
     pub async fn row(&self) -> Option<HashMap<String, DynamoValue>> {
         let entity = DynamoValue::S(ENTITY.into());
         let rows = self.world.rows().await;
         rows.into_iter().find(|row| row.get("pk") == Some(&entity))
     }
 
-    /// What is wrong in the end.
+    /// Returns the faults at the end of the script.
     pub async fn judge(self) -> Vec<Wrong> {
         let events = self.events.into_inner();
         self.world.judge(&events, &HashSet::new(), false).await

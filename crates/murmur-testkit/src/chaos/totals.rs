@@ -1,4 +1,4 @@
-//! Totals by counting every event once, and what is found beside them.
+//! Compares the totals with a recount that counts every event once.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,16 +14,16 @@ use super::scenario::{Aggregate, Scenario};
 
 pub(super) type Attributes = HashMap<String, AttributeValue>;
 
-/// Up to how many events of which nobody knows are tried in every combination.
+/// The most events of unknown fate for which every combination is tried.
 const COMBINED: usize = 14;
 
-/// What is known of the events of a history.
+/// What is known about the events of a history.
 #[derive(Debug, Default)]
 pub(super) struct Fates {
-    /// Reported as done, and not handed to the callback.
+    /// Events reported as done and not passed to the callback.
     pub(super) counted: HashSet<String>,
-    /// Handed to the callback as too old. It may count on some of its keys all the same, if
-    /// an invocation that never answered had taken it.
+    /// Events passed to the callback as too old. They may still count for some of their keys, if an
+    /// invocation that never answered had taken them.
     pub(super) too_old: HashSet<String>,
 }
 
@@ -103,7 +103,7 @@ fn may_be_removed(scenario: &Scenario, bucket: i64, now: Timestamp) -> bool {
         })
 }
 
-/// The value of a row.
+/// The value of a row, as an aggregate reads it.
 #[derive(Debug, PartialEq)]
 enum Found {
     Number(i128),
@@ -167,7 +167,7 @@ impl Expected {
         }
     }
 
-    /// Whether what is certain, with some of what may be, adds up to `total`.
+    /// Whether the certain events together with some of the uncertain ones add up to `total`.
     fn reaches(&self, total: i128) -> bool {
         let difference = total - self.sum();
         if self.perhaps.len() > COMBINED {

@@ -1,5 +1,5 @@
-//! What the store's requests and their answers say of the protocol: where rows and pages are in
-//! them, and counts of what happened.
+//! Reads the protocol in the store's requests and answers: finds rows and pages in them, and counts
+//! what happened.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -12,21 +12,21 @@ use crate::cloud::{Answered, Request};
 use crate::rewrite::mentions;
 use crate::runs::lock;
 
-/// More requests than any run makes that comes to an end.
+/// More requests than any run that terminates makes.
 const ENDLESS: u64 = 500_000;
 
-/// A state row's address as text: entity and bucket.
+/// The address of a state row as text: entity and bucket.
 pub(super) type RowName = (String, String);
 
-/// The state row that an item or a key is of.
+/// The state row that an item or a key belongs to.
 pub(super) fn row_of(item: &Value) -> Option<RowName> {
     let entity = item["pk"]["S"].as_str()?;
     let bucket = item["sk"]["N"].as_str()?;
     Some((entity.to_owned(), bucket.to_owned()))
 }
 
-/// A page's row and its level, by the page's key; its level is `None` for the page of one event without
-/// a creation time.
+/// The row and the level of a page, from the page's key. The level is `None` for the page of a
+/// single event without a creation time.
 pub(super) fn page_of(key: &str) -> Option<(RowName, Option<i64>)> {
     let mut left = key.strip_prefix(NAME)?.strip_prefix("/page/")?;
     let mut part = || {
@@ -55,12 +55,12 @@ pub(super) fn pages_read(request: &Request) -> Vec<String> {
         .collect()
 }
 
-/// What a write of the exactly-once protocol is for.
+/// The purpose of a write of the exactly-once protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Write {
     /// It adds events to a row.
     Plain,
-    /// It adds events to a row and moves its ids on.
+    /// It adds events to a row and moves the row's ids.
     Move,
     /// It writes ids of a row to a page.
     PageOut,
@@ -81,13 +81,13 @@ impl Write {
     }
 }
 
-/// The state rows that an answer tells as they are, to be changed.
+/// The state rows in an answer, in a form that can be changed.
 pub(super) fn rows_in<'a>(
     request: &Request,
     answer: &'a mut Value,
 ) -> Vec<(RowName, &'a mut Map<String, Value>)> {
     let mut items: Vec<&mut Value> = match request.operation.as_str() {
-        // After a write that was done, or at one that was refused.
+        // After a write that was applied or refused.
         "UpdateItem" => answer
             .as_object_mut()
             .into_iter()
@@ -111,12 +111,12 @@ pub(super) fn rows_in<'a>(
         .collect()
 }
 
-/// How often a row's ids have moved on, as an item or a value says.
+/// How often a row's ids have moved, read from an item or a value.
 pub(super) fn number(value: &Value) -> Option<u64> {
     value["N"].as_str()?.parse().ok()
 }
 
-/// The 21 bytes of each element of a set.
+/// The elements of a set, 21 bytes each.
 pub(super) fn elements(set: &Value) -> impl Iterator<Item = Vec<u8>> {
     let texts = set["BS"].as_array().into_iter().flatten();
     texts.filter_map(|text| aws_smithy_types::base64::decode(text.as_str()?).ok())
@@ -128,11 +128,11 @@ pub(super) fn second(element: &[u8]) -> i64 {
     digits.fold(0, |second, byte| second << 8 | i64::from(*byte))
 }
 
-/// The events that each process is at, by the 16 bytes that stand for their ids; of those with ids of
-/// hex digits.
+/// The events that each process is working on, by the 16 bytes that represent their ids. Only ids
+/// of hex digits are included.
 pub(super) type InHand = Arc<Mutex<HashMap<u64, HashSet<Vec<u8>>>>>;
 
-/// The bytes that stand for an id of 32 hex digits, dashes or none.
+/// The bytes that represent an id of 32 hex digits, with or without dashes.
 pub(super) fn id_bytes(event: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = event
         .chars()
@@ -143,16 +143,16 @@ pub(super) fn id_bytes(event: &str) -> Option<Vec<u8>> {
     (digits.len() == 32).then(|| bytes.collect())
 }
 
-/// What requests say of what the store does.
+/// What the requests reveal about the store's work.
 #[derive(Debug, Default)]
 pub(super) struct Wire {
     requests: u64,
     pub(super) oversized: Option<String>,
     counts: HashMap<&'static str, u64>,
     in_hand: InHand,
-    /// When each row's ids moved on the last time, and the levels of its pages.
+    /// For each row: when its ids last moved, and the levels of its pages.
     rows: HashMap<RowName, (Duration, BTreeSet<String>)>,
-    /// Pages that Time to Live has removed.
+    /// Pages that Time to Live removed.
     expired: HashSet<String>,
 }
 
@@ -172,13 +172,13 @@ impl Wire {
         *self.counts.entry(kind).or_default() += by as u64;
     }
 
-    /// Time to Live has removed these rows of the marker table.
+    /// Records that Time to Live removed these rows of the marker table.
     pub(super) fn expire(&mut self, pages: Vec<String>) {
         self.count("pages expired", pages.len());
         self.expired.extend(pages);
     }
 
-    /// A request leaves its process.
+    /// Records that a request leaves its process.
     pub(super) fn leaves(&mut self, request: &Request) {
         self.requests += 1;
         assert!(self.requests < ENDLESS, "the run does not come to an end");
@@ -190,7 +190,7 @@ impl Wire {
         }
     }
 
-    /// A request was answered at `now`, in time since the start.
+    /// Records that a request was answered at `now`, a time since the start.
     pub(super) fn answered(&mut self, seen: &Answered<'_>, now: Duration) {
         let Answered {
             request, answer, ..

@@ -1,4 +1,4 @@
-//! Processes of the function over a cloud, and what became of the events they were given.
+//! The processes of a function over a cloud, and the outcome of the events they were given.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -50,9 +50,9 @@ pub(super) struct World {
     processes: Cell<u64>,
     dice: RefCell<Rng>,
     removed: Cell<u64>,
-    /// Invocations on machines that are suspended, which go on when nobody waits for them.
+    /// Invocations on suspended machines. They continue although no caller waits for them.
     waking: Waking,
-    /// How often a machine was suspended.
+    /// The number of suspensions.
     suspended: Rc<Cell<u64>>,
 }
 
@@ -65,7 +65,7 @@ impl fmt::Debug for World {
     }
 }
 
-/// What became of the events.
+/// The outcome of the events.
 #[derive(Default)]
 struct Log {
     fates: Fates,
@@ -75,7 +75,7 @@ struct Log {
 type Waking = Rc<RefCell<Vec<JoinHandle<()>>>>;
 
 impl World {
-    /// The tables are made, the weather is not yet bad.
+    /// Creates the tables. The weather is still calm.
     pub(super) async fn new(scenario: Scenario, time: Time, cloud: Cloud, name: &str) -> Self {
         let (state, markers) = (format!("{name}-state"), format!("{name}-markers"));
         let admin = cloud.admin();
@@ -109,11 +109,11 @@ impl World {
         }
     }
 
-    /// Starts a process whose clock is off as the scenario says.
+    /// Starts a process with a clock error from the scenario.
     pub(super) fn start(&self) -> Lambda {
         let most = self.scenario.skew;
         let mut dice = self.dice.borrow_mut();
-        // The extremes are where things break.
+        // Faults are most likely at the extremes.
         let skew = match dice.u8(..4) {
             0 => most,
             1 => -most,
@@ -136,7 +136,8 @@ impl World {
         )
     }
 
-    /// Starts a process whose clock is `skew` seconds fast, and whose rows may have so many bytes.
+    /// Starts a process whose clock is `skew` seconds fast and whose rows may have `row_budget`
+    /// bytes.
     pub(super) fn start_with(&self, skew: i64, row_budget: usize) -> Lambda {
         let scenario = Scenario {
             row_budget,
@@ -166,7 +167,7 @@ impl World {
             rule.interfere(&process, own);
         }
         let random = Random::seeded(self.scenario.seed.wrapping_add(number << 32));
-        // The SDK tries reads again by itself, and waits in real time.
+        // The SDK retries reads by itself, and waits in real time.
         let client = match self.time.is_stepped() {
             true => {
                 let at_once =
@@ -204,7 +205,7 @@ impl World {
                 in_hand: Arc::clone(&self.in_hand),
                 process: process.number(),
             },
-            // One in two names seconds as another would who rounded them up.
+            // Every second process rounds seconds up, as another implementation could.
             rounds_up: scenario.without == Some(Rule::SameSecond) && number % 2 == 1,
             deadlines: scenario.deadlines,
             process,
@@ -232,7 +233,7 @@ impl World {
         }
     }
 
-    /// What Time to Live would remove by now is removed.
+    /// Removes what Time to Live would have removed by now.
     pub(super) async fn sweep(&self) {
         let removed = self.cloud.expire(&self.state, &["pk", "sk"]).await;
         self.removed.set(self.removed.get() + removed.len() as u64);
@@ -244,7 +245,7 @@ impl World {
         lock(&self.wire).expire(names.collect());
     }
 
-    /// Completes when no suspended machine has anything left to do.
+    /// Completes when no suspended machine has work left.
     pub(super) async fn wake(&self) {
         loop {
             let waking = self.waking.borrow_mut().pop();
@@ -258,8 +259,8 @@ impl World {
         self.cloud.rows(&self.state).await
     }
 
-    /// Waits until nothing is under way any more, and says what is wrong. `forgotten` are the
-    /// events that the stream lost while they failed; that is no fault if `forgivable`.
+    /// Waits until nothing is under way any more and returns the faults. `forgotten` are the events
+    /// that the stream dropped while they failed; that is no fault if `forgivable`.
     pub(super) async fn judge(
         &self,
         contributions: &[Contribution],
@@ -297,7 +298,7 @@ impl World {
         wrong
     }
 
-    /// What was met, as far as the world knows.
+    /// The situations that occurred, as far as the world can tell.
     pub(super) fn met(&self) -> Met {
         let mut met = Met::of(&KINDS);
         let cloud = self.cloud.met();
@@ -374,9 +375,9 @@ pub(super) struct Lambda {
     pub(super) process: crate::cloud::Process,
     handler: Handler<Row>,
     clock: Arc<dyn Clock>,
-    /// When its invocation began, by its clock.
+    /// When its current invocation started, by its clock.
     begun: Arc<Mutex<Option<Timestamp>>>,
-    /// How many invocations it has begun.
+    /// The number of invocations that it has started.
     turn: Arc<AtomicU64>,
     hands: Hands,
     rounds_up: bool,
@@ -386,7 +387,7 @@ pub(super) struct Lambda {
     machine: Machine,
 }
 
-/// What a process has in hand.
+/// Notes the events that a process is working on.
 #[derive(Clone)]
 struct Hands {
     in_hand: InHand,
@@ -400,7 +401,8 @@ impl Hands {
     }
 }
 
-/// A clock that stands still from when an invocation begins: what is judged by it was judged then.
+/// A clock whose wall time stops when an invocation starts, so that everything in the invocation is
+/// judged by that time.
 #[derive(Debug)]
 struct AsBegun {
     clock: Arc<dyn Clock>,
@@ -427,20 +429,21 @@ impl Clock for AsBegun {
 }
 
 impl Lambda {
-    /// The machine is suspended for `length` during the next invocation, `from` after it begins.
+    /// Suspends the machine for `length` during the next invocation, `from` after it starts.
     pub(super) fn suspend(&self, from: Duration, length: Duration) {
         self.machine.planned.set(Some((from, length)));
     }
 }
 
-/// What a process runs on.
+/// The machine that a process runs on.
 struct Machine {
     time: Time,
-    /// How likely it is suspended during an invocation.
+    /// The probability of a suspension during an invocation.
     chance: f64,
-    /// For how long at most.
+    /// The longest suspension.
     longest: Duration,
-    /// From when on after the next invocation begins it is suspended, and for how long.
+    /// The planned suspension in the next invocation: its start after the invocation's start, and
+    /// its length.
     planned: Cell<Option<(Duration, Duration)>>,
     dice: RefCell<Rng>,
     suspended: Suspensions,
@@ -449,10 +452,10 @@ struct Machine {
 }
 
 impl Machine {
-    /// Whether and for how long it is suspended during an invocation that begins now.
+    /// The suspension of an invocation that starts now, if there is one.
     fn plan(&self) -> Option<(Duration, Duration)> {
         let dice = &mut *self.dice.borrow_mut();
-        // Answers take milliseconds, so that most of what is under way is at the beginning.
+        // Answers take milliseconds, so most requests are under way at the beginning.
         let from = within(dice, Duration::ZERO, Duration::from_millis(200));
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
         let most = pick(
@@ -464,8 +467,8 @@ impl Machine {
         self.planned.take().or(by_chance)
     }
 
-    /// `work`, in which nothing moves while the machine is suspended. It goes on afterwards even if
-    /// nobody waits for it any more, unless the process was killed.
+    /// Runs `work`, which makes no progress while the machine is suspended. It continues afterwards
+    /// even if no caller waits for it any more, unless the process was killed.
     fn run<T: 'static>(
         &self,
         process: &crate::cloud::Process,
@@ -489,7 +492,7 @@ impl Machine {
                 done = &mut work => return Some(done),
                 () = time.reached(from) => {}
             }
-            // Time goes by in steps of milliseconds.
+            // Time advances in steps of milliseconds.
             let from = time.elapsed();
             suspended.add(from, from + length);
             met.set(met.get() + 1);
@@ -502,7 +505,7 @@ impl Machine {
         };
         let work = tokio::task::spawn_local(async move {
             if let Some(done) = work.await {
-                // Nobody may wait for it any more.
+                // The caller may have stopped waiting.
                 let _ = answer.send(done);
             }
         });
@@ -510,7 +513,7 @@ impl Machine {
         Box::pin(async move {
             match answered.await {
                 Ok(done) => done,
-                // It was killed.
+                // The process was killed.
                 Err(_) => std::future::pending().await,
             }
         })
@@ -585,7 +588,7 @@ impl Environment for Lambda {
 }
 
 impl Log {
-    /// An invocation has answered.
+    /// Records the answer of an invocation.
     fn note(
         &mut self,
         records: &[(String, Option<String>)],

@@ -1,4 +1,4 @@
-//! What a request costs, as the server says itself.
+//! The cost of a request, as reported by the server.
 
 use serde_json::Value;
 
@@ -7,10 +7,10 @@ use super::items;
 use super::sent::{is_plain_write, is_transaction};
 use super::server::{Answer, take};
 
-/// What is asked of the server beyond what its client asked, to know what a request costs.
+/// What is requested from the server in addition to the client's request, to learn its cost.
 pub(super) struct Books {
     operation: String,
-    /// Not asked for by the client, so it is not to see it.
+    /// The client did not ask for the capacity, so it is removed from the answer.
     hide_capacity: bool,
     hide_item: bool,
 }

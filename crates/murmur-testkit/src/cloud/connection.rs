@@ -1,4 +1,4 @@
-//! A process's connection to the cloud.
+//! The connection of one process to the cloud.
 
 use std::fmt;
 use std::future::pending;
@@ -33,11 +33,12 @@ use crate::wire::Request;
 
 type Rewriter = dyn Fn(&mut Request) + Send + Sync;
 
-/// Changes the body of the answer to a request; `None` for none, or one that says it failed, which
-/// may be made one that says it was done.
+/// Changes the body of an answer. It gets `None` if there is no answer or if the answer is an error
+/// other than a failed condition. For both it may return the body of a successful answer.
 type AnswerRewriter = dyn Fn(&Request, Option<&mut Value>) -> Option<Value> + Send + Sync;
 
-/// One process's connection to a [`Cloud`](super::Cloud): its client, its dice, its death.
+/// The connection of one process to a [`Cloud`](super::Cloud): its client, its random generator and
+/// its death.
 ///
 /// Clones are the same process.
 #[derive(Clone)]
@@ -46,10 +47,10 @@ pub struct Process(Arc<Shared>);
 struct Shared {
     region: Arc<Region>,
     number: u64,
-    /// No weather, not counted.
+    /// The connection meets no weather and is not counted.
     admin: bool,
     state: Mutex<State>,
-    /// Whether a spell refused a request of it.
+    /// Whether a spell refused one of its requests.
     refused: AtomicBool,
     dead: watch::Sender<bool>,
 }
@@ -60,12 +61,12 @@ struct State {
     answers: Option<Arc<AnswerRewriter>>,
     /// Whether its writes arrive twice.
     twice: bool,
-    /// How many requests are left to it; the last one is never answered.
+    /// How many requests the process has left. The last one is never answered.
     left: Option<u64>,
 }
 
-/// What becomes of one request. All of it is drawn for every request, so that one fault more or
-/// less in the weather does not shift the dice of the requests after it.
+/// The fate of one request. All of it is drawn for every request, so that a change of one rate does
+/// not shift the draws of later requests.
 #[derive(Debug, Clone)]
 pub(super) struct Fate {
     pub(super) fault: Option<Fault>,
@@ -73,9 +74,9 @@ pub(super) struct Fate {
     back: Duration,
     pub(super) stall: Duration,
     spell: Duration,
-    /// How old what it reads may be, where that is allowed.
+    /// How old the data of a read may be, where staleness is allowed.
     stale: Option<Duration>,
-    /// For whatever else has to be chosen: 0.0 to 1.0.
+    /// For further choices: 0.0 to 1.0.
     pub(super) detail: f64,
 }
 
@@ -107,7 +108,7 @@ impl Fate {
         let (there, back) = (within(&weather.latency), within(&weather.latency));
         let stall = within(&weather.stall_for);
         let detail = dice.f64();
-        // Dice of its own, so that it does not shift those of the requests after it.
+        // A separate generator, so that it does not shift the draws of later requests.
         let aside = &mut Rng::with_seed(detail.to_bits());
         let stale = aside.f64() < weather.stale;
         Self {
@@ -117,13 +118,14 @@ impl Fate {
             stall,
             detail,
             stale: stale.then(|| stretch(&weather.stale_for, aside.f64())),
-            // Not drawn, so that a spell does not shift the dice of the requests after it.
+            // Derived instead of drawn, so that a spell does not shift the draws of later requests.
             spell: stretch(&weather.spell_for, detail),
         }
     }
 }
 
-/// A part of the way from the one end to the other: 0.0 to 1.0 of it.
+/// The point that lies `part` of the way from one end of the range to the other; `part` is 0.0 to
+/// 1.0.
 fn stretch(range: &RangeInclusive<Duration>, part: f64) -> Duration {
     let span = range.end().saturating_sub(*range.start());
     *range.start() + span.mul_f64(part)
@@ -140,7 +142,7 @@ impl Process {
 
     fn make(region: Arc<Region>, number: u64, admin: bool) -> Self {
         let state = State {
-            // Far apart, so that seed 1 of one run is not process 1 of another.
+            // Far apart, so that seed 1 of one run does not equal process 1 of another.
             dice: Rng::with_seed(
                 region
                     .seed()
@@ -161,13 +163,13 @@ impl Process {
         }))
     }
 
-    /// A DynamoDB client with the SDK's defaults, retries included. Their quota is the client's own,
-    /// where the SDK has one for all clients of a real process.
+    /// A DynamoDB client with the SDK's defaults, including retries. Each client has its own retry
+    /// quota; in a real process the SDK has one quota for all clients.
     pub fn client(&self) -> aws_sdk_dynamodb::Client {
         aws_sdk_dynamodb::Client::from_conf(self.client_config().build())
     }
 
-    /// The configuration behind [`client`](Self::client), for a client with something changed.
+    /// The configuration of [`client`](Self::client), for a client with other settings.
     pub fn client_config(&self) -> aws_sdk_dynamodb::config::Builder {
         let partition = RetryPartition::custom("cloud").token_bucket(TokenBucket::default());
         aws_sdk_dynamodb::Config::builder()
@@ -180,15 +182,15 @@ impl Process {
             .http_client(self.clone())
     }
 
-    /// Changes the body of every request before it leaves: to leave a rule out of a condition, say,
-    /// and see the tests notice.
+    /// Changes the body of every request before it leaves the process. A test can, for example,
+    /// remove a rule from a condition and check that the runs detect it.
     pub fn rewrite(&self, rewriter: impl Fn(&mut Request) + Send + Sync + 'static) {
         self.0.state().rewriter = Some(Arc::new(rewriter));
     }
 
-    /// Changes what every answer says before it reaches the process: of one that was served, or
-    /// refused by a condition, its body. Where no answer would come, or an error, `None` is given, and
-    /// what is returned is taken as the answer of a request that was done.
+    /// Changes every answer before it reaches the process. The rewriter gets the body of an answer
+    /// that was served or refused by a condition, and `None` where no answer or an error would
+    /// arrive. A value that it returns for `None` becomes the answer of a successful request.
     pub fn rewrite_answers(
         &self,
         rewriter: impl Fn(&Request, Option<&mut Value>) -> Option<Value> + Send + Sync + 'static,
@@ -196,18 +198,18 @@ impl Process {
         self.0.state().answers = Some(Arc::new(rewriter));
     }
 
-    /// Has every write that arrives be served twice; the client hears the second answer.
+    /// Every write that arrives is served twice. The client gets the second answer.
     pub fn send_writes_twice(&self) {
         self.0.state().twice = true;
     }
 
-    /// Its number, from 1 on.
+    /// The number of the process, starting at 1.
     pub fn number(&self) -> u64 {
         self.0.number
     }
 
-    /// Kills it. Requests under way arrive all the same, none is answered any more, and no other
-    /// leaves: their futures never complete.
+    /// Kills the process. Requests under way still arrive, but none is answered and no further
+    /// request leaves. Their futures never complete.
     pub fn kill(&self) {
         let first = !self.0.dead.send_replace(true);
         if first && !self.0.admin {
@@ -215,8 +217,8 @@ impl Process {
         }
     }
 
-    /// Kills it at its `requests`-th request from now, which arrives or not, as the dice fall; 0
-    /// kills it at once.
+    /// Kills the process at its `requests`-th request from now. A random draw decides whether that
+    /// request arrives; 0 kills it at once.
     pub fn kill_after(&self, requests: u64) {
         if requests == 0 {
             self.kill();
@@ -230,14 +232,14 @@ impl Process {
         *self.0.dead.borrow()
     }
 
-    /// Completes once it is killed. Cancel safe.
+    /// Completes once the process is killed. Cancel safe.
     pub async fn killed(&self) {
         let mut dead = self.0.dead.subscribe();
-        // Its sender lives in `self`.
+        // The sender is owned by `self`.
         let _ = dead.wait_for(|dead| *dead).await;
     }
 
-    /// Begins a spell, if that is what was drawn, and strikes with one that is on.
+    /// Starts the spell that was drawn, if any, and applies a spell that is active.
     fn in_spell(&self, fate: &mut Fate) {
         let Shared {
             region,
@@ -251,7 +253,8 @@ impl Process {
             spells.begin(*number, fault, now + fate.spell);
             fate.fault = None;
         }
-        // What never reaches the service is not refused by it; what stalls reaches it later.
+        // The service cannot refuse a request that does not reach it. A stalled request reaches it
+        // later.
         if !matches!(
             fate.fault,
             Some(Fault::FailBefore | Fault::DropBefore | Fault::Stall)
@@ -262,8 +265,8 @@ impl Process {
         }
     }
 
-    /// The same for a request to a store outside of the cloud: the spell that strikes it. `begins`
-    /// is one that was drawn, and how long it lasts.
+    /// The same for a request to a store outside of the cloud. Returns the spell that strikes the
+    /// request. `begins` is a spell that was drawn, with its length.
     pub(crate) fn spell(&self, begins: Option<(Fault, Duration)>) -> Option<Fault> {
         let Shared {
             region,
@@ -289,13 +292,13 @@ impl Process {
         Some(struck)
     }
 
-    /// Whether a spell refused a request of it since this was asked last: what its caller then
-    /// says of the set-up passes.
+    /// Whether a spell refused one of its requests since the last call. The errors that its caller
+    /// then reports about the set-up are expected.
     pub(crate) fn was_refused(&self) -> bool {
         self.0.refused.swap(false, Ordering::Relaxed)
     }
 
-    /// A request on its way, and what becomes of it; none if it never leaves.
+    /// A request that leaves the process, and its fate; `None` if it never leaves.
     fn leave(
         &self,
         request: HttpRequest,
@@ -335,7 +338,7 @@ impl Process {
         if last {
             self.kill();
         }
-        // Whoever dies sending has sent it, or has not.
+        // A process that dies while sending may or may not have sent the request.
         (!last || fate.detail < 0.5).then_some((sent, fate))
     }
 }
@@ -374,7 +377,7 @@ impl ProvideCredentials for Signer {
     }
 }
 
-/// How long the credentials provider says it has waited.
+/// The timeout that the credentials provider reports.
 const PROVIDER_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Shared {
@@ -399,7 +402,7 @@ impl HttpClient for Process {
 #[derive(Debug)]
 struct Connector {
     process: Process,
-    /// To the real server, if there is one.
+    /// The connector to the real server, if there is one.
     inner: Option<SharedHttpConnector>,
 }
 
@@ -418,19 +421,20 @@ impl HttpConnector for Connector {
             travel(&process, sent, fate, answer).await;
         };
         if instant {
-            // Nothing to wait for: done before anybody can give up, and a task is saved.
+            // Nothing has to be awaited: the request completes before the client can give up, and
+            // needs no task.
             let arrived = travel.now_or_never();
             debug_assert!(arrived.is_some(), "an instant request waited");
             if let Ok(answer) = answered.try_recv() {
                 return HttpConnectorFuture::ready(answer.and_then(http));
             }
         } else {
-            // On a task of its own, since a request travels on when its client has given up.
+            // Runs in its own task, because a request continues after its client has given up.
             tokio::spawn(travel);
         }
         let process = self.process.clone();
         HttpConnectorFuture::new(async move {
-            // An instant request that was not answered never will be.
+            // An instant request that was not answered yet is never answered.
             if !instant && let Ok(answer) = answered.await {
                 return answer.and_then(http);
             }
@@ -443,7 +447,7 @@ impl HttpConnector for Connector {
     }
 }
 
-/// The way of one request to the server, and of its answer back.
+/// Takes one request to the server and its answer back.
 async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Sender<Delivered>) {
     let region = &process.0.region;
     let write = sent.is_write();
@@ -460,7 +464,7 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
         }
         Some(fault @ Fault::Stall) => {
             region.note(fault);
-            // Its client hears nothing while it is on its way.
+            // The client gets no answer while the request is under way.
             way.deliver(None);
             region.stall(sent, &fate).await;
             region.is_real().then(|| Err(timed_out()))
@@ -472,7 +476,7 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
         fault => {
             let twice = write && process.0.state().twice;
             if let Some(first) = sent.again().filter(|_| twice) {
-                // Nobody hears what became of the first.
+                // The answer to the first request is discarded.
                 let _ = region.arrive(first).await;
             }
             let result = region.arrive(sent).await;
@@ -501,7 +505,7 @@ async fn travel(process: &Process, sent: Sent, fate: Fate, answer: oneshot::Send
     way.deliver(delivered);
 }
 
-/// Where the answer to a request goes, once.
+/// Where the answer to a request is delivered, once.
 struct WayBack {
     process: Process,
     to: Option<oneshot::Sender<Delivered>>,
@@ -522,7 +526,7 @@ impl WayBack {
         !self.process.is_killed() && self.to.as_ref().is_some_and(|to| !to.is_closed())
     }
 
-    /// `None`: nothing comes, for now.
+    /// `None` means that no answer arrives for now.
     fn deliver(&mut self, delivered: Option<Delivered>) {
         let delivered = match &self.change {
             Some((answers, request)) => changed(&**answers, request, delivered),
@@ -532,13 +536,13 @@ impl WayBack {
             && !self.process.is_killed()
             && let Some(to) = self.to.take()
         {
-            // Nobody may wait for it any more.
+            // The client may have stopped waiting.
             let _ = to.send(delivered);
         }
     }
 }
 
-/// What reaches a process whose answers are changed.
+/// What reaches a process whose answers are rewritten.
 fn changed(
     answers: &AnswerRewriter,
     request: &Request,
@@ -571,7 +575,7 @@ fn failure() -> Answer {
     Answer::error(500, "InternalServerError", "by chance")
 }
 
-/// What a client's own timeout would say, over a real server, where nobody waits for it.
+/// The error of a client's own timeout. Over a real server it is returned without waiting.
 fn timed_out() -> ConnectorError {
     ConnectorError::timeout(Box::new(io::Error::from(io::ErrorKind::TimedOut)))
 }

@@ -1,10 +1,10 @@
-//! What was met, and what it cost.
+//! Counts of the faults that occurred, and of their cost.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::AddAssign;
 
-/// A kind of thing that a cloud does to its clients.
+/// A kind of fault that a cloud causes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Fault {
@@ -12,40 +12,40 @@ pub enum Fault {
     FailBefore,
     /// By chance: not applied, the connection broke.
     DropBefore,
-    /// By chance: the server acted, a 500 came instead of its answer.
+    /// By chance: processed, but answered with a 500 instead of the server's answer.
     FailAfter,
-    /// By chance: the server acted, the connection broke before its answer.
+    /// By chance: processed, but the connection broke before the answer.
     DropAfter,
-    /// By chance: the server acted, nothing came back.
+    /// By chance: processed, but never answered.
     HangAfter,
-    /// By chance: sent on a long way, nothing came back.
+    /// By chance: delayed, and never answered.
     Stall,
-    /// By chance: throttled, or a batch left in part unprocessed.
+    /// By chance: throttled, or a part of a batch left unprocessed.
     Throttle,
-    /// By chance: refused as in conflict with a transaction.
+    /// By chance: refused because of a conflict with a transaction.
     Conflict,
     /// Not sent: the process's credentials provider timed out.
     Unsigned,
-    /// Refused: the process's credentials are not, or no longer, good.
+    /// Refused: the credentials of the process are invalid or expired.
     Refused,
-    /// Refused with a `ValidationException` for the set-up, whatever the request.
+    /// Refused with a `ValidationException` for the set-up, independent of the request.
     Misfit,
-    /// Refused because a transaction really held an item of it.
+    /// Refused because a running transaction held one of its items.
     HeldConflict,
-    /// Refused because a transaction with its token was under way.
+    /// Refused because a transaction with the same token was under way.
     InProgress,
-    /// Throttled because an item had taken as much as it takes in a second.
+    /// Throttled because an item had reached its write limit per second.
     PartitionLimit,
-    /// Answered from a client request token: nothing was written again.
+    /// Answered from a client request token: nothing was written a second time.
     TokenReplay,
-    /// A write that was applied and whose answer never arrived, for whatever reason. These are what
-    /// makes a careless client count twice.
+    /// A write was applied and its answer never arrived, for any reason. A careless client counts
+    /// such a write twice.
     LostAnswer,
-    /// A stalled write that arrived late and was applied then: a zombie.
+    /// A stalled write arrived late and was applied.
     Zombie,
-    /// A stalled write that arrived late and was refused by its condition.
+    /// A stalled write arrived late and was refused by its condition.
     ZombieRefused,
-    /// A read was answered with an item as it had been.
+    /// A read returned an earlier state of an item.
     Stale,
     /// A process was killed.
     Kill,
@@ -77,17 +77,17 @@ impl Fault {
     ];
 }
 
-/// How often each kind of fault was met. Add up those of several runs with `+=`.
+/// How often each kind of fault occurred. `+=` adds the counts of several runs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Met(BTreeMap<Fault, u64>);
 
 impl Met {
-    /// How often `fault` was met.
+    /// How often `fault` occurred.
     pub fn count(&self, fault: Fault) -> u64 {
         self.0.get(&fault).copied().unwrap_or(0)
     }
 
-    /// All kinds with their counts, those at zero too.
+    /// All kinds with their counts, including zeros.
     pub fn iter(&self) -> impl Iterator<Item = (Fault, u64)> {
         Fault::ALL
             .map(|fault| (fault, self.count(fault)))
@@ -117,12 +117,13 @@ impl fmt::Display for Met {
     }
 }
 
-/// Requests and capacity, counted where a request reaches the server; what never arrived costs
-/// nothing.
+/// Requests and capacity. Capacity is counted when a request reaches the server; a request that
+/// never arrives costs nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Usage {
-    /// Requests that left a process, per operation, those that never arrived too.
+    /// The number of requests that left a process, per operation, including those that never
+    /// arrived.
     pub requests: BTreeMap<String, u64>,
     /// Write units of plain writes that were applied: 1 per KB of the larger of the item before and
     /// after.
@@ -133,17 +134,17 @@ pub struct Usage {
     pub transactional: f64,
     /// Write units of transactions that were cancelled.
     pub cancelled: f64,
-    /// Read units: 1 per 4 KB read consistently, half of it otherwise, 2 in a transaction.
+    /// Read units: 1 per 4 KB for consistent reads, half of that for others, 2 in a transaction.
     pub read: f64,
 }
 
 impl Usage {
-    /// How many requests of `operation` left a process.
+    /// The number of requests of `operation` that left a process.
     pub fn requests_of(&self, operation: &str) -> u64 {
         self.requests.get(operation).copied().unwrap_or(0)
     }
 
-    /// All requests.
+    /// The number of all requests.
     pub fn total_requests(&self) -> u64 {
         self.requests.values().sum()
     }

@@ -1,4 +1,4 @@
-//! Which items a request is about, and what they weigh.
+//! The items that a request reads or writes, and their sizes.
 
 use dynoxide::Item;
 use dynoxide::types::{item_size, normalize_dynamo_number};
@@ -11,12 +11,13 @@ pub(super) struct Touch {
     pub(super) table: String,
     /// The key attributes.
     pub(super) key: Map<String, Value>,
-    /// The whole item that a Put would leave.
+    /// The whole item that a Put leaves.
     pub(super) put: Option<Value>,
 }
 
 impl Touch {
-    /// Names the item: equal for equal items, however their numbers are written.
+    /// An id of the item. It is the same for equal items, even if their numbers are written
+    /// differently.
     pub(super) fn id(&self) -> String {
         let mut id = self.table.clone();
         for (name, value) in &self.key {
@@ -38,7 +39,7 @@ impl Touch {
         id
     }
 
-    /// Whether `item` is this one.
+    /// Whether `item` is this item.
     pub(super) fn is(&self, item: &Value) -> bool {
         let same = |(name, value): (&String, &Value)| {
             let numbers = (value["N"].as_str(), item[name]["N"].as_str());
@@ -52,19 +53,19 @@ impl Touch {
         self.key.iter().all(same)
     }
 
-    /// The size of what a Put leaves, else 0.
+    /// The size of the item that a Put leaves, otherwise 0.
     pub(super) fn put_size(&self) -> usize {
         self.put.as_ref().map_or(0, size)
     }
 }
 
-/// An item's size by DynamoDB's rules; 0 for what is no item.
+/// The size of an item by DynamoDB's rules; 0 if the value is no item.
 pub(super) fn size(item: &Value) -> usize {
     Item::deserialize(item).map_or(0, |item| item_size(&item))
 }
 
-/// The items of a request, in its order; `key_names` looks a table's key attributes up, which only a
-/// Put needs. Empty for requests about no single items.
+/// The items of a request, in its order. `key_names` looks up the key attributes of a table; only a
+/// Put needs it. Empty for requests that address no single items.
 pub(super) fn touched(
     operation: &str,
     body: &Value,

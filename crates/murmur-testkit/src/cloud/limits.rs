@@ -1,20 +1,20 @@
-//! What DynamoDB checks of an expression's text and dynoxide does not.
+//! The checks of an expression's text that DynamoDB makes and dynoxide does not.
 //!
-//! DynamoDB Local 3.1.0 was asked where the limit lies: every comparison, `AND`, `OR`, `NOT`,
-//! `BETWEEN`, `IN` and function of a condition counts one (the `AND` of a `BETWEEN` and the length of
-//! a list do not), of an update every `+`, `-` and function.
+//! The limit was measured on DynamoDB Local 3.1.0. In a condition every comparison, `AND`, `OR`,
+//! `NOT`, `BETWEEN`, `IN` and function counts as one operator; the `AND` of a `BETWEEN` and the
+//! length of a list do not count. In an update every `+`, `-` and function counts.
 
 use serde_json::Value;
 
 use super::server::Answer;
 
-/// Most operators and functions in one expression.
+/// The most operators and functions in one expression.
 const OPERATORS: usize = 300;
 
-/// Longest expression in bytes. Dynoxide refuses longer ones itself.
+/// The longest expression in bytes. Dynoxide itself refuses longer ones.
 const TEXT: usize = 4096;
 
-/// The refusal of the first expression of the request with too many operators.
+/// Returns the refusal for the request's first expression with too many operators.
 pub(super) fn check(operation: &str, body: &Value) -> Option<Answer> {
     if operation != "TransactWriteItems" {
         return check_one(body);
@@ -88,7 +88,7 @@ fn operators(text: &str, update: bool) -> usize {
     count
 }
 
-/// Names and placeholders: `:in` and `#not` are no operators.
+/// Names and placeholders: `:in` and `#not` are not operators.
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'#' | b'.')
 }

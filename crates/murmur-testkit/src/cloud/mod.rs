@@ -1,10 +1,11 @@
-//! A DynamoDB that behaves like one far away: it fails, loses answers, throttles, and cancels
-//! transactions that meet.
+//! A DynamoDB that behaves like a remote one: it fails, loses answers, throttles, and cancels
+//! transactions that conflict.
 //!
-//! A [`Cloud`] stands between AWS clients and a DynamoDB: one [in this process](Cloud::in_process),
-//! reached without sockets so that tokio's paused clock works, or [a real server](Cloud::over). Its
-//! [`Weather`] says what goes wrong, a seed decides when. Each [`Process`] has a connection of its own
-//! and can be killed. [`Met`] counts what happened, [`Usage`] what it cost.
+//! A [`Cloud`] stands between AWS clients and a DynamoDB: either one [in this
+//! process](Cloud::in_process), reached without sockets so that tokio's paused clock works, or [a
+//! real server](Cloud::over). Its [`Weather`] says what can go wrong; a seed decides when. Each
+//! [`Process`] has its own connection and can be killed. [`Met`] counts the faults that occurred,
+//! [`Usage`] their cost.
 //!
 //! ```
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
@@ -21,12 +22,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! # How true it is
+//! # Fidelity
 //!
-//! The DynamoDB in this process is dynoxide, whose answers follow AWS closely. Before it stands what it
-//! does not know: the limit of 300 operators in an expression, conflicts, throttles, tokens that
-//! live by the simulation's time. `tests/cloud_compare.rs` sends thousands of seeded requests to it and
-//! to DynamoDB Local 3.1.0. They differ in this:
+//! The DynamoDB in this process is dynoxide, whose answers follow AWS closely. The cloud adds what
+//! dynoxide lacks: the limit of 300 operators in an expression, conflicts, throttling, and client
+//! request tokens that expire in the simulation's time. `tests/cloud_compare.rs` sends thousands of
+//! seeded requests to the cloud and to DynamoDB Local 3.1.0. They differ as follows:
 //!
 //! | request | here | DynamoDB Local |
 //! |---|---|---|
@@ -34,16 +35,21 @@
 //! | in a transaction: two actions on one item, conditions that fail | `ValidationException`, as AWS documents | cancelled for the conditions |
 //! | numbers such as `1.50` | stored trimmed, as AWS documents | stored as written |
 //! | an update whose text and values pass 400 KB, its item not | refused, as dynoxide's authors measured on AWS | applied |
-//! | `if_not_exists(a, b)`, `a` there, `b` absent | `a` | `ValidationException` |
+//! | `if_not_exists(a, b)`, `a` present, `b` absent | `a` | `ValidationException` |
 //! | `<` and the like with a set | false | `ValidationException` |
-//! | in a transaction: `BETWEEN` with its bounds reversed, `ADD` of a text or bytes | judged when its turn comes | `ValidationException` before anything is looked at |
+//! | in a transaction: `BETWEEN` with its bounds reversed, `ADD` of a text or bytes | checked when its turn comes | `ValidationException` before any action is checked |
 //! | in a transaction: `SET` of a key attribute | **applied**; AWS documents a refusal | `ValidationException` |
-//! | the words of a `ValidationException` | those of AWS of late | others |
+//! | the text of a `ValidationException` | that of current AWS | another |
 //!
-//! Not modelled: secondary indexes in the books, queries and scans that are not up to date,
-//! splits and adaptive capacity of partitions, throttled reads by load. AWS documents neither what a cancelled
-//! transaction costs nor what a batch write does at a held item: it is booked in full, and the
-//! item is left unprocessed.
+//! Not modelled:
+//!
+//! - secondary indexes in the cost
+//! - queries and scans that return stale data
+//! - splits and adaptive capacity of partitions
+//! - reads throttled by load
+//!
+//! AWS documents neither the cost of a cancelled transaction nor what a batch write does at a held
+//! item. Here the transaction is charged in full, and the item is left unprocessed.
 
 mod books;
 mod connection;
@@ -80,26 +86,27 @@ pub use weather::Weather;
 
 use region::Region;
 
-/// Where the time of a cloud in this process begins, unless it is given one.
+/// The time at which a cloud in this process starts, unless it is given another.
 pub const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 /// A DynamoDB with weather.
 ///
-/// Clones are the same cloud. Every fault is drawn from the seed, the number of the process and the
-/// order of its requests, so on a single thread with a paused clock a run repeats itself. What the SDK draws
-/// for itself, the jitter of its own retries, comes from `fastrand`'s generator of the thread:
-/// call `fastrand::seed` where it matters.
+/// Clones are the same cloud. Every fault is derived from the seed, the number of the process and
+/// the order of its requests. On a single thread with a paused clock a run is therefore repeatable.
+/// The SDK draws the jitter of its own retries from the thread's `fastrand` generator: call
+/// `fastrand::seed` where it matters.
 #[derive(Clone)]
 pub struct Cloud(Arc<Region>);
 
 impl Cloud {
-    /// A DynamoDB without tables inside this process, whose time is tokio's and begins at [`START`].
+    /// A DynamoDB without tables inside this process. Its time is tokio's and starts at [`START`].
     ///
-    /// It works on a paused clock and on a running one, where it really waits.
+    /// It works on a paused clock and on a running one; on a running clock it really waits.
     ///
     /// # Panics
     ///
-    /// If the rates of the weather are no shares, or there is no tokio runtime.
+    /// If a rate of the weather is not between 0 and 1, if the rates sum to more than 1, or outside
+    /// of a tokio runtime.
     pub fn in_process(seed: u64, weather: Weather) -> Self {
         Self::in_process_at(&Time::paused(START), seed, weather)
     }
@@ -108,7 +115,8 @@ impl Cloud {
     ///
     /// # Panics
     ///
-    /// If `time` is of the stepped kind: then use [`over`](Self::over). If the rates of the weather are no shares.
+    /// If `time` is of the stepped kind (use [`over`](Self::over) instead), or if the rates of the
+    /// weather are invalid.
     pub fn in_process_at(time: &Time, seed: u64, weather: Weather) -> Self {
         assert!(
             !time.is_stepped(),
@@ -119,20 +127,24 @@ impl Cloud {
 
     /// The same faults in front of a real server: an embedded one over HTTP, or DynamoDB Local.
     ///
-    /// Nothing waits there. A latency is none; a client whose answer never comes is told at once that
-    /// it timed out; a stalled request arrives after up to 64 later ones, or at [`flush`](Self::flush); items are
-    /// held while their transaction is with the server, if the weather holds them at all. With several
-    /// requests at once the order, and so the run, does not repeat itself.
+    /// Nothing waits there:
+    ///
+    /// - There is no latency.
+    /// - A client whose answer never comes gets a timeout at once.
+    /// - A stalled request arrives after up to 64 later ones, or at [`flush`](Self::flush).
+    /// - If the weather holds items at all, they are held while their transaction is at the server.
+    ///
+    /// With several concurrent requests their order, and so the run, is not repeatable.
     ///
     /// # Panics
     ///
-    /// If the rates of the weather are no shares, or it has a partition limit.
+    /// If the rates of the weather are invalid, or if it has a partition limit.
     pub fn over(dynamo: &Dynamo, seed: u64, weather: Weather) -> Self {
         Self::over_at(&Time::stepped(START), dynamo, seed, weather)
     }
 
-    /// The same at the time of a simulation: a stalled request arrives at the latest when the
-    /// time that the weather gives it has passed.
+    /// The same at the time of a simulation. A stalled request arrives at the latest when the
+    /// weather's delay has passed.
     ///
     /// # Panics
     ///
@@ -142,19 +154,19 @@ impl Cloud {
         Self(Arc::new(region))
     }
 
-    /// A connection to this cloud, with dice of its own.
+    /// A connection to this cloud, with its own random generator.
     pub fn process(&self) -> Process {
         Process::new(self.0.clone(), self.0.next_process())
     }
 
-    /// A client that meets no weather, is no process and is not counted: to make tables, and to look
-    /// at what is in them.
+    /// A client for creating tables and reading their contents. It meets no weather, is no process
+    /// and is not counted.
     pub fn admin(&self) -> aws_sdk_dynamodb::Client {
         Process::admin(self.0.clone()).client()
     }
 
-    /// Has a request done at once, without a client, weather or books: for whoever writes to a
-    /// table under test many times.
+    /// Executes a request at once, without a client or weather, and does not count it: for tests
+    /// that write to a table many times.
     ///
     /// # Panics
     ///
@@ -179,8 +191,8 @@ impl Cloud {
         rows
     }
 
-    /// Removes from a table with these key attributes what Time to Live would have by now, going
-    /// by the attribute `ttl`; the keys of these rows.
+    /// Removes from a table with these key attributes the rows that Time to Live would have removed
+    /// by now, by the attribute `ttl`. Returns the keys of these rows.
     ///
     /// # Panics
     ///
@@ -207,7 +219,7 @@ impl Cloud {
                 .condition_expression("#ttl < :now")
                 .expression_attribute_names("#ttl", "ttl")
                 .expression_attribute_values(":now", AttributeValue::N(now.to_string()));
-            // Refused: somebody wrote it meanwhile.
+            // An error means that the row was written meanwhile.
             if deletion.send().await.is_ok() {
                 removed.push(key);
             }
@@ -215,11 +227,11 @@ impl Cloud {
         removed
     }
 
-    /// Changes the weather, for requests from now on.
+    /// Changes the weather of requests from now on.
     ///
     /// # Panics
     ///
-    /// If its rates are no shares, or it has a partition limit over a real server.
+    /// If its rates are invalid, or if it has a partition limit over a real server.
     pub fn set_weather(&self, weather: Weather) {
         self.0.set_weather(weather);
     }
@@ -230,26 +242,26 @@ impl Cloud {
         self.0.state().rewriter = Some(Arc::new(rewriter));
     }
 
-    /// Shows every request of a process that has been served, with its answer, to `observer`.
+    /// Passes every request of a process that has been served, with its answer, to `observer`.
     pub fn observe(&self, observer: impl Fn(&Answered<'_>) + Send + Sync + 'static) {
         self.0.state().observer = Some(Arc::new(observer));
     }
 
-    /// Completes once no request is under way any more, stalled ones included, which arrive then.
+    /// Completes once no request is under way. Stalled requests arrive first.
     ///
     /// # Cancel safety
     ///
-    /// Cancel safe in this process. Over a real server the request just being delivered may be lost.
+    /// Cancel safe in this process. Over a real server the request being delivered may be lost.
     pub async fn flush(&self) {
         self.0.flush().await;
     }
 
-    /// What was met so far.
+    /// The faults that occurred so far.
     pub fn met(&self) -> Met {
         self.0.state().met.clone()
     }
 
-    /// What was used so far.
+    /// The requests and the capacity used so far.
     pub fn usage(&self) -> Usage {
         self.0.state().usage.clone()
     }

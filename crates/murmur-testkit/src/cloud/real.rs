@@ -1,4 +1,4 @@
-//! The way to a real server.
+//! The connection to a real server.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -17,13 +17,13 @@ use serde_json::Value;
 use super::server::{Answer, Delivered};
 use crate::Dynamo;
 
-/// A request as it goes out, and the way there.
+/// An outgoing request and its connector.
 pub(super) type Wire = (HttpRequest, SharedHttpConnector);
 
 pub(super) struct Real {
     dynamo: Dynamo,
     http: SharedHttpClient,
-    /// A request that came by, whose headers serve for questions of our own.
+    /// A client's request whose headers serve as a template for the cloud's own requests.
     template: Mutex<Option<Wire>>,
 }
 
@@ -52,7 +52,7 @@ impl Real {
         self.template.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Learns from a request that comes by how to ask questions of its own.
+    /// Keeps a client's request as the template for the cloud's own requests.
     pub(super) fn learn(&self, (http, connector): &Wire) {
         let mut template = self.template();
         if template.is_none() {
@@ -60,7 +60,7 @@ impl Real {
         }
     }
 
-    /// Asks a question of its own; null if there is no answer.
+    /// Sends a request of the cloud's own. Returns null if there is no answer.
     pub(super) async fn ask(&self, operation: &str, body: &Value) -> Value {
         let wire = self
             .template()
@@ -76,7 +76,7 @@ impl Real {
     }
 }
 
-/// Sends a request to a real server, with this body instead of its own.
+/// Sends a request to a real server with `body` in place of its own.
 pub(super) async fn forward((mut http, connector): Wire, body: &Value) -> Delivered {
     let text = body.to_string();
     http.headers_mut()

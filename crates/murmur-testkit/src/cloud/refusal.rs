@@ -1,7 +1,8 @@
-//! The refusals that a local server never gives, in AWS's words.
+//! The refusals that a local server never returns, in AWS's words.
 //!
-//! Source: <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>
-//! and `CancellationReasons` there.
+//! Source:
+//! <https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html> and
+//! `CancellationReasons` there.
 
 use serde_json::{Map, Value, json};
 
@@ -19,22 +20,22 @@ pub(super) fn conflict() -> Answer {
     Answer::error(400, "TransactionConflictException", ONGOING)
 }
 
-/// A transaction met held items: those whose entry is true.
+/// A transaction met held items: those with a true entry.
 pub(super) fn cancelled_by_conflict(held: &[bool]) -> Answer {
     cancelled(held, "TransactionConflict", ONGOING)
 }
 
-/// A transaction went to items that had taken enough.
+/// A transaction met items that have reached their write limit.
 pub(super) fn cancelled_by_throttling(throttled: &[bool]) -> Answer {
     cancelled(throttled, "ThrottlingError", TOO_FAST)
 }
 
-/// A table has other keys than those of an action.
+/// The keys of an action do not match its table's.
 pub(super) fn cancelled_by_schema(struck: &[bool]) -> Answer {
     cancelled(struck, "ValidationError", OTHER_SCHEMA)
 }
 
-/// The same of a plain request.
+/// The same for a plain request.
 pub(super) fn other_schema() -> Answer {
     Answer::error(400, "ValidationException", OTHER_SCHEMA)
 }
@@ -46,19 +47,19 @@ pub(super) fn bad_name() -> Answer {
     Answer::error(400, "ValidationException", message)
 }
 
-/// Temporary credentials are past their time.
+/// Temporary credentials have expired.
 pub(super) fn expired() -> Answer {
     let message = "The security token included in the request is expired";
     Answer::error(400, "ExpiredTokenException", message)
 }
 
-/// There are no such credentials.
+/// The credentials do not exist.
 pub(super) fn unrecognized() -> Answer {
     let message = "The security token included in the request is invalid.";
     Answer::error(400, "UnrecognizedClientException", message)
 }
 
-/// A provisioned table has no room for a transaction.
+/// A provisioned table has no capacity left for a transaction.
 pub(super) fn cancelled_by_throughput(throttled: &[bool]) -> Answer {
     cancelled(throttled, "ProvisionedThroughputExceeded", EXCEEDED)
 }
@@ -86,12 +87,12 @@ fn cancelled(struck: &[bool], code: &str, message: &str) -> Answer {
     answer
 }
 
-/// An item or a table takes no more.
+/// An item or a table has reached its limit.
 pub(super) fn exceeded() -> Answer {
     Answer::error(400, "ProvisionedThroughputExceededException", EXCEEDED)
 }
 
-/// The account takes no more.
+/// The account has reached its limit.
 pub(super) fn throttled() -> Answer {
     Answer::error(400, "ThrottlingException", TOO_FAST)
 }
@@ -102,15 +103,16 @@ pub(super) fn in_progress() -> Answer {
     Answer::error(400, "TransactionInProgressException", message)
 }
 
-/// The token was used with another body.
+/// The token was used before with another body.
 pub(super) fn mismatch() -> Answer {
     let message = "DynamoDB rejected the request because you retried a request with a different \
                    payload but with an idempotent token that was already used.";
     Answer::error(400, "IdempotentParameterMismatchException", message)
 }
 
-/// Takes out of a batch request what `keep` does not want (it is asked for every key or write, in
-/// order), in the form in which an answer says what was left unprocessed; null if it wants all.
+/// Removes the entries from a batch request that `keep` rejects; `keep` is called for every key or
+/// write, in order. Returns them in the form of an answer's unprocessed entries; null if there are
+/// none.
 pub(super) fn split_batch(body: &mut Value, mut keep: impl FnMut(usize) -> bool) -> Value {
     let mut left = Map::new();
     let mut nth = 0;

@@ -1,4 +1,4 @@
-//! The server's side of the cloud: what a request meets when it arrives, and what it costs.
+//! The server's side of the cloud: what happens to a request when it arrives, and what it costs.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,25 +32,25 @@ type Rewriter = dyn Fn(&mut Request) + Send + Sync;
 
 type Observer = dyn Fn(&Answered<'_>) + Send + Sync;
 
-/// A request that the server has answered, whether or not the answer arrives.
+/// A request that the server has answered, even if the answer does not arrive.
 #[derive(Debug)]
 pub struct Answered<'a> {
     /// The number of its process.
     pub process: u64,
-    /// When it left its process, in time since the start.
+    /// When it left its process, as time since the start.
     pub left: Duration,
     /// The request.
     pub request: &'a Request,
     /// The body of the answer.
     pub answer: &'a Value,
-    /// Whether it was done.
+    /// Whether the request succeeded.
     pub is_ok: bool,
 }
 
-/// How long a client without timeouts hears nothing before its connection breaks.
+/// How long a client without timeouts waits before its connection breaks.
 const SILENCE: Duration = Duration::from_secs(3600);
 
-/// The longest that a request may be under way.
+/// The longest time that a request may be under way.
 const LONGEST_STALL: Duration = Duration::from_secs(15 * 60);
 
 /// Over a real server: the most requests that overtake a stalled one.
@@ -69,7 +69,7 @@ pub(super) struct Region {
     in_flight: watch::Sender<Flights>,
 }
 
-/// How many requests are under way that left at each time since the start.
+/// The number of requests under way, by the time since the start at which they left.
 type Flights = BTreeMap<Duration, u64>;
 
 pub(super) struct State {
@@ -84,20 +84,20 @@ pub(super) struct State {
     tokens: Tokens,
     pub(super) spells: Spells,
     key_names: HashMap<String, Vec<String>>,
-    /// Over a real server: what still travels.
+    /// Over a real server: the requests that are still stalled.
     stalled: Vec<Stalled>,
 }
 
-/// A request that stalls on its way to a real server.
+/// A request that is stalled on its way to a real server.
 struct Stalled {
-    /// How many arrivals overtake it at most.
+    /// The most arrivals that overtake it.
     overtaken: u64,
-    /// Until when it travels at most, in time since the start.
+    /// When it arrives at the latest, as time since the start.
     until: Duration,
     sent: Sent,
 }
 
-/// Counts a request as under way while it lives.
+/// Counts a request as under way until it is dropped.
 pub(super) struct Flight {
     left: Duration,
     in_flight: watch::Sender<Flights>,
@@ -167,7 +167,7 @@ impl Region {
         }
     }
 
-    /// The way to the real server, if there is one.
+    /// The connector to the real server, if there is one.
     pub(super) fn connector(
         &self,
         settings: &HttpConnectorSettings,
@@ -195,11 +195,11 @@ impl Region {
         check(&weather, &self.server);
         let mut state = self.state();
         state.weather = weather;
-        // It passes with the weather that brought it.
+        // Spells end with the weather that caused them.
         state.spells = Spells::default();
     }
 
-    /// Counts a request that leaves its process, and says what weather it goes into.
+    /// Counts a request that leaves its process, and returns its weather.
     pub(super) fn leaves(&self, request: &mut Request) -> Weather {
         let mut state = self.state();
         let count = state.usage.requests.entry(request.operation.clone());
@@ -209,7 +209,7 @@ impl Region {
         state.weather.clone()
     }
 
-    /// Whether requests meet nothing that takes time.
+    /// Whether nothing in the weather takes time.
     pub(super) fn is_instant(&self) -> bool {
         let weather = &self.state().weather;
         !self.is_real() && weather.hold.is_zero() && weather.service.is_zero()
@@ -225,7 +225,7 @@ impl Region {
         self.time.elapsed()
     }
 
-    /// A request is under way that left then.
+    /// Counts a request that left at this time as under way.
     pub(super) fn takes_off(&self, left: Duration) -> Flight {
         self.in_flight
             .send_modify(|flights| *flights.entry(left).or_default() += 1);
@@ -235,13 +235,13 @@ impl Region {
         }
     }
 
-    /// Over a real server, which is not as fast as stepped time: waits for requests that left
-    /// before this one and would arrive later than any may.
+    /// Over a real server, which is slower than stepped time: waits for requests that left before
+    /// this one and would otherwise arrive later than allowed.
     async fn let_older_land(&self, sent: &Sent) {
         let now = self.time.elapsed();
         let is_late = |left: Duration| left < sent.left && left + LONGEST_STALL < now;
         let mut in_flight = self.in_flight.subscribe();
-        // Its sender lives in `self`.
+        // The sender is owned by `self`.
         let _ = in_flight
             .wait_for(|flights| !flights.keys().any(|left| is_late(*left)))
             .await;
@@ -249,7 +249,7 @@ impl Region {
 
     pub(super) async fn flush(&self) {
         let mut in_flight = self.in_flight.subscribe();
-        // Its sender lives in `self`.
+        // The sender is owned by `self`.
         let _ = in_flight.wait_for(|flights| flights.is_empty()).await;
         loop {
             let stalled = self.state().stalled.pop();
@@ -260,19 +260,19 @@ impl Region {
         }
     }
 
-    /// Nothing over a real server: what would be a delay there is none.
+    /// Does nothing over a real server, where there are no delays.
     pub(super) async fn sleep(&self, duration: Duration) {
         if !duration.is_zero() && !self.is_real() {
             self.time.sleep(duration).await;
         }
     }
 
-    /// As long as a client without timeouts waits for an answer.
+    /// Waits as long as a client without timeouts waits for an answer.
     pub(super) async fn silence(&self) {
         self.sleep(SILENCE).await;
     }
 
-    /// Lets a request arrive late, when its client has given up.
+    /// Delivers a request late, after its client has given up.
     pub(super) async fn stall(&self, sent: Sent, fate: &Fate) {
         if self.is_real() {
             let stalled = Stalled {
@@ -299,7 +299,7 @@ impl Region {
         }
     }
 
-    /// Refuses a request as throttled, or serves a part of it.
+    /// Throttles a request, or serves only a part of it.
     pub(super) async fn throttle(&self, mut sent: Sent, detail: f64) -> Delivered {
         self.note(Fault::Throttle);
         let request = &mut sent.request;
@@ -323,7 +323,7 @@ impl Region {
             count += 1;
             true
         });
-        // Nothing processed at all is an error, not an answer.
+        // A batch of which nothing is processed gets an error instead of an answer.
         let kept = (rest * f64::from(count)) as usize;
         if low || kept == 0 {
             return Ok(refusal::exceeded());
@@ -336,8 +336,8 @@ impl Region {
         Ok(answer)
     }
 
-    /// Refuses a write, or a transactional read, as in conflict with a transaction. Other reads
-    /// never are, so they are served.
+    /// Refuses a write, or a transactional read, because of a conflict with a transaction. Other
+    /// reads never conflict, so they are served.
     pub(super) async fn conflict(&self, sent: Sent, detail: f64) -> Delivered {
         let operation = sent.request.operation.as_str();
         if is_transaction(operation) {
@@ -356,7 +356,7 @@ impl Region {
         }
     }
 
-    /// Refuses a request of a process whose credentials are not good.
+    /// Refuses a request of a process whose credentials are invalid.
     pub(super) fn refuse(&self, detail: f64) -> Answer {
         self.note(Fault::Refused);
         match detail < 0.5 {
@@ -365,7 +365,7 @@ impl Region {
         }
     }
 
-    /// Refuses a request for the set-up.
+    /// Refuses a request because of the set-up.
     pub(super) fn misfit(&self, sent: &Sent, detail: f64) -> Answer {
         self.note(Fault::Misfit);
         let Request {
@@ -380,7 +380,8 @@ impl Region {
         }
     }
 
-    /// A request reaches the server, and before it over a real one whatever it did not overtake.
+    /// Delivers a request to the server. Over a real server the requests that it did not overtake
+    /// arrive first.
     pub(super) async fn arrive(&self, sent: Sent) -> Delivered {
         if self.is_real() {
             self.let_older_land(&sent).await;
@@ -391,8 +392,8 @@ impl Region {
                 for one in stalled.iter_mut() {
                     one.overtaken = one.overtaken.saturating_sub(overtakes);
                 }
-                // The server has no time of its own: what arrives before anything else does has
-                // arrived when it should have.
+                // The server has no time of its own: a stalled request arrives in time if it
+                // arrives before any other request.
                 stalled
                     .extract_if(.., |one| one.overtaken == 0 || one.until < now)
                     .collect()
@@ -424,7 +425,7 @@ impl Region {
         }
     }
 
-    /// A plain write: refused at a held item, else after those before it.
+    /// A plain write: refused at a held item, otherwise applied after the writes before it.
     async fn write(&self, mut sent: Sent) -> Delivered {
         if !self.watches_items() {
             return self.execute(sent).await;
@@ -448,7 +449,7 @@ impl Region {
                 if sent.request.operation != "BatchWriteItem" {
                     return Ok(refusal::conflict());
                 }
-                // Of a batch, AWS documents no conflict but what is left unprocessed.
+                // For a batch, AWS documents unprocessed entries but no conflict.
                 left = refusal::split_batch(&mut sent.request.body, |nth| !held[nth]);
                 if !held.contains(&false) {
                     return Ok(Answer::ok(json!({ "UnprocessedItems": left })));
@@ -486,7 +487,7 @@ impl Region {
         Ok(answer)
     }
 
-    /// A reading transaction: cancelled where an item is being written.
+    /// A reading transaction: cancelled if one of its items is being written.
     async fn read_together(&self, sent: Sent) -> Delivered {
         if self.watches_items() {
             let touched = self.touched(&sent.request).await;
@@ -501,10 +502,11 @@ impl Region {
         self.execute(sent).await
     }
 
-    /// A writing transaction: cancelled where an item is held, else it holds all of them.
+    /// A writing transaction: cancelled if one of its items is held, otherwise it holds all of
+    /// them.
     async fn transact(&self, mut sent: Sent) -> Delivered {
         let token = match self.is_real() {
-            // The real server's own business.
+            // The real server handles tokens itself.
             true => None,
             false => take(&mut sent.request.body, "ClientRequestToken"),
         };
@@ -524,7 +526,7 @@ impl Region {
         answer
     }
 
-    /// Remembers a transaction's token; the answer, if the token was seen before.
+    /// Remembers a transaction's token. Returns the answer if the token was used before.
     async fn begin(&self, token: &str, body: &Value, touched: &[Touch]) -> Option<Answer> {
         if token.is_empty() || token.len() > 36 {
             return Some(Answer::error(
@@ -549,7 +551,7 @@ impl Region {
                 Seen::Done => met.note(Fault::TokenReplay),
             }
         }
-        // A replay costs reading what was written.
+        // A replay costs as much as reading what was written.
         let mut units = 0.0;
         for size in self.sizes(touched).await {
             units += 2.0 * per(size, 4096);
@@ -613,7 +615,7 @@ impl Region {
         answer
     }
 
-    /// Runs a transaction and books it.
+    /// Executes a transaction and records its cost.
     async fn execute_together(&self, sent: Sent, touched: &[Touch]) -> Delivered {
         let counted = sent.counted;
         let before = match self.is_real() && counted {
@@ -627,7 +629,7 @@ impl Region {
         if answer.code() == "TransactionCanceledException" {
             self.charge_cancelled(touched).await;
         } else if answer.is_ok() && self.is_real() {
-            // DynamoDB Local says 2 units for a transaction of any length.
+            // DynamoDB Local reports 2 units for a transaction of any size.
             let after = self.sizes(touched).await;
             let larger = before
                 .iter()
@@ -639,7 +641,7 @@ impl Region {
         Ok(answer)
     }
 
-    /// Runs a request on the server and books what the server says it cost.
+    /// Executes a request on the server and records the cost that the server reports.
     async fn execute(&self, sent: Sent) -> Delivered {
         let Sent {
             mut request,
@@ -671,7 +673,7 @@ impl Region {
                 state.versions.replace(&touch, before, now, kept);
             }
             if let (Some(age), Some(asked)) = (stale, &asked) {
-                // As good as any dice, and no request's are shifted.
+                // A generator of its own, so that no request's draws are shifted.
                 let dice = &mut fastrand::Rng::with_seed(age.as_nanos() as u64);
                 let Request {
                     operation, body, ..
@@ -695,7 +697,7 @@ impl Region {
         Ok(answer)
     }
 
-    /// Where reads may see what was: the items that a write is about to replace, as they are.
+    /// The current items that a write is about to replace, if reads may be stale.
     async fn about_to_be_replaced(&self, request: &Request) -> Vec<(Touch, Value)> {
         let operation = request.operation.as_str();
         let writes = is_plain_write(operation) || operation == "TransactWriteItems";
@@ -712,7 +714,7 @@ impl Region {
         replaced
     }
 
-    /// Runs a request in this process, whatever the weather.
+    /// Executes a request in this process, without weather.
     pub(super) fn at_once(&self, operation: &str, body: Value) -> Value {
         let Server::Here(database) = &self.server else {
             panic!("a real server does nothing at once");
@@ -722,18 +724,18 @@ impl Region {
         answer.body
     }
 
-    /// Whether anything depends on which items a request is about.
+    /// Whether the request's items matter to anything.
     fn watches_items(&self) -> bool {
         let state = self.state();
         let weather = &state.weather;
-        // Lanes of a weather gone by hold on until they are released.
+        // Lanes of an earlier weather stay until they are released.
         !weather.hold.is_zero()
             || !weather.service.is_zero()
             || weather.partition_limit.is_some()
             || !state.lanes.is_empty()
     }
 
-    /// Where items are limited: books what they took.
+    /// Charges the items what they used, if items are limited.
     async fn charge_items(&self, touched: &[Touch], each: f64) {
         let Some(limit) = self.state().weather.partition_limit else {
             return;
@@ -746,8 +748,8 @@ impl Region {
         }
     }
 
-    /// AWS documents no price of a cancelled transaction. It is booked as if it had been
-    /// applied to the items as they are: what it costs at most.
+    /// AWS documents no price for a cancelled transaction. It is charged as if it had been applied
+    /// to the items as they are, the most that it can cost.
     async fn charge_cancelled(&self, touched: &[Touch]) {
         let sizes = self.sizes(touched).await;
         let larger = touched
@@ -758,7 +760,7 @@ impl Region {
         self.state().usage.cancelled += units;
     }
 
-    /// How large the items are now; 0 where there is none.
+    /// The current sizes of the items; 0 for an absent item.
     async fn sizes(&self, touched: &[Touch]) -> Vec<usize> {
         match &self.server {
             Server::Here(database) => {
@@ -801,7 +803,7 @@ impl Region {
         }
     }
 
-    /// Asks a question of its own; null if there is no answer.
+    /// Sends a request of the cloud's own. Returns null if there is no answer.
     async fn aside(&self, operation: &str, body: &Value) -> Value {
         match &self.server {
             Server::Here(database) => server::run(database, operation, body.clone()).body,
@@ -823,7 +825,7 @@ impl Region {
         })
     }
 
-    /// The names of a table's key attributes; none if there is no such table.
+    /// The names of a table's key attributes; empty if the table does not exist.
     async fn key_names(&self, table: &str) -> Vec<String> {
         let answer = self
             .aside("DescribeTable", &json!({ "TableName": table }))
@@ -844,12 +846,12 @@ fn check(weather: &Weather, server: &Server) {
     );
 }
 
-/// How many actions a transaction has.
+/// The number of actions in a transaction.
 fn actions(body: &Value) -> usize {
     body["TransactItems"].as_array().map_or(0, Vec::len)
 }
 
-/// `count` flags, one of them set: which, `detail` says, 0.0 to 1.0.
+/// `count` flags, one of them set. `detail`, 0.0 to 1.0, decides which.
 fn one_of(count: usize, detail: f64) -> Vec<bool> {
     let chosen = (detail * count as f64) as usize;
     (0..count).map(|nth| nth == chosen).collect()

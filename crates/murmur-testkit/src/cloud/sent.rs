@@ -1,4 +1,4 @@
-//! A request under way, and what kind of request it is.
+//! A request under way, and its kind.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use crate::wire::Request;
 #[derive(Debug)]
 pub(super) struct Sent {
     pub(super) request: Request,
-    /// The number of the process it is from.
+    /// The number of the process that sent it.
     pub(super) process: u64,
-    /// How old what it reads may be.
+    /// How old the data that it reads may be.
     pub(super) stale: Option<Duration>,
-    /// Whether it is in the books.
+    /// Whether it is counted.
     pub(super) counted: bool,
-    /// When it left, in time since the start.
+    /// When it left, as time since the start.
     pub(super) left: Duration,
-    /// What goes to a real server, and the way there.
+    /// What is sent to a real server, and its connector.
     pub(super) wire: Option<Wire>,
 }
 
@@ -50,7 +50,7 @@ impl Sent {
         }
     }
 
-    /// The same request once more, unless it goes to a real server.
+    /// A copy of the request; `None` if it goes to a real server.
     pub(super) fn again(&self) -> Option<Self> {
         self.wire.is_none().then(|| Self {
             request: self.request.clone(),
@@ -59,7 +59,7 @@ impl Sent {
         })
     }
 
-    /// Whether it reads or writes items: these are what the weather strikes.
+    /// Whether it reads or writes items. Only such requests meet the weather.
     pub(super) fn is_about_items(&self) -> bool {
         let operation = self.request.operation.as_str();
         let reads = [

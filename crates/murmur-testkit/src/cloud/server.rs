@@ -37,14 +37,14 @@ impl Answer {
         self.status == 200
     }
 
-    /// The error's name without its namespace; empty for an answer that is none.
+    /// The error's name without its namespace; empty if the answer is no error.
     pub(super) fn code(&self) -> &str {
         let kind = self.body["__type"].as_str().unwrap_or_default();
         kind.rsplit('#').next().unwrap_or_default()
     }
 }
 
-/// What comes back from a server, or why nothing does.
+/// The answer of a server, or the reason why there is none.
 pub(super) type Delivered = Result<Answer, ConnectorError>;
 
 pub(super) fn take(body: &mut Value, field: &str) -> Option<Value> {
@@ -69,7 +69,7 @@ pub(super) fn database(time: Time) -> Database {
         .unwrap_or_else(|error| panic!("no in-memory database: {error}"))
 }
 
-/// Runs one request, as the HTTP server would.
+/// Executes one request like the HTTP server.
 pub(super) fn run(db: &Database, operation: &str, body: Value) -> Answer {
     match operation {
         "BatchGetItem" => call(body, |request| db.batch_get_item(request)),
@@ -97,7 +97,8 @@ pub(super) fn run(db: &Database, operation: &str, body: Value) -> Answer {
     }
 }
 
-/// Dynoxide answers the keys as the old item of a row that was not there; DynamoDB nothing.
+/// For a row that did not exist, dynoxide returns the keys as the old item, DynamoDB returns
+/// nothing.
 fn update(db: &Database, body: Value) -> Answer {
     let created = body["ReturnValues"] == "ALL_OLD" && {
         let get = json!({
@@ -136,7 +137,7 @@ fn call<Q: DeserializeOwned, A: Serialize>(
     }
 }
 
-/// Dynoxide marks what its own deserializers refuse by a prefix; the rest is a malformed body.
+/// Dynoxide marks errors of its own deserializers with a prefix; other errors are malformed bodies.
 fn unreadable(message: &str) -> Answer {
     for prefix in ["VALIDATION_REQUEST:", "VALIDATION_AS_READ:", "VALIDATION:"] {
         if let Some(message) = message.strip_prefix(prefix) {

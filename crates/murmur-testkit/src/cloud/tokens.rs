@@ -1,26 +1,26 @@
-//! Client request tokens: what makes a transaction that is sent twice one transaction.
+//! Client request tokens: a transaction that is sent twice is applied once.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long a token is remembered once its transaction is through.
+/// How long a token is remembered after its transaction has ended.
 const LIFE: Duration = Duration::from_secs(600);
 
-/// The tokens seen lately. All times are since the start.
+/// The recent tokens. All times are since the start.
 #[derive(Default)]
 pub(super) struct Tokens(HashMap<String, Token>);
 
 struct Token {
     items: Value,
-    /// When its transaction was through; none while it is under way.
+    /// When its transaction ended; `None` while it is under way.
     done: Option<Duration>,
 }
 
-/// What is known of a token.
+/// The state of a token.
 pub(super) enum Seen {
-    /// Nothing: it is under way from now on.
+    /// Not seen before; its transaction is under way from now on.
     New,
     OfOtherItems,
     UnderWay,
@@ -46,7 +46,7 @@ impl Tokens {
         }
     }
 
-    /// The token's transaction is through; one that was refused may be sent again.
+    /// Ends the token's transaction. A transaction that was refused may be sent again.
     pub(super) fn end(&mut self, token: &str, applied: bool, now: Duration) {
         match self.0.get_mut(token) {
             Some(token) if applied => token.done = Some(now),

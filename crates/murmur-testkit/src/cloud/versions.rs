@@ -1,4 +1,4 @@
-//! What items were a while ago, for reads that need not be up to date.
+//! Earlier states of items, for stale reads.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -8,13 +8,13 @@ use serde_json::Value;
 
 use super::items::Touch;
 
-/// For each item what it was before each of its last writes, null where there was none.
+/// The state of each item before each of its recent writes; null where the item was absent.
 #[derive(Debug, Default)]
 pub(super) struct Versions(HashMap<String, VecDeque<(Duration, Value)>>);
 
 impl Versions {
-    /// `before` was replaced `at` that time since the start. What was replaced longer than `kept`
-    /// ago is forgotten.
+    /// Records that `before` was replaced at `at`, a time since the start. Drops states that were
+    /// replaced more than `kept` ago.
     pub(super) fn replace(&mut self, touch: &Touch, before: Value, at: Duration, kept: Duration) {
         let versions = self.0.entry(touch.id()).or_default();
         while versions.front().is_some_and(|(then, _)| *then + kept < at) {
@@ -23,16 +23,16 @@ impl Versions {
         versions.push_back((at, before));
     }
 
-    /// What the item was at `when`, if it was written since.
+    /// The state of the item at `when`, if it was written since.
     fn at(&self, touch: &Touch, when: Duration) -> Option<&Value> {
         let versions = self.0.get(&touch.id())?;
         let next = versions.iter().find(|(replaced, _)| *replaced > when);
         next.map(|(_, before)| before)
     }
 
-    /// Puts what items were up to `age` before `now` into the answer to a read, each as old as
-    /// `dice` say; whether any was another then. Consistent reads are left alone, and those of
-    /// single attributes.
+    /// Replaces the items in the answer to a read by states of up to `age` before `now`; `dice`
+    /// decides how old each one is. Returns whether any state differed. Consistent reads and reads
+    /// of single attributes are not changed.
     pub(super) fn age(
         &self,
         operation: &str,

@@ -1,70 +1,71 @@
-//! What may go wrong, and how often.
+//! The faults that may occur, and their rates.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 const MILLI: Duration = Duration::from_millis(1);
 
-/// What may go wrong between a client and its DynamoDB, and how slow both are.
+/// The faults that may occur between a client and its DynamoDB, and the speed of both.
 ///
-/// Rates are shares of the requests that read or write items, 0.0 to 1.0; at most one of them
-/// strikes a request, so together they are at most 1. Requests for tables (creating, describing)
-/// and Streams are left alone. Times are in tokio's time, rounded up to its milliseconds, and are
-/// meant for a paused clock; [`Cloud::over`](super::Cloud::over) a real server nothing is waited for.
+/// Rates are shares of the requests that read or write items, 0.0 to 1.0. At most one fault strikes
+/// a request, so the rates sum to at most 1. Requests for tables (creating, describing) and Streams
+/// requests meet no faults. Times are tokio's, rounded up to milliseconds, and meant for a paused
+/// clock. [Over a real server](super::Cloud::over) nothing waits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Weather {
     /// Not applied; the answer is a 500.
     pub fail_before: f64,
     /// Not applied; the connection breaks.
     pub drop_before: f64,
-    /// Applied; the answer is lost, a 500 comes instead.
+    /// Applied; the answer is replaced by a 500.
     pub fail_after: f64,
     /// Applied; the connection breaks before the answer.
     pub drop_after: f64,
-    /// Applied; nothing comes back until the client gives up, which without timeouts is after an
-    /// hour, when the connection breaks.
+    /// Applied; no answer arrives until the client gives up. Without timeouts the connection breaks
+    /// after an hour.
     pub hang_after: f64,
-    /// Nothing comes back, and the request travels on for a time out of
-    /// [`stall_for`](Self::stall_for); then it is applied, whatever happened meanwhile.
+    /// No answer arrives, and the request is delayed by a time from [`stall_for`](Self::stall_for).
+    /// Then it is applied, even if its client has given up.
     pub stall: f64,
-    /// Not applied: throttled. Of a batch request a part may be left unprocessed instead.
+    /// Not applied: throttled. A part of a batch request may be left unprocessed instead.
     pub throttle: f64,
-    /// Not applied: refused as if some transaction held one of its items. Reads outside of
-    /// transactions never are, so these are let through.
+    /// Not applied: refused as if a transaction held one of its items. Reads outside of
+    /// transactions never conflict, so they are served.
     pub conflict: f64,
-    /// The process's credentials provider times out, from the next request on and for a time out of
-    /// [`spell_for`](Self::spell_for): nothing it would send can be signed.
+    /// The process's credentials provider times out, from the next request on, for a time from
+    /// [`spell_for`](Self::spell_for). No request can be signed during that time.
     pub unsigned: f64,
-    /// The process's credentials are refused, from this request on and for a time out of
+    /// The process's credentials are refused, from this request on, for a time from
     /// [`spell_for`](Self::spell_for).
     pub refused: f64,
-    /// The set-up is wrong for everybody, from this request on and for a time out of
-    /// [`spell_for`](Self::spell_for): as if the table had a name that no table can have, or another
-    /// key schema. Requests are refused with a `ValidationException`.
+    /// The set-up is wrong for all processes, from this request on, for a time from
+    /// [`spell_for`](Self::spell_for): as if the table had an invalid name or another key schema.
+    /// Requests are refused with a `ValidationException`.
     pub misfit: f64,
-    /// A read that does not ask for a consistent answer sees items as they were up to a time out of
-    /// [`stale_for`](Self::stale_for) ago. Apart from the other rates: such a read is answered.
+    /// A read that does not ask for consistency returns items as they were up to a time from
+    /// [`stale_for`](Self::stale_for) ago. This rate is independent of the others, because such a
+    /// read is answered.
     pub stale: f64,
-    /// How old what such a read sees may be. Default: up to a minute.
+    /// How old the data of a stale read may be. Default: up to a minute.
     pub stale_for: RangeInclusive<Duration>,
-    /// How long such a spell lasts. Default: 1 s to 2 minutes.
+    /// How long a spell lasts. Default: 1 s to 2 minutes.
     pub spell_for: RangeInclusive<Duration>,
-    /// How long a stalled request travels. Default: up to 15 minutes.
+    /// How long a stalled request is delayed. Default: up to 15 minutes.
     pub stall_for: RangeInclusive<Duration>,
-    /// How long each way takes, there and back again. Default: nothing.
+    /// How long each direction takes. Default: nothing.
     pub latency: RangeInclusive<Duration>,
     /// How long a transaction holds its items. A transaction or a plain write that meets a held
-    /// item is refused with a conflict. Default: nothing, so conflicts never arise by themselves.
+    /// item is refused with a conflict. Default: nothing, so conflicts only arise by chance.
     pub hold: Duration,
-    /// How long a plain write keeps its item busy; writes to one item queue up. Default: nothing.
+    /// How long a plain write keeps its item busy; writes to one item queue. Default: nothing.
     pub service: Duration,
-    /// Write units a second that one item takes before it throttles. AWS: 1,000 for a partition, which
-    /// may be a single item. Default: no limit.
+    /// The write units per second that one item accepts before it throttles. AWS: 1,000 for a
+    /// partition, which may be a single item. Default: no limit.
     pub partition_limit: Option<f64>,
 }
 
 impl Weather {
-    /// Nothing goes wrong, nothing takes time.
+    /// No faults and no delays.
     pub fn calm() -> Self {
         Self {
             fail_before: 0.0,

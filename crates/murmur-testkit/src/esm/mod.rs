@@ -1,9 +1,8 @@
-//! A simulator of Lambda's event source mapping for DynamoDB Streams, and of what goes wrong
-//! around one.
+//! A simulator of Lambda's event source mapping for DynamoDB Streams, and of the faults around it.
 //!
-//! Facts from the AWS Lambda Developer Guide, "Process DynamoDB records with Lambda", "Lambda
-//! parameters for Amazon DynamoDB event source mappings" and "Configuring partial batch response
-//! with DynamoDB and Lambda".
+//! The facts are from the AWS Lambda Developer Guide: "Process DynamoDB records with Lambda",
+//! "Lambda parameters for Amazon DynamoDB event source mappings" and "Configuring partial batch
+//! response with DynamoDB and Lambda".
 
 mod poller;
 
@@ -24,24 +23,25 @@ pub const RETENTION: Duration = Duration::from_secs(24 * 3600);
 /// timeout of a function.
 pub const STALL: Duration = Duration::from_secs(15 * 60);
 
-/// An event source mapping, by the names of Lambda's API.
+/// An event source mapping, with the names of Lambda's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     /// `BatchSize`: the most records in one event. Lambda's default: 100.
     pub batch_size: usize,
-    /// `ParallelizationFactor`: how many batches of a shard are under way at once, each item's
-    /// changes in one of them. Lambda's default: 1.
+    /// `ParallelizationFactor`: how many batches of a shard run at once. The changes of one item
+    /// are in one of them. Lambda's default: 1.
     pub parallelization_factor: usize,
-    /// `ReportBatchItemFailures` among the `FunctionResponseTypes`: the answer says what failed.
-    /// On here, off in Lambda.
+    /// `ReportBatchItemFailures` in `FunctionResponseTypes`: the answer names the records that
+    /// failed. On here, off in Lambda.
     pub report_batch_item_failures: bool,
-    /// `BisectBatchOnFunctionError`: a batch that failed as a whole comes again in two halves,
-    /// which is no retry. Lambda's default: off.
+    /// `BisectBatchOnFunctionError`: a batch that failed as a whole is split into two halves, which
+    /// does not count as a retry. Lambda's default: off.
     pub bisect_batch_on_function_error: bool,
-    /// `MaximumRetryAttempts`, then the records go to the on-failure destination. `None`, the
-    /// default: until they expire.
+    /// `MaximumRetryAttempts`: after that many retries the records go to the on-failure
+    /// destination. `None`, the default: they are retried until they expire.
     pub maximum_retry_attempts: Option<u32>,
-    /// `MaximumRecordAgeInSeconds`, then they go there, too. `None`, the default: never.
+    /// `MaximumRecordAgeInSeconds`: older records go to the on-failure destination. `None`, the
+    /// default: no limit.
     pub maximum_record_age: Option<Duration>,
     /// The function's timeout.
     pub timeout: Duration,
@@ -61,29 +61,29 @@ impl Default for Mapping {
     }
 }
 
-/// What goes wrong around the function, each with a probability per invocation.
+/// The faults around the function, each with a probability per invocation.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Trouble {
-    /// A batch that succeeded comes once more: at once, up to [`STALL`] later, or as long as the
-    /// stream keeps it, as when a mapping is made anew at `TRIM_HORIZON`.
+    /// A batch that succeeded is delivered again: at once, up to [`STALL`] later, or as long as the
+    /// stream keeps it, as when a mapping is created again at `TRIM_HORIZON`.
     pub again: f64,
-    /// The checkpoint falls back, and the records behind it come again in batches cut anew.
+    /// The checkpoint moves back, and the records after it are delivered again in new batches.
     pub regroup: f64,
     /// A second poller invokes the function with the same or overlapping records while the first
-    /// invocation runs; nobody reads its answer.
+    /// invocation runs. Its answer is ignored.
     pub race: f64,
     /// The process dies at one of its next requests.
     pub kill: f64,
-    /// The process is cut off at some moment, as one that did not notice its timeout.
+    /// The invocation is stopped at some moment, as if the process had missed its timeout.
     pub cut: f64,
-    /// The function ends and its answer does not arrive.
+    /// The function returns and its answer is lost.
     pub lost_answer: f64,
-    /// A new process is started although one is idle.
+    /// A new process is started although another one is idle.
     pub fresh: f64,
 }
 
 impl Trouble {
-    /// Everything at `probability`.
+    /// Every fault with this probability.
     pub fn all(probability: f64) -> Self {
         Self {
             again: probability,
@@ -97,43 +97,43 @@ impl Trouble {
     }
 }
 
-/// A record on its way.
+/// A record on its way to the function.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Incoming {
-    /// When it was created, in true time: the stream forgets it [`RETENTION`] later.
+    /// When the record was created, in true time. The stream drops it [`RETENTION`] later.
     pub created: Timestamp,
-    /// When the mapping sees it at the earliest.
+    /// The earliest time at which the mapping sees the record.
     pub seen: Timestamp,
     /// The record.
     pub record: EventRecord,
 }
 
-/// What a function says that has nothing to say about single records.
+/// The error of a function that does not report single records.
 pub type BoxError = Box<dyn std::error::Error>;
 
 /// An execution environment: one process of the function, which handles one event at a time.
 pub trait Environment: 'static {
-    /// Handles `event`; the function believes to have `timeout`. Dropping the future is the death
-    /// of the process.
+    /// Handles `event`. The function believes that it has `timeout`. Dropping the future is the
+    /// death of the process.
     fn invoke(
         &self,
         event: Event,
         timeout: Duration,
     ) -> LocalBoxFuture<'static, Result<DynamoDbEventResponse, BoxError>>;
 
-    /// Makes the process die at its `requests`-th request from now on, counted from 1. A process
-    /// that makes none goes on living; that is the default.
+    /// Kills the process at its `requests`-th request from now on, counted from 1. A process that
+    /// makes no request is not killed; that is the default.
     fn kill_after(&self, requests: usize) {
         let _ = requests;
     }
 
-    /// Completes when the process has died by [`kill_after`](Self::kill_after).
+    /// Completes when the process was killed by [`kill_after`](Self::kill_after).
     fn killed(&self) -> LocalBoxFuture<'static, ()> {
         Box::pin(pending())
     }
 }
 
-/// Anything that handles an event is an environment, one that makes no requests.
+/// Any function that handles an event is an environment that makes no requests.
 impl<F, Handled, E> Environment for F
 where
     F: Fn(Event) -> Handled + 'static,
@@ -150,73 +150,74 @@ where
     }
 }
 
-/// How a delivery went.
+/// The result of a delivery.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Delivery {
-    /// Counts of what happened.
+    /// Counts of the situations that occurred.
     pub met: Met,
-    /// The records of the on-failure destination: given up by the mapping's own limits.
+    /// The records sent to the on-failure destination because of the mapping's own limits.
     pub on_failure: Vec<EventRecord>,
-    /// Records the stream forgot before they were acknowledged: lost, through nobody's fault but
-    /// the outage's.
+    /// Records that the stream dropped before they were acknowledged. They are lost because of the
+    /// outage alone.
     pub trimmed: Vec<EventRecord>,
-    /// What the function said when it last failed as a whole.
+    /// The last error of a function that failed as a whole.
     pub last_error: Option<String>,
 }
 
-/// What a delivery has met.
+/// The situations that occurred in a delivery.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Met {
-    /// Invocations of the function.
+    /// The number of invocations of the function.
     pub invocations: u64,
-    /// Processes started.
+    /// The number of processes started.
     pub processes: u64,
-    /// Records that were in an event before.
+    /// Records that had been in an earlier event.
     pub redelivered: u64,
-    /// Batches that succeeded and came again.
+    /// Batches that succeeded and were delivered again.
     pub again: u64,
-    /// Times the checkpoint fell back.
+    /// How often the checkpoint moved back.
     pub regrouped: u64,
     /// Second invocations that ran beside a first one.
     pub raced: u64,
-    /// Processes that died at a request.
+    /// Processes killed at a request.
     pub killed: u64,
-    /// Invocations cut off by time.
+    /// Invocations that reached their timeout.
     pub timed_out: u64,
-    /// Answers that did not arrive.
+    /// Answers that were lost.
     pub lost_answers: u64,
-    /// Invocations that failed as a whole by what the function said.
+    /// Invocations that failed as a whole with an error of the function.
     pub errors: u64,
-    /// Answers that reported some records and not the first.
+    /// Answers that reported some records as failed, but not the first one.
     pub partial: u64,
-    /// Batches cut in two.
+    /// Batches split in two.
     pub bisected: u64,
 }
 
-/// An event source mapping at work.
+/// A running event source mapping.
 #[derive(Debug, Clone)]
 pub struct Simulation {
     /// The mapping.
     pub mapping: Mapping,
-    /// What goes wrong around it.
+    /// The faults around it.
     pub trouble: Trouble,
-    /// The seed of all that is random.
+    /// The seed of all random choices.
     pub seed: u64,
     /// The time it runs in.
     pub time: Time,
 }
 
 impl Simulation {
-    /// Delivers the records of `shards` to processes that `start` starts, until each record is
-    /// acknowledged, given up by the mapping, or forgotten by the stream, and no invocation runs.
+    /// Delivers the records of `shards` to processes that `start` starts. Returns when no
+    /// invocation runs and each record is acknowledged, given up by the mapping, or dropped by the
+    /// stream.
     ///
     /// # Panics
     ///
-    /// For a batch size or a parallelization factor of 0, and records without sequence numbers.
+    /// If the batch size or the parallelization factor is 0, or a record has no sequence number.
     ///
     /// # Cancel safety
     ///
-    /// Not cancel safe: every invocation ends where it is.
+    /// Not cancel safe: every running invocation stops where it is.
     pub async fn deliver<E: Environment>(
         &self,
         shards: Vec<Vec<Incoming>>,

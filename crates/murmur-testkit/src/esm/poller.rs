@@ -1,4 +1,4 @@
-//! What polls the shards and invokes the function.
+//! Polls the shards and invokes the function.
 
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,36 +15,36 @@ use murmur_state::SequenceNumber;
 
 use super::{BoxError, Delivery, Environment, Incoming, RETENTION, STALL, Simulation};
 
-/// The most requests a process survives that is to be killed.
+/// The most requests that a process makes before it is killed.
 const KILLED_WITHIN: usize = 12;
 
-/// Waits between attempts double from the first to the second.
+/// The wait between attempts doubles from the first value up to the second.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 type Records = Vec<Rc<Incoming>>;
 
-/// Records that are invoked together, and how often that failed.
+/// The records of one invocation, and how often it has failed.
 struct Batch {
     records: Records,
     attempts: u32,
 }
 
-/// One of the concurrent batchers of a shard: an order of its own.
+/// One of the concurrent batchers of a shard. Each has its own order.
 #[derive(Default)]
 struct Batcher {
     queue: VecDeque<Rc<Incoming>>,
-    /// What comes before the queue: a batch to be tried again, perhaps in halves.
+    /// What precedes the queue: a batch to be retried, possibly in halves.
     again: VecDeque<Batch>,
-    /// What was acknowledged last, as far as a checkpoint may fall back.
+    /// The records acknowledged last, as far back as the checkpoint may move.
     acknowledged: Records,
     busy: bool,
-    /// In time since the start.
+    /// As time since the start.
     not_before: Duration,
 }
 
 impl Batcher {
-    /// When there is something to do, in time since the start; `None` for never.
+    /// When the batcher has work to do, as time since the start; `None` for never.
     fn wakes(&self, elapsed: impl Fn(&Incoming) -> Duration) -> Option<Duration> {
         let retry = self.again.front().map(|_| Duration::ZERO);
         let first = || self.queue.front().map(|first| elapsed(first));
@@ -55,10 +55,10 @@ impl Batcher {
     }
 }
 
-/// Whether somebody waits for what an invocation answers.
+/// Who receives the answer of an invocation.
 enum Asker {
     Batcher(usize),
-    /// A second poller that has lost its shard.
+    /// No poller: the second one, which has lost its shard.
     Nobody,
 }
 
@@ -73,11 +73,11 @@ struct Invocation<E> {
     asker: Asker,
     batch: Batch,
     ended: Ended,
-    /// The process, if it lives.
+    /// The process, if it is alive.
     process: Option<E>,
 }
 
-/// An invocation somebody else will make.
+/// An invocation by another poller.
 struct Stray {
     due: Duration,
     records: Records,
@@ -163,7 +163,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         self.simulation.time.elapsed()
     }
 
-    /// When the mapping sees a record, in time since the start.
+    /// When the mapping sees a record, as time since the start.
     fn seen(&self, incoming: &Incoming) -> Duration {
         let now = self.simulation.time.now();
         match incoming.seen <= now {
@@ -192,7 +192,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         self.strays = later;
         let due: Vec<Stray> = due;
         for Stray { records, race, .. } in due {
-            // What one poller has read it can hand over even after the stream forgot it.
+            // A poller can deliver what it has read even after the stream dropped it.
             let now = self.simulation.time.now();
             let records: Records = records
                 .into_iter()
@@ -213,7 +213,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         }
     }
 
-    /// Invokes the function with the batcher's next batch, unless nothing of it is left.
+    /// Invokes the function with the batcher's next batch, unless the batch is empty by now.
     fn begin_batch(&mut self, at: usize) {
         let mut batch = match self.batchers[at].again.pop_front() {
             Some(batch) => batch,
@@ -228,7 +228,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
                 Some(maximum) if age > maximum => &mut self.delivery.on_failure,
                 _ => return true,
             };
-            // What was acknowledged before the checkpoint fell back is not lost.
+            // A record that was acknowledged before the checkpoint moved back is not lost.
             if !self.done.contains(&number_of(incoming)) {
                 given_up.push(incoming.record.clone());
             }
@@ -244,7 +244,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         self.invoke(Asker::Batcher(at), batch);
     }
 
-    /// As many of the records seen as fit, mostly: a poller takes what is there when it looks.
+    /// Usually as many visible records as fit: a poller takes what is there when it polls.
     fn next_batch(&mut self, at: usize) -> Batch {
         let now = self.simulation.time.now();
         let queue = &self.batchers[at].queue;
@@ -261,7 +261,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         }
     }
 
-    /// A second poller takes the same records, or some of them and what follows.
+    /// Plans a second poller that takes the same records, or some of them and later ones.
     fn plan_race(&mut self, at: usize, records: &[Rc<Incoming>]) {
         let now = self.simulation.time.now();
         let mut records: Records = match self.rng.bool() {
@@ -274,7 +274,8 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
             .take_while(|incoming| incoming.seen <= now)
             .take(self.rng.usize(0..=room));
         records.extend(following.cloned());
-        // Mostly at the same time; what is over by then is a late repetition.
+        // Usually at the same time. If the first invocation has ended by then, it is a late
+        // repetition.
         let due = self.elapsed() + Duration::from_millis(self.rng.u64(0..=200));
         self.strays.push(Stray {
             due,
@@ -283,7 +284,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         });
     }
 
-    /// Any of those that are idle, also one that was for long and knows what was then.
+    /// Any of the idle processes, including one that has been idle for long and has old knowledge.
     fn idle(&mut self) -> Option<E> {
         let at = self.rng.usize(..self.idle.len().max(1));
         (at < self.idle.len()).then(|| self.idle.swap_remove(at))
@@ -303,7 +304,8 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
             process.kill_after(self.rng.usize(1..=KILLED_WITHIN));
         }
         let cut = match self.happens(trouble.cut) {
-            // Most invocations take milliseconds, some minutes: every order of magnitude alike.
+            // Most invocations take milliseconds, some minutes: every order of magnitude is equally
+            // likely.
             true => Duration::from_secs_f64(10f64.powf(self.rng.f64() * 5.0 - 3.0)).min(timeout),
             false => timeout,
         };
@@ -388,7 +390,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         }
     }
 
-    /// How many records from the first on the answer acknowledges.
+    /// How many records, counted from the first, the answer acknowledges.
     fn acknowledged_by(&self, response: &DynamoDbEventResponse, records: &[Rc<Incoming>]) -> usize {
         if !self.simulation.mapping.report_batch_item_failures {
             return records.len();
@@ -401,7 +403,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
             });
             match place {
                 Some(place) => failed.push((number_of(&records[place]), place)),
-                // Not one of the batch's: all of it failed.
+                // The id is not in the batch, so the whole batch has failed.
                 None => return 0,
             }
         }
@@ -427,7 +429,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         let most = match self.rng.u8(..4) {
             0..=1 => Duration::ZERO,
             2 => STALL,
-            // As long as the stream keeps it, as when the mapping is made anew.
+            // As long as the stream keeps it, as when the mapping is created again.
             _ => RETENTION.saturating_sub(oldest.max().unwrap_or_default()),
         };
         self.strays.push(Stray {
@@ -437,7 +439,7 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         });
     }
 
-    /// The checkpoint falls back: the records behind it come again, in batches cut anew.
+    /// Moves the checkpoint back. The records after it are delivered again in new batches.
     fn fall_back(&mut self, at: usize) {
         let batcher = &mut self.batchers[at];
         if batcher.acknowledged.is_empty() || !batcher.again.is_empty() {
@@ -450,10 +452,10 @@ impl<'a, E: Environment, S: FnMut() -> E> Poller<'a, E, S> {
         self.delivery.met.regrouped += 1;
     }
 
-    /// After an attempt that acknowledged nothing.
+    /// Prepares the next attempt after one that acknowledged nothing.
     fn try_again(&mut self, at: usize, mut records: Records, attempts: u32, answered: bool) {
         let mapping = &self.simulation.mapping;
-        // An answer says where to go on; only a function error cuts in two.
+        // An answer says where to continue. Only a function error splits the batch.
         if mapping.bisect_batch_on_function_error && !answered && records.len() > 1 {
             self.delivery.met.bisected += 1;
             let second = records.split_off(records.len() / 2);
@@ -490,7 +492,7 @@ fn number_of(incoming: &Incoming) -> SequenceNumber {
     }
 }
 
-/// The same for every change of an item.
+/// A hash that is the same for every change of an item.
 fn item_hash(incoming: &Incoming) -> u64 {
     let mut hasher = DefaultHasher::new();
     murmur_core::item_id(&incoming.record.change.keys)

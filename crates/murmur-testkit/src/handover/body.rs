@@ -1,4 +1,5 @@
-//! One process: its clock, its connection, its dice, its death; and the log all processes share.
+//! One process: its clock, its connection, its random generator and its death; and the log that all
+//! processes share.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -28,15 +29,15 @@ pub(super) struct Shared {
     pub(super) scenario: Scenario,
     pub(super) time: Time,
     pub(super) history: History,
-    /// What each record tells, by its number.
+    /// The contents of each record, by its number.
     pub(super) told: HashMap<SequenceNumber, Told>,
     pub(super) log: Mutex<Log>,
 }
 
-/// What a record tells.
+/// The contents of a record.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Told {
-    /// What its old image contributed.
+    /// The contribution of its old image.
     pub(super) old: Contribution,
     pub(super) has_new: bool,
     pub(super) kind: &'static str,
@@ -46,26 +47,26 @@ pub(super) struct Told {
 pub(super) struct Log {
     pub(super) met: Met,
     pub(super) wrong: Vec<Wrong>,
-    /// The bootstrap of each worker that began last.
+    /// The most recent bootstrap of each worker.
     pub(super) newest: HashMap<u64, u64>,
-    /// Bootstraps that live.
+    /// The number of running bootstraps.
     pub(super) bootstrapping: u64,
-    /// Whether one has ended as it should.
+    /// Whether a bootstrap has completed.
     pub(super) finished: bool,
     /// Whether the state was bound.
     pub(super) bound: bool,
-    /// Pages that were given, by segment and the cursor they begin at.
+    /// The pages that were returned, by segment and start cursor.
     pub(super) pages: HashSet<(u32, Option<String>)>,
-    /// Why a bootstrap failed last.
+    /// The last error of a bootstrap.
     pub(super) last_error: Option<String>,
     /// When a token was captured last, since the start.
     pub(super) captured: Duration,
     /// A token that was captured too late.
     pub(super) late_token: Option<Option<HandoffToken>>,
     pub(super) settled: Settled,
-    /// For the flaws that remember something.
+    /// The memory of left-out rules that need one.
     pub(super) forgotten: Forgotten,
-    /// Whether things still go wrong.
+    /// Whether faults still occur.
     pub(super) stormy: bool,
 }
 
@@ -110,8 +111,8 @@ impl Shared {
         lock(&self.log).met.add(kind, 1);
     }
 
-    /// What the decoder cannot read is to be rejected, and what has an unusable key, and nothing for
-    /// what failed around it.
+    /// Only items that the decoder cannot read and items with an unusable key may be rejected,
+    /// never an item because of a fault around it.
     pub(super) fn rejected(&self, rejected: &Rejected) {
         let to_be = match &rejected.error {
             RecordError::Undecodable { .. } => true,
@@ -134,50 +135,50 @@ impl Shared {
 /// What a process is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doing {
-    /// Nothing that could be torn apart.
+    /// Nothing that a kill could interrupt halfway.
     Other,
-    /// A page was asked for.
+    /// Waiting for a page.
     Reading,
-    /// A page is there, and not done with.
+    /// Processing a page.
     Page,
-    /// A write to the state is under way.
+    /// Waiting for a write to the state.
     Writing,
-    /// A checkpoint is being saved.
+    /// Saving a checkpoint.
     Saving,
 }
 
-/// What becomes of a request to a store in memory.
+/// The fate of a request to a store in memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Fate {
     Done,
-    /// Nothing is applied.
+    /// It is not applied.
     Failed,
     Throttled,
     Conflict,
-    /// A spell strikes it: nothing is applied.
+    /// A spell strikes it: it is not applied.
     Spell(Fault),
-    /// It is applied, and nobody says so.
+    /// It is applied, but not answered.
     Unanswered,
-    /// It is applied later, and nobody says so.
+    /// It is applied later, and not answered.
     Late(Duration),
 }
 
 /// One process.
 pub(super) struct Body {
     pub(super) shared: Arc<Shared>,
-    /// Bootstraps are numbered from 1; 0 is nobody's.
+    /// The number of the bootstrap, from 1; 0 if the process is none.
     pub(super) bootstrap: u64,
     pub(super) connection: Process,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Random,
-    /// Whether it never hears that items settle.
+    /// Whether the process never learns that items settle.
     pub(super) is_deaf: bool,
     state: Mutex<State>,
 }
 
 struct State {
     dice: Rng,
-    /// How many requests to a store in memory are left to it.
+    /// How many requests to a store in memory the process has left.
     left: Option<u64>,
     doing: Doing,
 }
@@ -192,7 +193,7 @@ impl fmt::Debug for Body {
 }
 
 impl Body {
-    /// A process; `number` tells it from all others.
+    /// Creates a process; `number` identifies it.
     pub(super) fn new(
         shared: &Arc<Shared>,
         cloud: &Cloud,
@@ -202,8 +203,8 @@ impl Body {
         let clock = shared.time.clock(life.skew);
         let in_time = shared.scenario.without != Some(Rule::WrittenInTime);
         let clock = match life.frozen {
-            // Of the machines that sleep some count that time and some do not; which a wall clock
-            // makes up for, unless it stood still as well.
+            // The monotonic clock of some sleeping machines counts the sleep and that of others
+            // does not. The wall clock makes up for that, unless it stood still as well.
             Some(frozen) if !in_time || number.is_multiple_of(2) => Arc::new(Stopping {
                 clock,
                 frozen,
@@ -232,7 +233,7 @@ impl Body {
         body
     }
 
-    /// Which worker's part a bootstrap looks after.
+    /// The worker whose part a bootstrap reads.
     pub(super) fn worker(&self) -> u64 {
         self.bootstrap % u64::from(self.shared.scenario.workers)
     }
@@ -241,7 +242,7 @@ impl Body {
         roll(&mut lock(&self.state).dice)
     }
 
-    /// Does something else for as long as the answer is kept.
+    /// Marks the process as doing `doing` from now on.
     pub(super) fn does(&self, doing: Doing) {
         lock(&self.state).doing = doing;
     }
@@ -250,7 +251,7 @@ impl Body {
         lock(&self.state).doing
     }
 
-    /// Makes it die at its `requests`-th request from now.
+    /// Kills the process at its `requests`-th request from now.
     pub(super) fn kill_after(&self, requests: u64) {
         match self.shared.scenario.keeping {
             Keeping::Memory => lock(&self.state).left = Some(requests),
@@ -258,7 +259,7 @@ impl Body {
         }
     }
 
-    /// An entry of a ledger has this outcome.
+    /// Records the outcome of a ledger entry.
     pub(super) fn entered(&self, entry: &Replace<i64>, outcome: &Outcome) {
         self.met_settled(entry, outcome);
         let kind = match (outcome, entry.at == Position::Scan) {
@@ -285,8 +286,8 @@ impl Body {
         }
     }
 
-    /// A request leaves the process, or the process dies: then this is never answered, and the
-    /// request goes on if the dice say so.
+    /// Sends a request, or kills the process. In that case the future never completes, and a random
+    /// draw decides whether the request continues.
     pub(super) async fn request(&self, goes_on: impl FnOnce()) {
         let dies = {
             let mut state = lock(&self.state);
@@ -306,14 +307,14 @@ impl Body {
         }
     }
 
-    /// What becomes of a request, and how long it takes to get there and back.
+    /// The fate of a request, and how long each direction takes.
     pub(super) fn fate(&self) -> (Fate, Duration, Duration) {
         let weather = &self.shared.scenario.weather;
         let stormy = lock(&self.shared.log).stormy;
         let (fate, there, back, begins) = self.dice(|dice| {
             let way = |dice: &mut Rng| match dice.u8(..16) {
                 _ if !stormy => Duration::ZERO,
-                // At times something slow is in between, which a function has no time for.
+                // Sometimes a slow component is in between, for which a function has no time.
                 0 if self.bootstrap > 0 => self.shared.scenario.pace.mul_f64(dice.f64()),
                 _ => within(dice, *weather.latency.start(), *weather.latency.end()),
             };
@@ -367,8 +368,8 @@ impl Body {
         (struck.map_or(fate, Fate::Spell), there, back)
     }
 
-    /// Lives `life` doing `work`: its answer, or `None` if the process was killed first. Nothing
-    /// moves in it while it is suspended.
+    /// Runs `work` in the process through `life`. Returns its result, or `None` if the process was
+    /// killed first. Nothing in it advances while it is suspended.
     pub(super) async fn live<T>(&self, life: &Life, work: impl Future<Output = T>) -> Option<T> {
         if let Some(requests) = life.killed_at {
             self.kill_after(requests);
@@ -409,7 +410,7 @@ struct Stopping {
 }
 
 impl Stopping {
-    /// How long it stood still until now.
+    /// How long the clock has stood still until now.
     fn stood(&self) -> Duration {
         let (from, until) = self.frozen;
         let now = self.clock.monotonic();

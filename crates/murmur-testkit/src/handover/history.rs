@@ -1,4 +1,4 @@
-//! The source table: what is written to it when, and what it holds in the end.
+//! The source table: the writes to it, and its contents at the end.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::runs::must;
 /// Rows of windows may be removed this many days after their bucket's end.
 pub(super) const RETENTION_DAYS: u32 = 1;
 
-/// The first sequence number: DynamoDB's shortest have 21 digits. Each is a thousand above the one
-/// before.
+/// The first sequence number. DynamoDB's shortest have 21 digits. Each number is a thousand above
+/// the previous one.
 const FIRST_NUMBER: u128 = 100_000_000_000_000_000_000;
 
-/// A state row's address.
+/// The address of a state row.
 pub(super) type Address = (String, i64);
 
-/// What an item contributes, row by row.
+/// The contribution of an item to each row.
 pub(super) type Contribution = BTreeMap<Address, i64>;
 
 /// An item as the pipeline decodes it.
@@ -34,7 +34,7 @@ pub(super) struct Row {
     draft: bool,
 }
 
-/// Skips drafts, and fails at what has no amount.
+/// Skips drafts, and fails for items without an amount.
 pub(super) fn decoder() -> Decoder<Row> {
     Decoder::item(|item| {
         let row: Row = serde_dynamo::from_item(item.clone()).map_err(BoxError::from)?;
@@ -45,15 +45,15 @@ pub(super) fn decoder() -> Decoder<Row> {
     })
 }
 
-/// How an item is.
+/// The condition of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Form {
     Plain,
-    /// The decoder skips it.
+    /// The decoder skips the item.
     Draft,
-    /// The decoder fails at it.
+    /// The decoder fails for the item.
     Broken,
-    /// One of its keys cannot be used.
+    /// One of the item's keys is not usable.
     Keyless,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Version {
 }
 
 impl Version {
-    /// As it stands in the table.
+    /// The item in its stored form.
     pub(super) fn item(&self, name: &str) -> Item {
         let text = |text: &str| AttributeValue::S(text.to_owned());
         let unusable = (self.form == Form::Keyless).then(|| text(""));
@@ -87,7 +87,7 @@ impl Version {
         attributes.into()
     }
 
-    /// What it contributes, counted by hand.
+    /// The item's contribution, computed without the pipeline.
     pub(super) fn contribution(&self, scenario: &Scenario) -> Contribution {
         if self.form != Form::Plain {
             return Contribution::new();
@@ -111,23 +111,23 @@ fn bucket(scenario: &Scenario, at: i64) -> i64 {
 /// One change of one item.
 #[derive(Debug, Clone)]
 pub(super) struct Change {
-    /// When, since the start.
+    /// When it happens, since the start.
     pub(super) at: Duration,
     pub(super) item: String,
     pub(super) before: Option<Version>,
     pub(super) after: Option<Version>,
-    /// Whether Time to Live removed it.
+    /// Whether Time to Live removed the item.
     pub(super) expired: bool,
     pub(super) event: String,
     pub(super) number: SequenceNumber,
-    /// What kind of change it is, as it is counted.
+    /// The kind of change, under which it is counted.
     pub(super) kind: &'static str,
 }
 
-/// All that happens to the source table.
+/// All changes of the source table.
 #[derive(Debug)]
 pub(super) struct History {
-    /// What the stream knows nothing of.
+    /// Items that were written before the stream was enabled.
     pub(super) older: Vec<(String, Version)>,
     pub(super) changes: Vec<Change>,
 }
@@ -136,7 +136,7 @@ struct Writer<'a> {
     scenario: &'a Scenario,
     start: Timestamp,
     rng: Rng,
-    /// What is there now, by slot; each had so many items before.
+    /// The current version of the item in each slot; `None` if the item is absent.
     slots: Vec<Option<Version>>,
     known: Vec<bool>,
 }
@@ -165,8 +165,8 @@ impl History {
         }
     }
 
-    /// What each state row must hold in the end, and what it may hold beside that, if live is told
-    /// of every change from `told_from` on, since the start.
+    /// The required total of each state row, and the optional contributions to it, if the stream
+    /// consumer sees every change from `told_from` on, since the start.
     pub(super) fn expected(&self, scenario: &Scenario, told_from: Duration) -> Expected {
         let mut table: HashMap<&str, &Version> = HashMap::new();
         table.extend(self.older.iter().map(|(item, version)| (&**item, version)));
@@ -193,12 +193,12 @@ impl History {
         expected
     }
 
-    /// The names of all items that there can be.
+    /// The names of all possible items.
     pub(super) fn names(&self, scenario: &Scenario) -> impl Iterator<Item = String> + use<> {
         (0..scenario.items).map(name)
     }
 
-    /// The item as it was at `at`, by its name.
+    /// The item of this name as it was at `at`.
     pub(super) fn version_at(&self, item: &str, at: Duration) -> Option<&Version> {
         let older = self.older.iter().find(|(name, _)| name == item);
         let older = older.map(|(_, version)| version);
@@ -214,24 +214,25 @@ impl History {
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     certain: Vec<Contribution>,
-    /// Of items that Time to Live removed and that go on counting, if live was told of it.
+    /// The contributions of items that Time to Live removed and that continue to count, if the
+    /// stream consumer saw the removal.
     perhaps: Vec<Contribution>,
 }
 
 impl Expected {
-    /// All addresses that any contribution names.
+    /// All addresses of any contribution.
     pub(super) fn addresses(&self) -> BTreeSet<&Address> {
         let all = self.certain.iter().chain(&self.perhaps);
         all.flat_map(BTreeMap::keys).collect()
     }
 
-    /// What a row holds for certain.
+    /// The certain total of a row.
     pub(super) fn of(&self, address: &Address) -> i64 {
         let at = |contribution: &Contribution| contribution.get(address).copied();
         self.certain.iter().filter_map(at).sum()
     }
 
-    /// Whether a row may hold `total`.
+    /// Whether `total` is allowed for a row.
     pub(super) fn allows(&self, address: &Address, total: i64) -> bool {
         let mut sums = BTreeSet::from([self.of(address)]);
         for value in self.perhaps.iter().filter_map(|one| one.get(address)) {
@@ -293,7 +294,7 @@ impl Writer<'_> {
         let mut row = before.row.clone();
         match self.rng.u8(..20) {
             0..=2 => (None, false, "deletes"),
-            // What is gone is what the ledger may forget.
+            // The ledger may forget items that were removed.
             17..=19 if self.scenario.forgets => (None, false, "deletes"),
             3..=4 if self.scenario.keeps_expired => (None, true, "removals by TTL kept"),
             3..=4 => (None, true, "removals by TTL taken back"),
@@ -333,7 +334,8 @@ impl Writer<'_> {
         Version {
             row: Row {
                 entities,
-                // Sums of few amounts differ, so that one too many cannot make up for one too few.
+                // Amounts are chosen so that sums of a few of them differ: one too many cannot hide
+                // one that is missing.
                 amount: self.rng.i64(1..1_000_000_000),
                 at: self.start.plus(at).minus(before).as_millis(),
                 draft: false,

@@ -1,4 +1,4 @@
-//! The live side: the function behind a mapping, and the processes of a trigger.
+//! The stream consumer: the function behind a mapping, or the processes of a trigger.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use super::pipeline::State;
 use crate::esm::{BoxError, Environment, Incoming, Simulation};
 use crate::runs::{lock, must};
 
-/// What the trigger's positions are kept under.
+/// The name under which the trigger's positions are stored.
 const POSITIONS: &str = "live";
 
 /// The handler of one process.
@@ -63,7 +63,7 @@ impl Environment for Function {
     }
 }
 
-/// The mapping brings all records to processes that `start` starts.
+/// Delivers all records through the mapping to processes that `start` starts.
 pub(super) async fn deliver(
     body: &Body,
     shards: Vec<Vec<Incoming>>,
@@ -110,7 +110,8 @@ pub(super) fn trigger(
         .bisect_batch_on_error(scenario.mapping.bisect_batch_on_function_error)
         .positions(state.places(body), POSITIONS)
         .lease(3 * scenario.poll)
-        // Else it would be another in every run of a seed, and names decide who reads which shard.
+        // A random name would differ between runs of one seed, and names decide which process reads
+        // which shard.
         .owner(format!("{:x}", body.random.bits()))
         .poll_interval(scenario.poll)
         .random(body.random.clone())
@@ -121,7 +122,7 @@ pub(super) fn trigger(
         });
     if let Some(token) = token {
         builder = builder.handoff(token.clone());
-        // Modes that know events and not items take no token of a table that is written to.
+        // Modes that know events but not items accept no token of a table that is being written to.
         if scenario.mode != super::Mode::Ledger {
             builder = builder.table_at_rest();
         }

@@ -1,36 +1,48 @@
-//! Random runs of the cut-over from a bootstrap to live, over a table that keeps changing, each
-//! held against a recount.
+//! Random runs of the cut-over from a bootstrap to the stream, over a table that keeps changing.
+//! Each run is compared with a recount.
 //!
 //! A [`Scenario`] is derived from one number. [`run`] plays it in virtual time inside this process:
-//! a writer changes a source table before, during and after its scan; bootstraps read it, alone or
-//! divided among workers, are killed, suspended, run again and beside each other; and all the while
-//! its stream comes to the same pipeline, through the simulated mapping of a Lambda function or
-//! through triggers, with all that goes wrong around those. Repairs run beside all of it, and where
-//! changes never come, one more in the end, which must mend just those. In many worlds items settle from
-//! some moment on, of which some processes never hear. The processes run what they
-//! run in production: `Bootstrap`, `Reconcile` and `ParallelScan`, `Handler` or `Trigger`, and a
-//! pipeline with a ledger. In the end every total must equal a recount of the table, every item that
-//! has not settled be known as the table holds it, every state row, where none has, be the sum of what
-//! the ledger says its items contribute, and one more bootstrap must change nothing.
 //!
-//! The source table is one of a [`Cloud`](crate::cloud::Cloud), read through its weather. The state
-//! is [kept](Keeping) on tables of the same cloud, or in memory behind weather of the same kind, which
-//! is cheaper: requests that fail, are throttled, lose their answers, or come up to 15 minutes late, when
-//! whoever sent them may be long dead. For a while a process has no credentials or is refused for
-//! them, or the set-up is wrong for all: what that stops is started again, and no row is rejected for it.
+//! - A writer changes a source table before, during and after its scan.
+//! - Bootstraps read the table, alone or divided among workers. They are killed, suspended,
+//!   restarted and run side by side.
+//! - At the same time the table's stream reaches the same pipeline, through the simulated mapping
+//!   of a Lambda function or through triggers, with the faults that occur around those.
+//! - Repairs run beside all of it. If some changes are never delivered, one more repair runs at the
+//!   end and must correct exactly those.
+//! - In many scenarios items settle from some moment on, and some processes never learn of it.
 //!
-//! What the runs prove is only worth as much as what they meet and what they notice. So a
-//! [`Summary`] counts what was met, and a [`Rule`] of the cut-over can be left out, which the runs
-//! must notice; and the same seeds in [modes](Mode) without a ledger must go wrong.
+//! The processes run production code: `Bootstrap`, `Reconcile` and `ParallelScan`, `Handler` or
+//! `Trigger`, and a pipeline with a ledger. At the end:
 //!
-//! # What is not asked for
+//! - Every total must equal a recount of the table.
+//! - For every item that has not settled, the ledger must agree with the table.
+//! - If no item has settled, every state row must be the sum of the contributions in the ledger.
+//! - One more bootstrap must change nothing.
 //!
-//! Windows that are over by any clock are not compared, since what comes for them is dropped by some
-//! processes and taken by others. Where removed items go on counting, one whose removal came before live
-//! is told of every change may count or not. A mapping's second poller that begins in the middle of
-//! what another has under way is left out there, since it brings a change before the removal it follows;
-//! and no change is lost there, since nobody could tell how an item went. Nor is one lost where items
-//! settle, since nothing mends what a settled item contributes.
+//! The source table belongs to a [`Cloud`](crate::cloud::Cloud) and is read through its weather.
+//! The state is [kept](Keeping) on tables of the same cloud, or in memory behind similar weather,
+//! which is cheaper. Requests fail, are throttled, lose their answers, or arrive up to 15 minutes
+//! late, possibly after their sender has died. For a while a process has no credentials or its
+//! credentials are refused, or the set-up is wrong for all processes. A process stopped by that is
+//! started again, and no row may be rejected because of it.
+//!
+//! The runs prove only as much as they encounter and detect. A [`Summary`] therefore counts the
+//! situations that occurred. A [`Rule`] of the cut-over can be left out, and the runs must detect
+//! that it is missing; the same seeds in [modes](Mode) without a ledger must fail.
+//!
+//! # Exceptions
+//!
+//! - Windows that are over by any clock are not compared: some processes drop late changes to them
+//!   and others count them.
+//! - Where removed items continue to count, an item may count or not if it was removed before the
+//!   stream consumer sees every change.
+//! - Where removed items continue to count, no second poller starts in the middle of a running
+//!   batch, because it delivers a change before the removal that the change follows.
+//! - Where removed items continue to count, no change is lost, because nothing could tell how an
+//!   item was removed.
+//! - No change is lost where items settle, because nothing corrects the contribution of a settled
+//!   item.
 
 mod body;
 mod history;

@@ -1,4 +1,4 @@
-//! The pipeline under test, as a user would write it, over the store of a run.
+//! The pipeline under test, as a user would write it, on the store of a run.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -27,14 +27,14 @@ use crate::cloud::Cloud;
 use crate::runs::must;
 use crate::time::Time;
 
-/// The name of every pipeline here.
+/// The name of every pipeline in these runs.
 pub(super) const NAME: &str = "handover";
 
-/// The tables of the state, where it is in tables.
+/// The table name of the state, if it is on tables.
 pub(super) const STATE: &str = "totals";
 pub(super) const MARKERS: &str = "markers";
 
-/// How long markers in memory are remembered: for longer than any run.
+/// How long markers in memory are kept: longer than any run.
 const REMEMBERED: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The windows of a scenario.
@@ -43,7 +43,7 @@ pub(super) fn window(scenario: &Scenario) -> Option<Window> {
     Some(Window::of(length).retention_days(RETENTION_DAYS))
 }
 
-/// The state of a run, wherever it is kept.
+/// The state of a run, in memory or on tables.
 #[derive(Clone, Debug)]
 pub(super) enum State {
     Sums(MemoryStore<Sum>, MemoryDeduper),
@@ -51,16 +51,16 @@ pub(super) enum State {
     Tables(Cloud, Aggregate),
 }
 
-/// All that a state holds.
+/// The whole contents of a state.
 #[derive(Debug, PartialEq)]
 pub(super) struct Held {
     pub(super) rows: Vec<StateRow<i64>>,
-    /// Nothing, unless a ledger is kept.
+    /// Empty without a ledger.
     pub(super) known: Vec<LedgerEntry<i64>>,
 }
 
 impl State {
-    /// An empty state, its tables made.
+    /// Creates an empty state and its tables.
     pub(super) async fn new(scenario: &Scenario, time: &Time, cloud: &Cloud) -> Self {
         match (scenario.keeping, scenario.aggregate) {
             (Keeping::Memory, aggregate) => {
@@ -85,7 +85,7 @@ impl State {
         }
     }
 
-    /// Where one process keeps what a bootstrap, and a trigger, remember.
+    /// Where one process stores the checkpoints of a bootstrap and of a trigger.
     pub(super) fn places(&self, body: &Arc<Body>) -> Arc<dyn Checkpoints> {
         match self {
             Self::Sums(_, markers) | Self::Counts(_, markers) => Arc::new(reached(markers, body)),
@@ -96,7 +96,7 @@ impl State {
         }
     }
 
-    /// The pipeline in one process.
+    /// The pipeline of one process.
     pub(super) fn pipeline(&self, body: &Arc<Body>) -> Pipeline<Row> {
         let scenario = &body.shared.scenario;
         let keyed = Pipeline::builder(NAME)
@@ -131,7 +131,7 @@ impl State {
         must("the pipeline", built)
     }
 
-    /// Has the ledger mend `items`, as one process would.
+    /// Lets the ledger correct `items`, as one process would.
     pub(super) async fn mend(&self, body: &Arc<Body>, items: &[Mend<i64>]) -> Vec<Outcome> {
         let bound = bound(NAME);
         match self {

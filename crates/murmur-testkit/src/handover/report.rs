@@ -1,11 +1,11 @@
-//! What a run shows, and what many runs show together.
+//! The report of one run, and the summary of many.
 
 use std::fmt;
 
 use super::scenario::{Mode, Scenario};
 use crate::runs::{Met, show};
 
-/// Every kind of thing that is met, in the order of the table.
+/// Every kind of situation, in the order of the table.
 pub(super) const KINDS: [&str; 74] = [
     "writes before the scan",
     "writes during the scan",
@@ -83,19 +83,19 @@ pub(super) const KINDS: [&str; 74] = [
     "settled items that a repair met",
 ];
 
-/// Something that is not as it should be.
+/// A fault that a run has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wrong {
-    /// A total that is no recount.
+    /// A total differs from the recount.
     Total {
         /// The row: entity and bucket.
         row: String,
-        /// What is there.
+        /// The value in the table.
         found: i64,
-        /// What a recount gives.
+        /// The value that the recount gives.
         wanted: i64,
     },
-    /// Whatever else, in words.
+    /// Another fault, described in words.
     Other(String),
 }
 
@@ -110,14 +110,14 @@ impl fmt::Display for Wrong {
     }
 }
 
-/// What one run shows.
+/// The result of one run.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What was run.
+    /// The scenario of the run.
     pub scenario: Scenario,
-    /// What is wrong; nothing, if all is well.
+    /// The faults found; empty if the run passed.
     pub wrong: Vec<Wrong>,
-    /// What was met.
+    /// The situations that occurred.
     pub met: Met,
 }
 
@@ -130,22 +130,22 @@ impl fmt::Display for Report {
     }
 }
 
-/// What many runs show together.
+/// The result of many runs.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
-    /// Runs.
+    /// The number of runs.
     pub runs: u64,
-    /// Runs with anything wrong.
+    /// The number of runs with a fault.
     pub wrong_runs: u64,
-    /// Totals that were too high, in all runs.
+    /// The number of totals that were too high, in all runs.
     pub too_high: u64,
-    /// Totals that were too low.
+    /// The number of totals that were too low, in all runs.
     pub too_low: u64,
-    /// Whatever else was wrong.
+    /// The number of other faults.
     pub otherwise: u64,
-    /// What was met.
+    /// The situations that occurred.
     pub met: Met,
-    /// The first runs with anything wrong, by seed.
+    /// The first runs with a fault, ordered by seed.
     pub failed: Vec<Report>,
 }
 
@@ -172,7 +172,7 @@ impl Summary {
     }
 }
 
-/// The head of the table that [`row`] continues.
+/// The head of the table whose rows [`row`] returns.
 pub fn head() -> String {
     format!(
         "{:<16}{:>8}{:>12}{:>10}{:>10}{:>12}",
@@ -180,7 +180,7 @@ pub fn head() -> String {
     )
 }
 
-/// A line of the table of modes.
+/// The table row of one mode.
 pub fn row(mode: Mode, summary: &Summary) -> String {
     let Summary {
         runs,

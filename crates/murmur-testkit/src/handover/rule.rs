@@ -1,8 +1,8 @@
-//! The rules of the cut-over, each of which can be left out.
+//! The rules of the cut-over. Each rule can be left out.
 //!
-//! The product has no switch for them. What a ledger does with an entry is changed by giving the
-//! real one other entries, what a scan gives by giving the bootstrap other pages, and what is sent
-//! to tables on its way there.
+//! The product has no switch for its rules. A test ledger passes changed entries to the real one, a
+//! test scan passes changed pages to the bootstrap, and requests to tables are changed on their
+//! way.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -30,44 +30,45 @@ pub enum Rule {
     NumbersRise,
     /// An item that is gone stays known as T(s, ∅).
     GoneIsKnown,
-    /// What an item contributed comes from the ledger, not from the old image.
+    /// An item's earlier contribution comes from the ledger, not from the old image.
     LedgerNotOldImage,
     /// A record whose new image is skipped or rejected contributes ∅.
     SkippedIsNothing,
-    /// What Time to Live removed is kept, if the definition says so.
+    /// An item that Time to Live removed keeps its contribution, if the definition says so.
     KeptIsKept,
     /// The token is captured before the first page is read.
     TokenBeforeScan,
     /// Pages are read consistently.
     ConsistentPages,
-    /// A page is passed over in another attempt only if it was done with.
+    /// Another attempt skips a page only if the page was completed.
     PageBeforeCheckpoint,
-    /// A page is written within an hour of being asked for, or not at all.
+    /// A page is written within an hour of its request, or not at all.
     WrittenInTime,
     /// A ledger row is written only over the version that was read.
     VersionAsRead,
-    /// That the ledger row is older than what is written is not enough.
+    /// It is not enough that the ledger row is older than the record.
     NewerIsNotEnough,
     /// Ledger rows and sums are written in one transaction.
     OneTransaction,
-    /// An item settles alone only where it contributes what it was before the record.
+    /// An item settles alone only where its contribution is the one from before the record.
     MarkedAsBefore,
-    /// A mark is written only over what was read.
+    /// A mark is written only over the version that was read.
     MarkedOverVersion,
     /// A mark is just below the record, which has not counted yet.
     MarkedBelow,
-    /// What settles in a transaction with a record has it counted: it settles at the record.
+    /// An item that settles in a transaction with a record settles at that record, which has
+    /// counted.
     SettledWithRecord,
-    /// A record that a settled item has seen changes nothing.
+    /// A record that a settled item has already counted changes nothing.
     SeenBySettled,
     /// A settled item is never forgotten.
     SettledForGood,
-    /// A settled item is not mended.
+    /// A repair does not change a settled item.
     SettledNotMended,
 }
 
 impl Rule {
-    /// All of them.
+    /// All rules.
     pub const ALL: [Self; 21] = [
         Self::ScannedOnce,
         Self::StreamOverScan,
@@ -94,7 +95,7 @@ impl Rule {
 }
 
 impl Rule {
-    /// Where the state has to be kept for the rule to be left out.
+    /// Where the state must be kept so that the rule can be left out.
     pub fn keeping(self) -> Keeping {
         match self {
             Self::WrittenInTime
@@ -108,7 +109,7 @@ impl Rule {
         }
     }
 
-    /// Whether a run of the scenario could show that the rule is missing.
+    /// Whether a run of the scenario can show that the rule is missing.
     pub fn matters_in(self, scenario: &Scenario) -> bool {
         let from_token = scenario.live == Live::AtToken && !scenario.cuts.is_empty();
         match self {
@@ -130,7 +131,7 @@ impl Rule {
         }
     }
 
-    /// Leaves the rule out of what the process sends to tables, if it is one of that.
+    /// Leaves the rule out of the process's requests to tables, if it can be left out there.
     pub(super) fn leave_out(self, body: &Arc<Body>) {
         match self {
             Self::VersionAsRead => over_known_rows(body, |put| {
@@ -146,7 +147,7 @@ impl Rule {
                     values[":at"] = at;
                 }
             }),
-            // First the sums, then the ledger rows; some die in between.
+            // First the sums, then the ledger rows; some processes die in between.
             Self::OneTransaction => {
                 let owner = Arc::downgrade(body);
                 body.connection.rewrite(move |request| {
@@ -175,7 +176,7 @@ impl Rule {
                     put["Item"]["at"]["S"] = json!(format!("{settled}{}", below + 1));
                 }
             }),
-            // As long as any other row of a ledger is kept.
+            // As long as any other row of a ledger.
             Self::SettledForGood => {
                 let clock = Arc::clone(&body.clock);
                 settling(body, move |put, _| {
@@ -188,15 +189,16 @@ impl Rule {
     }
 }
 
-/// How long a ledger row is kept that contributes nothing.
+/// How long a ledger row without a contribution is kept.
 const LIFE: Duration = Duration::from_secs(48 * 3600);
 
-/// Digits of a sequence number here.
+/// The digits of a sequence number in these runs.
 const NUMBER: usize = 21;
 
 const VALUES: &str = "ExpressionAttributeValues";
 
-/// Changes the rows that the process writes of items that settle, and is told whether it is alone.
+/// Changes the rows of settling items that the process writes. The closure learns whether the row
+/// is written alone.
 fn settling(body: &Body, change: impl Fn(&mut Map<String, Value>, bool) + Send + Sync + 'static) {
     body.connection.rewrite(move |request| {
         let alone = request.body.get("TransactItems").is_none();
@@ -211,7 +213,7 @@ fn settling(body: &Body, change: impl Fn(&mut Map<String, Value>, bool) + Send +
 
 const CONDITION: &str = "ConditionExpression";
 
-/// Changes what the process writes over ledger rows that it knows.
+/// Changes the process's writes over ledger rows that it knows.
 fn over_known_rows(body: &Body, change: impl Fn(&mut Map<String, Value>) + Send + Sync + 'static) {
     body.connection.rewrite(move |request| {
         for part in parts_mut(&mut request.body) {
@@ -222,12 +224,12 @@ fn over_known_rows(body: &Body, change: impl Fn(&mut Map<String, Value>) + Send 
     });
 }
 
-/// What ledgers without a rule have to remember.
+/// What ledgers with a left-out rule must remember.
 #[derive(Debug, Default)]
 pub(super) struct Forgotten {
     /// How often each item was forgotten.
     times: HashMap<ItemId, u64>,
-    /// How many names were made up.
+    /// How many names were invented.
     made_up: u64,
 }
 
@@ -240,7 +242,7 @@ impl Forgotten {
         }
     }
 
-    /// A name under which nothing is known.
+    /// A name that the ledger does not know.
     fn fresh(&mut self, item: &ItemId) -> ItemId {
         self.made_up += 1;
         under(item, "once more", self.made_up)
@@ -251,7 +253,8 @@ fn under(item: &ItemId, why: &str, number: u64) -> ItemId {
     ItemId::from_parts([item.as_str(), why, &number.to_string()])
 }
 
-/// Has the ledger replace what `entry` says, as one without the scenario's missing rule would.
+/// Lets the ledger replace the contributions in `entry`, as a ledger without the scenario's
+/// left-out rule would.
 pub(super) async fn settle<M, S>(
     store: &S,
     bound: &Bound,
@@ -304,7 +307,7 @@ where
             let Told { old, .. } = shared.told.get(at).cloned().unwrap_or_default();
             let before = known.map_or_else(Vec::new, |known| known.now);
             if !passed {
-                // What the ledger takes back, given again; what the old image says, taken back.
+                // Restores what the ledger retracts, and retracts what the old image says.
                 let difference = Replace {
                     item: lock(&shared.log).forgotten.fresh(&entry.item),
                     now: difference(&before, &old),
@@ -333,7 +336,7 @@ where
             }
             write(mark).await;
         }
-        // Where it is marked, its id counts once all the same.
+        // The id counts once even where the item is marked.
         (Rule::SettledWithRecord, Position::Stream(at), _) if settles => {
             let below = previous(at);
             let below = Position::Stream(below);
@@ -353,7 +356,8 @@ where
     write(entry).await
 }
 
-/// Has the ledger mend what `entry` says, as one without the scenario's missing rule would.
+/// Lets the ledger correct the contributions in `entry`, as a ledger without the scenario's
+/// left-out rule would.
 pub(super) async fn mend<M, S>(store: &S, bound: &Bound, entry: Mend<i64>, body: &Body) -> Outcome
 where
     M: Group<Value = i64>,
@@ -366,7 +370,7 @@ where
     let has_settled = known.is_some_and(|known| known.settled);
     let mut entry = [entry];
     if shared.scenario.without == Some(Rule::SettledNotMended) && has_settled {
-        // Nothing is said of what it contributes, so nothing is taken back.
+        // The entry does not state the earlier contribution, so nothing is retracted.
         let [Mend { item, over, .. }] = &mut entry;
         *item = lock(&shared.log).forgotten.fresh(item);
         *over = None;
@@ -381,7 +385,7 @@ fn next(number: &SequenceNumber) -> SequenceNumber {
     must("a number", SequenceNumber::new((number + 1).to_string()))
 }
 
-/// What is in `before` and not in `old`.
+/// What is in `before` but not in `old`.
 fn difference(before: &[Add<i64>], old: &Contribution) -> Vec<Add<i64>> {
     let mut left: Contribution = before
         .iter()

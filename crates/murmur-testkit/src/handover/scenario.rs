@@ -1,4 +1,4 @@
-//! What a run does, derived from one number.
+//! The scenario of a run, derived from one number.
 
 use std::fmt;
 use std::ops::Range;
@@ -29,7 +29,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// All of them.
+    /// All modes.
     pub const ALL: [Self; 3] = [Self::Ledger, Self::ExactlyOnce, Self::ClaimFirst];
 }
 
@@ -46,24 +46,24 @@ impl fmt::Display for Mode {
 /// Where the state of a run is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keeping {
-    /// In a `MemoryStore` and a `MemoryDeduper`, reached through weather: cheap.
+    /// In a `MemoryStore` and a `MemoryDeduper`, reached through weather. This is cheap.
     Memory,
     /// In an `Int64SumStore` and a `Deduper`, on tables of the same cloud as the source table.
     Tables,
 }
 
-/// What brings the stream to the pipeline.
+/// How the stream reaches the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Live {
     /// Lambda's event source mapping, from `TRIM_HORIZON`, enabled before the scan.
     Mapping,
-    /// A trigger that begins at `TRIM_HORIZON`, before the scan, during it or after it.
+    /// A trigger that starts at `TRIM_HORIZON`, before, during or after the scan.
     AtHorizon,
-    /// A trigger that begins at the bootstrap's token, during the scan or after it.
+    /// A trigger that starts at the bootstrap's token, during or after the scan.
     AtToken,
 }
 
-/// What is computed.
+/// The aggregate that a run computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Aggregate {
     /// Totals.
@@ -72,23 +72,23 @@ pub enum Aggregate {
     Count,
 }
 
-/// A process: when it lives, and how it dies. Times are since the start.
+/// The life of a process: its start, its end and its faults. Times are since the start of the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Life {
-    /// When it begins.
+    /// When it starts.
     pub begin: Duration,
-    /// When it is killed, if it is there then.
+    /// When it is killed, if it still runs then.
     pub end: Duration,
-    /// At which of its requests it is killed, if it makes as many.
+    /// The request at which it is killed, if it makes that many.
     pub killed_at: Option<u64>,
     /// When it is suspended, and until when.
     pub frozen: Option<(Duration, Duration)>,
-    /// How far its clock is off, in seconds.
+    /// How far its clock differs from true time, in seconds.
     pub skew: i64,
 }
 
 impl Life {
-    /// Without end, and nothing wrong.
+    /// A life without an end and without faults.
     pub(super) const EASY: Self = Self {
         begin: Duration::ZERO,
         end: Duration::MAX,
@@ -98,86 +98,86 @@ impl Life {
     };
 }
 
-/// One run: table, writer, pipeline, processes and all that goes wrong.
+/// One run: its table, its writer, its pipeline, its processes and its faults.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Scenario {
-    /// What the run is derived from.
+    /// The seed that the run is derived from.
     pub seed: u64,
     /// The delivery mode.
     pub mode: Mode,
     /// Where the state is kept.
     pub keeping: Keeping,
-    /// What brings the stream to the pipeline.
+    /// How the stream reaches the pipeline.
     pub live: Live,
-    /// What is computed.
+    /// The aggregate.
     pub aggregate: Aggregate,
-    /// How many keys there are.
+    /// The number of keys.
     pub entities: usize,
     /// The length of the windows, by item time; `None` for no windows.
     pub window: Option<Duration>,
-    /// Whether items that Time to Live removes go on counting.
+    /// Whether items that Time to Live removes continue to count.
     pub keeps_expired: bool,
-    /// How many items there can be at once.
+    /// The most items at once.
     pub items: usize,
-    /// How many of them were written before the stream was switched on.
+    /// How many of them were written before the stream was enabled.
     pub older: usize,
-    /// How many of them are not written to from the scan's beginning on, so that what the scan
-    /// finds is all that is ever known of them.
+    /// How many of them are not written after the start of the scan, so that only the scan reports
+    /// them.
     pub quiet: usize,
-    /// When the table is written to, since the start.
+    /// The times of the writes to the table, since the start.
     pub writes: Vec<Duration>,
     /// When shards of the stream split or roll over.
     pub cuts: Vec<Duration>,
-    /// Among how many shards the items are spread at first.
+    /// The number of shards that the items are spread over at first.
     pub shards: usize,
-    /// The segments of the scan.
+    /// The number of segments of the scan.
     pub segments: u32,
-    /// Items looked at per page.
+    /// Items evaluated per page.
     pub page: u32,
     /// How many segments are read at once.
     pub concurrency: usize,
-    /// How long a page takes from asked for to handed on, on average.
+    /// The average time from the request for a page until it is passed on.
     pub pace: Duration,
-    /// Among how many workers the segments are divided; with 1, bootstraps are told nothing of it.
+    /// The number of workers that share the segments. With 1, bootstraps are not divided.
     pub workers: u32,
-    /// The processes that bootstrap, each one worker's in turn; the last one, of which each worker
-    /// has its own, ends it.
+    /// The processes that bootstrap, assigned to the workers in turn. The last one exists once per
+    /// worker and completes the run.
     pub bootstraps: Vec<Life>,
-    /// The processes that repair; where changes are lost, one more does in the end.
+    /// The processes that repair. Where changes are lost, one more runs at the end.
     pub repairs: Vec<Life>,
-    /// The changes of which live is never told, by their places in the history.
+    /// The changes that the stream consumer never sees, by their positions in the history.
     pub lost: Range<usize>,
-    /// The processes of the trigger; one more ends it.
+    /// The processes of the trigger. One more runs at the end.
     pub readers: Vec<Life>,
-    /// Whether a process that bootstraps is suspended for days, in which Time to Live removes what
-    /// the ledger may forget.
+    /// Whether a process that bootstraps is suspended for days, while Time to Live removes what the
+    /// ledger may forget.
     pub forgets: bool,
-    /// How often the trigger looks for records.
+    /// How often the trigger polls for records.
     pub poll: Duration,
     /// The mapping.
     pub mapping: Mapping,
     /// Until when the mapping sees no record.
     pub outage: Duration,
-    /// What goes wrong around it.
+    /// What goes wrong around the mapping.
     pub trouble: Trouble,
     /// What goes wrong between the processes and their tables.
     pub weather: Weather,
-    /// When that is over, since the start.
+    /// When that ends, since the start.
     pub calm_at: Duration,
-    /// How far off the clocks of processes are at most, in seconds.
+    /// The largest difference between a process's clock and true time, in seconds.
     pub skew: i64,
     /// How items settle, if they do.
     pub settling: Option<Settling>,
-    /// The rule that is left out.
+    /// The rule of the cut-over that is left out, if any.
     pub without: Option<Rule>,
 }
 
 impl Scenario {
-    /// The scenario of a seed. All modes have the same one.
+    /// The scenario of a seed. It is the same in all modes.
     pub fn new(seed: u64, mode: Mode, keeping: Keeping) -> Self {
-        // Neighbouring seeds have nothing in common.
+        // Makes neighbouring seeds unrelated.
         let rng = &mut Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ 0x4841_4e44);
-        // Dice of their own, which leave all others as they fall.
+        // A separate generator, so that its draws do not shift the others.
         let spelling = &mut Rng::with_seed(rng.get_seed() ^ 0x5350_454c);
         let skew = pick(rng, &[(1, 0), (1, 60), (2, SKEW)]);
         let items = rng.usize(4..=16);
@@ -187,13 +187,13 @@ impl Scenario {
             rng,
             &[(3, Live::Mapping), (1, Live::AtHorizon), (2, Live::AtToken)],
         );
-        // Most of what a run does falls into the scan, however long that is.
+        // Most of a run's activity falls into the scan, independent of its length.
         let pages = 1 + items as u32 / (segments * page);
         let span = pick(rng, &[(2, 10 * SECOND), (2, 10 * MINUTE), (1, 2 * HOUR)]);
-        // A page is to be written within an hour.
+        // A page must be written within an hour.
         let pace = (span / pages).min(10 * MINUTE);
         let begin = within(rng, SECOND, span);
-        // A trigger would have to read all the while, and windows would be over.
+        // A trigger would have to read all the time, and windows would be over.
         let forgets = keeping == Keeping::Tables && live == Live::Mapping && rng.f64() < 0.3;
         let mut bootstraps = bootstraps(rng, begin, span, skew);
         if forgets {
@@ -262,8 +262,9 @@ impl Scenario {
             },
             outage,
             trouble: Trouble {
-                // A poller that begins in the middle of what another has under way brings a
-                // change before the removal it follows, which is outdated then and keeps nothing.
+                // A second poller that starts in the middle of a running batch delivers a change
+                // before the removal that it follows. The removal is outdated then and keeps
+                // nothing.
                 race: if keeps_expired { 0.0 } else { trouble.race },
                 ..trouble
             },
@@ -276,7 +277,7 @@ impl Scenario {
             repairs: Vec::new(),
             lost: 0..0,
         };
-        // These have dice of their own, too.
+        // A separate generator for these, too.
         let settling = &mut Rng::with_seed(rng.get_seed() ^ 0x5345_5454);
         scenario
             .with_workers(rng)
@@ -291,8 +292,8 @@ impl Scenario {
         self
     }
 
-    /// Only a ledger can be repaired. An item that is gone stays as it was where Time to Live may
-    /// have removed it, so nothing is lost there.
+    /// Only a ledger can be repaired. Where Time to Live may have removed an item, its contribution
+    /// stays as it was, so no change is lost there.
     fn with_repairs(mut self, rng: &mut Rng, begin: Duration, span: Duration) -> Self {
         if self.mode != Mode::Ledger || rng.f64() >= 0.3 {
             return self;
@@ -308,7 +309,7 @@ impl Scenario {
             self.repairs.push(life);
         }
         if !self.keeps_expired && rng.bool() {
-            // Late ones: what is lost is healed by the item's next change.
+            // Late changes: an earlier loss is corrected by the item's next change.
             let writes = self.writes.len();
             let first = rng.usize(writes / 2..writes);
             self.lost = first..writes.min(first + rng.usize(1..=12));
@@ -316,14 +317,14 @@ impl Scenario {
         self
     }
 
-    /// What settled items lose is never healed, so nothing is lost there.
+    /// What settled items lose is never corrected, so no change is lost there.
     fn with_settling(mut self, rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
         if self.mode != Mode::Ledger || !self.lost.is_empty() || rng.f64() >= 0.5 {
             return self;
         }
         let scanned = scan.end;
         self.settling = Some(Settling::of(rng, scan, span));
-        // The table goes on being written to for so long that everyone who may hear of it has.
+        // The table is written to until every process that may learn of it has done so.
         let after = scanned.max(self.writes.last().copied().unwrap_or_default());
         let tail = 2 * span.max(2 * MINUTE);
         let mut more: Vec<Duration> = (0..rng.usize(8..=20))
@@ -354,7 +355,7 @@ impl Scenario {
         self
     }
 
-    /// The same with a rule left out, and nobody to mend what comes of that.
+    /// The same scenario with one rule left out, and without repairs that would correct the effect.
     #[must_use]
     pub fn without(mut self, rule: Rule) -> Self {
         self.without = Some(rule);
@@ -364,7 +365,7 @@ impl Scenario {
     }
 }
 
-/// Processes that bootstrap one after the other, some of them beside each other.
+/// Processes that bootstrap one after another, some of them side by side.
 fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<Life> {
     let mut lives = Vec::new();
     let mut at = begin;
@@ -374,7 +375,7 @@ fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<
             ..life(at, at + within(rng, span / 20, span + span / 4))
         };
         match rng.u8(..7) {
-            // Another takes its place, for a while or for hours; then it goes on.
+            // Another process takes over, for a while or for hours; then this one resumes.
             0 | 1 => {
                 let thaw = life.end + pick(rng, &[(1, span / 4), (2, span), (1, 4 * HOUR)]);
                 life.frozen = Some((life.end, thaw));
@@ -385,7 +386,7 @@ fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<
                 life.killed_at = Some(rng.u64(1..=25));
                 at = life.end;
             }
-            // A second one beside it.
+            // A second process beside it.
             4 => at += within(rng, Duration::ZERO, (life.end - at) / 2),
             _ => at = life.end,
         }
@@ -399,7 +400,7 @@ fn bootstraps(rng: &mut Rng, begin: Duration, span: Duration, skew: i64) -> Vec<
     lives
 }
 
-/// Processes of a trigger, from the scan's beginning to its end.
+/// Processes of a trigger, from the start of the scan to its end.
 fn readers(rng: &mut Rng, begin: Duration, scanned: Duration, skew: i64) -> Vec<Life> {
     let mut lives = Vec::new();
     let mut at = within(rng, begin / 2, scanned);
@@ -437,7 +438,7 @@ fn life(begin: Duration, end: Duration) -> Life {
     }
 }
 
-/// The extremes are where things break.
+/// Faults are most likely at the extremes.
 fn clock(rng: &mut Rng, most: i64) -> i64 {
     [most, -most, rng.i64(-most..=most)][rng.usize(..3)]
 }
@@ -475,7 +476,7 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
         ..Weather::calm()
     };
     Weather {
-        // With slow answers more is under way at once.
+        // With slow answers more requests are under way at once.
         latency: pick(
             rng,
             &[(2, millis(1)..=millis(20)), (1, millis(50)..=millis(1500))],
@@ -484,8 +485,8 @@ fn weather(rng: &mut Rng, keeping: Keeping) -> Weather {
     }
 }
 
-/// Adds what goes wrong for a while: credentials, and the set-up. No spell outlasts the pause
-/// before a bootstrap that failed begins again.
+/// Adds faults that last for a while: in the credentials and in the set-up. No spell outlasts the
+/// pause before a failed bootstrap is restarted.
 fn spells(rng: &mut Rng, weather: Weather, pace: Duration) -> Weather {
     let base = pick(rng, &[(1, 0.0), (1, 0.003)]);
     Weather {

@@ -1,4 +1,4 @@
-//! Items that settle: when a run lets them, what is met of it, and what must be known in the end.
+//! Items that settle: when a run allows it, what it encounters, and what must be known at the end.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -25,14 +25,15 @@ use crate::runs::{lock, must, pick, within};
 /// How a run's items settle.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settling {
-    /// When the state is told that they do, since the start.
+    /// When the state is told that items settle, since the start.
     pub told_at: Duration,
-    /// The share of the processes that never hear of it.
+    /// The share of the processes that never learn of it.
     pub deaf: f64,
 }
 
 impl Settling {
-    /// Where a bootstrap takes about `scan`: before it, during it or, mostly, within `span` after it.
+    /// Derives when items start to settle, for a bootstrap that takes about `scan`: before it,
+    /// during it or, in most cases, within `span` after it.
     pub(super) fn of(rng: &mut Rng, scan: Range<Duration>, span: Duration) -> Self {
         let Range {
             start: begin,
@@ -48,25 +49,25 @@ impl Settling {
         }
     }
 
-    /// Whether the process with these dice never hears of it.
+    /// Whether the process with this seed never learns of it.
     pub(super) fn is_deaf(&self, seed: u64) -> bool {
         Rng::with_seed(seed ^ 0x4445_4146).f64() < self.deaf
     }
 }
 
-/// Up to where changes of items that have settled had counted by then.
+/// For each settled item, the position up to which its changes had counted when it settled.
 pub(super) type Settled = HashMap<String, SequenceNumber>;
 
-/// What a settled item's position on a table begins with.
+/// The prefix of a settled item's position on a table.
 pub(super) const SETTLED: &str = "settled ";
 
-/// The position of the settled item that a write puts, if it is one.
+/// The position of the settled item that a write puts, if there is one.
 pub(super) fn settled_at(put: &Value) -> Option<&str> {
     put["Item"]["at"]["S"].as_str()?.strip_prefix(SETTLED)
 }
 
 impl Shared {
-    /// An item has settled: alone, or with the rows of state that change.
+    /// Records that an item has settled: alone, or together with changed state rows.
     pub(super) fn has_settled(&self, item: &str, at: &SequenceNumber, alone: bool) {
         let mut log = lock(&self.log);
         if log.settled.insert(item.to_owned(), at.clone()).is_none() {
@@ -79,9 +80,9 @@ impl Shared {
     }
 }
 
-/// Watches what is sent to the tables of a state for items that settle.
+/// Watches the requests to the tables of a state for items that settle.
 pub(super) fn watch(cloud: &Cloud, shared: &Arc<Shared>) {
-    // The cloud belongs to what is shared.
+    // A weak reference, so that the observer does not keep the shared state alive.
     let shared = Arc::downgrade(shared);
     cloud.observe(move |Answered { request, is_ok, .. }: &Answered<'_>| {
         let Some(shared) = shared.upgrade().filter(|_| *is_ok) else {
@@ -98,7 +99,7 @@ pub(super) fn watch(cloud: &Cloud, shared: &Arc<Shared>) {
 }
 
 impl Body {
-    /// Counts what an entry of an item met that has settled, or that could have.
+    /// Counts the situation of an entry whose item has settled or could have settled.
     pub(super) fn met_settled(&self, entry: &Replace<i64>, outcome: &Outcome) {
         let mut log = lock(&self.shared.log);
         let settled = log.settled.get(entry.item.as_str()).cloned();
@@ -137,7 +138,7 @@ impl Body {
 }
 
 impl World {
-    /// One process that tells the state that items settle.
+    /// Runs a process that tells the state that items settle.
     pub(super) async fn tell(&self, told_at: Duration) {
         self.time().reached(told_at).await;
         let body = self.body(0, &Life::EASY);
@@ -147,14 +148,14 @@ impl World {
             .build();
         let processor = must("the processor", processor);
         loop {
-            // Only what this attempt meets excuses it.
+            // Only refusals of this attempt excuse it.
             body.connection.was_refused();
             let was_bound = lock(&self.shared.log).bound;
             let deadline = Deadline::within(&*body.clock, Duration::from_secs(60));
             match processor.settle(deadline).await {
                 Ok(()) => break,
                 Err(error) if error.is_retryable() || body.connection.was_refused() => {}
-                // Neither a bootstrap has begun yet, nor live.
+                // Neither a bootstrap nor the stream consumer has started yet.
                 Err(_) if !was_bound => {}
                 Err(error) => {
                     let error = Causes(&error).to_string();
@@ -171,7 +172,8 @@ impl World {
         log.met.add("told so before the bootstrap's end", early);
     }
 
-    /// Repairs where nothing was lost and all has come: neither an item nor a key differs.
+    /// Runs repairs when nothing was lost and every change has arrived: neither an item nor a key
+    /// differs.
     pub(super) async fn mend_nothing(&self) {
         let body = self.body(0, &Life::EASY);
         let (found, left) = must("a repair in vain", self.repairing(&body).await);
@@ -184,7 +186,7 @@ impl World {
             .add("settled items that a repair met", found.settled);
     }
 
-    /// Tries to mend every settled item by what the table holds, which must change nothing.
+    /// Tries to correct every settled item from the table, which must change nothing.
     pub(super) async fn mend_settled(&self) {
         let body = self.body(0, &Life::EASY);
         let held = self.state.held().await;
@@ -207,8 +209,8 @@ impl World {
         }
     }
 
-    /// What the ledger says of an item that has not settled is what the table holds, and of what a
-    /// settled one contributes it says nothing.
+    /// For an item that has not settled, the ledger must agree with the table. For a settled item,
+    /// the ledger must not state a contribution.
     pub(super) fn look_up(&self, held: &Held) -> Vec<Wrong> {
         let mut wrong = Vec::new();
         for (name, id) in self.items() {
@@ -242,7 +244,7 @@ impl World {
         })
     }
 
-    /// What an item contributes as it is in the end, without windows that may be over.
+    /// The contribution of an item at the end, without windows that may be over.
     fn in_the_table(&self, name: &str) -> Contribution {
         let last = self.shared.history.version_at(name, Duration::MAX);
         let contributes = last.map(|last| last.contribution(self.scenario()));

@@ -1,5 +1,5 @@
-//! The table as a bootstrap reads it: at a pace, watched, and with what is wrong about it where a
-//! rule is left out.
+//! The table as a bootstrap reads it: at a certain pace, observed, and changed where a rule is left
+//! out.
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU32;
@@ -19,7 +19,7 @@ use super::world::TABLE;
 use crate::runs::{lock, must};
 use crate::streams::describing;
 
-/// How far each segment was read, whoever read it: for a checkpoint that is saved too early.
+/// How far each segment was read by any process, for a checkpoint that is saved too early.
 pub(super) type ReadTo = Arc<Mutex<HashMap<u32, Option<Cursor>>>>;
 
 /// The table as one process reads it.
@@ -39,12 +39,12 @@ pub(super) struct Paced {
     pub(super) inner: ParallelScan,
     pub(super) body: Arc<Body>,
     pub(super) read_to: ReadTo,
-    /// The segments of which this process has read a page.
+    /// The segments from which this process has read a page.
     begun: Mutex<HashSet<u32>>,
 }
 
 impl Paced {
-    /// The scan of one process, which learns of the stream from `streams`.
+    /// The scan of one process, which gets the stream's description from `streams`.
     pub(super) fn new(body: &Arc<Body>, streams: &StreamStore, read_to: &ReadTo) -> Self {
         Self {
             inner: scan(body, streams),

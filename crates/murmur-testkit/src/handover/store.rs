@@ -1,4 +1,4 @@
-//! A store in memory as one process reaches it: through weather, with a rule left out where asked.
+//! A store in memory as one process reaches it: through weather, and without the left-out rule.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::rule;
 use crate::cloud::Fault;
 use crate::runs::lock;
 
-/// A store, or what is kept beside it, in one process.
+/// A store, or one of its companions, in one process.
 #[derive(Clone, Debug)]
 pub(super) struct Reached<S> {
     pub(super) inner: S,
@@ -42,7 +42,7 @@ fn unavailable(may_have_applied: bool) -> StoreError {
 }
 
 impl<S: Clone + Send + Sync + 'static> Reached<S> {
-    /// One request that does `work`, whenever it arrives.
+    /// Sends a request that runs `work` when it arrives.
     async fn request<T: Send + 'static>(
         &self,
         doing: Doing,
@@ -87,7 +87,8 @@ impl<S: Clone + Send + Sync + 'static> Reached<S> {
                 let place = place();
                 Err(StoreError::Conflict { place, source })
             }
-            // As the stores on tables say it; some refused credentials are only past their time.
+            // The same error as from the stores on tables. Some refused credentials are only
+            // expired.
             Fate::Spell(Fault::Unsigned) => Err(unavailable(false)),
             Fate::Spell(Fault::Refused) if self.body.dice(Rng::bool) => Err(unavailable(false)),
             Fate::Spell(_) => Err(StoreError::Setup {
@@ -114,7 +115,8 @@ impl<S: Clone + Send + Sync + 'static> Reached<S> {
         answer
     }
 
-    /// Writes entries one after the other; what failed holds up what shares a key or item.
+    /// Writes entries one after another. A failed entry blocks later ones with the same key or
+    /// item.
     async fn each<E: Clone>(
         &self,
         entries: &[E],
@@ -146,7 +148,7 @@ fn keys(adds: &[Add<i64>]) -> Vec<String> {
     adds.iter().map(|add| add.key.to_string()).collect()
 }
 
-/// The one answer to one entry.
+/// The outcome of a single entry.
 fn only(outcomes: Vec<Outcome>) -> Outcome {
     let nothing = || Outcome::Failed(unavailable(true));
     outcomes.into_iter().next().unwrap_or_else(nothing)

@@ -1,4 +1,4 @@
-//! A store on tables, watched on its way there.
+//! A store on tables whose calls are observed.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use murmur_state::{Checkpoints, Deadline, Group, Ledger, StoreError};
 use super::body::{Body, Doing};
 use crate::runs::lock;
 
-/// A store, or what is kept beside it, of which is told what becomes of what.
+/// A store, or one of its companions, whose outcomes are recorded.
 #[derive(Clone, Debug)]
 pub(super) struct Watched<S, M = Sum> {
     pub(super) inner: S,
     pub(super) body: Arc<Body>,
-    /// What a store holds values of.
+    /// The type of the store's values.
     pub(super) of: PhantomData<M>,
 }
 
 impl<S, M> Watched<S, M> {
-    /// Does `work`, and what it did before when that is done.
+    /// Marks the process as doing `doing` while `work` runs.
     async fn doing<T>(&self, doing: Doing, work: impl Future<Output = T>) -> T {
         let before = self.body.doing();
         self.body.does(doing);

@@ -1,4 +1,4 @@
-//! Table, stream, state and processes of a run, from its beginning to its judgement.
+//! The table, the stream, the state and the processes of a run, from its start to its result.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -38,15 +38,15 @@ use crate::time::Time;
 /// The source table.
 pub(super) const TABLE: &str = "orders";
 
-/// When histories begin at the earliest.
+/// The earliest time at which a history starts.
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// How often Time to Live looks.
+/// How often Time to Live removes rows.
 const SWEEP: Duration = Duration::from_secs(6 * 3600);
 
-/// As often as any run has to begin again.
+/// More restarts than any run needs.
 const ENDLESS: usize = 200;
 
 pub(super) struct World {
@@ -56,14 +56,14 @@ pub(super) struct World {
     arn: String,
     pub(super) state: State,
     read_to: ReadTo,
-    /// Processes so far.
+    /// The number of processes so far.
     processes: AtomicU64,
 }
 
 impl World {
-    /// The table holds what is older than its stream, and the weather is what it will be.
+    /// Creates the table with the items that are older than its stream, and sets the weather.
     pub(super) async fn new(scenario: Scenario) -> Arc<Self> {
-        // Windows end at other points of each run.
+        // Windows end at different points in each run.
         let time = Time::paused(START.plus(Duration::from_millis(scenario.seed % 90_000 * 1003)));
         let cloud = Cloud::in_process_at(&time, scenario.seed, scenario.weather.clone());
         let history = History::of(&scenario, time.now());
@@ -113,13 +113,13 @@ impl World {
         &self.shared.time
     }
 
-    /// A new process. Bootstraps have a number.
+    /// Creates a process. Bootstraps have a number.
     pub(super) fn body(&self, bootstrap: u64, life: &Life) -> Arc<Body> {
         let number = self.processes.fetch_add(1, Ordering::Relaxed) + 1;
         Body::new(&self.shared, &self.cloud, (number, bootstrap), life)
     }
 
-    /// Plays the run: what is wrong, and what was met.
+    /// Plays the run. Returns the faults and the situations that occurred.
     pub(super) async fn play(self: Arc<Self>) -> (Vec<Wrong>, Met) {
         let mut processes = JoinSet::new();
         let lives = &self.scenario().bootstraps;
@@ -176,7 +176,7 @@ impl World {
             _ = all => {}
             () = self.forget() => {}
         }
-        // Requests that come late arrive in the end.
+        // Late requests arrive in the end.
         self.time().sleep(16 * MINUTE).await;
         self.cloud.flush().await;
         if live != Live::Mapping {
@@ -191,7 +191,7 @@ impl World {
         self.judge().await
     }
 
-    /// Time to Live at work on the state, for as long as it is awaited.
+    /// Acts as Time to Live on the state for as long as the future is polled.
     async fn forget(&self) {
         while self.scenario().forgets {
             self.time().sleep(SWEEP).await;
@@ -208,7 +208,7 @@ impl World {
             .add("expired rows removed", removed as u64);
     }
 
-    /// Writes to the table as planned, and where there is a trigger to the stream.
+    /// Writes to the table as planned and, with a trigger, to the stream.
     async fn write(&self) {
         let scenario = self.scenario();
         let mut cuts = scenario.cuts.iter().copied().peekable();
@@ -273,7 +273,7 @@ impl World {
         now.minus(self.time().elapsed()).plus(change.at)
     }
 
-    /// The records as a mapping gets them: its shards, and when it sees them.
+    /// The records as a mapping receives them: its shards, and when it sees them.
     fn incoming(&self) -> Vec<Vec<Incoming>> {
         let scenario = self.scenario();
         let start = self.time().now().minus(self.time().elapsed());
@@ -303,7 +303,7 @@ impl World {
         let Some(shard) = open.next_back() else {
             return;
         };
-        // Any of the two, and none if the shard is too narrow to be split.
+        // One of the two, or none if the shard is too narrow to be split.
         let rolled =
             at.as_nanos().is_multiple_of(2) || self.streams.split(&self.arn, &shard.id).is_err();
         if rolled {
@@ -315,8 +315,8 @@ impl World {
         self.shared.met("shards split or rolled over");
     }
 
-    /// One process that bootstraps. It is started again when a spell stopped it, the last one until
-    /// the bootstrap is finished.
+    /// Runs a process that bootstraps. It is started again if a spell stopped it; the last one
+    /// until the bootstrap is complete.
     async fn bootstrap(&self, number: u64, life: Life, last: bool) {
         self.time().reached(life.begin).await;
         for _ in 0..ENDLESS {
@@ -344,7 +344,7 @@ impl World {
             .wrong(format!("the bootstrap does not come to its end: {error:?}"));
     }
 
-    /// Notes how a process that bootstraps ended; whether it is to be started again.
+    /// Records how a process that bootstraps ended. Returns whether it must be started again.
     fn bootstrapped(
         &self,
         body: &Body,
@@ -358,7 +358,7 @@ impl World {
                 log.finished = true;
                 false
             }
-            // Whoever ends the last part finishes the run.
+            // The process that completes the last part completes the run.
             Some(Ok(_)) => false,
             Some(Err(error)) => {
                 log.met.add("bootstraps that failed", 1);
@@ -399,7 +399,7 @@ impl World {
         let mut bootstrap = Bootstrap::builder(processor, source)
             .checkpoints(self.state.places(body))
             .concurrency(self.scenario().concurrency)
-            // These tables are so small that at times no row of them can count.
+            // These tables are so small that sometimes none of their rows can count.
             .accept_all_rejected();
         let Scenario {
             workers, segments, ..
@@ -415,8 +415,8 @@ impl World {
             bootstrap = bootstrap.live_is_running();
         }
         let report = bootstrap.build()?.run().await?;
-        // What no decoder reads is no pipeline's, and all else is to count: in earlier attempts, too.
-        // Unusable keys are where items settle.
+        // A row that no decoder reads belongs to no pipeline. All others must count, including
+        // those of earlier attempts. Unusable keys occur where items settle.
         let mut rejected = report.rejected.iter().filter(|row| row.pipeline.is_some());
         let settles = self.scenario().settling.is_some();
         if let Some(row) = rejected.next().filter(|_| !settles) {
@@ -426,14 +426,14 @@ impl World {
         Ok(report.ended)
     }
 
-    /// One process that repairs, at any time.
+    /// Runs a process that repairs, at any time.
     async fn repair(&self, life: Life) {
         self.time().reached(life.begin).await;
         let body = self.body(0, &life);
         self.shared.met("repairs");
         let repairing = async {
             loop {
-                // Only what this attempt meets excuses it.
+                // Only refusals of this attempt excuse it.
                 body.connection.was_refused();
                 let was_bound = lock(&self.shared.log).bound;
                 match self.repairing(&body).await {
@@ -441,7 +441,8 @@ impl World {
                         self.shared.met("repairs stopped by a spell");
                         body.sleep(self.scenario().pace).await;
                     }
-                    // No bootstrap has begun yet, and no live: there is nothing to be repaired.
+                    // Neither a bootstrap nor the stream consumer has started yet: there is nothing
+                    // to repair.
                     Err(ReconcileError::Refused(error)) if !was_bound && !error.is_retryable() => {
                         self.shared.met("repairs that came too early");
                         body.sleep(self.scenario().poll).await;
@@ -460,7 +461,7 @@ impl World {
         }
     }
 
-    /// What a repair finds of items, and how many of them, and of keys, it leaves as they are.
+    /// The items that a repair finds, and how many items and keys it leaves as they are.
     pub(super) async fn repairing(
         &self,
         body: &Arc<Body>,
@@ -488,7 +489,8 @@ impl World {
         lock(&self.shared.log).met.add("items mended", found.mended);
     }
 
-    /// Repairs what live was never told of, when all else has come: that alone, and all of it.
+    /// Repairs the changes that the stream consumer never saw, after everything else has arrived.
+    /// It must find all of them and nothing else.
     async fn mend(&self) {
         let body = self.body(0, &Life::EASY);
         let (found, _) = must("the last repair", self.repairing(&body).await);
@@ -510,7 +512,7 @@ impl World {
         }
     }
 
-    /// One process of the trigger.
+    /// Runs a process of the trigger.
     async fn reader(&self, life: Life) {
         self.time().reached(life.begin).await;
         let body = self.body(0, &life);
@@ -529,9 +531,9 @@ impl World {
         let source = self.streams.source(self.arn.as_str());
         let mut trigger = live::trigger(&self.state, body, source, token.as_ref());
         loop {
-            // Only what this attempt meets excuses it.
+            // Only refusals of this attempt excuse it.
             body.connection.was_refused();
-            // It ends when it cannot save or load, and begins again where it was.
+            // It ends when it cannot save or load, and resumes where it was.
             let ended = trigger.run(std::future::pending()).await;
             if let Err(error) = ended
                 && !error.is_retryable()
@@ -546,9 +548,9 @@ impl World {
         }
     }
 
-    /// Reads what is left, when nothing goes wrong any more.
+    /// Reads what is left after the faults have ended.
     async fn catch_up(&self) {
-        // Every lease has ended by then, whoever's clock it was taken by.
+        // Every lease has expired by then, by any process's clock.
         let skew = Duration::from_secs(SKEW.unsigned_abs());
         self.time().sleep(2 * skew + 4 * self.scenario().poll).await;
         let body = self.body(0, &Life::EASY);
@@ -562,7 +564,7 @@ impl World {
         }
     }
 
-    /// The token of the bootstrap as soon as there is one; `None` if the trigger needs none.
+    /// The bootstrap's token as soon as it exists; `None` if the trigger needs none.
     async fn token(&self, body: &Arc<Body>) -> Option<HandoffToken> {
         if self.scenario().live != Live::AtToken {
             return None;
@@ -591,7 +593,7 @@ impl World {
         }
     }
 
-    /// What is wrong in the end.
+    /// The faults at the end.
     async fn judge(&self) -> (Vec<Wrong>, Met) {
         if self.scenario().settling.is_some() {
             self.mend_settled().await;
@@ -637,8 +639,8 @@ impl World {
         (wrong, met)
     }
 
-    /// Whether the window of a bucket may be over by some clock, so that what comes for it is
-    /// dropped by some and taken by others.
+    /// Whether the window of a bucket may be over by some clock, so that some processes drop
+    /// changes to it and others count them.
     pub(super) fn is_over(&self, bucket: i64) -> bool {
         let skew = Duration::from_secs(SKEW.unsigned_abs());
         let now = self.time().now().plus(skew);
@@ -646,7 +648,7 @@ impl World {
         window.is_some_and(|window| window.is_expired(bucket, now))
     }
 
-    /// The totals, beside those of a recount.
+    /// Compares the totals with a recount.
     fn compare(&self, held: &Held) -> Vec<Wrong> {
         let expected = self
             .shared
@@ -676,16 +678,16 @@ impl World {
         wrong
     }
 
-    /// From when on every reader of the stream was told of every change, since the start.
+    /// The time since the start from which the stream consumer sees every change.
     fn told_from(&self) -> Duration {
         match self.scenario().live {
             Live::Mapping | Live::AtHorizon => Duration::ZERO,
-            // What is in shards that were closed when the token was captured is not read.
+            // Shards that were closed when the token was captured are not read.
             Live::AtToken => lock(&self.shared.log).captured,
         }
     }
 
-    /// Every row is the sum of what the ledger says is in it.
+    /// Checks that every row is the sum of its contributions in the ledger.
     fn audit(&self, held: &Held) -> Vec<Wrong> {
         let today = self.time().now().as_secs();
         let lives = |ttl: Option<i64>| ttl.is_none_or(|ttl| ttl > today + SKEW);
@@ -713,7 +715,7 @@ impl World {
         wrong
     }
 
-    /// Of what is held, what no window's end has a part in.
+    /// The part of the contents that no window's end affects.
     fn lasting(&self, held: &Held) -> Held {
         let lasts = |add: &Add<i64>| !self.is_over(add.key.bucket());
         let rows = held

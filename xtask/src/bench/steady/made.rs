@@ -1,4 +1,5 @@
-//! Tables as they are after days: each row and its pages as a past at its key's rate leaves them.
+//! Creates tables as they are after days: each row and its pages as after a history of changes at
+//! its key's rate.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,29 +16,30 @@ use super::super::virtual_time::Simulation;
 use super::super::workload::{Keys, Workload};
 use super::{Batch, Change, Feed, Load, SEED, at};
 
-/// How many changes of a key its past has: more than row and pages remember; how many more decides
-/// how full they are.
+/// The number of changes in the history of a key: more than a row and its pages remember. How many
+/// more determines how full they are.
 const PAST: usize = 150;
 const MORE: usize = 100;
 
-/// Seconds that a change may be old to be counted.
+/// The greatest age, in seconds, of a change that is counted.
 const LATELY: f64 = 20.0 * 3_600.0;
 
-/// Seconds for which a page outlives what it stands for.
+/// How many seconds a page outlives the events that it represents.
 const PAGE_LIFE: f64 = 48.0 * 3_600.0;
 
 /// The most items of one BatchWriteItem.
 const PUTS: usize = 25;
 
 pub(super) struct Made {
-    /// What all rows have counted.
+    /// The sum over all rows.
     pub(super) total: i64,
-    /// Of each lane its last change of each key, which is not in the tables yet: whoever counts it
-    /// knows the row from then on. None where there are more rows than a process remembers.
+    /// For each lane, its last change of each key. These changes are not in the tables yet: the
+    /// process that counts one knows its row from then on. Empty if there are more rows than a
+    /// process remembers.
     pub(super) known: Vec<Batch>,
 }
 
-/// Makes the rows, with their pages, that the feed is about.
+/// Creates the rows of the feed's keys, and their pages.
 pub(super) async fn tables(simulation: &Simulation, load: Load, feed: &Feed) -> Result<Made> {
     let workload = Workload::new(load.keys, SEED);
     let pipeline = PipelineName::new(PIPELINE)?;
@@ -64,13 +66,13 @@ pub(super) async fn tables(simulation: &Simulation, load: Load, feed: &Feed) -> 
                 .collect();
             written.write(&events)?;
             if load.keys == Keys::Uniform {
-                // Its process has had many others since.
+                // The process has handled many other events since.
                 written.forget();
             }
         }
         made.total += written.value();
         rows.push(written.row());
-        // Others are at most looked at, which costs the same where they are not.
+        // Earlier ones are at most looked up, which costs the same if they are absent.
         let first = written.reaches_back_to().unwrap_or(START);
         pages.extend(written.pages(first.max(at(-PAGE_LIFE))));
         put(&admin, &simulation.tables.state, &mut rows, PUTS).await?;
@@ -91,7 +93,7 @@ struct Delivery {
 }
 
 impl Deliveries {
-    /// As a Poisson process, seen from its end.
+    /// Draws a Poisson process, backwards from its end.
     fn before_the_start(load: Load, feed: &Feed, rate: f64, dice: &mut Rng) -> Self {
         let changes = PAST + dice.usize(..MORE);
         let mut deliveries = Vec::with_capacity(changes);
@@ -101,7 +103,7 @@ impl Deliveries {
             let lane = dice.usize(..load.lanes);
             let last = feed.lanes[lane].last;
             if made > last {
-                // It waits, as one of the feed's.
+                // The change waits in the feed.
                 continue;
             }
             let batches_ago = ((last - made) / load.period()).floor();
@@ -112,8 +114,8 @@ impl Deliveries {
         Self(deliveries)
     }
 
-    /// When the changes of each batch were made. Where processes remember the row, the last of each
-    /// lane goes to `known` instead, unless it is too old to be counted now.
+    /// The creation times of the changes in each batch. If processes remember the row, the last
+    /// batch of each lane goes to `known` instead, unless it is too old to be counted now.
     fn batches(mut self, load: Load, known: &mut [Batch], key: usize) -> Vec<Vec<f64>> {
         if load.keys == Keys::Zipf {
             for (lane, known) in known.iter_mut().enumerate() {
@@ -132,7 +134,7 @@ impl Deliveries {
     }
 }
 
-/// Puts items, 25 at a time, once there are so many.
+/// Puts items once 25 of them are waiting.
 async fn put(
     admin: &Client,
     table: &str,
@@ -165,7 +167,7 @@ mod tests {
 
     type Row = HashMap<String, AttributeValue>;
 
-    /// Rows with their sets in order, by their keys.
+    /// The rows by their keys, with their sets in order.
     fn sorted(rows: Vec<Row>) -> Vec<String> {
         let text = |(name, value): (String, AttributeValue)| match value {
             AttributeValue::Bs(mut ids) => {
@@ -188,7 +190,7 @@ mod tests {
         rows
     }
 
-    /// Row by row, page by page.
+    /// Compares the tables row by row and page by page.
     #[test]
     fn a_past_is_what_the_code_would_have_left() {
         for (rate, batch) in [(0.01, 1), (2.0, 7), (300.0, 45), (300.0, 200)] {
@@ -223,7 +225,7 @@ mod tests {
                     let cloud = simulation.cloud.clone();
                     async move {
                         let mut rows = cloud.rows(&table).await;
-                        // But for what says who may write here.
+                        // Without the row that says who may write to the table.
                         rows.retain(|row| row.contains_key("cur") || row.contains_key("ids"));
                         sorted(rows)
                     }

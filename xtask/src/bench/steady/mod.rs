@@ -1,5 +1,5 @@
-//! What exactly-once costs in its steady state: tables as they are after days, written by one
-//! lane or by ten, as a mapping of so many shards has them.
+//! The cost of exactly-once in its steady state: on tables as they are after days, written by one
+//! lane or by ten, as with a mapping of as many shards.
 
 mod made;
 mod tables;
@@ -30,28 +30,28 @@ const RATES: [u32; 4] = [1_000, 100, 10, 1];
 const LANES: [usize; 2] = [1, 10];
 const BATCHES: [usize; 4] = [1, 10, 100, 1_000];
 
-/// Dollars for a million write and read request units on demand in us-east-1, of standard tables
-/// (<https://aws.amazon.com/dynamodb/pricing/on-demand/>). What is stored, some KB a key and two
-/// days of pages, comes on top.
+/// Dollars per million write and read request units, on demand in us-east-1, for standard tables
+/// (<https://aws.amazon.com/dynamodb/pricing/on-demand/>). Storage costs extra: some KB per key,
+/// and two days of pages.
 const WRITE_PRICE: f64 = 0.625;
 const READ_PRICE: f64 = 0.125;
 
 /// A month of 730 hours.
 const MONTH: f64 = 730.0 * 3_600.0;
 
-/// A stream of changes, and how it is delivered.
+/// A stream of changes, and its delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(super) struct Load {
     pub(super) keys: Keys,
-    /// Events a second.
+    /// Events per second.
     pub(super) rate: u32,
-    /// Processes, each with a part of the stream by items, whose keys all share.
+    /// The number of processes. Each handles a part of the items; all share the keys.
     pub(super) lanes: usize,
-    /// Events of a batch of one lane.
+    /// Events in a batch of one lane.
     pub(super) batch: usize,
 }
 
-/// What a load costs.
+/// The cost of a load.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Run {
     #[serde(flatten)]
@@ -60,7 +60,7 @@ pub(super) struct Run {
     #[serde(flatten)]
     pub(super) spent: Spent,
     pub(super) units: f64,
-    /// How many requests of a batch follow each other.
+    /// How many requests of a batch run one after another.
     pub(super) round_trips: f64,
     pub(super) dollars_a_month: f64,
 }
@@ -85,7 +85,7 @@ impl Load {
         })
     }
 
-    /// Units an event, at most.
+    /// The most units per event.
     pub(super) fn target(self) -> f64 {
         match (self.keys, self.batch) {
             (Keys::Uniform, _) | (Keys::Zipf, ..10) => 1.3,
@@ -95,8 +95,8 @@ impl Load {
         }
     }
 
-    /// Units an event that the protocol before cost, hot rows and transactions, where its model was
-    /// asked.
+    /// The units per event of the earlier protocol (hot rows and transactions), for loads that its
+    /// model covers.
     pub(super) fn before(self) -> Option<f64> {
         Some(match (self.keys, self.rate, self.batch) {
             (Keys::Zipf, 1_000, 1) => 4.43,
@@ -114,7 +114,7 @@ impl Load {
         })
     }
 
-    /// What an event's units make a month.
+    /// The monthly price of these units per event.
     fn dollars_a_month(self, write_units: f64, read_units: f64) -> f64 {
         let millions = f64::from(self.rate) * MONTH / 1e6;
         millions * (write_units * WRITE_PRICE + read_units * READ_PRICE)
@@ -125,8 +125,8 @@ impl Load {
         (self.batch * self.lanes) as f64 / f64::from(self.rate)
     }
 
-    /// Events before the measurement, and in it: enough for figures within 2 %. Before it, each
-    /// process comes to remember a part of the rows.
+    /// The number of events before the measurement and during it: enough for figures within 2 %.
+    /// Before the measurement each process learns a part of the rows.
     fn events(self, effort: Effort) -> (usize, usize) {
         let round = self.batch * self.lanes;
         let (before, measured) = match (self.keys, self.lanes) {
@@ -137,7 +137,7 @@ impl Load {
         (effort.of(before), effort.of(measured))
     }
 
-    /// Counts so many events, and then those that are measured.
+    /// Counts `before` events, then measures `measured` events.
     async fn run(self, before: usize, measured: usize) -> Result<Run> {
         let simulation = Simulation::new(SEED).await?;
         let feed = Feed::of(self, before, measured);
@@ -155,7 +155,7 @@ impl Load {
                 })
             })
             .collect::<Result<Vec<_>>>()?;
-        // What each process knows of its rows is that of its last write to each.
+        // Each process knows its rows from its last write to each.
         for lane in &mut lanes {
             let known = std::mem::take(&mut lane.known);
             for batch in known.chunks(1_000) {
@@ -188,7 +188,7 @@ impl Load {
     }
 }
 
-/// One change: its key, and when it was made, in seconds from the start.
+/// A change: its key, and its creation time in seconds from the start.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     key: usize,
@@ -203,13 +203,13 @@ impl Change {
     }
 }
 
-/// The time so many seconds from the start.
+/// The time `seconds` after the start.
 fn at(seconds: f64) -> Timestamp {
     Timestamp::from_millis(START.as_millis() + (seconds * 1e3) as i64)
 }
 
-/// The changes of a load from some time before the start on, where each lane has changes that wait
-/// for its batch to be full.
+/// The changes of a load, beginning some time before the start. Each lane has changes that wait
+/// until its batch is full.
 struct Feed {
     lanes: Vec<Fed>,
 }
@@ -217,7 +217,7 @@ struct Feed {
 struct Fed {
     /// When its last batch before the start was full.
     last: f64,
-    /// Its batches before the measurement, and those in it.
+    /// Its batches before the measurement, and those during it.
     early: Vec<Batch>,
     late: Vec<Batch>,
 }
@@ -263,7 +263,7 @@ impl Feed {
     }
 }
 
-/// One process and its part of the stream.
+/// A process and its part of the stream.
 struct Lane {
     handler: Handler<Order>,
     workload: Workload,
@@ -273,7 +273,7 @@ struct Lane {
 }
 
 impl Lane {
-    /// Has its batches counted, each when it is full; how long that took altogether.
+    /// Counts its batches, each one when it is full. Returns the total time.
     async fn work(&mut self, simulation: &Simulation, late: bool) -> Result<Duration> {
         let batches = std::mem::take(if late {
             &mut self.late
@@ -336,7 +336,7 @@ mod tests {
             .unwrap()
     }
 
-    /// Some loads of all kinds; the bench has all of them, and more events.
+    /// Some loads of each kind. The bench runs all of them, with more events.
     #[tokio::test]
     async fn an_event_costs_no_more_than_it_should() {
         for (keys, rate, lanes, batch) in [
@@ -354,12 +354,12 @@ mod tests {
             };
             let Run { units, spent, .. } = run(load).await;
             assert!(units <= load.target(), "{load}: {units}, {spent:?}");
-            // Nothing that is free, either.
+            // Nothing is free, either.
             assert!(units > 0.2 && spent.page_writes > 0.0, "{load}: {spent:?}");
         }
     }
 
-    /// One round trip where rows are known and nothing is paged.
+    /// One round trip if rows are known and no page is written.
     #[tokio::test]
     async fn a_batch_takes_hardly_more_than_a_round_trip() {
         let load = Load {

@@ -1,11 +1,11 @@
-//! The steady state's figures: all of them, and the tables of `docs/costs.md`.
+//! The figures of the steady state: all of them, and the tables of `docs/costs.md`.
 
 use std::fmt;
 
 use super::super::workload::Keys;
 use super::{BATCHES, LANES, Load, RATES, Run};
 
-/// What the original takes for an event, whatever the load: a marker and a total, a unit each.
+/// The cost of an event in the original, for any load: one unit each for a marker and a total.
 const ORIGINAL: f64 = 2.0;
 
 pub(in super::super) struct Tables<'a>(pub(in super::super) &'a [Run]);
@@ -15,7 +15,7 @@ impl Tables<'_> {
         self.0.iter().find(|run| run.load == load)
     }
 
-    /// A table in Markdown, a line for each load but its batches, which are columns.
+    /// A Markdown table with a line per load and a column per batch size.
     fn table(
         &self,
         f: &mut fmt::Formatter<'_>,

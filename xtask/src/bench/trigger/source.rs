@@ -1,4 +1,4 @@
-//! The streams that are read.
+//! The streams that the bench reads.
 
 use anyhow::{Result, bail};
 use aws_lambda_events::event::dynamodb::{Event, EventRecord, OperationType, StreamViewType};
@@ -14,7 +14,7 @@ use crate::bench::workload::{Keys, Workload};
 
 const ARN: &str = "arn:aws:dynamodb:eu-west-1:123456789012:table/orders/stream/bench";
 
-/// A stream full of orders, and what they amount to.
+/// A stream filled with orders, and the sum of their amounts.
 pub(super) struct Filled<S> {
     pub(super) source: S,
     pub(super) records: usize,
@@ -38,7 +38,7 @@ fn orders(records: usize) -> (Event, i64) {
     (event, workload.total)
 }
 
-/// A stream in this process.
+/// Creates a stream in this process.
 pub(super) fn store(records: usize) -> Result<Filled<StoreSource>> {
     let store = StreamStore::new();
     store.register_stream(StreamInfo::new(ARN, StreamViewType::NewAndOldImages));
@@ -63,14 +63,14 @@ pub(super) fn store(records: usize) -> Result<Filled<StoreSource>> {
     })
 }
 
-/// A new table on the server into which orders were put, and the ARN of its stream.
+/// Creates a table on the server, puts orders into it, and returns the ARN of its stream.
 pub(super) async fn table(client: &Client, records: usize) -> Result<(OrderTable, Filled<String>)> {
     let table = OrderTable::create(client, true).await?;
     let source = table.stream_arn()?.to_owned();
     let (event, total) = orders(records);
     let items = event.records.into_iter();
     let items = items.map(|record| record.change.new_image.into());
-    // One at a time: in the order they are made.
+    // One at a time, in the order in which they were generated.
     table.put(client, items, 1).await?;
     let filled = Filled {
         source,
@@ -80,7 +80,7 @@ pub(super) async fn table(client: &Client, records: usize) -> Result<(OrderTable
     Ok((table, filled))
 }
 
-/// Reads a stream by the bare SDK and counts its records, no more.
+/// Reads a stream with the bare SDK and only counts its records.
 pub(super) async fn count(client: &aws_sdk_dynamodbstreams::Client, arn: &str) -> Result<usize> {
     let described = client.describe_stream().stream_arn(arn).send().await?;
     let Some(described) = described.stream_description else {
