@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use murmur_core::audit::{AuditOptions, Difference, LedgerFindings, Mending};
 use murmur_core::{Definition, Pipeline, Processor, Sum, Window};
-use murmur_snapshot::reconcile::Findings;
-use murmur_snapshot::reconcile::ReconcileStep;
+use murmur_snapshot::reconcile::{Findings, ReconcileStep};
 use murmur_snapshot::{ReconcileError, Reconciled};
 use murmur_state::error::Place;
 use murmur_state::{Clock, Key, RetryPolicy, StoreError, Timestamp};
 
-use crate::world::{NOW, Order, Put, World, definition, name, put};
+use crate::world::{BuildAndRun, NOW, Order, Put, World, definition, name, put};
 
 fn found(reconciled: &Reconciled) -> &LedgerFindings {
     let Findings::Ledger(found) = &reconciled.pipelines[0].findings else {
@@ -60,7 +59,7 @@ async fn assert_right(world: &Arc<World>) {
         (0, 0),
         "{audited:?}"
     );
-    let again = world.reconcile().build().unwrap().run().await.unwrap();
+    let again = world.reconcile().run().await.unwrap();
     assert_eq!(found(&again).differing, 0, "{again:?}");
 }
 
@@ -111,7 +110,7 @@ async fn every_kind_of_missed_change_is_named_and_mended() {
         world.lose_all();
         let keys: Vec<_> = keys.iter().map(|(key, of)| by(key, *of)).collect();
 
-        let told = world.reconcile().build().unwrap().run().await.unwrap();
+        let told = world.reconcile().run().await.unwrap();
         assert_eq!(off(&told), keys, "{kind}");
         let differing = found(&told);
         assert_eq!(
@@ -133,14 +132,7 @@ async fn every_kind_of_missed_change_is_named_and_mended() {
         // The ledger has missed it as well, so that the state is what the ledger says.
         assert_eq!(world.audit().await.differing, 0, "{kind}");
 
-        let mended = world
-            .reconcile()
-            .repair()
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap();
+        let mended = world.reconcile().repair().run().await.unwrap();
         assert_eq!(off(&mended), keys, "{kind}");
         assert_eq!(found(&mended).mended, 1, "{kind}");
         assert!(
@@ -162,10 +154,7 @@ async fn what_live_does_after_a_repair_replaces_it() {
     // Written before the repair, and done by live after it.
     world.write("o1", Some(put("carol", 2)));
     let reconcile = world.reconcile().repair().lag(Duration::ZERO);
-    assert_eq!(
-        found(&reconcile.build().unwrap().run().await.unwrap()).mended,
-        3
-    );
+    assert_eq!(found(&reconcile.run().await.unwrap()).mended, 3);
     world.write("o2", Some(put("alice", 11)));
     world.write("o9", None);
     world.deliver_all();
@@ -179,7 +168,7 @@ async fn nothing_differs_where_nothing_was_missed() {
     fill(&world, &[("o5", "dave", 0)]);
     world.write("o6", Some(put("dave", 0)));
     world.lose_all();
-    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
+    let reconciled = world.reconcile().run().await.unwrap();
     let found = found(&reconciled);
     assert_eq!((reconciled.rows, found.ledger_rows), (6, 5));
     assert_eq!(
@@ -204,10 +193,7 @@ async fn what_is_not_remembered_is_looked_up() {
     for (remembered, look_ups) in [(0, 4), (1, 3), (4, 0)] {
         let world = with(&ORDERS);
         let reconcile = world.reconcile().remember(remembered);
-        assert_eq!(
-            found(&reconcile.build().unwrap().run().await.unwrap()).differing,
-            0
-        );
+        assert_eq!(found(&reconcile.run().await.unwrap()).differing, 0);
         assert_eq!(world.tables().look_ups, look_ups);
     }
     // An item that was named when it was scanned is not named again.
@@ -215,10 +201,7 @@ async fn what_is_not_remembered_is_looked_up() {
     world.write("o1", Some(put("bob", 5)));
     world.lose_all();
     let reconcile = world.reconcile().remember(0).max_suspects(1);
-    assert_eq!(
-        found(&reconcile.build().unwrap().run().await.unwrap()).differing,
-        1
-    );
+    assert_eq!(found(&reconcile.run().await.unwrap()).differing, 1);
 }
 
 fn keeping() -> Definition<Order, Sum> {
@@ -236,7 +219,7 @@ async fn an_item_that_may_have_expired_is_told_and_never_mended() {
     world.write("o3", Some(put("alice", 3)));
     world.lose_all();
     let reconcile = world.reconcile_of(world.by_ledger(keeping())).repair();
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     let found = found(&reconciled);
     assert_eq!(
         (found.untold, found.differing, found.mended),
@@ -267,14 +250,7 @@ async fn what_can_never_count_contributes_nothing_and_is_listed() {
     world.write("o3", Some(put("", 3)));
     world.write("o9", Some(bad));
     world.lose_all();
-    let reconciled = world
-        .reconcile()
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile().repair().run().await.unwrap();
     assert_eq!(off(&reconciled), [by("all", 500), by("bob", 500)]);
     assert_eq!(found(&reconciled).mended, 2);
     assert_eq!((reconciled.rows, reconciled.rejected_rows), (5, 3));
@@ -300,14 +276,7 @@ async fn what_can_never_count_contributes_nothing_and_is_listed() {
         "{reconciled:?}"
     );
 
-    let limited = world
-        .reconcile()
-        .max_listed(1)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let limited = world.reconcile().max_listed(1).run().await.unwrap();
     assert_eq!((limited.rejected_rows, limited.rejected.len()), (3, 1));
 }
 
@@ -326,7 +295,7 @@ async fn an_item_of_too_many_keys_contributes_nothing() {
     world.write("o1", Some(put("alice", 11)));
     world.lose_all();
     let reconcile = world.reconcile_of(world.by_ledger(many())).repair();
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     assert_eq!(off(&reconciled), [by("k0", 5), by("k1", 5)]);
     assert!(reconciled.is_clean());
     assert!(
@@ -360,19 +329,10 @@ async fn windows_whose_retention_is_over_do_not_differ() {
     world.write("missed", at(9, 0));
     world.lose_all();
     let reconcile = |world: &Arc<World>| world.reconcile_of(world.by_ledger(daily()));
-    assert_eq!(
-        found(&reconcile(&world).build().unwrap().run().await.unwrap()).differing,
-        4
-    );
+    assert_eq!(found(&reconcile(&world).run().await.unwrap()).differing, 4);
 
     world.clock.advance(Duration::from_secs(2 * 24 * 3600));
-    let reconciled = reconcile(&world)
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = reconcile(&world).repair().run().await.unwrap();
     assert_eq!(found(&reconciled).items[0].item, name("moved"));
     assert_eq!(
         off(&reconciled),
@@ -417,14 +377,7 @@ async fn live_that_is_faster_than_a_repair_wins() {
         Box::new(|_: &World| ()) as Box<dyn FnOnce(&World) + Send>,
         Box::new(to_and_fro),
     ]);
-    let reconciled = world
-        .reconcile()
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile().repair().run().await.unwrap();
     assert_eq!(
         (found(&reconciled).differing, found(&reconciled).mended),
         (1, 1)
@@ -451,14 +404,7 @@ async fn an_item_that_live_never_leaves_alone_is_told() {
     for _ in 0..5 {
         world.tables().on_look_up.push_back(Box::new(to_and_fro));
     }
-    let reconciled = world
-        .reconcile()
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile().repair().run().await.unwrap();
     assert!(
         matches!(found(&reconciled).items[0].mending, Mending::Overtaken),
         "{reconciled:?}"
@@ -481,14 +427,7 @@ async fn an_item_that_live_never_leaves_alone_is_told() {
         };
         world.tables().on_wait.push_back(Box::new(event));
     }
-    let reconciled = world
-        .reconcile()
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile().repair().run().await.unwrap();
     assert_eq!(
         (found(&reconciled).differing, found(&reconciled).unsettled),
         (0, 1)
@@ -505,14 +444,7 @@ async fn what_was_looked_up_too_long_ago_is_looked_up_again() {
         Box::new(|_: &World| ()) as Box<dyn FnOnce(&World) + Send>,
         Box::new(|world: &World| world.clock.advance(Duration::from_secs(3600))),
     ]);
-    let reconciled = world
-        .reconcile()
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile().repair().run().await.unwrap();
     assert_eq!(found(&reconciled).mended, 1);
     let tables = world.tables();
     assert_eq!((tables.look_ups, tables.mends), (3, 1));
@@ -529,14 +461,7 @@ async fn a_repair_that_fails_stands_in_the_report() {
         advice: "allow dynamodb:TransactWriteItems".into(),
         source: None,
     });
-    let reconciled = world
-        .reconcile()
-        .repair()
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile().repair().run().await.unwrap();
     assert_eq!(
         (found(&reconciled).differing, found(&reconciled).mended),
         (2, 0)
@@ -549,14 +474,7 @@ async fn a_repair_that_fails_stands_in_the_report() {
     }
     assert_eq!(reconciled.pipelines[0].left(), 2);
     assert!(!reconciled.is_clean());
-    let limited = world
-        .reconcile()
-        .max_listed(1)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let limited = world.reconcile().max_listed(1).run().await.unwrap();
     assert_eq!(
         (found(&limited).differing, found(&limited).items.len()),
         (2, 1)
@@ -573,12 +491,12 @@ async fn look_ups_are_tried_again_and_their_failure_is_told() {
     world.write("o1", None);
     world.lose_all();
     world.tables().fail_look_ups = 2;
-    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
+    let reconciled = world.reconcile().run().await.unwrap();
     assert_eq!(found(&reconciled).differing, 1);
     // More than ten minutes of failures.
     world.tables().fail_look_ups = 300;
     let begun = world.clock.now();
-    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
+    let reconciled = world.reconcile().run().await.unwrap();
     assert_eq!(found(&reconciled).differing, 1);
     let took = world.clock.now().since(begun);
     assert!(took > Duration::from_secs(600), "{took:?}");
@@ -586,7 +504,7 @@ async fn look_ups_are_tried_again_and_their_failure_is_told() {
     world.tables().fail_look_ups = 3;
     let impatient = world.processor_of(world.pipeline());
     let impatient = world.reconcile_by(impatient.retry(RetryPolicy::default()));
-    let error = impatient.build().unwrap().run().await.unwrap_err();
+    let error = impatient.run().await.unwrap_err();
     assert!(
         matches!(&error, ReconcileError::Inspection { .. }),
         "{error:?}"
@@ -599,7 +517,7 @@ async fn a_wrong_row_of_the_state_is_found_by_the_audit_alone() {
     for (entity, by) in [("bob", -7), ("all", 7), ("nobody", 7)] {
         let world = with(&ORDERS);
         world.tables().forged = Some((Key::new(entity, 0).unwrap(), by));
-        let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
+        let reconciled = world.reconcile().run().await.unwrap();
         assert_eq!(found(&reconciled).differing, 0);
         let audited = world.audit().await;
         assert_eq!(
@@ -621,7 +539,7 @@ async fn progress_is_told() {
     let reconcile = world
         .reconcile()
         .on_progress(move |progress| told.lock().unwrap().push(*progress));
-    reconcile.build().unwrap().run().await.unwrap();
+    reconcile.run().await.unwrap();
     let steps = steps.lock().unwrap();
     let is = |step: ReconcileStep| steps.iter().any(|progress| progress.step == step);
     assert!(

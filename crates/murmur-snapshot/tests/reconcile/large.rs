@@ -8,8 +8,7 @@ use std::time::Duration;
 use murmur_core::Processor;
 use murmur_core::audit::{AuditOptions, KeyDifference, LedgerFindings};
 use murmur_snapshot::lookup::Look;
-use murmur_snapshot::reconcile::Findings;
-use murmur_snapshot::reconcile::ReconcileProgress;
+use murmur_snapshot::reconcile::{Findings, ReconcileProgress};
 use murmur_snapshot::source::{Cursor, Description, Page};
 use murmur_snapshot::{
     Lookup, ReadBudget, Reconcile, ReconcileError, Reconciled, Source, SourceError,
@@ -17,7 +16,7 @@ use murmur_snapshot::{
 use murmur_state::{Clock, HandoffToken, ItemId, MemoryStore};
 use tokio::sync::Notify;
 
-use crate::world::{Table, World, definition, put};
+use crate::world::{BuildAndRun, Table, World, definition, put};
 
 const ITEMS: usize = 40;
 
@@ -63,13 +62,7 @@ async fn a_recount_of_more_keys_than_it_may_hold_finds_the_same_in_parts() {
         let pipeline = pipeline.at_least_once().unwrap();
         let reconcile = world.reconcile_of(pipeline).max_keys(max_keys);
         let before = world.tables().pages;
-        let reconciled = reconcile
-            .max_listed(7)
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap();
+        let reconciled = reconcile.max_listed(7).run().await.unwrap();
         let pages = world.tables().pages - before;
         (reconciled, pages)
     };
@@ -124,7 +117,7 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
     let world = counted();
     gap(&world);
     let limited = || world.reconcile().max_differing(15);
-    let error = limited().build().unwrap().run().await.unwrap_err();
+    let error = limited().run().await.unwrap_err();
     assert!(
         matches!(error, ReconcileError::Inspection { .. }),
         "{error:?}"
@@ -136,14 +129,7 @@ async fn more_differences_than_it_may_hold_end_it_and_are_mended_in_several_runs
     let mut runs = 0;
     let last = loop {
         runs += 1;
-        match limited()
-            .max_suspects(5)
-            .repair()
-            .build()
-            .unwrap()
-            .run()
-            .await
-        {
+        match limited().max_suspects(5).repair().run().await {
             Ok(reconciled) => break reconciled,
             Err(error) => assert!(runs < 10, "{error:?}"),
         }
@@ -166,22 +152,9 @@ async fn mended_items_do_not_count_against_the_limit_and_their_keys_do() {
         world.lose_all();
         // The keys are `alice` and `all`.
         let reconcile = world.reconcile().max_differing(limit);
-        let told = reconcile
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap_err()
-            .to_string();
+        let told = reconcile.run().await.unwrap_err().to_string();
         assert!(told.contains("totals"), "{told}");
-        let repaired = world
-            .reconcile()
-            .max_differing(limit)
-            .repair()
-            .build()
-            .unwrap()
-            .run()
-            .await;
+        let repaired = world.reconcile().max_differing(limit).repair().run().await;
         assert_eq!(repaired.is_ok(), keys_fit, "{repaired:?}");
         // Either way what was mended stays so.
         assert_eq!(world.totals(), world.recount());
@@ -196,7 +169,7 @@ async fn what_is_not_remembered_is_looked_up_and_named_once() {
     world.lose_all();
     for remember in [0, 10, 1_000] {
         let reconciled = world.reconcile().remember(remember).max_suspects(4);
-        let reconciled = reconciled.build().unwrap().run().await.unwrap();
+        let reconciled = reconciled.run().await.unwrap();
         let found = by_ledger(&reconciled);
         assert_eq!(found.differing, ITEMS as u64 / 2 + 1, "{remember}");
         assert_eq!(found.ledger_rows, ITEMS as u64);
@@ -213,7 +186,7 @@ async fn pages_look_ups_and_listings_keep_to_the_budget() {
         let heard = Arc::clone(&last);
         let reconcile = world.reconcile().lag(Duration::ZERO).read_budget(budget);
         let reconcile = reconcile.on_progress(move |told| *heard.lock().unwrap() = Some(*told));
-        let reconciled = reconcile.build().unwrap().run().await.unwrap();
+        let reconciled = reconcile.run().await.unwrap();
         let told = last.lock().unwrap().unwrap();
         assert_eq!(told.ledger_rows, ITEMS as u64);
         let took = world.clock.monotonic() - begun;
@@ -237,8 +210,6 @@ async fn pages_look_ups_and_listings_keep_to_the_budget() {
     let error = world
         .reconcile()
         .read_budget(ReadBudget::PercentOfProvisioned(50.0))
-        .build()
-        .unwrap()
         .run()
         .await;
     assert!(matches!(error, Err(ReconcileError::Option(_))), "{error:?}");
@@ -306,7 +277,7 @@ async fn one_slow_page_does_not_hold_up_the_other_segments() {
         other_is_read: Notify::new(),
     };
     let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), source);
-    let run = reconcile.build().unwrap().run();
+    let run = reconcile.run();
     let reconciled = tokio::time::timeout(Duration::from_secs(3600), run).await;
     let reconciled = reconciled.expect("it waits for the slow page").unwrap();
     assert_eq!(reconciled.rows, ITEMS as u64);

@@ -8,7 +8,7 @@ use murmur_core::audit::{AuditOptions, Mending};
 use murmur_snapshot::ReconcileError;
 use murmur_snapshot::reconcile::Findings;
 
-use crate::world::{World, put};
+use crate::world::{BuildAndRun, World, put};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -57,7 +57,7 @@ async fn twenty_minutes_of_failures_end_no_reconcile_whenever_they_begin() {
         let (told, tell) = listener();
         let processor = world.processor_of(world.pipeline()).on_outage(tell);
         let reconcile = world.reconcile_by(processor).repair();
-        let reconciled = reconcile.build().unwrap().run().await.unwrap();
+        let reconciled = reconcile.run().await.unwrap();
         if world.tables().requests <= from {
             break;
         }
@@ -106,7 +106,7 @@ async fn twenty_minutes_of_failures_end_no_audit_whenever_they_begin() {
 #[tokio::test]
 async fn an_outage_beyond_the_budget_says_how_long_it_was_tried() {
     let world = world(3, 40 * MINUTE);
-    let error = world.reconcile().build().unwrap().run().await.unwrap_err();
+    let error = world.reconcile().run().await.unwrap_err();
     assert!(matches!(error, ReconcileError::GaveUp { .. }), "{error:?}");
     assert!(error.is_retryable());
     assert!(

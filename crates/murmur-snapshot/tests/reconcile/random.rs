@@ -6,7 +6,7 @@ use std::time::Duration;
 use murmur_snapshot::Reconciled;
 use murmur_snapshot::reconcile::Findings;
 
-use crate::world::{Flaw, LAG, World, definition};
+use crate::world::{BuildAndRun, Flaw, LAG, World, definition};
 
 const SEEDS: u64 = 300;
 
@@ -50,7 +50,7 @@ async fn after_a_repair_in_the_midst_of_it_totals_are_the_recount() {
             0 => reconcile.max_suspects(2).remember(3),
             _ => reconcile,
         };
-        let reconciled = reconciled.build().unwrap().run().await.unwrap();
+        let reconciled = reconciled.run().await.unwrap();
         rest(&world);
         let found = ledger(&reconciled);
         // Whatever was not settled was under the hands of live, or is for another run.
@@ -66,14 +66,7 @@ async fn after_a_repair_in_the_midst_of_it_totals_are_the_recount() {
         );
 
         // Again, at rest: then it is all right, clean or not.
-        let again = world
-            .reconcile()
-            .repair()
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap();
+        let again = world.reconcile().repair().run().await.unwrap();
         assert!(again.is_clean(), "seed {seed}");
         assert_eq!(world.totals(), world.recount(), "seed {seed}");
         lost += gap;
@@ -93,14 +86,7 @@ async fn nothing_is_named_while_live_only_lags() {
     let (mut suspects, mut unsettled) = (0, 0);
     for seed in 0..SEEDS {
         let (world, _) = with_gap(seed, None, false);
-        let reconciled = world
-            .reconcile()
-            .concurrency(1)
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap();
+        let reconciled = world.reconcile().concurrency(1).run().await.unwrap();
         let found = ledger(&reconciled);
         assert_eq!(found.differing, 0, "seed {seed}: {found:#?}");
         suspects += found.suspects;
@@ -120,7 +106,7 @@ async fn wrong(flaw: Option<Flaw>, lag: Duration) -> (u64, u64) {
         for gap in [false, true] {
             let (world, _) = with_gap(seed, flaw, gap);
             let reconcile = world.reconcile().repair().lag(lag).concurrency(1);
-            let reconciled = reconcile.build().unwrap().run().await.unwrap();
+            let reconciled = reconcile.run().await.unwrap();
             let found = ledger(&reconciled);
             rest(&world);
             named += u64::from(!gap && found.differing > 0);

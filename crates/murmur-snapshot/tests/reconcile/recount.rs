@@ -12,7 +12,7 @@ use murmur_snapshot::reconcile::Findings;
 use murmur_state::store::Add;
 use murmur_state::{Deadline, Key, MemoryStore, Monoid, Store, Timestamp};
 
-use crate::world::{NOW, Order, Put, World, definition, name, put};
+use crate::world::{BuildAndRun, NOW, Order, Put, World, definition, name, put};
 
 const ORDERS: [(&str, &str, i64); 4] = [
     ("o1", "alice", 100),
@@ -83,13 +83,7 @@ fn by_customer() -> Keyed<Order> {
 #[tokio::test]
 async fn what_is_right_takes_one_scan() {
     let (world, store) = (table(), counted().await);
-    let reconciled = world
-        .reconcile_of(totals(&store))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(totals(&store)).run().await.unwrap();
     assert_eq!((reconciled.rows, found(&reconciled).state_rows), (4, 4));
     assert_eq!(
         (found(&reconciled).suspects, found(&reconciled).differing),
@@ -107,13 +101,7 @@ async fn keys_that_differ_twice_by_the_same_are_named() {
     add(&store, "nobody", 7).await;
     world.write("o9", Some(put("dave", 9)));
     add(&store, "all", 9).await;
-    let reconciled = world
-        .reconcile_of(totals(&store))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(totals(&store)).run().await.unwrap();
     let all = [
         ("alice", by(-30)),
         ("bob", by(5)),
@@ -132,7 +120,7 @@ async fn keys_that_differ_twice_by_the_same_are_named() {
     );
     assert_eq!(reconciled.pipelines[0].left(), 4);
     let limited = world.reconcile_of(totals(&store)).max_listed(2);
-    let limited = limited.build().unwrap().run().await.unwrap();
+    let limited = limited.run().await.unwrap();
     assert_eq!((found(&limited).differing, keys(&limited).len()), (4, 2));
     // A pipeline that never takes anything back says what is and what should be.
     let adding = definition()
@@ -140,13 +128,7 @@ async fn keys_that_differ_twice_by_the_same_are_named() {
         .store(store)
         .at_least_once()
         .unwrap();
-    let reconciled = world
-        .reconcile_of(adding)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(adding).run().await.unwrap();
     let (state, should_be) = ("70".to_owned(), "100".to_owned());
     assert_eq!(
         keys(&reconciled)[0],
@@ -168,13 +150,7 @@ async fn what_live_catches_up_with_is_no_difference_and_what_moves_is_not_settle
         add(&late, "all", 50 - 300 + 1).now_or_never().unwrap();
         add(&late, "bob", -10).now_or_never().unwrap();
     }));
-    let reconciled = world
-        .reconcile_of(totals(&store))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(totals(&store)).run().await.unwrap();
     assert_eq!(keys(&reconciled), [("carol", by(-1))]);
     let found = found(&reconciled);
     assert_eq!(
@@ -193,13 +169,7 @@ async fn rows_that_can_never_count_are_told_once() {
     world.write("o9", Some(bad));
     world.write("o8", Some(put("", 0)));
     add(&store, "bob", 1).await;
-    let reconciled = world
-        .reconcile_of(totals(&store))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(totals(&store)).run().await.unwrap();
     assert_eq!(keys(&reconciled), [("bob", by(1))]);
     assert_eq!(
         (reconciled.rejected_rows, reconciled.rejected.len()),
@@ -218,7 +188,7 @@ async fn idempotent_monoids_compare_and_a_deletion_does_not_undo() {
         .value(|order| order.cents)
         .aggregate(Max::new());
     let pipeline = pipeline.store(largest).at_least_once().unwrap();
-    let run = || world.reconcile_of(pipeline.clone()).build().unwrap().run();
+    let run = || world.reconcile_of(pipeline.clone()).run();
     assert_eq!(found(&run().await.unwrap()).differing, 0);
     world.write("o3", None);
     let (state, should_be) = ("300".to_owned(), "200".to_owned());
@@ -233,13 +203,7 @@ async fn idempotent_monoids_compare_and_a_deletion_does_not_undo() {
         .value(|order| order.cents)
         .aggregate(Set::new());
     let pipeline = pipeline.store(amounts).at_least_once().unwrap();
-    let reconciled = world
-        .reconcile_of(pipeline)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline).run().await.unwrap();
     assert_eq!(keys(&reconciled).len(), 1, "{reconciled:?}");
     assert_eq!(keys(&reconciled)[0].0, "carol");
 }
@@ -257,7 +221,7 @@ async fn of_first_and_last_the_times_are_compared() {
         .value(|order| (Timestamp::from_secs(order.placed_at), order.cents))
         .aggregate(last);
     let pipeline = pipeline.store(store.clone()).at_least_once().unwrap();
-    let run = || world.reconcile_of(pipeline.clone()).build().unwrap().run();
+    let run = || world.reconcile_of(pipeline.clone()).run();
     // Live knows sequence numbers, a scan does not.
     assert_eq!(found(&run().await.unwrap()).differing, 0);
     add(&store, "bob", last.lift(at(NOW.as_secs() + 1))).await;
@@ -289,12 +253,6 @@ async fn rows_of_windows_that_are_over_are_left_out() {
         .window(window, |order| Timestamp::from_secs(order.placed_at))
         .retract();
     let pipeline = pipeline.store(store).at_least_once().unwrap();
-    let reconciled = world
-        .reconcile_of(pipeline)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline).run().await.unwrap();
     assert_eq!(keys(&reconciled), [("alice", by(7))], "of today alone");
 }

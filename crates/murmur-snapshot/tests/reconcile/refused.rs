@@ -10,7 +10,7 @@ use murmur_snapshot::source::{Cursor, Description, Page};
 use murmur_snapshot::{Lookup, Reconcile, ReconcileError, Source, SourceError};
 use murmur_state::{Causes, Deadline, HandoffToken, ItemId, MemoryDeduper, MemoryStore};
 
-use crate::world::{Order, World, definition, put};
+use crate::world::{BuildAndRun, Order, World, definition, put};
 
 async fn refused(world: &Arc<World>, pipeline: Pipeline<Order>, repair: bool) -> ReconcileError {
     let reconcile = world.reconcile_of(pipeline);
@@ -197,7 +197,7 @@ async fn a_source_that_leaves_items_out_or_never_ends_is_refused() {
             table_arn: None,
         };
         let reconcile = Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), odd);
-        let error = reconcile.build().unwrap().run().await.unwrap_err();
+        let error = reconcile.run().await.unwrap_err();
         assert!(matches!(&error, ReconcileError::Source { .. }), "{error}");
         assert!(
             Causes(&error).to_string().contains(said),
@@ -247,7 +247,7 @@ async fn another_table_than_the_one_that_was_counted_is_refused_before_it_is_rea
         };
         let reconcile =
             Reconcile::builder(Processor::new([world.pipeline()]).unwrap(), odd).repair();
-        let error = reconcile.build().unwrap().run().await.unwrap_err();
+        let error = reconcile.run().await.unwrap_err();
         let text = error.to_string();
         match error {
             ReconcileError::OtherTable { .. } => {

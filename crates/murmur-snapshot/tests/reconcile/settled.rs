@@ -11,7 +11,7 @@ use murmur_snapshot::reconcile::{Findings, SettledFindings};
 use murmur_state::error::Place;
 use murmur_state::{Key, StoreError};
 
-use crate::world::{Order, Put, World, definition, name, put};
+use crate::world::{BuildAndRun, Order, Put, World, definition, name, put};
 
 fn settling() -> Definition<Order, Sum> {
     definition().settle()
@@ -75,13 +75,7 @@ async fn settled_items_do_not_differ_in_the_table_or_gone_from_it() {
     world.write("s3", Some(put("bob", 1)));
     world.deliver_all();
     let before = world.tables().pages;
-    let reconciled = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     let found = items(&reconciled);
     assert_eq!((found.settled, found.ledger_rows), (3, 5));
     assert_eq!(
@@ -120,7 +114,7 @@ async fn a_lost_change_of_a_settled_item_is_named_by_key_and_not_mended() {
         } else {
             reconcile
         };
-        let reconciled = reconcile.build().unwrap().run().await.unwrap();
+        let reconciled = reconcile.run().await.unwrap();
         assert_eq!(items(&reconciled).differing, 0);
         assert_eq!(
             off(&reconciled),
@@ -139,13 +133,7 @@ async fn a_lost_change_of_a_settled_item_is_named_by_key_and_not_mended() {
         // The next change of such an item does not heal it.
         world.write("s1", Some(put("bob", 101)));
         world.deliver_all();
-        let again = world
-            .reconcile_of(pipeline(&world))
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap();
+        let again = world.reconcile_of(pipeline(&world)).run().await.unwrap();
         assert_eq!(off(&again), off(&reconciled));
     }
 }
@@ -157,13 +145,7 @@ async fn items_of_the_ledger_are_mended_first_and_then_the_keys_are_recounted() 
     world.write("t1", Some(put("alice", 51)));
     world.write("t2", None);
     world.lose_all();
-    let told = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let told = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     let sum = -7 - 50 + 1;
     assert_eq!(items(&told).differing, 2);
     assert_eq!(
@@ -175,7 +157,7 @@ async fn items_of_the_ledger_are_mended_first_and_then_the_keys_are_recounted() 
 
     let before = world.tables().pages;
     let reconcile = world.reconcile_of(pipeline(&world)).repair();
-    let mended = reconcile.build().unwrap().run().await.unwrap();
+    let mended = reconcile.run().await.unwrap();
     assert_eq!((items(&mended).differing, items(&mended).mended), (2, 2));
     assert_eq!(off(&mended), [by("alice", -7), by("all", -7)]);
     assert_eq!(
@@ -189,7 +171,7 @@ async fn items_of_the_ledger_are_mended_first_and_then_the_keys_are_recounted() 
 
     // What nothing was mended for takes no third scan, and none that is right a second one.
     let reconcile = world.reconcile_of(pipeline(&world)).repair();
-    let again = reconcile.build().unwrap().run().await.unwrap();
+    let again = reconcile.run().await.unwrap();
     assert_eq!(items(&again).differing, 0);
     assert_eq!(off(&again), off(&mended));
     assert_eq!(world.tables().pages - before, (3 + 2) * 2);
@@ -203,7 +185,7 @@ async fn a_repair_that_unbalances_keys_is_seen() {
     world.write("t1", Some(put("alice", 1 - 7)));
     world.lose_all();
     let reconcile = world.reconcile_of(pipeline(&world)).repair();
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     assert_eq!(items(&reconciled).mended, 1);
     assert_eq!(off(&reconciled), [by("alice", -7), by("all", -7)]);
 }
@@ -213,13 +195,7 @@ async fn where_none_was_let_settle_and_none_has_nothing_is_recounted() {
     let world = World::with(1, None, settling());
     world.write("t1", Some(put("alice", 1)));
     world.deliver_all();
-    let reconciled = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     assert_eq!(items(&reconciled).settled, 0);
     assert_eq!(
         reconciled.pipelines[0].settled,
@@ -229,13 +205,7 @@ async fn where_none_was_let_settle_and_none_has_nothing_is_recounted() {
 
     // Let settle, and none has yet: any may while it is looked at.
     world.let_settle();
-    let reconciled = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     assert_eq!(items(&reconciled).settled, 0);
     assert_eq!(recounted(&reconciled).differing, 0);
 }
@@ -262,13 +232,7 @@ async fn items_that_settle_while_it_runs_are_recounted_all_the_same() {
     world.lose_all();
     let reconcile = world.reconcile_of(pipeline(&world)).repair();
     // Items are looked up in the midst of the scan.
-    let reconciled = reconcile
-        .max_suspects(1)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = reconcile.max_suspects(1).run().await.unwrap();
     assert_eq!(
         (items(&reconciled).mended, items(&reconciled).settled),
         (1, 1)
@@ -295,7 +259,7 @@ async fn an_item_that_settles_before_it_is_mended_is_told() {
         Box::new(World::deliver_all),
     ]);
     let reconcile = world.reconcile_of(pipeline(&world)).repair();
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     let found = items(&reconciled);
     assert_eq!((found.differing, found.mended), (1, 0), "{found:?}");
     assert_eq!(found.items[0].item, name("t1"));
@@ -304,13 +268,7 @@ async fn an_item_that_settles_before_it_is_mended_is_told() {
     // What settled it has healed it.
     assert_eq!(off(&reconciled), []);
     assert_eq!(world.totals(), world.recount());
-    let again = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let again = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     assert!(again.is_clean());
 }
 
@@ -325,7 +283,7 @@ async fn a_mending_that_fails_leaves_its_keys_to_the_recount_as_well() {
         source: None,
     });
     let reconcile = world.reconcile_of(pipeline(&world)).repair();
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     assert_eq!(
         (items(&reconciled).differing, items(&reconciled).mended),
         (1, 0)
@@ -344,7 +302,7 @@ async fn where_expired_items_go_on_counting_settled_ones_are_not_recounted_and_i
     world.lose_all();
     let before = world.tables().pages;
     let reconcile = world.reconcile_of(world.by_ledger(keeping())).repair();
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     let of = &reconciled.pipelines[0];
     assert_eq!(of.settled, SettledFindings::KeepsExpired);
     assert!(of.settled.advice().unwrap().contains("Time to Live"));
@@ -379,7 +337,7 @@ async fn rows_that_can_never_count_are_told_once_and_count_nothing_in_the_recoun
     world.write("o2", Some(bad));
     world.deliver_all();
     let reconcile = world.reconcile_of(world.by_ledger(many()));
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     assert_eq!(items(&reconciled).settled, 1);
     assert_eq!(
         (reconciled.rejected_rows, reconciled.rejected.len()),
@@ -409,7 +367,7 @@ async fn a_recount_beside_the_ledger_goes_in_parts_where_keys_are_many() {
     world.write("u", Some(put("u", 1)));
     world.lose_all();
     let reconcile = world.reconcile_of(pipeline(&world)).repair().max_keys(3);
-    let reconciled = reconcile.build().unwrap().run().await.unwrap();
+    let reconciled = reconcile.run().await.unwrap();
     assert_eq!(items(&reconciled).mended, 1);
     let mut wanted: Vec<_> = customers.iter().map(|key| by(key, -1)).collect();
     wanted.insert(1, by("all", -10));
@@ -438,13 +396,7 @@ async fn an_audit_of_a_partly_settled_ledger_names_no_key() {
     assert_eq!(of.as_str(), "totals");
     assert!((1..=3).contains(&items), "{items}");
     // What it would have found is found by the recount.
-    let reconciled = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     assert_eq!(off(&reconciled), [by("alice", 5)]);
 
     // It is told by rows that have settled, not by what was let.
@@ -495,13 +447,7 @@ async fn items_that_change_places_while_it_waits_do_not_make_a_difference() {
         // Not done at the second one.
         world.write("s3", Some(put("alice", 307)));
     }));
-    let reconciled = world
-        .reconcile_of(pipeline(&world))
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(pipeline(&world)).run().await.unwrap();
     assert_eq!(off(&reconciled), []);
     assert_eq!(recounted(&reconciled).unsettled, 2);
 }

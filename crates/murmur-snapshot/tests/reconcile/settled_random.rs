@@ -9,7 +9,7 @@ use murmur_core::{Definition, Sum};
 use murmur_snapshot::Reconciled;
 use murmur_snapshot::reconcile::{Findings, SettledFindings};
 
-use crate::world::{Order, World, definition};
+use crate::world::{BuildAndRun, Order, World, definition};
 
 const SEEDS: u64 = 300;
 
@@ -104,7 +104,7 @@ async fn what_settled_items_lost_is_named_by_key_and_what_others_lost_is_mended(
             0 => reconcile.max_suspects(2).remember(3),
             _ => reconcile,
         };
-        let reconciled = reconciled.build().unwrap().run().await.unwrap();
+        let reconciled = reconciled.run().await.unwrap();
         rest(&world);
         let (items, keys) = found(&reconciled);
         let mended = items.differing == items.mended && items.unsettled == 0;
@@ -126,7 +126,7 @@ async fn what_settled_items_lost_is_named_by_key_and_what_others_lost_is_mended(
 
         // Again, at rest: all that can be mended is, and all else is named.
         let repair = world.reconcile_of(world.by_ledger(settling())).repair();
-        let again = repair.build().unwrap().run().await.unwrap();
+        let again = repair.run().await.unwrap();
         let (left, recounted) = found(&again);
         assert_eq!(
             (left.differing - left.mended, left.unsettled),
@@ -170,13 +170,7 @@ async fn nothing_is_named_where_nothing_was_lost() {
     for seed in 0..2 * SEEDS {
         let (world, _) = with_gap(seed, false);
         let reconcile = world.reconcile_of(world.by_ledger(settling()));
-        let reconciled = reconcile
-            .concurrency(1)
-            .build()
-            .unwrap()
-            .run()
-            .await
-            .unwrap();
+        let reconciled = reconcile.concurrency(1).run().await.unwrap();
         let (items, keys) = found(&reconciled);
         assert_eq!(items.differing, 0, "seed {seed}: {items:#?}");
         assert_eq!(keys.differing, 0, "seed {seed}: {keys:#?}");

@@ -16,7 +16,7 @@ use murmur_core::{
 use murmur_snapshot::lookup::{Look, LookedUp};
 use murmur_snapshot::reconcile::ReconcileBuilder;
 use murmur_snapshot::source::{Cursor, Description, Page};
-use murmur_snapshot::{Lookup, Reconcile, Source, SourceError};
+use murmur_snapshot::{Lookup, Reconcile, ReconcileError, Reconciled, Source, SourceError};
 use murmur_state::intercept::{Intercept, Intercepted};
 use murmur_state::store::{
     Binding, Bound, LedgerEntry, ListSegment, Listed, Mend, Outcome, StateRow,
@@ -28,6 +28,17 @@ use murmur_state::{
 };
 
 pub(crate) const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+/// Runs what a builder makes, whose options can be used.
+pub(crate) trait BuildAndRun {
+    fn run(self) -> impl Future<Output = Result<Reconciled, ReconcileError>> + Send;
+}
+
+impl<T: Send + Sync + 'static, S: Lookup> BuildAndRun for ReconcileBuilder<T, S> {
+    async fn run(self) -> Result<Reconciled, ReconcileError> {
+        self.build()?.run().await
+    }
+}
 
 /// How far live is behind at most.
 pub(crate) const LIVE_LAG: Duration = Duration::from_secs(20);

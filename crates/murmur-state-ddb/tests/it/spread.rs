@@ -9,8 +9,7 @@ use murmur_core::{
     AttributeValue, Change, Definition, EventName, Item, Pipeline, Processor, Record,
     RecordOutcome, Row, Sum, item_id,
 };
-use murmur_state::conformance::Subject;
-use murmur_state::conformance::bound;
+use murmur_state::conformance::{Subject, bound};
 use murmur_state::store::{Add, Binding, Once, Outcome};
 use murmur_state::{
     Deadline, EventId, ExactlyOnce, Fault, Key, PipelineName, Read, ReadExt, SequenceNumber,

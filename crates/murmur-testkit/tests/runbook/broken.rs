@@ -10,7 +10,7 @@ use murmur_testkit::cloud::Cloud;
 use serde_json::{Value, json};
 
 use crate::steps::assert_nothing_given_up;
-use crate::world::{HOUR, Lambda, MINUTE, Off, TABLE, TABLES, Tables, World, named};
+use crate::world::{BuildAndRun, HOUR, Lambda, MINUTE, Off, TABLE, TABLES, Tables, World, named};
 use crate::writes::{Writes, order};
 
 /// Tables made anew, for a pipeline of the same name.
@@ -34,13 +34,7 @@ async fn a_bootstrap_that_was_killed_goes_on_where_it_was() {
                 assert!(world.killed_after(life, dies).await.is_none());
                 world.time.sleep(30 * MINUTE).await;
             }
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap()
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap()
         })
         .await;
     assert_eq!((report.rerun, report.ended), (true, Ended::Finished));
@@ -63,20 +57,14 @@ async fn resumed_after_23_hours_it_is_refused_and_beside_a_live_that_was_running
             let dies = world.checking(&lambda, 10 * MINUTE);
             assert!(world.killed_after(25 * MINUTE, dies).await.is_none());
             world.time.reached(25 * HOUR).await;
-            let error = world
-                .checking(&lambda, MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap_err();
+            let error = world.checking(&lambda, MINUTE).run().await.unwrap_err();
             assert!(
                 matches!(error, BootstrapError::TooOld { hours: 23, .. }),
                 "{error}"
             );
             assert!(error.to_string().contains("live_is_running"), "{error}");
             let goes_on = world.checking(&lambda, 10 * MINUTE).live_is_running();
-            goes_on.build().unwrap().run().await.unwrap()
+            goes_on.run().await.unwrap()
         })
         .await;
     assert!(report.rerun && report.earlier.counts.rows > 0, "{report:?}");
@@ -94,13 +82,7 @@ async fn a_function_that_fails_for_three_hours_catches_up_where_retries_have_no_
     let (deliveries, off) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             world.time.reached(5 * HOUR).await;
             world.off().await
         })
@@ -122,23 +104,10 @@ async fn a_function_that_fails_for_longer_than_its_retries_last_is_told_of_and_m
     let (deliveries, off) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             world.time.reached(7 * HOUR).await;
             let off = world.off().await;
-            let mended = world
-                .reconcile()
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile().repair().run().await.unwrap();
             assert_eq!(named(&mended), off);
             assert!(mended.is_clean(), "{mended:?}");
             off
@@ -164,29 +133,16 @@ async fn a_mapping_that_was_off_for_25_hours_leaves_a_gap_that_reconcile_names_a
     let (deliveries, off) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             world.time.reached(5 * HOUR).await;
             assert_eq!(world.off().await, Off::new());
             world.time.reached(31 * HOUR + 40 * MINUTE).await;
             let off = world.off().await;
-            let told = world.reconcile().build().unwrap().run().await.unwrap();
+            let told = world.reconcile().run().await.unwrap();
             assert_eq!(named(&told), off);
             assert!(!told.is_clean());
             world.time.reached(33 * HOUR).await;
-            let mended = world
-                .reconcile()
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile().repair().run().await.unwrap();
             assert!(mended.is_clean(), "{mended:?}");
             off
         })
@@ -218,18 +174,12 @@ async fn an_order_that_can_never_count_is_given_up_and_named_and_counts_when_it_
     let (deliveries, ()) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 5 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 5 * MINUTE).run().await.unwrap();
             // Once the retries are over and what waited behind them is done.
             world.time.reached(20 * HOUR).await;
             let off = world.off().await;
             assert_eq!(off["poor"], 2 * 77, "they count what they were: {off:?}");
-            let told = world.reconcile().build().unwrap().run().await.unwrap();
+            let told = world.reconcile().run().await.unwrap();
             assert_eq!(named(&told), off);
             assert_eq!(told.rejected_rows, 3, "{told:?}");
             let listed: Vec<_> = told.rejected.iter().map(|row| row.id.as_str()).collect();
@@ -239,14 +189,7 @@ async fn an_order_that_can_never_count_is_given_up_and_named_and_counts_when_it_
             world.time.reached(23 * HOUR).await;
             let off = world.off().await;
             assert_eq!(off["poor"], 77, "what is mended counts: {off:?}");
-            let mended = world
-                .reconcile()
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile().repair().run().await.unwrap();
             assert_eq!(named(&mended), off);
             assert!(mended.is_clean());
         })
@@ -267,12 +210,7 @@ async fn an_order_that_can_never_count_is_given_up_and_named_and_counts_when_it_
 
 /// What a bootstrap into these tables says that may not begin.
 async fn refusal(world: &World, tables: Tables) -> String {
-    let error = world
-        .bootstrap_into(tables, MINUTE)
-        .build()
-        .unwrap()
-        .run()
-        .await;
+    let error = world.bootstrap_into(tables, MINUTE).run().await;
     let error = error.unwrap_err();
     assert!(
         matches!(
@@ -297,13 +235,7 @@ async fn a_new_definition_takes_new_tables_and_is_filled_beside_the_old_one() {
     let (deliveries, ()) = world
         .play(&[&old, &second], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&old, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&old, 10 * MINUTE).run().await.unwrap();
             world.make(new).await;
             // New markers beside the old state, or none of both.
             for markers in [NEW.markers, TABLES.markers] {
@@ -334,13 +266,7 @@ async fn a_new_definition_takes_new_tables_and_is_filled_beside_the_old_one() {
                 );
             }
             world.time.reached(5 * HOUR).await;
-            let report = world
-                .bootstrap_into(new, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let report = world.bootstrap_into(new, 10 * MINUTE).run().await.unwrap();
             assert!(!report.rerun);
         })
         .await;
@@ -375,23 +301,11 @@ async fn a_state_or_marker_table_that_was_lost_takes_both_anew() {
         let (_, ()) = world
             .play(&[&first, &second], async {
                 world.time.reached(2 * HOUR).await;
-                world
-                    .checking(&first, 10 * MINUTE)
-                    .build()
-                    .unwrap()
-                    .run()
-                    .await
-                    .unwrap();
+                world.checking(&first, 10 * MINUTE).run().await.unwrap();
                 world.time.reached(4 * HOUR).await;
                 made_anew(&world, lost).await;
-                let again = world.bootstrap(MINUTE).build().unwrap().run().await;
-                let anew = world
-                    .bootstrap(MINUTE)
-                    .restart()
-                    .build()
-                    .unwrap()
-                    .run()
-                    .await;
+                let again = world.bootstrap(MINUTE).run().await;
+                let anew = world.bootstrap(MINUTE).restart().run().await;
                 for error in [again.unwrap_err(), anew.unwrap_err()] {
                     assert!(matches!(error, BootstrapError::State { .. }), "{error}");
                     let said = Causes(&error).to_string();
@@ -399,13 +313,7 @@ async fn a_state_or_marker_table_that_was_lost_takes_both_anew() {
                 }
                 world.make(NEW).await;
                 world.time.reached(6 * HOUR).await;
-                world
-                    .bootstrap_into(NEW, 10 * MINUTE)
-                    .build()
-                    .unwrap()
-                    .run()
-                    .await
-                    .unwrap();
+                world.bootstrap_into(NEW, 10 * MINUTE).run().await.unwrap();
             })
             .await;
         world.assert_right_in(NEW).await;
@@ -441,13 +349,7 @@ async fn a_stream_that_was_switched_off_and_on_is_refused_and_takes_new_tables()
     let arn = switched(&world.cloud);
     assert_ne!(arn, world.arn);
     world.register(&arn);
-    let error = world
-        .bootstrap(MINUTE)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap_err();
+    let error = world.bootstrap(MINUTE).run().await.unwrap_err();
     assert!(
         matches!(error, BootstrapError::OtherStream { .. }),
         "{error}"
@@ -469,13 +371,7 @@ async fn a_stream_that_was_switched_off_and_on_is_refused_and_takes_new_tables()
         .play(&[&second, &old_tables], async {
             world.make(NEW).await;
             world.time.reached(9 * HOUR).await;
-            world
-                .bootstrap_into(NEW, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.bootstrap_into(NEW, 10 * MINUTE).run().await.unwrap();
         })
         .await;
     assert_nothing_given_up(&deliveries[..1]);
@@ -497,28 +393,9 @@ async fn state_of_another_mode_is_refused_and_takes_new_tables() {
     let (deliveries, ()) = world
         .play(&[&lambda], async {
             world.time.reached(HOUR).await;
-            world
-                .bootstrap_exactly_once()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
-            let again = world
-                .bootstrap(MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap_err();
-            let anew = world
-                .bootstrap(MINUTE)
-                .restart()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap_err();
+            world.bootstrap_exactly_once().run().await.unwrap();
+            let again = world.bootstrap(MINUTE).run().await.unwrap_err();
+            let anew = world.bootstrap(MINUTE).restart().run().await.unwrap_err();
             assert!(matches!(anew, BootstrapError::State { .. }), "{anew}");
             for said in [Causes(&again).to_string(), Causes(&anew).to_string()] {
                 assert!(
@@ -528,13 +405,7 @@ async fn state_of_another_mode_is_refused_and_takes_new_tables() {
             }
             world.make(NEW).await;
             world.time.reached(4 * HOUR).await;
-            world
-                .bootstrap_into(NEW, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.bootstrap_into(NEW, 10 * MINUTE).run().await.unwrap();
         })
         .await;
     assert_nothing_given_up(&deliveries);

@@ -7,7 +7,9 @@ use murmur_snapshot::reconcile::SettledFindings;
 use murmur_snapshot::settle::SettleError;
 
 use crate::steps::assert_nothing_given_up;
-use crate::world::{HOUR, Lambda, MINUTE, Off, SETTLING, TABLES, Tables, World, off_by, only};
+use crate::world::{
+    BuildAndRun, HOUR, Lambda, MINUTE, Off, SETTLING, TABLES, Tables, World, off_by, only,
+};
 use crate::writes::{Writes, order};
 
 /// A function by whose definition orders settle.
@@ -30,21 +32,9 @@ async fn orders_leave_the_ledger_when_the_tables_are_filled_and_totals_stay_righ
             let filling = world.checking(&lambda, 10 * MINUTE);
             assert!(world.killed_after(15 * MINUTE, filling).await.is_none());
             let early = world.ledger(SETTLING).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             world.time.reached(7 * HOUR).await;
-            let reconciled = world
-                .reconcile_of(SETTLING)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let reconciled = world.reconcile_of(SETTLING).run().await.unwrap();
             assert!(reconciled.is_clean(), "{reconciled:?}");
             early
         })
@@ -54,13 +44,7 @@ async fn orders_leave_the_ledger_when_the_tables_are_filled_and_totals_stay_righ
     assert!(ledger.settling && ledger.settled > 50, "{ledger:?}");
     assert_nothing_given_up(&deliveries);
     world.assert_right_in(SETTLING).await;
-    let reconciled = world
-        .reconcile_of(SETTLING)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let reconciled = world.reconcile_of(SETTLING).run().await.unwrap();
     let settled = &only(&reconciled).settled;
     assert!(
         matches!(settled, SettledFindings::Recount(_)),
@@ -80,18 +64,12 @@ async fn tables_that_were_filled_before_settle_when_they_are_told_to() {
     let (deliveries, ()) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR).await;
-            let early = world.settle(SETTLING).build().unwrap().run().await;
+            let early = world.settle(SETTLING).run().await;
             assert!(
                 matches!(early, Err(SettleError::NeverBootstrapped { .. })),
                 "{early:?}"
             );
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             let other = world.settle(TABLES).build();
             assert!(
                 matches!(other, Err(SettleError::NotDefined { .. })),
@@ -99,7 +77,7 @@ async fn tables_that_were_filled_before_settle_when_they_are_told_to() {
             );
             world.time.reached(4 * HOUR + 30 * MINUTE).await;
             assert_eq!(world.ledger(SETTLING).await.settled, 0);
-            let told = world.settle(SETTLING).build().unwrap().run().await.unwrap();
+            let told = world.settle(SETTLING).run().await.unwrap();
             assert!(told.pipelines.iter().all(|of| !of.already));
         })
         .await;
@@ -121,24 +99,11 @@ async fn changes_that_were_given_up_count_when_a_second_mapping_reads_the_day_ag
     let (deliveries, off) = world
         .play(&[&lambda, &again], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             world.time.reached(13 * HOUR).await;
             let off = world.off_in(SETTLING).await;
             // It mends what is in the ledger still, and names the rest.
-            let mended = world
-                .reconcile_of(SETTLING)
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile_of(SETTLING).repair().run().await.unwrap();
             let left = world.off_in(SETTLING).await;
             let settled = &only(&mended).settled;
             assert_eq!(off_by(settled.keys()), left);
@@ -173,34 +138,15 @@ async fn a_gap_of_settled_orders_is_named_and_takes_a_new_version() {
     let (_, off) = world
         .play(&[&lambda, &second], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap();
             world.time.reached(38 * HOUR).await;
-            let mended = world
-                .reconcile_of(SETTLING)
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile_of(SETTLING).repair().run().await.unwrap();
             let off = world.off_in(SETTLING).await;
             assert_eq!(off_by(only(&mended).settled.keys()), off);
             assert!(!mended.is_clean());
             world.make(new).await;
             world.time.reached(40 * HOUR).await;
-            world
-                .bootstrap_into(new, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.bootstrap_into(new, 10 * MINUTE).run().await.unwrap();
             off
         })
         .await;
@@ -238,13 +184,7 @@ async fn a_settled_order_that_can_never_count_takes_a_callback_and_the_day_read_
     let (deliveries, off) = world
         .play(&[&lambda, &again], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 5 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.checking(&lambda, 5 * MINUTE).run().await.unwrap();
             world.time.reached(12 * HOUR).await;
             world.off_in(SETTLING).await
         })

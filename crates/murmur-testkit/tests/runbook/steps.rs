@@ -6,7 +6,7 @@ use murmur_snapshot::{BootstrapError, Ended};
 use murmur_state::Causes;
 use murmur_testkit::esm::{Delivery, Trouble};
 
-use crate::world::{HOUR, Lambda, MINUTE, Off, TABLES, World, named};
+use crate::world::{BuildAndRun, HOUR, Lambda, MINUTE, Off, TABLES, World, named};
 use crate::writes::Writes;
 
 /// What the mapping told of nobody.
@@ -29,13 +29,7 @@ async fn a_mapping_that_reads_before_the_scan_and_during_it_misses_nothing() {
     let (deliveries, report) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR).await;
-            world
-                .checking(&lambda, 10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap()
+            world.checking(&lambda, 10 * MINUTE).run().await.unwrap()
         })
         .await;
     assert_eq!(report.ended, Ended::Finished);
@@ -46,15 +40,9 @@ async fn a_mapping_that_reads_before_the_scan_and_during_it_misses_nothing() {
     assert!(met.redelivered > 0 && met.killed > 0, "{met:?}");
     world.assert_right().await;
 
-    let reconciled = world.reconcile().build().unwrap().run().await.unwrap();
+    let reconciled = world.reconcile().run().await.unwrap();
     assert!(reconciled.is_clean() && named(&reconciled).is_empty());
-    let again = world
-        .checking(&lambda, MINUTE)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap();
+    let again = world.checking(&lambda, MINUTE).run().await.unwrap();
     assert!(matches!(again.ended, Ended::FinishedBefore { .. }));
     assert_eq!(again.token, report.token);
 }
@@ -68,13 +56,7 @@ async fn totals_step_back_while_older_changes_are_worked_off_and_come_forward_ag
     let (deliveries, samples) = world
         .play(&[&lambda], async {
             world.time.reached(2 * HOUR + MINUTE).await;
-            let report = world
-                .bootstrap(MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let report = world.bootstrap(MINUTE).run().await.unwrap();
             assert_eq!(report.ended, Ended::Finished);
             let mut samples = Vec::new();
             while world.time.elapsed() < 8 * HOUR {
@@ -93,13 +75,7 @@ async fn totals_step_back_while_older_changes_are_worked_off_and_come_forward_ag
 
 /// The reasons for which a bootstrap beside this mapping, begun at 2 h, is refused.
 async fn refused(world: &World, lambda: &Lambda) -> String {
-    let error = world
-        .checking(lambda, MINUTE)
-        .build()
-        .unwrap()
-        .run()
-        .await
-        .unwrap_err();
+    let error = world.checking(lambda, MINUTE).run().await.unwrap_err();
     assert!(
         matches!(error, BootstrapError::TokenRefused { .. }),
         "{error}"
@@ -132,7 +108,7 @@ async fn a_mapping_that_would_miss_changes_is_refused_before_anything_is_written
                     std::future::ready(elsewhere.check(&token).map_err(Into::into))
                 })
             };
-            let error = other.build().unwrap().run().await.unwrap_err();
+            let error = other.run().await.unwrap_err();
             assert!(Causes(&error).to_string().contains("another/stream"));
             // Enabled only after the token: it is not yet, when it is asked.
             assert!(refused(&world, &right).await.contains("Disabled"));
@@ -140,13 +116,7 @@ async fn a_mapping_that_would_miss_changes_is_refused_before_anything_is_written
             assert!(world.totals(TABLES).await.is_empty());
 
             world.time.reached(4 * HOUR).await;
-            let report = world
-                .checking(&right, MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let report = world.checking(&right, MINUTE).run().await.unwrap();
             assert!(!report.rerun);
         })
         .await;
@@ -168,13 +138,7 @@ async fn a_mapping_that_was_edited_since_the_first_attempt_is_refused_when_the_r
             world.time.reached(3 * HOUR).await;
             assert!(refused(&world, &lambda).await.contains("was changed after"));
             // Whoever knows that it was not off meanwhile goes on without the check.
-            let report = world
-                .bootstrap(10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let report = world.bootstrap(10 * MINUTE).run().await.unwrap();
             assert!(report.rerun && report.earlier.counts.rows > 0);
         })
         .await;
@@ -193,13 +157,7 @@ async fn a_mapping_made_at_trim_horizon_after_the_scan_misses_nothing_of_a_day()
             world.time.reached(HOUR).await;
             // The check would not let it begin.
             assert!(refused(&world, &late).await.contains("Disabled"));
-            world
-                .bootstrap(10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.bootstrap(10 * MINUTE).run().await.unwrap();
             world.time.reached(10 * HOUR - MINUTE).await;
             world.off().await
         })
@@ -222,27 +180,14 @@ async fn a_mapping_made_at_latest_misses_what_was_written_before_it_was_ready() 
     let (deliveries, off) = world
         .play(&[&latest], async {
             world.time.reached(HOUR).await;
-            world
-                .bootstrap(10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            world.bootstrap(10 * MINUTE).run().await.unwrap();
             world.time.reached(5 * HOUR).await;
             let off = world.off().await;
-            let told = world.reconcile().build().unwrap().run().await.unwrap();
+            let told = world.reconcile().run().await.unwrap();
             assert_eq!(named(&told), off);
             assert_eq!(world.off().await, off, "it only tells");
             world.time.reached(7 * HOUR).await;
-            let mended = world
-                .reconcile()
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile().repair().run().await.unwrap();
             assert!(mended.is_clean(), "{mended:?}");
             off
         })

@@ -5,7 +5,7 @@ use std::time::Duration;
 use murmur_state::Causes;
 use murmur_streams::{OnGap, TriggerError};
 
-use crate::world::{HOUR, MINUTE, Off, World, named};
+use crate::world::{BuildAndRun, HOUR, MINUTE, Off, World, named};
 use crate::writes::Writes;
 
 #[tokio::test(start_paused = true)]
@@ -15,13 +15,7 @@ async fn a_trigger_that_begins_at_the_token_misses_nothing() {
     let (_, off) = world
         .play(&[], async {
             world.time.reached(2 * HOUR).await;
-            let report = world
-                .bootstrap(10 * MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let report = world.bootstrap(10 * MINUTE).run().await.unwrap();
             world.time.reached(5 * HOUR).await;
             let off = world.off().await;
             let trigger = world.trigger().handoff(report.token.unwrap());
@@ -43,13 +37,7 @@ async fn a_trigger_that_was_away_for_29_hours_stops_at_the_gap_and_reconcile_men
     let (_, off) = world
         .play(&[], async {
             world.time.reached(2 * HOUR).await;
-            let report = world
-                .bootstrap(MINUTE)
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let report = world.bootstrap(MINUTE).run().await.unwrap();
             let token = report.token.unwrap();
             let trigger = || world.trigger().handoff(token.clone());
             let first = trigger()
@@ -73,14 +61,7 @@ async fn a_trigger_that_was_away_for_29_hours_stops_at_the_gap_and_reconcile_men
             let summary = goes_on.run(world.time.reached(36 * HOUR)).await.unwrap();
             assert!(summary.gaps > 0);
             let off = world.off().await;
-            let mended = world
-                .reconcile()
-                .repair()
-                .build()
-                .unwrap()
-                .run()
-                .await
-                .unwrap();
+            let mended = world.reconcile().repair().run().await.unwrap();
             assert_eq!(named(&mended), off);
             assert!(mended.is_clean());
             let last = trigger()

@@ -17,12 +17,12 @@ use murmur_core::{AttributeValue, BoxError, Item, Pipeline, Processor, Row, Sum}
 use murmur_lambda_ddbstreams::{Handler, Mapping};
 use murmur_snapshot::bootstrap::BootstrapBuilder;
 use murmur_snapshot::lookup::{Look, LookedUp};
-use murmur_snapshot::reconcile::Inspected;
-use murmur_snapshot::reconcile::ReconcileBuilder;
-use murmur_snapshot::settle::SettleBuilder;
+use murmur_snapshot::reconcile::{Inspected, ReconcileBuilder};
+use murmur_snapshot::settle::{SettleBuilder, SettleError, SettleReport};
 use murmur_snapshot::source::{Cursor, Description, Page};
 use murmur_snapshot::{
-    Bootstrap, BootstrapError, Lookup, Reconcile, Reconciled, Report, Settle, Source, SourceError,
+    Bootstrap, BootstrapError, Lookup, Reconcile, ReconcileError, Reconciled, Report, Settle,
+    Source, SourceError,
 };
 use murmur_snapshot_ddb::ParallelScan;
 use murmur_state::time::Random;
@@ -47,6 +47,37 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const TABLE: &str = "orders";
 const START: Timestamp = Timestamp::from_secs(1_800_000_000);
 const FIRST_NUMBER: u128 = 100_000_000_000_000_000_000;
+
+/// Runs what a builder makes, whose options can be used.
+pub(crate) trait BuildAndRun {
+    type Answer;
+
+    fn run(self) -> impl Future<Output = Self::Answer> + Send;
+}
+
+impl<T: Send + Sync + 'static, S: Source> BuildAndRun for BootstrapBuilder<T, S> {
+    type Answer = Result<Report, BootstrapError>;
+
+    async fn run(self) -> Self::Answer {
+        self.build()?.run().await
+    }
+}
+
+impl<T: Send + Sync + 'static, S: Lookup> BuildAndRun for ReconcileBuilder<T, S> {
+    type Answer = Result<Reconciled, ReconcileError>;
+
+    async fn run(self) -> Self::Answer {
+        self.build()?.run().await
+    }
+}
+
+impl<T: Send + Sync + 'static, S: Source> BuildAndRun for SettleBuilder<T, S> {
+    type Answer = Result<SettleReport, SettleError>;
+
+    async fn run(self) -> Self::Answer {
+        self.build()?.run().await
+    }
+}
 
 /// How far a reconcile lets live be behind.
 const LAG: Duration = Duration::from_secs(60);
