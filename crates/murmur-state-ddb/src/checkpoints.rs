@@ -33,6 +33,7 @@ use murmur_state::checkpoint::{Checkpoint, Removed, Saved};
 use murmur_state::error::Place;
 use murmur_state::{Causes, Checkpoints, Deadline, RetryPolicy, StoreError};
 use sha2::{Digest, Sha256};
+use std::future::ready;
 
 use crate::attribute::{DATA, Item, PARTS, PK, SUM, TOK, VER, integer, number, text, wrong_shape};
 use crate::deduper::Deduper;
@@ -342,7 +343,7 @@ impl Deduper {
         };
         let removals = (0..parts.count).map(|at| self.drop_part(parts.name(name, at)));
         let failures = stream::iter(removals).buffer_unordered(AT_ONCE);
-        let failures: Vec<StoreError> = failures.filter_map(async |failed| failed).collect().await;
+        let failures: Vec<StoreError> = failures.filter_map(ready).collect().await;
         if let Some(error) = failures.first() {
             tracing::warn!(
                 checkpoint = name,
