@@ -73,7 +73,7 @@ where
         assert_eq!(found, Some(self.fold(values)), "the value of {key}");
     }
 
-    /// Checks every promise of [`Store`] and [`Read`].
+    /// Checks every promise of [`Store`] and [`Read`](crate::Read).
     pub async fn store(&self) {
         self.missing_keys_are_none().await;
         self.many_keys_are_answered_in_order().await;
