@@ -7,12 +7,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
+use murmur_state::error::{Cause, Place};
 use murmur_state::store::ListSegment;
 use murmur_state::{Deadline, ItemId};
 
+use crate::answers::all_answered;
 use crate::audit::{
     ByItems, ByKeys, Findings, Found, Inspected, InspectionError, InspectionOptions, ItemNow,
     ItemSet, LookUp, Recounted, SettledFindings,
@@ -70,7 +72,7 @@ pub enum Pass {
 }
 
 /// A part of a ledger to read.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct LedgerPart {
     /// Index of the ledger.
     ledger: usize,
@@ -136,6 +138,8 @@ enum Progress {
     Table {
         recounts: Vec<usize>,
     },
+    /// A pass or a look failed or was dropped, so some of its items are lost.
+    BrokenOff,
     Done,
 }
 
@@ -225,7 +229,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
     ///
     /// Not cancel safe: start over with a new inspection.
     pub async fn next(&mut self) -> Result<Pass, InspectionError> {
-        let state = std::mem::replace(&mut self.state, Progress::Done);
+        let state = std::mem::replace(&mut self.state, Progress::BrokenOff);
         let (again, rest) = match state {
             Progress::Begun => {
                 self.state = Progress::FirstTable;
@@ -256,7 +260,11 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
                 (Vec::new(), rest)
             }
             Progress::Table { recounts } => self.compare(&recounts).await?,
-            Progress::Done => return Ok(Pass::Done),
+            Progress::BrokenOff => return Err(InspectionError::BrokenOff),
+            Progress::Done => {
+                self.state = Progress::Done;
+                return Ok(Pass::Done);
+            }
         };
         if !again.is_empty() {
             let recounts = again;
@@ -264,6 +272,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             return Ok(Pass::TableAgain);
         }
         if rest.is_empty() {
+            self.state = Progress::Done;
             return Ok(Pass::Done);
         }
         self.state = Progress::Table { recounts: rest };
@@ -395,6 +404,9 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             let names = items.clone();
             let found = async move {
                 let now = look_up(items).await?;
+                let place = || Place::table("the look-up of items", "-");
+                let now = all_answered(place, names.len(), now);
+                let now = now.map_err(|error| Arc::new(error) as Cause)?;
                 let found = names.into_iter().zip(now).map(|(item, now)| match now {
                     ItemNow::Row(row) => processor.found(row),
                     ItemNow::Unreadable => Found::nothing(item, true),
@@ -404,6 +416,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             };
             found.boxed()
         };
+        let state = std::mem::replace(&mut self.state, Progress::BrokenOff);
         for place in 0..self.ledgers.len() {
             let of = self.gathered_mut().items.get_mut(place);
             let items = of.map(|of| std::mem::take(&mut of.suspects));
@@ -412,6 +425,7 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
                 of.items.look(items, &find).await?;
             }
         }
+        self.state = state;
         Ok(())
     }
 
@@ -472,7 +486,9 @@ impl<'a, T: Send + Sync + 'static> Inspection<'a, T> {
             Progress::Again { recounts, .. } | Progress::Table { recounts } => {
                 recounts.contains(&recount)
             }
-            Progress::Begun | Progress::Ledgers { .. } | Progress::Done => false,
+            Progress::Begun | Progress::Ledgers { .. } | Progress::BrokenOff | Progress::Done => {
+                false
+            }
         }
     }
 

@@ -171,6 +171,17 @@ pub struct Rejected {
     pub error: RecordError,
 }
 
+impl Rejected {
+    /// A record that `pipeline` rejected with `error`, or all pipelines: to try a callback.
+    pub fn new(record: Record, pipeline: Option<PipelineName>, error: RecordError) -> Self {
+        Self {
+            record,
+            pipeline,
+            error,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -652,6 +652,43 @@ async fn an_unfinished_run_is_run_again_with_the_same_pipelines_only() {
 }
 
 #[tokio::test]
+async fn a_run_of_the_same_id_and_other_pipelines_is_not_the_finished_one() {
+    let (markers, clock) = (MemoryDeduper::new(), ManualClock::new(NOW));
+    let stores = ["a", "c"].map(|name| (name, store()));
+    let named = |name| {
+        let (name, store) = stores.iter().find(|(of, _)| *of == name).unwrap();
+        exactly_once(name, store, &markers)
+    };
+    let run = |pipelines: Vec<Pipeline<Order>>| {
+        let processor = Processor::builder(pipelines).clock(Arc::new(clock.clone()));
+        let table = Table::new(&rows(20, 3), 2, 3);
+        Bootstrap::builder(processor.build().unwrap(), table).worker("fill", 0..2)
+    };
+    run(vec![named("a")]).run().await.unwrap();
+    // The run of `c` begins, and is stopped before its end.
+    let stopped = run(vec![named("c")])
+        .run_until(std::future::ready(()))
+        .await;
+    assert!(!matches!(
+        stopped.map(|report| report.ended),
+        Ok(Ended::Finished)
+    ));
+    let both = run(vec![named("a"), named("c")]).run().await;
+    let error = both.map(|report| report.ended).unwrap_err();
+    assert!(
+        matches!(&error, BootstrapError::SomeFinished { pipeline, missing, .. }
+            if pipeline.as_str() == "a" && *missing == ["`c`"]),
+        "{error}"
+    );
+    let report = run(vec![named("c")]).run().await.unwrap();
+    assert!(
+        matches!(report.ended, Ended::Finished),
+        "{:?}",
+        report.ended
+    );
+}
+
+#[tokio::test]
 async fn a_record_that_cannot_be_read_is_named() {
     let (store, markers) = (store(), MemoryDeduper::new());
     let pipeline = exactly_once("totals", &store, &markers);

@@ -85,6 +85,9 @@ pub enum InspectionError {
         /// The limit.
         most: usize,
     },
+    /// A pass or a look failed or was dropped before, so some of its items are lost.
+    #[error("the inspection was broken off before it was complete; start over with a new one")]
+    BrokenOff,
 }
 
 murmur_state::debug_as_message!(InspectionError);

@@ -188,6 +188,9 @@ impl<T: Send + Sync + 'static> Processor<T> {
                 Err(source @ StoreError::OtherOwner { .. }) => {
                     return Err(not_its_state(pipeline, source));
                 }
+                Err(source) if source.is_retryable() => {
+                    return Err(not_its_state(pipeline, source));
+                }
                 // It was never claimed, or binding it reports the error.
                 Err(_) => unclaimed.push(pipeline),
             }

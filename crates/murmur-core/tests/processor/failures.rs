@@ -6,7 +6,11 @@ use std::time::Duration;
 
 use murmur_core::{Pipeline, Processor, RecordError, RecordOutcome, Sum};
 use murmur_state::error::Place;
-use murmur_state::{Causes, Deadline, Fault, MemoryDeduper, MemoryStore, RetryPolicy, StoreError};
+use murmur_state::intercept::{Intercept, Intercepted};
+use murmur_state::store::{Binding, Bound};
+use murmur_state::{
+    Causes, Deadline, Fault, MemoryDeduper, MemoryStore, Read, RetryPolicy, StoreError,
+};
 
 use crate::support::{
     Answer, FlakyDeduper, Order, clock, insert, missing_table, order, scripted, throttled,
@@ -329,4 +333,44 @@ async fn no_new_table_is_claimed_where_another_belongs_to_something_else() {
     bind(one, both).await.unwrap();
     let error = bind(one, vec![on("first", &fresh)]).await.unwrap_err();
     assert!(matches!(error, RecordError::State { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn no_new_table_is_claimed_while_another_cannot_be_asked() {
+    struct Silent(MemoryStore<Sum>);
+
+    impl Intercept for Silent {
+        type Monoid = Sum;
+        type Inner = MemoryStore<Sum>;
+
+        fn inner(&self) -> &MemoryStore<Sum> {
+            &self.0
+        }
+
+        async fn check_binding(&self, _: &Binding, _: Deadline) -> Result<Bound, StoreError> {
+            Err(StoreError::Throttled {
+                place: self.0.place(),
+                source: None,
+            })
+        }
+    }
+
+    let fresh = MemoryStore::new(Sum::new());
+    let silent = Intercepted(Silent(MemoryStore::new(Sum::new())));
+    let of = |name: &str| {
+        Pipeline::builder(name)
+            .key(|o: &Order| o.customer.clone())
+            .value(|o| o.cents)
+            .aggregate(Sum::new())
+            .retract()
+    };
+    let first = of("first").store(fresh.clone()).exactly_once().unwrap();
+    let second = of("second").store(silent).exactly_once().unwrap();
+    let policy = RetryPolicy::default().budget(Duration::ZERO);
+    let processor = Processor::builder([first, second]).retry(policy);
+    let bound = processor.build().unwrap().bind(None, Deadline::NONE).await;
+    assert!(bound.unwrap_err().is_retryable());
+    let other = of("other").store(fresh).exactly_once().unwrap();
+    let processor = Processor::new([other]).unwrap();
+    processor.bind(None, Deadline::NONE).await.unwrap();
 }

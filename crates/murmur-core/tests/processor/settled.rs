@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use murmur_core::audit::{
-    AuditError, AuditOptions, Findings, InspectionOptions, ItemNow, Pacing, SettledFindings,
+    AuditError, AuditOptions, Findings, InspectionError, InspectionOptions, ItemNow, Pacing,
+    SettledFindings,
 };
 use murmur_core::inspection::Pass;
 use murmur_core::{Change, Pipeline, Processor, Record, Row, Sum};
@@ -266,4 +267,27 @@ async fn a_key_whose_items_change_places_between_recounts_is_not_named() {
         panic!("its items settle");
     };
     assert_eq!((findings.differing, findings.unsettled), (0, 1));
+}
+
+#[tokio::test]
+async fn an_inspection_that_was_broken_off_says_so_and_finds_nothing_to_be_right() {
+    let processor = partly(vec![settling("totals", &store())], 1, 0).await;
+    type Answer<'a> = BoxFuture<'a, Result<Vec<ItemNow>, Cause>>;
+    let failing = |_: Vec<ItemId>| -> Answer<'_> {
+        Box::pin(async { Err(std::sync::Arc::new(std::io::Error::other("gone")) as Cause) })
+    };
+    let too_few = |_: Vec<ItemId>| -> Answer<'_> { Box::pin(async { Ok(Vec::new()) }) };
+    let look_ups: [&murmur_core::audit::LookUp<'_>; 2] = [&failing, &too_few];
+    for look_up in look_ups {
+        let mut inspection = processor.inspect(options(), None).await.unwrap();
+        assert_eq!(inspection.next().await.unwrap(), Pass::Table);
+        inspection.rows(vec![row("o0", 3)]).await.unwrap();
+        assert_eq!(inspection.gathered(), 1);
+        let error = inspection.look(look_up).await.unwrap_err();
+        assert!(matches!(error, InspectionError::LookUp { .. }), "{error}");
+        for _ in 0..2 {
+            let error = inspection.next().await.unwrap_err();
+            assert!(matches!(error, InspectionError::BrokenOff), "{error}");
+        }
+    }
 }

@@ -31,8 +31,9 @@ pub enum BootstrapError {
     /// A finished run bootstrapped some of the pipelines, but not all of them.
     #[error(
         "pipeline `{pipeline}` was bootstrapped from `{source_name}` already, in run `{run}`, and \
-         {} not in that run; bootstrap those by themselves, or make the state and marker tables \
-         of all again and ask for `restart`",
+         {} not in that run; bootstrap the pipelines of each run by themselves, since each run has \
+         a handoff token of its own, or make the state and marker tables of all again and ask for \
+         `restart`",
         .missing.join(", ")
     )]
     SomeFinished {

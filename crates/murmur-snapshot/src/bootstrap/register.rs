@@ -115,10 +115,13 @@ impl<'a> Register<'a> {
     }
 
     /// An error if a pipeline was not in the finished run `record`: its state was not filled then.
+    /// Workers choose the ids of runs, so an equal id alone does not make it the same run.
     pub(crate) fn refuse_unfinished(&self, record: &RunRecord) -> Result<(), BootstrapError> {
         let is_in = |slot: &&Slot| {
             let known = slot.known.as_ref();
-            known.is_some_and(|(known, _)| known.run == record.run)
+            known.is_some_and(|(known, _)| {
+                (&known.run, &known.pipelines) == (&record.run, &record.pipelines)
+            })
         };
         let (finished, missing): (Vec<_>, Vec<_>) = self.slots.iter().partition(is_in);
         match finished.first() {
