@@ -161,10 +161,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
         pacing: Option<&'a dyn Pacing>,
     ) -> Result<Inspection<'a, T>, RecordError> {
         let settling = self.are_settling(Deadline::NONE).await?;
-        let context = Context {
-            pacing,
-            ..self.context(Deadline::NONE)
-        };
+        let context = self.paced(pacing);
         let (mut ledgers, mut recounts) = (Vec::new(), Vec::new());
         for ((place, pipeline), settling) in self.pipelines().iter().enumerate().zip(settling) {
             let items = pipeline.erased.by_items(options, context);

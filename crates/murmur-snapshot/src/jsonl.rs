@@ -34,7 +34,7 @@ const FILE_BUFFER: usize = 128 * 1024;
 /// become attribute values of the same kind; numbers keep every digit. With
 /// [`dynamodb_json`](JsonLinesBuilder::dynamodb_json) the lines are those of a table export.
 ///
-/// Gzip is recognised by its first byte, whatever the file's name, and decompressed, with any
+/// Gzip is recognised by its first byte and not by the file's name. It is decompressed, with any
 /// number of members. Other formats are recognised and refused by name before any row is read: an
 /// incremental export, one JSON array, Ion, UTF-16, a byte order mark, gzip within gzip.
 ///

@@ -57,7 +57,7 @@ impl<T: Send + Sync + 'static> Processor<T> {
     }
 
     /// Without a deadline; `pacing` limits the rate of listings.
-    fn paced<'a>(&'a self, pacing: Option<&'a dyn Pacing>) -> Context<'a> {
+    pub(crate) fn paced<'a>(&'a self, pacing: Option<&'a dyn Pacing>) -> Context<'a> {
         Context {
             pacing,
             ..self.context(Deadline::NONE)
